@@ -1,0 +1,46 @@
+# Everything here needs python3 (3.10 to 3.13) and make; no root, no Docker. The rest is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test check format bench clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and "Python 3.10 to 3.13 is needed; call make with PYTHON=python3.12 or the like")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-demo
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed-demo  ## back up, verify, destroy, restore and compare a real database and bucket (a minute)
+	$(BIN)/schedgen-backups demo
+
+ui: $(VENV)/.installed-demo  ## the same two servers with the Dagster UI on localhost; Ctrl-C ends all
+	$(BIN)/schedgen-backups demo --ui
+
+test: $(VENV)/.installed-dev  ## every test: unit, edge (real Dagster), integration (real PostgreSQL and S3)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev  ## linters, types, import contract, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(VENV)/.installed-dev  ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev  ## speed against the script of today and peak memory (ten minutes); results in benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove .venv, .dagster and .demo
+	rm -rf $(VENV) .dagster .demo

@@ -1,0 +1,109 @@
+"""The tree of errors that core raises. Each says whether trying again can help, and what to do next.
+
+    BackupError
+    ├── ConfigurationError        a setting is missing or wrong              permanent
+    ├── LockHeldError             another run works on the directory         retryable
+    ├── DatabaseError             the database could not be captured         permanent unless said
+    │   ├── DatabaseUnreachableError                                         retryable
+    │   ├── ClientProgramError    no pg_dump or psql that fits               permanent
+    │   └── DumpError             pg_dump failed, hung or wrote nonsense     retryable
+    ├── BucketError               the bucket could not be captured           permanent unless said
+    │   ├── BucketUnreachableError                                           retryable
+    │   └── ObjectError           one object could not be read or written    retryable
+    ├── StorageError              the backup directory cannot be used        permanent
+    ├── VerificationError         a file is not what it says it is           permanent
+    └── RestoreError              a restore was refused or failed            permanent
+        └── TargetNotEmptyError   the target holds something already         permanent
+
+Add a class when a caller must tell it from the others; otherwise use the nearest one. No error text holds a secret.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BackupError(Exception):
+    """The root: a message that says what is wrong and a hint that says what to do."""
+
+    is_retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nWhat to do: {self.hint}" if self.hint else self.message
+
+
+class ConfigurationError(BackupError):
+    """A setting is missing or wrong. Permanent: nothing changes until somebody edits it."""
+
+    exit_code = 4
+
+
+class LockHeldError(BackupError):
+    """Another run works on the backup directory. Retryable: it ends, or dies and frees the lock."""
+
+    is_retryable = True
+    exit_code = 5
+
+
+class DatabaseError(BackupError):
+    """The database could not be captured."""
+
+    exit_code = 1
+
+
+class DatabaseUnreachableError(DatabaseError):
+    """The server does not answer, or answered with a refusal that may pass. Retryable."""
+
+    is_retryable = True
+
+
+class ClientProgramError(DatabaseError):
+    """No installed pg_dump or psql can talk to this server as asked. Permanent."""
+
+
+class DumpError(DatabaseError):
+    """pg_dump failed, hung, or what it wrote is not a whole dump. Retryable."""
+
+    is_retryable = True
+
+
+class BucketError(BackupError):
+    """The bucket could not be captured."""
+
+    exit_code = 2
+
+
+class BucketUnreachableError(BucketError):
+    """The S3 server does not answer or keeps failing. Retryable."""
+
+    is_retryable = True
+
+
+class ObjectError(BucketError):
+    """One object could not be read or written as it should be. Retryable."""
+
+    is_retryable = True
+
+
+class StorageError(BackupError):
+    """The backup directory cannot be read or written: permissions, space, a foreign file in the way."""
+
+    exit_code = 4
+
+
+class VerificationError(BackupError):
+    """A file of a recovery point is missing, cut short, altered or belongs elsewhere. Permanent."""
+
+
+class RestoreError(BackupError):
+    """A restore was refused or stopped at its first error; a database target is left as it was."""
+
+
+class TargetNotEmptyError(RestoreError):
+    """The target of a restore holds something already, and nobody confirmed to write into it."""

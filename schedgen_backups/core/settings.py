@@ -1,0 +1,83 @@
+"""What core needs to know to reach the database, the bucket and the backup directory, as frozen values.
+
+Add a field here when core needs it; where it comes from (environment, .env, file) is the business of `schedgen_backups.resources`.
+No parsing, no defaults that depend on the machine, no connections. Passwords are kept out of every `repr`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import tzinfo
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+DEFAULT_REFERENCE_QUERY = "SELECT s3_key FROM jobs WHERE s3_key IS NOT NULL"
+LOOPBACK_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True)
+class DatabaseSettings:
+    """One PostgreSQL database and how to log in to it."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    database: str
+    ssl_mode: str = "prefer"
+    """One of libpq's `sslmode` words (PostgreSQL manual, section 34.19)."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is reached over loopback or a Unix socket, where TLS protects nothing."""
+        return self.host in LOOPBACK_HOSTS or self.host.startswith("/")
+
+    @property
+    def label(self) -> str:
+        """`user@host:port/database`, without the password, for messages."""
+        return f"{self.user}@{self.host}:{self.port}/{self.database}"
+
+    def with_database(self, database: str) -> DatabaseSettings:
+        """The same server and login, another database."""
+        return replace(self, database=database)
+
+
+@dataclass(frozen=True)
+class BucketSettings:
+    """One S3 bucket and the key pair that opens it."""
+
+    endpoint: str
+    """`host:port`, without a scheme."""
+    access_key: str
+    secret_key: str = field(repr=False)
+    bucket: str
+    is_secure: bool = False
+    region: str = "us-east-1"
+
+    @property
+    def label(self) -> str:
+        """`http(s)://endpoint/bucket`, without the keys, for messages."""
+        return f"{'https' if self.is_secure else 'http'}://{self.endpoint}/{self.bucket}"
+
+    def with_bucket(self, bucket: str) -> BucketSettings:
+        """The same server and key pair, another bucket."""
+        return replace(self, bucket=bucket)
+
+
+@dataclass(frozen=True)
+class BackupSettings:
+    """Where recovery points are kept and how they are taken."""
+
+    directory: Path
+    """Absolute path of BACKUP_DIR."""
+    reference_query: str = DEFAULT_REFERENCE_QUERY
+    is_reference_query_default: bool = True
+    is_empty_allowed: bool = False
+    schedule: str = "0 2 * * *"
+    timezone: tzinfo = field(default_factory=lambda: ZoneInfo("UTC"))
+    compression_threads: int = 2
+    download_threads: int = 8
+    stall_timeout_seconds: int = 600
+    """No byte for this long from pg_dump, psql or the S3 server means that it hangs."""
+    postgres_bin_dir: Path | None = None
+    """A folder with pg_dump, psql and pg_dumpall that goes before every other one."""
