@@ -1,0 +1,183 @@
+"""Runs another program: arguments without secrets, a small environment, the end of its stderr kept, and silence noticed.
+
+Every program that core starts is started here, so that each gets the same care: both ends of a pipe are checked, a program that says
+nothing for too long is ended, and one that we leave early is ended with its children. What a program's output means does not belong here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from schedgen_backups.core.errors import BackupError
+
+PIPE_BYTES = 1 << 20
+"""Linux lets an unprivileged process enlarge a pipe up to this (/proc/sys/fs/pipe-max-size)."""
+_STDERR_LINES = 50
+_END_GRACE_SECONDS = 5
+_INHERITED_NAMES = frozenset({"PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "PERL5LIB", "SYSTEMROOT", "USER", "LOGNAME"})
+_INHERITED_PREFIXES = ("PGSSL", "PGREQUIRE", "PGCHANNEL", "PGGSS", "PGKRB", "PGCONNECT", "PGTARGET", "PGLOCALEDIR", "SSL_", "KRB5")
+
+
+class ProgramError(BackupError):
+    """A program could not be started, failed, or fell silent. Callers turn it into the error of their own part."""
+
+
+def make_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """The variables a program gets: those it needs to run and to use TLS, and `extra`; no secret of ours that it has no use for."""
+    inherited = {name: value for name, value in os.environ.items() if name in _INHERITED_NAMES or name.startswith(_INHERITED_PREFIXES)}
+    return {**inherited, "LC_ALL": "C", **extra}
+
+
+class Program:
+    """A running program whose stdout is read and whose stdin may be written, ended at the latest when the `with` block is left.
+
+    `stall_timeout_seconds` is how long it may neither give nor take a byte.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str],
+        stall_timeout_seconds: float,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.PIPE,
+    ) -> None:
+        self.name = Path(arguments[0]).name
+        self._stall_timeout_seconds = stall_timeout_seconds
+        self._stderr_tail: deque[str] = deque(maxlen=_STDERR_LINES)
+        try:
+            self._process = subprocess.Popen(
+                [str(argument) for argument in arguments],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                env=make_environment(environment),
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise ProgramError(f"{self.name} could not be started: {error}") from error
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # a smaller pipe is only slower
+                    fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        assert self._process.stderr is not None  # noqa: S101 - a PIPE was asked for
+        self._stderr_reader = threading.Thread(target=self._keep_stderr, args=(self._process.stderr,), daemon=True)
+        self._stderr_reader.start()
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last fifty lines that the program wrote to stderr."""
+        return "\n".join(self._stderr_tail).strip()
+
+    def read_blocks(self) -> Iterator[bytes]:
+        """Yields what the program writes to stdout, as it comes; ProgramError when it falls silent for too long."""
+        assert self._process.stdout is not None  # noqa: S101
+        descriptor = self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN | select.POLLHUP)
+        while True:
+            if not poll.poll(self._stall_timeout_seconds * 1000):
+                raise ProgramError(
+                    f"{self.name} gave no byte for {self._stall_timeout_seconds:g} seconds and was ended",
+                    hint="Look for a lock or an overloaded server; BACKUP_STALL_TIMEOUT_SECONDS sets how long to wait.",
+                )
+            block = os.read(descriptor, PIPE_BYTES)
+            if not block:
+                return
+            yield block
+
+    def write(self, data: bytes) -> None:
+        """Hands `data` to the program's stdin; ProgramError when it ended or took nothing for too long."""
+        assert self._process.stdin is not None  # noqa: S101
+        descriptor = self._process.stdin.fileno()
+        os.set_blocking(descriptor, False)
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        view = memoryview(data)
+        while view:
+            if not poll.poll(self._stall_timeout_seconds * 1000):
+                raise ProgramError(
+                    f"{self.name} took no byte for {self._stall_timeout_seconds:g} seconds and was ended",
+                    hint="Look for a lock or an overloaded server; BACKUP_STALL_TIMEOUT_SECONDS sets how long to wait.",
+                )
+            try:
+                written = os.write(descriptor, view)
+            except BlockingIOError:
+                continue
+            except BrokenPipeError as error:
+                raise ProgramError(f"{self.name} ended before it had read everything") from error
+            view = view[written:]
+
+    def close_stdin(self) -> None:
+        """Tells the program that there is no more input."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def wait(self) -> int:
+        """The exit code; negative for a signal. ProgramError when it does not end in time after its output ended."""
+        try:
+            code = self._process.wait(timeout=self._stall_timeout_seconds)
+        except subprocess.TimeoutExpired as error:
+            raise ProgramError(f"{self.name} closed its output but did not end") from error
+        self._stderr_reader.join(timeout=_END_GRACE_SECONDS)
+        return code
+
+    def end(self) -> None:
+        """Ends the program and its children if they still run; returns when they are gone."""
+        if self._process.poll() is None:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
+                try:
+                    self._process.wait(timeout=_END_GRACE_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # what it did not read no longer matters
+                    pipe.close()
+        self._stderr_reader.join(timeout=_END_GRACE_SECONDS)
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
+
+    def _keep_stderr(self, pipe: IO[bytes]) -> None:
+        with pipe:
+            for line in pipe:
+                self._stderr_tail.append(line.decode("utf-8", "replace").rstrip("\n"))
+
+
+def run_program(arguments: Sequence[str | Path], *, environment: Mapping[str, str], timeout_seconds: float) -> tuple[int, str, str]:
+    """Runs a program to its end; returns exit code, stdout and stderr as text. ProgramError when it cannot start or takes too long."""
+    name = Path(arguments[0]).name
+    try:
+        finished = subprocess.run(
+            [str(argument) for argument in arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=make_environment(environment),
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProgramError(f"{name} did not end within {timeout_seconds:g} seconds") from error
+    except OSError as error:
+        raise ProgramError(f"{name} could not be started: {error}") from error
+    return finished.returncode, finished.stdout.decode("utf-8", "replace"), finished.stderr.decode("utf-8", "replace")

@@ -1,0 +1,210 @@
+r"""Reads pg_dump's plain text as it passes: which bytes are rows of which table, and which are everything else.
+
+Here lives what the text looks like, and the digest that two dumps of equal databases share. Where the bytes come from and go to is the
+business of `dump` (capture), `dump_file` (verify) and `equality`. The random `\restrict` key and the version comments are left out of digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+END_MARKER = b"\n-- PostgreSQL database dump complete\n"
+_LOOKBACK_BYTES = 16 * 1024
+_STATEMENT_LIMIT_BYTES = 4 << 20
+_IDENTIFIER = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
+_COPY = re.compile(
+    rb"COPY (?P<schema>" + _IDENTIFIER + rb")\.(?P<name>" + _IDENTIFIER + rb") "
+    rb"(?P<columns>\((?:" + _IDENTIFIER + rb"(?:, )?)+\)|\(\))? ?FROM stdin;\n",
+)
+_UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
+
+
+class Text(NamedTuple):
+    """Bytes of the dump that are not rows of a table."""
+
+    data: bytes
+
+
+class TableStart(NamedTuple):
+    """The COPY statement that begins a table's rows."""
+
+    data: bytes
+    schema_name: str
+    name: str
+    columns: str
+
+
+class Rows(NamedTuple):
+    """Whole or partial rows in COPY's text form."""
+
+    data: bytes
+
+
+class TableEnd(NamedTuple):
+    """The line that ends a table's rows."""
+
+    data: bytes
+
+
+Segment = Text | TableStart | Rows | TableEnd
+
+
+def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
+    """Yields the blocks again, cut at the borders of tables; the segments' data joined is the input, byte for byte.
+
+    A table is what pg_dump announces with its `Data for Name` comment. A text that merely looks like one (in a function's body) would be
+    taken for one; then the counts disagree with the snapshot and the dump is refused, never accepted wrongly.
+    """
+    buffer = b""
+    is_in_table = False
+    for block in blocks:
+        buffer += block
+        while True:
+            if is_in_table:
+                rows, end, buffer = _cut_rows(buffer)
+                if rows:
+                    yield Rows(rows)
+                if not end:
+                    break
+                yield TableEnd(end)
+                is_in_table = False
+            else:
+                text, start, buffer = _cut_text(buffer)
+                if text:
+                    yield Text(text)
+                if start is None:
+                    break
+                yield start
+                is_in_table = True
+    if buffer:
+        yield Rows(buffer[1:]) if is_in_table else Text(buffer)
+
+
+def _cut_rows(buffer: bytes) -> tuple[bytes, bytes, bytes]:
+    """Rows, the end line if it came, and the rest. In a table the first byte of the rest was passed on before: it shows a line's start."""
+    found = buffer.find(b"\n\\.\n")
+    if found >= 0:
+        return buffer[1 : found + 1], b"\\.\n", buffer[found + 4 :]
+    # The last bytes may be an end line that is cut in two.
+    cut = len(buffer) - 3
+    if cut <= 0:
+        return b"", b"", buffer
+    return buffer[1 : cut + 1], b"", buffer[cut:]
+
+
+def _cut_text(buffer: bytes) -> tuple[bytes, TableStart | None, bytes]:
+    position = 0
+    while True:
+        found = buffer.find(b"\n\nCOPY ", position)
+        if found < 0:
+            keep = max(0, len(buffer) - _LOOKBACK_BYTES)
+            return buffer[:keep], None, buffer[keep:]
+        start = found + 2
+        if not _is_announced(buffer, found):
+            position = start
+            continue
+        match = _COPY.match(buffer, start)
+        if match is not None:
+            data = match[0]
+            table = TableStart(
+                data, _unquote(match["schema"]), _unquote(match["name"]), (match["columns"] or b"").decode("utf-8", "replace")
+            )
+            # The statement's own newline stays in front as the mark of a line's start.
+            return buffer[:start], table, buffer[match.end() - 1 :]
+        if b"FROM stdin;\n" in buffer[start:] or len(buffer) - start > _STATEMENT_LIMIT_BYTES:
+            position = start
+            continue
+        keep = max(0, start - _LOOKBACK_BYTES)
+        return buffer[:keep], None, buffer[keep:]
+
+
+def _is_announced(buffer: bytes, copy_position: int) -> bool:
+    comment_start = buffer.rfind(b"\n-- Data for Name: ", max(0, copy_position - _LOOKBACK_BYTES), copy_position)
+    if comment_start < 0:
+        return False
+    comment = buffer[comment_start + 1 : copy_position]
+    return comment.count(b"\n") == 1 and comment.endswith(b"\n--") and b"; Type: TABLE DATA; Schema: " in comment
+
+
+def _unquote(identifier: bytes) -> str:
+    if identifier.startswith(b'"'):
+        identifier = identifier[1:-1].replace(b'""', b'"')
+    return identifier.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """What passed of one table."""
+
+    schema_name: str
+    name: str
+    columns: str
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DumpFacts:
+    """What passed of a whole dump."""
+
+    tables: tuple[TableFacts, ...]
+    text_sha256: str
+    size_bytes: int
+    is_complete: bool
+    """Whether pg_dump's last line passed, behind everything else."""
+
+
+class DumpDigest:
+    """Adds up the facts of a dump while its segments pass through `add`; `facts` tells them at the end."""
+
+    def __init__(self) -> None:
+        self._tables: list[TableFacts] = []
+        self._text_digest = hashlib.sha256()
+        self._text_tail = b""
+        self._unfinished_line = b""
+        self._size_bytes = 0
+        self._current: TableStart | None = None
+        self._rows = 0
+        self._row_bytes = 0
+        self._row_digest = hashlib.sha256()
+
+    def add(self, segment: Segment) -> TableFacts | None:
+        """Takes one segment into account; returns the facts of a table when its last line has passed."""
+        self._size_bytes += len(segment.data)
+        if isinstance(segment, Rows):
+            self._rows += segment.data.count(b"\n")
+            self._row_bytes += len(segment.data)
+            self._row_digest.update(segment.data)
+            return None
+        if isinstance(segment, Text):
+            self._add_text(segment.data)
+            return None
+        if isinstance(segment, TableStart):
+            self._current = segment
+            self._rows = self._row_bytes = 0
+            self._row_digest = hashlib.sha256()
+            return None
+        start = self._current
+        assert start is not None  # noqa: S101 - split_dump yields a start before each end
+        self._current = None
+        facts = TableFacts(start.schema_name, start.name, start.columns, self._rows, self._row_bytes, self._row_digest.hexdigest())
+        self._tables.append(facts)
+        return facts
+
+    def facts(self) -> DumpFacts:
+        """What passed so far, taken as the whole."""
+        digest = self._text_digest.copy()
+        digest.update(_UNSTABLE_LINES.sub(b"", self._unfinished_line))
+        is_complete = self._current is None and END_MARKER in self._text_tail
+        return DumpFacts(tuple(self._tables), digest.hexdigest(), self._size_bytes, is_complete)
+
+    def _add_text(self, data: bytes) -> None:
+        self._text_tail = (self._text_tail + data)[-4096:]
+        whole, newline, rest = (self._unfinished_line + data).rpartition(b"\n")
+        self._text_digest.update(_UNSTABLE_LINES.sub(b"", whole + newline))
+        self._unfinished_line = rest

@@ -1,0 +1,317 @@
+"""The values that are written into the files of a recovery point, and read back from them.
+
+Add a field here when it must survive in a file; give it a default, so that files written before it can still be read. Every model is frozen and
+goes to JSON and back unchanged. No I/O and no decisions here: `catalog` reads and writes files, `verification` holds what was proven.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Annotated
+from urllib.parse import quote, unquote
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from schedgen_backups.core.errors import ConfigurationError
+
+FORMAT_VERSION = 1
+_ID_FORMAT = "%Y%m%d_%H%M%S"
+_ID_PATTERN = re.compile(r"\d{8}_\d{6}")
+_FILE_PATTERN = re.compile(r"(?P<prefix>db|minio)_(?P<name>.+)_(?P<id>\d{8}_\d{6})\.(?P<suffix>sql|tar)\.gz")
+
+
+class FrozenModel(BaseModel):
+    """A value that goes into a file: frozen, and tolerant of fields that a newer version added."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+@dataclass(frozen=True, order=True)
+class RecoveryPointId:
+    """The UTC second at which a recovery point was begun, as `YYYYMMDD_HHMMSS`."""
+
+    text: str
+
+    @classmethod
+    def from_time(cls, taken_at: datetime) -> RecoveryPointId:
+        """The id of a point begun at this aware time."""
+        return cls(taken_at.astimezone(timezone.utc).strftime(_ID_FORMAT))
+
+    @classmethod
+    def parse(cls, text: str) -> RecoveryPointId:
+        """The id that this text spells; ConfigurationError when it spells none."""
+        if _ID_PATTERN.fullmatch(text):
+            try:
+                datetime.strptime(text, _ID_FORMAT).replace(tzinfo=timezone.utc)
+            except ValueError:
+                pass
+            else:
+                return cls(text)
+        raise ConfigurationError(
+            f"{text!r} is not the id of a recovery point",
+            hint="Ids look like 20261122_020000; `schedgen-backups list` shows those there are.",
+        )
+
+    @property
+    def taken_at(self) -> datetime:
+        """Aware UTC."""
+        return datetime.strptime(self.text, _ID_FORMAT).replace(tzinfo=timezone.utc)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class ArtifactKind(str, Enum):
+    """Which half of a recovery point a file holds."""
+
+    DATABASE = "database"
+    BUCKET = "bucket"
+
+    @property
+    def file_prefix(self) -> str:
+        """The first part of the file's name, as the operators know it."""
+        return "db" if self is ArtifactKind.DATABASE else "minio"
+
+    @property
+    def file_suffix(self) -> str:
+        """The last part of the file's name."""
+        return ".sql.gz" if self is ArtifactKind.DATABASE else ".tar.gz"
+
+
+@dataclass(frozen=True)
+class ArtifactName:
+    """The name of an artifact's file: what kind, of which database or bucket, of which point."""
+
+    kind: ArtifactKind
+    source_name: str
+    """The database's or the bucket's name."""
+    point_id: RecoveryPointId
+
+    def to_file_name(self) -> str:
+        """`db_NAME_ID.sql.gz` or `minio_NAME_ID.tar.gz`; characters that a path cannot hold are percent-encoded."""
+        return f"{self.kind.file_prefix}_{quote(self.source_name, safe=' +@,=')}_{self.point_id}{self.kind.file_suffix}"
+
+    @classmethod
+    def from_file_name(cls, file_name: str) -> ArtifactName | None:
+        """The parts of such a file name, or None when it is not one."""
+        match = _FILE_PATTERN.fullmatch(file_name)
+        if match is None:
+            return None
+        kind = ArtifactKind.DATABASE if match["prefix"] == "db" else ArtifactKind.BUCKET
+        if not file_name.endswith(kind.file_suffix):
+            return None
+        try:
+            point_id = RecoveryPointId.parse(match["id"])
+        except ConfigurationError:
+            return None
+        return cls(kind, unquote(match["name"]), point_id)
+
+
+class TableEntry(FrozenModel):
+    """One table of a dump: how many rows the snapshot had, how many were captured, and where they lie."""
+
+    schema_name: str
+    name: str
+    columns: str
+    """The column list as pg_dump wrote it, parentheses included; empty for a table without columns."""
+    expected_rows: int | None
+    """Rows counted in the same snapshot; None for a table that an extension owns."""
+    rows: int
+    size_bytes: int
+    """Bytes of the rows in COPY's text form."""
+    sha256: str
+    """Of the rows in COPY's text form, in the order in which they lie in the table."""
+    offset: int
+    """Where the table's first gzip member starts in the file."""
+    length: int
+    """Compressed bytes from there to the end of the table's last member."""
+
+    @property
+    def qualified_name(self) -> str:
+        """`schema.name`, for messages."""
+        return f"{self.schema_name}.{self.name}"
+
+
+class ReferenceState(str, Enum):
+    """What is known of the object keys that the database refers to."""
+
+    READ = "read"
+    NOT_CONFIGURED = "not configured"
+
+
+class DumpRecord(FrozenModel):
+    """What a dump says of itself, written behind the dump as SQL comment lines."""
+
+    format_version: int = FORMAT_VERSION
+    tool_version: str
+    point_id: str
+    kind: ArtifactKind = ArtifactKind.DATABASE
+    database: str
+    server_version: str
+    server_major: int
+    system_identifier: str = ""
+    """Of the PostgreSQL cluster, where the role may read it."""
+    client_version: str
+    snapshot_at: AwareDatetime
+    finished_at: AwareDatetime
+    encoding: str
+    collation: str = ""
+    table_count: int
+    row_count: int
+    relation_count: int
+    """Relations and large objects of the database: what a restore in one transaction needs locks for."""
+    large_object_count: int
+    size_bytes: int
+    """Of the plain text up to the end of pg_dump's own output."""
+    text_sha256: str
+    """Of everything but rows: schema, sequences, large objects; without the random restrict key and the version comments."""
+    content_length: int
+    """Compressed bytes of the dump itself: the file up to here unpacks to what pg_dump wrote."""
+    missing_tables: tuple[str, ...] = ()
+    """Tables of the snapshot that pg_dump did not write."""
+    left_out_settings: tuple[str, ...] = ()
+    reference_state: ReferenceState
+    reference_query: str
+    reference_count: int
+    reference_note: str = ""
+    role_count: int
+    roles_note: str = ""
+    """Why the roles could not be read, where they could not."""
+
+
+class ObjectEntry(FrozenModel):
+    """One object of an archive: its S3 metadata, its digest and where it lies."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+    etag: str
+    is_etag_verified: bool
+    """Whether the ETag is the MD5 of the bytes and was found equal; a multipart or encrypted object's is no MD5."""
+    version_id: str | None = None
+    modified_at: AwareDatetime
+    content_type: str = ""
+    headers: dict[str, str] = {}
+    """Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Expires, where the object has them."""
+    metadata: dict[str, str] = {}
+    """User metadata, names without `x-amz-meta-`."""
+    tags: dict[str, str] = {}
+    member_name: str
+    """Name in the tar file; differs from the key where the key cannot be a path."""
+    is_changed: bool = False
+    """Whether the object was replaced between the listing and the reading; the archive has the newer one."""
+    offset: int
+    """Where the object's first gzip member starts in the file."""
+    length: int
+    """Compressed bytes from there to the end of the object's last member."""
+
+
+class MissedObject(FrozenModel):
+    """One listed object that the archive does not hold, and why."""
+
+    key: str
+    reason: str
+
+
+class ArchiveRecord(FrozenModel):
+    """What an archive says of itself: the first line of its last entry."""
+
+    format_version: int = FORMAT_VERSION
+    tool_version: str
+    point_id: str
+    kind: ArtifactKind = ArtifactKind.BUCKET
+    bucket: str
+    endpoint: str
+    listed_at: AwareDatetime
+    """When the listing began."""
+    finished_at: AwareDatetime
+    listed_count: int
+    object_count: int
+    size_bytes: int
+    """Of all archived objects together."""
+    changed_count: int
+    deleted_count: int
+    """Objects that were listed and gone when they were to be read."""
+    deleted: tuple[MissedObject, ...] = ()
+    failed_count: int
+    failed: tuple[MissedObject, ...] = ()
+    is_versioned: bool | None = None
+    """Whether the bucket keeps versions; None where the server does not tell."""
+    reused_count: int = 0
+    """Objects taken from an older archive instead of the bucket."""
+
+
+class ReferenceVerdict(str, Enum):
+    """Why an object that the snapshot refers to is not in the archive."""
+
+    DELETED = "deleted during the backup"
+    MISSING = "already missing in the live system"
+    LOST = "lost by us"
+    UNKNOWN = "unknown"
+
+
+class MissingReference(FrozenModel):
+    """One key that the database refers to and the archive lacks."""
+
+    key: str
+    verdict: ReferenceVerdict
+
+
+class ReferenceSummary(FrozenModel):
+    """How the database's references and the archive's objects fit together."""
+
+    state: ReferenceState
+    reference_count: int = 0
+    resolved_count: int = 0
+    verdict_counts: dict[ReferenceVerdict, int] = {}
+    missing: tuple[MissingReference, ...] = ()
+    """The first thousand."""
+    note: str = ""
+
+    @property
+    def is_coherent(self) -> bool:
+        """Whether nothing is missing that a backup could have had."""
+        lost = self.verdict_counts.get(ReferenceVerdict.LOST, 0) + self.verdict_counts.get(ReferenceVerdict.UNKNOWN, 0)
+        return self.state is ReferenceState.READ and lost == 0
+
+
+class Artifact(FrozenModel):
+    """One file of a recovery point as its manifest knows it."""
+
+    kind: ArtifactKind
+    file_name: str
+    source_name: str
+    size_bytes: int
+    sha256: str
+
+
+class Origin(FrozenModel):
+    """Who took a recovery point, from where and why."""
+
+    reason: str = ""
+    labels: dict[str, str] = {}
+    git_commit: str = ""
+    git_branch: str = ""
+    user: str = ""
+    host: str = ""
+    run_id: str = ""
+
+
+class Manifest(FrozenModel):
+    """The commit mark of a recovery point: written last, never rewritten."""
+
+    format_version: int = FORMAT_VERSION
+    tool_version: str
+    point_id: str
+    snapshot_at: AwareDatetime
+    sealed_at: AwareDatetime
+    artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1)]
+    references: ReferenceSummary
+    origin: Origin = Origin()
+
+    def artifact(self, kind: ArtifactKind) -> Artifact | None:
+        """The artifact of this kind, or None when the point has none."""
+        return next((artifact for artifact in self.artifacts if artifact.kind is kind), None)
