@@ -86,12 +86,22 @@ class EmbeddedPostgres:
         return self._cluster.bin_dir
 
     def start(self) -> Self:
-        """The server accepts connections. DatabaseError with the log's tail when it does not."""
+        """The server accepts connections.
+
+        DatabaseError with the log's tail when it does not; ConfigurationError when the directory holds data of another
+        major version or under another password.
+        """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._password = self._settle_password()
         self._cluster.take_ownership()
         if not self._cluster.data.exists():
             self._cluster.initialize(self.user, self.server_version)
+        if self._cluster.data_version != self.server_version:
+            raise ConfigurationError(
+                f"{self.directory} holds data of PostgreSQL {self._cluster.data_version}, "
+                f"and the programs in {self.bin_dir} are of {self.server_version}",
+                hint="a data directory opens only with its own major version; use another directory",
+            )
         self._cluster.stop()
         # What is left now is stale, and its process id may belong to another program, on which the server would refuse.
         (self._cluster.data / "postmaster.pid").unlink(missing_ok=True)
@@ -174,7 +184,7 @@ class EmbeddedPostgres:
         cluster.stop()
         raise DatabaseError(
             f"the PostgreSQL server in {self.directory} does not start:\n{output}\n{self.log_tail()}",
-            hint="the lines above are the server's own; a data directory opens only with the major version it is of",
+            hint="the lines above are the server's own",
         )
 
     def _execute(self, statement: sql.Composed) -> None:

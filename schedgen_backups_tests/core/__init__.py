@@ -1,0 +1,1 @@
+"""Tests of `schedgen_backups.core` that need no server."""

@@ -1,0 +1,1 @@
+"""Tests against real PostgreSQL and S3 servers."""

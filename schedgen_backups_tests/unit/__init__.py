@@ -1,0 +1,1 @@
+"""Tests of small parts outside core that need no server."""
