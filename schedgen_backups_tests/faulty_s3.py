@@ -222,12 +222,11 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
     # Without it a small answer waits 40 ms for the client's acknowledgement of its headers.
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        proxy = self.server.proxy
+        proxy = self._proxy
         request = RequestRecord(self.command, self.path, self.headers.get("Range"))
         proxy.record(request)
         if (delay := proxy.take(request, "delay")) is not None:
@@ -243,6 +242,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(upstream.getresponse(), proxy.take(request, "cut", "corrupt", "hang"))
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 (the base class's names)
+
+    @property
+    def _proxy(self) -> FaultyS3Proxy:
+        assert isinstance(self.server, _Server)
+        return self.server.proxy
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
         """The request log is the record; nothing goes to standard error."""
@@ -322,5 +326,5 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _break_off(self, last_piece: bytes, silence_seconds: float) -> None:
         self.wfile.write(last_piece)
-        self.server.proxy.pause(silence_seconds)
+        self._proxy.pause(silence_seconds)
         self.close_connection = True

@@ -82,7 +82,7 @@ class EmbeddedS3:
         self._finalizer: weakref.finalize[..., Self] | None = None
 
     def start(self) -> Self:
-        """The server takes requests. BucketUnreachableError with the log's tail when it does not in time."""
+        """The server takes requests. BucketUnreachableError with the log's tail when it does not after three attempts."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._keys = self._settle_keys()
         ports_file = self.directory / "ports.json"
@@ -95,7 +95,7 @@ class EmbeddedS3:
             # A folder of its own: a socket's path may have 107 bytes at most.
             sockets = Path(tempfile.mkdtemp(prefix="schedgen-s3-"))
             process = self._launch(ports, sockets)
-            if _becomes_ready(process, ports):
+            if _becomes_ready(process, ports, sockets):
                 self._ports = ports
                 ports_file.write_text(json.dumps(ports), encoding="ascii")
                 self._finalizer = weakref.finalize(self, _end_at_exit, process, ports, sockets, os.getpid())
@@ -198,11 +198,12 @@ class EmbeddedS3:
         self.stop()
 
 
-def _becomes_ready(process: subprocess.Popen[bytes], ports: dict[str, int]) -> bool:
+def _becomes_ready(process: subprocess.Popen[bytes], ports: dict[str, int], sockets: Path) -> bool:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
+        # The socket proves that the answers are our server's: it is made once the ports were found to be free.
         # The S3 interface answers before there is a volume to write to; both are needed for the first upload.
-        if _get(ports["s3.port"], "/healthz") is not None:
+        if (sockets / "s3.sock").exists() and _get(ports["s3.port"], "/healthz") is not None:
             status = json.loads(_get(ports["master.port"], "/dir/status") or b"{}")
             if status.get("Topology", {}).get("Max", 0) > 0:
                 return process.poll() is None

@@ -67,7 +67,9 @@ def is_compressible(data: bytes | memoryview) -> bool:
     return len(isal_zlib.compress(sample, 1)) < 0.95 * len(sample)
 
 
-_Receiver = Callable[[int], None]
+@dataclass(frozen=True)
+class _Mark:
+    receive: Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class MemberWriter:
     def __init__(self, file: BinaryIO, *, threads: int) -> None:
         self._file = file
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="compress")
-        self._waiting: deque[Future[bytes] | bytes | _Receiver] = deque()
+        self._waiting: deque[Future[bytes] | bytes | _Mark] = deque()
         self._limit = 2 * threads + 2
         self._digest: Digest = hashlib.sha256()
         self._offset = 0
@@ -162,7 +164,7 @@ class MemberWriter:
 
     def call_at_position(self, receive: Callable[[int], None]) -> None:
         """Calls `receive` with the offset in the file at which the next member starts, once that is known."""
-        self._waiting.append(receive)
+        self._waiting.append(_Mark(receive))
 
     def flush(self) -> int:
         """Waits until everything given so far is in the file; returns the offset of its end."""
@@ -201,13 +203,10 @@ class MemberWriter:
     def _drain(self, limit: int) -> None:
         while self._waiting and (len(self._waiting) > limit or not isinstance(self._waiting[0], Future)):
             entry = self._waiting.popleft()
-            if isinstance(entry, Future):
-                member: bytes = entry.result()
-                self._append(member)
-            elif isinstance(entry, bytes):
-                self._append(entry)
+            if isinstance(entry, _Mark):
+                entry.receive(self._offset)
             else:
-                entry(self._offset)
+                self._append(entry if isinstance(entry, bytes) else entry.result())
 
     def _append(self, member: bytes) -> None:
         self._file.write(member)

@@ -268,7 +268,9 @@ class ReferenceSummary(FrozenModel):
     resolved_count: int = 0
     verdict_counts: dict[ReferenceVerdict, int] = {}
     missing: tuple[MissingReference, ...] = ()
-    """The first thousand."""
+    """The first thousand, the worst first."""
+    missing_sha256: str = ""
+    """Of all missing keys, so that a later look can tell whether these verdicts are about the same ones."""
     note: str = ""
 
     @property

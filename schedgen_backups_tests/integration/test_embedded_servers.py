@@ -63,6 +63,12 @@ def is_running(process_id: int) -> bool:
     return psutil.pid_exists(process_id) and psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
 
 
+def server_process_id(server: EmbeddedS3) -> int:
+    registered = server._finalizer.peek() if server._finalizer else None
+    assert registered is not None
+    return registered[2][0].pid
+
+
 def start_and_kill(program: str, directory: Path) -> list[str]:
     """What the program said when it was ready; it has been killed without a chance to clear up."""
     with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True) as process:
@@ -182,15 +188,18 @@ def test_postgres_runs_as_another_user_where_root_has_no_user_namespaces(postgre
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)
-        shutil.copytree(postgres_bin_dir.parent, directory / "pginstall", symlinks=True)
-        server = EmbeddedPostgres(directory / "server", bin_dir=directory / "pginstall" / "bin")
+        package = postgres_bin_dir.parents[1]
+        for source in (package, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(source, directory / source.name, symlinks=True)
+        bin_dir = directory / package.name / "pginstall" / "bin"
+        server = EmbeddedPostgres(directory / "server", bin_dir=bin_dir)
         if os.geteuid() == 0:
             server._cluster = replace(server._cluster, launcher=(), user_id=NOBODY_ID)
         with server:
             before = server.create_database("app")
             assert (directory / "server" / "data").stat().st_uid == (os.geteuid() or NOBODY_ID)
         # The files find back to their first owner when namespaces are allowed again.
-        with EmbeddedPostgres(directory / "server", bin_dir=directory / "pginstall" / "bin") as server:
+        with EmbeddedPostgres(directory / "server", bin_dir=bin_dir) as server:
             assert run(server.settings("app"), "SELECT 1") == [(1,)]
             assert server.settings("app").password == before.password
 
@@ -267,7 +276,7 @@ def test_an_s3_server_makes_no_bucket_on_its_own_and_deletes_no_full_one(tmp_pat
 def test_every_listener_is_on_the_loopback_address(tmp_path: Path) -> None:
     with EmbeddedS3(tmp_path / "s3") as s3, EmbeddedPostgres(tmp_path / "postgres") as postgres:
         postmaster = int((tmp_path / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
-        process_ids = [s3._finalizer.peek()[2][0].pid, postmaster]
+        process_ids = [server_process_id(s3), postmaster]
         connections = [entry for each in process_ids for entry in psutil.Process(each).net_connections("inet")]
         listeners = {entry.laddr for entry in connections if entry.status == psutil.CONN_LISTEN}
         assert {entry.ip for entry in listeners} == {"127.0.0.1"}
