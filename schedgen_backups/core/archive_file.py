@@ -7,7 +7,6 @@ satisfy `verify`'s. Each object starts a member, so that it is read by reading o
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tarfile
 import tempfile
@@ -20,6 +19,7 @@ from typing import BinaryIO, cast
 
 from pydantic import ValidationError
 
+from schedgen_backups.core.block_reader import BlockReader
 from schedgen_backups.core.errors import ObjectError, VerificationError
 from schedgen_backups.core.gzip_members import (
     BLOCK_BYTES,
@@ -187,7 +187,7 @@ class ArchiveFile:
 
         The header must say the same as the index, and the bytes must have the entry's size and digest: that is known when the iterator ends.
         """
-        reader = _PlainReader(read_members(self._file, entry.offset, entry.length, observe=observe))
+        reader = BlockReader(read_members(self._file, entry.offset, entry.length, observe=observe))
         try:
             with tarfile.open(fileobj=reader, mode="r|", bufsize=_TAR_BLOCK_BYTES, encoding="utf-8", errors="surrogateescape") as tar:
                 info = tar.next()
@@ -207,7 +207,7 @@ class ArchiveFile:
 
     def _read_index_lines(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
         length = self.footer.footer_offset - self.footer.index_offset
-        reader = _PlainReader(read_members(self._file, self.footer.index_offset, length, observe=observe))
+        reader = BlockReader(read_members(self._file, self.footer.index_offset, length, observe=observe))
         header = reader.read(_TAR_BLOCK_BYTES)
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
@@ -235,43 +235,6 @@ def open_archive(path: Path) -> Generator[ArchiveFile, None, None]:
             yield ArchiveFile(file)
         except VerificationError as error:
             raise VerificationError(f"{path.name}: {error.message}", hint=error.hint) from error
-
-
-class _PlainReader(io.RawIOBase):
-    """A stream of blocks as a file that can only be read on."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        super().__init__()
-        self._blocks = blocks
-        self._buffer = b""
-
-    def read(self, size: int = -1, /) -> bytes:
-        while size < 0 or len(self._buffer) < size:
-            block = next(self._blocks, None)
-            if block is None:
-                break
-            self._buffer += block
-        end = len(self._buffer) if size < 0 else size
-        data, self._buffer = self._buffer[:end], self._buffer[end:]
-        return data
-
-    def read_exactly(self, size_bytes: int) -> Iterator[bytes]:
-        """Yields that many bytes; VerificationError when the stream ends before."""
-        remaining = size_bytes
-        while remaining:
-            block = self._buffer or next(self._blocks, None)
-            if block is None:
-                raise _format_error("an entry ends too early")
-            self._buffer = block[remaining:]
-            block = block[:remaining]
-            remaining -= len(block)
-            yield block
-
-    def read_all(self) -> Iterator[bytes]:
-        """Yields what is left."""
-        rest, self._buffer = self._buffer, b""
-        yield rest
-        yield from self._blocks
 
 
 def _key_of(info: tarfile.TarInfo) -> str:

@@ -17,7 +17,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from pathlib import Path
@@ -38,6 +37,7 @@ START_ATTEMPTS = 3
 POLL_SECONDS = 0.05
 ADMIN = "admin"
 READER = "backup"
+LOCAL_SOCKET = "s3.sock"
 PORT_OPTIONS = (
     *("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
     *("filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"),
@@ -92,15 +92,14 @@ class EmbeddedS3:
             ports = kept if attempt == 0 and kept else dict(zip(PORT_OPTIONS, free_ports(len(PORT_OPTIONS)), strict=True))
             if self._wanted_port is not None:
                 ports["s3.port"] = self._wanted_port
-            # A folder of its own: a socket's path may have 107 bytes at most.
-            sockets = Path(tempfile.mkdtemp(prefix="schedgen-s3-"))
-            process = self._launch(ports, sockets)
-            if _becomes_ready(process, ports, sockets):
+            (self.directory / LOCAL_SOCKET).unlink(missing_ok=True)
+            process = self._launch(ports)
+            if self._becomes_ready(process, ports):
                 self._ports = ports
                 ports_file.write_text(json.dumps(ports), encoding="ascii")
-                self._finalizer = weakref.finalize(self, _end_at_exit, process, ports, sockets, os.getpid())
+                self._finalizer = weakref.finalize(self, _end_at_exit, process, ports, os.getpid())
                 return self
-            _end(process, ports, sockets)
+            _end(process, ports)
         raise BucketUnreachableError(
             f"the S3 server in {self.directory} does not start:\n{self.log_tail()}",
             hint="the lines above are the server's own; a second server on the same directory is the usual reason",
@@ -150,7 +149,7 @@ class EmbeddedS3:
             for identity in document["identities"]
         }
 
-    def _launch(self, ports: dict[str, int], sockets: Path) -> subprocess.Popen[bytes]:
+    def _launch(self, ports: dict[str, int]) -> subprocess.Popen[bytes]:
         options = {
             "dir": self.directory / "data",
             "ip": LOOPBACK,
@@ -168,8 +167,9 @@ class EmbeddedS3:
             "s3.allowDeleteBucketNotEmpty": "false",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
-            "s3.localSocket": sockets / "s3.sock",
-            "filer.localSocket": sockets / "filer.sock",
+            # Relative to its folder: a socket's path may have 107 bytes at most.
+            "s3.localSocket": LOCAL_SOCKET,
+            "filer.localSocket": "filer.sock",
             **ports,
         }
         launcher: tuple[str, ...] = ()
@@ -191,24 +191,23 @@ class EmbeddedS3:
                 start_new_session=True,
             )
 
+    def _becomes_ready(self, process: subprocess.Popen[bytes], ports: dict[str, int]) -> bool:
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            # The socket proves that the answers are our server's: it is made once the ports were found to be free.
+            # The S3 interface answers before there is a volume to write to; both are needed for the first upload.
+            if (self.directory / LOCAL_SOCKET).exists() and _get(ports["s3.port"], "/healthz") is not None:
+                status = json.loads(_get(ports["master.port"], "/dir/status") or b"{}")
+                if status.get("Topology", {}).get("Max", 0) > 0:
+                    return process.poll() is None
+            time.sleep(POLL_SECONDS)
+        return False
+
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.stop()
-
-
-def _becomes_ready(process: subprocess.Popen[bytes], ports: dict[str, int], sockets: Path) -> bool:
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        # The socket proves that the answers are our server's: it is made once the ports were found to be free.
-        # The S3 interface answers before there is a volume to write to; both are needed for the first upload.
-        if (sockets / "s3.sock").exists() and _get(ports["s3.port"], "/healthz") is not None:
-            status = json.loads(_get(ports["master.port"], "/dir/status") or b"{}")
-            if status.get("Topology", {}).get("Max", 0) > 0:
-                return process.poll() is None
-        time.sleep(POLL_SECONDS)
-    return False
 
 
 def _get(port: int, path: str) -> bytes | None:
@@ -224,21 +223,20 @@ def _get(port: int, path: str) -> bytes | None:
         connection.close()
 
 
-def _end(process: subprocess.Popen[bytes], ports: dict[str, int], sockets: Path) -> None:
+def _end(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
     process.terminate()
     try:
         process.wait(TERMINATION_GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    shutil.rmtree(sockets)
     _remove_stray_sockets(ports)
 
 
-def _end_at_exit(process: subprocess.Popen[bytes], ports: dict[str, int], sockets: Path, owner_process_id: int) -> None:
+def _end_at_exit(process: subprocess.Popen[bytes], ports: dict[str, int], owner_process_id: int) -> None:
     # A forked child ends long before the server's owner.
     if os.getpid() == owner_process_id:
-        _end(process, ports, sockets)
+        _end(process, ports)
 
 
 def _remove_stray_sockets(ports: dict[str, int]) -> None:

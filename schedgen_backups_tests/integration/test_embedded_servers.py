@@ -262,6 +262,13 @@ def test_the_backup_keys_can_read_and_not_write(tmp_path: Path) -> None:
         assert (tmp_path / "s3.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_servers_start_in_a_folder_with_a_long_and_odd_path(tmp_path: Path) -> None:
+    directory = tmp_path / ("it's a long name " * 10)
+    with EmbeddedS3(directory / "s3") as server, EmbeddedPostgres(directory / "postgres") as postgres:
+        assert client_of(server.settings("any")).list_buckets() == []
+        assert run(postgres.settings("postgres"), "SELECT 1") == [(1,)]
+
+
 def test_an_s3_server_makes_no_bucket_on_its_own_and_deletes_no_full_one(tmp_path: Path) -> None:
     with EmbeddedS3(tmp_path) as server:
         client = client_of(server.settings("kept"))
