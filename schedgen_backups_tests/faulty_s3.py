@@ -7,18 +7,15 @@ a test needs a failure that a real network or server can cause.
 from __future__ import annotations
 
 import contextlib
-import errno
 import http.client
 import re
-import socket
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
-from schedgen_backups.core.loopback import LOOPBACK
+from schedgen_backups_tests.http_server import JoiningHTTPServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,20 +70,22 @@ class FaultyS3Proxy:
 
     def __init__(self, target: BucketSettings) -> None:
         self.target = target.endpoint
-        self.errors: list[BaseException] = []
-        """What went wrong in the proxy itself, and clients that broke off."""
         self._log: list[RequestRecord] = []
         self._faults: list[_Fault] = []
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._server = _Server((LOOPBACK, 0), _Handler)
+        self._server = _Server(_Handler)
         self._server.proxy = self
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 
     @property
     def endpoint(self) -> str:
         """`host:port` of the proxy."""
-        return f"{LOOPBACK}:{self._server.server_address[1]}"
+        return self._server.endpoint
+
+    @property
+    def errors(self) -> list[BaseException]:
+        """What went wrong in the proxy itself, and clients and servers that broke off."""
+        return self._server.errors
 
     def settings(self, bucket: BucketSettings) -> BucketSettings:
         """The same bucket and keys, reached through the proxy."""
@@ -110,15 +109,7 @@ class FaultyS3Proxy:
         """The answers have the middle byte of their body inverted; length, ETag and status are the true ones."""
         self._add(_Fault("corrupt", re.compile(matching), method, count))
 
-    def hang(
-        self,
-        seconds: float,
-        *,
-        after_bytes: int = 0,
-        count: int | None = 1,
-        matching: str = "",
-        method: str | None = "GET",
-    ) -> None:
+    def hang(self, seconds: float, *, after_bytes: int = 0, count: int | None = 1, matching: str = "", method: str | None = "GET") -> None:
         """The answers fall silent for so long after so many bytes of the body, then break off."""
         self._add(_Fault("hang", re.compile(matching), method, count, after_bytes=after_bytes, seconds=seconds))
 
@@ -127,12 +118,7 @@ class FaultyS3Proxy:
         self._add(_Fault("delay", re.compile(matching), method, count, seconds=seconds))
 
     def on_request(
-        self,
-        callback: Callable[[RequestRecord], object],
-        *,
-        matching: str = "",
-        method: str | None = None,
-        count: int | None = None,
+        self, callback: Callable[[RequestRecord], object], *, matching: str = "", method: str | None = None, count: int | None = None
     ) -> None:
         """The callback runs to its end before such a request is passed on, on the thread of its connection."""
         self._add(_Fault("callback", re.compile(matching), method, count, callback=callback))
@@ -144,19 +130,13 @@ class FaultyS3Proxy:
 
     def start(self) -> Self:
         """The proxy takes requests."""
-        self._thread.start()
+        self._server.start()
         return self
 
     def stop(self) -> None:
         """All its connections and threads have ended. Raises what went wrong in the proxy itself, if anything."""
         self._stopping.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.close_connections()
-        self._server.server_close()
-        for error in self.errors:
-            if not isinstance(error, ConnectionError):
-                raise error
+        self._server.stop()
 
     def _add(self, fault: _Fault) -> None:
         with self._lock:
@@ -183,41 +163,8 @@ class FaultyS3Proxy:
         self.stop()
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(JoiningHTTPServer):
     proxy: FaultyS3Proxy
-    # Threads are joined at the end: none may outlive its test.
-    daemon_threads = False
-    request_queue_size = 64
-
-    def __init__(self, *arguments: Any) -> None:
-        self._open: set[socket.socket] = set()
-        self._open_lock = threading.Lock()
-        super().__init__(*arguments)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._open_lock:
-            self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._open_lock:
-            self._open.discard(request)
-        super().shutdown_request(request)
-
-    def close_connections(self) -> None:
-        with self._open_lock:
-            for request in self._open:
-                try:
-                    request.shutdown(socket.SHUT_RDWR)
-                except OSError as error:
-                    # The client was faster.
-                    if error.errno != errno.ENOTCONN:
-                        raise
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 (the base class's signature)
-        error = sys.exc_info()[1]
-        if error is not None:
-            self.proxy.errors.append(error)
 
 
 class _Handler(BaseHTTPRequestHandler):

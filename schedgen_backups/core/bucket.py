@@ -111,9 +111,7 @@ class BucketClient:
                 http_client=self._pool,
             )
         except ValueError as error:
-            raise BucketError(
-                f"MINIO_ENDPOINT {settings.endpoint!r} cannot be used: {error}", hint="It is host:port, no http://."
-            ) from error
+            raise BucketError(f"MINIO_ENDPOINT {settings.endpoint!r} cannot be used: {error}", hint="It is host:port, no http://.") from error
 
     def __enter__(self) -> BucketClient:
         return self
@@ -152,9 +150,7 @@ class BucketClient:
         ObjectGoneError when it is not there, ObjectChangedError when `etag` is given and is not its ETag (any more).
         """
         with self.translate_errors(key):
-            response = self._client.get_object(
-                self._bucket, key, offset=offset, request_headers={"If-Match": f'"{etag}"'} if etag else None
-            )
+            response = self._client.get_object(self._bucket, key, offset=offset, request_headers={"If-Match": f'"{etag}"'} if etag else None)
             try:
                 yield OpenObject(_read_head(key, response.headers, offset), response)
             finally:
@@ -243,9 +239,7 @@ class BucketClient:
         return ObjectError(message) if key else BucketError(message, hint="Look at the server's log.")
 
     def _missing_bucket_error(self) -> BucketError:
-        return BucketError(
-            f"the S3 server at {self.settings.endpoint} has no bucket {self._bucket}", hint="Check MINIO_BUCKET, or make the bucket."
-        )
+        return BucketError(f"the S3 server at {self.settings.endpoint} has no bucket {self._bucket}", hint="Check MINIO_BUCKET, or make the bucket.")
 
 
 def compute_md5(data: bytes) -> str:
@@ -272,11 +266,7 @@ def _read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
         modified_at=parsedate_to_datetime(modified) if modified else datetime.fromtimestamp(0, timezone.utc),
         content_type=headers.get("Content-Type", ""),
         headers={name: headers[name] for name in _KEPT_HEADERS if name in headers},
-        metadata={
-            name.lower().removeprefix(_METADATA_PREFIX): value
-            for name, value in headers.items()
-            if name.lower().startswith(_METADATA_PREFIX)
-        },
+        metadata={name.lower().removeprefix(_METADATA_PREFIX): value for name, value in headers.items() if name.lower().startswith(_METADATA_PREFIX)},
         tag_count=int(headers.get("x-amz-tagging-count") or 0),
         is_etag_md5=bool(_MD5_ETAG.fullmatch(etag)) and not is_encrypted,
     )

@@ -98,9 +98,7 @@ def compare_bucket(
     restored = _make_result(
         Claim.BUCKET_IS_RESTORED, missing, f"{count} objects with {size_bytes} bytes are there", "are missing or of another size", figures
     )
-    equal = _make_result(
-        Claim.BUCKET_IS_EQUAL, differing, f"{count} objects are equal in bytes, content type, metadata and tags", "differ", figures
-    )
+    equal = _make_result(Claim.BUCKET_IS_EQUAL, differing, f"{count} objects are equal in bytes, content type, metadata and tags", "differ", figures)
     return restored, equal
 
 

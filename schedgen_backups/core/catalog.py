@@ -194,18 +194,14 @@ class Catalog:
     def list_unmanaged(self) -> tuple[Path, ...]:
         """Files with an artifact's name that are not ours, such as those of the shell script of before; they are never touched."""
         sealed = {path.stem.removeprefix("manifest_") for path in self.directory.glob(_MANIFEST_GLOB)}
-        return tuple(
-            artifact.path for artifact in self._find_artifacts() if artifact.name.point_id.text not in sealed and not _is_ours(artifact)
-        )
+        return tuple(artifact.path for artifact in self._find_artifacts() if artifact.name.point_id.text not in sealed and not _is_ours(artifact))
 
     def get_point(self, point_id: RecoveryPointId) -> PointListing:
         """The recovery point with this id; ConfigurationError (permanent) when there is none."""
         for point in self.list_points():
             if point.point_id == point_id:
                 return point
-        raise ConfigurationError(
-            f"there is no recovery point {point_id} in {self.directory}", hint="`schedgen-backups list` shows those there are."
-        )
+        raise ConfigurationError(f"there is no recovery point {point_id} in {self.directory}", hint="`schedgen-backups list` shows those there are.")
 
     def get_free_bytes(self) -> int:
         """What the file system of the directory has left for us."""
@@ -237,9 +233,7 @@ def translate_storage_errors(directory: Path) -> Generator[None, None, None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             hint = "Make room, or move BACKUP_DIR to a larger disk. Nothing was published; older recovery points are untouched."
             raise StorageError(f"the disk of {directory} is full", hint=hint) from error
-        raise StorageError(
-            f"{directory} cannot be used: {error.strerror or error}", hint="Look at the disk and at its permissions."
-        ) from error
+        raise StorageError(f"{directory} cannot be used: {error.strerror or error}", hint="Look at the disk and at its permissions.") from error
 
 
 def open_private(path: Path) -> int:

@@ -49,8 +49,10 @@ class ClientPrograms:
 
 
 def find_all_clients(preferred_bin_dir: Path | None) -> tuple[ClientPrograms, ...]:
-    """Every set of client programs on this machine, in the order of preference: the configured folder alone when there is one, otherwise
-    PATH, the distribution's version folders, the wheels. ClientProgramError when the configured folder holds none.
+    """Every set of client programs on this machine, in the order of preference.
+
+    The configured folder alone when there is one, otherwise PATH, the distribution's version folders, the wheels. ClientProgramError when
+    the configured folder holds none.
     """
     if preferred_bin_dir is not None:
         configured = _probe(preferred_bin_dir)

@@ -54,8 +54,9 @@ COMMENT ON SCHEMA public IS 'standard public schema';
 
 
 def check_database_target(record: DumpRecord, target: DatabaseSettings, backup: BackupSettings) -> tuple[ClientPrograms, int]:
-    """The target can take the dump: reachable, not older than the source, same encoding, a psql at hand. Returns psql and the target's
-    number of user relations. RestoreError (permanent) says why not.
+    """The target can take the dump: reachable, not older than the source, same encoding, a psql at hand.
+
+    Returns psql and the target's number of user relations. RestoreError (permanent) says why not.
     """
     with connect_database(target) as connection, translate_errors(target), connection.cursor() as cursor:
         major = connection.info.server_version // 10000

@@ -110,9 +110,7 @@ def _cut_text(buffer: bytes) -> tuple[bytes, TableStart | None, bytes]:
         match = _COPY.match(buffer, start)
         if match is not None:
             data = match[0]
-            table = TableStart(
-                data, _unquote(match["schema"]), _unquote(match["name"]), (match["columns"] or b"").decode("utf-8", "replace")
-            )
+            table = TableStart(data, _unquote(match["schema"]), _unquote(match["name"]), (match["columns"] or b"").decode("utf-8", "replace"))
             # The statement's own newline stays in front as the mark of a line's start.
             return buffer[:start], table, buffer[match.end() - 1 :]
         if b"FROM stdin;\n" in buffer[start:] or len(buffer) - start > _STATEMENT_LIMIT_BYTES:

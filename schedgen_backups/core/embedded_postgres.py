@@ -140,9 +140,7 @@ class EmbeddedPostgres:
         try:
             answer = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True).stdout
         except (OSError, subprocess.CalledProcessError) as error:
-            raise ConfigurationError(
-                f"{program} cannot be run: {error}", hint="give a folder that holds postgres, initdb and pg_ctl"
-            ) from error
+            raise ConfigurationError(f"{program} cannot be run: {error}", hint="give a folder that holds postgres, initdb and pg_ctl") from error
         version = re.search(r"\) (\d+)", answer)
         if version is None:
             raise ConfigurationError(f"{program} answers {answer!r}, not a version", hint="give PostgreSQL's own folder")

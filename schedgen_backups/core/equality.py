@@ -64,9 +64,7 @@ def compare_database(
                 f"{dump.record.server_major}, and now by pg_dump {client.version} of server {target_major}"
             )
             return restored, _make_result(Claim.DATABASE_IS_EQUAL, ClaimStatus.UNKNOWN, summary, figures)
-        return restored, _make_result(
-            Claim.DATABASE_IS_EQUAL, ClaimStatus.FAILED, "the schema, a sequence or a large object differs", figures
-        )
+        return restored, _make_result(Claim.DATABASE_IS_EQUAL, ClaimStatus.FAILED, "the schema, a sequence or a large object differs", figures)
 
 
 def _compare_counts(expected: tuple[TableEntry, ...], found: dict[tuple[str, str], TableFacts]) -> ClaimResult:
@@ -142,6 +140,4 @@ def _make_result(claim: Claim, status: ClaimStatus, summary: str, figures: dict[
 
 
 def _name_some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED_DIFFERENCES]) + (
-        f" and {len(names) - _NAMED_DIFFERENCES} more" if len(names) > _NAMED_DIFFERENCES else ""
-    )
+    return ", ".join(names[:_NAMED_DIFFERENCES]) + (f" and {len(names) - _NAMED_DIFFERENCES} more" if len(names) > _NAMED_DIFFERENCES else "")

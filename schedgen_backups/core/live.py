@@ -32,8 +32,10 @@ class LiveApplication:
     backup: BackupSettings
 
     def judge(self, keys: Iterable[str]) -> dict[str, ReferenceVerdict]:
-        """LOST when the object is there now: the listing should have had it. Otherwise DELETED when the row is gone as well, MISSING when
-        the database still refers to an object that nobody has.
+        """Key → verdict by what is there now.
+
+        LOST when the object is there: the listing should have had it. Otherwise DELETED when the row is gone as well, MISSING when the
+        database still refers to an object that nobody has.
         """
         wanted = set(keys)
         with BucketClient(self.bucket, threads=1, stall_timeout_seconds=self.backup.stall_timeout_seconds) as client:

@@ -37,9 +37,7 @@ class DirectoryLock:
         except BlockingIOError:
             other = os.read(descriptor, 1000).decode("utf-8", "replace").strip() or "another process"
             os.close(descriptor)
-            raise LockHeldError(
-                f"the backup directory is in use by {other}", hint="Wait until it ends. A process that died holds no lock."
-            ) from None
+            raise LockHeldError(f"the backup directory is in use by {other}", hint="Wait until it ends. A process that died holds no lock.") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{holder}, process {os.getpid()}, since {datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC\n".encode())
         self._descriptor = descriptor

@@ -38,10 +38,7 @@ def _is_safe(parts: list[str]) -> bool:
     if parts[0] == RESERVED_FOLDER:
         return False
     return all(
-        part not in {"", ".", ".."}
-        and len(part.encode("utf-8", "surrogateescape")) <= _PART_LIMIT_BYTES
-        and part.isprintable()
-        and "\\" not in part
+        part not in {"", ".", ".."} and len(part.encode("utf-8", "surrogateescape")) <= _PART_LIMIT_BYTES and part.isprintable() and "\\" not in part
         for part in parts
     )
 

@@ -102,8 +102,7 @@ class PostgresCluster:
         if code != 0:
             raise DatabaseError(
                 f"initdb in {self.directory} failed with code {code}:\n{output}",
-                hint="if this runs as root without user namespaces, use an ordinary user, "
-                "or a folder and an installation that every user can read",
+                hint="if this runs as root without user namespaces, use an ordinary user, or a folder and an installation that every user can read",
             )
         fresh.rename(self.data)
 

@@ -69,9 +69,7 @@ def seal_point(catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin, l
     """
     point = catalog.get_point(point_id)
     verification = point.verification
-    own = {
-        result.claim for result in verification.results if result.checked_by == origin.run_id and result.status is not ClaimStatus.UNKNOWN
-    }
+    own = {result.claim for result in verification.results if result.checked_by == origin.run_id and result.status is not ClaimStatus.UNKNOWN}
     dump_path = point.get_path(ArtifactKind.DATABASE)
     archive_path = point.get_path(ArtifactKind.BUCKET)
     if point.manifest is not None or not origin.run_id or own < set(SEALING_CLAIMS):

@@ -65,8 +65,7 @@ class Snapshot:
         """Version, encoding and size in relations."""
         major = self._connection.info.server_version // 10000
         collation, encoding = self._row(
-            "SELECT datcollate, pg_catalog.pg_encoding_to_char(encoding) FROM pg_catalog.pg_database "
-            "WHERE datname = pg_catalog.current_database()"
+            "SELECT datcollate, pg_catalog.pg_encoding_to_char(encoding) FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
         )
         may_identify = self._value("SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')")
         identifier = self._value("SELECT system_identifier FROM pg_catalog.pg_control_system()") if may_identify else ""

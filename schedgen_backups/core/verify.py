@@ -78,9 +78,7 @@ def verify_dump_against_snapshot(path: Path) -> ClaimResult:
             if dump.record.missing_tables:
                 raise VerificationError(f"pg_dump left out tables of the snapshot: {_name_some(list(dump.record.missing_tables))}")
             counted = [table for table in dump.tables if table.expected_rows is not None]
-            differing = [
-                f"{table.qualified_name} ({table.rows} of {table.expected_rows})" for table in counted if table.rows != table.expected_rows
-            ]
+            differing = [f"{table.qualified_name} ({table.rows} of {table.expected_rows})" for table in counted if table.rows != table.expected_rows]
             if differing:
                 raise VerificationError(f"tables have other row counts than the snapshot: {_name_some(differing)}")
             rows = sum(table.rows for table in counted)
@@ -89,9 +87,7 @@ def verify_dump_against_snapshot(path: Path) -> ClaimResult:
     return _verify_claim(Claim.DUMP_MATCHES_SNAPSHOT, read)
 
 
-def verify_archive(
-    path: Path, *, expected_sha256: str | None = None, observe: Observe = lambda _size_bytes: None
-) -> tuple[ClaimResult, ...]:
+def verify_archive(path: Path, *, expected_sha256: str | None = None, observe: Observe = lambda _size_bytes: None) -> tuple[ClaimResult, ...]:
     """`archive_is_stored` and `archive_is_readable`: every byte was read again, every object unpacked and compared with its digest.
 
     `expected_sha256` is the manifest's, where there is one; `observe` gets the compressed bytes as they are read.

@@ -1,0 +1,21 @@
+"""The map of the project: which assets, checks, jobs, schedules and resources there are. No logic, no connections."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from schedgen_backups.assets import database_dump, minio_archive, recovery_point
+from schedgen_backups.checks import ALL_CHECKS
+from schedgen_backups.jobs import backup_job
+from schedgen_backups.resources import BackupResource
+from schedgen_backups.schedules import make_daily_backup_schedule
+
+defs = dg.Definitions(
+    assets=[database_dump, minio_archive, recovery_point],
+    asset_checks=ALL_CHECKS,
+    jobs=[backup_job],
+    schedules=[make_daily_backup_schedule()],
+    resources={"backup": BackupResource()},
+    # One process per run: the lock lives in it, and nothing is left behind when it ends.
+    executor=dg.in_process_executor,
+)

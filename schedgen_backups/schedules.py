@@ -1,0 +1,34 @@
+"""The nightly schedule, from BACKUP_SCHEDULE and BACKUP_TIMEZONE, running as soon as the daemon does.
+
+A value that cannot be used leaves the default in place, so that the location loads and the run it starts fails with the reason. Add other
+schedules here; what they run belongs to `jobs`. How Dagster treats missed ticks: one run is made up for after the daemon was down.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.jobs import backup_job
+from schedgen_backups.resources import DEFAULT_SCHEDULE, load_environment, read_backup_settings
+
+
+def _read_schedule() -> tuple[str, str]:
+    try:
+        settings = read_backup_settings(load_environment())
+    except ConfigurationError:  # the run that this schedule starts tells what is wrong
+        return DEFAULT_SCHEDULE, "UTC"
+    return settings.schedule, str(settings.timezone)
+
+
+def make_daily_backup_schedule() -> dg.ScheduleDefinition:
+    """The schedule of `backup_job` as the environment says now."""
+    cron_schedule, timezone = _read_schedule()
+    return dg.ScheduleDefinition(
+        name="daily_backup_schedule",
+        job=backup_job,
+        cron_schedule=cron_schedule,
+        execution_timezone=timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Takes a recovery point every night (BACKUP_SCHEDULE, BACKUP_TIMEZONE).",
+    )

@@ -1,0 +1,54 @@
+"""Bytes in words, and whether a size is plausible after the sizes before it.
+
+The thresholds are the operators' own: a drop of more than half is HIGH, a rise to more than three times LOW (requirements, severities).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+LOWEST_SHARE = 0.5
+HIGHEST_SHARE = 3.0
+_STEP = 1000
+
+
+class SizeVerdict(str, Enum):
+    """How a size compares with the one before."""
+
+    PLAUSIBLE = "plausible"
+    FIRST = "nothing to compare with"
+    DROPPED = "dropped by more than half"
+    GREW = "grew to more than three times"
+
+
+@dataclass(frozen=True)
+class SizeComparison:
+    """One size beside the one before."""
+
+    size_bytes: int
+    previous_bytes: int | None
+
+    @property
+    def verdict(self) -> SizeVerdict:
+        """What the operators would say of it."""
+        if not self.previous_bytes:
+            return SizeVerdict.FIRST
+        share = self.size_bytes / self.previous_bytes
+        if share < LOWEST_SHARE:
+            return SizeVerdict.DROPPED
+        return SizeVerdict.GREW if share > HIGHEST_SHARE else SizeVerdict.PLAUSIBLE
+
+    @property
+    def change_percent(self) -> float:
+        """Change against the size before; 0 when there is none."""
+        return round(100 * (self.size_bytes / self.previous_bytes - 1), 1) if self.previous_bytes else 0.0
+
+
+def format_bytes(size_bytes: float) -> str:
+    """The size in the largest decimal unit that leaves a digit before the point, such as `1.2 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size_bytes) < _STEP:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= _STEP
+    return f"{size_bytes:.1f} TB"
