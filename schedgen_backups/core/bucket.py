@@ -20,7 +20,6 @@ import certifi
 import urllib3
 from minio import Minio
 from minio.commonconfig import Tags
-from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
@@ -188,16 +187,6 @@ class BucketClient:
                 tags=tags if entry.tags else None,
                 num_parallel_uploads=1,
             )
-
-    def remove_all_objects(self) -> int:
-        """The bucket is empty; returns how many objects were removed. BucketError names the first that could not be."""
-        count = 0
-        with self.translate_errors(""):
-            keys = [listed.key for listed in self.list_objects()]
-            count = len(keys)
-            for error in self._client.remove_objects(self._bucket, [DeleteObject(key) for key in keys]):
-                raise BucketError(f"object {error.name!r} could not be removed: {error.code} {error.message}")
-        return count
 
     @contextmanager
     def translate_errors(self, key: str) -> Generator[None, None, None]:

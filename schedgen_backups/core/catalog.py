@@ -147,9 +147,10 @@ class Catalog:
     def write_verification(self, verification: Verification) -> Path:
         """The point's verification is on disk, in place of an older one."""
         name = _verification_name(verification.point_id)
-        (self.directory / STAGING_NAME).mkdir(mode=0o700, exist_ok=True)
         with translate_storage_errors(self.directory):
-            temporary = self.directory / STAGING_NAME / f"{name}.{os.getpid()}"
+            # Not in the staging folder: a run that takes the lock sweeps that, and this is written without it too.
+            temporary = self.directory / f".{name}.{os.getpid()}"
+            temporary.unlink(missing_ok=True)
             _write_private(temporary, verification)
             _sync(temporary)
             temporary.replace(self.directory / name)

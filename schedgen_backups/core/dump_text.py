@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-END_MARKER = b"\n-- PostgreSQL database dump complete\n"
+_END = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(?:\\unrestrict [A-Za-z0-9]+\s*)?\Z")
 _LOOKBACK_BYTES = 16 * 1024
 _STATEMENT_LIMIT_BYTES = 4 << 20
 _IDENTIFIER = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
@@ -198,7 +198,7 @@ class DumpDigest:
         """What passed so far, taken as the whole."""
         digest = self._text_digest.copy()
         digest.update(_UNSTABLE_LINES.sub(b"", self._unfinished_line))
-        is_complete = self._current is None and END_MARKER in self._text_tail
+        is_complete = self._current is None and _END.search(self._text_tail) is not None
         return DumpFacts(tuple(self._tables), digest.hexdigest(), self._size_bytes, is_complete)
 
     def _add_text(self, data: bytes) -> None:

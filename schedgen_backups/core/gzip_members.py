@@ -23,11 +23,12 @@ BLOCK_BYTES = 1 << 20
 """Plain bytes per member: many times deflate's 32 KiB window, so that little ratio is lost, and small enough to spread over threads."""
 _GZIP_WINDOW = 31
 _STORED_LIMIT = 0xFFFF
+_PIECE_BYTES = 4 * BLOCK_BYTES
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _EXTRA_HEADER = b"\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff"
 _EXTRA_ID = b"SB"
 _EMPTY_BODY = b"\x03\x00" + b"\x00" * 8
-_PAYLOAD = struct.Struct("<BQ32s")
+_PAYLOAD = struct.Struct("<BQ32sI")
 _PAYLOAD_VERSION = 1
 FOOTER_BYTES = len(_EXTRA_HEADER) + 2 + 4 + _PAYLOAD.size + len(_EMPTY_BODY)
 
@@ -84,8 +85,10 @@ class Footer:
 
 
 def footer_member(index_offset: int, content_digest: bytes) -> bytes:
-    """The empty gzip member that ends an artifact; its extra field holds the index's offset and the digest of all bytes before it."""
-    payload = _PAYLOAD.pack(_PAYLOAD_VERSION, index_offset, content_digest)
+    """The empty gzip member that ends an artifact; its extra field holds the index's offset, the digest of all bytes before it, and a CRC of both."""
+    # The digest is of the bytes before the footer; the checksum is what tells that the offset itself was altered.
+    checksum = isal_zlib.crc32(struct.pack("<BQ", _PAYLOAD_VERSION, index_offset) + content_digest)
+    payload = _PAYLOAD.pack(_PAYLOAD_VERSION, index_offset, content_digest, checksum)
     extra = _EXTRA_ID + struct.pack("<H", len(payload)) + payload
     return _EXTRA_HEADER + struct.pack("<H", len(extra)) + extra + _EMPTY_BODY
 
@@ -99,7 +102,7 @@ def read_footer(file: BinaryIO) -> Footer:
         tail = file.read(FOOTER_BYTES)
         prefix_length = len(_EXTRA_HEADER) + 2
         payload = tail[prefix_length + 4 : prefix_length + 4 + _PAYLOAD.size]
-        version, index_offset, digest = _PAYLOAD.unpack(payload)
+        version, index_offset, digest, _checksum = _PAYLOAD.unpack(payload)
         expected = footer_member(index_offset, digest)
         if tail == expected and version == _PAYLOAD_VERSION and index_offset < footer_offset:
             return Footer(index_offset, digest.hex(), footer_offset)
@@ -215,7 +218,7 @@ class MemberWriter:
 
 
 def read_members(file: BinaryIO, offset: int, length: int, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
-    """Yields the plain bytes of the members that fill exactly this range of the file, in blocks of at most a few MiB.
+    """Yields the plain bytes of the members that fill exactly this range of the file, in blocks of at most 4 MiB.
 
     `observe` gets every compressed byte once, in order. VerificationError (permanent) when the range is cut short, is no gzip, fails a
     member's checksum, or ends inside a member.
@@ -231,9 +234,10 @@ def read_members(file: BinaryIO, offset: int, length: int, *, observe: Callable[
         remaining -= len(chunk)
         if observe is not None:
             observe(chunk)
-        while chunk:
+        plain = b""
+        while chunk or len(plain) == _PIECE_BYTES:
             try:
-                plain = decompressor.decompress(chunk)
+                plain = decompressor.decompress(chunk, _PIECE_BYTES)
             except isal_zlib.error as error:
                 raise VerificationError(
                     f"the compressed data is damaged near byte {offset + length - remaining}: {error}",
@@ -243,8 +247,10 @@ def read_members(file: BinaryIO, offset: int, length: int, *, observe: Callable[
             if plain:
                 yield plain
             if not decompressor.eof:
-                break
+                chunk = decompressor.unconsumed_tail
+                continue
             chunk = decompressor.unused_data
+            plain = b""
             decompressor = isal_zlib.decompressobj(_GZIP_WINDOW)
             is_inside = False
     if is_inside:

@@ -7,6 +7,7 @@ in the index, so nothing is read back from these names.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 
 RESERVED_FOLDER = ".schedgen-backups"
 _PART_LIMIT_BYTES = 255

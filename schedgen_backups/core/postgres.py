@@ -105,7 +105,10 @@ def _explain_refusal(settings: DatabaseSettings, error: psycopg.Error) -> Databa
             hint="Check POSTGRES_USER and POSTGRES_PASSWORD, and pg_hba.conf on the server.",
         )
     if "database" in text and "does not exist" in text:
-        return DatabaseError(f"PostgreSQL at {settings.host}:{settings.port} has no database {settings.database}: {text}", hint="Check POSTGRES_DB.")
+        return DatabaseError(
+            f"PostgreSQL at {settings.host}:{settings.port} has no database {settings.database}: {text}",
+            hint=f"Check the name (POSTGRES_DB), or make it: createdb {settings.database}",
+        )
     return DatabaseUnreachableError(
         f"PostgreSQL at {settings.host}:{settings.port} cannot be reached: {text}",
         hint="Is the server up, and are POSTGRES_HOST, POSTGRES_PORT and PGSSLMODE right?",

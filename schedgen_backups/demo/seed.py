@@ -129,6 +129,8 @@ def destroy_application(database: DatabaseSettings, bucket: BucketSettings) -> N
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
     with _pool() as pool:
         client = _client(bucket, pool)
+        if not client.bucket_exists(bucket.bucket):
+            client.make_bucket(bucket.bucket)
         found = [entry.object_name for entry in client.list_objects(bucket.bucket, recursive=True)]
         doomed = [DeleteObject(key) for key in found if key is not None]
         for error in client.remove_objects(bucket.bucket, doomed):

@@ -1,0 +1,124 @@
+"""Finds the Dagster instance and runs the backup job against it in this process, so that a run of the command line appears in the UI.
+
+What the run does belongs to assets and checks; what is printed to `cli`. Add here what a command needs from Dagster.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from schedgen_backups.assets import BRANCH_TAG, COMMIT_TAG, LABEL_TAG_PREFIX, REASON_TAG, USER_TAG, find_point_id
+from schedgen_backups.core.command import ProgramError, run_program
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, EXIT_CODE_KEY, VERIFICATION_EXIT_CODE
+from schedgen_backups.resources import find_project_folder
+
+HOME_VARIABLE = "DAGSTER_HOME"
+_EXIT_CODE_PRIORITY = (4, 5, DATABASE_EXIT_CODE, BUCKET_EXIT_CODE, VERIFICATION_EXIT_CODE)
+_STEP_EXIT_CODES = {"database_dump": DATABASE_EXIT_CODE, "minio_archive": BUCKET_EXIT_CODE}
+_GIT_TIMEOUT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class StepFailure:
+    """One step of a run that failed, and why."""
+
+    step: str
+    reason: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class BackupOutcome:
+    """How a run of the backup job ended."""
+
+    run_id: str
+    point_id: RecoveryPointId
+    is_success: bool
+    failures: tuple[StepFailure, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the most telling code of the failed steps: configuration, lock, database, bucket, verification."""
+        if self.is_success:
+            return 0
+        codes = {failure.exit_code for failure in self.failures}
+        return next((code for code in _EXIT_CODE_PRIORITY if code in codes), VERIFICATION_EXIT_CODE)
+
+
+def prepare_home() -> Path:
+    """DAGSTER_HOME is set and holds a dagster.yaml: the configured folder, otherwise `.dagster` in the project.
+
+    ConfigurationError (permanent) when there is neither.
+    """
+    configured = os.environ.get(HOME_VARIABLE)
+    project = find_project_folder()
+    home = Path(configured).expanduser().absolute() if configured else project / ".dagster"
+    if not configured and not (project / "dagster.yaml").is_file():
+        raise ConfigurationError(
+            "DAGSTER_HOME is not set, and this is no checkout of the project", hint="Set it to the folder with the instance's dagster.yaml."
+        )
+    home.mkdir(parents=True, exist_ok=True)
+    config = home / "dagster.yaml"
+    if not config.exists() and (project / "dagster.yaml").is_file():
+        with suppress(FileExistsError):  # another process was as fast
+            config.symlink_to(project / "dagster.yaml")
+    os.environ[HOME_VARIABLE] = str(home)
+    return home
+
+
+def make_tags(reason: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """The run tags that tell who asked for a backup and why; git commit and branch where the current folder is a checkout."""
+    tags = {f"{LABEL_TAG_PREFIX}{name}": value for name, value in labels.items()}
+    tags |= {REASON_TAG: reason, COMMIT_TAG: _ask_git("rev-parse", "HEAD"), BRANCH_TAG: _ask_git("rev-parse", "--abbrev-ref", "HEAD")}
+    with suppress(KeyError, OSError):  # a user without a name
+        tags[USER_TAG] = getpass.getuser()
+    return {name: value for name, value in tags.items() if value}
+
+
+def run_backup_job(tags: Mapping[str, str]) -> BackupOutcome:
+    """The backup job ran to its end against the instance of DAGSTER_HOME; how it ended is in the outcome, never raised."""
+    from schedgen_backups.definitions import defs  # noqa: PLC0415 - importing Dagster's definitions takes a second that `list` need not pay
+
+    prepare_home()
+    with dg.DagsterInstance.get() as instance:
+        result = defs.resolve_job_def("backup_job").execute_in_process(
+            instance=instance,
+            tags=dict(tags),
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        return BackupOutcome(
+            run_id=result.run_id,
+            point_id=find_point_id(instance, result.run_id),
+            is_success=result.success,
+            failures=tuple(_read_failure(event) for event in result.all_events if event.is_step_failure),
+        )
+
+
+def _read_failure(event: dg.DagsterEvent) -> StepFailure:
+    data = event.step_failure_data
+    step = event.step_key or ""
+    exit_code = _STEP_EXIT_CODES.get(step, VERIFICATION_EXIT_CODE)
+    if data.user_failure_data is not None:
+        recorded = data.user_failure_data.metadata.get(EXIT_CODE_KEY)
+        exit_code = recorded.value if isinstance(recorded, dg.IntMetadataValue) and recorded.value is not None else exit_code
+        return StepFailure(step, data.user_failure_data.description or data.error_display_string, exit_code)
+    error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
+    return StepFailure(step, error.message.strip() if error is not None else data.error_display_string, exit_code)
+
+
+def _ask_git(*arguments: str) -> str:
+    try:
+        code, output, _stderr = run_program(["git", *arguments], environment={}, timeout_seconds=_GIT_TIMEOUT_SECONDS)
+    except ProgramError:  # no git here: nothing to record
+        return ""
+    return output.strip() if code == 0 else ""
