@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -115,7 +115,11 @@ class Catalog:
         staging = self.directory / STAGING_NAME
         names = tuple(sorted(path.name for path in staging.iterdir())) if staging.is_dir() else ()
         for name in names:
-            shutil.rmtree(staging / name)
+            path = staging / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         return names
 
     @contextmanager
@@ -123,7 +127,9 @@ class Catalog:
         """An empty folder on the same file system is there within the block, and gone after it. A full disk leaves it as StorageError."""
         folder = self.directory / STAGING_NAME / name
         with translate_storage_errors(self.directory):
-            folder.mkdir(mode=0o700, parents=True)
+            # Not `parents=True`: that makes the folders above as the umask likes.
+            folder.parent.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700)
             try:
                 yield folder
             finally:
@@ -180,7 +186,7 @@ class Catalog:
         artifacts: dict[RecoveryPointId, list[FoundArtifact]] = {}
         for artifact in self._find_artifacts():
             artifacts.setdefault(artifact.name.point_id, []).append(artifact)
-        sealed = {RecoveryPointId.parse(path.stem.removeprefix("manifest_")) for path in self.directory.glob(_MANIFEST_GLOB)}
+        sealed = self._find_sealed()
         own = {point_id for point_id, found in artifacts.items() if point_id in sealed or any(map(_is_ours, found))}
         return tuple(
             PointListing(
@@ -194,8 +200,8 @@ class Catalog:
 
     def list_unmanaged(self) -> tuple[Path, ...]:
         """Files with an artifact's name that are not ours, such as those of the shell script of before; they are never touched."""
-        sealed = {path.stem.removeprefix("manifest_") for path in self.directory.glob(_MANIFEST_GLOB)}
-        return tuple(artifact.path for artifact in self._find_artifacts() if artifact.name.point_id.text not in sealed and not _is_ours(artifact))
+        sealed = self._find_sealed()
+        return tuple(artifact.path for artifact in self._find_artifacts() if artifact.name.point_id not in sealed and not _is_ours(artifact))
 
     def get_point(self, point_id: RecoveryPointId) -> PointListing:
         """The recovery point with this id; ConfigurationError (permanent) when there is none."""
@@ -207,6 +213,13 @@ class Catalog:
     def get_free_bytes(self) -> int:
         """What the file system of the directory has left for us."""
         return shutil.disk_usage(self.directory).free
+
+    def _find_sealed(self) -> set[RecoveryPointId]:
+        found: set[RecoveryPointId] = set()
+        for path in self.directory.glob(_MANIFEST_GLOB):
+            with suppress(ConfigurationError):  # somebody's copy under another name
+                found.add(RecoveryPointId.parse(path.stem.removeprefix("manifest_")))
+        return found
 
     def _find_artifacts(self) -> list[FoundArtifact]:
         found: list[FoundArtifact] = []

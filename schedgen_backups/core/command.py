@@ -13,7 +13,6 @@ import select
 import signal
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,9 @@ from schedgen_backups.core.errors import BackupError
 PIPE_BYTES = 1 << 20
 """Linux lets an unprivileged process enlarge a pipe up to this (/proc/sys/fs/pipe-max-size)."""
 _STDERR_LINES = 50
+_STDERR_BYTES = 64 * 1024
 _END_GRACE_SECONDS = 5
+_ORPHAN_GRACE_SECONDS = 1
 _INHERITED_NAMES = frozenset({"PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "PERL5LIB", "SYSTEMROOT", "USER", "LOGNAME"})
 _INHERITED_PREFIXES = ("PGSSL", "PGREQUIRE", "PGCHANNEL", "PGGSS", "PGKRB", "PGCONNECT", "PGTARGET", "PGLOCALEDIR", "SSL_", "KRB5")
 
@@ -56,7 +57,7 @@ class Program:
     ) -> None:
         self.name = Path(arguments[0]).name
         self._stall_timeout_seconds = stall_timeout_seconds
-        self._stderr_tail: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._stderr_end = b""
         try:
             self._process = subprocess.Popen(
                 [str(argument) for argument in arguments],
@@ -80,7 +81,7 @@ class Program:
     @property
     def stderr_tail(self) -> str:
         """The last fifty lines that the program wrote to stderr."""
-        return "\n".join(self._stderr_tail).strip()
+        return "\n".join(self._stderr_end.decode("utf-8", "replace").strip().split("\n")[-_STDERR_LINES:])
 
     def read_blocks(self) -> Iterator[bytes]:
         """Yields what the program writes to stdout, as it comes; ProgramError when it falls silent for too long."""
@@ -150,7 +151,11 @@ class Program:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):  # what it did not read no longer matters
                     pipe.close()
-        self._stderr_reader.join(timeout=_END_GRACE_SECONDS)
+        self._stderr_reader.join(timeout=_ORPHAN_GRACE_SECONDS)
+        if self._stderr_reader.is_alive():  # the program is gone, and a child of it still has our pipe
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._stderr_reader.join(timeout=_END_GRACE_SECONDS)
 
     def __enter__(self) -> Program:
         return self
@@ -160,8 +165,8 @@ class Program:
 
     def _keep_stderr(self, pipe: IO[bytes]) -> None:
         with pipe:
-            for line in pipe:
-                self._stderr_tail.append(line.decode("utf-8", "replace").rstrip("\n"))
+            while block := pipe.read(_STDERR_BYTES):
+                self._stderr_end = (self._stderr_end + block)[-_STDERR_BYTES:]
 
 
 def run_program(arguments: Sequence[str | Path], *, environment: Mapping[str, str], timeout_seconds: float) -> tuple[int, str, str]:

@@ -39,7 +39,12 @@ def _is_safe(parts: list[str]) -> bool:
     if parts[0] == RESERVED_FOLDER:
         return False
     return all(
-        part not in {"", ".", ".."} and len(part.encode("utf-8", "surrogateescape")) <= _PART_LIMIT_BYTES and part.isprintable() and "\\" not in part
+        part not in {"", ".", ".."}
+        and len(part.encode("utf-8", "surrogateescape")) <= _PART_LIMIT_BYTES
+        and part.isprintable()
+        and "\\" not in part
+        # bsdtar composes the others when it unpacks: two keys would become one file.
+        and unicodedata.is_normalized("NFC", part)
         for part in parts
     )
 

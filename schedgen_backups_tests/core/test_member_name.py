@@ -24,7 +24,7 @@ PLAIN_KEYS = (
     "\u00e9 composed",
     "emoji \U0001f600.pdf",
     "x?y&z=1#h",
-    'quo"te\'s',
+    "quo\"te's",
     "*<>|:",
     "-rf",
     ".hidden",

@@ -1,0 +1,144 @@
+"""Makes the data that is measured: tables of large JSON and of small rows, buckets of PDFs, of many small objects, of one huge object.
+
+Sizes are arguments; the shapes follow the operators' figures (5,000 jobs with large results, PDFs of some megabytes). What is measured is not here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import urllib3
+from minio import Minio
+
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+
+_WORDS = [
+    "lecture",
+    "test",
+    "exam",
+    "venue",
+    "building",
+    "module",
+    "semester",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "group",
+    "practical",
+    "tutorial",
+    "lab",
+    "engineering",
+    "law",
+]
+_THREADS = 8
+
+
+def fill_database(settings: DatabaseSettings, *, job_count: int, events_per_job: int, row_count: int) -> int:
+    """The database holds jobs with large JSON results and a table of small rows; returns its size in bytes as PostgreSQL counts it."""
+    with _connect(settings) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE jobs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), s3_key text, status text, result jsonb)")
+        with cursor.copy("COPY jobs (s3_key, status, result) FROM STDIN") as copy:
+            for number in range(job_count):
+                copy.write_row((None, "completed", json.dumps(_make_events(number, events_per_job))))
+        cursor.execute(
+            "CREATE TABLE event AS SELECT i AS id, md5(i::text) AS token, timestamptz '2026-01-01' + i * interval '7 seconds' AS at, "
+            f"(i * 7919) % 1000 AS amount "
+            f"FROM generate_series(1, {row_count}) AS i"
+        )
+        cursor.execute("ALTER TABLE event ADD PRIMARY KEY (id)")
+        connection.commit()
+        row = cursor.execute("SELECT pg_database_size(current_database())").fetchone()
+    return int(row[0]) if row else 0
+
+
+def make_pdf_like_files(folder: Path, *, count: int, size_bytes: int) -> None:
+    """The folder holds files that look like PDFs of scanned pages: a little text, then bytes that no compressor shrinks."""
+    folder.mkdir(parents=True)
+    generator = random.Random(1)
+    for number in range(count):
+        head = b"%PDF-1.7\n" + b"<< /Type /Page /Contents 4 0 R >>\n" * 40
+        (folder / f"{number:06}.pdf").write_bytes(head + generator.randbytes(size_bytes - len(head)))
+
+
+def upload_folder(settings: BucketSettings, folder: Path) -> None:
+    """The bucket, made anew, holds every file of the folder."""
+    with _client(settings) as client:
+        client.make_bucket(settings.bucket)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(lambda path: client.fput_object(settings.bucket, f"uploads/{path.name}", str(path)), folder.iterdir()))
+
+
+def upload_small_objects(settings: BucketSettings, *, count: int, size_bytes: int) -> None:
+    """The bucket, made anew, holds so many objects of random bytes."""
+    with _client(settings) as client:
+        client.make_bucket(settings.bucket)
+        with ThreadPoolExecutor(_THREADS) as pool:
+
+            def upload(number: int) -> None:
+                client.put_object(settings.bucket, f"uploads/{number % 100:02}/{number:08}.pdf", io.BytesIO(os.urandom(size_bytes)), size_bytes)
+
+            for start in range(0, count, 10_000):
+                list(pool.map(upload, range(start, min(count, start + 10_000))))
+
+
+def upload_huge_object(settings: BucketSettings, *, size_bytes: int) -> None:
+    """The bucket, made anew, holds one object of zeros and random megabytes in turn."""
+    with _client(settings) as client:
+        client.make_bucket(settings.bucket)
+        client.put_object(settings.bucket, "huge.bin", _Stream(size_bytes), size_bytes, part_size=64 << 20, num_parallel_uploads=1)
+
+
+class _Stream(io.RawIOBase):
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__()
+        self._left = size_bytes
+        self._block = os.urandom(1 << 20)
+
+    def read(self, size: int = -1, /) -> bytes:
+        size = self._left if size < 0 else min(size, self._left)
+        self._left -= size
+        return (self._block * (size // len(self._block) + 1))[:size]
+
+
+@contextmanager
+def _client(settings: BucketSettings) -> Generator[Minio, None, None]:
+    pool = urllib3.PoolManager(maxsize=_THREADS, timeout=urllib3.Timeout(connect=10, read=120))
+    yield Minio(
+        settings.endpoint,
+        access_key=settings.access_key,
+        secret_key=settings.secret_key,
+        secure=False,
+        region=settings.region,
+        http_client=pool,
+    )
+    pool.clear()
+
+
+def _make_events(number: int, count: int) -> dict[str, object]:
+    generator = random.Random(number)
+    return {"events": list(_iterate_events(generator, count)), "parser": "2.3.1"}
+
+
+def _iterate_events(generator: random.Random, count: int) -> Iterator[dict[str, object]]:
+    for index in range(count):
+        yield {
+            "id": f"{generator.getrandbits(64):016x}",
+            "title": " ".join(generator.choices(_WORDS, k=4)),
+            "venue": f"{generator.choice(_WORDS)} {generator.randrange(300)}",
+            "start": f"2026-{1 + index % 12:02}-{1 + index % 28:02}T{8 + index % 9:02}:30:00+02:00",
+            "minutes": generator.choice((50, 110, 170)),
+        }
+
+
+def _connect(settings: DatabaseSettings) -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(host=settings.host, port=settings.port, user=settings.user, password=settings.password, dbname=settings.database)

@@ -1,0 +1,66 @@
+"""The peak memory of a whole backup (`schedgen-backups backup`, Dagster included) above that of an idle interpreter with the same imports.
+
+Each is a process of its own; the kernel keeps its largest resident size, which is read until it ends. pg_dump's own memory is not part of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_IDLE = (
+    "import dagster, schedgen_backups.cli, schedgen_backups.definitions, schedgen_backups.instance as i; i.prepare_home();"
+    "dagster.DagsterInstance.get()"
+)
+_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What one backup took."""
+
+    name: str
+    idle_bytes: int
+    peak_bytes: int
+    seconds: float
+
+    def describe(self) -> str:
+        """A line of a Markdown table."""
+        above = (self.peak_bytes - self.idle_bytes) / (1 << 20)
+        return f"| {self.name} | {above:.0f} | {self.idle_bytes / (1 << 20):.0f} | {self.seconds:.0f} |"
+
+
+def measure_backup(name: str, environment: Mapping[str, str]) -> MemoryUse:
+    """One backup ran with this environment; RuntimeError when it failed."""
+    idle_bytes, _seconds = _run([sys.executable, "-c", _IDLE], environment)
+    peak_bytes, seconds = _run([sys.executable, "-m", "schedgen_backups.cli", "backup"], environment)
+    return MemoryUse(name, idle_bytes, peak_bytes, seconds)
+
+
+def _run(arguments: list[str], environment: Mapping[str, str]) -> tuple[int, float]:
+    # ru_maxrss starts with the size of the process that forked; VmHWM starts anew with the program.
+    started = time.monotonic()
+    peak_bytes = 0
+    with subprocess.Popen(arguments, env={**os.environ, **environment}, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            peak_bytes = max(peak_bytes, _read_peak(process.pid))
+            time.sleep(_POLL_SECONDS)
+    if process.returncode != 0:
+        raise RuntimeError(f"{arguments} ended with {process.returncode}")
+    return peak_bytes, time.monotonic() - started
+
+
+def _read_peak(process_id: int) -> int:
+    try:
+        status = Path(f"/proc/{process_id}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it ended just now
+        return 0
+    found = _PEAK.search(status)
+    return int(found[1]) * 1024 if found else 0

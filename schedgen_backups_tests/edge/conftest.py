@@ -1,0 +1,53 @@
+"""Fixtures of the edge: one application for the whole session that nobody changes, and a site per test that backs it up.
+
+Tests that need other data make a database or a bucket of their own and point their site there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import dagster as dg
+import pytest
+
+from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
+from schedgen_backups.core.embedded_s3 import EmbeddedS3
+from schedgen_backups.demo.seed import SeedSummary, seed_application
+from schedgen_backups_tests.edge_support import Application, Site
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:
+    """One S3 server: the edge does not care which brand, so its tests do not run once per brand."""
+    with EmbeddedS3(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seeded_application(postgres_server: EmbeddedPostgres, weed: EmbeddedS3) -> tuple[Application, SeedSummary]:
+    name = f"edge_{uuid4().hex}"
+    application = Application(postgres_server.create_database(name), weed.settings(name.replace("_", "-")))
+    return application, seed_application(application.database, application.bucket, user_count=20, job_count=40)
+
+
+@pytest.fixture
+def application(seeded_application: tuple[Application, SeedSummary]) -> Application:
+    return seeded_application[0]
+
+
+@pytest.fixture
+def seeded(seeded_application: tuple[Application, SeedSummary]) -> SeedSummary:
+    return seeded_application[1]
+
+
+@pytest.fixture
+def site(tmp_path: Path, application: Application, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return Site(tmp_path, application, monkeypatch)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as opened:
+        yield opened
