@@ -44,8 +44,8 @@ def database_dump(context: dg.AssetExecutionContext, backup: BackupResource) -> 
     """The backup directory holds a dump of the database for this run's recovery point."""
     with explain_failure(DATABASE_EXIT_CODE):
         settings, options = backup.read_database(), backup.read_backup()
-        catalog = backup.open_catalog(describe_holder(context.run_id))
-        point_id = find_point_id(context.instance, context.run_id)
+        catalog = backup.open_catalog(describe_holder(context.run.run_id))
+        point_id = find_point_id(context.instance, context.run.run_id)
         started = time.monotonic()
         captured = take_database_dump(catalog, settings, options, point_id)
         seconds = time.monotonic() - started
@@ -86,8 +86,8 @@ def minio_archive(context: dg.AssetExecutionContext, backup: BackupResource) -> 
     """The backup directory holds an archive of the bucket for this run's recovery point."""
     with explain_failure(BUCKET_EXIT_CODE):
         settings, options = backup.read_bucket(), backup.read_backup()
-        catalog = backup.open_catalog(describe_holder(context.run_id))
-        point_id = find_point_id(context.instance, context.run_id)
+        catalog = backup.open_catalog(describe_holder(context.run.run_id))
+        point_id = find_point_id(context.instance, context.run.run_id)
         started = time.monotonic()
         captured = take_bucket_archive(catalog, settings, options, point_id)
         seconds = time.monotonic() - started
@@ -126,13 +126,13 @@ def minio_archive(context: dg.AssetExecutionContext, backup: BackupResource) -> 
 def recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
     """The newest pair of dump and archive is sealed: this run's, or when materialised alone the newest there is."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        catalog = backup.open_catalog(describe_holder(context.run_id))
-        own_id = find_point_id(context.instance, context.run_id)
+        catalog = backup.open_catalog(describe_holder(context.run.run_id))
+        own_id = find_point_id(context.instance, context.run.run_id)
         points = catalog.list_points()
         complete = [point.point_id for point in points if len(point.artifacts) == len(ArtifactKind)]
         own = [point.point_id for point in points if point.point_id == own_id]
         point_id = (own or complete[-1:] or [own_id])[0]
-        origin = read_origin(context.run.tags, context.run_id)
+        origin = read_origin(context.run.tags, context.run.run_id)
         manifest, verification = seal_point(catalog, point_id, origin=origin, live=backup.read_live())
     references = manifest.references
     return dg.MaterializeResult(

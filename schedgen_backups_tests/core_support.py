@@ -11,16 +11,20 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import BinaryIO, cast
 
 from schedgen_backups.core.archive_file import ArchiveFileWriter, CapturedArchive, pack_object
+from schedgen_backups.core.capture import take_bucket_archive, take_database_dump
+from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.dump_text import DumpDigest, DumpFacts, split_dump
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.member_name import MemberNames
-from schedgen_backups.core.model import ArchiveRecord, DumpRecord, ObjectEntry, ReferenceState
-from schedgen_backups.core.settings import BackupSettings
+from schedgen_backups.core.model import ArchiveRecord, ArtifactKind, ArtifactName, DumpRecord, ObjectEntry, RecoveryPointId, ReferenceState
+from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus
 
 POINT = "20261122_020000"
@@ -73,10 +77,15 @@ def read_facts(blocks: Iterable[bytes]) -> DumpFacts:
     return digest.facts()
 
 
+def make_noise(size_bytes: int, seed: int = 1) -> bytes:
+    """Bytes that do not compress, the same for the same seed."""
+    return Random(seed).randbytes(size_bytes)  # noqa: S311 - nothing secret
+
+
 def cut(data: bytes, borders: Iterable[int]) -> list[bytes]:
     """The data in pieces, cut at these positions; a position twice gives an empty piece."""
     positions = [0, *sorted(borders), len(data)]
-    return [data[start:end] for start, end in zip(positions, positions[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(positions)]
 
 
 def write_dump(path: Path, tables: Sequence[TableText], *, point_id: str = POINT, references: Sequence[str] = ()) -> CapturedDump:
@@ -161,6 +170,18 @@ def make_backup(directory: Path, **fields: object) -> BackupSettings:
     """Settings with few threads and a short patience, so that tests of hangs end soon."""
     values: dict[str, object] = {"compression_threads": 2, "download_threads": 4, "stall_timeout_seconds": 60}
     return BackupSettings(directory, **{**values, **fields})  # type: ignore[arg-type]
+
+
+def publish_dump(catalog: Catalog, database: DatabaseSettings, point_id: str = POINT, **fields: object) -> Path:
+    """A real dump is in the directory."""
+    take_database_dump(catalog, database, make_backup(catalog.directory, **fields), RecoveryPointId(point_id))
+    return catalog.directory / ArtifactName(ArtifactKind.DATABASE, database.database, RecoveryPointId(point_id)).to_file_name()
+
+
+def publish_archive(catalog: Catalog, bucket: BucketSettings, point_id: str = POINT, **fields: object) -> Path:
+    """A real archive is in the directory."""
+    take_bucket_archive(catalog, bucket, make_backup(catalog.directory, **fields), RecoveryPointId(point_id))
+    return catalog.directory / ArtifactName(ArtifactKind.BUCKET, bucket.bucket, RecoveryPointId(point_id)).to_file_name()
 
 
 def get_status(results: Iterable[ClaimResult], claim: Claim) -> ClaimStatus:

@@ -7,7 +7,6 @@ integration tests.
 from __future__ import annotations
 
 import io
-import random
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from schedgen_backups.core.model import ObjectEntry
 from schedgen_backups.core.verification import Claim, ClaimStatus
 from schedgen_backups.core.verify import verify_archive
 from schedgen_backups_tests.core.test_member_name import IMPOSSIBLE_KEYS, PLAIN_KEYS
-from schedgen_backups_tests.core_support import ARCHIVE_NAME, TableText, get_status, make_entry, run_tool, write_archive, write_dump
+from schedgen_backups_tests.core_support import ARCHIVE_NAME, TableText, get_status, make_entry, make_noise, run_tool, write_archive, write_dump
 
 TARS = {
     "tar": ("tar",),
@@ -36,7 +35,7 @@ KEYS = (*PLAIN_KEYS, *(key for key in IMPOSSIBLE_KEYS if key), "folder/a", "fold
 
 def make_bytes(number: int) -> bytes:
     """Some text, some noise, some nothing, some exactly one tar block."""
-    return (b"text %d " % number * 300, random.Random(number).randbytes(3000 + number), b"", b"x" * 512)[number % 4]
+    return (b"text %d " % number * 300, make_noise(3000 + number, number), b"", b"x" * 512)[number % 4]
 
 
 def make_objects(folder: Path) -> list[tuple[ObjectEntry, bytes]]:
@@ -157,7 +156,7 @@ class CountingFile(io.FileIO):
 
 def test_one_object_is_read_by_reading_only_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / ARCHIVE_NAME
-    contents = [random.Random(number).randbytes(200_000) for number in range(30)]
+    contents = [make_noise(200_000, number) for number in range(30)]
     write_archive(path, [(make_entry(f"{number}.pdf", data), data) for number, data in enumerate(contents)])
     with open_archive(path) as archive:
         entry = list(archive.read_entries())[17]
@@ -249,7 +248,7 @@ def write_streamed(path: Path, entry: ObjectEntry, blocks: list[bytes]) -> None:
 
 @pytest.mark.parametrize("kind", ["noise", "text"])
 def test_a_streamed_object_comes_back(tmp_path: Path, kind: str) -> None:
-    data = random.Random(3).randbytes(3_000_001) if kind == "noise" else b"a line of text\n" * 200_000
+    data = make_noise(3_000_001, 3) if kind == "noise" else b"a line of text\n" * 200_000
     pieces = [data[start : start + 700_001] for start in range(0, len(data), 700_001)]
     path = tmp_path / ARCHIVE_NAME
     write_streamed(path, make_entry("large", data), pieces)

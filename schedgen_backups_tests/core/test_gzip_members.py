@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import random
 import shutil
 import subprocess
 import threading
@@ -30,6 +29,7 @@ from schedgen_backups.core.gzip_members import (
     read_members,
     store_member,
 )
+from schedgen_backups_tests.core_support import make_noise
 
 PACKERS: dict[str, Callable[..., bytes]] = {"compressed": compress_member, "stored": store_member}
 Block = tuple[bytes, str]
@@ -109,7 +109,7 @@ def test_observers_get_every_compressed_byte_once_and_in_order(blocks: list[Bloc
 def test_blocks_larger_than_a_stored_piece_come_back() -> None:
     """Deflate's stored blocks hold 65,535 bytes, so a longer one is several of them."""
     for size_bytes in (65534, 65535, 65536, 3 * 65535, BLOCK_BYTES + 1):
-        content = random.Random(size_bytes).randbytes(size_bytes)
+        content = make_noise(size_bytes, size_bytes)
         assert gzip.decompress(store_member(content)) == content
         assert gzip.decompress(compress_member(content)) == content
 
@@ -157,7 +157,7 @@ def test_rollback_forgets_what_came_after_the_checkpoint() -> None:
         writer.write_block(b"kept" * 1000)
         checkpoint = writer.checkpoint()
         for _ in range(5):
-            writer.write_block(random.Random(1).randbytes(5000), store_member)
+            writer.write_block(make_noise(5000, 1), store_member)
         writer.rollback(checkpoint)
         writer.write_block(b"after")
         sha256 = writer.finish(checkpoint.offset)
@@ -203,7 +203,7 @@ def test_blocks_stay_in_order_when_a_later_one_is_compressed_first() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_many_blocks_stay_in_order_and_few_of_them_wait(threads: int) -> None:
-    blocks = [random.Random(number).randbytes(number * 37 % 4000) for number in range(300)]
+    blocks = [make_noise(number * 37 % 4000, number) for number in range(300)]
     file = io.BytesIO()
     with MemberWriter(file, threads=threads) as writer:
         for number, block in enumerate(blocks):
@@ -233,8 +233,8 @@ def test_reading_gives_pieces_of_a_few_mebibytes_however_well_the_data_is_packed
 
 def test_only_what_shrinks_is_worth_compressing() -> None:
     assert is_compressible(b"a timetable is text " * 1000)
-    assert not is_compressible(random.Random(1).randbytes(100_000))
-    assert not is_compressible(gzip.compress(random.Random(2).randbytes(50_000)))
+    assert not is_compressible(make_noise(100_000, 1))
+    assert not is_compressible(gzip.compress(make_noise(50_000, 2)))
 
 
 def test_the_programs_that_operators_use_are_here() -> None:

@@ -77,7 +77,7 @@ def test_what_is_no_id_is_refused_with_an_example(text: str) -> None:
 
 
 def test_digits_of_other_scripts_are_no_id() -> None:
-    """Python's `\\d` and `int` take them, and one moment would have two ids."""
+    """Python counts them as digits, and one moment would have two ids."""
     with pytest.raises(ConfigurationError):
         RecoveryPointId.parse("\u0662\u0660\u0662\u06661122_020000")
 

@@ -32,6 +32,7 @@ def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dg.M
 
 def test_a_backup_leaves_a_verified_point_with_private_files(site: Site, instance: dg.DagsterInstance) -> None:
     result = site.run(instance)
+    print([f.description for f in failures_of(result).values()])
     assert failures_of(result) == {}
     assert result.success
     [point] = site.points()
