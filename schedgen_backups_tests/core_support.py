@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import pairwise
@@ -21,7 +22,6 @@ from schedgen_backups.core.capture import take_bucket_archive, take_database_dum
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.dump_text import DumpDigest, DumpFacts, split_dump
-from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.member_name import MemberNames
 from schedgen_backups.core.model import ArchiveRecord, ArtifactKind, ArtifactName, DumpRecord, ObjectEntry, RecoveryPointId, ReferenceState
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
@@ -221,10 +221,6 @@ def damage(data: bytes, position: int) -> bytes:
     return bytes(changed)
 
 
-def messages_of(error: BackupError) -> Iterator[str]:
-    """Every text that an error and what caused it would show."""
-    current: BaseException | None = error
-    while current is not None:
-        yield str(current)
-        yield repr(current)
-        current = current.__cause__ or current.__context__
+def spoken_by(error: BaseException) -> str:
+    """Every text that an error and what caused it would show, in a traceback too."""
+    return "".join(traceback.format_exception(error))

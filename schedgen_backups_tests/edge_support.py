@@ -5,17 +5,18 @@ Fixtures are in `edge/conftest.py`. Runs are real ones, in this process, against
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from schedgen_backups.assets import find_point_id
 from schedgen_backups.core.catalog import Catalog, PointListing
-from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.definitions import defs
 from schedgen_backups.resources import VARIABLES
@@ -114,9 +115,10 @@ def environment_of(application: Application, directory: Path) -> dict[str, str]:
 
 
 def execute_job(job: dg.JobDefinition, instance: dg.DagsterInstance, tags: Mapping[str, str] | None) -> dg.ExecuteInProcessResult:
-    started_in = int(time.time())
+    """The job ran to its end in this process, and the second that is its point's id has passed."""
     result = job.execute_in_process(instance=instance, tags=dict(tags or {}), raise_on_error=False, run_config=QUIET)
-    while int(time.time()) == started_in:  # an id is a second: the next run needs another one
+    point_id = find_point_id(instance, result.run_id)
+    while RecoveryPointId.from_time(datetime.now(timezone.utc)) <= point_id:
         time.sleep(0.05)
     return result
 

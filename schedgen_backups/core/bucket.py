@@ -47,6 +47,12 @@ class ObjectChangedError(ObjectError):
     """The object is not the one that was asked for by its ETag (any more)."""
 
 
+class ObjectRefusedError(ObjectError):
+    """The object may not be read, or has a key that the SDK will not send. Permanent."""
+
+    is_retryable = False
+
+
 @dataclass(frozen=True)
 class ListedObject:
     """One line of the bucket's listing."""
@@ -206,7 +212,8 @@ class BucketClient:
                 hint="Does MINIO_ENDPOINT point to the S3 port (9000), not to the console (9001), and is MINIO_SECURE right?",
             ) from error
         except ValueError as error:  # the SDK's word for names it will not send
-            raise ObjectError(f"the minio SDK refuses the key {key!r}: {error}") from error
+            hint = "Copy the object to a key without '.' and '..' parts; the application's rows that refer to it must follow."
+            raise ObjectRefusedError(f"the minio SDK refuses the key {key!r}: {error}", hint=hint) from error
 
     def _explain_refusal(self, key: str, error: S3Error) -> BucketError:
         code = error.code or ""
@@ -219,7 +226,7 @@ class BucketClient:
         if code in _LOGIN_CODES:
             what = f"the object {key!r}" if key else f"the bucket {self._bucket}"
             hint = "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY; the keys need s3:ListBucket, s3:GetObject and s3:GetObjectTagging."
-            kind = ObjectError if key else BucketError
+            kind = ObjectRefusedError if key else BucketError
             return kind(f"the S3 server at {self.settings.endpoint} refuses access to {what}: {code}", hint=hint)
         status = error.response.status if error.response else 0
         message = f"the S3 server at {self.settings.endpoint} answered {code or status}{_for_key(key)}: {error.message or ''}"

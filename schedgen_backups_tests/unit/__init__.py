@@ -1,1 +1,0 @@
-"""Tests of small parts outside core that need no server."""
