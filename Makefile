@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check format bench clean
+.PHONY: help demo ui serve test check format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -24,6 +24,11 @@ demo: $(VENV)/.installed-demo  ## back up, verify, destroy, restore and compare 
 
 ui: $(VENV)/.installed-demo  ## the same two servers with the Dagster UI on localhost; Ctrl-C ends all
 	$(BIN)/schedgen-backups demo --ui
+
+serve: $(VENV)/.installed-demo  ## the Dagster UI and daemon for your own .env on http://127.0.0.1:3000; Ctrl-C ends both
+	mkdir -p $(DAGSTER_HOME)
+	test -e $(DAGSTER_HOME)/dagster.yaml || ln -s $(CURDIR)/dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	$(BIN)/dagster dev --host 127.0.0.1 --workspace workspace.yaml
 
 test: $(VENV)/.installed-dev  ## every test: unit, edge (real Dagster), integration (real PostgreSQL and S3)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

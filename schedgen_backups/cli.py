@@ -35,7 +35,16 @@ from schedgen_backups.core.settings import BackupSettings
 from schedgen_backups.core.verification import ClaimResult, ClaimStatus
 from schedgen_backups.core.verify import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.core.version import TOOL_VERSION
-from schedgen_backups.resources import find_project_folder, load_environment, read_backup_settings, read_bucket_settings, read_database_settings
+from schedgen_backups.doctor import Verdict, examine
+from schedgen_backups.instance import make_tags, run_backup_job
+from schedgen_backups.resources import (
+    export_environment,
+    find_project_folder,
+    load_environment,
+    read_backup_settings,
+    read_bucket_settings,
+    read_database_settings,
+)
 from schedgen_backups.sizes import format_bytes
 from schedgen_backups.targets import read_bucket_target, read_database_target
 
@@ -68,6 +77,7 @@ class CommandEnd(Exception):  # noqa: N818 - not an error: how a command says it
 
 def main() -> None:
     """Runs the command line and ends the process with one of the documented exit codes."""
+    export_environment()
     try:
         app()
     except CommandEnd as end:
@@ -109,8 +119,6 @@ def demo(*, ui: Annotated[bool, typer.Option("--ui", help="Start the two servers
 @app.command()
 def doctor(*, as_json: JsonOption = False) -> None:
     """Check every precondition of a backup: settings, servers, versions, privileges, space, clock."""
-    from schedgen_backups.doctor import Verdict, examine  # noqa: PLC0415
-
     findings = list(examine(load_environment()))
     if as_json:
         _print_json([{"what": f.subject, "state": f.verdict.value, "detail": f.detail, "fix": f.fix} for f in findings])
@@ -127,8 +135,6 @@ def backup(
     as_json: JsonOption = False,
 ) -> None:
     """Take a recovery point, verify it and print its id. The run appears in the Dagster UI."""
-    from schedgen_backups.instance import make_tags, run_backup_job  # noqa: PLC0415 - Dagster takes a second that `list` need not pay
-
     labels = dict(_split_label(text) for text in label or [])
     directory = read_backup_settings(load_environment()).directory
     with show_capture(err, directory):

@@ -5,6 +5,7 @@ Only rendering: it gets core's values and draws them. What is printed by which c
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -35,11 +36,13 @@ _STATE_STYLES = {PointState.VERIFIED: "green", PointState.UNVERIFIED: "yellow", 
 _STATUS_STYLES = {ClaimStatus.PASSED: "green", ClaimStatus.FAILED: "bold red", ClaimStatus.NOT_CONFIGURED: "yellow", ClaimStatus.UNKNOWN: "dim"}
 _VERDICT_STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold red"}
 _POLL_SECONDS = 0.2
+_PIPE_WIDTH = 160
 
 
 def make_console(*, is_error: bool = False) -> Console:
-    """A console on stdout, or on stderr for what is not the answer itself."""
-    return Console(stderr=is_error, highlight=False, soft_wrap=True)
+    """A console on stdout, or on stderr for what is not the answer itself; lines in files and pipes are not cut to a screen's width."""
+    stream = sys.stderr if is_error else sys.stdout
+    return Console(stderr=is_error, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
 
 
 def draw_points(points: Iterable[PointListing], now: datetime) -> Table:

@@ -18,6 +18,7 @@ from schedgen_backups.assets import BRANCH_TAG, COMMIT_TAG, LABEL_TAG_PREFIX, RE
 from schedgen_backups.core.command import ProgramError, run_program
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.definitions import defs
 from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, EXIT_CODE_KEY, VERIFICATION_EXIT_CODE
 from schedgen_backups.resources import find_project_folder
 
@@ -86,8 +87,6 @@ def make_tags(reason: str, labels: Mapping[str, str]) -> dict[str, str]:
 
 def run_backup_job(tags: Mapping[str, str]) -> BackupOutcome:
     """The backup job ran to its end against the instance of DAGSTER_HOME; how it ended is in the outcome, never raised."""
-    from schedgen_backups.definitions import defs  # noqa: PLC0415 - importing Dagster's definitions takes a second that `list` need not pay
-
     prepare_home()
     with dg.DagsterInstance.get() as instance:
         result = defs.resolve_job_def("backup_job").execute_in_process(

@@ -15,7 +15,7 @@ from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import dagster as dg
-from dotenv import dotenv_values
+from dotenv import dotenv_values, load_dotenv
 from pydantic import PrivateAttr
 
 from schedgen_backups.core.catalog import Catalog
@@ -84,6 +84,11 @@ def load_environment() -> dict[str, str]:
     """The process's environment, with the project's .env where it says nothing."""
     from_file = {name: value for name, value in dotenv_values(find_project_folder() / ".env").items() if value is not None}
     return {**from_file, **os.environ}
+
+
+def export_environment() -> None:
+    """The project's .env is in this process's environment where that said nothing, for libpq's own variables such as PGSSLROOTCERT."""
+    load_dotenv(find_project_folder() / ".env", override=False)
 
 
 class _Reader:
