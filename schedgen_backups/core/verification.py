@@ -110,7 +110,8 @@ class Verification(FrozenModel):
         """The same with these results in place of older ones of the same claims."""
         replaced = {result.claim for result in new_results}
         kept = tuple(result for result in self.results if result.claim not in replaced)
-        return self.model_copy(update={"results": (*kept, *new_results)})
+        in_order = sorted((*kept, *new_results), key=lambda result: list(Claim).index(result.claim))
+        return self.model_copy(update={"results": tuple(in_order)})
 
     def rung(self, rung: Rung) -> RungResult:
         """How the point stands on this rung: failed if any claim failed, passed if all passed, otherwise unknown."""
