@@ -172,13 +172,14 @@ def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
     """Where and how recovery points are kept; ConfigurationError names every variable that is wrong."""
     reader = _Reader(environment)
     query = reader.text("BACKUP_REFERENCE_QUERY")
+    schedule, timezone = _parse_schedule(reader)
     settings = BackupSettings(
         directory=(find_project_folder() / Path(reader.text("BACKUP_DIR")).expanduser()).absolute(),
         reference_query=query,
         is_reference_query_default=query == DEFAULT_REFERENCE_QUERY,
         is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
-        schedule=reader.parsed("BACKUP_SCHEDULE", parse_cron, "a cron string of five fields such as '0 2 * * *'", DEFAULT_SCHEDULE),
-        timezone=reader.parsed("BACKUP_TIMEZONE", ZoneInfo, "a time zone's name such as Africa/Johannesburg", ZoneInfo("UTC")),
+        schedule=schedule,
+        timezone=timezone,
         compression_threads=(
             reader.number("BACKUP_COMPRESSION_THREADS", 1, _MOST_THREADS)
             if reader.text("BACKUP_COMPRESSION_THREADS")
@@ -190,6 +191,21 @@ def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
     )
     reader.check()
     return settings
+
+
+def read_schedule(environment: Mapping[str, str]) -> tuple[str, ZoneInfo]:
+    """When to back up, whatever else is wrong; ConfigurationError names what is wrong with the time itself."""
+    reader = _Reader(environment)
+    schedule = _parse_schedule(reader)
+    reader.check()
+    return schedule
+
+
+def _parse_schedule(reader: _Reader) -> tuple[str, ZoneInfo]:
+    return (
+        reader.parsed("BACKUP_SCHEDULE", parse_cron, "a cron string of five fields such as '0 2 * * *'", DEFAULT_SCHEDULE),
+        reader.parsed("BACKUP_TIMEZONE", ZoneInfo, "a time zone's name such as Africa/Johannesburg", ZoneInfo("UTC")),
+    )
 
 
 def parse_cron(text: str) -> str:

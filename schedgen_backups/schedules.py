@@ -10,15 +10,15 @@ import dagster as dg
 
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.jobs import backup_job
-from schedgen_backups.resources import DEFAULT_SCHEDULE, load_environment, read_backup_settings
+from schedgen_backups.resources import DEFAULT_SCHEDULE, load_environment, read_schedule
 
 
 def _read_schedule() -> tuple[str, str]:
     try:
-        settings = read_backup_settings(load_environment())
+        schedule, timezone = read_schedule(load_environment())
     except ConfigurationError:  # the run that this schedule starts tells what is wrong
         return DEFAULT_SCHEDULE, "UTC"
-    return settings.schedule, str(settings.timezone)
+    return schedule, str(timezone)
 
 
 def make_daily_backup_schedule() -> dg.ScheduleDefinition:

@@ -19,8 +19,8 @@ from schedgen_backups.core.errors import ConfigurationError
 
 FORMAT_VERSION = 1
 _ID_FORMAT = "%Y%m%d_%H%M%S"
-_ID_PATTERN = re.compile(r"\d{8}_\d{6}")
-_FILE_PATTERN = re.compile(r"(?P<prefix>db|minio)_(?P<name>.+)_(?P<id>\d{8}_\d{6})\.(?P<suffix>sql|tar)\.gz")
+_ID_PATTERN = re.compile(r"[0-9]{8}_[0-9]{6}")
+_FILE_PATTERN = re.compile(r"(?P<prefix>db|minio)_(?P<name>.+)_(?P<id>[0-9]{8}_[0-9]{6})\.(?P<suffix>sql|tar)\.gz")
 
 
 class FrozenModel(BaseModel):

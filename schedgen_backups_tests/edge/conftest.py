@@ -14,8 +14,10 @@ import pytest
 
 from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
 from schedgen_backups.core.embedded_s3 import EmbeddedS3
+from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.demo.seed import SeedSummary, seed_application
 from schedgen_backups_tests.edge_support import Application, Site
+from schedgen_backups_tests.servers import client_of
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +53,11 @@ def site(tmp_path: Path, application: Application, monkeypatch: pytest.MonkeyPat
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as opened:
         yield opened
+
+
+@pytest.fixture
+def weed_bucket(weed: EmbeddedS3) -> BucketSettings:
+    """A bucket that the test may fill and empty; it ends with the server."""
+    settings = weed.settings(f"edge-{uuid4().hex}")
+    client_of(settings).make_bucket(settings.bucket)
+    return settings
