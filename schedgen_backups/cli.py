@@ -1,7 +1,8 @@
 """The command line: the same work as in the Dagster UI, for terminals, scripts, cron and systemd.
 
 A command reads its arguments, calls core or the Dagster instance, prints, and ends with an exit code; it decides nothing else. Rendering belongs to
-`console`. Exit codes: 0 done, 1 database, 2 bucket, 3 verification, 4 configuration, 5 another run holds the lock.
+`console`. Exit codes: 0 done, 1 database, 2 bucket, 3 verification, 4 configuration, 5 another run holds the lock,
+130 cancelled.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def draw_points(points: Iterable[PointListing], now: datetime) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("highest rung", no_wrap=True)
-    table.add_column("reason")
+    table.add_column("reason", overflow="fold")
     for point in points:
         sizes = [artifact.size_bytes if (artifact := point.artifact(kind)) else None for kind in ArtifactKind]
         table.add_row(
@@ -73,7 +73,7 @@ def draw_results(results: Iterable[ClaimResult]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("claim", no_wrap=True)
     table.add_column("result", no_wrap=True)
-    table.add_column("what was seen")
+    table.add_column("what was seen", overflow="fold")
     for result in results:
         table.add_row(result.claim.value, f"[{_STATUS_STYLES[result.status]}]{result.status.value}[/]", escape(result.summary))
     return table
@@ -84,7 +84,7 @@ def draw_findings(findings: Iterable[Finding]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("what", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("detail")
+    table.add_column("detail", overflow="fold")
     for finding in findings:
         detail = escape(finding.detail) + (f"\n[bold]fix:[/] {escape(finding.fix)}" if finding.fix else "")
         table.add_row(finding.subject, f"[{_VERDICT_STYLES[finding.verdict]}]{finding.verdict.value}[/]", detail)

@@ -23,9 +23,13 @@ from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, EXIT
 from schedgen_backups.resources import find_project_folder
 
 HOME_VARIABLE = "DAGSTER_HOME"
-_EXIT_CODE_PRIORITY = (4, 5, DATABASE_EXIT_CODE, BUCKET_EXIT_CODE, VERIFICATION_EXIT_CODE)
+CANCELLED_EXIT_CODE = 130
+"""What shells report of a program that Ctrl-C ended."""
+_EXIT_CODE_PRIORITY = (CANCELLED_EXIT_CODE, 4, 5, DATABASE_EXIT_CODE, BUCKET_EXIT_CODE, VERIFICATION_EXIT_CODE)
 _STEP_EXIT_CODES = {"database_dump": DATABASE_EXIT_CODE, "minio_archive": BUCKET_EXIT_CODE}
 _GIT_TIMEOUT_SECONDS = 10
+_INTERRUPTION = "DagsterExecutionInterruptedError"
+"""What Dagster makes of SIGINT and SIGTERM during a step; the class itself is not part of its public names."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class BackupOutcome:
 
     @property
     def exit_code(self) -> int:
-        """0, or the most telling code of the failed steps: configuration, lock, database, bucket, verification."""
+        """0, or the most telling code of the failed steps: cancelled, configuration, lock, database, bucket, verification."""
         if self.is_success:
             return 0
         codes = {failure.exit_code for failure in self.failures}
@@ -111,6 +115,8 @@ def _read_failure(event: dg.DagsterEvent) -> StepFailure:
         recorded = data.user_failure_data.metadata.get(EXIT_CODE_KEY)
         exit_code = recorded.value if isinstance(recorded, dg.IntMetadataValue) and recorded.value is not None else exit_code
         return StepFailure(step, data.user_failure_data.description or data.error_display_string, exit_code)
+    if data.error is not None and data.error.cls_name == _INTERRUPTION:
+        return StepFailure(step, "cancelled; nothing of this step was kept", CANCELLED_EXIT_CODE)
     error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
     return StepFailure(step, error.message.strip() if error is not None else data.error_display_string, exit_code)
 

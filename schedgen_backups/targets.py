@@ -28,13 +28,14 @@ def read_database_target(text: str, environment: Mapping[str, str]) -> DatabaseS
         return read_database_settings({**environment, "POSTGRES_PASSWORD": password}).with_database(text)
     try:
         parts = conninfo_to_dict(text)
-    except psycopg.ProgrammingError as error:
+        port = int(parts.get("port") or _DEFAULT_PORT)
+    except (psycopg.ProgrammingError, ValueError) as error:
         raise ConfigurationError("--database is no URL that PostgreSQL understands", hint="Use postgresql://user@host:5432/name.") from error
     if not parts.get("dbname") or not parts.get("user"):
         raise ConfigurationError("--database names no user or no database", hint="Use postgresql://user@host:5432/name.")
     return DatabaseSettings(
         host=str(parts.get("host") or "127.0.0.1"),
-        port=int(parts.get("port") or _DEFAULT_PORT),
+        port=port,
         user=str(parts["user"]),
         password=str(parts.get("password") or password),
         database=str(parts["dbname"]),
@@ -49,11 +50,18 @@ def read_bucket_target(text: str, environment: Mapping[str, str]) -> BucketSetti
     """
     overrides = {f"MINIO_{name}": value for name in ("ACCESS_KEY", "SECRET_KEY") if (value := environment.get(f"RESTORE_MINIO_{name}", "").strip())}
     if "://" in text:
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError as error:
+            raise _make_bucket_error() from error
         bucket = parts.path.strip("/")
         if parts.scheme not in {"http", "https"} or not parts.hostname or not bucket or "/" in bucket:
-            raise ConfigurationError("--bucket is no URL of a bucket", hint="Use http://host:9000/bucket or https://host/bucket.")
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+            raise _make_bucket_error()
         overrides |= {"MINIO_ENDPOINT": f"{parts.hostname}:{port}", "MINIO_SECURE": str(parts.scheme == "https")}
         text = bucket
     return read_bucket_settings({**environment, **overrides}).with_bucket(text)
+
+
+def _make_bucket_error() -> ConfigurationError:
+    return ConfigurationError("--bucket is no URL of a bucket", hint="Use http://host:9000/bucket or https://host/bucket.")

@@ -5,8 +5,13 @@ Fixtures are in `edge/conftest.py`. Runs are real ones, in this process, against
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,6 +28,7 @@ from schedgen_backups.resources import VARIABLES
 from schedgen_backups_tests.core_support import damage
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+PATIENCE_SECONDS = 90
 NEVER = "0 0 29 2 *"
 """A schedule that no test meets."""
 
@@ -43,6 +49,15 @@ class Failed:
     metadata: dict[str, object]
 
 
+@dataclass(frozen=True)
+class CliResult:
+    """How a command ended and what it printed; stderr is without line breaks, which depend on the width."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
 class Site:
     """One backup directory, and the process's environment pointing to it and to an application."""
 
@@ -54,6 +69,10 @@ class Site:
         # A folder of its own keeps a developer's .env out.
         (folder / "workspace.yaml").touch()
         monkeypatch.chdir(folder)
+        self.home = folder / "home"
+        self.home.mkdir()
+        shutil.copy(Path(__file__).resolve().parents[1] / "dagster.yaml", self.home)
+        monkeypatch.setenv("DAGSTER_HOME", str(self.home))
         for variable in VARIABLES:
             monkeypatch.delenv(variable.name, raising=False)
         self.set(**environment_of(application, self.directory))
@@ -74,6 +93,25 @@ class Site:
         """Only these assets or checks ran, as when they are chosen in the UI."""
         chosen = dg.Definitions.merge(defs, dg.Definitions(jobs=[dg.define_asset_job("chosen", selection=selection)]))
         return execute_job(chosen.resolve_job_def("chosen"), instance, None)
+
+    def start_cli(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """The command line has been started as a process of its own in the site's folder."""
+        words = [sys.executable, "-m", "schedgen_backups.cli", *arguments]
+        return subprocess.Popen(
+            words,
+            cwd=self.folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def cli(self, *arguments: str, **environment: str) -> CliResult:
+        """The command ran to its end."""
+        with self.start_cli(*arguments, **environment) as process:
+            stdout, stderr = process.communicate()
+        return CliResult(process.returncode, stdout, " ".join(stderr.split()))
 
     def points(self) -> tuple[PointListing, ...]:
         return Catalog(self.directory).list_points()
@@ -134,3 +172,22 @@ def failures_of(result: dg.ExecuteInProcessResult) -> dict[str, Failed]:
             text = user.description if user is not None else data.error.to_string() if data.error is not None else ""
             found[str(event.step_key)] = Failed(text or "", metadata)
     return found
+
+
+def find_client_processes(application: Application) -> dict[int, str]:
+    """Process id → command line of every running program that was told to log in to the application's database."""
+    wanted = f"PGDATABASE={application.database.database}".encode()
+    found: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    """Returns when it is so; fails when that takes longer than a slow machine needs."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.05)

@@ -178,7 +178,9 @@ class BucketClient:
 
     def put_object(self, entry: ObjectEntry, body: BinaryIO) -> None:
         """The bucket holds the object with its content type, headers, metadata and tags; large ones go up in parts."""
-        headers: dict[str, str | list[str] | tuple[str]] = {**entry.headers, **entry.metadata}
+        # With the prefix, or the SDK takes metadata named `cache-control` for the header.
+        metadata = {f"{_METADATA_PREFIX}{name}": value for name, value in entry.metadata.items()}
+        headers: dict[str, str | list[str] | tuple[str]] = {**entry.headers, **metadata}
         tags = Tags.new_object_tags()
         for name, value in entry.tags.items():
             tags[name] = value

@@ -42,13 +42,14 @@ def capture_database(
     DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty database) and
     ConfigurationError (reference query) are permanent. After an error the file's content is worthless.
     """
-    with open_snapshot(settings) as snapshot:
+    with open_snapshot(settings, lock_timeout_seconds=backup.stall_timeout_seconds) as snapshot:
         facts = snapshot.read_facts()
         client = find_client(settings, facts.server_major, backup.postgres_bin_dir)
         snapshot.check_privileges()
         tables = snapshot.list_tables()
         if not tables and not backup.is_empty_allowed:
             raise _empty_error(settings)
+        snapshot.lock_tables(tables)
         reference_note = snapshot.find_reference_problem(backup)
         with DumpFileWriter(file, threads=backup.compression_threads) as writer:
             expected_rows = _dump_and_count(settings, backup, client, snapshot, tables, facts, writer, observe)

@@ -18,7 +18,7 @@ _STATEMENT_LIMIT_BYTES = 4 << 20
 _IDENTIFIER = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
 _COPY = re.compile(
     rb"COPY (?P<schema>" + _IDENTIFIER + rb")\.(?P<name>" + _IDENTIFIER + rb") "
-    rb"(?P<columns>\((?:" + _IDENTIFIER + rb"(?:, )?)+\)|\(\))? ?FROM stdin;\n",
+    rb"(?P<columns>\(" + _IDENTIFIER + rb"(?:, " + _IDENTIFIER + rb")*\)|\(\))? ?FROM stdin;\n",
 )
 _UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
 

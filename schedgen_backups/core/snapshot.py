@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 from typing_extensions import LiteralString
 
-from schedgen_backups.core.errors import ConfigurationError, DatabaseError
+from schedgen_backups.core.errors import ConfigurationError, DatabaseError, DumpError
 from schedgen_backups.core.postgres import connect_database, translate_errors
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 
@@ -107,6 +107,23 @@ class Snapshot:
                 hint=f'As a superuser run: ALTER ROLE "{self._settings.user}" BYPASSRLS;',
             )
 
+    def lock_tables(self, tables: Sequence[TableName]) -> None:
+        """Until the snapshot is closed, nobody can drop, empty or rewrite a table; reading and writing rows goes on.
+
+        DumpError (retryable) when another session keeps a table locked for too long, or has dropped it.
+        """
+        if not tables:
+            return
+        names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(table.schema_name, table.name)) for table in tables)
+        with translate_errors(self._settings), self._connection.cursor() as cursor:
+            try:
+                cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+                raise DumpError(
+                    f"a table of {self._settings.label} cannot be read now: {str(error).splitlines()[0]}",
+                    hint="Look for a migration or another session that holds a lock (pg_locks); run the backup again.",
+                ) from error
+
     def count_rows(self, tables: Sequence[TableName]) -> dict[TableName, int]:
         """Table → rows in the snapshot, counted one by one."""
         counts: dict[TableName, int] = {}
@@ -167,8 +184,8 @@ class Snapshot:
 
 
 @contextmanager
-def open_snapshot(settings: DatabaseSettings) -> Generator[Snapshot, None, None]:
-    """A snapshot is exported and stays valid within the block: read-only, repeatable read, all rows, no time limits.
+def open_snapshot(settings: DatabaseSettings, *, lock_timeout_seconds: float = 600) -> Generator[Snapshot, None, None]:
+    """A snapshot is exported and stays valid within the block: read-only, repeatable read, all rows, no limit but how long it waits for a lock.
 
     DatabaseUnreachableError (retryable) or DatabaseError (permanent) when the server cannot be used.
     """
@@ -177,7 +194,8 @@ def open_snapshot(settings: DatabaseSettings) -> Generator[Snapshot, None, None]
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
             with connection.cursor() as cursor:
-                for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+                cursor.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(lock_timeout_seconds * 1000))))
+                for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
                     cursor.execute(sql.SQL("SET LOCAL {} = 0").format(sql.Identifier(name)))
                 # What a policy hides must be an error, never a smaller backup.
                 cursor.execute("SET LOCAL row_security = off")

@@ -126,6 +126,18 @@ def test_a_text_that_is_announced_like_a_table_swallows_the_next_one_and_so_is_s
     assert "jobs" not in [table.name for table in facts.tables]
 
 
+@pytest.mark.timeout(30)
+def test_a_statement_that_is_cut_anywhere_is_read_in_no_time() -> None:
+    """Some ways to match a list of columns take for ever on one that is cut short."""
+    columns = ", ".join(f"a_column_of_some_length_{number}" for number in range(100))
+    before, behind = make_dump_text([TableText("jobs", (b"1",), columns=("COLUMNS",))]).split(b'"COLUMNS"')
+    text = before + columns.encode() + behind
+    expected = read_facts([text])
+    assert [(table.name, table.columns, table.rows) for table in expected.tables] == [("jobs", f"({columns})", 1)]
+    for border in range(len(before) - 20, len(text) - len(behind) + 20, 7):
+        assert read_facts(cut(text, [border])) == expected
+
+
 def test_a_very_long_row_passes_without_being_held() -> None:
     fed = 0
 

@@ -64,9 +64,7 @@ def test_a_flipped_bit_turns_the_check_red_and_is_never_sealed(
 
 
 @pytest.mark.parametrize("kind", list(ArtifactKind), ids=["dump", "archive"])
-def test_the_recovery_point_alone_finds_the_damage_that_no_check_looked_for(
-    kind: ArtifactKind, site: Site, instance: dg.DagsterInstance
-) -> None:
+def test_the_recovery_point_alone_finds_the_damage_that_no_check_looked_for(kind: ArtifactKind, site: Site, instance: dg.DagsterInstance) -> None:
     """Blocking checks block within their own run only: Dagster lets anybody materialise the last asset alone."""
     assert site.run_selection(instance, CAPTURES).success
     site.flip_bit(kind)
