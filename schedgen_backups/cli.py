@@ -37,8 +37,7 @@ from schedgen_backups.core.verification import ClaimResult, ClaimStatus
 from schedgen_backups.core.verify import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.core.version import TOOL_VERSION
 from schedgen_backups.doctor import Verdict, examine
-from schedgen_backups.instance import make_tags, run_backup_job
-from schedgen_backups.resources import (
+from schedgen_backups.environment import (
     export_environment,
     find_project_folder,
     load_environment,
@@ -46,6 +45,7 @@ from schedgen_backups.resources import (
     read_bucket_settings,
     read_database_settings,
 )
+from schedgen_backups.instance import make_tags, run_backup_job
 from schedgen_backups.sizes import format_bytes
 from schedgen_backups.targets import read_bucket_target, read_database_target
 

@@ -17,7 +17,7 @@ from schedgen_backups.core.clients import find_client
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.core.snapshot import open_snapshot
-from schedgen_backups.resources import read_backup_settings, read_bucket_settings, read_database_settings
+from schedgen_backups.environment import read_backup_settings, read_bucket_settings, read_database_settings
 from schedgen_backups.sizes import format_bytes
 
 _CLOCK_TOLERANCE_SECONDS = 60

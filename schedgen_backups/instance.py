@@ -19,8 +19,8 @@ from schedgen_backups.core.command import ProgramError, run_program
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.definitions import defs
+from schedgen_backups.environment import find_project_folder
 from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, EXIT_CODE_KEY, VERIFICATION_EXIT_CODE
-from schedgen_backups.resources import find_project_folder
 
 HOME_VARIABLE = "DAGSTER_HOME"
 CANCELLED_EXIT_CODE = 130

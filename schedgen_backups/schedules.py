@@ -9,8 +9,8 @@ from __future__ import annotations
 import dagster as dg
 
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.environment import DEFAULT_SCHEDULE, load_environment, read_schedule
 from schedgen_backups.jobs import backup_job
-from schedgen_backups.resources import DEFAULT_SCHEDULE, load_environment, read_schedule
 
 
 def _read_schedule() -> tuple[str, str]:

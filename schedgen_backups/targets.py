@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
-from schedgen_backups.resources import read_bucket_settings, read_database_settings
+from schedgen_backups.environment import read_bucket_settings, read_database_settings
 
 _DEFAULT_PORT = 5432
 

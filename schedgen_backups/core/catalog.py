@@ -152,16 +152,30 @@ class Catalog:
 
     def write_verification(self, verification: Verification) -> Path:
         """The point's verification is on disk, in place of an older one."""
-        name = _verification_name(verification.point_id)
+        return self.write_description(_verification_name(verification.point_id), verification)
+
+    def write_description(self, name: str, value: FrozenModel) -> Path:
+        """A small file of this name holds the value, in place of an older one."""
         with translate_storage_errors(self.directory):
             # Not in the staging folder: a run that takes the lock sweeps that, and this is written without it too.
             temporary = self.directory / f".{name}.{os.getpid()}"
             temporary.unlink(missing_ok=True)
-            _write_private(temporary, verification)
+            _write_private(temporary, value)
             _sync(temporary)
             temporary.replace(self.directory / name)
             _sync(self.directory)
         return self.directory / name
+
+    def read_description(self, name: str, kind: type[_Model]) -> _Model | None:
+        """The value that a small file of this name holds, or None when there is none; VerificationError when it is damaged."""
+        path = self.directory / name
+        return _read_model(path, kind) if path.exists() else None
+
+    def remove_file(self, path: Path) -> None:
+        """This one file of the directory is gone, on disk; StorageError when it cannot be removed. Only with the lock held."""
+        with translate_storage_errors(self.directory):
+            path.unlink()
+            _sync(self.directory)
 
     def record_results(self, point_id: RecoveryPointId, results: tuple[ClaimResult, ...]) -> Verification:
         """The point's verification holds these results, in place of older ones of the same claims."""
@@ -171,15 +185,12 @@ class Catalog:
 
     def read_verification(self, point_id: RecoveryPointId) -> Verification:
         """What was proven of the point so far; an empty one when nobody looked."""
-        path = self.directory / _verification_name(point_id.text)
-        if not path.exists():
-            return Verification(point_id=point_id.text)
-        return _read_model(path, Verification)
+        found = self.read_description(_verification_name(point_id.text), Verification)
+        return found or Verification(point_id=point_id.text)
 
     def read_manifest(self, point_id: RecoveryPointId) -> Manifest | None:
         """The point's manifest, or None when it was never sealed."""
-        path = self.directory / f"manifest_{point_id}.json"
-        return _read_model(path, Manifest) if path.exists() else None
+        return self.read_description(f"manifest_{point_id}.json", Manifest)
 
     def list_points(self) -> tuple[PointListing, ...]:
         """Every recovery point, oldest first, partial ones included. A file that cannot be read is a VerificationError."""

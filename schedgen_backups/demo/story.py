@@ -23,9 +23,9 @@ from schedgen_backups.core.sealing import verify_point
 from schedgen_backups.core.verification import Rung
 from schedgen_backups.demo.seed import destroy_application, seed_application
 from schedgen_backups.demo.stage import BUCKET, DATABASE, Stage, open_stage
+from schedgen_backups.environment import load_environment, read_backup_settings
 from schedgen_backups.failures import VERIFICATION_EXIT_CODE
 from schedgen_backups.instance import make_tags, run_backup_job
-from schedgen_backups.resources import load_environment, read_backup_settings
 from schedgen_backups.sizes import format_bytes
 from schedgen_backups.targets import read_bucket_target, read_database_target
 

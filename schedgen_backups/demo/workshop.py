@@ -20,8 +20,8 @@ from schedgen_backups.core.loopback import LOOPBACK
 from schedgen_backups.core.postgres import count_user_relations
 from schedgen_backups.demo.seed import destroy_application, seed_application
 from schedgen_backups.demo.stage import Stage, open_stage
+from schedgen_backups.environment import find_project_folder
 from schedgen_backups.instance import prepare_home
-from schedgen_backups.resources import find_project_folder
 
 PORT_VARIABLE = "SCHEDGEN_UI_PORT"
 DEFAULT_PORT = 3000

@@ -147,7 +147,7 @@ def test_a_bucket_that_is_not_there_ends_a_backup_with_2_and_json_says_so(cli_si
 
 def test_a_missing_secret_ends_a_backup_with_4(cli_site: Site, tmp_path: Path) -> None:
     result = cli_site.cli("backup", MINIO_SECRET_KEY="", BACKUP_DIR=str(tmp_path / "backups"))
-    assert (result.code, result.stdout) == (4, "")
+    assert (result.code, result.stdout) == (4, ""), result.stderr
     assert "MINIO_SECRET_KEY is not set" in result.stderr
 
 
@@ -158,6 +158,12 @@ def test_a_lock_that_is_held_ends_a_backup_with_5(cli_site: Site, copied: Path) 
     catalog.lock.release()
     assert (result.code, result.stdout) == (5, "")
     assert "in use by run of somebody else" in result.stderr
+
+
+def test_without_a_dagster_home_a_backup_ends_with_4(cli_site: Site) -> None:
+    result = cli_site.cli("backup", DAGSTER_HOME="")
+    assert (result.code, result.stdout) == (4, ""), result.stderr
+    assert "DAGSTER_HOME is not set" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -172,7 +178,7 @@ def test_a_lock_that_is_held_ends_a_backup_with_5(cli_site: Site, copied: Path) 
 )
 def test_what_was_typed_wrong_ends_with_4(arguments: tuple[str, ...], said: str, cli_site: Site) -> None:
     result = cli_site.cli(*arguments)
-    assert (result.code, result.stdout) == (4, "")
+    assert (result.code, result.stdout) == (4, ""), result.stderr
     assert said in result.stderr
 
 
@@ -182,6 +188,17 @@ def test_doctor_finds_nothing_where_nothing_is_wrong(cli_site: Site) -> None:
     assert result.code == 0
     assert {finding["state"] for finding in findings} == {"ok"}
     assert {"backup directory", "free space", "clock", "pg_dump", "privileges", "references", "bucket"} <= {finding["what"] for finding in findings}
+
+
+def test_doctor_tells_people_in_whole_lines(cli_site: Site) -> None:
+    """In a mail from cron nobody can make the window wider."""
+    folder = cli_site.folder / ("long-" * 40)
+    result = cli_site.cli("doctor", BACKUP_DIR=str(folder), POSTGRES_PASSWORD="")
+    assert result.code == 4
+    assert "…" not in result.stdout
+    assert str(folder) in "".join(result.stdout.split())
+    assert "POSTGRES_PASSWORD is not set" in result.stdout
+    assert "fix:" in result.stdout
 
 
 def problems_of(stdout: str) -> dict[str, tuple[str, str]]:

@@ -109,14 +109,17 @@ def test_a_bucket_that_holds_something_keeps_it_without_a_confirmation(cli_site:
         (("--bucket", "ftp://127.0.0.1/name"), "--bucket is no URL of a bucket"),
         (("--database", "postgresql://schedgen@127.0.0.1:port/name"), "--database"),
         (("--bucket", "http://127.0.0.1:port/name"), "--bucket"),
+        # A slash in a password must be %2F; the part before it is then taken for the port.
+        (("--database", "postgresql://schedgen:hunter2/x@127.0.0.1:5432/name"), "--database"),
     ],
-    ids=["no user", "scheme", "database port", "bucket port"],
+    ids=["no user", "scheme", "database port", "bucket port", "password"],
 )
 def test_a_target_that_means_nothing_ends_with_4(words: tuple[str, ...], said: str, cli_site: Site) -> None:
     result = cli_site.cli("restore", "latest", *words)
-    assert (result.code, result.stdout) == (4, "")
+    assert (result.code, result.stdout) == (4, ""), result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+    assert "hunter2" not in result.stderr
 
 
 def test_a_restore_without_a_target_is_refused(cli_site: Site) -> None:

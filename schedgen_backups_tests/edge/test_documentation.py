@@ -14,7 +14,7 @@ import typer
 from schedgen_backups.assets import database_dump, minio_archive, recovery_point
 from schedgen_backups.checks import ALL_CHECKS
 from schedgen_backups.cli import app
-from schedgen_backups.resources import VARIABLES
+from schedgen_backups.variables import VARIABLES
 
 pytestmark = [pytest.mark.edge]
 

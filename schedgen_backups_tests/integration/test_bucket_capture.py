@@ -166,9 +166,7 @@ def test_metadata_tags_and_headers_come_back(bucket: BucketSettings, second_buck
     assert dict(client_of(second_bucket).get_object_tags(second_bucket.bucket, "full.pdf") or {}) == entry.tags
 
 
-def test_user_metadata_with_the_name_of_a_header_stays_user_metadata(
-    bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog
-) -> None:
+def test_user_metadata_with_the_name_of_a_header_stays_user_metadata(bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog) -> None:
     put(bucket, "a", b"x", metadata={"x-amz-meta-cache-control": "mine", "Cache-Control": "no-store"})
     path = publish_archive(catalog, bucket)
     entry = read_archive(path)[1]["a"]

@@ -157,9 +157,7 @@ def test_a_folder_without_programs_is_refused(catalog: Catalog, database: Databa
 
 
 @pytest.mark.parametrize(("host", "ssl_mode"), [("db.example", "prefer"), ("127.0.0.1", "require"), ("127.0.0.1", "verify-full")])
-def test_a_client_without_tls_is_refused_where_tls_is_wanted(
-    database: DatabaseSettings, postgres_bin_dir: Path, host: str, ssl_mode: str
-) -> None:
+def test_a_client_without_tls_is_refused_where_tls_is_wanted(database: DatabaseSettings, postgres_bin_dir: Path, host: str, ssl_mode: str) -> None:
     with pytest.raises(ClientProgramError, match="was built without TLS") as caught:
         find_client(replace(database, host=host, ssl_mode=ssl_mode), 18, postgres_bin_dir)
     assert "postgresql-client-18" in caught.value.hint
@@ -234,9 +232,7 @@ def test_a_pg_dump_that_leaves_out_a_table_is_not_believed(
     assert (result.status, "public.users" in result.summary) == (ClaimStatus.FAILED, True)
 
 
-def test_a_pg_dump_that_leaves_out_rows_is_not_believed(
-    catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path
-) -> None:
+def test_a_pg_dump_that_leaves_out_rows_is_not_believed(catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path) -> None:
     run(database, FILL)
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script="""{real} "$@" | sed '/^k4999\t/d'""")
     path = publish_dump(catalog, database, postgres_bin_dir=bin_dir)

@@ -138,7 +138,7 @@ def load_with_psql(path: Path, target: DatabaseSettings, bin_dir: Path) -> subpr
     """What the manual says: gunzip and psql, nothing of ours."""
     return subprocess.run(
         f"set -o pipefail; gunzip -c '{path}' | '{bin_dir / 'psql'}' -X -q -v ON_ERROR_STOP=1 > /dev/null",
-        shell=True,  # noqa: S602 - the pipe is what is tested
+        shell=True,
         executable="/bin/bash",
         env={
             "PATH": "/usr/bin:/bin",
@@ -393,7 +393,10 @@ def test_a_dump_for_one_encoding_is_refused_by_another(postgres_server: Embedded
 def test_a_function_that_imitates_a_table_never_passes_for_a_whole_dump(database: DatabaseSettings, catalog: Catalog) -> None:
     """It swallows the next table, which the snapshot has: the claim fails, and nothing is accepted wrongly."""
     body = "--\n-- Data for Name: fake; Type: TABLE DATA; Schema: public; Owner: x\n--\n\nCOPY public.fake (a) FROM stdin;\n"
-    run(database, f"CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$ SELECT '\n{body}' $$")
+    run(
+        database,
+        f"CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$ SELECT '\n{body}' $$",
+    )
     result = verify_dump_against_snapshot(publish_dump(catalog, database))
     assert result.status is ClaimStatus.FAILED
     assert "public.jobs" in result.summary

@@ -1,6 +1,7 @@
 # What we use of isal.isal_zlib: the package's own stubs leave arguments untyped.
-from typing_extensions import Buffer
 from typing import Final
+
+from typing_extensions import Buffer
 
 DEFLATED: Final[int]
 

@@ -1,0 +1,106 @@
+"""Keeps one incident per kind of trouble: the first alert at once, repetitions after 1, 6 and 24 hours, one message when it is over.
+
+A small state machine, and the file that keeps its state beside the recovery points, where hooks, sensors and the command line all find it. What
+an alert says belongs to `alerts`. An alert counts as announced only when a channel accepted it, so one that nobody got is due again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydantic import AwareDatetime, ValidationError
+
+from schedgen_backups.core.model import FrozenModel
+
+REMINDERS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
+"""After the first alert; from then on once a day."""
+FOLDER_NAME = ".alerts"
+_STATE_NAME = "incidents.json"
+
+
+class Incident(FrozenModel):
+    """Trouble of one kind, from its first alert until it is over."""
+
+    kind: str
+    began_at: AwareDatetime
+    announced_at: AwareDatetime
+    """When the last alert of it was accepted."""
+    announced_count: int
+    occurrence_count: int
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether one more occurrence deserves an alert."""
+        reminder = REMINDERS[min(self.announced_count - 1, len(REMINDERS) - 1)]
+        since = self.began_at if self.announced_count <= len(REMINDERS) else self.announced_at
+        return now >= since + reminder and now > self.announced_at
+
+
+class IncidentState(FrozenModel):
+    """All open incidents."""
+
+    incidents: tuple[Incident, ...] = ()
+
+    def find(self, kind: str) -> Incident | None:
+        """The open incident of this kind, or None."""
+        return next((incident for incident in self.incidents if incident.kind == kind), None)
+
+    def is_due(self, kind: str, now: datetime) -> bool:
+        """Whether an occurrence of this kind deserves an alert now."""
+        incident = self.find(kind)
+        return incident is None or incident.is_due(now)
+
+    def with_occurrence(self, kind: str, now: datetime, *, is_announced: bool) -> IncidentState:
+        """One more occurrence; an incident opens with its first announced one."""
+        incident = self.find(kind)
+        if incident is None:
+            if not is_announced:
+                return self
+            opened = Incident(kind=kind, began_at=now, announced_at=now, announced_count=1, occurrence_count=1)
+            return IncidentState(incidents=(*self.incidents, opened))
+        changes: dict[str, object] = {"occurrence_count": incident.occurrence_count + 1}
+        if is_announced:
+            changes |= {"announced_at": now, "announced_count": incident.announced_count + 1}
+        kept = tuple(other for other in self.incidents if other.kind != kind)
+        return IncidentState(incidents=(*kept, incident.model_copy(update=changes)))
+
+    def without(self, kinds: frozenset[str]) -> IncidentState:
+        """The same without the incidents of these kinds."""
+        return IncidentState(incidents=tuple(incident for incident in self.incidents if incident.kind not in kinds))
+
+
+class IncidentStore:
+    """The state's file in a folder of the backup directory; one process at a time changes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / _STATE_NAME
+
+    def read(self) -> IncidentState:
+        """The open incidents; none when the file is missing or damaged, so that a damaged file can only make an alert too many."""
+        try:
+            return IncidentState.model_validate_json(self._path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return IncidentState()
+
+    def write(self, state: IncidentState) -> None:
+        """The file holds this state. OSError when the folder cannot be written."""
+        temporary = self._path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(state.model_dump_json(indent=1))
+        temporary.chmod(0o600)
+        temporary.replace(self._path)
+
+    @contextmanager
+    def locked(self) -> Generator[None, None, None]:
+        """Nobody else changes the state within the block; waits for whoever does. OSError when the folder cannot be written."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,282 @@
+"""Turns the environment (and the operators' .env beside the project) into settings for core, for Dagster and for the command line alike.
+
+The only place that reads the environment; which variables there are stands in `variables`. Nothing is read when the code location loads, but
+the schedule: missing or wrong values make a run that fails with a clear message.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+from dagster._utils.schedules import cron_string_iterator
+from dotenv import dotenv_values, load_dotenv
+
+from schedgen_backups.core.channels import Channel, MailSettings, make_channel, make_mail_channel
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.retention import RetentionPolicy
+from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY, LOOPBACK_HOSTS, BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.variables import DEFAULT_SCHEDULE, VARIABLES
+
+_SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+_TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
+_FALSE_WORDS = frozenset({"false", "0", "no", "off", ""})
+_MOST_THREADS = 64
+_Value = TypeVar("_Value")
+
+
+_GRACE = timedelta(hours=2)
+_TICKS_AHEAD = 12
+_DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
+
+
+def find_project_folder() -> Path:
+    """The folder of workspace.yaml, from the current one upwards, otherwise the checkout this package lies in, otherwise the current folder."""
+    here = Path.cwd()
+    checkout = Path(__file__).resolve().parent.parent
+    for folder in (here, *here.parents, checkout):
+        if (folder / "workspace.yaml").is_file():
+            return folder
+    return here
+
+
+def load_environment() -> dict[str, str]:
+    """The process's environment, with the project's .env where it says nothing."""
+    from_file = {name: value for name, value in dotenv_values(find_project_folder() / ".env").items() if value is not None}
+    return {**from_file, **os.environ}
+
+
+def export_environment() -> None:
+    """The project's .env is in this process's environment where that said nothing, for libpq's own variables such as PGSSLROOTCERT."""
+    load_dotenv(find_project_folder() / ".env", override=False)
+
+
+class _Reader:
+    """Reads values one by one and remembers everything that is wrong, so that one message names it all."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._problems: list[str] = []
+
+    def text(self, name: str) -> str:
+        return self._environment.get(name, "").strip() or _DEFAULTS[name]
+
+    def required(self, name: str) -> str:
+        value = self._environment.get(name, "").strip()
+        if not value:
+            self._problems.append(f"{name} is not set")
+        return value
+
+    def parsed(self, name: str, parse: Callable[[str], _Value], expected: str, fallback: _Value) -> _Value:
+        value = self.text(name)
+        try:
+            return parse(value)
+        except (ValueError, KeyError, OSError):
+            self._problems.append(f"{name} is {value!r}, expected {expected}")
+            return fallback
+
+    def number(self, name: str, lowest: int, highest: int) -> int:
+        def parse(value: str) -> int:
+            number = int(value)
+            if not lowest <= number <= highest:
+                raise ValueError(value)
+            return number
+
+        return self.parsed(name, parse, f"a whole number from {lowest} to {highest}", lowest)
+
+    def yes_or_no(self, name: str) -> bool:
+        def parse(value: str) -> bool:
+            if value.lower() not in _TRUE_WORDS | _FALSE_WORDS:
+                raise ValueError(value)
+            return value.lower() in _TRUE_WORDS
+
+        return self.parsed(name, parse, "true or false", fallback=False)
+
+    def check(self) -> None:
+        """ConfigurationError when anything was wrong; values of secrets are never in it."""
+        if self._problems:
+            raise ConfigurationError("; ".join(self._problems), hint="Set it in .env or in the environment; `schedgen-backups doctor` checks all.")
+
+
+def read_database_settings(environment: Mapping[str, str]) -> DatabaseSettings:
+    """How the database is reached; ConfigurationError names every variable that is missing or wrong."""
+    reader = _Reader(environment)
+    settings = DatabaseSettings(
+        host=reader.text("POSTGRES_HOST"),
+        port=reader.number("POSTGRES_PORT", 1, 65535),
+        user=reader.text("POSTGRES_USER"),
+        password=reader.required("POSTGRES_PASSWORD"),
+        database=reader.text("POSTGRES_DB"),
+        ssl_mode=reader.parsed("PGSSLMODE", _parse_ssl_mode, f"one of {', '.join(sorted(_SSL_MODES))}", "prefer"),
+    )
+    reader.check()
+    return settings
+
+
+def read_bucket_settings(environment: Mapping[str, str]) -> BucketSettings:
+    """How the bucket is reached; ConfigurationError names every variable that is missing or wrong."""
+    reader = _Reader(environment)
+    settings = BucketSettings(
+        endpoint=reader.parsed("MINIO_ENDPOINT", _parse_endpoint, "host:port without http://", ""),
+        access_key=reader.required("MINIO_ACCESS_KEY"),
+        secret_key=reader.required("MINIO_SECRET_KEY"),
+        bucket=reader.text("MINIO_BUCKET"),
+        is_secure=reader.yes_or_no("MINIO_SECURE"),
+        region=reader.text("MINIO_REGION"),
+    )
+    reader.check()
+    return settings
+
+
+def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
+    """Where and how recovery points are kept; ConfigurationError names every variable that is wrong."""
+    reader = _Reader(environment)
+    query = reader.text("BACKUP_REFERENCE_QUERY")
+    schedule, timezone = _parse_schedule(reader)
+    settings = BackupSettings(
+        directory=(find_project_folder() / Path(reader.text("BACKUP_DIR")).expanduser()).absolute(),
+        reference_query=query,
+        is_reference_query_default=query == DEFAULT_REFERENCE_QUERY,
+        is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
+        schedule=schedule,
+        timezone=timezone,
+        compression_threads=(
+            reader.number("BACKUP_COMPRESSION_THREADS", 1, _MOST_THREADS)
+            if reader.text("BACKUP_COMPRESSION_THREADS")
+            else min(os.cpu_count() or 1, 8)
+        ),
+        download_threads=reader.number("BACKUP_DOWNLOAD_THREADS", 1, _MOST_THREADS),
+        stall_timeout_seconds=reader.number("BACKUP_STALL_TIMEOUT_SECONDS", 1, 24 * 3600),
+        postgres_bin_dir=Path(reader.text("PG_BIN_DIR")) if reader.text("PG_BIN_DIR") else None,
+    )
+    reader.check()
+    return settings
+
+
+def read_schedule(environment: Mapping[str, str]) -> tuple[str, ZoneInfo]:
+    """When to back up, whatever else is wrong; ConfigurationError names what is wrong with the time itself."""
+    reader = _Reader(environment)
+    schedule = _parse_schedule(reader)
+    reader.check()
+    return schedule
+
+
+def _parse_schedule(reader: _Reader) -> tuple[str, ZoneInfo]:
+    return (
+        reader.parsed("BACKUP_SCHEDULE", parse_cron, "a cron string of five fields such as '0 2 * * *'", DEFAULT_SCHEDULE),
+        reader.parsed("BACKUP_TIMEZONE", ZoneInfo, "a time zone's name such as Africa/Johannesburg", ZoneInfo("UTC")),
+    )
+
+
+@dataclass(frozen=True)
+class AlertSettings:
+    """Who is told, by what, and when silence is too long."""
+
+    webhook_urls: tuple[str, ...] = field(repr=False)
+    mail_recipients: tuple[str, ...]
+    mail: MailSettings | None
+    is_success_told: bool
+    heartbeat_url: str = field(repr=False)
+    webserver_url: str
+    max_age: timedelta
+    """Without a verified recovery point younger than this, something is wrong."""
+
+    def make_channels(self) -> tuple[Channel, ...]:
+        """Every configured channel; ConfigurationError names what cannot be one."""
+        channels = [make_channel(url) for url in self.webhook_urls]
+        if self.mail is not None:
+            channels.append(make_mail_channel(self.mail_recipients, self.mail))
+        return tuple(channels)
+
+
+def read_alert_settings(environment: Mapping[str, str]) -> AlertSettings:
+    """Who is told of failures; ConfigurationError names every variable that is wrong. No channel at all is allowed."""
+    reader = _Reader(environment)
+    recipients = tuple(part.strip() for part in reader.text("BACKUP_ALERT_EMAIL").split(",") if part.strip())
+    schedule, timezone = _parse_schedule(reader)
+    mail = None
+    if recipients:
+        mail = MailSettings(
+            host=reader.required("SMTP_HOST"),
+            port=reader.number("SMTP_PORT", 1, 65535),
+            user=reader.text("SMTP_USER"),
+            password=reader.text("SMTP_PASSWORD"),
+            sender=reader.text("SMTP_FROM") or reader.text("SMTP_USER") or recipients[0],
+            security=reader.parsed("SMTP_SECURITY", _parse_mail_security, "starttls, ssl or insecure", "starttls"),
+        )
+    hours = reader.number("BACKUP_MAX_AGE_HOURS", 1, 24 * 366) if reader.text("BACKUP_MAX_AGE_HOURS") else None
+    settings = AlertSettings(
+        webhook_urls=tuple(reader.text("BACKUP_ALERT_WEBHOOK_URL").split()),
+        mail_recipients=recipients,
+        mail=mail,
+        is_success_told=reader.yes_or_no("BACKUP_ALERT_ON_SUCCESS"),
+        heartbeat_url=reader.parsed("BACKUP_HEARTBEAT_URL", _parse_heartbeat_url, "an https address", ""),
+        webserver_url=reader.text("DAGSTER_WEBSERVER_URL").rstrip("/"),
+        max_age=timedelta(hours=hours) if hours else find_longest_gap(schedule, timezone) + _GRACE,
+    )
+    reader.check()
+    settings.make_channels()
+    return settings
+
+
+def read_retention_policy(environment: Mapping[str, str]) -> RetentionPolicy:
+    """What is kept; ConfigurationError names every variable that is wrong."""
+    reader = _Reader(environment)
+    policy = RetentionPolicy(
+        keep_days=reader.number("BACKUP_RETENTION_DAYS", 1, 36500),
+        keep_last=reader.number("BACKUP_RETENTION_KEEP_LAST", 1, 10000),
+        keep_weeks=reader.number("BACKUP_RETENTION_WEEKS", 0, 10000),
+        keep_months=reader.number("BACKUP_RETENTION_MONTHS", 0, 10000),
+        timezone=_parse_schedule(reader)[1],
+    )
+    reader.check()
+    return policy
+
+
+def find_longest_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:
+    """The longest time between two of the schedule's next ticks, looking a dozen ticks ahead."""
+    start = datetime.now(timezone).timestamp()
+    ticks = list(islice(cron_string_iterator(start, cron_schedule, str(timezone)), _TICKS_AHEAD))
+    return max(later - earlier for earlier, later in pairwise(ticks))
+
+
+def parse_cron(text: str) -> str:
+    """The cron string as it is; ValueError when Dagster would refuse it."""
+    try:
+        dg.ScheduleDefinition(name="probe", cron_schedule=text, job_name="probe")
+    except dg.DagsterInvalidDefinitionError as error:
+        raise ValueError(text) from error
+    return text
+
+
+def _parse_ssl_mode(text: str) -> str:
+    if text not in _SSL_MODES:
+        raise ValueError(text)
+    return text
+
+
+def _parse_mail_security(text: str) -> str:
+    if text not in {"starttls", "ssl", "insecure"}:
+        raise ValueError(text)
+    return text
+
+
+def _parse_heartbeat_url(text: str) -> str:
+    parts = urlsplit(text)
+    if text and parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+def _parse_endpoint(text: str) -> str:
+    if "://" in text or "/" in text or not text.rpartition(":")[2].isdigit():
+        raise ValueError(text)
+    return text

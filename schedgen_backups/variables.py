@@ -1,0 +1,71 @@
+"""The environment variables there are: name, default and meaning, for the reader and for `environment`, which parses them.
+
+Add a variable here, in .env.example and in the README's table; a test compares the three. No values and no parsing here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY
+
+DEFAULT_SCHEDULE = "0 2 * * *"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable, for the reader of `doctor` and of the documentation."""
+
+    name: str
+    default: str
+    meaning: str
+    is_secret: bool = False
+
+
+VARIABLES = (
+    Variable("POSTGRES_HOST", "postgres", "database server"),
+    Variable("POSTGRES_PORT", "5432", "its port"),
+    Variable("POSTGRES_USER", "schedgen", "role that reads the database; pg_read_all_data is enough"),
+    Variable("POSTGRES_PASSWORD", "", "its password; required", is_secret=True),
+    Variable("POSTGRES_DB", "schedgen", "database to back up"),
+    Variable("PGSSLMODE", "prefer", "libpq's word for TLS to the database: disable, prefer, require, verify-ca, verify-full"),
+    Variable("PG_BIN_DIR", "", "folder with pg_dump, pg_dumpall and psql; by default the machine is searched for the server's version"),
+    Variable("MINIO_ENDPOINT", "minio:9000", "S3 server as host:port"),
+    Variable("MINIO_ACCESS_KEY", "", "access key that may list and read; required"),
+    Variable("MINIO_SECRET_KEY", "", "its secret key; required", is_secret=True),
+    Variable("MINIO_BUCKET", "schedgen-pdfs", "bucket to back up"),
+    Variable("MINIO_SECURE", "false", "true for https to the S3 server"),
+    Variable("MINIO_REGION", "us-east-1", "region that requests are signed for"),
+    Variable("RESTORE_POSTGRES_PASSWORD", "", "password for `restore --database`; by default POSTGRES_PASSWORD", is_secret=True),
+    Variable("RESTORE_MINIO_ACCESS_KEY", "", "access key that may write, for `restore --bucket`; by default MINIO_ACCESS_KEY"),
+    Variable("RESTORE_MINIO_SECRET_KEY", "", "its secret key; by default MINIO_SECRET_KEY", is_secret=True),
+    Variable("BACKUP_DIR", "./backups", "where recovery points are kept; a relative path starts at the project's folder"),
+    Variable("BACKUP_SCHEDULE", DEFAULT_SCHEDULE, "when to back up, as a cron string"),
+    Variable("BACKUP_TIMEZONE", "UTC", "time zone of the schedule, such as Africa/Johannesburg"),
+    Variable("BACKUP_REFERENCE_QUERY", DEFAULT_REFERENCE_QUERY, "one SELECT of one column: the object keys that the database refers to"),
+    Variable("BACKUP_ALLOW_EMPTY", "false", "true to accept a database without a single row"),
+    Variable("BACKUP_COMPRESSION_THREADS", "", "threads that compress; by default one per core, at most 8"),
+    Variable("BACKUP_DOWNLOAD_THREADS", "8", "objects that are read or written at the same time"),
+    Variable("BACKUP_RETENTION_DAYS", "7", "recovery points of so many days are kept, today included"),
+    Variable("BACKUP_RETENTION_KEEP_LAST", "3", "so many verified points are kept however old they are"),
+    Variable("BACKUP_RETENTION_WEEKS", "0", "keep the last verified point of each of so many weeks"),
+    Variable("BACKUP_RETENTION_MONTHS", "0", "keep the last verified point of each of so many months"),
+    Variable("BACKUP_MAX_AGE_HOURS", "", "alert when no verified point is younger; by default the schedule's longest gap and two hours"),
+    Variable(
+        "BACKUP_ALERT_WEBHOOK_URL",
+        "",
+        "where alerts go: Slack, Discord, Teams, an apprise address, a JSON endpoint; several with spaces",
+        is_secret=True,
+    ),
+    Variable("BACKUP_ALERT_EMAIL", "", "who gets alerts by mail, several with commas"),
+    Variable("BACKUP_ALERT_ON_SUCCESS", "false", "true for a message after each recovery point"),
+    Variable("BACKUP_HEARTBEAT_URL", "", "pinged at start, after verification and on failure, as healthchecks.io expects", is_secret=True),
+    Variable("SMTP_HOST", "", "mail server for BACKUP_ALERT_EMAIL"),
+    Variable("SMTP_PORT", "587", "its port"),
+    Variable("SMTP_USER", "", "its login, where it wants one"),
+    Variable("SMTP_PASSWORD", "", "the login's password", is_secret=True),
+    Variable("SMTP_FROM", "", "sender of the mails; by default SMTP_USER"),
+    Variable("SMTP_SECURITY", "starttls", "starttls, ssl, or insecure for a server on this machine"),
+    Variable("DAGSTER_WEBSERVER_URL", "", "address of the Dagster UI, for links in alerts"),
+    Variable("BACKUP_STALL_TIMEOUT_SECONDS", "600", "without a byte for so long, pg_dump, psql or the S3 server counts as hanging"),
+)

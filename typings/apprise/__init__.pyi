@@ -1,0 +1,28 @@
+# What we use of apprise: its own annotations leave the address and the plugin half untyped.
+from collections.abc import Mapping
+from enum import Enum
+from io import StringIO
+
+class NotifyType(Enum):
+    INFO = "info"
+    SUCCESS = "success"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+class NotifyBase:
+    service_name: str
+    secure: bool
+    secure_protocol: str | tuple[str, ...] | None
+    password: str | None
+    socket_connect_timeout: float
+    socket_read_timeout: float
+    def notify(self, body: str, title: str = ..., notify_type: NotifyType = ...) -> bool: ...
+
+class Apprise:
+    @staticmethod
+    def instantiate(url: str | Mapping[str, object]) -> NotifyBase | None: ...
+
+class LogCapture:
+    def __init__(self, *, level: int, fmt: str) -> None: ...
+    def __enter__(self) -> StringIO: ...
+    def __exit__(self, *exception: object) -> bool | None: ...
