@@ -15,8 +15,10 @@ import dagster as dg
 from schedgen_backups.core.capture import take_bucket_archive, take_database_dump
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId, TableEntry
 from schedgen_backups.core.sealing import seal_point
+from schedgen_backups.environment import load_environment, read_alert_settings, read_max_age
 from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE, explain_failure
-from schedgen_backups.resources import BackupResource
+from schedgen_backups.hooks import alert_on_step_failure, announce_recovery_point
+from schedgen_backups.resources import POOL, BackupResource
 from schedgen_backups.sizes import format_bytes
 
 GROUP = "recovery_point"
@@ -28,12 +30,17 @@ COMMIT_TAG = f"{TAG_PREFIX}git_commit"
 BRANCH_TAG = f"{TAG_PREFIX}git_branch"
 USER_TAG = f"{TAG_PREFIX}user"
 _LISTED_TABLES = 200
+FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=read_max_age())
+"""For the UI only: any materialisation counts there, verified or not. `freshness_watch` looks at what is verified."""
 
 
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
     kinds={"postgres", "file"},
+    pool=POOL,
+    hooks={alert_on_step_failure},
+    freshness_policy=FRESHNESS,
     op_tags={"dagster/priority": "10"},
     description=(
         "A plain SQL dump of the database from one exported snapshot, as `db_NAME_ID.sql.gz` in the backup directory. "
@@ -76,6 +83,9 @@ def database_dump(context: dg.AssetExecutionContext, backup: BackupResource) -> 
     group_name=GROUP,
     owners=OWNERS,
     kinds={"s3", "file"},
+    pool=POOL,
+    hooks={alert_on_step_failure},
+    freshness_policy=FRESHNESS,
     op_tags={"dagster/priority": "5"},
     description=(
         "Every object of the bucket with its S3 metadata, as `minio_NAME_ID.tar.gz` in the backup directory. "
@@ -118,6 +128,9 @@ def minio_archive(context: dg.AssetExecutionContext, backup: BackupResource) -> 
     group_name=GROUP,
     owners=OWNERS,
     kinds={"json"},
+    pool=POOL,
+    hooks={alert_on_step_failure, announce_recovery_point},
+    freshness_policy=FRESHNESS,
     description=(
         "The manifest that makes dump and archive one recovery point. Written last, and only when every check is seen to hold; "
         "materialised alone, it looks at what no check of the same run has looked at."
@@ -135,6 +148,7 @@ def recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) ->
         point_id = (own or complete[-1:] or any_left[-1:] or [own_id])[0]
         origin = read_origin(context.run.tags, context.run.run_id)
         manifest, verification = seal_point(catalog, point_id, origin=origin, live=backup.read_live())
+        read_alert_settings(load_environment())  # the point is safe by now; nobody would be told of the next failure
     references = manifest.references
     return dg.MaterializeResult(
         metadata={

@@ -23,6 +23,7 @@ from schedgen_backups.core.verify import (
     verify_references,
 )
 from schedgen_backups.failures import VERIFICATION_EXIT_CODE, explain_failure
+from schedgen_backups.hooks import alert_on_step_failure
 from schedgen_backups.resources import BackupResource
 from schedgen_backups.sizes import SizeComparison, SizeVerdict, format_bytes
 
@@ -90,13 +91,16 @@ def references_resolve(context: dg.AssetCheckExecutionContext, backup: BackupRes
 
 
 ALL_CHECKS = [
-    dump_is_complete,
-    dump_matches_snapshot,
-    dump_size_is_plausible,
-    archive_is_readable,
-    every_object_is_archived,
-    archive_size_is_plausible,
-    references_resolve,
+    check.with_hooks({alert_on_step_failure})
+    for check in (
+        dump_is_complete,
+        dump_matches_snapshot,
+        dump_size_is_plausible,
+        archive_is_readable,
+        every_object_is_archived,
+        archive_size_is_plausible,
+        references_resolve,
+    )
 ]
 
 

@@ -241,6 +241,14 @@ def read_retention_policy(environment: Mapping[str, str]) -> RetentionPolicy:
     return policy
 
 
+def read_max_age() -> timedelta:
+    """How old the newest verified point may be, for definitions: a value that cannot be used leaves the default, and the run tells what is wrong."""
+    try:
+        return read_alert_settings(load_environment()).max_age
+    except ConfigurationError:
+        return find_longest_gap(DEFAULT_SCHEDULE, ZoneInfo("UTC")) + _GRACE
+
+
 def find_longest_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:
     """The longest time between two of the schedule's next ticks, looking a dozen ticks ahead."""
     start = datetime.now(timezone).timestamp()

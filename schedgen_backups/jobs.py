@@ -1,16 +1,52 @@
-"""The jobs: `backup_job` takes, checks and seals one recovery point; the schedule, the UI and the command line run the same.
+"""The jobs: `backup_job` takes, checks and seals a recovery point, `prune_job` removes those that retention lets go.
 
-A job is a selection of assets with their checks; add one when a run of another kind is wanted. Work belongs to the assets, times to `schedules`.
+A job is a selection of assets with their checks, or one op; add one when a run of another kind is wanted. Work belongs to assets and core, times to
+`schedules`, asking for a run to `sensors`.
 """
-
-from __future__ import annotations
 
 import dagster as dg
 
-from schedgen_backups.assets import database_dump, minio_archive, recovery_point
+from schedgen_backups.assets import describe_holder, recovery_point
+from schedgen_backups.core.pruning import prune
+from schedgen_backups.environment import load_environment, read_retention_policy
+from schedgen_backups.failures import VERIFICATION_EXIT_CODE, explain_failure
+from schedgen_backups.hooks import alert_on_step_failure
+from schedgen_backups.resources import POOL, BackupResource
+from schedgen_backups.retention_table import make_retention_table
 
 backup_job = dg.define_asset_job(
     "backup_job",
-    selection=dg.AssetSelection.assets(database_dump, minio_archive, recovery_point),
+    selection=dg.AssetSelection.assets("database_dump", "minio_archive", "recovery_point"),
     description="Takes a recovery point of the database and the bucket, verifies it and seals it.",
 )
+
+
+@dg.op(pool=POOL)
+def prune_recovery_points(context: dg.OpExecutionContext, backup: BackupResource) -> None:
+    """Recovery points that no rule keeps are gone; the asset's history says which and why."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        policy = read_retention_policy(load_environment())
+        catalog = backup.open_catalog(describe_holder(context.run_id))
+        report = prune(catalog, policy)
+    table = make_retention_table(report.plan)
+    context.log.info(f"retention kept {len(report.plan.kept)} and removed {len(report.plan.removed)} recovery points\n{table}")
+    context.log_event(
+        dg.AssetObservation(
+            recovery_point.key,
+            metadata={
+                "recovery_points_kept": len(report.plan.kept),
+                "recovery_points_removed": len(report.plan.removed),
+                "bytes_freed": report.freed_bytes,
+                "refusal": report.plan.refusal or "none",
+                "decisions": dg.MetadataValue.md(table),
+            },
+        )
+    )
+
+
+@dg.job(
+    hooks={alert_on_step_failure}, executor_def=dg.in_process_executor, description="Removes the recovery points that no rule of retention keeps."
+)
+def prune_job() -> None:
+    """Plans again and removes exactly the files of the points that may go."""
+    prune_recovery_points()

@@ -15,6 +15,9 @@ from schedgen_backups.core.live import LiveApplication
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
 
+POOL = "backup_directory"
+"""Steps that write in the directory wait for one another in this pool; the directory's lock is what makes it safe."""
+
 
 class BackupResource(dg.ConfigurableResource[object]):
     """The database, the bucket and the backup directory as the environment names them at the moment of the run."""

@@ -203,6 +203,8 @@ class BucketClient:
             yield
         except S3Error as error:
             raise self._explain_refusal(key, error) from error
+        except urllib3.exceptions.LocationParseError as error:
+            raise BucketError(f"MINIO_ENDPOINT {self.settings.endpoint!r} cannot be used: {error}", hint="It is host:port, no http://.") from error
         except urllib3.exceptions.HTTPError as error:
             raise BucketUnreachableError(
                 f"the S3 server at {self.settings.endpoint} does not answer as it should{_for_key(key)}: {_reason(error)}",

@@ -128,7 +128,7 @@ def _stored_rows(table: TableEntry, target: DatabaseSettings) -> Iterator[bytes]
     columns = sql.SQL(cast("LiteralString", table.columns))
     with connect_database(target) as connection, translate_errors(target), connection.cursor() as cursor:
         # The same settings as pg_dump's session (pg_dump.c, setup_connection).
-        for setting in ("DateStyle = ISO", "IntervalStyle = POSTGRES", "extra_float_digits = 3", "row_security = off"):
+        for setting in ("DateStyle = ISO", "IntervalStyle = POSTGRES", "extra_float_digits = 3", "row_security = off", "search_path = ''"):
             cursor.execute(sql.SQL(f"SET {setting}"))
         with cursor.copy(sql.SQL("COPY {} {} TO STDOUT").format(name, columns)) as copy:
             for block in copy:

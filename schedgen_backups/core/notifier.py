@@ -59,6 +59,10 @@ class Notifier:
         """The configured channels."""
         return self._channels
 
+    def read_incidents(self) -> tuple[Incident, ...]:
+        """The open incidents."""
+        return self._store.read().incidents
+
     def report_trouble(self, alert: Alert) -> Outcome:
         """The alert was accepted, or is not due yet; its incident is open."""
         with self._state() as state:

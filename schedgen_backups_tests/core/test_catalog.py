@@ -1,6 +1,6 @@
-"""The backup directory and its lock: files get in whole or not at all, nothing is overwritten, and one run at a time writes.
+"""The backup directory: files get in whole or not at all, nothing is overwritten, and each point is worth what was seen of it.
 
-Artifacts here are small ones made without a server. Other processes are real ones, killed for good.
+Artifacts here are small ones made without a server. The lock is tested in `test_lock`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from schedgen_backups.core.catalog import STAGING_NAME, Catalog, PointState, open_private
-from schedgen_backups.core.errors import ConfigurationError, LockHeldError, StorageError, VerificationError
-from schedgen_backups.core.lock import LOCK_NAME, DirectoryLock
+from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
+from schedgen_backups.core.lock import LOCK_NAME
 from schedgen_backups.core.model import Artifact, ArtifactKind, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
 from schedgen_backups.core.verification import SEALING_CLAIMS, Claim, ClaimStatus
 from schedgen_backups_tests.core_support import (
@@ -34,15 +33,6 @@ from schedgen_backups_tests.core_support import (
 )
 
 ID = RecoveryPointId(POINT)
-LOCK_AND_WAIT = """
-import sys, time
-from pathlib import Path
-from schedgen_backups.core.lock import DirectoryLock
-lock = DirectoryLock(Path(sys.argv[1]))
-lock.acquire("the other run")
-print("held", flush=True)
-time.sleep(600)
-"""
 WRITE_PAST_THE_LIMIT = """
 import resource, sys
 from pathlib import Path
@@ -65,16 +55,6 @@ def catalog(tmp_path: Path) -> Catalog:
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     return catalog
-
-
-@pytest.fixture
-def other_process(catalog: Catalog) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock."""
-    with subprocess.Popen([sys.executable, "-c", LOCK_AND_WAIT, str(catalog.directory)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
 
 
 def add_point(catalog: Catalog, *, is_sealed: bool = True) -> Manifest:
@@ -302,42 +282,6 @@ def test_a_file_that_reaches_the_limit_of_the_system_is_not_published(catalog: C
     )
     assert "File too large" in finished.stdout
     assert list_files(catalog.directory) == before
-
-
-def test_the_second_holder_is_refused_with_the_name_of_the_first(catalog: Catalog, other_process: subprocess.Popen[str]) -> None:
-    with pytest.raises(LockHeldError, match=f"in use by the other run, process {other_process.pid}") as caught:
-        catalog.lock.acquire("me")
-    assert caught.value.is_retryable
-    assert not catalog.lock.is_held
-
-
-def test_a_killed_holder_frees_the_lock(catalog: Catalog, other_process: subprocess.Popen[str]) -> None:
-    other_process.kill()
-    other_process.wait()
-    assert catalog.lock.acquire("me")
-    catalog.lock.release()
-
-
-def test_the_holder_may_ask_again_and_somebody_else_in_the_process_may_not(catalog: Catalog) -> None:
-    assert catalog.lock.acquire("me") is True
-    assert catalog.lock.acquire("me again") is False
-    other = DirectoryLock(catalog.directory)
-    with pytest.raises(LockHeldError, match="in use by me, process"):
-        other.acquire("other")
-    catalog.lock.release()
-    catalog.lock.release()
-    assert other.acquire("other") is True
-    other.release()
-
-
-def test_a_child_process_does_not_keep_the_lock(catalog: Catalog) -> None:
-    """pg_dump is such a child, and may outlive us by a moment."""
-    catalog.lock.acquire("me")
-    with subprocess.Popen(["sleep", "60"], close_fds=False) as child:
-        catalog.lock.release()
-        assert catalog.lock.acquire("me again")
-        catalog.lock.release()
-        child.kill()
 
 
 def test_a_verification_is_written_anew(catalog: Catalog) -> None:

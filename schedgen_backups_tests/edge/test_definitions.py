@@ -33,7 +33,8 @@ import schedgen_backups.core as core
 names = [module.name for module in pkgutil.walk_packages(core.__path__, "schedgen_backups.core.")]
 for name in names:
     importlib.import_module(name)
-print(len(names) > 20, sorted({"dagster", "typer", "rich", "dotenv", "schedgen_backups.environment", "schedgen_backups.resources"} & sys.modules.keys()))
+unwanted = {"dagster", "typer", "rich", "dotenv", "schedgen_backups.environment", "schedgen_backups.resources"}
+print(len(names) > 20, sorted(unwanted & sys.modules.keys()))
 """
 
 

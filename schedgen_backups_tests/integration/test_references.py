@@ -109,7 +109,7 @@ def test_an_object_that_we_lost_fails_the_claim_and_is_never_sealed(system: Syst
     assert result.status is ClaimStatus.FAILED
     assert summary.verdict_counts == {ReferenceVerdict.LOST: 1}
     assert "a b" in result.summary
-    with pytest.raises(VerificationError, match="is not sealed: references_resolve: .*1 lost by us"):
+    with pytest.raises(VerificationError, match=r"is not sealed: references_resolve: .*1 lost by us"):
         system.seal()
     point = system.catalog.get_point(ID)
     assert (point.manifest, point.state) == (None, PointState.FAILED)

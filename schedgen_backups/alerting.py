@@ -1,0 +1,126 @@
+"""Makes alerts of what Dagster says of a run, and hands them to the notifier: the same text for the hook, the outbox and the command line.
+
+When something is raised is decided in `hooks` and `sensors`; how it reaches people in core (`notifier`, `channels`). Kinds of incidents are named
+here, so that a failure and its repetition, seen by different parts, are one incident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import dagster as dg
+
+from schedgen_backups.core.alerts import Alert, Severity
+from schedgen_backups.core.catalog import Catalog
+from schedgen_backups.core.errors import BackupError
+from schedgen_backups.core.freshness import describe_freshness
+from schedgen_backups.core.heartbeat import Signal, ping_heartbeat
+from schedgen_backups.core.notifier import Notifier, Outcome
+from schedgen_backups.environment import AlertSettings, read_alert_settings, read_backup_settings
+
+ALERTED_TAG = "backup/alerted"
+STALE_KIND = "no verified recovery point"
+RUN_KIND_PREFIX = "run: "
+TICK_KIND_PREFIX = "tick: "
+CHECK_KIND_PREFIX = "check: "
+_SIZE_CHECKS = ("dump_size_is_plausible", "archive_size_is_plausible")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What failed, as far as Dagster knows."""
+
+    subject: str
+    """A step, or a job when no step failed."""
+    cause: str
+    next_step: str
+    run_id: str
+
+
+class AlertDesk:
+    """Settings, notifier and catalog, as the environment names them at this moment. ConfigurationError when it names nonsense."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.settings: AlertSettings = read_alert_settings(environment)
+        self.catalog = Catalog(read_backup_settings(environment).directory)
+        self.notifier = Notifier(self.settings.make_channels(), self.catalog.directory)
+
+    def raise_failure(self, failure: Failure) -> Outcome:
+        """People are told of the failed step or run, and the heartbeat service too."""
+        is_size = failure.subject.endswith(_SIZE_CHECKS)
+        outcome = self.notifier.report_trouble(
+            Alert(
+                incident=f"{RUN_KIND_PREFIX}{failure.subject} failed",
+                severity=Severity.HIGH if is_size else Severity.CRITICAL,
+                title=f"Backup failed: {failure.subject}",
+                cause=failure.cause,
+                next_step=failure.next_step,
+                facts=self._make_facts(failure.run_id),
+                link=self.make_link(failure.run_id),
+                raised_at=datetime.now(timezone.utc),
+            )
+        )
+        ping_heartbeat(self.settings.heartbeat_url, Signal.FAIL, f"{failure.subject}: {failure.cause}")
+        return outcome
+
+    def raise_trouble(self, kind: str, severity: Severity, title: str, cause: str, *, next_step: str = "", run_id: str = "") -> Outcome:
+        """People are told of something that is not a failed step."""
+        return self.notifier.report_trouble(
+            Alert(
+                incident=kind,
+                severity=severity,
+                title=title,
+                cause=cause,
+                next_step=next_step,
+                facts=self._make_facts(run_id),
+                link=self.make_link(run_id),
+                raised_at=datetime.now(timezone.utc),
+            )
+        )
+
+    def report_recovery(self, kinds: frozenset[str]) -> Outcome:
+        """The incidents of these kinds are over, and people are told once."""
+        return self.notifier.report_recovery(kinds, facts=self._make_facts(""), now=datetime.now(timezone.utc))
+
+    def list_open_kinds(self, *prefixes: str) -> frozenset[str]:
+        """The kinds of open incidents that begin so."""
+        return frozenset(incident.kind for incident in self.notifier.read_incidents() if incident.kind.startswith(prefixes))
+
+    def make_link(self, run_id: str) -> str:
+        """The run's page, where somebody said where the UI is."""
+        return f"{self.settings.webserver_url}/runs/{run_id}" if self.settings.webserver_url and run_id else ""
+
+    def _make_facts(self, run_id: str) -> dict[str, str]:
+        facts = {"last verified recovery point": describe_freshness(self.catalog, datetime.now(timezone.utc))}
+        return {**facts, "run": run_id} if run_id else facts
+
+
+def explain_exception(error: BaseException | None) -> tuple[str, str]:
+    """Cause and next step of a step's exception: a failure of ours says both."""
+    if isinstance(error, dg.Failure):
+        hint = error.metadata.get("hint")
+        cause, _separator, _rest = (error.description or "").partition("\nWhat to do: ")
+        return cause, str(hint.value) if hint is not None and hint.value != "none" else ""
+    if isinstance(error, BackupError):
+        return error.message, error.hint
+    return (f"{type(error).__name__}: {error}" if error is not None else "no reason is known"), ""
+
+
+def explain_step_failure(event: dg.DagsterEvent) -> tuple[str, str]:
+    """Cause and next step as the event log has them, for whoever was not there when it happened."""
+    data = event.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        cause, _separator, hint = data.user_failure_data.description.partition("\nWhat to do: ")
+        return cause, hint
+    error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
+    return (error.message.strip() if error is not None else "no reason is known"), ""
+
+
+def find_check_description(instance: dg.DagsterInstance, check_key: dg.AssetCheckKey, run_id: str) -> str:
+    """What the newest evaluation of this check in this run said; an empty text when there is none."""
+    for record in instance.event_log_storage.get_asset_check_execution_history(check_key, limit=5):
+        if record.run_id == run_id and record.evaluation is not None:
+            return record.evaluation.description or ""
+    return ""

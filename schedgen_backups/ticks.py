@@ -1,0 +1,52 @@
+"""Reads which ticks of schedules and sensors failed, which Dagster's public names do not tell.
+
+The only module that uses Dagster's own inside names for it; a Dagster that renames them breaks here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dagster as dg
+from dagster._core.scheduler.instigation import TickStatus
+
+_LIMIT = 20
+
+
+@dataclass(frozen=True)
+class FailedTick:
+    """One tick that failed, so that no run came of it."""
+
+    name: str
+    """Of the schedule or sensor."""
+    at_seconds: float
+    """Seconds since 1970."""
+    reason: str
+
+
+def list_failed_ticks(instance: dg.DagsterInstance, *, after_seconds: float, except_names: frozenset[str]) -> list[FailedTick]:
+    """Failed ticks since then, oldest first."""
+    found: list[FailedTick] = []
+    for state in instance.all_instigator_state():
+        if state.instigator_name in except_names:
+            continue
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, after=after_seconds, limit=_LIMIT, statuses=[TickStatus.FAILURE])
+        found += [
+            FailedTick(
+                state.instigator_name, tick.timestamp, (tick.error.cause or tick.error).message.strip() if tick.error else "no reason is known"
+            )
+            for tick in ticks
+        ]
+    return sorted(found, key=lambda tick: tick.at_seconds)
+
+
+def list_recovered(instance: dg.DagsterInstance, names: frozenset[str]) -> frozenset[str]:
+    """Those of the named schedules and sensors whose newest finished tick did not fail."""
+    recovered: set[str] = set()
+    finished = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
+    for state in instance.all_instigator_state():
+        if state.instigator_name in names:
+            newest = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1, statuses=finished)
+            if newest and newest[0].status is not TickStatus.FAILURE:
+                recovered.add(state.instigator_name)
+    return frozenset(recovered)
