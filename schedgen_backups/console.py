@@ -28,6 +28,7 @@ from rich.table import Table
 
 from schedgen_backups.core.catalog import STAGING_NAME, PointListing, PointState
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.retention import RetentionPlan
 from schedgen_backups.core.verification import ClaimResult, ClaimStatus, Rung
 from schedgen_backups.doctor import Finding, Verdict
 from schedgen_backups.sizes import format_bytes
@@ -88,6 +89,19 @@ def draw_findings(findings: Iterable[Finding]) -> Table:
     for finding in findings:
         detail = escape(finding.detail) + (f"\n[bold]fix:[/] {escape(finding.fix)}" if finding.fix else "")
         table.add_row(finding.subject, f"[{_VERDICT_STYLES[finding.verdict]}]{finding.verdict.value}[/]", detail)
+    return table
+
+
+def draw_plan(plan: RetentionPlan) -> Table:
+    """One line per recovery point: what retention does with it and why."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("recovery point", "state", "decision"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("because", overflow="fold")
+    for decision in plan.decisions:
+        state = decision.candidate.state
+        verdict = "[green]keep[/]" if decision.is_kept else "[yellow]remove[/]"
+        table.add_row(decision.candidate.point_id.text, f"[{_STATE_STYLES[state]}]{state.value}[/]", verdict, escape("; ".join(decision.reasons)))
     return table
 
 

@@ -141,6 +141,7 @@ def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
     reader = _Reader(environment)
     query = reader.text("BACKUP_REFERENCE_QUERY")
     schedule, timezone = _parse_schedule(reader)
+    reader.number("BACKUP_MAX_HOURS", 1, 24 * 31)  # used by definitions; here only to tell what is wrong
     settings = BackupSettings(
         directory=(find_project_folder() / Path(reader.text("BACKUP_DIR")).expanduser()).absolute(),
         reference_query=query,
@@ -247,6 +248,17 @@ def read_max_age() -> timedelta:
         return read_alert_settings(load_environment()).max_age
     except ConfigurationError:
         return find_longest_gap(DEFAULT_SCHEDULE, ZoneInfo("UTC")) + _GRACE
+
+
+def read_max_hours() -> int:
+    """How many hours a backup may take, for definitions: a value that cannot be used leaves the default, and the run tells what is wrong."""
+    reader = _Reader(load_environment())
+    hours = reader.number("BACKUP_MAX_HOURS", 1, 24 * 31)
+    try:
+        reader.check()
+    except ConfigurationError:
+        return int(_DEFAULTS["BACKUP_MAX_HOURS"])
+    return hours
 
 
 def find_longest_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:

@@ -18,6 +18,7 @@ from schedgen_backups.assets import BRANCH_TAG, COMMIT_TAG, LABEL_TAG_PREFIX, RE
 from schedgen_backups.core.command import ProgramError, run_program
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.dead_runs import PROCESS_TAG, describe_own_process, fail_dead_runs
 from schedgen_backups.definitions import defs
 from schedgen_backups.environment import find_project_folder
 from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, EXIT_CODE_KEY, VERIFICATION_EXIT_CODE
@@ -93,9 +94,10 @@ def run_backup_job(tags: Mapping[str, str]) -> BackupOutcome:
     """The backup job ran to its end against the instance of DAGSTER_HOME; how it ended is in the outcome, never raised."""
     prepare_home()
     with dg.DagsterInstance.get() as instance:
+        fail_dead_runs(instance)
         result = defs.resolve_job_def("backup_job").execute_in_process(
             instance=instance,
-            tags=dict(tags),
+            tags={**tags, **({PROCESS_TAG: process} if (process := describe_own_process()) else {})},
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )

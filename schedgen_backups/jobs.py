@@ -7,17 +7,21 @@ A job is a selection of assets with their checks, or one op; add one when a run 
 import dagster as dg
 
 from schedgen_backups.assets import describe_holder, recovery_point
-from schedgen_backups.core.pruning import prune
-from schedgen_backups.environment import load_environment, read_retention_policy
+from schedgen_backups.core.pruning import remove_points
+from schedgen_backups.environment import load_environment, read_max_hours, read_retention_policy
 from schedgen_backups.failures import VERIFICATION_EXIT_CODE, explain_failure
 from schedgen_backups.hooks import alert_on_step_failure
 from schedgen_backups.resources import POOL, BackupResource
 from schedgen_backups.retention_table import make_retention_table
 
+MAX_RUNTIME_TAG = "dagster/max_runtime"
+"""Seconds after which Dagster's run monitoring ends a run (Dagster documentation, run monitoring)."""
+
 backup_job = dg.define_asset_job(
     "backup_job",
     selection=dg.AssetSelection.assets("database_dump", "minio_archive", "recovery_point"),
     description="Takes a recovery point of the database and the bucket, verifies it and seals it.",
+    tags={MAX_RUNTIME_TAG: str(read_max_hours() * 3600)},
 )
 
 
@@ -27,7 +31,7 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: BackupResource
     with explain_failure(VERIFICATION_EXIT_CODE):
         policy = read_retention_policy(load_environment())
         catalog = backup.open_catalog(describe_holder(context.run_id))
-        report = prune(catalog, policy)
+        report = remove_points(catalog, policy)
     table = make_retention_table(report.plan)
     context.log.info(f"retention kept {len(report.plan.kept)} and removed {len(report.plan.removed)} recovery points\n{table}")
     context.log_event(

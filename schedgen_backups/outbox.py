@@ -23,6 +23,7 @@ from schedgen_backups.alerting import (
 from schedgen_backups.core.alerts import Severity
 from schedgen_backups.core.freshness import look_at_freshness
 from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.dead_runs import fail_dead_runs
 from schedgen_backups.ticks import list_failed_ticks, list_recovered
 
 OUTBOX_NAME = "alert_outbox"
@@ -45,6 +46,7 @@ class OutboxCursor(FrozenModel):
 
 def work_through_outbox(instance: dg.DagsterInstance, desk: AlertDesk, cursor: OutboxCursor, check_keys: list[dg.AssetCheckKey]) -> OutboxCursor:
     """Everything since the cursor was told or is still to be told; returns how far it came."""
+    fail_dead_runs(instance)
     desk.notifier.flush_spool()
     horizon = datetime.now(timezone.utc) - _OLDEST
     failed = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_FAILURE, after_storage_id=cursor.failure_id)

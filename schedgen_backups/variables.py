@@ -46,6 +46,7 @@ VARIABLES = (
     Variable("BACKUP_ALLOW_EMPTY", "false", "true to accept a database without a single row"),
     Variable("BACKUP_COMPRESSION_THREADS", "", "threads that compress; by default one per core, at most 8"),
     Variable("BACKUP_DOWNLOAD_THREADS", "8", "objects that are read or written at the same time"),
+    Variable("BACKUP_MAX_HOURS", "6", "a backup that takes longer is ended and counts as failed"),
     Variable("BACKUP_RETENTION_DAYS", "7", "recovery points of so many days are kept, today included"),
     Variable("BACKUP_RETENTION_KEEP_LAST", "3", "so many verified points are kept however old they are"),
     Variable("BACKUP_RETENTION_WEEKS", "0", "keep the last verified point of each of so many weeks"),

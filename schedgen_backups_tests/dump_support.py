@@ -24,7 +24,8 @@ CREATE EXTENSION hstore;
 CREATE EXTENSION citext SCHEMA "two words";
 CREATE TABLE "Users; DROP TABLE x" ("a.b" int, "quo""te" text, "課程" text, "select" text, "new
 line" text);
-INSERT INTO "Users; DROP TABLE x" VALUES (1, 'é\t', E'tab\tnewline\nreturn\rback\\slash', '\.', NULL), (2, '\N', '', '--', 'COPY public.x (a) FROM stdin;');
+INSERT INTO "Users; DROP TABLE x" VALUES (1, 'é\t', E'tab\tnewline\nreturn\rback\\slash', '\.', NULL),
+    (2, '\N', '', '--', 'COPY public.x (a) FROM stdin;');
 CREATE TABLE "new
 line" (a int);
 INSERT INTO "new
@@ -45,8 +46,10 @@ INSERT INTO kinds VALUES ('it''s "fine"', 3, '(1,"a,b")', 'NaN', 'NaN', 'infinit
     '{"a": [1, null, "\u00e9"]}',
     '{"a,b",NULL,"{}",""}', '\x00ff0a5c', B'0101', '::1/64', '[1,5)', 'generated',
     '00000000-0000-0000-0000-000000000001', 1.5, 'ab', '12:00:00+02', '12.34'),
-    ('sad', 1, NULL, '-Infinity', '-Infinity', '4713-01-01 00:00:00+00 BC', '5874897-12-31', '0', 'null', '{}', '', '', '10.0.0.1', 'empty', NULL, NULL, -0.5,
-    '', '00:00', '-1'), ('ok', NULL, NULL, 'Infinity', 'Infinity', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+    ('sad', 1, NULL, '-Infinity', '-Infinity', '4713-01-01 00:00:00+00 BC', '5874897-12-31', '0', 'null', '{}', '', '', '10.0.0.1',
+    'empty', NULL, NULL, -0.5,
+    '', '00:00', '-1'), 
+    ('ok', NULL, NULL, 'Infinity', 'Infinity', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
     ('ok', 2, NULL, 5e-324, 0.1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
 CREATE TABLE parts (a int, b text) PARTITION BY RANGE (a);
 CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (10);

@@ -58,17 +58,14 @@ def check_database_target(record: DumpRecord, target: DatabaseSettings, backup: 
 
     Returns psql and the target's number of user relations. RestoreError (permanent) says why not.
     """
-    with connect_database(target) as connection, translate_errors(target), connection.cursor() as cursor:
+    with connect_database(target) as connection:
         major = connection.info.server_version // 10000
-        row = cursor.execute(
-            "SELECT pg_catalog.pg_encoding_to_char(encoding) FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
-        ).fetchone()
+        encoding = connection.info.parameter_status("server_encoding") or ""
     if major < record.server_major:
         raise RestoreError(
             f"the dump is of PostgreSQL {record.server_major} and the target is PostgreSQL {major}: newer does not load into older",
             hint=f"Restore into a server of version {record.server_major} or newer.",
         )
-    encoding = str(row[0]) if row else ""
     if encoding != record.encoding:
         raise RestoreError(
             f"the dump's encoding is {record.encoding}, the target's is {encoding}",

@@ -130,6 +130,8 @@ def _stored_rows(table: TableEntry, target: DatabaseSettings) -> Iterator[bytes]
         # The same settings as pg_dump's session (pg_dump.c, setup_connection).
         for setting in ("DateStyle = ISO", "IntervalStyle = POSTGRES", "extra_float_digits = 3", "row_security = off", "search_path = ''"):
             cursor.execute(sql.SQL(f"SET {setting}"))
+        encoding = connection.info.parameter_status("server_encoding") or "UTF8"
+        cursor.execute(sql.SQL("SET client_encoding = {}").format(sql.Literal(encoding)))
         with cursor.copy(sql.SQL("COPY {} {} TO STDOUT").format(name, columns)) as copy:
             for block in copy:
                 yield bytes(block)

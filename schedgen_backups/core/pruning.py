@@ -46,7 +46,7 @@ def plan_pruning(catalog: Catalog, policy: RetentionPolicy, now: datetime) -> Re
     return plan_retention([_as_candidate(catalog, point, now) for point in catalog.list_points()], policy, now)
 
 
-def prune(catalog: Catalog, policy: RetentionPolicy, now: datetime | None = None) -> PruneReport:
+def remove_points(catalog: Catalog, policy: RetentionPolicy, now: datetime | None = None) -> PruneReport:
     """The points that may go are gone; StorageError when a file cannot be removed: what is left is taken up by the next call."""
     plan = plan_pruning(catalog, policy, now or datetime.now(timezone.utc))
     points = {point.point_id: point for point in catalog.list_points()}

@@ -120,10 +120,16 @@ def test_a_database_in_another_encoding_comes_back(postgres_server: EmbeddedPost
             connection.execute(statement.format(sql.Identifier(name), sql.Literal(encoding)))
     try:
         source, target = (admin.with_database(name) for name in names)
-        run(source, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs SELECT convert_from('\\x436166e9', current_setting('server_encoding'))")
+        run(source, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('Cafe')")
+        with connect(source) as connection:
+            # A byte that is an e with an accent in LATIN1, anything in SQL_ASCII, and nothing in UTF-8.
+            connection.execute(r"CREATE TABLE notes (id int, note text)")
+            connection.execute(f"INSERT INTO notes VALUES (1, convert_from('\\x436166e9', '{encoding}')), (2, 'x')".encode())
         path = publish_dump(catalog, source)
         assert_whole(path)
         restore(path, target, catalog)
+        assert_equal(path, target, catalog)
+        run(target, "UPDATE notes SET id = id WHERE id = 1")
         assert_equal(path, target, catalog)
     finally:
         for name in names:
