@@ -13,7 +13,7 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -58,6 +58,10 @@ class Program:
         self.name = Path(arguments[0]).name
         self._stall_timeout_seconds = stall_timeout_seconds
         self._stderr_end = b""
+        with _defer_interrupts(on_interrupt=self.end):
+            self._start(arguments, environment, stdin=stdin, stdout=stdout)
+
+    def _start(self, arguments: Sequence[str | Path], environment: Mapping[str, str], *, stdin: int, stdout: int) -> None:
         try:
             self._process = subprocess.Popen(
                 [str(argument) for argument in arguments],
@@ -186,3 +190,27 @@ def run_program(arguments: Sequence[str | Path], *, environment: Mapping[str, st
     except OSError as error:
         raise ProgramError(f"{name} could not be started: {error}") from error
     return finished.returncode, finished.stdout.decode("utf-8", "replace"), finished.stderr.decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _defer_interrupts(on_interrupt: Callable[[], object]) -> Generator[None, None, None]:
+    """SIGINT and SIGTERM wait until the block has ended: a program that runs already, but is held by nobody yet, would live on.
+
+    When one came, `on_interrupt` is called before its own handler. Only the main thread is ever interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    before = {number: signal.signal(number, lambda number, _frame: received.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    is_started = False
+    try:
+        yield
+        is_started = True
+    finally:
+        if received and is_started:
+            on_interrupt()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in received:
+            signal.raise_signal(number)
