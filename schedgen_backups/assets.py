@@ -52,6 +52,7 @@ def database_dump(context: dg.AssetExecutionContext, backup: BackupResource) -> 
     with explain_failure(DATABASE_EXIT_CODE):
         settings, options = backup.read_database(), backup.read_backup()
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
+        tell_start(context.run.run_id)
         point_id = find_point_id(context.instance, context.run.run_id)
         started = time.monotonic()
         captured = take_database_dump(catalog, settings, options, point_id)

@@ -48,7 +48,7 @@ INSERT INTO kinds VALUES ('it''s "fine"', 3, '(1,"a,b")', 'NaN', 'NaN', 'infinit
     '00000000-0000-0000-0000-000000000001', 1.5, 'ab', '12:00:00+02', '12.34'),
     ('sad', 1, NULL, '-Infinity', '-Infinity', '4713-01-01 00:00:00+00 BC', '5874897-12-31', '0', 'null', '{}', '', '', '10.0.0.1',
     'empty', NULL, NULL, -0.5,
-    '', '00:00', '-1'), 
+    '', '00:00', '-1'),
     ('ok', NULL, NULL, 'Infinity', 'Infinity', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
     ('ok', 2, NULL, 5e-324, 0.1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
 CREATE TABLE parts (a int, b text) PARTITION BY RANGE (a);
