@@ -14,14 +14,9 @@ from schedgen_backups.core.catalog import Catalog, PointListing
 from schedgen_backups.core.dump_file import open_dump
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.references import verify_references
 from schedgen_backups.core.verification import ClaimResult, ClaimStatus
-from schedgen_backups.core.verify import (
-    verify_archive,
-    verify_dump,
-    verify_dump_against_snapshot,
-    verify_every_object,
-    verify_references,
-)
+from schedgen_backups.core.verify import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.failures import VERIFICATION_EXIT_CODE, explain_failure
 from schedgen_backups.hooks import alert_on_step_failure
 from schedgen_backups.resources import BackupResource

@@ -9,21 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from itertools import islice, pairwise
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-import dagster as dg
-from dagster._utils.schedules import cron_string_iterator
 from dotenv import dotenv_values, load_dotenv
 
 from schedgen_backups.core.channels import Channel, MailSettings, make_channel, make_mail_channel
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.retention import RetentionPolicy
 from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY, LOOPBACK_HOSTS, BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.cron import find_longest_gap, parse_cron
 from schedgen_backups.variables import DEFAULT_SCHEDULE, VARIABLES
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
@@ -34,7 +32,6 @@ _Value = TypeVar("_Value")
 
 
 _GRACE = timedelta(hours=2)
-_TICKS_AHEAD = 12
 _DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 
 
@@ -259,22 +256,6 @@ def read_max_hours() -> int:
     except ConfigurationError:
         return int(_DEFAULTS["BACKUP_MAX_HOURS"])
     return hours
-
-
-def find_longest_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:
-    """The longest time between two of the schedule's next ticks, looking a dozen ticks ahead."""
-    start = datetime.now(timezone).timestamp()
-    ticks = list(islice(cron_string_iterator(start, cron_schedule, str(timezone)), _TICKS_AHEAD))
-    return max(later - earlier for earlier, later in pairwise(ticks))
-
-
-def parse_cron(text: str) -> str:
-    """The cron string as it is; ValueError when Dagster would refuse it."""
-    try:
-        dg.ScheduleDefinition(name="probe", cron_schedule=text, job_name="probe")
-    except dg.DagsterInvalidDefinitionError as error:
-        raise ValueError(text) from error
-    return text
 
 
 def _parse_ssl_mode(text: str) -> str:

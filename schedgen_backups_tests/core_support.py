@@ -23,7 +23,8 @@ from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.dump_text import DumpDigest, DumpFacts, split_dump
 from schedgen_backups.core.member_name import MemberNames
-from schedgen_backups.core.model import ArchiveRecord, ArtifactKind, ArtifactName, DumpRecord, ObjectEntry, RecoveryPointId, ReferenceState
+from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId, ReferenceState
+from schedgen_backups.core.records import ArchiveRecord, DumpRecord, ObjectEntry
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus
 

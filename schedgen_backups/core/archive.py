@@ -20,7 +20,8 @@ from schedgen_backups.core.archive_file import ArchiveFileWriter, CapturedArchiv
 from schedgen_backups.core.bucket import BucketClient, ListedObject, ObjectChangedError, ObjectGoneError, ObjectHead, compute_md5, new_md5
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.member_name import MemberNames
-from schedgen_backups.core.model import ArchiveRecord, MissedObject, ObjectEntry, RecoveryPointId
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.records import ArchiveRecord, MissedObject, ObjectEntry
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
 from schedgen_backups.core.version import TOOL_VERSION
 

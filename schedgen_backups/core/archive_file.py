@@ -31,7 +31,7 @@ from schedgen_backups.core.gzip_members import (
     store_member,
 )
 from schedgen_backups.core.member_name import RESERVED_FOLDER
-from schedgen_backups.core.model import ArchiveRecord, ObjectEntry
+from schedgen_backups.core.records import ArchiveRecord, ObjectEntry
 
 INDEX_NAME = f"{RESERVED_FOLDER}/index.jsonl"
 _TAR_BLOCK_BYTES = 512

@@ -24,7 +24,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.gzip_members import Digest
-from schedgen_backups.core.model import ObjectEntry
+from schedgen_backups.core.records import ObjectEntry
 from schedgen_backups.core.settings import BucketSettings
 
 READ_BYTES = 1 << 20

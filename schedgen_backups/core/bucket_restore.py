@@ -21,7 +21,7 @@ from schedgen_backups.core.archive_file import ArchiveFile, open_archive
 from schedgen_backups.core.block_reader import BlockReader
 from schedgen_backups.core.bucket import BucketClient, ObjectGoneError
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
-from schedgen_backups.core.model import ObjectEntry
+from schedgen_backups.core.records import ObjectEntry
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
 from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus, Figure
 

@@ -198,7 +198,7 @@ class Catalog:
         for artifact in self._find_artifacts():
             artifacts.setdefault(artifact.name.point_id, []).append(artifact)
         sealed = self._find_sealed()
-        own = {point_id for point_id, found in artifacts.items() if point_id in sealed or any(map(_is_ours, found))}
+        own = {point_id for point_id, found in artifacts.items() if point_id in sealed or any(map(is_ours, found))}
         return tuple(
             PointListing(
                 point_id,
@@ -212,7 +212,7 @@ class Catalog:
     def list_unmanaged(self) -> tuple[Path, ...]:
         """Files with an artifact's name that are not ours, such as those of the shell script of before; they are never touched."""
         sealed = self._find_sealed()
-        return tuple(artifact.path for artifact in self._find_artifacts() if artifact.name.point_id not in sealed and not _is_ours(artifact))
+        return tuple(artifact.path for artifact in self._find_artifacts() if artifact.name.point_id not in sealed and not is_ours(artifact))
 
     def get_point(self, point_id: RecoveryPointId) -> PointListing:
         """The recovery point with this id; ConfigurationError (permanent) when there is none."""
@@ -283,7 +283,8 @@ def _verification_name(point_id: str) -> str:
     return f"verification_{point_id}.json"
 
 
-def _is_ours(artifact: FoundArtifact) -> bool:
+def is_ours(artifact: FoundArtifact) -> bool:
+    """Whether the file describes itself as ours do; the shell script's do not."""
     with artifact.path.open("rb") as file:
         try:
             read_footer(file)

@@ -11,17 +11,18 @@ import json
 import logging
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import apprise
 import urllib3
 from slack_sdk.errors import SlackClientError
 from slack_sdk.http_retry import RetryHandler
-from slack_sdk.http_retry.builtin_handlers import ConnectionErrorRetryHandler, RateLimitErrorRetryHandler, ServerErrorRetryHandler
+from slack_sdk.http_retry.builtin_handlers import ConnectionErrorRetryHandler, ServerErrorRetryHandler
 from slack_sdk.webhook import WebhookClient
 
 from schedgen_backups.core.alerts import TEXT_LIMIT, Alert, Severity, shorten
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.quiet import hidden_addresses
 from schedgen_backups.core.settings import LOOPBACK_HOSTS
 
 SEND_TIMEOUT_SECONDS = 5
@@ -30,6 +31,8 @@ _HEADER_LIMIT = 150
 _FIELD_LIMIT = 2000
 _FIELDS_LIMIT = 10
 """Block Kit reference: header text, field text, fields of a section."""
+_TITLE_JOINT = 10
+_LEAST_TEXT = 40
 _OK = 200
 _MULTIPLE_CHOICES = 300
 _BAD_REQUEST = 400
@@ -81,21 +84,18 @@ class SlackChannel:
 
     def send(self, alert: Alert) -> Delivery:
         """Sends Block Kit with a text beside it; when the blocks are refused, the text alone."""
-        handlers: list[RetryHandler] = [
-            ConnectionErrorRetryHandler(max_retry_count=1),
-            RateLimitErrorRetryHandler(max_retry_count=1),
-            ServerErrorRetryHandler(1),
-        ]
+        # None for rate limits: it sleeps as long as the server likes.
+        handlers: list[RetryHandler] = [ConnectionErrorRetryHandler(max_retry_count=1), ServerErrorRetryHandler(1)]
         client = WebhookClient(self.url, timeout=SEND_TIMEOUT_SECONDS, retry_handlers=handlers, logger=_SILENT)
         try:
-            response = client.send(text=alert.to_text(), blocks=make_slack_blocks(alert))
+            text = _escape(alert.to_text(), TEXT_LIMIT)
+            response = client.send(text=text, blocks=make_slack_blocks(alert))
             if response.status_code == _BAD_REQUEST:
-                response = client.send(text=alert.to_text())
+                response = client.send(text=text)
         except (OSError, SlackClientError, ValueError) as error:
             return Delivery(self.name, is_accepted=False, answer=_describe(error))
-        return Delivery(
-            self.name, is_accepted=response.status_code == _OK, answer=f"{response.status_code} {shorten(response.body or '', 200)}".strip()
-        )
+        answer = shorten(_redact(response.body or "", self.url), 200)
+        return Delivery(self.name, is_accepted=response.status_code == _OK, answer=f"{response.status_code} {answer}".strip())
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,11 @@ class JsonChannel:
 
     def send(self, alert: Alert) -> Delivery:
         """Posts the text."""
-        retries = urllib3.Retry(total=_TRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], allowed_methods=None, raise_on_status=False)
-        with urllib3.PoolManager(timeout=SEND_TIMEOUT_SECONDS, retries=retries) as pool:
+        body = json.dumps({"text": alert.to_text()})
+        with hidden_addresses(), urllib3.PoolManager(timeout=SEND_TIMEOUT_SECONDS, retries=make_retries()) as pool:
             try:
-                response = pool.request("POST", self.url, body=json.dumps({"text": alert.to_text()}), headers={"Content-Type": "application/json"})
+                # A redirect is a refusal: behind it may be a page that takes everything, such as a login.
+                response = pool.request("POST", self.url, body=body, headers={"Content-Type": "application/json"}, redirect=False)
             except urllib3.exceptions.HTTPError as error:
                 return Delivery(self.name, is_accepted=False, answer=_describe(error))
         is_accepted = _OK <= response.status < _MULTIPLE_CHOICES
@@ -146,17 +147,13 @@ class AppriseChannel:
     def send(self, alert: Alert) -> Delivery:
         """Hands title and text to the service; apprise's own log is the answer when it was refused."""
         kind = apprise.NotifyType.SUCCESS if alert.severity is Severity.INFO else apprise.NotifyType.FAILURE
-        body = alert.to_text().partition("\n")[2]
-        with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:
-            is_accepted = bool(self.plugin.notify(body=body, title=f"[{alert.severity.value}] {alert.title}", notify_type=kind))
-            answer = shorten(" ".join(log.getvalue().split()), 300)
-        return Delivery(self.name, is_accepted, "accepted" if is_accepted else self._redact(answer or "refused"))
-
-    def _redact(self, text: str) -> str:
-        for secret in (self.address, self.plugin.password):
-            if secret:
-                text = text.replace(secret, "***")
-        return text
+        title = f"[{alert.severity.value}] {alert.title}"
+        # Room for the title too: many services count it as part of the text, and refuse a text that is too long.
+        body = shorten(alert.to_text().partition("\n")[2], max(self.plugin.body_maxlen - len(title) - _TITLE_JOINT, _LEAST_TEXT))
+        with hidden_addresses(logging.WARNING), apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:
+            is_accepted = bool(self.plugin.notify(body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT))
+            answer = shorten(_redact(" ".join(log.getvalue().split()), self.address, self.plugin.password or ""), 300)
+        return Delivery(self.name, is_accepted, "accepted" if is_accepted else answer or "refused")
 
 
 @dataclass(frozen=True)
@@ -177,28 +174,53 @@ def make_channel(url: str) -> Channel:
 
     Slack's incoming webhooks, any address that apprise knows (Discord's and Teams' https addresses among them), otherwise a JSON endpoint.
     """
-    parts = urlsplit(url)
-    is_loopback = (parts.hostname or "") in LOOPBACK_HOSTS
-    if parts.scheme == "http" and not is_loopback:
-        raise ConfigurationError(f"the webhook at {parts.hostname} is not encrypted", hint="Use https; http is for this machine only.")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigurationError("an address is no address", hint="Is a bracket missing?") from None
     if parts.scheme in {"http", "https"}:
-        if parts.hostname == _SLACK_HOST or parts.path.startswith(_SLACK_PATH):
-            return SlackChannel(url)
-        plugin = apprise.Apprise.instantiate(url)
-        return AppriseChannel(_set_timeouts(plugin), url) if plugin is not None else JsonChannel(url)
-    plugin = apprise.Apprise.instantiate(url)
+        return _make_web_channel(url, parts)
+    plugin = _instantiate(url)
     if plugin is None:
         raise ConfigurationError(f"an address of kind {parts.scheme or 'unknown'!r} is not understood", hint="See the list of apprise's addresses.")
-    if plugin.secure_protocol and not plugin.secure and not is_loopback:
-        raise ConfigurationError(f"the address of kind {parts.scheme!r} is not encrypted", hint=f"Use {plugin.secure_protocol}://")
+    if not _is_encrypted(plugin, parts):
+        raise ConfigurationError(f"the address of kind {parts.scheme!r} is not encrypted", hint=f"Use {plugin.secure_protocol or 'another kind'}.")
     return AppriseChannel(_set_timeouts(plugin), url)
+
+
+def _make_web_channel(url: str, parts: SplitResult) -> Channel:
+    if not parts.hostname:
+        raise ConfigurationError("a webhook's address names no host", hint="Use https://host/path.")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+        raise ConfigurationError(f"the webhook at {parts.hostname} is not encrypted", hint="Use https; http is for this machine only.")
+    if parts.hostname == _SLACK_HOST or parts.path.startswith(_SLACK_PATH):
+        return SlackChannel(url)
+    plugin = _instantiate(url)
+    return AppriseChannel(_set_timeouts(plugin), url) if plugin is not None else JsonChannel(url)
+
+
+def _instantiate(address: str | dict[str, Any]) -> apprise.NotifyBase | None:
+    with hidden_addresses():
+        return apprise.Apprise.instantiate(address)
+
+
+def _is_encrypted(plugin: apprise.NotifyBase, parts: SplitResult) -> bool:
+    # A mail address may name another server than its host, and `insecure` although it begins with mailtos.
+    host = getattr(plugin, "smtp_host", None) or parts.hostname or ""
+    if host in LOOPBACK_HOSTS:
+        return True
+    if getattr(plugin, "secure_mode", None) == "insecure":
+        return False
+    # Services that are only reached by https have no unencrypted protocol, and call nothing secure.
+    plain = plugin.protocol if isinstance(plugin.protocol, (tuple, list, set)) else (plugin.protocol,)
+    return plugin.secure or parts.scheme not in plain
 
 
 def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> Channel:
     """E-mail to these people; ConfigurationError when the server is not encrypted and not on this machine, or an address is wrong."""
     if mail.security == "insecure" and mail.host not in LOOPBACK_HOSTS:
         raise ConfigurationError(f"mail by {mail.host} would not be encrypted", hint="Set SMTP_SECURITY to starttls or ssl.")
-    plugin = apprise.Apprise.instantiate(
+    plugin = _instantiate(
         {
             "schema": "mailto" if mail.security == "insecure" else "mailtos",
             "host": mail.host,
@@ -209,6 +231,7 @@ def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> Channe
             "from_addr": mail.sender,
             "targets": list(recipients),
             "secure_mode": mail.security,
+            "format": "text",
         }
     )
     if plugin is None:
@@ -249,6 +272,26 @@ def _escape(text: str, limit: int) -> str:
 
 def _fingerprint(address: str) -> str:
     return hashlib.sha256(address.encode()).hexdigest()[:16]
+
+
+def _redact(text: str, address: str, password: str = "") -> str:
+    """Servers repeat what they were asked: an error page often holds the path."""
+    for secret in (address, urlsplit(address).path.strip("/"), password):
+        if secret:
+            text = text.replace(secret, "***")
+    return text
+
+
+def make_retries() -> urllib3.Retry:
+    """A second and a third try within a second; never as late as the server likes."""
+    return urllib3.Retry(
+        total=_TRIES,
+        backoff_factor=0.2,
+        status_forcelist=[500, 502, 503, 504],
+        allowed_methods=None,
+        raise_on_status=False,
+        respect_retry_after_header=False,
+    )
 
 
 def _describe(error: BaseException) -> str:

@@ -22,8 +22,8 @@ from schedgen_backups.core.command import Program, ProgramError
 from schedgen_backups.core.dump_file import DumpFile, open_dump
 from schedgen_backups.core.dump_text import DumpDigest, split_dump
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
-from schedgen_backups.core.model import DumpRecord
 from schedgen_backups.core.postgres import connect_database, count_user_relations, make_client_environment, translate_errors
+from schedgen_backups.core.records import DumpRecord
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 
 _CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[^\s;]+);')

@@ -16,8 +16,9 @@ from schedgen_backups.core.command import Program, ProgramError, run_program
 from schedgen_backups.core.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.dump_text import split_dump
 from schedgen_backups.core.errors import DatabaseError, DumpError
-from schedgen_backups.core.model import DumpRecord, RecoveryPointId, ReferenceState
+from schedgen_backups.core.model import RecoveryPointId, ReferenceState
 from schedgen_backups.core.postgres import make_client_environment
+from schedgen_backups.core.records import DumpRecord
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 from schedgen_backups.core.snapshot import DatabaseFacts, Snapshot, TableName, open_snapshot
 from schedgen_backups.core.version import TOOL_VERSION

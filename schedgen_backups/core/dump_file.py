@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from schedgen_backups.core.dump_text import DumpDigest, DumpFacts, Segment, TableEnd, TableFacts, TableStart
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.gzip_members import BLOCK_BYTES, MemberWriter, read_footer, read_members
-from schedgen_backups.core.model import DumpRecord, TableEntry
+from schedgen_backups.core.records import DumpRecord, TableEntry
 
 LINE_PREFIX = "-- schedgen-backups: "
 ROLE_PREFIX = "-- role: "

@@ -19,8 +19,8 @@ from schedgen_backups.core.clients import find_client
 from schedgen_backups.core.dump import stream_dump
 from schedgen_backups.core.dump_file import DumpFile, open_dump
 from schedgen_backups.core.dump_text import DumpDigest, Rows, TableFacts, split_dump
-from schedgen_backups.core.model import TableEntry
 from schedgen_backups.core.postgres import connect_database, translate_errors
+from schedgen_backups.core.records import TableEntry
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus, Figure
 

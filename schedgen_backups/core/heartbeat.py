@@ -11,9 +11,10 @@ from enum import Enum
 import urllib3
 
 from schedgen_backups.core.alerts import shorten
+from schedgen_backups.core.channels import make_retries
+from schedgen_backups.core.quiet import hidden_addresses
 
 _TIMEOUT_SECONDS = 5
-_TRIES = 2
 _BODY_LIMIT = 10_000
 """Characters that healthchecks.io keeps of a ping's body (its documentation, pinging API)."""
 _FIRST_REFUSAL = 300
@@ -32,10 +33,9 @@ def ping_heartbeat(url: str, signal: Signal, text: str) -> bool:
     """The service took the signal; False when it did not, or when there is no address."""
     if not url:
         return False
-    retries = urllib3.Retry(total=_TRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], allowed_methods=None, raise_on_status=False)
-    with urllib3.PoolManager(timeout=_TIMEOUT_SECONDS, retries=retries) as pool:
+    with hidden_addresses(), urllib3.PoolManager(timeout=_TIMEOUT_SECONDS, retries=make_retries()) as pool:
         try:
-            response = pool.request("POST", url + signal.value, body=shorten(text, _BODY_LIMIT).encode())
+            response = pool.request("POST", url + signal.value, body=shorten(text, _BODY_LIMIT).encode(), redirect=False)
         except urllib3.exceptions.HTTPError as error:
             _LOG.warning("the heartbeat service did not take %s: %s", signal.name, type(error).__name__)  # the address is a secret
             return False

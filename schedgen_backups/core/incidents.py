@@ -19,6 +19,8 @@ from schedgen_backups.core.model import FrozenModel
 
 REMINDERS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
 """After the first alert; from then on once a day."""
+_DAY = timedelta(hours=23)
+"""Short of 24 hours, so that tonight's failure is told although it came some seconds sooner than last night's."""
 FOLDER_NAME = ".alerts"
 _STATE_NAME = "incidents.json"
 
@@ -35,9 +37,9 @@ class Incident(FrozenModel):
 
     def is_due(self, now: datetime) -> bool:
         """Whether one more occurrence deserves an alert."""
-        reminder = REMINDERS[min(self.announced_count - 1, len(REMINDERS) - 1)]
-        since = self.began_at if self.announced_count <= len(REMINDERS) else self.announced_at
-        return now >= since + reminder and now > self.announced_at
+        if self.announced_count > len(REMINDERS):
+            return now >= self.announced_at + _DAY
+        return now >= self.began_at + REMINDERS[self.announced_count - 1] and now > self.announced_at
 
 
 class IncidentState(FrozenModel):
@@ -97,7 +99,9 @@ class IncidentStore:
     @contextmanager
     def locked(self) -> Generator[None, None, None]:
         """Nobody else changes the state within the block; waits for whoever does. OSError when the folder cannot be written."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not only `parents=True`: that makes the backup directory as the umask likes.
+        self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

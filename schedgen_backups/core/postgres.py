@@ -49,6 +49,8 @@ def connect_database(settings: DatabaseSettings) -> Generator[psycopg.Connection
             sslmode=settings.ssl_mode,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             application_name=APPLICATION_NAME,
+            # Without it psycopg hands out bytes where a database's encoding is SQL_ASCII.
+            client_encoding="utf8",
         )
     except psycopg.Error as error:
         raise _explain_refusal(settings, error) from None

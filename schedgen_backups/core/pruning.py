@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import AwareDatetime
 
-from schedgen_backups.core.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog import Catalog, PointListing, is_ours
 from schedgen_backups.core.model import FrozenModel, RecoveryPointId
 from schedgen_backups.core.retention import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 
@@ -71,7 +71,10 @@ def _list_files(catalog: Catalog, point: PointListing) -> tuple[Path, ...]:
     # The manifest goes first: a crash in between leaves files without one, which is what a partial point is, and that goes with the next plan.
     manifest = catalog.directory / f"manifest_{point.point_id}.json"
     described = (catalog.directory / f"verification_{point.point_id}.json", _pin_path(catalog, point.point_id))
-    return tuple(path for path in (manifest, *described, *(artifact.path for artifact in point.artifacts)) if path.exists())
+    # The shell script may have written in the same second: a file is the point's when its manifest names it or it describes itself.
+    named = {artifact.file_name for artifact in point.manifest.artifacts} if point.manifest is not None else set[str]()
+    own = (artifact.path for artifact in point.artifacts if artifact.path.name in named or is_ours(artifact))
+    return tuple(path for path in (manifest, *described, *own) if path.exists())
 
 
 def write_pin(catalog: Catalog, pin: Pin) -> None:

@@ -13,15 +13,9 @@ from schedgen_backups.core.dump_file import open_dump
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.live import LiveSystem
 from schedgen_backups.core.model import Artifact, ArtifactKind, Manifest, Origin, RecoveryPointId, ReferenceSummary
+from schedgen_backups.core.references import verify_references
 from schedgen_backups.core.verification import SEALING_CLAIMS, Claim, ClaimResult, ClaimStatus, Verification
-from schedgen_backups.core.verify import (
-    Observe,
-    verify_archive,
-    verify_dump,
-    verify_dump_against_snapshot,
-    verify_every_object,
-    verify_references,
-)
+from schedgen_backups.core.verify import Observe, verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.core.version import TOOL_VERSION
 
 
@@ -72,7 +66,7 @@ def seal_point(catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin, l
     own = {result.claim for result in verification.results if result.checked_by == origin.run_id and result.status is not ClaimStatus.UNKNOWN}
     dump_path = point.get_path(ArtifactKind.DATABASE)
     archive_path = point.get_path(ArtifactKind.BUCKET)
-    if point.manifest is not None or not origin.run_id or own < set(SEALING_CLAIMS):
+    if point.manifest is not None or not origin.run_id or not own >= set(SEALING_CLAIMS):
         verification, references = verify_point(catalog, point, checked_by=origin.run_id, live=live)
     else:
         _result, references = verify_references(dump_path, archive_path, live=live)

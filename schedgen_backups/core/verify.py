@@ -1,13 +1,13 @@
-"""Finds out whether files are what they say they are, by reading them again from the disk: the rungs `stored`, `parsed` and `coherent`.
+"""Finds out whether files are what they say they are, by reading them again from the disk: the rungs `stored` and `parsed`.
 
 Each function looks at one or two claims and returns results, never raising for a bad file: a bad file is a failed claim. Restoring and comparing
-are the rungs above, in `database_restore` and `bucket_restore`. Nothing here writes.
+are rungs above, in `database_restore` and `bucket_restore`. Nothing here writes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,10 @@ from schedgen_backups.core.dump_file import DumpFile, open_dump
 from schedgen_backups.core.dump_text import DumpDigest, split_dump
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.gzip_members import BLOCK_BYTES
-from schedgen_backups.core.live import LiveSystem
-from schedgen_backups.core.model import (
-    ArchiveRecord,
-    ArtifactKind,
-    ArtifactName,
-    DumpRecord,
-    MissingReference,
-    ReferenceState,
-    ReferenceSummary,
-    ReferenceVerdict,
-)
+from schedgen_backups.core.model import ArtifactKind, ArtifactName
+from schedgen_backups.core.records import ArchiveRecord, DumpRecord
 from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus, Figure
 
-_NAMED_MISSING = 1000
 _NAMED_DIFFERENCES = 10
 
 Observe = Callable[[int], object]
@@ -59,7 +49,7 @@ def verify_dump(path: Path, *, expected_sha256: str | None = None, observe: Obse
                 != (table.schema_name, table.name, table.rows, table.size_bytes, table.sha256)
             ]
             if differences or len(dump.tables) != len(facts.tables):
-                raise VerificationError(f"tables differ from the index: {_name_some(differences) or 'their number is another one'}")
+                raise VerificationError(f"tables differ from the index: {name_some(differences) or 'their number is another one'}")
             if facts.text_sha256 != dump.record.text_sha256 or facts.size_bytes != dump.record.size_bytes:
                 raise VerificationError("the schema differs from what was captured")
             _check_tables_lie_right(dump)
@@ -76,11 +66,11 @@ def verify_dump_against_snapshot(path: Path) -> ClaimResult:
     def read() -> tuple[str, dict[str, Figure]]:
         with open_dump(path) as dump:
             if dump.record.missing_tables:
-                raise VerificationError(f"pg_dump left out tables of the snapshot: {_name_some(list(dump.record.missing_tables))}")
+                raise VerificationError(f"pg_dump left out tables of the snapshot: {name_some(list(dump.record.missing_tables))}")
             counted = [table for table in dump.tables if table.expected_rows is not None]
             differing = [f"{table.qualified_name} ({table.rows} of {table.expected_rows})" for table in counted if table.rows != table.expected_rows]
             if differing:
-                raise VerificationError(f"tables have other row counts than the snapshot: {_name_some(differing)}")
+                raise VerificationError(f"tables have other row counts than the snapshot: {name_some(differing)}")
             rows = sum(table.rows for table in counted)
             return f"{len(counted)} tables with {rows} rows as counted in the snapshot", {"tables": len(counted), "rows": rows}
 
@@ -137,64 +127,6 @@ def verify_every_object(path: Path) -> ClaimResult:
             return f"{record.object_count} of {record.listed_count} listed objects, {record.deleted_count} deleted meanwhile", figures
 
     return _verify_claim(Claim.EVERY_OBJECT_IS_ARCHIVED, read)
-
-
-def verify_references(
-    dump_path: Path, archive_path: Path, *, live: LiveSystem | None, known: ReferenceSummary | None = None
-) -> tuple[ClaimResult, ReferenceSummary]:
-    """`references_resolve`: every object that the snapshot refers to is in the archive, or has a verdict that is not our loss.
-
-    Missing objects are judged by `live`, or by `known` when that was found of just the same missing objects; without either they are
-    unknown, which is a failure. Errors of `live` are raised.
-    """
-    try:
-        with open_dump(dump_path) as dump, open_archive(archive_path) as archive:
-            record = dump.record
-            if record.point_id != archive.record.point_id:
-                raise VerificationError(f"the dump is of point {record.point_id}, the archive of {archive.record.point_id}")
-            if archive.record.listed_at < record.snapshot_at:
-                raise VerificationError("the bucket was listed before the database's snapshot: an upload in between would be missing")
-            if record.reference_state is ReferenceState.NOT_CONFIGURED:
-                summary = ReferenceSummary(state=ReferenceState.NOT_CONFIGURED, note=record.reference_note)
-                return _make_result(Claim.REFERENCES_RESOLVE, ClaimStatus.NOT_CONFIGURED, record.reference_note, {}), summary
-            missing = _find_missing(dump.read_references(), (entry.key for entry in archive.read_entries()))
-    except VerificationError as error:
-        failed = _make_result(Claim.REFERENCES_RESOLVE, ClaimStatus.FAILED, error.message, {})
-        return failed, ReferenceSummary(state=ReferenceState.READ, note=error.message)
-    summary = _judge(record.reference_count, missing, live, known)
-    counts = ", ".join(f"{count} {verdict.value}" for verdict, count in summary.verdict_counts.items())
-    text = f"{summary.resolved_count} of {summary.reference_count} references are in the archive" + (f"; {counts}" if counts else "")
-    status = ClaimStatus.PASSED if summary.is_coherent else ClaimStatus.FAILED
-    if not summary.is_coherent:
-        text += f": {_name_some([reference.key for reference in summary.missing])}"
-    figures: dict[str, Figure] = {"references": summary.reference_count, "resolved": summary.resolved_count, "missing": len(missing)}
-    return _make_result(Claim.REFERENCES_RESOLVE, status, text, figures), summary
-
-
-def _find_missing(references: Iterator[list[str]], archived: Iterator[str]) -> list[str]:
-    # 16 bytes per archived object instead of its key.
-    have = {_key_digest(key) for key in archived}
-    return [key for page in references for key in page if _key_digest(key) not in have]
-
-
-def _judge(count: int, missing: list[str], live: LiveSystem | None, known: ReferenceSummary | None) -> ReferenceSummary:
-    fingerprint = hashlib.sha256("\0".join(missing).encode("utf-8", "surrogateescape")).hexdigest()
-    if missing and known is not None and known.missing_sha256 == fingerprint:
-        return known
-    verdicts = live.judge(missing) if live is not None and missing else {}
-    judged = [MissingReference(key=key, verdict=verdicts.get(key, ReferenceVerdict.UNKNOWN)) for key in missing]
-    counts: dict[ReferenceVerdict, int] = {}
-    for reference in judged:
-        counts[reference.verdict] = counts.get(reference.verdict, 0) + 1
-    ranked = sorted(judged, key=lambda reference: list(ReferenceVerdict).index(reference.verdict), reverse=True)
-    return ReferenceSummary(
-        state=ReferenceState.READ,
-        reference_count=count,
-        resolved_count=count - len(missing),
-        verdict_counts=counts,
-        missing=tuple(ranked[:_NAMED_MISSING]),
-        missing_sha256=fingerprint if missing else "",
-    )
 
 
 class _FileDigest:
@@ -279,11 +211,12 @@ def _verify_claim(claim: Claim, read: Callable[[], tuple[str, dict[str, Figure]]
     try:
         summary, figures = read()
     except VerificationError as error:
-        return _make_result(claim, ClaimStatus.FAILED, error.message, {})
-    return _make_result(claim, ClaimStatus.PASSED, summary, figures)
+        return make_result(claim, ClaimStatus.FAILED, error.message, {})
+    return make_result(claim, ClaimStatus.PASSED, summary, figures)
 
 
-def _make_result(claim: Claim, status: ClaimStatus, summary: str, figures: dict[str, Figure]) -> ClaimResult:
+def make_result(claim: Claim, status: ClaimStatus, summary: str, figures: dict[str, Figure]) -> ClaimResult:
+    """The result of a look that just ended."""
     return ClaimResult(claim=claim, status=status, summary=summary, figures=figures, checked_at=_now())
 
 
@@ -311,11 +244,8 @@ def _read_range(path: Path, start: int, end: int, observe: Callable[[bytes], obj
             remaining -= len(block)
 
 
-def _key_digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
-
-
-def _name_some(names: list[str]) -> str:
+def name_some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
     named = ", ".join(names[:_NAMED_DIFFERENCES])
     return f"{named} and {len(names) - _NAMED_DIFFERENCES} more" if len(names) > _NAMED_DIFFERENCES else named
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from schedgen_backups.core.archive_file import INDEX_NAME, ArchiveFile, ArchiveFileWriter, make_header, open_archive, pack_object
 from schedgen_backups.core.dump_file import open_dump
 from schedgen_backups.core.errors import ObjectError, VerificationError
-from schedgen_backups.core.model import ObjectEntry
+from schedgen_backups.core.records import ObjectEntry
 from schedgen_backups.core.verification import Claim, ClaimStatus
 from schedgen_backups.core.verify import verify_archive
 from schedgen_backups_tests.core.test_member_name import IMPOSSIBLE_KEYS, PLAIN_KEYS

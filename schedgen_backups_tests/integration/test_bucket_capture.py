@@ -22,7 +22,8 @@ from schedgen_backups.core.archive_file import open_archive
 from schedgen_backups.core.bucket_restore import compare_bucket, restore_bucket
 from schedgen_backups.core.catalog import Catalog, PointState
 from schedgen_backups.core.live import LiveApplication
-from schedgen_backups.core.model import ArchiveRecord, ObjectEntry, Origin, RecoveryPointId
+from schedgen_backups.core.model import Origin, RecoveryPointId
+from schedgen_backups.core.records import ArchiveRecord, ObjectEntry
 from schedgen_backups.core.restore import RestoreRequest, restore_point
 from schedgen_backups.core.sealing import seal_point
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings

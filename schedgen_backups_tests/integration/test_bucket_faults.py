@@ -18,7 +18,7 @@ from schedgen_backups.core.archive_file import open_archive
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError
 from schedgen_backups.core.loopback import free_ports
-from schedgen_backups.core.model import ArchiveRecord
+from schedgen_backups.core.records import ArchiveRecord
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.verification import ClaimStatus
 from schedgen_backups.core.verify import verify_archive, verify_every_object

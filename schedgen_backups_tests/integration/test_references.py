@@ -15,10 +15,10 @@ from schedgen_backups.core.catalog import Catalog, PointState
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.live import LiveApplication
 from schedgen_backups.core.model import Manifest, Origin, RecoveryPointId, ReferenceState, ReferenceVerdict
+from schedgen_backups.core.references import verify_references
 from schedgen_backups.core.sealing import seal_point, verify_point
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verification import Claim, ClaimStatus, Rung
-from schedgen_backups.core.verify import verify_references
 from schedgen_backups_tests.core_support import POINT, get_status, get_summary, make_backup, publish_archive, publish_dump
 from schedgen_backups_tests.faulty_s3 import FaultyS3Proxy
 from schedgen_backups_tests.servers import client_of, run

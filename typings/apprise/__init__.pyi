@@ -9,14 +9,21 @@ class NotifyType(Enum):
     WARNING = "warning"
     FAILURE = "failure"
 
+class NotifyFormat(Enum):
+    TEXT = "text"
+    HTML = "html"
+    MARKDOWN = "markdown"
+
 class NotifyBase:
+    body_maxlen: int
+    protocol: str | tuple[str, ...] | None
     service_name: str
     secure: bool
     secure_protocol: str | tuple[str, ...] | None
     password: str | None
     socket_connect_timeout: float
     socket_read_timeout: float
-    def notify(self, body: str, title: str = ..., notify_type: NotifyType = ...) -> bool: ...
+    def notify(self, body: str, title: str = ..., notify_type: NotifyType = ..., body_format: NotifyFormat = ...) -> bool: ...
 
 class Apprise:
     @staticmethod

@@ -1,0 +1,138 @@
+"""What an artifact says of itself, inside itself: the record of a dump or an archive, and the entry of each table and object.
+
+Add a field here when a lone file must be able to tell it; give it a default, so that files written before it can still be read. What ties two
+artifacts together stands in `model`. Described in docs/file-format.md.
+"""
+
+from __future__ import annotations
+
+from pydantic import AwareDatetime
+
+from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, ReferenceState
+
+
+class TableEntry(FrozenModel):
+    """One table of a dump: how many rows the snapshot had, how many were captured, and where they lie."""
+
+    schema_name: str
+    name: str
+    columns: str
+    """The column list as pg_dump wrote it, parentheses included; empty for a table without columns."""
+    expected_rows: int | None
+    """Rows counted in the same snapshot; None for a table that an extension owns."""
+    rows: int
+    size_bytes: int
+    """Bytes of the rows in COPY's text form."""
+    sha256: str
+    """Of the rows in COPY's text form, in the order in which they lie in the table."""
+    offset: int
+    """Where the table's first gzip member starts in the file."""
+    length: int
+    """Compressed bytes from there to the end of the table's last member."""
+
+    @property
+    def qualified_name(self) -> str:
+        """`schema.name`, for messages."""
+        return f"{self.schema_name}.{self.name}"
+
+
+class DumpRecord(FrozenModel):
+    """What a dump says of itself, written behind the dump as SQL comment lines."""
+
+    format_version: int = FORMAT_VERSION
+    tool_version: str
+    point_id: str
+    kind: ArtifactKind = ArtifactKind.DATABASE
+    database: str
+    server_version: str
+    server_major: int
+    system_identifier: str = ""
+    """Of the PostgreSQL cluster, where the role may read it."""
+    client_version: str
+    snapshot_at: AwareDatetime
+    finished_at: AwareDatetime
+    encoding: str
+    collation: str = ""
+    table_count: int
+    row_count: int
+    relation_count: int
+    """Relations and large objects of the database: what a restore in one transaction needs locks for."""
+    large_object_count: int
+    size_bytes: int
+    """Of the plain text up to the end of pg_dump's own output."""
+    text_sha256: str
+    """Of everything but rows: schema, sequences, large objects; without the random restrict key and the version comments."""
+    content_length: int
+    """Compressed bytes of the dump itself: the file up to here unpacks to what pg_dump wrote."""
+    missing_tables: tuple[str, ...] = ()
+    """Tables of the snapshot that pg_dump did not write."""
+    left_out_settings: tuple[str, ...] = ()
+    reference_state: ReferenceState
+    reference_query: str
+    reference_count: int
+    reference_note: str = ""
+    role_count: int
+    roles_note: str = ""
+    """Why the roles could not be read, where they could not."""
+
+
+class ObjectEntry(FrozenModel):
+    """One object of an archive: its S3 metadata, its digest and where it lies."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+    etag: str
+    is_etag_verified: bool
+    """Whether the ETag is the MD5 of the bytes and was found equal; a multipart or encrypted object's is no MD5."""
+    version_id: str | None = None
+    modified_at: AwareDatetime
+    content_type: str = ""
+    headers: dict[str, str] = {}
+    """Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Expires, where the object has them."""
+    metadata: dict[str, str] = {}
+    """User metadata, names without `x-amz-meta-`."""
+    tags: dict[str, str] = {}
+    member_name: str
+    """Name in the tar file; differs from the key where the key cannot be a path."""
+    is_changed: bool = False
+    """Whether the object was replaced between the listing and the reading; the archive has the newer one."""
+    offset: int
+    """Where the object's first gzip member starts in the file."""
+    length: int
+    """Compressed bytes from there to the end of the object's last member."""
+
+
+class MissedObject(FrozenModel):
+    """One listed object that the archive does not hold, and why."""
+
+    key: str
+    reason: str
+
+
+class ArchiveRecord(FrozenModel):
+    """What an archive says of itself: the first line of its last entry."""
+
+    format_version: int = FORMAT_VERSION
+    tool_version: str
+    point_id: str
+    kind: ArtifactKind = ArtifactKind.BUCKET
+    bucket: str
+    endpoint: str
+    listed_at: AwareDatetime
+    """When the listing began."""
+    finished_at: AwareDatetime
+    listed_count: int
+    object_count: int
+    size_bytes: int
+    """Of all archived objects together."""
+    changed_count: int
+    deleted_count: int
+    """Objects that were listed and gone when they were to be read."""
+    deleted: tuple[MissedObject, ...] = ()
+    failed_count: int
+    failed: tuple[MissedObject, ...] = ()
+    is_versioned: bool | None = None
+    """Whether the bucket keeps versions; None where the server does not tell."""
+    reused_count: int = 0
+    """Objects taken from an older archive instead of the bucket."""

@@ -1,0 +1,179 @@
+"""Incidents: when one more occurrence deserves an alert, and a state file that survives damage and two processes at once.
+
+What is sent, and what happens when nobody accepts it, is tested in `test_notifier`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.incidents import IncidentState, IncidentStore
+
+BEGAN = datetime(2026, 3, 1, 2, 10, tzinfo=timezone.utc)
+KIND = "database_dump failed"
+ADD_OCCURRENCES = """
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from schedgen_backups.core.incidents import IncidentStore
+store = IncidentStore(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(50):
+    with store.locked():
+        state = store.read().with_occurrence("both", datetime.now(timezone.utc), is_announced=False)
+        store.write(state.with_occurrence(f"{sys.argv[2]} {number}", datetime.now(timezone.utc), is_announced=True))
+"""
+
+
+def announce_when_due(*times: timedelta) -> list[timedelta]:
+    """At which of these times, from the first occurrence on, an alert went out."""
+    state = IncidentState()
+    announced: list[timedelta] = []
+    for since in times:
+        is_due = state.is_due(KIND, BEGAN + since)
+        state = state.with_occurrence(KIND, BEGAN + since, is_announced=is_due)
+        announced += [since] if is_due else []
+    return announced
+
+
+def test_alerts_come_at_once_after_1_6_and_24_hours_and_daily_from_then_on() -> None:
+    """Trouble that is seen every ten minutes for five days."""
+    announced = announce_when_due(*(timedelta(minutes=10 * number) for number in range(5 * 24 * 6)))
+    first_day = [timedelta(0), timedelta(hours=1), timedelta(hours=6), timedelta(hours=24)]
+    assert announced[:4] == first_day
+    later = [after - before for before, after in zip(announced[3:], announced[4:], strict=False)]
+    assert len(later) in {3, 4}
+    assert all(timedelta(hours=23) <= gap <= timedelta(hours=24) for gap in later)
+
+
+def test_a_nightly_failure_is_told_every_night_although_no_two_nights_take_the_same_time() -> None:
+    """The sixth night fails some seconds sooner than the fifth: still another night without a backup."""
+    nights = [timedelta(days=night, seconds=seconds) for night, seconds in enumerate((0, -3, 40, -20, 30, 5, 0, -60))]
+    assert announce_when_due(*nights) == nights
+
+
+@pytest.mark.parametrize(("since", "is_due"), [(0, False), (3599, False), (3600, True)])
+def test_the_first_reminder_is_due_after_an_hour_to_the_second(since: int, is_due: bool) -> None:  # noqa: FBT001 - a table
+    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
+    assert state.is_due(KIND, BEGAN + timedelta(seconds=since)) is is_due
+
+
+def test_a_clock_that_was_set_back_makes_no_alert_due() -> None:
+    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
+    assert not state.is_due(KIND, BEGAN - timedelta(days=1))
+
+
+def test_an_alert_that_nobody_accepted_opens_nothing_and_stays_due() -> None:
+    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=False)
+    assert state == IncidentState()
+    assert state.is_due(KIND, BEGAN)
+
+
+def test_a_reminder_that_nobody_accepted_stays_due() -> None:
+    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
+    later = BEGAN + timedelta(hours=1)
+    state = state.with_occurrence(KIND, later, is_announced=False)
+    assert state.is_due(KIND, later)
+    state = state.with_occurrence(KIND, later, is_announced=True)
+    assert not state.is_due(KIND, later + timedelta(hours=1))
+
+
+def test_occurrences_are_counted_and_the_beginning_stays() -> None:
+    state = IncidentState()
+    for number in range(4):
+        state = state.with_occurrence(KIND, BEGAN + timedelta(minutes=number), is_announced=number in {0, 3})
+    incident = state.find(KIND)
+    assert incident is not None
+    assert (incident.began_at, incident.announced_at, incident.announced_count, incident.occurrence_count) == (
+        BEGAN,
+        BEGAN + timedelta(minutes=3),
+        2,
+        4,
+    )
+
+
+def test_kinds_are_incidents_of_their_own() -> None:
+    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
+    assert state.is_due("bucket_archive failed", BEGAN)
+    state = state.with_occurrence("bucket_archive failed", BEGAN, is_announced=True)
+    assert [incident.kind for incident in state.without(frozenset({KIND})).incidents] == ["bucket_archive failed"]
+
+
+def test_what_is_over_and_comes_again_is_a_new_incident() -> None:
+    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True).without(frozenset({KIND}))
+    assert state.find(KIND) is None
+    assert state.is_due(KIND, BEGAN + timedelta(seconds=1))
+
+
+def test_the_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    store = IncidentStore(tmp_path / ".alerts")
+    assert store.read() == IncidentState()
+    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
+    with store.locked():
+        store.write(state)
+        assert IncidentStore(tmp_path / ".alerts").read() == state
+    assert sorted(path.name for path in (tmp_path / ".alerts").iterdir()) == [".lock", "incidents.json"]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"\xff\x00\xff", b'{"incidents": [{"kind": "x"}]}', b"[]"])
+def test_a_damaged_state_counts_as_none_and_is_written_anew(tmp_path: Path, damaged: bytes) -> None:
+    """One alert too many, never one too few."""
+    store = IncidentStore(tmp_path)
+    (tmp_path / "incidents.json").write_bytes(damaged)
+    with store.locked():
+        assert store.read() == IncidentState()
+        state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
+        store.write(state)
+        assert store.read() == state
+
+
+def test_a_state_of_a_newer_version_is_read(tmp_path: Path) -> None:
+    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
+    text = state.model_dump_json().replace('"kind"', '"colour": "red", "kind"')
+    (tmp_path / "incidents.json").write_text(text)
+    assert IncidentStore(tmp_path).read() == state
+
+
+def test_files_and_folders_are_for_their_owner_only(tmp_path: Path) -> None:
+    """The backup directory too, which an alert about a first backup may be the first to make."""
+    before = os.umask(0)
+    try:
+        store = IncidentStore(tmp_path / "backups" / ".alerts")
+        with store.locked():
+            store.write(IncidentState())
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "backups").rglob("*")}
+    assert modes == {".alerts": 0o700, ".lock": 0o600, "incidents.json": 0o600}
+    assert (tmp_path / "backups").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
+    """Even root cannot make a folder in a file."""
+    (tmp_path / "backups").write_bytes(b"")
+    with pytest.raises(OSError), IncidentStore(tmp_path / "backups" / ".alerts").locked():
+        pytest.fail("locked without a folder")
+
+
+def test_two_processes_at_once_lose_no_incident(tmp_path: Path) -> None:
+    folder = tmp_path / ".alerts"
+    with IncidentStore(folder).locked():
+        IncidentStore(folder).write(IncidentState().with_occurrence("both", BEGAN, is_announced=True))
+    words = [sys.executable, "-c", ADD_OCCURRENCES, str(folder)]
+    processes = [subprocess.Popen([*words, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name in ("first", "second")]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.communicate("go\n", timeout=60)
+    assert [process.returncode for process in processes] == [0, 0]
+    found = {incident.kind: incident for incident in IncidentStore(folder).read().incidents}
+    assert set(found) == {"both", *(f"{name} {number}" for name in ("first", "second") for number in range(50))}
+    assert found["both"].occurrence_count == 101

@@ -1,0 +1,53 @@
+"""Histories of small recovery points made without a server: each in a state of one's choice, with its real files.
+
+For tests of what is decided by age and state (`pruning`, `freshness`). What is in the files is the business of `core_support`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from schedgen_backups.core.catalog import Catalog, PointState
+from schedgen_backups.core.model import Artifact, ArtifactKind, ArtifactName, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
+from schedgen_backups.core.verification import SEALING_CLAIMS, Claim, ClaimStatus
+from schedgen_backups_tests.core_support import TAKEN_AT, TableText, make_entry, make_result, write_archive, write_dump
+
+
+def name_night(day: int) -> RecoveryPointId:
+    """The id of the point so many days after `TAKEN_AT`."""
+    return RecoveryPointId.from_time(TAKEN_AT + timedelta(days=day))
+
+
+def add_point(catalog: Catalog, point_id: RecoveryPointId, state: PointState = PointState.VERIFIED) -> tuple[str, ...]:
+    """The point is in the directory in this state; returns the names of its files."""
+    names = {
+        kind: ArtifactName(kind, source, point_id).to_file_name()
+        for kind, source in ((ArtifactKind.DATABASE, "schedgen"), (ArtifactKind.BUCKET, "schedgen-pdfs"))
+    }
+    dump = write_dump(catalog.directory / names[ArtifactKind.DATABASE], [TableText("jobs", (b"1",))], point_id=point_id.text)
+    archive = write_archive(catalog.directory / names[ArtifactKind.BUCKET], [(make_entry("a", b"1"), b"1")], point_id=point_id.text)
+    files = tuple(names.values())
+    if state is PointState.PARTIAL:
+        return files
+    written = {ArtifactKind.DATABASE: dump, ArtifactKind.BUCKET: archive}
+    artifacts = tuple(
+        Artifact(kind=kind, file_name=names[kind], source_name="x", size_bytes=written[kind].size_bytes, sha256=written[kind].sha256)
+        for kind in ArtifactKind
+    )
+    catalog.write_manifest(
+        Manifest(
+            tool_version="test",
+            point_id=point_id.text,
+            snapshot_at=point_id.taken_at,
+            sealed_at=point_id.taken_at,
+            artifacts=artifacts,
+            references=ReferenceSummary(state=ReferenceState.READ),
+        )
+    )
+    if state is PointState.UNVERIFIED:
+        return (*files, f"manifest_{point_id}.json")
+    digests = {artifact.kind: artifact.sha256 for artifact in artifacts}
+    failed = Claim.DUMP_IS_STORED if state is PointState.FAILED else None
+    results = [make_result(claim, ClaimStatus.FAILED if claim is failed else ClaimStatus.PASSED, artifacts=digests) for claim in SEALING_CLAIMS]
+    catalog.record_results(point_id, tuple(results))
+    return (*files, f"manifest_{point_id}.json", f"verification_{point_id}.json")
