@@ -43,6 +43,7 @@ def test_a_backup_leaves_a_verified_point_with_private_files(site: Site, instanc
         f"minio_{bucket}_{text}.tar.gz",
         f"manifest_{text}.json",
         f"verification_{text}.json",
+        ".alerts",
         ".lock",
         ".staging",
     }
