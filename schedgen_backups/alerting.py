@@ -18,7 +18,7 @@ from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.freshness import describe_freshness
 from schedgen_backups.core.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.core.notifier import Notifier, Outcome
-from schedgen_backups.environment import AlertSettings, read_alert_settings, read_backup_settings
+from schedgen_backups.environment import AlertSettings, read_alert_settings, read_backup_directory
 
 ALERTED_TAG = "backup/alerted"
 STALE_KIND = "no verified recovery point"
@@ -40,11 +40,11 @@ class Failure:
 
 
 class AlertDesk:
-    """Settings, notifier and catalog, as the environment names them at this moment. ConfigurationError when it names nonsense."""
+    """Settings, notifier and catalog, as the environment names them at this moment. ConfigurationError when an alert's setting is wrong."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.settings: AlertSettings = read_alert_settings(environment)
-        self.catalog = Catalog(read_backup_settings(environment).directory)
+        self.catalog = Catalog(read_backup_directory(environment))
         self.notifier = Notifier(self.settings.make_channels(), self.catalog.directory)
 
     def raise_failure(self, failure: Failure) -> Outcome:
@@ -121,6 +121,6 @@ def explain_step_failure(event: dg.DagsterEvent) -> tuple[str, str]:
 def find_check_description(instance: dg.DagsterInstance, check_key: dg.AssetCheckKey, run_id: str) -> str:
     """What the newest evaluation of this check in this run said; an empty text when there is none."""
     for record in instance.event_log_storage.get_asset_check_execution_history(check_key, limit=5):
-        if record.run_id == run_id and record.evaluation is not None:
+        if record.run_id == run_id and isinstance(record.evaluation, dg.AssetCheckEvaluation):
             return record.evaluation.description or ""
     return ""

@@ -8,7 +8,9 @@ A command reads its arguments, calls core or the Dagster instance, prints, and e
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,12 +22,12 @@ from schedgen_backups.alerting import AlertDesk
 from schedgen_backups.command_line import CONFIGURATION_EXIT_CODE, CommandEnd, JsonOption, app, err, out, print_json
 from schedgen_backups.console import draw_findings, show_capture
 from schedgen_backups.core.alerts import Alert, Severity
-from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.core.freshness import look_at_freshness
+from schedgen_backups.core.lock import DirectoryLock
 from schedgen_backups.core.version import TOOL_VERSION
 from schedgen_backups.doctor import Verdict, examine
-from schedgen_backups.environment import export_environment, find_project_folder, load_environment, read_backup_settings
+from schedgen_backups.environment import export_environment, find_project_folder, load_environment, read_backup_directory
 from schedgen_backups.instance import make_tags, run_backup_job
 
 __all__ = ["app", "main", "point_commands"]
@@ -140,8 +142,8 @@ def backup(
 ) -> None:
     """Take a recovery point, verify it and print its id. The run appears in the Dagster UI."""
     labels = dict(_split_label(text) for text in label or [])
-    directory = read_backup_settings(load_environment()).directory
-    _refuse_when_locked(Catalog(directory))
+    directory = read_backup_directory(load_environment())
+    _refuse_when_locked(directory)
     with show_capture(err, directory):
         outcome = run_backup_job(make_tags(reason, labels))
     if as_json:
@@ -154,11 +156,15 @@ def backup(
     raise CommandEnd(outcome.exit_code)
 
 
-def _refuse_when_locked(catalog: Catalog) -> None:
-    """LockHeldError at once: a run that is started all the same would wait in the pool until the other ends."""
-    catalog.prepare()
-    catalog.lock.acquire("the command line")
-    catalog.lock.release()
+def _refuse_when_locked(directory: Path) -> None:
+    """LockHeldError at once: a run that is started all the same would wait in the pool until the other ends.
+
+    Whatever else is wrong with the directory is for the run to find: a run that fails is told of.
+    """
+    lock = DirectoryLock(directory)
+    with suppress(OSError):
+        lock.acquire("the command line")
+    lock.release()
 
 
 def _split_label(text: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Turns the environment (and the operators' .env beside the project) into settings for core, for Dagster and for the command line alike.
 
 The only place that reads the environment; which variables there are stands in `variables`. Nothing is read when the code location loads, but
-the schedule: missing or wrong values make a run that fails with a clear message.
+the schedule and the ages that definitions name: missing or wrong values make a run that fails with a clear message.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
     schedule, timezone = _parse_schedule(reader)
     reader.number("BACKUP_MAX_HOURS", 1, 24 * 31)  # used by definitions; here only to tell what is wrong
     settings = BackupSettings(
-        directory=(find_project_folder() / Path(reader.text("BACKUP_DIR")).expanduser()).absolute(),
+        directory=read_backup_directory(environment),
         reference_query=query,
         is_reference_query_default=query == DEFAULT_REFERENCE_QUERY,
         is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
@@ -157,6 +157,11 @@ def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
     )
     reader.check()
     return settings
+
+
+def read_backup_directory(environment: Mapping[str, str]) -> Path:
+    """The absolute path of BACKUP_DIR, whatever else is wrong: alerts of what is wrong need it."""
+    return (find_project_folder() / Path(_Reader(environment).text("BACKUP_DIR")).expanduser()).absolute()
 
 
 def read_schedule(environment: Mapping[str, str]) -> tuple[str, ZoneInfo]:
@@ -199,7 +204,6 @@ def read_alert_settings(environment: Mapping[str, str]) -> AlertSettings:
     """Who is told of failures; ConfigurationError names every variable that is wrong. No channel at all is allowed."""
     reader = _Reader(environment)
     recipients = tuple(part.strip() for part in reader.text("BACKUP_ALERT_EMAIL").split(",") if part.strip())
-    schedule, timezone = _parse_schedule(reader)
     mail = None
     if recipients:
         mail = MailSettings(
@@ -218,7 +222,7 @@ def read_alert_settings(environment: Mapping[str, str]) -> AlertSettings:
         is_success_told=reader.yes_or_no("BACKUP_ALERT_ON_SUCCESS"),
         heartbeat_url=reader.parsed("BACKUP_HEARTBEAT_URL", _parse_heartbeat_url, "an https address", ""),
         webserver_url=reader.text("DAGSTER_WEBSERVER_URL").rstrip("/"),
-        max_age=timedelta(hours=hours) if hours else find_longest_gap(schedule, timezone) + _GRACE,
+        max_age=timedelta(hours=hours) if hours else _derive_max_age(environment),
     )
     reader.check()
     settings.make_channels()
@@ -241,8 +245,17 @@ def read_retention_policy(environment: Mapping[str, str]) -> RetentionPolicy:
 
 def read_max_age() -> timedelta:
     """How old the newest verified point may be, for definitions: a value that cannot be used leaves the default, and the run tells what is wrong."""
+    environment = load_environment()
     try:
-        return read_alert_settings(load_environment()).max_age
+        return read_alert_settings(environment).max_age
+    except ConfigurationError:
+        return _derive_max_age(environment)
+
+
+def _derive_max_age(environment: Mapping[str, str]) -> timedelta:
+    # A schedule that cannot be used must not silence the alerts that tell of it.
+    try:
+        return find_longest_gap(*read_schedule(environment)) + _GRACE
     except ConfigurationError:
         return find_longest_gap(DEFAULT_SCHEDULE, ZoneInfo("UTC")) + _GRACE
 

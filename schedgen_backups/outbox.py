@@ -117,8 +117,12 @@ def _tell_check(instance: dg.DagsterInstance, desk: AlertDesk, key: dg.AssetChec
     history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_BATCH)
     for record in sorted((record for record in history if record.id > after_id), key=lambda record: record.id):
         evaluation = record.evaluation
-        if evaluation is None:
-            break  # still running: looked at again next time
+        if not isinstance(evaluation, dg.AssetCheckEvaluation):  # planned
+            run = instance.get_run_by_id(record.run_id)
+            if run is not None and not run.is_finished:
+                break  # looked at again next time
+            after_id = record.id  # its run ended before it was reached
+            continue
         is_news = record.create_timestamp >= horizon.timestamp() and key.name not in _UNREMARKABLE_CHECKS
         if is_news and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
             outcome = desk.raise_trouble(

@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST
+    do_GET = do_POST  # noqa: N815 - the base class's name
 
     def log_message(self, *_args: object) -> None:
         """Nothing: the test's output is its own."""

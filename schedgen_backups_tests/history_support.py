@@ -1,16 +1,21 @@
-"""Histories of small recovery points made without a server: each in a state of one's choice, with its real files.
+"""Histories of recovery points: each in a state of one's choice, as a value for `retention`, or with small real files for `pruning`.
 
-For tests of what is decided by age and state (`pruning`, `freshness`). What is in the files is the business of `core_support`.
+For tests of what is decided by age and state. What is in the files is the business of `core_support`; no server is needed.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from textwrap import dedent
 
 from schedgen_backups.core.catalog import Catalog, PointState
 from schedgen_backups.core.model import Artifact, ArtifactKind, ArtifactName, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
+from schedgen_backups.core.retention import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 from schedgen_backups.core.verification import SEALING_CLAIMS, Claim, ClaimStatus
 from schedgen_backups_tests.core_support import TAKEN_AT, TableText, make_entry, make_result, write_archive, write_dump
+
+SHORT = {"v": PointState.VERIFIED, "u": PointState.UNVERIFIED, "f": PointState.FAILED, "p": PointState.PARTIAL}
 
 
 def name_night(day: int) -> RecoveryPointId:
@@ -51,3 +56,32 @@ def add_point(catalog: Catalog, point_id: RecoveryPointId, state: PointState = P
     results = [make_result(claim, ClaimStatus.FAILED if claim is failed else ClaimStatus.PASSED, artifacts=digests) for claim in SEALING_CLAIMS]
     catalog.record_results(point_id, tuple(results))
     return (*files, f"manifest_{point_id}.json", f"verification_{point_id}.json")
+
+
+def at(text: str) -> datetime:
+    """This moment in UTC."""
+    return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+
+
+def nights(first: str, states: str, *, hour: int = 2) -> list[Candidate]:
+    """One point a night from this day on, a letter for each state; `-` for a night without one."""
+    start = at(first) + timedelta(hours=hour)
+    return [Candidate(RecoveryPointId.from_time(start + timedelta(days=day)), SHORT[letter]) for day, letter in enumerate(states) if letter in SHORT]
+
+
+def at_times(*moments: str) -> list[Candidate]:
+    """Verified points at these times, an offset from UTC included."""
+    return [Candidate(RecoveryPointId.from_time(datetime.fromisoformat(moment)), PointState.VERIFIED) for moment in moments]
+
+
+def tell(plan: RetentionPlan) -> str:
+    return "".join(
+        f"{decision.candidate.point_id} {decision.candidate.state.value} -> "
+        f"{'keep' if decision.is_kept else 'remove'}: {', '.join(decision.reasons)}\n"
+        for decision in plan.decisions
+    )
+
+
+def check_decisions(history: Sequence[Candidate], policy: RetentionPolicy, now: datetime, table: str) -> None:
+    """The plan is this table: a line per point, indented as one likes."""
+    assert tell(plan_retention(history, policy, now)) == dedent(table).lstrip("\n")

@@ -31,7 +31,6 @@ _HEADER_LIMIT = 150
 _FIELD_LIMIT = 2000
 _FIELDS_LIMIT = 10
 """Block Kit reference: header text, field text, fields of a section."""
-_TITLE_JOINT = 10
 _LEAST_TEXT = 40
 _OK = 200
 _MULTIPLE_CHOICES = 300
@@ -148,8 +147,9 @@ class AppriseChannel:
         """Hands title and text to the service; apprise's own log is the answer when it was refused."""
         kind = apprise.NotifyType.SUCCESS if alert.severity is Severity.INFO else apprise.NotifyType.FAILURE
         title = f"[{alert.severity.value}] {alert.title}"
-        # Room for the title too: many services count it as part of the text, and refuse a text that is too long.
-        body = shorten(alert.to_text().partition("\n")[2], max(self.plugin.body_maxlen - len(title) - _TITLE_JOINT, _LEAST_TEXT))
+        # Services refuse a text that is too long, and count the title and every escaped character; apprise cuts what is still too much.
+        room = max((self.plugin.body_maxlen - len(title)) * 3 // 4, _LEAST_TEXT)
+        body = shorten(alert.to_text().partition("\n")[2], room)
         with hidden_addresses(logging.WARNING), apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:
             is_accepted = bool(self.plugin.notify(body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT))
             answer = shorten(_redact(" ".join(log.getvalue().split()), self.address, self.plugin.password or ""), 300)
@@ -185,7 +185,7 @@ def make_channel(url: str) -> Channel:
         raise ConfigurationError(f"an address of kind {parts.scheme or 'unknown'!r} is not understood", hint="See the list of apprise's addresses.")
     if not _is_encrypted(plugin, parts):
         raise ConfigurationError(f"the address of kind {parts.scheme!r} is not encrypted", hint=f"Use {plugin.secure_protocol or 'another kind'}.")
-    return AppriseChannel(_set_timeouts(plugin), url)
+    return AppriseChannel(_set_limits(plugin), url)
 
 
 def _make_web_channel(url: str, parts: SplitResult) -> Channel:
@@ -196,7 +196,7 @@ def _make_web_channel(url: str, parts: SplitResult) -> Channel:
     if parts.hostname == _SLACK_HOST or parts.path.startswith(_SLACK_PATH):
         return SlackChannel(url)
     plugin = _instantiate(url)
-    return AppriseChannel(_set_timeouts(plugin), url) if plugin is not None else JsonChannel(url)
+    return AppriseChannel(_set_limits(plugin), url) if plugin is not None else JsonChannel(url)
 
 
 def _instantiate(address: str | dict[str, Any]) -> apprise.NotifyBase | None:
@@ -206,7 +206,7 @@ def _instantiate(address: str | dict[str, Any]) -> apprise.NotifyBase | None:
 
 def _is_encrypted(plugin: apprise.NotifyBase, parts: SplitResult) -> bool:
     # A mail address may name another server than its host, and `insecure` although it begins with mailtos.
-    host = getattr(plugin, "smtp_host", None) or parts.hostname or ""
+    host = getattr(plugin, "smtp_host", None) or plugin.host or parts.hostname or ""
     if host in LOOPBACK_HOSTS:
         return True
     if getattr(plugin, "secure_mode", None) == "insecure":
@@ -236,7 +236,7 @@ def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> Channe
     )
     if plugin is None:
         raise ConfigurationError("BACKUP_ALERT_EMAIL or SMTP_FROM is no address", hint="Use name@example.com, several separated by commas.")
-    return AppriseChannel(_set_timeouts(plugin), f"mail:{mail.host}:{','.join(recipients)}")
+    return AppriseChannel(_set_limits(plugin), f"mail:{mail.host}:{','.join(recipients)}")
 
 
 def make_slack_blocks(alert: Alert) -> list[dict[str, Any]]:
@@ -257,7 +257,8 @@ def make_slack_blocks(alert: Alert) -> list[dict[str, Any]]:
     return blocks
 
 
-def _set_timeouts(plugin: apprise.NotifyBase) -> apprise.NotifyBase:
+def _set_limits(plugin: apprise.NotifyBase) -> apprise.NotifyBase:
+    plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
     plugin.socket_connect_timeout = SEND_TIMEOUT_SECONDS
     plugin.socket_read_timeout = SEND_TIMEOUT_SECONDS
     return plugin

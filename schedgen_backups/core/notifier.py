@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from pathlib import Path
+from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -102,22 +103,24 @@ class Notifier:
 
     def flush_spool(self) -> int:
         """Alerts that a channel did not accept before were handed to it again; returns how many are left."""
-        left = 0
-        by_fingerprint = {channel.fingerprint: channel for channel in self._channels}
         folder = self._folder / _SPOOL_NAME
-        for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-            try:
-                spooled = _Spooled.model_validate_json(path.read_bytes())
-            except (OSError, ValidationError) as error:
-                _LOG.warning("spooled alert %s cannot be read and is left: %s", path.name, type(error).__name__)
-                continue
-            channel = by_fingerprint.get(spooled.fingerprint)
-            is_over = datetime.now(timezone.utc) - spooled.alert.raised_at > _SPOOL_AGE
-            if is_over or (channel is not None and channel.send(spooled.alert).is_accepted):
-                path.unlink(missing_ok=True)
-            else:
-                left += 1
-        return left
+        if not folder.is_dir():
+            return 0
+        with self._state():  # one process at a time, so that none is sent twice
+            return sum(self._is_left(path) for path in sorted(folder.glob("*.json")))
+
+    def _is_left(self, path: Path) -> bool:
+        try:
+            spooled = _Spooled.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            _LOG.warning("spooled alert %s cannot be read and is left: %s", path.name, type(error).__name__)
+            return False
+        channel = next((channel for channel in self._channels if channel.fingerprint == spooled.fingerprint), None)
+        is_over = datetime.now(timezone.utc) - spooled.alert.raised_at > _SPOOL_AGE
+        if is_over or (channel is not None and channel.send(spooled.alert).is_accepted):
+            path.unlink(missing_ok=True)
+            return False
+        return True
 
     def _deliver(self, alert: Alert) -> Outcome:
         if not self._channels:
@@ -136,7 +139,7 @@ class Notifier:
 
     def _spool(self, channel: Channel, alert: Alert) -> None:
         folder = self._folder / _SPOOL_NAME
-        path = folder / f"{alert.raised_at:%Y%m%d_%H%M%S_%f}-{channel.fingerprint}.json"
+        path = folder / f"{alert.raised_at:%Y%m%d_%H%M%S_%f}-{uuid4().hex}.json"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)

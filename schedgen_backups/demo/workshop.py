@@ -36,7 +36,7 @@ def run_workshop(folder: Path, console: Console) -> int:
         prepare_home()
         console.print(f"[bold]http://{LOOPBACK}:{port}[/]  open Assets, press [bold]Materialize all[/]; Ctrl-C here ends everything")
         console.print(f"recovery points: {stage.backup_directory}")
-        return _run_dagster(port)
+        return _run_dagster(stage.folder, port)
 
 
 def _seed_once(stage: Stage, console: Console) -> None:
@@ -50,13 +50,14 @@ def _seed_once(stage: Stage, console: Console) -> None:
             seed_application(stage.database, stage.bucket)
 
 
-def _run_dagster(port: int) -> int:
+def _run_dagster(folder: Path, port: int) -> int:
     program = Path(sys.executable).parent / "dagster"
     arguments = [str(program), "dev", "--host", LOOPBACK, "--port", str(port), "--workspace", str(find_project_folder() / "workspace.yaml")]
     # A shell starts background jobs with SIGINT ignored, and Dagster copies that to SIGTERM: it could not be ended.
     before = {number: signal.signal(number, _raise_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen(arguments, cwd=find_project_folder(), env=environment, start_new_session=True)
+    # Not from the project's folder: Dagster reads a .env where it starts, and that one's servers are not the demo's.
+    process = subprocess.Popen(arguments, cwd=folder, env=environment, start_new_session=True)
     try:
         return process.wait()
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_alerts_come_at_once_after_1_6_and_24_hours_and_daily_from_then_on() -> 
     announced = announce_when_due(*(timedelta(minutes=10 * number) for number in range(5 * 24 * 6)))
     first_day = [timedelta(0), timedelta(hours=1), timedelta(hours=6), timedelta(hours=24)]
     assert announced[:4] == first_day
-    later = [after - before for before, after in zip(announced[3:], announced[4:], strict=False)]
+    later = [after - before for before, after in pairwise(announced[3:])]
     assert len(later) in {3, 4}
     assert all(timedelta(hours=23) <= gap <= timedelta(hours=24) for gap in later)
 

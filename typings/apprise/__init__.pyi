@@ -14,7 +14,14 @@ class NotifyFormat(Enum):
     HTML = "html"
     MARKDOWN = "markdown"
 
+class OverflowMode(Enum):
+    UPSTREAM = "upstream"
+    TRUNCATE = "truncate"
+    SPLIT = "split"
+
 class NotifyBase:
+    host: str | None
+    overflow_mode: OverflowMode
     body_maxlen: int
     protocol: str | tuple[str, ...] | None
     service_name: str
