@@ -112,7 +112,7 @@ def test_the_backup_job_takes_the_three_assets_with_all_their_checks() -> None:
 def test_a_restore_is_nothing_that_a_click_on_materialize_all_can_start() -> None:
     implicit = defs.resolve_implicit_global_asset_job_def()
     assert {node.name for node in implicit.nodes if "restore" in node.name} == set()
-    assert [job.name for job in defs.jobs or ()] == ["backup_job"]
+    assert [job.name for job in defs.jobs or ()] == ["backup_job", "prune_job"]
 
 
 @pytest.mark.parametrize("cron", ["0 2 * * *", "*/15 8-18 * * 1-5", "30 1 1 */3 *", "@daily", "0 22 * * MON-FRI"])
