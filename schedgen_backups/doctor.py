@@ -5,6 +5,7 @@ Each look is a small function that returns findings; add one when a backup can f
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -81,7 +82,7 @@ def _examine_directory(backup: BackupSettings) -> Iterator[Finding]:
     catalog.prepare()
     yield Finding("backup directory", Verdict.OK, f"{backup.directory} can be written")
     points = catalog.list_points()
-    free = catalog.get_free_bytes()
+    free = shutil.disk_usage(catalog.directory).free
     needed = int(max((point.size_bytes for point in points[-3:]), default=0) * _SPACE_FACTOR)
     detail = f"{format_bytes(free)} free, the last points took up to {format_bytes(needed / _SPACE_FACTOR)}"
     fix = "Make room, or move BACKUP_DIR to a larger disk."

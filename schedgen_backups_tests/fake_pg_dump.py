@@ -48,6 +48,13 @@ exec {real} "$@"
 """
 
 
+# Somebody commits between the snapshot and the dump; psql finds the server where pg_dump does.
+WRITES_FIRST = """
+"$(dirname {real})/psql" -X -q -v ON_ERROR_STOP=1 -c "INSERT INTO jobs VALUES ('too late'); DELETE FROM jobs WHERE s3_key = 'key 1'" >&2 || exit 1
+exec {real} "$@"
+"""
+
+
 def make_pg_bin_dir(directory: Path, real_bin_dir: Path, *, pg_dump_script: str) -> Path:
     """A new folder `pg-bin` in `directory`: links to the real programs, and pg_dump replaced by the script.
 

@@ -10,8 +10,8 @@ import hashlib
 import json
 import tarfile
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,9 @@ from typing import BinaryIO, cast
 
 from pydantic import ValidationError
 
+from schedgen_backups.core.artifact_file import make_format_error, open_artifact
 from schedgen_backups.core.block_reader import BlockReader
-from schedgen_backups.core.errors import ObjectError, VerificationError
+from schedgen_backups.core.errors import ObjectError
 from schedgen_backups.core.gzip_members import (
     BLOCK_BYTES,
     MemberWriter,
@@ -169,8 +170,8 @@ class ArchiveFile:
             try:
                 return ArchiveRecord.model_validate_json(line)
             except ValidationError as error:
-                raise _format_error(f"its record has wrong fields: {error.error_count()} errors") from error
-        raise _format_error("its index is empty")
+                raise make_format_error(f"its record has wrong fields: {error.error_count()} errors") from error
+        raise make_format_error("its index is empty")
 
     def read_entries(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[ObjectEntry]:
         """Yields the index, in the order of the file, without holding it in memory; `observe` gets its compressed bytes."""
@@ -180,7 +181,7 @@ class ArchiveFile:
             try:
                 yield ObjectEntry.model_validate_json(line)
             except ValidationError as error:
-                raise _format_error(f"a line of its index has wrong fields: {error.error_count()} errors") from error
+                raise make_format_error(f"a line of its index has wrong fields: {error.error_count()} errors") from error
 
     def read_object(self, entry: ObjectEntry, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
         """Yields one object's bytes, reading only its part of the file.
@@ -192,18 +193,18 @@ class ArchiveFile:
             with tarfile.open(fileobj=reader, mode="r|", bufsize=_TAR_BLOCK_BYTES, encoding="utf-8", errors="surrogateescape") as tar:
                 info = tar.next()
                 if info is None or info.name != entry.member_name or info.size != entry.size_bytes or _key_of(info) != entry.key:
-                    raise _format_error(f"what lies at the place of object {entry.key!r} is something else")
+                    raise make_format_error(f"what lies at the place of object {entry.key!r} is something else")
         except (tarfile.TarError, ValueError) as error:
-            raise _format_error(f"the header of object {entry.key!r} is damaged: {error}") from error
+            raise make_format_error(f"the header of object {entry.key!r} is damaged: {error}") from error
         digest = hashlib.sha256()
         for block in reader.read_exactly(info.size):
             digest.update(block)
             yield block
         if digest.hexdigest() != entry.sha256:
-            raise _format_error(f"object {entry.key!r} has other bytes than were captured")
+            raise make_format_error(f"object {entry.key!r} has other bytes than were captured")
         rest = b"".join(reader.read_all())
         if rest.strip(b"\0") or len(rest) != len(_padding(info.size)):
-            raise _format_error(f"something stands behind object {entry.key!r} that does not belong there")
+            raise make_format_error(f"something stands behind object {entry.key!r} that does not belong there")
 
     def _read_index_lines(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
         length = self.footer.footer_offset - self.footer.index_offset
@@ -212,29 +213,20 @@ class ArchiveFile:
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         except tarfile.TarError as error:
-            raise _format_error(f"its index is damaged: {error}") from error
+            raise make_format_error(f"its index is damaged: {error}") from error
         if info.name != INDEX_NAME:
-            raise _format_error("it holds no index of an archive")
+            raise make_format_error("it holds no index of an archive")
         unfinished = b""
         for block in reader.read_exactly(info.size):
             *lines, unfinished = (unfinished + block).split(b"\n")
             yield from lines
         if unfinished or b"".join(reader.read_all()).strip(b"\0"):
-            raise _format_error("its index ends inside a line")
+            raise make_format_error("its index ends inside a line")
 
 
-@contextmanager
-def open_archive(path: Path) -> Generator[ArchiveFile, None, None]:
+def open_archive(path: Path) -> AbstractContextManager[ArchiveFile]:
     """The archive file is open within the block. VerificationError (permanent) when it is missing, cut short or not an archive of ours."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise VerificationError(f"{path} cannot be read: {error.strerror}", hint="Is the file where the manifest says it is?") from error
-    with file:
-        try:
-            yield ArchiveFile(file)
-        except VerificationError as error:
-            raise VerificationError(f"{path.name}: {error.message}", hint=error.hint) from error
+    return open_artifact(path, ArchiveFile)
 
 
 def _key_of(info: tarfile.TarInfo) -> str:
@@ -247,7 +239,3 @@ def _padding(size_bytes: int) -> bytes:
 
 def _to_line(text: str) -> bytes:
     return f"{text}\n".encode("utf-8", "surrogateescape")
-
-
-def _format_error(reason: str) -> VerificationError:
-    return VerificationError(reason, hint="Use another copy or another recovery point.")

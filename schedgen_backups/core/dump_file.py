@@ -7,8 +7,8 @@ must satisfy `verify`'s. Tables start members of their own, so that one table is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
+from schedgen_backups.core.artifact_file import make_format_error, open_artifact
 from schedgen_backups.core.dump_text import DumpDigest, DumpFacts, Segment, TableEnd, TableFacts, TableStart
-from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.gzip_members import BLOCK_BYTES, MemberWriter, read_footer, read_members
 from schedgen_backups.core.records import DumpRecord, TableEntry
 
@@ -161,9 +161,9 @@ class DumpFile:
                 elif name == "table":
                     tables.append(TableEntry.model_validate(value))
             except ValidationError as error:
-                raise _format_error(f"a {name} line has wrong fields: {error.error_count()} errors") from error
+                raise make_format_error(f"a {name} line has wrong fields: {error.error_count()} errors") from error
         if record is None:
-            raise _format_error("it holds no record of a database dump")
+            raise make_format_error("it holds no record of a database dump")
         return record, tuple(tables), "".join(f"{line}\n" for line in roles)
 
     @property
@@ -195,7 +195,7 @@ class DumpFile:
         for line in self._read_lines(start, self.footer.index_offset - start):
             name, value = _from_line(line)
             if name != "references" or not isinstance(value, list):
-                raise _format_error("its list of references is damaged")
+                raise make_format_error("its list of references is damaged")
             yield [str(key) for key in value]  # type: ignore[reportUnknownVariableType]
 
     def read_rest(self, observe: Callable[[bytes], object]) -> None:
@@ -215,21 +215,12 @@ class DumpFile:
             for line in lines:
                 yield line.decode("utf-8", "replace")
         if unfinished:
-            raise _format_error("its index ends inside a line")
+            raise make_format_error("its index ends inside a line")
 
 
-@contextmanager
-def open_dump(path: Path) -> Generator[DumpFile, None, None]:
+def open_dump(path: Path) -> AbstractContextManager[DumpFile]:
     """The dump file is open within the block. VerificationError (permanent) when it is missing, cut short or not a dump of ours."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise VerificationError(f"{path} cannot be read: {error.strerror}", hint="Is the file where the manifest says it is?") from error
-    with file:
-        try:
-            yield DumpFile(file)
-        except VerificationError as error:
-            raise VerificationError(f"{path.name}: {error.message}", hint=error.hint) from error
+    return open_artifact(path, DumpFile)
 
 
 def _to_line(name: str, value: Any) -> bytes:
@@ -241,9 +232,5 @@ def _from_line(line: str) -> tuple[str, Any]:
         parsed: Any = json.loads(line.removeprefix(LINE_PREFIX))
         ((name, value),) = parsed.items()
     except (ValueError, AttributeError) as error:
-        raise _format_error("a line of its index is damaged") from error
+        raise make_format_error("a line of its index is damaged") from error
     return str(name), value
-
-
-def _format_error(reason: str) -> VerificationError:
-    return VerificationError(reason, hint="Use another copy or another recovery point.")

@@ -6,7 +6,6 @@ The oddities are in `dump_support`, other versions and encodings in `test_dump_v
 from __future__ import annotations
 
 import gzip
-import subprocess
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,6 +20,7 @@ from schedgen_backups.core.verification import ClaimStatus
 from schedgen_backups.core.verify import verify_dump_against_snapshot
 from schedgen_backups_tests.core_support import publish_dump
 from schedgen_backups_tests.dump_support import ODDITIES, assert_equal, assert_whole, load_with_psql, read_record, restore
+from schedgen_backups_tests.fake_pg_dump import WRITES_FIRST, make_pg_bin_dir
 from schedgen_backups_tests.servers import run
 
 pytestmark = pytest.mark.integration
@@ -85,20 +85,12 @@ def test_one_table_is_read_alone(database: DatabaseSettings, catalog: Catalog) -
 
 
 def test_rows_that_are_committed_while_the_dump_runs_are_not_in_it(
-    database: DatabaseSettings, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+    database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
 ) -> None:
     """The rows come after the snapshot was taken and before pg_dump started; the counts are those of the snapshot as well."""
     run(database, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs SELECT 'key ' || n FROM generate_series(1, 100) n")
-    real = subprocess.Popen
-
-    def write_then_start(arguments: list[str], *rest: object, **options: object) -> object:
-        if str(arguments[0]).endswith("/pg_dump") and "--version" not in arguments:
-            run(database, "INSERT INTO jobs VALUES ('too late'); DELETE FROM jobs WHERE s3_key = 'key 1'")
-        return real(arguments, *rest, **options)  # type: ignore[call-overload]
-
-    monkeypatch.setattr("schedgen_backups.core.command.subprocess.Popen", write_then_start)
-    path = publish_dump(catalog, database)
-    monkeypatch.undo()
+    bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=WRITES_FIRST)
+    path = publish_dump(catalog, database, postgres_bin_dir=bin_dir)
     assert run(database, "SELECT count(*) FROM jobs WHERE s3_key = 'too late'") == [(1,)]
     assert_whole(path)
     with open_dump(path) as dump:
