@@ -221,6 +221,13 @@ class Catalog:
                 return point
         raise ConfigurationError(f"there is no recovery point {point_id} in {self.directory}", hint="`schedgen-backups list` shows those there are.")
 
+    def _find_sealed(self) -> set[RecoveryPointId]:
+        found: set[RecoveryPointId] = set()
+        for path in self.directory.glob(_MANIFEST_GLOB):
+            with suppress(ConfigurationError):  # somebody's copy under another name
+                found.add(RecoveryPointId.parse(path.stem.removeprefix("manifest_")))
+        return found
+
     def _find_artifacts(self) -> list[FoundArtifact]:
         found: list[FoundArtifact] = []
         for path in sorted(self.directory.glob("*.gz")):
