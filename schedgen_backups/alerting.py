@@ -19,6 +19,7 @@ from schedgen_backups.core.freshness import describe_freshness
 from schedgen_backups.core.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.core.notifier import Notifier, Outcome
 from schedgen_backups.environment import AlertSettings, read_alert_settings, read_backup_directory
+from schedgen_backups.failures import INTERRUPTION
 
 ALERTED_TAG = "backup/alerted"
 STALE_KIND = "no verified recovery point"
@@ -114,6 +115,8 @@ def explain_step_failure(event: dg.DagsterEvent) -> tuple[str, str]:
     if data.user_failure_data is not None and data.user_failure_data.description:
         cause, _separator, hint = data.user_failure_data.description.partition("\nWhat to do: ")
         return cause, hint
+    if data.error is not None and data.error.cls_name == INTERRUPTION:
+        return "cancelled: somebody or something ended its process", ""
     error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
     return (error.message.strip() if error is not None else "no reason is known"), ""
 

@@ -37,6 +37,8 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
         process_id = rest.partition(":")[0]
         if host == socket.gethostname() and process_id.isdigit() and describe_process(int(process_id)) != described:
             instance.report_run_failed(run, message=f"process {process_id} of the command line ended without a word: it was killed")
+            # The daemon would do it too, where one runs; without it the next backup would wait for ever.
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             failed.append(run.run_id)
     return tuple(failed)
 

@@ -21,7 +21,7 @@ from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.dead_runs import PROCESS_TAG, describe_own_process, fail_dead_runs
 from schedgen_backups.definitions import defs
 from schedgen_backups.environment import find_project_folder
-from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, EXIT_CODE_KEY, VERIFICATION_EXIT_CODE
+from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, EXIT_CODE_KEY, INTERRUPTION, VERIFICATION_EXIT_CODE
 
 HOME_VARIABLE = "DAGSTER_HOME"
 CANCELLED_EXIT_CODE = 130
@@ -29,8 +29,6 @@ CANCELLED_EXIT_CODE = 130
 _EXIT_CODE_PRIORITY = (CANCELLED_EXIT_CODE, 4, 5, DATABASE_EXIT_CODE, BUCKET_EXIT_CODE, VERIFICATION_EXIT_CODE)
 _STEP_EXIT_CODES = {"database_dump": DATABASE_EXIT_CODE, "minio_archive": BUCKET_EXIT_CODE}
 _GIT_TIMEOUT_SECONDS = 10
-_INTERRUPTION = "DagsterExecutionInterruptedError"
-"""What Dagster makes of SIGINT and SIGTERM during a step; the class itself is not part of its public names."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def _read_failure(event: dg.DagsterEvent) -> StepFailure:
         recorded = data.user_failure_data.metadata.get(EXIT_CODE_KEY)
         exit_code = recorded.value if isinstance(recorded, dg.IntMetadataValue) and recorded.value is not None else exit_code
         return StepFailure(step, data.user_failure_data.description or data.error_display_string, exit_code)
-    if data.error is not None and data.error.cls_name == _INTERRUPTION:
+    if data.error is not None and data.error.cls_name == INTERRUPTION:
         return StepFailure(step, "cancelled; nothing of this step was kept", CANCELLED_EXIT_CODE)
     error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
     return StepFailure(step, error.message.strip() if error is not None else data.error_display_string, exit_code)

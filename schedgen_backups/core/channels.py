@@ -231,7 +231,6 @@ def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> Channe
             "from_addr": mail.sender,
             "targets": list(recipients),
             "secure_mode": mail.security,
-            "format": "text",
         }
     )
     if plugin is None:

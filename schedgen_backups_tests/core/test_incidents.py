@@ -173,7 +173,11 @@ def test_two_processes_at_once_lose_no_incident(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     for process in processes:
-        process.communicate("go\n", timeout=60)
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=60)
     assert [process.returncode for process in processes] == [0, 0]
     found = {incident.kind: incident for incident in IncidentStore(folder).read().incidents}
     assert set(found) == {"both", *(f"{name} {number}" for name in ("first", "second") for number in range(50))}

@@ -235,7 +235,7 @@ def test_a_backup_of_the_command_line_that_was_ended_is_told_by_the_outbox(
     assert [found.status for found in home.get_runs()] == [dg.DagsterRunStatus.FAILURE]
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: ")
-    assert ("it was killed" if number == "KILL" else "interrupted") in alert
+    assert ("it was killed" if number == "KILL" else "cancelled: ") in alert
     assert_a_good_backup_ends_it(site, home, outbox, inbox, " failed")
 
 
