@@ -121,6 +121,17 @@ def explain_step_failure(event: dg.DagsterEvent) -> tuple[str, str]:
     return (error.message.strip() if error is not None else "no reason is known"), ""
 
 
+def explain_run_failure(event: dg.DagsterEvent | None) -> str:
+    """Why a run failed in which no step did: the innermost error, otherwise what was said of it from outside."""
+    if event is None:
+        return ""
+    data = event.job_failure_data
+    error = data.error if data is not None else None
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return (error.message if error is not None else event.message or "").strip()
+
+
 def find_check_description(instance: dg.DagsterInstance, check_key: dg.AssetCheckKey, run_id: str) -> str:
     """What the newest evaluation of this check in this run said; an empty text when there is none."""
     for record in instance.event_log_storage.get_asset_check_execution_history(check_key, limit=5):

@@ -18,6 +18,7 @@ from schedgen_backups.alerting import (
     TICK_KIND_PREFIX,
     AlertDesk,
     Failure,
+    explain_run_failure,
     explain_step_failure,
 )
 from schedgen_backups.core.alerts import Severity
@@ -40,7 +41,8 @@ class OutboxCursor(FrozenModel):
 
     failure_id: int = 0
     cancel_id: int = 0
-    ticks_after_seconds: float = 0.0
+    tick_seconds: dict[str, float] = {}
+    """For each schedule and sensor by itself: a tick bears the time it was due, which may be hours before it fails."""
     check_ids: dict[str, int] = {}
 
 
@@ -53,10 +55,10 @@ def work_through_outbox(instance: dg.DagsterInstance, desk: AlertDesk, cursor: O
     cancelled = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_CANCELED, after_storage_id=cursor.cancel_id)
     failure_id = _tell_runs(instance, desk, failed, cursor.failure_id, horizon)
     cancel_id = _tell_runs(instance, desk, cancelled, cursor.cancel_id, horizon)
-    ticks_after_seconds = _tell_ticks(instance, desk, max(cursor.ticks_after_seconds, horizon.timestamp()))
+    tick_seconds = _tell_ticks(instance, desk, cursor.tick_seconds, horizon)
     check_ids = {key.to_user_string(): _tell_check(instance, desk, key, cursor.check_ids.get(key.to_user_string(), 0), horizon) for key in check_keys}
     _report_recoveries(instance, desk)
-    return OutboxCursor(failure_id=failure_id, cancel_id=cancel_id, ticks_after_seconds=ticks_after_seconds, check_ids=check_ids)
+    return OutboxCursor(failure_id=failure_id, cancel_id=cancel_id, tick_seconds=tick_seconds, check_ids=check_ids)
 
 
 def _tell_runs(instance: dg.DagsterInstance, desk: AlertDesk, wanted: dg.RunStatusChangeRecordsFilter, after_id: int, horizon: datetime) -> int:
@@ -66,9 +68,10 @@ def _tell_runs(instance: dg.DagsterInstance, desk: AlertDesk, wanted: dg.RunStat
         is_told = run is None or ALERTED_TAG in run.tags or run.tags.get(WILL_RETRY_TAG) == "true"
         if not is_told and entry.timestamp >= horizon.timestamp():
             assert run is not None  # noqa: S101 - is_told otherwise
-            message = entry.dagster_event.message if entry.dagster_event is not None else ""
             is_settled = (
-                _tell_cancelled(desk, run) if wanted.event_type is dg.DagsterEventType.RUN_CANCELED else _tell_failed(instance, desk, run, message)
+                _tell_cancelled(desk, run)
+                if wanted.event_type is dg.DagsterEventType.RUN_CANCELED
+                else _tell_failed(instance, desk, run, entry.dagster_event)
             )
             if not is_settled:
                 return after_id
@@ -76,13 +79,13 @@ def _tell_runs(instance: dg.DagsterInstance, desk: AlertDesk, wanted: dg.RunStat
     return after_id
 
 
-def _tell_failed(instance: dg.DagsterInstance, desk: AlertDesk, run: dg.DagsterRun, message: str | None) -> bool:
+def _tell_failed(instance: dg.DagsterInstance, desk: AlertDesk, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None) -> bool:
     logs = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     events = [entry.dagster_event for entry in logs if entry.dagster_event is not None]
     if events:
         cause, next_step = explain_step_failure(events[0])
         return desk.raise_failure(Failure(events[0].step_key or run.job_name, cause, next_step, run.run_id)).is_settled
-    cause = message or "its process ended without a word"
+    cause = explain_run_failure(ended_by) or "its process ended without a word"
     return desk.raise_failure(Failure(run.job_name, cause, "Look at the run's page and at the machine's memory.", run.run_id)).is_settled
 
 
@@ -97,8 +100,9 @@ def _tell_cancelled(desk: AlertDesk, run: dg.DagsterRun) -> bool:
     ).is_settled
 
 
-def _tell_ticks(instance: dg.DagsterInstance, desk: AlertDesk, after_seconds: float) -> float:
-    for tick in list_failed_ticks(instance, after_seconds=after_seconds, except_names=frozenset({OUTBOX_NAME})):
+def _tell_ticks(instance: dg.DagsterInstance, desk: AlertDesk, after_seconds: dict[str, float], horizon: datetime) -> dict[str, float]:
+    told = dict(after_seconds)
+    for tick in list_failed_ticks(instance, after_seconds=after_seconds, floor_seconds=horizon.timestamp(), except_names=frozenset({OUTBOX_NAME})):
         outcome = desk.raise_trouble(
             f"{TICK_KIND_PREFIX}{tick.name}",
             Severity.CRITICAL,
@@ -107,9 +111,9 @@ def _tell_ticks(instance: dg.DagsterInstance, desk: AlertDesk, after_seconds: fl
             next_step="Look at the schedule's or sensor's page; `schedgen-backups doctor` checks the settings.",
         )
         if not outcome.is_settled:
-            return after_seconds
-        after_seconds = tick.at_seconds
-    return after_seconds
+            return told
+        told[tick.source] = tick.at_seconds
+    return told
 
 
 def _tell_check(instance: dg.DagsterInstance, desk: AlertDesk, key: dg.AssetCheckKey, after_id: int, horizon: datetime) -> int:

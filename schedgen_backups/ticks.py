@@ -5,6 +5,7 @@ The only module that uses Dagster's own inside names for it; a Dagster that rena
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import dagster as dg
@@ -19,21 +20,29 @@ class FailedTick:
 
     name: str
     """Of the schedule or sensor."""
+    source: str
+    """The same for each tick of the schedule or sensor, and for no other's."""
     at_seconds: float
     """Seconds since 1970."""
     reason: str
 
 
-def list_failed_ticks(instance: dg.DagsterInstance, *, after_seconds: float, except_names: frozenset[str]) -> list[FailedTick]:
-    """Failed ticks since then, oldest first."""
+def list_failed_ticks(
+    instance: dg.DagsterInstance, *, after_seconds: Mapping[str, float], floor_seconds: float, except_names: frozenset[str]
+) -> list[FailedTick]:
+    """Failed ticks of each source after its time and after the floor, oldest first."""
     found: list[FailedTick] = []
     for state in instance.all_instigator_state():
         if state.instigator_name in except_names:
             continue
-        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, after=after_seconds, limit=_LIMIT, statuses=[TickStatus.FAILURE])
+        after = max(after_seconds.get(state.selector_id, 0.0), floor_seconds)
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, after=after, limit=_LIMIT, statuses=[TickStatus.FAILURE])
         found += [
             FailedTick(
-                state.instigator_name, tick.timestamp, (tick.error.cause or tick.error).message.strip() if tick.error else "no reason is known"
+                state.instigator_name,
+                state.selector_id,
+                tick.timestamp,
+                (tick.error.cause or tick.error).message.strip() if tick.error else "no reason is known",
             )
             for tick in ticks
         ]

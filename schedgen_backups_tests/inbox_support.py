@@ -13,7 +13,7 @@ from http import HTTPStatus
 import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickData, TickStatus
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData, TickData, TickStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
@@ -95,7 +95,9 @@ class Ticks:
         self._instance = instance
         location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="schedgen_backups.definitions"))
         origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
-        self._state = instance.add_instigator_state(InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.DECLARED_IN_CODE))
+        self._state = instance.add_instigator_state(
+            InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.DECLARED_IN_CODE, ScheduleInstigatorData("0 2 * * *"))
+        )
 
     def add(self, status: TickStatus, *, reason: str = "", seconds_ago: float = 0.0) -> None:
         """A tick of so long ago has ended so."""
@@ -106,6 +108,7 @@ class Ticks:
                 InstigatorType.SCHEDULE,
                 status,
                 time.time() - seconds_ago,
+                run_ids=[] if status is TickStatus.SUCCESS else None,
                 error=SerializableErrorInfo(reason, [], "ValueError") if reason else None,
                 selector_id=self._state.selector_id,
             )
