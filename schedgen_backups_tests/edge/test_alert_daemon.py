@@ -16,7 +16,7 @@ import pytest
 
 from schedgen_backups.core.loopback import free_ports
 from schedgen_backups_tests.edge.test_cancel import LAUNCH, SELECTOR, TERMINATE, ask, end_children, is_dumping, running_dagster
-from schedgen_backups_tests.edge_support import Site, wait_until
+from schedgen_backups_tests.edge_support import Site, find_client_processes, wait_until
 from schedgen_backups_tests.inbox_support import CANARY, PATH_CANARY, Inbox, open_inbox
 
 pytestmark = [pytest.mark.edge]
@@ -61,16 +61,13 @@ def folder(site: Site, postgres_bin_dir: Path) -> Path:
     return made
 
 
-def find_worker(run_id: str) -> int:
-    """The process that Dagster's launcher started for the run."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes()
-        except OSError:  # it has ended meanwhile
-            continue
-        if run_id.encode() in words and b"execute_run" in words:
-            return int(entry.name)
-    pytest.fail(f"run {run_id} has no worker")
+def find_worker(site: Site) -> int:
+    """The process that Dagster's launcher started for the run, which is who started pg_dump."""
+    [hanging] = [process_id for process_id, command in find_client_processes(site.application).items() if command.startswith("sleep")]
+    status = Path(f"/proc/{hanging}/status").read_text()
+    [parent] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:")]
+    assert b"multiprocessing" in Path(f"/proc/{parent}/cmdline").read_bytes()
+    return parent
 
 
 def wait_for(inbox: Inbox, number: int, kind: Callable[[Inbox], list[str]], what: str) -> str:
@@ -121,7 +118,7 @@ def test_failed_cancelled_and_killed_runs_are_each_told_once_and_a_good_one_ends
                 assert cancelled in alert
                 killed = launch()
                 wait_until(lambda: is_dumping(site), "pg_dump runs again")
-                os.kill(find_worker(killed), signal.SIGKILL)
+                os.kill(find_worker(site), signal.SIGKILL)
                 end_children(site)
                 alert = wait_for(inbox, 3, alerts_of, "the killed run is told")
                 assert alert.startswith("[CRITICAL] Backup failed: backup_job\n")

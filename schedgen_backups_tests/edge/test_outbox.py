@@ -150,6 +150,18 @@ def test_a_flipped_bit_is_told_once_with_what_the_check_saw(site: Site, home: dg
     assert_a_good_backup_ends_it(site, home, outbox, inbox, "dump_is_complete failed", "recovery_point failed")
 
 
+def test_a_check_that_cannot_look_is_told_by_its_hook(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+    """It was planned and never evaluated, so its reason is that of the exception."""
+    site.set(BACKUP_DIR=str(site.folder / "nothing-here"))
+    checked = site.run_selection(home, dg.AssetSelection.checks(dg.AssetCheckKey(minio_archive.key, "archive_is_readable")))
+    [alert] = inbox.alerts
+    assert alert.startswith("[CRITICAL] Backup failed: minio_archive_archive_is_readable\nthere is no bucket file in ")
+    assert "What to do: Materialise the asset first." in alert
+    assert not checked.success
+    outbox.look(2)
+    assert inbox.alerts == [alert]
+
+
 def test_a_database_that_shrank_is_told_once_as_high(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, growing: DatabaseSettings
 ) -> None:
