@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the data, one round, no file")
     parser.add_argument("--only", choices=("speed", "memory"), help="leave the other part out")
     arguments = parser.parse_args()
-    scale, rounds = (10, 1) if arguments.quick else (1, 4)
+    scale, rounds = (10, 1) if arguments.quick else (1, 3)
     with tempfile.TemporaryDirectory(prefix="schedgen-bench-") as name:
         folder = Path(name)
         with (

@@ -52,7 +52,7 @@ def fill_database(settings: DatabaseSettings, *, job_count: int, events_per_job:
                 copy.write_row((None, "completed", json.dumps(_make_events(number, events_per_job))))
         cursor.execute(
             "CREATE TABLE event AS SELECT i AS id, md5(i::text) AS token, timestamptz '2026-01-01' + i * interval '7 seconds' AS at, "
-            f"(i * 7919) % 1000 AS amount "
+            f"(i::bigint * 7919) % 1000 AS amount "
             f"FROM generate_series(1, {row_count}) AS i"
         )
         cursor.execute("ALTER TABLE event ADD PRIMARY KEY (id)")
