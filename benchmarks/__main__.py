@@ -38,7 +38,7 @@ def main() -> None:
                 (
                     f"Measured {datetime.now(timezone.utc):%Y-%m-%d} on {os.cpu_count()} cores and {psutil.virtual_memory().total / 1e9:.0f} GB, "
                     f"{platform.system()}, Python {platform.python_version()}; servers, contestants and disk share the machine. "
-                    f"PostgreSQL {postgres.server_version}, SeaweedFS. {rounds} rounds in turn."
+                    f"PostgreSQL {postgres.server_version}, SeaweedFS. Speed: {rounds} rounds in turn; memory: one run each."
                 ),
             ]
             if arguments.only != "memory":
