@@ -18,14 +18,19 @@ from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.freshness import describe_freshness
 from schedgen_backups.core.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.core.notifier import Notifier, Outcome
+from schedgen_backups.duties import find_duty
 from schedgen_backups.environment import AlertSettings, read_alert_settings, read_backup_directory
 from schedgen_backups.failures import INTERRUPTION
 
-ALERTED_TAG = "backup/alerted"
+ALERTED_TAG_PREFIX = "backup/alerted."
+"""With the step's name, or RUN_SUBJECT: what of a run somebody was told."""
+RUN_SUBJECT = "run"
+"""Stands for a run's end of which no step knows."""
+HEARTBEAT_TAG = "backup/heartbeat"
 STALE_KIND = "no verified recovery point"
-RUN_KIND_PREFIX = "run: "
 TICK_KIND_PREFIX = "tick: "
 CHECK_KIND_PREFIX = "check: "
+OUTBOX_KIND_PREFIX = "outbox: "
 _SIZE_CHECKS = ("dump_size_is_plausible", "archive_size_is_plausible")
 
 
@@ -38,6 +43,7 @@ class Failure:
     cause: str
     next_step: str
     run_id: str
+    job_name: str
 
 
 class AlertDesk:
@@ -49,22 +55,23 @@ class AlertDesk:
         self.notifier = Notifier(self.settings.make_channels(), self.catalog.directory)
 
     def raise_failure(self, failure: Failure) -> Outcome:
-        """People are told of the failed step or run, and the heartbeat service too."""
+        """People are told of the failed step or run."""
+        duty = find_duty(failure.job_name, failure.subject)
         is_size = failure.subject.endswith(_SIZE_CHECKS)
-        outcome = self.notifier.report_trouble(
-            Alert(
-                incident=f"{RUN_KIND_PREFIX}{failure.subject} failed",
-                severity=Severity.HIGH if is_size else Severity.CRITICAL,
-                title=f"Backup failed: {failure.subject}",
-                cause=failure.cause,
-                next_step=failure.next_step,
-                facts=self._make_facts(failure.run_id),
-                link=self.make_link(failure.run_id),
-                raised_at=datetime.now(timezone.utc),
-            )
+        return self.raise_trouble(
+            f"{duty.kind_prefix}{failure.subject} failed",
+            Severity.HIGH if is_size else duty.severity,
+            f"{duty.noun} failed: {failure.subject}",
+            failure.cause,
+            next_step=failure.next_step or duty.next_step,
+            run_id=failure.run_id,
         )
-        ping_heartbeat(self.settings.heartbeat_url, Signal.FAIL, f"{failure.subject}: {failure.cause}")
-        return outcome
+
+    def ping_failure(self, failure: Failure) -> bool:
+        """The heartbeat service knows that there is no backup; False when there is none, it did not answer, or the run was for something else."""
+        if not find_duty(failure.job_name, failure.subject).is_backup:
+            return False
+        return ping_heartbeat(self.settings.heartbeat_url, Signal.FAIL, f"{failure.subject}: {failure.cause}")
 
     def raise_trouble(self, kind: str, severity: Severity, title: str, cause: str, *, next_step: str = "", run_id: str = "") -> Outcome:
         """People are told of something that is not a failed step."""

@@ -10,9 +10,8 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from schedgen_backups.alerting import (
-    ALERTED_TAG,
-    CHECK_KIND_PREFIX,
-    RUN_KIND_PREFIX,
+    ALERTED_TAG_PREFIX,
+    HEARTBEAT_TAG,
     STALE_KIND,
     AlertDesk,
     Failure,
@@ -22,22 +21,36 @@ from schedgen_backups.alerting import (
 from schedgen_backups.core.alerts import Alert, Severity
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.heartbeat import Signal, ping_heartbeat
+from schedgen_backups.duties import BACKUP, RETENTION
 from schedgen_backups.environment import load_environment
 
 
 @dg.failure_hook(name="alert_on_step_failure")
 def alert_on_step_failure(context: dg.HookContext) -> None:
-    """People know which step failed and why; the run is tagged when a channel accepted that."""
+    """People know which step failed and why; the run is tagged for this step when a channel accepted that."""
     step = context.step_key
     cause, next_step = explain_exception(context.op_exception)
     for asset in ("database_dump", "minio_archive"):
         if step.startswith(f"{asset}_"):
             check_key = dg.AssetCheckKey(dg.AssetKey(asset), step.removeprefix(f"{asset}_"))
             cause = find_check_description(context.instance, check_key, context.run_id) or cause
-    outcome = AlertDesk(load_environment()).raise_failure(Failure(step, cause, next_step, context.run_id))
+    desk = AlertDesk(load_environment())
+    failure = Failure(step, cause, next_step, context.run_id, context.job_name)
+    outcome = desk.raise_failure(failure)
     context.log.info(f"alert: {outcome.value}")
-    if outcome.is_settled:
-        context.instance.add_run_tags(context.run_id, {ALERTED_TAG: outcome.name.lower()})
+    tags = {f"{ALERTED_TAG_PREFIX}{step}": outcome.name.lower()} if outcome.is_settled else {}
+    if desk.ping_failure(failure):
+        tags[HEARTBEAT_TAG] = Signal.FAIL.name.lower()
+    if tags:
+        context.instance.add_run_tags(context.run_id, tags)
+
+
+@dg.success_hook(name="announce_retention")
+def announce_retention(context: dg.HookContext) -> None:
+    """The incidents of retention are over, and people are told once."""
+    desk = AlertDesk(load_environment())
+    outcome = desk.report_recovery(desk.list_open_kinds(RETENTION.kind_prefix))
+    context.log.info(f"recovery of retention: {outcome.value}")
 
 
 @dg.success_hook(name="announce_recovery_point")
@@ -45,7 +58,7 @@ def announce_recovery_point(context: dg.HookContext) -> None:
     """The heartbeat service knows of the verified point, open incidents are over, and who wants good news gets them."""
     desk = AlertDesk(load_environment())
     ping_heartbeat(desk.settings.heartbeat_url, Signal.SUCCESS, f"recovery point verified, run {context.run_id}")
-    desk.report_recovery(desk.list_open_kinds(RUN_KIND_PREFIX, STALE_KIND, CHECK_KIND_PREFIX))
+    desk.report_recovery(desk.list_open_kinds(BACKUP.kind_prefix, STALE_KIND))
     if desk.settings.is_success_told:
         alert = Alert(
             incident="success",

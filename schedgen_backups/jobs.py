@@ -10,7 +10,7 @@ from schedgen_backups.assets import describe_holder, recovery_point
 from schedgen_backups.core.pruning import remove_points
 from schedgen_backups.environment import load_environment, read_max_hours, read_retention_policy
 from schedgen_backups.failures import VERIFICATION_EXIT_CODE, explain_failure
-from schedgen_backups.hooks import alert_on_step_failure
+from schedgen_backups.hooks import alert_on_step_failure, announce_retention
 from schedgen_backups.resources import POOL, BackupResource
 from schedgen_backups.retention_table import make_retention_table
 
@@ -49,7 +49,9 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: BackupResource
 
 
 @dg.job(
-    hooks={alert_on_step_failure}, executor_def=dg.in_process_executor, description="Removes the recovery points that no rule of retention keeps."
+    hooks={alert_on_step_failure, announce_retention},
+    executor_def=dg.in_process_executor,
+    description="Removes the recovery points that no rule of retention keeps.",
 )
 def prune_job() -> None:
     """Plans again and removes exactly the files of the points that may go."""

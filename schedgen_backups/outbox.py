@@ -6,15 +6,18 @@ an alert is late when the channels are down, and not lost. Called by the sensor 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from typing import TypeVar
 
 import dagster as dg
 
 from schedgen_backups.alerting import (
-    ALERTED_TAG,
+    ALERTED_TAG_PREFIX,
     CHECK_KIND_PREFIX,
-    RUN_KIND_PREFIX,
-    STALE_KIND,
+    HEARTBEAT_TAG,
+    OUTBOX_KIND_PREFIX,
+    RUN_SUBJECT,
     TICK_KIND_PREFIX,
     AlertDesk,
     Failure,
@@ -22,10 +25,12 @@ from schedgen_backups.alerting import (
     explain_step_failure,
 )
 from schedgen_backups.core.alerts import Severity
-from schedgen_backups.core.freshness import look_at_freshness
+from schedgen_backups.core.heartbeat import Signal
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.dead_runs import fail_dead_runs
-from schedgen_backups.ticks import list_failed_ticks, list_recovered
+from schedgen_backups.duties import find_duty
+from schedgen_backups.recoveries import list_ended_kinds
+from schedgen_backups.ticks import list_failed_ticks
 
 OUTBOX_NAME = "alert_outbox"
 WILL_RETRY_TAG = "dagster/will_retry"
@@ -34,6 +39,7 @@ _OLDEST = timedelta(days=2)
 """What happened longer ago than this before the outbox first looked is history, not news."""
 _UNREMARKABLE_CHECKS = frozenset({"references_resolve"})
 """A warning of it says that references are not configured: every night the same, and `doctor` says it too."""
+_Made = TypeVar("_Made")
 
 
 class OutboxCursor(FrozenModel):
@@ -47,27 +53,39 @@ class OutboxCursor(FrozenModel):
 
 
 def work_through_outbox(instance: dg.DagsterInstance, desk: AlertDesk, cursor: OutboxCursor, check_keys: list[dg.AssetCheckKey]) -> OutboxCursor:
-    """Everything since the cursor was told or is still to be told; returns how far it came."""
-    fail_dead_runs(instance)
-    desk.notifier.flush_spool()
+    """Everything since the cursor was told or is still to be told; returns how far it came. A part that raises is told, and the others go on."""
     horizon = datetime.now(timezone.utc) - _OLDEST
     failed = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_FAILURE, after_storage_id=cursor.failure_id)
     cancelled = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_CANCELED, after_storage_id=cursor.cancel_id)
-    failure_id = _tell_runs(instance, desk, failed, cursor.failure_id, horizon)
-    cancel_id = _tell_runs(instance, desk, cancelled, cursor.cancel_id, horizon)
-    tick_seconds = _tell_ticks(instance, desk, cursor.tick_seconds, horizon)
-    check_ids = {key.to_user_string(): _tell_check(instance, desk, key, cursor.check_ids.get(key.to_user_string(), 0), horizon) for key in check_keys}
-    _report_recoveries(instance, desk)
+    _guard(desk, "runs whose process is gone", lambda: len(fail_dead_runs(instance)), 0)
+    _guard(desk, "alerts that wait for a channel", desk.notifier.flush_spool, 0)
+    failure_id = _guard(desk, "failed runs", lambda: _tell_runs(instance, desk, failed, cursor.failure_id, horizon), cursor.failure_id)
+    cancel_id = _guard(desk, "cancelled runs", lambda: _tell_runs(instance, desk, cancelled, cursor.cancel_id, horizon), cursor.cancel_id)
+    tick_seconds = _guard(desk, "failed ticks", lambda: _tell_ticks(instance, desk, cursor.tick_seconds, horizon), cursor.tick_seconds)
+    check_ids = _guard(desk, "warnings of checks", lambda: _tell_checks(instance, desk, check_keys, cursor.check_ids, horizon), cursor.check_ids)
+    _guard(desk, "what is over", lambda: desk.report_recovery(list_ended_kinds(instance, desk, check_keys)), None)
     return OutboxCursor(failure_id=failure_id, cancel_id=cancel_id, tick_seconds=tick_seconds, check_ids=check_ids)
+
+
+def _guard(desk: AlertDesk, part: str, look: Callable[[], _Made], otherwise: _Made) -> _Made:
+    """What the part came to. One that raises must not keep the others from telling, and nothing else would tell of it."""
+    kind = f"{OUTBOX_KIND_PREFIX}{part}"
+    try:
+        made = look()
+    except Exception as error:  # noqa: BLE001 - see above; the reason is in the alert
+        reason = f"{type(error).__name__}: {error}"
+        desk.raise_trouble(kind, Severity.HIGH, f"Alerts may be missing: {part}", reason, next_step="Look at the page of the sensor alert_outbox.")
+        return otherwise
+    if kind in desk.list_open_kinds(OUTBOX_KIND_PREFIX):
+        desk.report_recovery(frozenset({kind}))
+    return made
 
 
 def _tell_runs(instance: dg.DagsterInstance, desk: AlertDesk, wanted: dg.RunStatusChangeRecordsFilter, after_id: int, horizon: datetime) -> int:
     for record in instance.fetch_run_status_changes(wanted, limit=_BATCH, ascending=True).records:
         entry = record.event_log_entry
         run = instance.get_run_by_id(entry.run_id)
-        is_told = run is None or ALERTED_TAG in run.tags or run.tags.get(WILL_RETRY_TAG) == "true"
-        if not is_told and entry.timestamp >= horizon.timestamp():
-            assert run is not None  # noqa: S101 - is_told otherwise
+        if run is not None and run.tags.get(WILL_RETRY_TAG) != "true" and entry.timestamp >= horizon.timestamp():
             is_settled = (
                 _tell_cancelled(desk, run)
                 if wanted.event_type is dg.DagsterEventType.RUN_CANCELED
@@ -80,22 +98,39 @@ def _tell_runs(instance: dg.DagsterInstance, desk: AlertDesk, wanted: dg.RunStat
 
 
 def _tell_failed(instance: dg.DagsterInstance, desk: AlertDesk, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None) -> bool:
+    """Whether each failure of the run is told; one that is, is tagged, so that it is not told again while another waits for a channel."""
+    failures = _list_failures(instance, run, ended_by)
+    if HEARTBEAT_TAG not in run.tags and any(desk.ping_failure(failure) for failure in failures.values()):
+        instance.add_run_tags(run.run_id, {HEARTBEAT_TAG: Signal.FAIL.name.lower()})
+    is_settled = True
+    for name, failure in failures.items():
+        tag = f"{ALERTED_TAG_PREFIX}{name}"
+        if tag in run.tags:
+            continue
+        outcome = desk.raise_failure(failure)
+        if outcome.is_settled:
+            instance.add_run_tags(run.run_id, {tag: outcome.name.lower()})
+        is_settled = is_settled and outcome.is_settled
+    return is_settled
+
+
+def _list_failures(instance: dg.DagsterInstance, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None) -> dict[str, Failure]:
     logs = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    events = [entry.dagster_event for entry in logs if entry.dagster_event is not None]
-    if events:
-        cause, next_step = explain_step_failure(events[0])
-        return desk.raise_failure(Failure(events[0].step_key or run.job_name, cause, next_step, run.run_id)).is_settled
-    cause = explain_run_failure(ended_by) or "its process ended without a word"
-    return desk.raise_failure(Failure(run.job_name, cause, "Look at the run's page and at the machine's memory.", run.run_id)).is_settled
+    events = [entry.dagster_event for entry in logs if entry.dagster_event is not None and entry.dagster_event.step_key]
+    if not events:
+        cause = explain_run_failure(ended_by) or "its process ended without a word"
+        return {RUN_SUBJECT: Failure(run.job_name, cause, "Look at the run's page and at the machine's memory.", run.run_id, run.job_name)}
+    return {str(event.step_key): Failure(str(event.step_key), *explain_step_failure(event), run.run_id, run.job_name) for event in events}
 
 
 def _tell_cancelled(desk: AlertDesk, run: dg.DagsterRun) -> bool:
+    duty = find_duty(run.job_name, "")
     return desk.raise_trouble(
-        f"{RUN_KIND_PREFIX}{run.job_name} cancelled",
-        Severity.HIGH,
-        f"Backup cancelled: {run.job_name}",
+        f"{duty.kind_prefix}{run.job_name} cancelled",
+        Severity.HIGH if duty.is_backup else duty.severity,
+        f"{duty.noun} cancelled: {run.job_name}",
         "Somebody or something ended the run; nothing of its unfinished steps was kept.",
-        next_step="Run it again: schedgen-backups backup",
+        next_step=duty.next_step,
         run_id=run.run_id,
     ).is_settled
 
@@ -114,6 +149,12 @@ def _tell_ticks(instance: dg.DagsterInstance, desk: AlertDesk, after_seconds: di
             return told
         told[tick.source] = tick.at_seconds
     return told
+
+
+def _tell_checks(
+    instance: dg.DagsterInstance, desk: AlertDesk, keys: list[dg.AssetCheckKey], after_ids: dict[str, int], horizon: datetime
+) -> dict[str, int]:
+    return {key.to_user_string(): _tell_check(instance, desk, key, after_ids.get(key.to_user_string(), 0), horizon) for key in keys}
 
 
 def _tell_check(instance: dg.DagsterInstance, desk: AlertDesk, key: dg.AssetCheckKey, after_id: int, horizon: datetime) -> int:
@@ -140,20 +181,3 @@ def _tell_check(instance: dg.DagsterInstance, desk: AlertDesk, key: dg.AssetChec
                 return after_id
         after_id = record.id
     return after_id
-
-
-def _report_recoveries(instance: dg.DagsterInstance, desk: AlertDesk) -> None:
-    incidents = {incident.kind: incident for incident in desk.notifier.read_incidents()}
-    names = frozenset(kind.removeprefix(TICK_KIND_PREFIX) for kind in incidents if kind.startswith(TICK_KIND_PREFIX))
-    over = {f"{TICK_KIND_PREFIX}{name}" for name in list_recovered(instance, names)}
-    newest = look_at_freshness(desk.catalog, datetime.now(timezone.utc)).newest
-    if newest is not None and newest.manifest is not None:
-        sealed_at = newest.manifest.sealed_at
-        # For runs whose own hook could not say so, because the channels were down or the process was killed behind the seal.
-        over |= {
-            kind
-            for kind, incident in incidents.items()
-            if kind.startswith((RUN_KIND_PREFIX, STALE_KIND, CHECK_KIND_PREFIX)) and sealed_at > incident.announced_at
-        }
-    if over:
-        desk.report_recovery(frozenset(over))

@@ -55,6 +55,11 @@ class Inbox:
         """From now on every message is refused."""
         self._server.default = Answer(HTTPStatus.FORBIDDEN)
 
+    def take_only(self, number: int) -> None:
+        """So many more messages are taken, and the others are refused."""
+        self._server.answers = [Answer()] * number
+        self.go_down()
+
     def come_up(self) -> None:
         """Messages are taken again; those that were refused are forgotten."""
         self._server.received.clear()

@@ -112,15 +112,21 @@ class Notifier:
     def _is_left(self, path: Path) -> bool:
         try:
             spooled = _Spooled.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            _LOG.warning("spooled alert %s cannot be read and is left: %s", path.name, type(error).__name__)
-            return False
-        channel = next((channel for channel in self._channels if channel.fingerprint == spooled.fingerprint), None)
-        is_over = datetime.now(timezone.utc) - spooled.alert.raised_at > _SPOOL_AGE
-        if is_over or (channel is not None and channel.send(spooled.alert).is_accepted):
-            path.unlink(missing_ok=True)
-            return False
-        return True
+            channel = next((channel for channel in self._channels if channel.fingerprint == spooled.fingerprint), None)
+            is_over = datetime.now(timezone.utc) - spooled.alert.raised_at > _SPOOL_AGE
+            is_done = is_over or (channel is not None and channel.send(spooled.alert).is_accepted)
+        except ValidationError:
+            _LOG.warning("spooled alert %s is damaged and is removed", path.name)
+            is_done = True
+        except OSError as error:
+            _LOG.warning("spooled alert %s cannot be read and is left: %s", path.name, error.strerror)
+            return True
+        if is_done:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                _LOG.warning("spooled alert %s cannot be removed: %s", path.name, error.strerror)
+        return not is_done
 
     def _deliver(self, alert: Alert) -> Outcome:
         if not self._channels:

@@ -230,7 +230,8 @@ def test_a_damaged_spooled_alert_stops_no_other(
     (tmp_path / ".alerts" / "spool" / "00-damaged.json").write_text('{"fingerprint": ')
     assert notifier.flush_spool() == 0
     assert len(other_server.received) == 2
-    assert "00-damaged.json cannot be read" in caplog.text
+    assert "00-damaged.json is damaged and is removed" in caplog.text
+    assert list_spool(tmp_path) == []
 
 
 def test_an_alert_goes_out_although_the_folder_cannot_be_written(

@@ -172,3 +172,26 @@ def test_without_a_channel_the_outbox_goes_on_and_nothing_piles_up(site: Site, h
     site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url)
     outbox.look(2)
     assert inbox.alerts == []
+
+
+def test_a_part_of_the_outbox_that_raises_is_told_once_and_keeps_no_other_from_telling(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
+    """A manifest that is a folder cannot be listed, so that what is over cannot be found; the newer failure is told all the same."""
+    broken = site.directory / "manifest_20260101_020000.json"
+    add_failed_run(home, seconds_ago=60, message="one failure")
+    outbox.look()
+    broken.mkdir(parents=True)
+    add_failed_run(home, seconds_ago=30, message="the other failure")
+    home.report_run_canceled(home.create_run_for_job(defs.resolve_job_def("backup_job")))
+    outbox.look(3)
+    titles = [alert.split("\n")[0] for alert in inbox.alerts]
+    assert titles == [
+        "[CRITICAL] Backup failed: backup_job",
+        "[HIGH] Backup cancelled: backup_job",
+        "[HIGH] Alerts may be missing: what is over",
+    ]
+    broken.rmdir()
+    outbox.look(2)
+    [recovery] = inbox.recoveries
+    assert "outbox: what is over" in recovery

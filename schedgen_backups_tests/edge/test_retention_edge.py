@@ -14,11 +14,11 @@ import pytest
 
 from schedgen_backups.core.catalog import Catalog, PointState
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.sensors import retention_sensor
+from schedgen_backups.sensors import alert_outbox, retention_sensor
 from schedgen_backups_tests.core_support import list_files
 from schedgen_backups_tests.edge_support import Site, failures_of
 from schedgen_backups_tests.history_support import add_point
-from schedgen_backups_tests.inbox_support import open_inbox
+from schedgen_backups_tests.inbox_support import Watcher, open_inbox
 
 pytestmark = [pytest.mark.edge]
 
@@ -128,20 +128,33 @@ def test_the_job_removes_exactly_the_planned_files_and_says_why(history: History
     history.site.assert_left_clean()
 
 
-def test_while_somebody_holds_the_lock_the_job_fails_and_removes_nothing_and_people_are_told(history: History, instance: dg.DagsterInstance) -> None:
+def test_while_somebody_holds_the_lock_the_job_fails_removes_nothing_and_is_told_until_it_goes_well(
+    history: History,
+) -> None:
     site = history.site
     history.catalog.lock.acquire("a backup that runs")
-    with open_inbox() as inbox:
+    with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
         site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url)
         [failed] = failures_of(site.run(instance, "prune_job")).values()
         assert "in use by a backup that runs" in failed.description
-        assert "in use by a backup that runs" in inbox.alerts[0]
-        assert len(inbox.texts) == 1
-    pruned = site.cli("prune")
-    assert pruned.code == 5
-    assert "in use by a backup that runs" in pruned.stderr
-    history.catalog.lock.release()
-    assert {path.name for path in site.directory.iterdir() if path.is_file()} >= set(history.names_of(*DAYS))
+        [alert] = inbox.alerts
+        assert alert.startswith("[MEDIUM] Retention failed: prune_recovery_points\n")
+        assert "in use by a backup that runs" in alert
+        outbox = Watcher(alert_outbox, instance)
+        outbox.look(2)
+        assert inbox.texts == [alert]
+        pruned = site.cli("prune")
+        assert pruned.code == 5
+        assert "in use by a backup that runs" in pruned.stderr
+        assert {path.name for path in site.directory.iterdir() if path.is_file()} >= set(history.names_of(*DAYS))
+        history.catalog.lock.release()
+        assert site.run(instance).success
+        outbox.look(2)
+        assert inbox.texts == [alert]
+        assert site.run(instance, "prune_job").success
+        outbox.look(2)
+        [recovery] = inbox.recoveries
+        assert "retention: prune_recovery_points failed" in recovery
 
 
 def test_prune_does_what_its_dry_run_said(history: History) -> None:
