@@ -1,0 +1,110 @@
+"""The log of restores in the backup directory: who restored what from which point into where, why, and what came of it.
+
+One JSON object a line in `restore-log.jsonl`, appended and never rewritten; docs/restore.md describes it. Add a field with a default, so that older
+lines can still be read. What a restore does is the business of `restore`, `object_restore` and `table_restore`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pydantic import AwareDatetime, ValidationError
+
+from schedgen_backups.core.errors import BackupError
+from schedgen_backups.core.model import FrozenModel
+
+RESTORE_LOG_NAME = "restore-log.jsonl"
+
+
+class RestoreLogEntry(FrozenModel):
+    """One restore that was begun and has ended."""
+
+    started_at: AwareDatetime
+    seconds: float
+    user: str
+    host: str
+    point_id: str
+    subject: str
+    """What of the point: `database`, `bucket`, `table public.jobs`, `object a.pdf` …, several with commas."""
+    target: str
+    """Where to, without passwords or keys."""
+    reason: str = ""
+    result: str
+    """`done`, with what was seen (`done: equal`), or `failed: ` and the error's message."""
+
+
+class RestoreLogDraft:
+    """What is filled in while a restore runs."""
+
+    def __init__(self) -> None:
+        self.result = "done"
+
+
+@contextmanager
+def logged_restore(directory: Path, *, point_id: str, subject: str, target: str, reason: str = "") -> Generator[RestoreLogDraft, None, None]:
+    """The log has an entry of what happened within the block, failed or not. OSError when it cannot be written."""
+    draft = RestoreLogDraft()
+    started_at = datetime.now(timezone.utc)
+    try:
+        yield draft
+    except BackupError as error:
+        draft.result = f"failed: {error.message}"
+        raise
+    except BaseException as error:
+        draft.result = f"failed: {type(error).__name__}"
+        raise
+    finally:
+        seconds = round((datetime.now(timezone.utc) - started_at).total_seconds(), 3)
+        _append(
+            directory,
+            RestoreLogEntry(
+                started_at=started_at,
+                seconds=seconds,
+                user=_find_user(),
+                host=socket.gethostname(),
+                point_id=point_id,
+                subject=subject,
+                target=target,
+                reason=reason,
+                result=draft.result,
+            ),
+        )
+
+
+def read_restore_log(directory: Path) -> tuple[RestoreLogEntry, ...]:
+    """Every entry, oldest first; a line that was cut short by a crash is passed over."""
+    try:
+        lines = (directory / RESTORE_LOG_NAME).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ()
+    return tuple(entry for line in lines if (entry := _parse(line)) is not None)
+
+
+def _parse(line: str) -> RestoreLogEntry | None:
+    try:
+        return RestoreLogEntry.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
+def _append(directory: Path, entry: RestoreLogEntry) -> None:
+    # One write in append mode: lines of two processes do not mix.
+    descriptor = os.open(directory / RESTORE_LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, entry.model_dump_json().encode() + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _find_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as containers have
+        return str(os.getuid())
