@@ -62,6 +62,7 @@ COPY = re.compile(
     rb"(?:\(" + IDENTIFIER + rb"(?:, " + IDENTIFIER + rb")*\)|\(\))? ?FROM stdin;\n"
 )
 DUMP_END = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(?:\\unrestrict [A-Za-z0-9]+\s*)?\Z")
+SECTION = re.compile(rb"-- (?:Data for )?Name: .*; Type: (?P<kind>[A-Z ]+); Schema: ")
 UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
 CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[^\s;]+);')
 FIRST_PSQL_WITH_RESTRICT = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
@@ -314,7 +315,7 @@ class Dump:
                 yield from text.add(read_members(file, position, table.offset - position))
                 rows_and_marks += yield from _read_table(file, table)
                 position = table.offset + table.length
-            yield from text.add(read_members(file, position, record.content_length - position))
+            yield from leave_out_commits(text.add(read_members(file, position, record.content_length - position)))
         self.is_restricted = text.is_restricted
         if not DUMP_END.search(text.tail) or position >= record.content_length:
             raise damaged("pg_dump's last line is missing: the dump is cut short")
@@ -338,6 +339,23 @@ class Dump:
         gaps = [f"the dump lacks the table {name}" for name in self.record.missing_tables]
         counted = [table for table in self.tables if table.expected_rows is not None]
         return gaps + [f"{table.label}: {table.rows} of {table.expected_rows} rows" for table in counted if table.rows != table.expected_rows]
+
+
+def leave_out_commits(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the text behind the last table without the BEGIN and COMMIT that pg_dump writes around large objects: they would end our transaction."""
+    unfinished = b""
+    is_inside = False
+    for block in blocks:
+        *lines, unfinished = (unfinished + block).split(b"\n")
+        kept: list[bytes] = []
+        for line in lines:
+            section = SECTION.match(line)
+            if section is not None:
+                is_inside = section["kind"] == b"BLOBS"
+            if not (is_inside and line in {b"BEGIN;", b"COMMIT;"}):
+                kept.append(line + b"\n")
+        yield b"".join(kept)
+    yield unfinished
 
 
 class _SchemaText:

@@ -20,8 +20,9 @@ from typing_extensions import LiteralString
 from schedgen_backups.core.clients import ClientPrograms, find_client
 from schedgen_backups.core.command import Program, ProgramError
 from schedgen_backups.core.dump_file import DumpFile, open_dump
-from schedgen_backups.core.dump_text import DumpDigest, split_dump
+from schedgen_backups.core.dump_text import DumpDigest, Text, split_dump
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
+from schedgen_backups.core.large_objects import LargeObjectFilter
 from schedgen_backups.core.postgres import connect_database, count_user_relations, make_client_environment, translate_errors
 from schedgen_backups.core.records import DumpRecord
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
@@ -130,11 +131,18 @@ def _feed(psql: Program, dump: DumpFile, *, is_atomic: bool, replace_contents: b
     if replace_contents:
         psql.write(_REMOVE_EVERYTHING.encode())
     contents = DumpDigest()
+    large_objects = LargeObjectFilter()
     for segment in split_dump(dump.read_contents(observe=lambda block: observe(len(block)))):
         if stop.is_set():
             raise RestoreError("the restore of the database was stopped")
         contents.add(segment)
-        psql.write(segment.data)
+        if not is_atomic:
+            psql.write(segment.data)
+        elif isinstance(segment, Text):
+            psql.write(large_objects.filter_text(segment.data))
+        else:
+            psql.write(large_objects.flush() + segment.data)
+    psql.write(large_objects.flush())
     facts = contents.facts()
     if facts.text_sha256 != dump.record.text_sha256 or [table.sha256 for table in facts.tables] != [table.sha256 for table in dump.tables]:
         raise VerificationError("the dump changed while it was read; the target is as it was")

@@ -25,7 +25,7 @@ from schedgen_backups.core.equality import compare_database
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.core_support import DUMP_NAME, POINT, TableText, make_entry, make_noise, write_archive, write_dump
-from schedgen_backups_tests.point_support import ID, Backup, make_backed_up
+from schedgen_backups_tests.point_support import BROKEN_FOREIGN_KEY, ID, Backup, make_backed_up
 from schedgen_backups_tests.recover_support import SCRIPT, Recovery, run_script
 from schedgen_backups_tests.servers import client_of, run
 
@@ -213,6 +213,17 @@ def test_a_load_that_the_server_refuses_leaves_the_database_as_it_was(backup: Ba
     assert "Traceback" not in done.stderr
     assert "as it was" in done.stderr
     assert run(backup.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
+
+
+def test_an_error_behind_large_objects_leaves_the_database_as_it_was(backup: Backup, recovery: Recovery) -> None:
+    run(backup.source_database, BROKEN_FOREIGN_KEY)
+    later = RecoveryPointId("20261123_020000")
+    backup.capture(later)
+    done = recovery.run("database", later.text)
+    assert done.returncode == 1
+    assert "violates foreign key constraint" in done.stderr
+    assert run(backup.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
+    assert run(backup.database, "SELECT count(*) FROM pg_largeobject_metadata") == [(0,)]
 
 
 def test_ctrl_c_ends_with_130_and_commits_nothing(backup: Backup, recovery: Recovery) -> None:

@@ -34,7 +34,7 @@ from schedgen_backups_tests.core_support import (
     publish_dump,
 )
 from schedgen_backups_tests.faulty_s3 import FaultyS3Proxy
-from schedgen_backups_tests.point_support import ID, KEYS, Backup, make_backed_up, put
+from schedgen_backups_tests.point_support import BROKEN_FOREIGN_KEY, ID, KEYS, Backup, make_backed_up, put
 from schedgen_backups_tests.servers import client_of, run
 
 pytestmark = pytest.mark.integration
@@ -155,6 +155,19 @@ def test_an_error_in_the_load_leaves_a_full_target_as_it_was(database_17: Databa
     assert run(database, "SELECT count(*) FROM mine") == [(2,)]
     assert run(database, "SELECT lo_get(5)") == [(b"x",)]
     assert run(database, "SELECT count(*) FROM pg_class WHERE relname = 'jobs'") == [(0,)]
+
+
+def test_an_error_behind_large_objects_leaves_nothing(database: DatabaseSettings, second_database: DatabaseSettings, tmp_path: Path) -> None:
+    """pg_dump writes a COMMIT of its own behind the large objects; the foreign key that cannot be made comes after it."""
+    run(database, BROKEN_FOREIGN_KEY)
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    path = publish_dump(catalog, database)
+    run(second_database, "CREATE TABLE mine (a int)")
+    with pytest.raises(RestoreError, match="violates foreign key constraint"):
+        restore_database(path, second_database, make_backup(catalog.directory), replace_contents=True, stop=Event())
+    assert run(second_database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [("mine",)]
+    assert run(second_database, "SELECT count(*) FROM pg_largeobject_metadata") == [(0,)]
 
 
 def wait_for_no_sessions(database: DatabaseSettings) -> None:
