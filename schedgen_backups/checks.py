@@ -86,7 +86,7 @@ def references_resolve(context: dg.AssetCheckExecutionContext, backup: BackupRes
         return _report(context, catalog, point, (result,))
 
 
-def _with_alerts(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
+def with_alerts(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
     """The check tells of its own failures, too."""
     with warnings.catch_warnings():
         # with_hooks hands out a plain AssetsDefinition (Dagster 1.13); turning it back sets a parameter that Dagster calls beta.
@@ -95,7 +95,7 @@ def _with_alerts(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
 
 
 ALL_CHECKS = [
-    _with_alerts(check)
+    with_alerts(check)
     for check in (
         dump_is_complete,
         dump_matches_snapshot,

@@ -17,25 +17,37 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from schedgen_backups import point_commands
+from schedgen_backups import point_commands, restore_commands
 from schedgen_backups.alerting import AlertDesk
 from schedgen_backups.command_line import CONFIGURATION_EXIT_CODE, CommandEnd, JsonOption, app, err, out, print_json
 from schedgen_backups.console import draw_findings, show_capture
 from schedgen_backups.core.alerts import Alert, Severity
 from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.core.freshness import look_at_freshness
+from schedgen_backups.core.live import LiveApplication
+from schedgen_backups.core.live_audit import audit_live_system, describe_audit
 from schedgen_backups.core.lock import DirectoryLock
 from schedgen_backups.core.version import TOOL_VERSION
 from schedgen_backups.doctor import Verdict, examine
-from schedgen_backups.environment import export_environment, find_project_folder, load_environment, read_backup_directory
+from schedgen_backups.environment import (
+    export_environment,
+    find_project_folder,
+    load_environment,
+    read_backup_directory,
+    read_backup_settings,
+    read_bucket_settings,
+    read_database_settings,
+)
+from schedgen_backups.failures import VERIFICATION_EXIT_CODE
 from schedgen_backups.instance import make_tags, run_backup_job
 
-__all__ = ["app", "main", "point_commands"]
+__all__ = ["app", "main", "point_commands", "restore_commands"]
 _WARNING_SHARE = 0.8
 """`status` warns when so much of the allowed age is used up."""
 _STATUS_WARNING, _STATUS_CRITICAL = 1, 2
 """What monitoring plugins end with (Monitoring Plugins Development Guidelines)."""
 _USAGE_EXIT_CODE = 2
+_LISTED_KEYS = 200
 
 
 def main() -> None:
@@ -131,6 +143,33 @@ def doctor(*, as_json: JsonOption = False) -> None:
     else:
         out.print(draw_findings(findings))
     raise CommandEnd(CONFIGURATION_EXIT_CODE if any(finding.verdict is Verdict.PROBLEM for finding in findings) else 0)
+
+
+@app.command()
+def audit(*, as_json: JsonOption = False) -> None:
+    """Look at the live system: rows whose object is missing, objects that no row refers to. Ends with 3 when a row's object is missing."""
+    environment = load_environment()
+    live = LiveApplication(read_database_settings(environment), read_bucket_settings(environment), read_backup_settings(environment))
+    found = audit_live_system(live)
+    if as_json:
+        print_json(
+            {
+                "looked_at": found.looked_at.isoformat(),
+                "references": found.reference_count,
+                "objects": found.object_count,
+                "rows_without_object": list(found.rows_without_object),
+                "objects_without_row": list(found.objects_without_row),
+                "unreferenced_bytes": found.unreferenced_bytes,
+            }
+        )
+    else:
+        out.print(escape(describe_audit(found)))
+        for name, keys in (("row without object", found.rows_without_object), ("object without row", found.objects_without_row)):
+            for key in keys[:_LISTED_KEYS]:
+                out.print(f"{name}: {escape(key)}")
+            if len(keys) > _LISTED_KEYS:
+                err.print(f"{len(keys) - _LISTED_KEYS} more of {name}; --json has all")
+    raise CommandEnd(0 if found.is_coherent else VERIFICATION_EXIT_CODE)
 
 
 @app.command()

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from schedgen_backups.core.catalog import STAGING_NAME, PointListing, PointState
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.records import TableEntry
 from schedgen_backups.core.retention import RetentionPlan
 from schedgen_backups.core.verification import ClaimResult, ClaimStatus, Rung
 from schedgen_backups.doctor import Finding, Verdict
@@ -78,6 +79,17 @@ def draw_results(results: Iterable[ClaimResult]) -> Table:
     for result in results:
         table.add_row(result.claim.value, f"[{_STATUS_STYLES[result.status]}]{result.status.value}[/]", escape(result.summary))
     return table
+
+
+def draw_tables(tables: Iterable[TableEntry]) -> Table:
+    """One line per table of a dump, in its order."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn.add_column("table", overflow="fold")
+    drawn.add_column("rows", justify="right", no_wrap=True)
+    drawn.add_column("size", justify="right", no_wrap=True)
+    for table in tables:
+        drawn.add_row(escape(table.qualified_name), str(table.rows), format_bytes(table.size_bytes))
+    return drawn
 
 
 def draw_findings(findings: Iterable[Finding]) -> Table:

@@ -1,4 +1,4 @@
-"""What a run is there for, which decides how its failure is told and what ends its incident: a backup, or retention.
+"""What a run is there for, which decides how its failure is told and what ends its incident: a backup, retention, a restore, an audit.
 
 A table and the lookup in it. Add a duty when a failing run of a new job must not be taken for a failed backup; when and how people are told is the
 business of `hooks`, `outbox` and `alerting`.
@@ -49,7 +49,23 @@ RETENTION = Duty(
     job_names=frozenset({"prune_job"}),
     subjects=frozenset({"prune_recovery_points"}),
 )
-OTHER_DUTIES = (RETENTION,)
+RESTORE = Duty(
+    noun="Restore",
+    kind_prefix="restore: ",
+    severity=Severity.HIGH,
+    next_step="Look at what it would do: schedgen-backups restore … --dry-run",
+    job_names=frozenset({"restore_job"}),
+    subjects=frozenset({"restore_recovery_point"}),
+)
+AUDIT = Duty(
+    noun="Audit of the live system",
+    kind_prefix="audit: ",
+    severity=Severity.MEDIUM,
+    next_step="Run it by hand: schedgen-backups audit",
+    job_names=frozenset({"audit_job"}),
+    subjects=frozenset({"live_system_live_references_resolve"}),
+)
+OTHER_DUTIES = (RETENTION, RESTORE, AUDIT)
 DUTIES = (BACKUP, *OTHER_DUTIES)
 
 

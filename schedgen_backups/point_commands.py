@@ -1,13 +1,12 @@
-"""The commands that look at recovery points: list, show, verify, restore, pin, prune.
+"""The commands that look at recovery points: list, show, verify, pin, prune.
 
 A command reads its arguments, calls core, prints, and ends with an exit code; it decides nothing else. Add one when operators ask something else of
-a point; rendering belongs to `console`.
+a point; restoring belongs to `restore_commands`, rendering to `console`.
 """
 
 from __future__ import annotations
 
 import getpass
-import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated
@@ -15,22 +14,22 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from schedgen_backups.command_line import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, get_point, open_catalog, out, print_json
-from schedgen_backups.console import describe_rungs, draw_plan, draw_points, draw_results, show_progress
+from schedgen_backups.command_line import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, out, print_json
+from schedgen_backups.console import describe_rungs, draw_plan, draw_points, draw_results, draw_tables, show_progress
+from schedgen_backups.core.archive_file import open_archive
 from schedgen_backups.core.catalog import Catalog, PointListing
-from schedgen_backups.core.errors import ConfigurationError, RestoreError
+from schedgen_backups.core.dump_file import open_dump
+from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.live import LiveApplication, LiveSystem
 from schedgen_backups.core.model import ArtifactKind, ArtifactName
 from schedgen_backups.core.pruning import Pin, plan_pruning, remove_pin, remove_points, write_pin
-from schedgen_backups.core.restore import RestoreRequest, describe_restore, restore_point
 from schedgen_backups.core.sealing import verify_point
-from schedgen_backups.core.settings import BackupSettings
 from schedgen_backups.core.verification import ClaimResult, ClaimStatus
 from schedgen_backups.core.verify import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings, read_retention_policy
 from schedgen_backups.failures import VERIFICATION_EXIT_CODE
+from schedgen_backups.points import get_point, open_catalog
 from schedgen_backups.sizes import format_bytes
-from schedgen_backups.targets import read_bucket_target, read_database_target
 
 
 @app.command(name="list")
@@ -52,9 +51,18 @@ def list_points(*, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def show(point_id: PointArgument, *, as_json: JsonOption = False) -> None:
-    """Show one recovery point: its files, what was proven of it and when, who asked for it."""
+def show(
+    point_id: PointArgument,
+    *,
+    tables: Annotated[bool, typer.Option("--tables", help="List the tables of the dump instead, with rows and size.")] = False,
+    objects: Annotated[str | None, typer.Option(help="List the objects whose key begins with this instead; '' for all.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one recovery point: its files, what was proven of it and when, who asked for it; or its tables, or its objects."""
     point = get_point(open_catalog(), point_id)
+    if tables or objects is not None:
+        _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
+        return
     if as_json:
         print_json(_point_to_json(point))
         return
@@ -102,42 +110,6 @@ def verify(
     allowed = {ClaimStatus.PASSED, ClaimStatus.NOT_CONFIGURED}
     is_good = all(result.status in allowed for found in results.values() for result in found)
     raise CommandEnd(0 if is_good else VERIFICATION_EXIT_CODE)
-
-
-@app.command()
-def restore(
-    point_id: PointArgument,
-    *,
-    database: Annotated[str, typer.Option(help="postgresql://user@host:5432/name, or the name of a database on the server of the backup.")] = "",
-    bucket: Annotated[str, typer.Option(help="http(s)://host:port/name, or the name of a bucket on the server of the backup.")] = "",
-    into_nonempty: Annotated[
-        bool, typer.Option("--into-nonempty", help="Replace what the database holds; overwrite objects of the same keys.")
-    ] = False,
-    confirm: Annotated[str, typer.Option(help="With --into-nonempty: the target's name, instead of typing it when asked.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and write nothing.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Restore the database, the bucket or both into empty targets, and compare them with what was captured."""
-    environment = load_environment()
-    options = read_backup_settings(environment)
-    catalog = open_catalog()
-    request = RestoreRequest(
-        point=get_point(catalog, point_id),
-        database=read_database_target(database, environment) if database else None,
-        bucket=read_bucket_target(bucket, environment) if bucket else None,
-        replace_contents=into_nonempty,
-    )
-    steps = describe_restore(request, options)
-    if not as_json:
-        for step in steps:
-            err.print(f"{'would ' if dry_run else ''}{escape(step)}")
-    if dry_run:
-        if as_json:
-            print_json({"steps": list(steps)})
-        return
-    if into_nonempty:
-        _demand_confirmation(request, confirm)
-    _restore(request, options, catalog, as_json=as_json)
 
 
 @app.command()
@@ -191,44 +163,24 @@ def prune(
     out.print(f"{len(plan.kept)} kept, {len(plan.removed)} {done}" + (f"; nothing is removed: {plan.refusal}" if plan.refusal else ""))
 
 
-def _restore(request: RestoreRequest, options: BackupSettings, catalog: Catalog, *, as_json: bool) -> None:
-    with show_progress(err, _describe_phases(request)) as bars:
-        report = restore_point(request, options, catalog=catalog, restored_by=CHECKED_BY, observe=bars.advance)
+def _browse(point: PointListing, *, is_tables: bool, prefix: str | None, as_json: bool) -> None:
+    answer: dict[str, object] = {}
+    if is_tables:
+        with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+            answer["tables"] = [{"name": table.qualified_name, "rows": table.rows, "size_bytes": table.size_bytes} for table in dump.tables]
+            if not as_json:
+                out.print(draw_tables(dump.tables))
+    if prefix is not None:
+        with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+            entries = (entry for entry in archive.read_entries() if entry.key.startswith(prefix))
+            if as_json:
+                answer["objects"] = [entry.model_dump(mode="json", exclude={"offset", "length", "member_name"}) for entry in entries]
+            else:
+                # Line by line: a bucket may hold more than a table on a screen.
+                for entry in entries:
+                    out.print(f"{format_bytes(entry.size_bytes):>9}  {entry.modified_at:%Y-%m-%d %H:%M:%S}  {escape(entry.key)}")
     if as_json:
-        print_json(
-            {
-                "equal": report.is_equal,
-                "seconds": report.seconds,
-                "notes": list(report.notes),
-                "results": [result.model_dump(mode="json") for result in report.results],
-            }
-        )
-    else:
-        for note in report.notes:
-            err.print(f"[yellow]note:[/] {escape(note)}")
-        out.print(draw_results(report.results))
-        out.print(", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in report.seconds.items()))
-    raise CommandEnd(0 if report.is_equal else VERIFICATION_EXIT_CODE)
-
-
-def _describe_phases(request: RestoreRequest) -> dict[str, tuple[str, int | None]]:
-    sizes = {kind: artifact.size_bytes for kind in ArtifactKind if (artifact := request.point.artifact(kind)) is not None}
-    wanted = {ArtifactKind.DATABASE: request.database, ArtifactKind.BUCKET: request.bucket}
-    total = sum(size for kind, size in sizes.items() if wanted[kind] is not None)
-    phases: dict[str, tuple[str, int | None]] = {"verify": ("verify files", total)}
-    if request.database is not None:
-        phases["database"] = ("load database", sizes.get(ArtifactKind.DATABASE))
-    if request.bucket is not None:
-        phases["bucket"] = ("write objects", None)
-    return {**phases, "compare": ("compare", None)}
-
-
-def _demand_confirmation(request: RestoreRequest, confirm: str) -> None:
-    name = request.database.database if request.database is not None else request.bucket.bucket if request.bucket is not None else ""
-    if not confirm and sys.stdin.isatty():
-        confirm = typer.prompt(f"This cannot be undone. Type {name} to go on")
-    if confirm != name:
-        raise RestoreError(f"not confirmed: {name!r} was not typed, nothing was written", hint=f"--into-nonempty --confirm {name}")
+        print_json(answer)
 
 
 def _verify_listed(catalog: Catalog, point: PointListing) -> tuple[ClaimResult, ...]:

@@ -1,4 +1,4 @@
-"""The nightly schedule, from BACKUP_SCHEDULE and BACKUP_TIMEZONE, running as soon as the daemon does.
+"""The schedules, in BACKUP_TIMEZONE, running as soon as the daemon does: the nightly backup (BACKUP_SCHEDULE) and the weekly audit.
 
 A value that cannot be used leaves the default in place, so that the location loads and the run it starts fails with the reason. Add other
 schedules here; what they run belongs to `jobs`. How Dagster treats missed ticks: one run is made up for after the daemon was down.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dagster as dg
 
+from schedgen_backups.audits import audit_job
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.environment import DEFAULT_SCHEDULE, load_environment, read_schedule
 from schedgen_backups.jobs import backup_job
+
+AUDIT_SCHEDULE = "0 6 * * 1"
 
 
 def _read_schedule() -> tuple[str, str]:
@@ -31,4 +34,17 @@ def make_daily_backup_schedule() -> dg.ScheduleDefinition:
         execution_timezone=timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Takes a recovery point every night (BACKUP_SCHEDULE, BACKUP_TIMEZONE).",
+    )
+
+
+def make_weekly_audit_schedule() -> dg.ScheduleDefinition:
+    """The schedule of `audit_job`: Mondays at six, after the weekend's uploads and before the week's."""
+    _cron_schedule, timezone = _read_schedule()
+    return dg.ScheduleDefinition(
+        name="weekly_audit_schedule",
+        job=audit_job,
+        cron_schedule=AUDIT_SCHEDULE,
+        execution_timezone=timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Looks every Monday whether each row of the live database has its object in the live bucket.",
     )

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from schedgen_backups.alerting import STALE_KIND, AlertDesk
+from schedgen_backups.audits import AUDIT_CHECKS
 from schedgen_backups.checks import ALL_CHECKS
 from schedgen_backups.core.alerts import Severity
 from schedgen_backups.core.catalog import Catalog
@@ -29,7 +30,7 @@ _RETENTION_SECONDS = 900
 def alert_outbox(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Tells of failed and cancelled runs, failed ticks and warnings that no hook has told, and that they are over."""
     cursor = OutboxCursor.model_validate_json(context.cursor or "{}")
-    check_keys = [key for check in ALL_CHECKS for key in check.check_keys]
+    check_keys = [key for check in (*ALL_CHECKS, *AUDIT_CHECKS) for key in check.check_keys]
     after = work_through_outbox(context.instance, AlertDesk(load_environment()), cursor, check_keys)
     context.update_cursor(after.model_dump_json())
     return dg.SkipReason("everything was told" if after != cursor else "nothing new")

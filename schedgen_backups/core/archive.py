@@ -78,9 +78,10 @@ def capture_bucket(
     file: BinaryIO,
     *,
     folder: Path,
+    is_wanted: Callable[[str], bool] = lambda _key: True,
     observe: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CapturedArchive:
-    """The file holds every object that the bucket listed and could deliver; record and index tell of those it could not.
+    """The file holds every listed object whose key `is_wanted` and that the bucket could deliver; record and index tell of those it could not.
 
     `folder` takes temporary data, `observe` gets each object's size. BucketError (permanent) when the bucket cannot be opened,
     BucketUnreachableError (retryable) when the server stops answering. After an error the file's content is worthless.
@@ -89,7 +90,7 @@ def capture_bucket(
         client.check_exists()
         listed_at = datetime.now(timezone.utc)
         with ArchiveFileWriter(file, threads=backup.compression_threads, folder=folder) as writer:
-            tally = _Capture(client, writer, backup.download_threads, observe).run()
+            tally = _Capture(client, writer, backup.download_threads, observe).run(is_wanted)
             return writer.finish(
                 ArchiveRecord(
                     tool_version=TOOL_VERSION,
@@ -124,12 +125,14 @@ class _Capture:
         self._tally = _Tally()
         self._waiting: deque[tuple[ListedObject, str, Future[_Outcome]]] = deque()
 
-    def run(self) -> _Tally:
-        """Every listed object was appended or is in the tally as gone or failed."""
+    def run(self, is_wanted: Callable[[str], bool]) -> _Tally:
+        """Every listed object whose key is wanted was appended, or is in the tally as gone or failed."""
         waiting_bytes = 0
         pool = ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix="download")
         try:
             for listed in self._client.list_objects():
+                if not is_wanted(listed.key):
+                    continue
                 self._tally.listed += 1
                 name = self._names.choose(listed.key)
                 self._waiting.append((listed, name, pool.submit(self._read_small, listed, name)))

@@ -17,7 +17,7 @@ from threading import Event
 from typing import TypeVar
 
 from schedgen_backups.core.archive import IN_MEMORY_BYTES
-from schedgen_backups.core.archive_file import ArchiveFile, open_archive
+from schedgen_backups.core.archive_file import open_archive
 from schedgen_backups.core.block_reader import BlockReader
 from schedgen_backups.core.bucket import BucketClient, ObjectGoneError
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
@@ -54,13 +54,7 @@ def restore_bucket(
         def write(entry: ObjectEntry) -> ObjectEntry:
             if stop.is_set():
                 raise RestoreError("the restore of the bucket was stopped")
-            with archive_path.open("rb") as file:
-                blocks = ArchiveFile(file).read_object(entry)
-                if entry.size_bytes <= IN_MEMORY_BYTES:
-                    # Read to its end first: damaged bytes must not go out.
-                    client.put_object(entry, io.BytesIO(b"".join(blocks)))
-                else:
-                    client.put_object(entry, BlockReader(blocks))
+            write_object(client, archive_path, entry)
             return entry
 
         count = 0
@@ -68,6 +62,20 @@ def restore_bucket(
             observe(entry.size_bytes)
             count += 1
     return count
+
+
+def write_object(client: BucketClient, archive_path: Path, entry: ObjectEntry) -> None:
+    """The bucket holds the object as it was captured. VerificationError when the archive is damaged there: then nothing was written.
+
+    Errors of the bucket are raised. Of a damaged object above `IN_MEMORY_BYTES` parts may have gone up, which S3 never shows.
+    """
+    with open_archive(archive_path) as archive:
+        blocks = archive.read_object(entry)
+        if entry.size_bytes <= IN_MEMORY_BYTES:
+            # Read to its end first: damaged bytes must not go out.
+            client.put_object(entry, io.BytesIO(b"".join(blocks)))
+        else:
+            client.put_object(entry, BlockReader(blocks))
 
 
 def compare_bucket(
@@ -83,7 +91,7 @@ def compare_bucket(
     with BucketClient(target, threads=backup.download_threads, stall_timeout_seconds=backup.stall_timeout_seconds) as client:
 
         def compare(entry: ObjectEntry) -> tuple[ObjectEntry, str]:
-            return entry, _find_difference(client, entry)
+            return entry, find_difference(client, entry)
 
         for entry, difference in _for_each(archive_path, backup.download_threads, compare):
             observe(entry.size_bytes)
@@ -126,8 +134,8 @@ def _for_each(archive_path: Path, threads: int, work: Callable[[ObjectEntry], _D
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _find_difference(client: BucketClient, entry: ObjectEntry) -> str:
-    """What is different about the object in the bucket, in a word, or an empty text."""
+def find_difference(client: BucketClient, entry: ObjectEntry) -> str:
+    """What is different about the object in the bucket, in a word (`missing`, `size` …), or an empty text. Errors of the bucket are raised."""
     digest = hashlib.sha256()
     try:
         with client.open_object(entry.key) as opened:

@@ -27,11 +27,21 @@ def take_database_dump(catalog: Catalog, settings: DatabaseSettings, backup: Bac
     return _take(catalog, name, lambda file: capture_database(settings, backup, point_id, file))
 
 
-def take_bucket_archive(catalog: Catalog, settings: BucketSettings, backup: BackupSettings, point_id: RecoveryPointId) -> CapturedArchive:
-    """The directory holds the point's archive. Errors as of `archive.capture_bucket`, and StorageError; then nothing was published."""
+def take_bucket_archive(
+    catalog: Catalog,
+    settings: BucketSettings,
+    backup: BackupSettings,
+    point_id: RecoveryPointId,
+    *,
+    is_wanted: Callable[[str], bool] = lambda _key: True,
+) -> CapturedArchive:
+    """The directory holds the point's archive, of all objects whose key `is_wanted`.
+
+    Errors as of `archive.capture_bucket`, and StorageError; then nothing was published.
+    """
     name = ArtifactName(ArtifactKind.BUCKET, settings.bucket, point_id)
     folder = catalog.directory
-    return _take(catalog, name, lambda file: capture_bucket(settings, backup, point_id, file, folder=folder))
+    return _take(catalog, name, lambda file: capture_bucket(settings, backup, point_id, file, folder=folder, is_wanted=is_wanted))
 
 
 def _take(catalog: Catalog, name: ArtifactName, capture: Callable[[BinaryIO], _Captured]) -> _Captured:

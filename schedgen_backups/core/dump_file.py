@@ -185,6 +185,11 @@ class DumpFile:
         """Yields pg_dump's plain text; `observe` gets the compressed bytes."""
         return read_members(self._file, 0, self.record.content_length, observe=observe)
 
+    def read_schema(self) -> Iterator[bytes]:
+        """Yields the text before the first table's rows: what makes schemas, types, functions and tables, without constraints and indexes."""
+        end = self.tables[0].offset if self.tables else self.record.content_length
+        return read_members(self._file, 0, end)
+
     def read_table(self, table: TableEntry) -> Iterator[bytes]:
         """Yields one table's COPY statement, rows and end line, reading only its bytes."""
         return read_members(self._file, table.offset, table.length)

@@ -20,6 +20,7 @@ _COPY = re.compile(
     rb"COPY (?P<schema>" + _IDENTIFIER + rb")\.(?P<name>" + _IDENTIFIER + rb") "
     rb"(?P<columns>\(" + _IDENTIFIER + rb"(?:, " + _IDENTIFIER + rb")*\)|\(\))? ?FROM stdin;\n",
 )
+_ANNOUNCEMENT = b"\n-- Data for Name: x; Type: TABLE DATA; Schema: x; Owner: x\n--\n\n"
 _UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
 
 
@@ -82,6 +83,19 @@ def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
                 is_in_table = True
     if buffer:
         yield Rows(buffer[1:]) if is_in_table else Text(buffer)
+
+
+def split_table(blocks: Iterable[bytes]) -> Iterator[Segment]:
+    """Yields one table's blocks, from its COPY statement on, as segments; their data joined is the input."""
+
+    def announced() -> Iterator[bytes]:
+        # A table is what its comment announces, and that stands before the table's own bytes.
+        yield _ANNOUNCEMENT
+        yield from blocks
+
+    for segment in split_dump(announced()):
+        if not isinstance(segment, Text):
+            yield segment
 
 
 def _cut_rows(buffer: bytes) -> tuple[bytes, bytes, bytes]:

@@ -18,7 +18,7 @@ from typing_extensions import LiteralString
 from schedgen_backups.core.clients import find_client
 from schedgen_backups.core.dump import stream_dump
 from schedgen_backups.core.dump_file import DumpFile, open_dump
-from schedgen_backups.core.dump_text import DumpDigest, Rows, TableFacts, split_dump
+from schedgen_backups.core.dump_text import DumpDigest, Rows, TableFacts, split_dump, split_table
 from schedgen_backups.core.postgres import connect_database, translate_errors
 from schedgen_backups.core.records import TableEntry
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
@@ -111,16 +111,7 @@ def _add_up_rows(blocks: Iterable[bytes]) -> tuple[int, int]:
 
 
 def _dumped_rows(dump: DumpFile, table: TableEntry) -> Iterator[bytes]:
-    # The splitter wants the comment that announces a table; the index points behind it.
-    announcement = b"\n-- Data for Name: x; Type: TABLE DATA; Schema: x; Owner: x\n--\n\n"
-
-    def announced() -> Iterator[bytes]:
-        yield announcement
-        yield from dump.read_table(table)
-
-    for segment in split_dump(announced()):
-        if isinstance(segment, Rows):
-            yield segment.data
+    return (segment.data for segment in split_table(dump.read_table(table)) if isinstance(segment, Rows))
 
 
 def _stored_rows(table: TableEntry, target: DatabaseSettings) -> Iterator[bytes]:

@@ -26,8 +26,8 @@ class MemberNames:
         parts = key.split("/")
         if not _is_safe(parts):
             return _escape(key)
-        path = _digest(key)
-        folders = [_digest("/".join(parts[:depth])) for depth in range(1, len(parts))]
+        path = digest_name(key)
+        folders = [digest_name("/".join(parts[:depth])) for depth in range(1, len(parts))]
         if path in self._files or path in self._folders or any(folder in self._files for folder in folders):
             return _escape(key)
         self._files.add(path)
@@ -53,5 +53,6 @@ def _escape(key: str) -> str:
     return f"{RESERVED_FOLDER}/keys/{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 
-def _digest(path: str) -> bytes:
+def digest_name(path: str) -> bytes:
+    """Sixteen bytes that stand for a key or a path where many must be held in memory."""
     return hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).digest()

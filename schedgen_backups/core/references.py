@@ -14,6 +14,7 @@ from schedgen_backups.core.archive_file import open_archive
 from schedgen_backups.core.dump_file import open_dump
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.live import LiveSystem
+from schedgen_backups.core.member_name import digest_name
 from schedgen_backups.core.model import MissingReference, ReferenceState, ReferenceSummary, ReferenceVerdict
 from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus, Figure
 from schedgen_backups.core.verify import make_result, name_some
@@ -55,8 +56,8 @@ def verify_references(
 
 def _find_missing(references: Iterator[list[str]], archived: Iterator[str]) -> list[str]:
     # 16 bytes per archived object instead of its key.
-    have = {_key_digest(key) for key in archived}
-    return [key for page in references for key in page if _key_digest(key) not in have]
+    have = {digest_name(key) for key in archived}
+    return [key for page in references for key in page if digest_name(key) not in have]
 
 
 def _judge(count: int, missing: list[str], live: LiveSystem | None, known: ReferenceSummary | None) -> ReferenceSummary:
@@ -77,7 +78,3 @@ def _judge(count: int, missing: list[str], live: LiveSystem | None, known: Refer
         missing=tuple(ranked[:_NAMED_MISSING]),
         missing_sha256=fingerprint if missing else "",
     )
-
-
-def _key_digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
