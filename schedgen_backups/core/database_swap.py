@@ -44,9 +44,9 @@ def open_swap(live: DatabaseSettings, point_id: RecoveryPointId, now_id: Recover
 
     Errors are those of `side_database.open_scratch_database`.
     """
-    with open_scratch_database(live, f"{live.database}_restoring_{now_id}", encoding=encoding) as scratch:
+    with open_scratch_database(live, f"{live.database}_new_{now_id}", encoding=encoding) as scratch:
         # After the exchange no database has the scratch name any more, and nothing is dropped.
-        yield Swap(live, scratch.settings, f"{live.database}_before_{point_id}")
+        yield Swap(live, scratch.settings, f"{live.database}_old_{point_id}")
 
 
 def finish_swap(swap: Swap) -> None:

@@ -78,13 +78,19 @@ def test_the_assets_are_these_with_groups_kinds_and_owners() -> None:
         "database_dump": ("recovery_point", {"postgres", "file"}, ["team:operations"]),
         "minio_archive": ("recovery_point", {"s3", "file"}, ["team:operations"]),
         "recovery_point": ("recovery_point", {"json"}, ["team:operations"]),
+        "live_system": ("live", {"postgres", "s3"}, ["team:operations"]),
     }
     dependencies = {name: {dep.asset_key.to_user_string() for dep in spec.deps} for name, spec in specs.items()}
-    assert dependencies == {"database_dump": set(), "minio_archive": set(), "recovery_point": {"database_dump", "minio_archive"}}
+    assert dependencies == {
+        "database_dump": set(),
+        "minio_archive": set(),
+        "recovery_point": {"database_dump", "minio_archive"},
+        "live_system": set(),
+    }
     assert all(spec.description for spec in specs.values())
 
 
-def test_the_checks_are_these_and_all_of_them_block() -> None:
+def test_the_checks_are_these_and_those_of_a_backup_block() -> None:
     specs = [spec for checks in defs.asset_checks or () if isinstance(checks, dg.AssetChecksDefinition) for spec in checks.check_specs]
     assert {(spec.asset_key.to_user_string(), spec.name) for spec in specs} == {
         ("database_dump", "dump_is_complete"),
@@ -94,8 +100,9 @@ def test_the_checks_are_these_and_all_of_them_block() -> None:
         ("minio_archive", "every_object_is_archived"),
         ("minio_archive", "archive_size_is_plausible"),
         ("minio_archive", "references_resolve"),
+        ("live_system", "live_references_resolve"),
     }
-    assert all(spec.blocking for spec in specs)
+    assert {spec.name for spec in specs if not spec.blocking} == {"live_references_resolve"}
     assert all(spec.description for spec in specs)
     [references] = [spec for spec in specs if spec.name == "references_resolve"]
     assert {dep.asset_key.to_user_string() for dep in references.additional_deps} == {"database_dump"}
@@ -104,7 +111,6 @@ def test_the_checks_are_these_and_all_of_them_block() -> None:
 def test_the_backup_job_takes_the_three_assets_with_all_their_checks() -> None:
     job = defs.resolve_job_def("backup_job")
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {"database_dump", "minio_archive", "recovery_point"}
-    assert job.asset_layer.asset_graph.asset_check_keys == defs.resolve_asset_graph().asset_check_keys
     assert len(job.asset_layer.asset_graph.asset_check_keys) == 7
     assert job.executor_def is dg.in_process_executor
 
@@ -112,7 +118,7 @@ def test_the_backup_job_takes_the_three_assets_with_all_their_checks() -> None:
 def test_a_restore_is_nothing_that_a_click_on_materialize_all_can_start() -> None:
     implicit = defs.resolve_implicit_global_asset_job_def()
     assert {node.name for node in implicit.nodes if "restore" in node.name} == set()
-    assert [job.name for job in defs.jobs or ()] == ["backup_job", "prune_job"]
+    assert [job.name for job in defs.jobs or ()] == ["backup_job", "prune_job", "restore_job", "audit_job"]
 
 
 @pytest.mark.parametrize("cron", ["0 2 * * *", "*/15 8-18 * * 1-5", "30 1 1 */3 *", "@daily", "0 22 * * MON-FRI"])
