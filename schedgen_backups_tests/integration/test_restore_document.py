@@ -28,12 +28,13 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.core_support import POINT, make_backup, publish_archive, publish_dump
 from schedgen_backups_tests.recover_support import SCRIPT
-from schedgen_backups_tests.servers import S3Server, client_of
+from schedgen_backups_tests.servers import S3Server, client_of, run
 
 pytestmark = pytest.mark.integration
 
 DOCUMENT = SCRIPT.parents[1] / "docs" / "restore.md"
 SECTION = "The whole system on a new host"
+PARTS = "Parts of a recovery point"
 NOT_RUN = {
     "docker compose stop": "there is no Docker here",
     "docker compose up -d postgres minio": "there is no Docker here; the fixtures' servers take its place",
@@ -43,10 +44,10 @@ NOT_RUN = {
 }
 
 
-def read_blocks(language: str, *headings: str) -> list[str]:
+def read_blocks(language: str, *headings: str, section: str = SECTION) -> list[str]:
     """The blocks of this language below these headings of the section, in order."""
-    section = re.split(r"^## ", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    text = next(part for part in section if part.startswith(SECTION))
+    sections = re.split(r"^## ", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = next(part for part in sections if part.startswith(section))
     parts = [part for part in re.split(r"^### ", text, flags=re.MULTILINE) if not headings or part.startswith(headings)]
     return [block for part in parts for block in re.findall(rf"^```{language}\n(.*?)^```$", part, flags=re.MULTILINE | re.DOTALL)]
 
@@ -75,8 +76,12 @@ class NewHost:
 
     def follow(self, *headings: str) -> str:
         """Every command below these headings ran in one shell, each with success; returns what was printed."""
-        script = "set -eo pipefail\n" + "".join(read_blocks("bash", *headings))
-        environment = {"PATH": self._path, "LC_ALL": "C.UTF-8", "HOME": str(self.folder)}
+        return self.run("".join(read_blocks("bash", *headings)))
+
+    def run(self, commands: str, **variables: str) -> str:
+        """The commands ran in one shell, each with success; returns what was printed."""
+        script = f"set -eo pipefail\n{commands}"
+        environment = {"PATH": self._path, "LC_ALL": "C.UTF-8", "HOME": str(self.folder), **variables}
         done = subprocess.run(["bash", "-c", script], cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -126,6 +131,35 @@ def test_the_way_with_stock_tools_restores_rows_and_bytes(host: NewHost) -> None
     found = {entry.key: hashlib.sha256((host.folder / "objects" / entry.member_name).read_bytes()).hexdigest() for entry in entries}
     assert found == {entry.key: entry.sha256 for entry in entries}
     assert len(found) > 10
+
+
+def test_parts_come_back_by_following_the_text(host: NewHost, database: DatabaseSettings, bucket: BucketSettings) -> None:
+    """In the application of which the point was taken, after rows and objects were deleted."""
+    before = run(database, "SELECT count(*), count(*) FILTER (WHERE status = 'completed') FROM jobs")
+    keys = [key for (key,) in run(database, "SELECT s3_key FROM jobs WHERE status = 'completed' AND s3_key IS NOT NULL")]
+    run(database, "DELETE FROM jobs WHERE status = 'completed'")
+    for key in keys:
+        client_of(bucket).remove_object(bucket.bucket, key)
+    live = {
+        "POSTGRES_HOST": database.host,
+        "POSTGRES_PORT": str(database.port),
+        "POSTGRES_USER": database.user,
+        "POSTGRES_PASSWORD": database.password,
+        "POSTGRES_DB": database.database,
+        "MINIO_ENDPOINT": bucket.endpoint,
+        "MINIO_ACCESS_KEY": bucket.access_key,
+        "MINIO_SECRET_KEY": bucket.secret_key,
+        "MINIO_BUCKET": bucket.bucket,
+        "BACKUP_DIR": str(host.folder / "backups"),
+        **{name: host.values[name] for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD")},
+    }
+    said = host.run("".join(read_blocks("bash", section=PARTS)), **live)
+    [(_all, deleted)] = before
+    assert f"{deleted} rows and {len(keys)} objects brought back" in said
+    assert "0 rows without their object" in said
+    assert run(database, "SELECT count(*), count(*) FILTER (WHERE status = 'completed') FROM jobs") == before
+    assert len([path for path in (host.folder / "recovered").rglob("*") if path.is_file()]) > len(keys)
+    run(database.with_database("postgres"), f'DROP DATABASE "{database.database}_old_{POINT}"')
 
 
 def test_the_text_names_the_variables_that_its_commands_use(host: NewHost) -> None:
