@@ -22,7 +22,7 @@ from schedgen_backups.core.errors import BackupError, ConfigurationError, Storag
 from schedgen_backups.core.gzip_members import read_footer
 from schedgen_backups.core.lock import DirectoryLock
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, FrozenModel, Manifest, RecoveryPointId
-from schedgen_backups.core.verification import ClaimResult, ClaimStatus, Verification
+from schedgen_backups.core.verification import ClaimResult, Verification
 
 STAGING_NAME = ".staging"
 _MANIFEST_GLOB = "manifest_*.json"
@@ -66,7 +66,7 @@ class PointListing:
     @property
     def state(self) -> PointState:
         """What the point is worth; what was never looked at, or looked at as other bytes, is unverified."""
-        if any(result.status is ClaimStatus.FAILED for result in self.verification.results):
+        if self.verification.is_failed:
             return PointState.FAILED
         if self.manifest is None:
             return PointState.PARTIAL

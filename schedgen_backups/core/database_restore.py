@@ -27,7 +27,7 @@ from schedgen_backups.core.postgres import connect_database, count_user_relation
 from schedgen_backups.core.records import DumpRecord
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 
-_CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[^\s;]+);')
+CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[^\s;]+);')
 _LOCK_SHARE = 0.5
 """How much of the server's lock table one restore may fill; the rest is for everybody else."""
 _REMOVE_EVERYTHING = """
@@ -173,7 +173,7 @@ def _make_missing_roles(roles: str, target: DatabaseSettings) -> tuple[str, ...]
         with connection.cursor() as cursor:
             rows = cursor.execute("SELECT pg_catalog.quote_ident(rolname), rolname FROM pg_catalog.pg_roles").fetchall()
             present = {str(name) for row in rows for name in row}
-            for match in map(_CREATE_ROLE.fullmatch, statements):
+            for match in map(CREATE_ROLE.fullmatch, statements):
                 if match is None or match["name"] in present:
                     continue
                 prefix = f"ALTER ROLE {match['name']} WITH "

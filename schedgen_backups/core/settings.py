@@ -81,3 +81,19 @@ class BackupSettings:
     """No byte for this long from pg_dump, psql or the S3 server means that it hangs."""
     postgres_bin_dir: Path | None = None
     """A folder with pg_dump, psql and pg_dumpall that goes before every other one."""
+
+
+@dataclass(frozen=True)
+class DrillSettings:
+    """Where a restore drill restores to, and what it is held to."""
+
+    directory: Path
+    """Absolute path of the folder that scratch folders are made in."""
+    database: DatabaseSettings | None = None
+    """A server, by a database of it, on which a scratch database is made; None for one of our own."""
+    is_source_server_allowed: bool = False
+    bucket: BucketSettings | None = None
+    """A server on which a scratch bucket is made, its bucket's name unused; None for one of our own."""
+    max_minutes: int = 60
+    sql_checks_path: Path | None = None
+    """A file of SQL statements that must each be true; None for none."""

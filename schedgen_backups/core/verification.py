@@ -48,6 +48,9 @@ class Claim(str, Enum):
     BUCKET_IS_RESTORED = "bucket_is_restored"
     DATABASE_IS_EQUAL = "database_is_equal"
     BUCKET_IS_EQUAL = "bucket_is_equal"
+    REFERENCED_PDFS_OPEN = "referenced_pdfs_open"
+    OPERATOR_CHECKS_HOLD = "operator_checks_hold"
+    DRILL_IS_IN_TIME = "drill_is_in_time"
 
 
 CLAIMS_BY_RUNG: dict[Rung, tuple[Claim, ...]] = {
@@ -65,6 +68,8 @@ CLAIMS_BY_RUNG: dict[Rung, tuple[Claim, ...]] = {
 DATABASE_CLAIMS = (Claim.DUMP_IS_STORED, Claim.DUMP_IS_COMPLETE, Claim.DUMP_MATCHES_SNAPSHOT)
 BUCKET_CLAIMS = (Claim.ARCHIVE_IS_STORED, Claim.ARCHIVE_IS_READABLE, Claim.EVERY_OBJECT_IS_ARCHIVED)
 POINT_CLAIMS = (Claim.REFERENCES_RESOLVE,)
+DRILL_CLAIMS = (Claim.REFERENCED_PDFS_OPEN, Claim.OPERATOR_CHECKS_HOLD, Claim.DRILL_IS_IN_TIME)
+"""What a drill finds beside the rungs: of the data itself, or of the time it took. A point may be whole where these fail."""
 SEALING_CLAIMS = (*DATABASE_CLAIMS, *BUCKET_CLAIMS, *POINT_CLAIMS)
 
 
@@ -134,6 +139,11 @@ class Verification(FrozenModel):
     def rungs(self) -> tuple[RungResult, ...]:
         """How the point stands on every rung, lowest first."""
         return tuple(self.rung(rung) for rung in Rung)
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether a claim that a rung stands on was seen to fail."""
+        return any(result.status is ClaimStatus.FAILED for result in self.results if result.claim not in DRILL_CLAIMS)
 
     @property
     def is_verified(self) -> bool:
