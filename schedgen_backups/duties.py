@@ -1,4 +1,4 @@
-"""What a run is there for, which decides how its failure is told and what ends its incident: a backup, retention, a restore, an audit.
+"""What a run is there for, which decides how its failure is told and what ends its incident: a backup, retention, a restore, a drill, an audit.
 
 A table and the lookup in it. Add a duty when a failing run of a new job must not be taken for a failed backup; when and how people are told is the
 business of `hooks`, `outbox` and `alerting`.
@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schedgen_backups.core.alerts import Severity
+
+DRILL_CHECK_NAMES = ("point_is_restored", "point_is_equal", "referenced_pdfs_open", "operator_checks_hold", "drill_is_in_time")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,16 @@ AUDIT = Duty(
     job_names=frozenset({"audit_job"}),
     subjects=frozenset({"live_system_live_references_resolve"}),
 )
-OTHER_DUTIES = (RETENTION, RESTORE, AUDIT)
+DRILL = Duty(
+    noun="Restore drill",
+    kind_prefix="drill: ",
+    # Tonight's backup may still be good; that it can be restored is what nobody knows any more.
+    severity=Severity.HIGH,
+    next_step="Run it again: schedgen-backups drill",
+    job_names=frozenset({"restore_drill_job"}),
+    subjects=frozenset({"restore_drill", *(f"restore_drill_{name}" for name in DRILL_CHECK_NAMES)}),
+)
+OTHER_DUTIES = (RETENTION, RESTORE, DRILL, AUDIT)
 DUTIES = (BACKUP, *OTHER_DUTIES)
 
 

@@ -7,11 +7,10 @@ the schedule and the ages that definitions name: missing or wrong values make a 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -22,17 +21,12 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.retention import RetentionPolicy
 from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY, LOOPBACK_HOSTS, BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.cron import find_longest_gap, parse_cron
-from schedgen_backups.variables import DEFAULT_SCHEDULE, VARIABLES
+from schedgen_backups.variable_reader import DEFAULTS, Reader
+from schedgen_backups.variables import DEFAULT_SCHEDULE
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
-_TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
-_FALSE_WORDS = frozenset({"false", "0", "no", "off", ""})
 _MOST_THREADS = 64
-_Value = TypeVar("_Value")
-
-
 _GRACE = timedelta(hours=2)
-_DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 
 
 def find_project_folder() -> Path:
@@ -56,56 +50,9 @@ def export_environment() -> None:
     load_dotenv(find_project_folder() / ".env", override=False)
 
 
-class _Reader:
-    """Reads values one by one and remembers everything that is wrong, so that one message names it all."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-        self._problems: list[str] = []
-
-    def text(self, name: str) -> str:
-        return self._environment.get(name, "").strip() or _DEFAULTS[name]
-
-    def required(self, name: str) -> str:
-        value = self._environment.get(name, "").strip()
-        if not value:
-            self._problems.append(f"{name} is not set")
-        return value
-
-    def parsed(self, name: str, parse: Callable[[str], _Value], expected: str, fallback: _Value) -> _Value:
-        value = self.text(name)
-        try:
-            return parse(value)
-        except (ValueError, KeyError, OSError):
-            self._problems.append(f"{name} is {value!r}, expected {expected}")
-            return fallback
-
-    def number(self, name: str, lowest: int, highest: int) -> int:
-        def parse(value: str) -> int:
-            number = int(value)
-            if not lowest <= number <= highest:
-                raise ValueError(value)
-            return number
-
-        return self.parsed(name, parse, f"a whole number from {lowest} to {highest}", lowest)
-
-    def yes_or_no(self, name: str) -> bool:
-        def parse(value: str) -> bool:
-            if value.lower() not in _TRUE_WORDS | _FALSE_WORDS:
-                raise ValueError(value)
-            return value.lower() in _TRUE_WORDS
-
-        return self.parsed(name, parse, "true or false", fallback=False)
-
-    def check(self) -> None:
-        """ConfigurationError when anything was wrong; values of secrets are never in it."""
-        if self._problems:
-            raise ConfigurationError("; ".join(self._problems), hint="Set it in .env or in the environment; `schedgen-backups doctor` checks all.")
-
-
 def read_database_settings(environment: Mapping[str, str]) -> DatabaseSettings:
     """How the database is reached; ConfigurationError names every variable that is missing or wrong."""
-    reader = _Reader(environment)
+    reader = Reader(environment)
     settings = DatabaseSettings(
         host=reader.text("POSTGRES_HOST"),
         port=reader.number("POSTGRES_PORT", 1, 65535),
@@ -120,9 +67,9 @@ def read_database_settings(environment: Mapping[str, str]) -> DatabaseSettings:
 
 def read_bucket_settings(environment: Mapping[str, str]) -> BucketSettings:
     """How the bucket is reached; ConfigurationError names every variable that is missing or wrong."""
-    reader = _Reader(environment)
+    reader = Reader(environment)
     settings = BucketSettings(
-        endpoint=reader.parsed("MINIO_ENDPOINT", _parse_endpoint, "host:port without http://", ""),
+        endpoint=reader.parsed("MINIO_ENDPOINT", parse_endpoint, "host:port without http://", ""),
         access_key=reader.required("MINIO_ACCESS_KEY"),
         secret_key=reader.required("MINIO_SECRET_KEY"),
         bucket=reader.text("MINIO_BUCKET"),
@@ -135,7 +82,7 @@ def read_bucket_settings(environment: Mapping[str, str]) -> BucketSettings:
 
 def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
     """Where and how recovery points are kept; ConfigurationError names every variable that is wrong."""
-    reader = _Reader(environment)
+    reader = Reader(environment)
     query = reader.text("BACKUP_REFERENCE_QUERY")
     schedule, timezone = _parse_schedule(reader)
     reader.number("BACKUP_MAX_HOURS", 1, 24 * 31)  # used by definitions; here only to tell what is wrong
@@ -161,18 +108,18 @@ def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
 
 def read_backup_directory(environment: Mapping[str, str]) -> Path:
     """The absolute path of BACKUP_DIR, whatever else is wrong: alerts of what is wrong need it."""
-    return (find_project_folder() / Path(_Reader(environment).text("BACKUP_DIR")).expanduser()).absolute()
+    return (find_project_folder() / Path(Reader(environment).text("BACKUP_DIR")).expanduser()).absolute()
 
 
 def read_schedule(environment: Mapping[str, str]) -> tuple[str, ZoneInfo]:
     """When to back up, whatever else is wrong; ConfigurationError names what is wrong with the time itself."""
-    reader = _Reader(environment)
+    reader = Reader(environment)
     schedule = _parse_schedule(reader)
     reader.check()
     return schedule
 
 
-def _parse_schedule(reader: _Reader) -> tuple[str, ZoneInfo]:
+def _parse_schedule(reader: Reader) -> tuple[str, ZoneInfo]:
     return (
         reader.parsed("BACKUP_SCHEDULE", parse_cron, "a cron string of five fields such as '0 2 * * *'", DEFAULT_SCHEDULE),
         reader.parsed("BACKUP_TIMEZONE", ZoneInfo, "a time zone's name such as Africa/Johannesburg", ZoneInfo("UTC")),
@@ -202,7 +149,7 @@ class AlertSettings:
 
 def read_alert_settings(environment: Mapping[str, str]) -> AlertSettings:
     """Who is told of failures; ConfigurationError names every variable that is wrong. No channel at all is allowed."""
-    reader = _Reader(environment)
+    reader = Reader(environment)
     recipients = tuple(part.strip() for part in reader.text("BACKUP_ALERT_EMAIL").split(",") if part.strip())
     mail = None
     if recipients:
@@ -231,7 +178,7 @@ def read_alert_settings(environment: Mapping[str, str]) -> AlertSettings:
 
 def read_retention_policy(environment: Mapping[str, str]) -> RetentionPolicy:
     """What is kept; ConfigurationError names every variable that is wrong."""
-    reader = _Reader(environment)
+    reader = Reader(environment)
     policy = RetentionPolicy(
         keep_days=reader.number("BACKUP_RETENTION_DAYS", 1, 36500),
         keep_last=reader.number("BACKUP_RETENTION_KEEP_LAST", 1, 10000),
@@ -262,12 +209,12 @@ def _derive_max_age(environment: Mapping[str, str]) -> timedelta:
 
 def read_max_hours() -> int:
     """How many hours a backup may take, for definitions: a value that cannot be used leaves the default, and the run tells what is wrong."""
-    reader = _Reader(load_environment())
+    reader = Reader(load_environment())
     hours = reader.number("BACKUP_MAX_HOURS", 1, 24 * 31)
     try:
         reader.check()
     except ConfigurationError:
-        return int(_DEFAULTS["BACKUP_MAX_HOURS"])
+        return int(DEFAULTS["BACKUP_MAX_HOURS"])
     return hours
 
 
@@ -290,7 +237,8 @@ def _parse_heartbeat_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _parse_endpoint(text: str) -> str:
+def parse_endpoint(text: str) -> str:
+    """`host:port` as it is; ValueError otherwise."""
     if "://" in text or "/" in text or not text.rpartition(":")[2].isdigit():
         raise ValueError(text)
     return text

@@ -30,7 +30,7 @@ def alert_on_step_failure(context: dg.HookContext) -> None:
     """People know which step failed and why; the run is tagged for this step when a channel accepted that."""
     step = context.step_key
     cause, next_step = explain_exception(context.op_exception)
-    for asset in ("database_dump", "minio_archive"):
+    for asset in ("database_dump", "minio_archive", "restore_drill"):
         if step.startswith(f"{asset}_"):
             check_key = dg.AssetCheckKey(dg.AssetKey(asset), step.removeprefix(f"{asset}_"))
             cause = find_check_description(context.instance, check_key, context.run_id) or cause

@@ -1,4 +1,4 @@
-"""Finds the Dagster instance and runs the backup job against it in this process, so that a run of the command line appears in the UI.
+"""Finds the Dagster instance and runs a job against it in this process, so that a run of the command line appears in the UI.
 
 What the run does belongs to assets and checks; what is printed to `cli`. Add here what a command needs from Dagster.
 """
@@ -16,10 +16,12 @@ import dagster as dg
 
 from schedgen_backups.assets import BRANCH_TAG, COMMIT_TAG, LABEL_TAG_PREFIX, REASON_TAG, USER_TAG, find_point_id
 from schedgen_backups.core.command import ProgramError, run_program
+from schedgen_backups.core.drill_report import DrillReport
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.dead_runs import PROCESS_TAG, describe_own_process, fail_dead_runs
 from schedgen_backups.definitions import defs
+from schedgen_backups.drill import REPORT_KEY
 from schedgen_backups.environment import find_project_folder
 from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, EXIT_CODE_KEY, INTERRUPTION, VERIFICATION_EXIT_CODE
 
@@ -58,6 +60,24 @@ class BackupOutcome:
         return next((code for code in _EXIT_CODE_PRIORITY if code in codes), VERIFICATION_EXIT_CODE)
 
 
+@dataclass(frozen=True)
+class DrillOutcome:
+    """How a run of the drill's job ended."""
+
+    run_id: str
+    report: DrillReport | None
+    """None when the drill came to no result; then the failures say why."""
+    failures: tuple[StepFailure, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every claim was seen to hold, 3 when not, or the most telling code of what kept the drill from finding out."""
+        if self.report is not None:
+            return 0 if self.report.is_passed and not self.failures else VERIFICATION_EXIT_CODE
+        codes = {failure.exit_code for failure in self.failures}
+        return next((code for code in _EXIT_CODE_PRIORITY if code in codes), VERIFICATION_EXIT_CODE)
+
+
 def prepare_home() -> Path:
     """DAGSTER_HOME is set and holds a dagster.yaml: the configured folder, otherwise `.dagster` in the project.
 
@@ -92,19 +112,44 @@ def run_backup_job(tags: Mapping[str, str]) -> BackupOutcome:
     """The backup job ran to its end against the instance of DAGSTER_HOME; how it ended is in the outcome, never raised."""
     prepare_home()
     with dg.DagsterInstance.get() as instance:
-        fail_dead_runs(instance)
-        result = defs.resolve_job_def("backup_job").execute_in_process(
-            instance=instance,
-            tags={**tags, **({PROCESS_TAG: process} if (process := describe_own_process()) else {})},
-            raise_on_error=False,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
+        result = _run_job(instance, "backup_job", tags, {})
         return BackupOutcome(
             run_id=result.run_id,
             point_id=find_point_id(instance, result.run_id),
             is_success=result.success,
             failures=tuple(_read_failure(event) for event in result.all_events if event.is_step_failure),
         )
+
+
+def run_drill_job(point_id: str, tags: Mapping[str, str]) -> DrillOutcome:
+    """The drill's job ran to its end against the instance of DAGSTER_HOME; how it ended is in the outcome, never raised."""
+    prepare_home()
+    with dg.DagsterInstance.get() as instance:
+        result = _run_job(instance, "restore_drill_job", tags, {"ops": {"restore_drill": {"config": {"point_id": point_id}}}})
+        return DrillOutcome(
+            run_id=result.run_id,
+            report=_read_report(result),
+            failures=tuple(_read_failure(event) for event in result.all_events if event.is_step_failure),
+        )
+
+
+def _run_job(instance: dg.DagsterInstance, job_name: str, tags: Mapping[str, str], run_config: Mapping[str, object]) -> dg.ExecuteInProcessResult:
+    fail_dead_runs(instance)
+    return defs.resolve_job_def(job_name).execute_in_process(
+        instance=instance,
+        tags={**tags, **({PROCESS_TAG: process} if (process := describe_own_process()) else {})},
+        raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **run_config},
+    )
+
+
+def _read_report(result: dg.ExecuteInProcessResult) -> DrillReport | None:
+    for event in result.all_events:
+        if event.is_step_materialization:
+            value = event.step_materialization_data.materialization.metadata.get(REPORT_KEY)
+            if isinstance(value, dg.JsonMetadataValue):
+                return DrillReport.model_validate(value.data)
+    return None
 
 
 def _read_failure(event: dg.DagsterEvent) -> StepFailure:

@@ -1,4 +1,4 @@
-"""The jobs: `backup_job` takes, checks and seals a recovery point, `prune_job` removes those that retention lets go.
+"""The jobs: `backup_job` takes, checks and seals a recovery point, `restore_drill_job` proves one, `prune_job` removes those that may go.
 
 A job is a selection of assets with their checks, or one op; add one when a run of another kind is wanted. Work belongs to assets and core, times to
 `schedules`, asking for a run to `sensors`.
@@ -8,6 +8,7 @@ import dagster as dg
 
 from schedgen_backups.assets import describe_holder, recovery_point
 from schedgen_backups.core.pruning import remove_points
+from schedgen_backups.drill import MAX_RUNTIME_SECONDS
 from schedgen_backups.environment import load_environment, read_max_hours, read_retention_policy
 from schedgen_backups.failures import VERIFICATION_EXIT_CODE, explain_failure
 from schedgen_backups.hooks import alert_on_step_failure, announce_retention
@@ -22,6 +23,13 @@ backup_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets("database_dump", "minio_archive", "recovery_point"),
     description="Takes a recovery point of the database and the bucket, verifies it and seals it.",
     tags={MAX_RUNTIME_TAG: str(read_max_hours() * 3600)},
+)
+
+restore_drill_job = dg.define_asset_job(
+    "restore_drill_job",
+    selection=dg.AssetSelection.assets("restore_drill"),
+    description="Restores a recovery point into scratch servers, compares it, opens PDFs by key and measures how long that takes.",
+    tags={MAX_RUNTIME_TAG: str(MAX_RUNTIME_SECONDS)},
 )
 
 

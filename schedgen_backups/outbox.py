@@ -37,8 +37,8 @@ WILL_RETRY_TAG = "dagster/will_retry"
 _BATCH = 20
 _OLDEST = timedelta(days=2)
 """What happened longer ago than this before the outbox first looked is history, not news."""
-_UNREMARKABLE_CHECKS = frozenset({"references_resolve"})
-"""A warning of it says that references are not configured: every night the same, and `doctor` says it too."""
+_UNREMARKABLE_CHECKS = frozenset({"references_resolve", "referenced_pdfs_open", "operator_checks_hold"})
+"""A warning of these says that references or the operators' own checks are not configured: every time the same, and the UI shows it."""
 _Made = TypeVar("_Made")
 
 

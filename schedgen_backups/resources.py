@@ -11,8 +11,11 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from schedgen_backups.core.catalog import Catalog
+from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.live import LiveApplication
+from schedgen_backups.core.scratch import sweep_scratch
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.drill_settings import read_drill_settings
 from schedgen_backups.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
 
 POOL = "backup_directory"
@@ -47,6 +50,7 @@ class BackupResource(dg.ConfigurableResource[object]):
             catalog.prepare()
             if catalog.lock.acquire(holder):
                 catalog.sweep_staging()
+                _sweep_drills()
             self._catalog = catalog
         return self._catalog
 
@@ -56,3 +60,13 @@ class BackupResource(dg.ConfigurableResource[object]):
         if self._catalog is not None:
             self._catalog.lock.release()
             self._catalog = None
+
+
+def _sweep_drills() -> None:
+    """What killed drills left is gone; what cannot be removed now is the next sweep's, and no reason not to back up."""
+    try:
+        drill = read_drill_settings(load_environment())
+    except ConfigurationError:  # the next drill tells what is wrong
+        return
+    for line in sweep_scratch(drill):
+        dg.get_dagster_logger().warning(line)

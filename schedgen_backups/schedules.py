@@ -1,4 +1,5 @@
-"""The schedules, in BACKUP_TIMEZONE, running as soon as the daemon does: the nightly backup (BACKUP_SCHEDULE) and the weekly audit.
+"""The schedules, in BACKUP_TIMEZONE, running as soon as the daemon does: the nightly backup (BACKUP_SCHEDULE), the weekly drill (DRILL_SCHEDULE)
+and the weekly audit.
 
 A value that cannot be used leaves the default in place, so that the location loads and the run it starts fails with the reason. Add other
 schedules here; what they run belongs to `jobs`. How Dagster treats missed ticks: one run is made up for after the daemon was down.
@@ -10,8 +11,9 @@ import dagster as dg
 
 from schedgen_backups.audits import audit_job
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.drill_settings import read_drill_schedule
 from schedgen_backups.environment import DEFAULT_SCHEDULE, load_environment, read_schedule
-from schedgen_backups.jobs import backup_job
+from schedgen_backups.jobs import backup_job, restore_drill_job
 
 AUDIT_SCHEDULE = "0 6 * * 1"
 
@@ -47,4 +49,17 @@ def make_weekly_audit_schedule() -> dg.ScheduleDefinition:
         execution_timezone=timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Looks every Monday whether each row of the live database has its object in the live bucket.",
+    )
+
+
+def make_weekly_drill_schedule() -> dg.ScheduleDefinition:
+    """The schedule of `restore_drill_job` as the environment says now."""
+    cron_schedule, timezone = read_drill_schedule()
+    return dg.ScheduleDefinition(
+        name="weekly_drill_schedule",
+        job=restore_drill_job,
+        cron_schedule=cron_schedule,
+        execution_timezone=timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Drills a restore every week (DRILL_SCHEDULE, BACKUP_TIMEZONE).",
     )

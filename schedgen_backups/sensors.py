@@ -18,6 +18,7 @@ from schedgen_backups.core.alerts import Severity
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.freshness import look_at_freshness
 from schedgen_backups.core.pruning import plan_pruning
+from schedgen_backups.drill import DRILL_CHECKS
 from schedgen_backups.environment import load_environment, read_backup_settings, read_retention_policy
 from schedgen_backups.outbox import OUTBOX_NAME, OutboxCursor, work_through_outbox
 
@@ -30,7 +31,7 @@ _RETENTION_SECONDS = 900
 def alert_outbox(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Tells of failed and cancelled runs, failed ticks and warnings that no hook has told, and that they are over."""
     cursor = OutboxCursor.model_validate_json(context.cursor or "{}")
-    check_keys = [key for check in (*ALL_CHECKS, *AUDIT_CHECKS) for key in check.check_keys]
+    check_keys = [key for check in (*ALL_CHECKS, *DRILL_CHECKS, *AUDIT_CHECKS) for key in check.check_keys]
     after = work_through_outbox(context.instance, AlertDesk(load_environment()), cursor, check_keys)
     context.update_cursor(after.model_dump_json())
     return dg.SkipReason("everything was told" if after != cursor else "nothing new")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY
 
 DEFAULT_SCHEDULE = "0 2 * * *"
+DEFAULT_DRILL_SCHEDULE = "0 4 * * 0"
+"""Sunday, two hours after the default backup."""
 
 
 @dataclass(frozen=True)
@@ -68,5 +70,20 @@ VARIABLES = (
     Variable("SMTP_FROM", "", "sender of the mails; by default SMTP_USER"),
     Variable("SMTP_SECURITY", "starttls", "starttls, ssl, or insecure for a server on this machine"),
     Variable("DAGSTER_WEBSERVER_URL", "", "address of the Dagster UI, for links in alerts"),
+    Variable("DRILL_SCHEDULE", DEFAULT_DRILL_SCHEDULE, "when to drill a restore, as a cron string in BACKUP_TIMEZONE"),
+    Variable("DRILL_MAX_MINUTES", "60", "a drill that takes longer fails its check; at twice as long it is ended"),
+    Variable("DRILL_DIR", "", "where a drill's own servers keep their data; by default .drill in BACKUP_DIR"),
+    Variable(
+        "DRILL_DATABASE_URL",
+        "",
+        "postgresql://user@host:port/dbname of a server to drill on, where a scratch database is made; by default one is started on this machine",
+    ),
+    Variable("DRILL_POSTGRES_PASSWORD", "", "password for DRILL_DATABASE_URL", is_secret=True),
+    Variable("DRILL_ON_SOURCE_SERVER", "false", "true to allow DRILL_DATABASE_URL to be the server that is backed up"),
+    Variable("DRILL_MINIO_ENDPOINT", "", "S3 server to drill on, where a scratch bucket is made; by default one is started on this machine"),
+    Variable("DRILL_MINIO_ACCESS_KEY", "", "its access key, which may make and remove buckets"),
+    Variable("DRILL_MINIO_SECRET_KEY", "", "its secret key", is_secret=True),
+    Variable("DRILL_MINIO_SECURE", "false", "true for https to it"),
+    Variable("DRILL_SQL_CHECKS", "", "file of SQL statements that a drill runs; each must return one row with one true"),
     Variable("BACKUP_STALL_TIMEOUT_SECONDS", "600", "without a byte for so long, pg_dump, psql or the S3 server counts as hanging"),
 )

@@ -24,7 +24,7 @@ from schedgen_backups.core.catalog import Catalog, PointListing
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.definitions import defs
-from schedgen_backups.environment import VARIABLES
+from schedgen_backups.variables import VARIABLES
 from schedgen_backups_tests.core_support import damage
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
