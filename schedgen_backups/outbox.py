@@ -27,6 +27,7 @@ from schedgen_backups.alerting import (
 from schedgen_backups.core.alerts import Severity
 from schedgen_backups.core.heartbeat import Signal
 from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.verification import ClaimStatus
 from schedgen_backups.dead_runs import fail_dead_runs
 from schedgen_backups.duties import find_duty
 from schedgen_backups.recoveries import list_ended_kinds
@@ -37,8 +38,8 @@ WILL_RETRY_TAG = "dagster/will_retry"
 _BATCH = 20
 _OLDEST = timedelta(days=2)
 """What happened longer ago than this before the outbox first looked is history, not news."""
-_UNREMARKABLE_CHECKS = frozenset({"references_resolve", "referenced_pdfs_open", "operator_checks_hold"})
-"""A warning of these says that references or the operators' own checks are not configured: every time the same, and the UI shows it."""
+_UNREMARKABLE = f" {ClaimStatus.NOT_CONFIGURED.value}: "
+"""In the description of a warning that only says so: every time the same, and the UI shows it."""
 _Made = TypeVar("_Made")
 
 
@@ -168,7 +169,7 @@ def _tell_check(instance: dg.DagsterInstance, desk: AlertDesk, key: dg.AssetChec
                 break  # looked at again next time
             after_id = record.id  # its run ended before it was reached
             continue
-        is_news = record.create_timestamp >= horizon.timestamp() and key.name not in _UNREMARKABLE_CHECKS
+        is_news = record.create_timestamp >= horizon.timestamp() and _UNREMARKABLE not in (evaluation.description or "")
         if is_news and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
             outcome = desk.raise_trouble(
                 f"{CHECK_KIND_PREFIX}{key.name}",

@@ -1,5 +1,4 @@
-"""The schedules, in BACKUP_TIMEZONE, running as soon as the daemon does: the nightly backup (BACKUP_SCHEDULE), the weekly drill (DRILL_SCHEDULE)
-and the weekly audit.
+"""The schedules, in BACKUP_TIMEZONE, running as soon as the daemon does: BACKUP_SCHEDULE, DRILL_SCHEDULE and the weekly audit.
 
 A value that cannot be used leaves the default in place, so that the location loads and the run it starts fails with the reason. Add other
 schedules here; what they run belongs to `jobs`. How Dagster treats missed ticks: one run is made up for after the daemon was down.

@@ -7,9 +7,10 @@ compared in `bucket_restore`, and why a key has no object was judged when the po
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import IO
 
@@ -26,6 +27,9 @@ from schedgen_backups.core.snapshot import open_snapshot
 from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus, Figure
 from schedgen_backups.core.verify import make_result, name_some
 
+# It warns of every oddity that it can read all the same.
+logging.getLogger("pypdf").setLevel(logging.ERROR)
+
 SAMPLE_SIZE = 20
 _IN_MEMORY_BYTES = 8 << 20
 _PDF_TYPE = "application/pdf"
@@ -39,9 +43,16 @@ class _Tally:
     opened: int = 0
     compared: int = 0
     missing: int = 0
+    unreadable: list[str] = field(default_factory=list[str])
+    """The recorded bytes, and no PDF that can be read."""
 
     def figures(self) -> dict[str, Figure]:
-        return {"pdfs_opened": self.opened, "objects_compared_only": self.compared, "references_missing_as_recorded": self.missing}
+        return {
+            "pdfs_opened": self.opened,
+            "objects_compared_only": self.compared,
+            "references_missing_as_recorded": self.missing,
+            "pdfs_unreadable": len(self.unreadable),
+        }
 
 
 def open_referenced_pdfs(
@@ -54,8 +65,9 @@ def open_referenced_pdfs(
 ) -> ClaimResult:
     """`referenced_pdfs_open`: objects that the restored database names are in the restored bucket, are the recorded bytes, and parse as PDF.
 
-    An object whose recorded content type is not PDF is compared and not parsed; a key that was missing with a harmless verdict is counted. Not
-    configured where the point has no references. Errors of database and bucket are raised; `observe` gets each object's size.
+    An object whose recorded content type is not PDF is compared and not parsed; a key that was missing with a harmless verdict is counted. Unknown
+    when the recorded bytes are no PDF, not configured where the point has no references. Errors of database and bucket are raised; `observe` gets
+    each object's size.
     """
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
         record = dump.record
@@ -84,8 +96,15 @@ def open_referenced_pdfs(
                 problems.append(f"{key} ({problem})")
     figures |= tally.figures()
     if problems:
-        summary = f"{len(problems)} of {len(keys)} sampled objects do not open: {name_some(problems)}"
+        summary = f"{len(problems)} of {len(keys)} sampled objects are not what was captured: {name_some(problems)}"
         return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.FAILED, summary, figures)
+    if tally.unreadable:
+        # Nobody here can tell whether the application ever could open it; the recovery point has it as it was.
+        summary = (
+            f"{len(tally.unreadable)} of {len(keys)} sampled objects are the captured bytes and do not open as PDF, so they did not when they were "
+            f"backed up: {name_some(tally.unreadable)}"
+        )
+        return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.UNKNOWN, summary, figures)
     summary = f"{tally.opened} PDFs of {count} references were found by key in the database, fetched and opened"
     if tally.compared:
         summary += f"; {tally.compared} objects of another type are the recorded bytes"
@@ -130,19 +149,23 @@ def _find_problem(client: BucketClient, entry: ObjectEntry, tally: _Tally) -> st
             tally.compared += 1
             return ""
         file.seek(0)
-        problem = _find_pdf_problem(file)
-        tally.opened += not problem
-        return problem
+        unreadable = _find_pdf_problem(file)
+        if unreadable:
+            tally.unreadable.append(f"{entry.key} ({unreadable})")
+        else:
+            tally.opened += 1
+        return ""
 
 
 def _find_pdf_problem(file: IO[bytes]) -> str:
+    """Why the file is no PDF that can be read, or an empty text."""
     try:
         reader = PdfReader(file)
         # The pages of an encrypted file are its owner's; header, cross-reference table and trailer were read.
         if not reader.is_encrypted and len(reader.pages) == 0:
-            return "a PDF without pages"
+            return "no pages"
     except Exception as error:  # noqa: BLE001 - a broken file makes pypdf raise whatever its bytes lead to
-        return f"the recorded bytes, and no PDF, as they were when they were backed up: {type(error).__name__}"
+        return type(error).__name__
     return ""
 
 

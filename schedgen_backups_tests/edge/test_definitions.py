@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 
 from schedgen_backups.definitions import defs
+from schedgen_backups.duties import DRILL, DRILL_CHECK_NAMES
 from schedgen_backups.schedules import make_daily_backup_schedule
 from schedgen_backups_tests.edge_support import Site
 
@@ -79,6 +80,7 @@ def test_the_assets_are_these_with_groups_kinds_and_owners() -> None:
         "minio_archive": ("recovery_point", {"s3", "file"}, ["team:operations"]),
         "recovery_point": ("recovery_point", {"json"}, ["team:operations"]),
         "live_system": ("live", {"postgres", "s3"}, ["team:operations"]),
+        "restore_drill": ("restore_drill", {"postgres", "s3"}, ["team:operations"]),
     }
     dependencies = {name: {dep.asset_key.to_user_string() for dep in spec.deps} for name, spec in specs.items()}
     assert dependencies == {
@@ -86,12 +88,16 @@ def test_the_assets_are_these_with_groups_kinds_and_owners() -> None:
         "minio_archive": set(),
         "recovery_point": {"database_dump", "minio_archive"},
         "live_system": set(),
+        "restore_drill": {"recovery_point"},
     }
     assert all(spec.description for spec in specs.values())
 
 
 def test_the_checks_are_these_and_those_of_a_backup_block() -> None:
-    specs = [spec for checks in defs.asset_checks or () if isinstance(checks, dg.AssetChecksDefinition) for spec in checks.check_specs]
+    every = [spec for checks in defs.asset_checks or () if isinstance(checks, dg.AssetChecksDefinition) for spec in checks.check_specs]
+    assert {spec.name for spec in every if spec.asset_key.to_user_string() == "restore_drill"} == set(DRILL_CHECK_NAMES)
+    assert all(spec.description for spec in every)
+    specs = [spec for spec in every if spec.asset_key.to_user_string() != "restore_drill"]
     assert {(spec.asset_key.to_user_string(), spec.name) for spec in specs} == {
         ("database_dump", "dump_is_complete"),
         ("database_dump", "dump_matches_snapshot"),
@@ -103,7 +109,6 @@ def test_the_checks_are_these_and_those_of_a_backup_block() -> None:
         ("live_system", "live_references_resolve"),
     }
     assert {spec.name for spec in specs if not spec.blocking} == {"live_references_resolve"}
-    assert all(spec.description for spec in specs)
     [references] = [spec for spec in specs if spec.name == "references_resolve"]
     assert {dep.asset_key.to_user_string() for dep in references.additional_deps} == {"database_dump"}
 
@@ -116,9 +121,10 @@ def test_the_backup_job_takes_the_three_assets_with_all_their_checks() -> None:
 
 
 def test_a_restore_is_nothing_that_a_click_on_materialize_all_can_start() -> None:
+    """A drill writes into nothing but what it has started or made itself."""
     implicit = defs.resolve_implicit_global_asset_job_def()
-    assert {node.name for node in implicit.nodes if "restore" in node.name} == set()
-    assert [job.name for job in defs.jobs or ()] == ["backup_job", "prune_job", "restore_job", "audit_job"]
+    assert {node.name for node in implicit.nodes if "restore" in node.name} == DRILL.subjects
+    assert [job.name for job in defs.jobs or ()] == ["backup_job", "restore_drill_job", "prune_job", "restore_job", "audit_job"]
 
 
 @pytest.mark.parametrize("cron", ["0 2 * * *", "*/15 8-18 * * 1-5", "30 1 1 */3 *", "@daily", "0 22 * * MON-FRI"])

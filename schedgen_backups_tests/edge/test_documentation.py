@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 from schedgen_backups.assets import database_dump, minio_archive, recovery_point
 from schedgen_backups.checks import ALL_CHECKS
 from schedgen_backups.cli import app
+from schedgen_backups.drill import DRILL_CHECKS, restore_drill
 from schedgen_backups.variables import VARIABLES
 
 pytestmark = [pytest.mark.edge]
@@ -59,9 +60,9 @@ def test_the_readme_names_every_command(readme: str) -> None:
 
 
 def test_the_readme_names_every_asset_and_every_check(readme: str) -> None:
-    names = {asset.key.to_user_string() for asset in (database_dump, minio_archive, recovery_point)}
-    names |= {spec.name for check in ALL_CHECKS for spec in check.check_specs}
-    assert len(names) == 10
+    names = {asset.key.to_user_string() for asset in (database_dump, minio_archive, recovery_point, restore_drill)}
+    names |= {spec.name for check in (*ALL_CHECKS, *DRILL_CHECKS) for spec in check.check_specs}
+    assert len(names) == 16
     assert {name for name in names if name not in readme} == set()
 
 

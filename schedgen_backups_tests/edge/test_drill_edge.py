@@ -1,0 +1,149 @@
+"""The drill as Dagster and the command line run it: asset, checks, alerts, what stays beside the recovery point.
+
+What the drill itself finds is tested in `integration/test_drill`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from schedgen_backups.core.drill_report import DrillReport
+from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.verification import ClaimStatus, Rung
+from schedgen_backups.definitions import defs
+from schedgen_backups.drill import DRILL_CHECKS, MAX_RUNTIME_SECONDS
+from schedgen_backups.duties import DRILL, DRILL_CHECK_NAMES
+from schedgen_backups.jobs import MAX_RUNTIME_TAG
+from schedgen_backups.schedules import make_weekly_drill_schedule
+from schedgen_backups_tests.edge_support import NEVER, Site, failures_of
+
+pytestmark = [pytest.mark.edge]
+
+
+@pytest.fixture
+def backed_up(site: Site, instance: dg.DagsterInstance) -> Site:
+    """A site with one sealed recovery point."""
+    assert site.run(instance).success
+    return site
+
+
+def evaluations_of(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+
+
+def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, object]:
+    [materialization] = result.asset_materializations_for_node("restore_drill")
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def assert_no_scratch(site: Site) -> None:
+    folder = site.directory / ".drill"
+    assert [path.name for path in (folder.iterdir() if folder.exists() else []) if path.is_dir()] == []
+
+
+def test_a_drill_of_the_newest_point_passes_and_is_measured_and_recorded(backed_up: Site, instance: dg.DagsterInstance) -> None:
+    (backed_up.folder / "checks.sql").write_text("-- there are jobs\nSELECT count(*) = 40 FROM jobs;\n", encoding="utf-8")
+    backed_up.set(DRILL_SQL_CHECKS="checks.sql")
+    result = backed_up.run(instance, "restore_drill_job")
+    assert failures_of(result) == {}
+    evaluations = evaluations_of(result)
+    assert {name: evaluation.passed for name, evaluation in evaluations.items()} == dict.fromkeys(DRILL_CHECK_NAMES, True)
+    metadata = metadata_of(result)
+    phases = [metadata[f"{name}_seconds"] for name in ("start_servers", "verify", "restore", "compare", "sample", "sql_checks")]
+    assert all(isinstance(seconds, float) and seconds >= 0 for seconds in phases)
+    assert metadata["rto_seconds"] == pytest.approx(sum(seconds for seconds in phases if isinstance(seconds, float)), abs=1)
+    report = DrillReport.model_validate(metadata["report"])
+    assert (report.is_passed, report.point_id) == (True, backed_up.points()[-1].point_id.text)
+    assert report.rpo_seconds > 0
+    [point] = backed_up.points()
+    assert [rung.status for rung in point.verification.rungs()] == [ClaimStatus.PASSED] * len(Rung)
+    backed_up.assert_left_clean()
+    assert_no_scratch(backed_up)
+
+
+def test_checks_that_are_not_configured_are_yellow_and_fail_no_run(backed_up: Site, instance: dg.DagsterInstance) -> None:
+    result = backed_up.run(instance, "restore_drill_job")
+    assert result.success
+    held = evaluations_of(result)["operator_checks_hold"]
+    assert (held.passed, held.severity) == (False, dg.AssetCheckSeverity.WARN)
+
+
+def test_a_check_of_the_operators_that_does_not_hold_fails_the_run_and_not_the_point(backed_up: Site, instance: dg.DagsterInstance) -> None:
+    (backed_up.folder / "checks.sql").write_text("-- nobody is there\nSELECT count(*) = 0 FROM jobs", encoding="utf-8")
+    backed_up.set(DRILL_SQL_CHECKS="checks.sql")
+    result = backed_up.run(instance, "restore_drill_job")
+    assert list(failures_of(result)) == ["restore_drill_operator_checks_hold"]
+    assert "nobody is there" in (evaluations_of(result)["operator_checks_hold"].description or "")
+    assert backed_up.points()[-1].state.value == "verified"
+
+
+@pytest.mark.parametrize("kind", list(ArtifactKind))
+def test_damage_fails_the_drill_and_makes_the_point_a_failed_one(backed_up: Site, instance: dg.DagsterInstance, kind: ArtifactKind) -> None:
+    backed_up.flip_bit(kind)
+    result = backed_up.run(instance, "restore_drill_job")
+    assert list(failures_of(result)) == ["restore_drill"]
+    assert "nothing was written" in failures_of(result)["restore_drill"].description
+    assert backed_up.points()[-1].state.value == "failed"
+    assert_no_scratch(backed_up)
+
+
+def test_the_command_drills_prints_and_ends_with_3_when_a_claim_fails(backed_up: Site) -> None:
+    point_id = backed_up.points()[-1].point_id.text
+    result = backed_up.cli("drill", point_id)
+    assert (result.code, result.stderr) == (0, "")
+    assert all(word in result.stdout for word in (point_id, "database_is_equal", "referenced_pdfs_open", "RTO", "RPO"))
+    (backed_up.folder / "checks.sql").write_text("SELECT false", encoding="utf-8")
+    failed = backed_up.cli("drill", "--json", DRILL_SQL_CHECKS="checks.sql")
+    assert failed.code == 3
+    printed = json.loads(failed.stdout)
+    assert (printed["success"], printed["report"]["point_id"]) == (False, point_id)
+    assert printed["rto_seconds"] == printed["report"]["seconds"]["total"]
+    assert [failure["step"] for failure in printed["failures"]] == ["restore_drill_operator_checks_hold"]
+
+
+def test_the_command_says_what_is_wrong_before_it_drills(site: Site) -> None:
+    result = site.cli("drill", "yesterday")
+    assert (result.code, "is not the id of a recovery point" in result.stderr) == (4, True)
+    result = site.cli("drill")
+    assert (result.code, "no verified recovery point" in result.stderr) == (3, True)
+
+
+def test_wrong_settings_fail_the_drill_and_no_backup(site: Site, instance: dg.DagsterInstance) -> None:
+    site.set(DRILL_DATABASE_URL="somewhere", DRILL_MAX_MINUTES="soon")
+    assert site.run(instance).success
+    [failure] = failures_of(site.run(instance, "restore_drill_job")).values()
+    assert "DRILL_DATABASE_URL" in failure.description
+
+
+def test_the_password_of_the_live_database_goes_to_no_other_server(site: Site, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """Where DRILL_POSTGRES_PASSWORD is forgotten, the login fails."""
+    del tmp_path
+    assert site.run(instance).success
+    database = site.application.database
+    site.set(DRILL_DATABASE_URL=f"postgresql://{database.user}@{database.host}:{database.port}/postgres", DRILL_ON_SOURCE_SERVER="true")
+    [failure] = failures_of(site.run(instance, "restore_drill_job")).values()
+    assert "no password supplied" in failure.description
+
+
+def test_the_drill_runs_weekly_in_the_operators_time_zone_without_being_switched_on(site: Site) -> None:
+    schedule = defs.resolve_schedule_def("weekly_drill_schedule")
+    assert (schedule.cron_schedule, schedule.job_name) == ("0 4 * * 0", "restore_drill_job")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    site.set(DRILL_SCHEDULE=NEVER, BACKUP_TIMEZONE="Africa/Johannesburg")
+    moved = make_weekly_drill_schedule()
+    assert (moved.cron_schedule, moved.execution_timezone) == (NEVER, "Africa/Johannesburg")
+    site.set(DRILL_SCHEDULE="on Sundays")
+    assert make_weekly_drill_schedule().cron_schedule == "0 4 * * 0"
+
+
+def test_the_drills_job_is_the_asset_with_its_checks_and_a_limit() -> None:
+    job = defs.resolve_job_def("restore_drill_job")
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {"restore_drill"}
+    assert {key.name for key in job.asset_layer.asset_graph.asset_check_keys} == set(DRILL_CHECK_NAMES)
+    assert job.tags[MAX_RUNTIME_TAG] == str(MAX_RUNTIME_SECONDS) == "7200"
+    assert [spec.blocking for check in DRILL_CHECKS for spec in check.check_specs] == [True, True, True, True, False]
+    assert {f"restore_drill_{name}" for name in DRILL_CHECK_NAMES} | {"restore_drill"} == DRILL.subjects
