@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedgen_backups.core.model import ArtifactKind
-from schedgen_backups.core.verification import CLAIMS_BY_RUNG, SEALING_CLAIMS, Claim, ClaimStatus, Rung, Verification
+from schedgen_backups.core.verification import CLAIMS_BY_RUNG, DRILL_CLAIMS, SEALING_CLAIMS, Claim, ClaimStatus, Rung, Verification
 from schedgen_backups_tests.core_support import POINT, TAKEN_AT, make_result
 
 statuses_strategy = st.dictionaries(st.sampled_from(Claim), st.sampled_from(ClaimStatus))
@@ -82,8 +82,14 @@ def test_the_rungs_are_told_lowest_first() -> None:
     assert names == ["stored", "parsed", "coherent", "restored", "equal"]
 
 
-def test_every_claim_belongs_to_one_rung() -> None:
-    assert sorted(claim for claims in CLAIMS_BY_RUNG.values() for claim in claims) == sorted(Claim)
+def test_every_claim_belongs_to_one_rung_or_is_a_drills_alone() -> None:
+    assert sorted([*(claim for claims in CLAIMS_BY_RUNG.values() for claim in claims), *DRILL_CLAIMS]) == sorted(Claim)
+
+
+@pytest.mark.parametrize("claim", list(Claim))
+def test_a_claim_of_a_rung_that_fails_condemns_the_point_and_a_drills_own_does_not(claim: Claim) -> None:
+    """A late drill, or a PDF that the application stored broken, must not make retention forget the point."""
+    assert make_verification({claim: ClaimStatus.FAILED}).is_failed == (claim not in DRILL_CLAIMS)
 
 
 def test_a_newer_result_takes_the_place_of_the_older_one_of_its_claim_alone() -> None:

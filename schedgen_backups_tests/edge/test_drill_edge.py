@@ -6,7 +6,8 @@ What the drill itself finds is tested in `integration/test_drill`.
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import subprocess
+import sys
 
 import dagster as dg
 import pytest
@@ -19,7 +20,9 @@ from schedgen_backups.drill import DRILL_CHECKS, MAX_RUNTIME_SECONDS
 from schedgen_backups.duties import DRILL, DRILL_CHECK_NAMES
 from schedgen_backups.jobs import MAX_RUNTIME_TAG
 from schedgen_backups.schedules import make_weekly_drill_schedule
-from schedgen_backups_tests.edge_support import NEVER, Site, failures_of
+from schedgen_backups.sensors import alert_outbox
+from schedgen_backups_tests.edge_support import NEVER, Site, failures_of, wait_until
+from schedgen_backups_tests.inbox_support import Watcher, open_inbox
 
 pytestmark = [pytest.mark.edge]
 
@@ -65,19 +68,18 @@ def test_a_drill_of_the_newest_point_passes_and_is_measured_and_recorded(backed_
     assert_no_scratch(backed_up)
 
 
-def test_checks_that_are_not_configured_are_yellow_and_fail_no_run(backed_up: Site, instance: dg.DagsterInstance) -> None:
+def test_checks_that_are_not_configured_are_yellow_and_failed_ones_fail_the_run_and_not_the_point(
+    backed_up: Site, instance: dg.DagsterInstance
+) -> None:
     result = backed_up.run(instance, "restore_drill_job")
     assert result.success
     held = evaluations_of(result)["operator_checks_hold"]
     assert (held.passed, held.severity) == (False, dg.AssetCheckSeverity.WARN)
-
-
-def test_a_check_of_the_operators_that_does_not_hold_fails_the_run_and_not_the_point(backed_up: Site, instance: dg.DagsterInstance) -> None:
     (backed_up.folder / "checks.sql").write_text("-- nobody is there\nSELECT count(*) = 0 FROM jobs", encoding="utf-8")
     backed_up.set(DRILL_SQL_CHECKS="checks.sql")
-    result = backed_up.run(instance, "restore_drill_job")
-    assert list(failures_of(result)) == ["restore_drill_operator_checks_hold"]
-    assert "nobody is there" in (evaluations_of(result)["operator_checks_hold"].description or "")
+    failed = backed_up.run(instance, "restore_drill_job")
+    assert list(failures_of(failed)) == ["restore_drill_operator_checks_hold"]
+    assert "nobody is there" in (evaluations_of(failed)["operator_checks_hold"].description or "")
     assert backed_up.points()[-1].state.value == "verified"
 
 
@@ -89,6 +91,41 @@ def test_damage_fails_the_drill_and_makes_the_point_a_failed_one(backed_up: Site
     assert "nothing was written" in failures_of(result)["restore_drill"].description
     assert backed_up.points()[-1].state.value == "failed"
     assert_no_scratch(backed_up)
+
+
+def test_a_failed_drill_is_told_once_and_ends_with_a_passed_drill_and_not_with_a_backup(site: Site) -> None:
+    (site.folder / "checks.sql").write_text("SELECT false", encoding="utf-8")
+    with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
+        assert site.run(instance).success
+        site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url, DRILL_SQL_CHECKS="checks.sql")
+        assert not site.run(instance, "restore_drill_job").success
+        [alert] = inbox.alerts
+        assert alert.startswith("[HIGH] Restore drill failed: restore_drill_operator_checks_hold\n")
+        assert "1 of 1 checks do not hold: SELECT false" in alert
+        outbox = Watcher(alert_outbox, instance)
+        outbox.look(2)
+        assert site.run(instance).success
+        outbox.look(2)
+        assert inbox.texts == [alert]
+        site.unset("DRILL_SQL_CHECKS")
+        assert site.run(instance, "restore_drill_job").success
+        outbox.look(2)
+        # That no checks are configured is no news.
+        assert inbox.alerts == [alert]
+        [recovery] = inbox.recoveries
+        assert "drill: restore_drill_operator_checks_hold failed" in recovery
+
+
+def test_a_backup_sweeps_what_a_killed_drill_left(site: Site, instance: dg.DagsterInstance) -> None:
+    script = "import os; from pathlib import Path; from schedgen_backups.core.scratch_folder import open_scratch_folder\n"
+    script += f"with open_scratch_folder(Path({str(site.directory / '.drill')!r})): os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+
+    def is_swept() -> bool:
+        assert site.run(instance).success
+        return not list((site.directory / ".drill").glob("schedgen-drill-*"))
+
+    wait_until(is_swept, "a backup sweeps")
 
 
 def test_the_command_drills_prints_and_ends_with_3_when_a_claim_fails(backed_up: Site) -> None:
@@ -119,9 +156,8 @@ def test_wrong_settings_fail_the_drill_and_no_backup(site: Site, instance: dg.Da
     assert "DRILL_DATABASE_URL" in failure.description
 
 
-def test_the_password_of_the_live_database_goes_to_no_other_server(site: Site, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def test_the_password_of_the_live_database_goes_to_no_other_server(site: Site, instance: dg.DagsterInstance) -> None:
     """Where DRILL_POSTGRES_PASSWORD is forgotten, the login fails."""
-    del tmp_path
     assert site.run(instance).success
     database = site.application.database
     site.set(DRILL_DATABASE_URL=f"postgresql://{database.user}@{database.host}:{database.port}/postgres", DRILL_ON_SOURCE_SERVER="true")
