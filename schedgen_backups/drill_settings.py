@@ -7,6 +7,7 @@ definition needs it, and the run tells what is wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -74,13 +75,11 @@ def _read_server(environment: Mapping[str, str], url: str) -> DatabaseSettings |
         return None
     # The password of the database that is backed up goes to no other server.
     password = environment.get("DRILL_POSTGRES_PASSWORD", "")
-    try:
-        if "://" not in url:
-            raise ConfigurationError(url)
-        return read_database_target(url, {**environment, "RESTORE_POSTGRES_PASSWORD": password, "POSTGRES_PASSWORD": password})
-    except ConfigurationError:
-        hint = "It looks like postgresql://user@host:5432/postgres; the password is DRILL_POSTGRES_PASSWORD."
-        raise ConfigurationError("DRILL_DATABASE_URL is no URL that PostgreSQL understands", hint=hint) from None
+    with suppress(ConfigurationError):  # it speaks of an option of the command line
+        if "://" in url:
+            return read_database_target(url, {**environment, "RESTORE_POSTGRES_PASSWORD": password, "POSTGRES_PASSWORD": password})
+    hint = "It looks like postgresql://user@host:5432/postgres; the password is DRILL_POSTGRES_PASSWORD."
+    raise ConfigurationError("DRILL_DATABASE_URL is no URL that PostgreSQL understands", hint=hint)
 
 
 def _read_s3_server(reader: Reader) -> BucketSettings | None:

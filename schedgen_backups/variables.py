@@ -77,6 +77,7 @@ VARIABLES = (
         "DRILL_DATABASE_URL",
         "",
         "postgresql://user@host:port/dbname of a server to drill on, where a scratch database is made; by default one is started on this machine",
+        is_secret=True,
     ),
     Variable("DRILL_POSTGRES_PASSWORD", "", "password for DRILL_DATABASE_URL", is_secret=True),
     Variable("DRILL_ON_SOURCE_SERVER", "false", "true to allow DRILL_DATABASE_URL to be the server that is backed up"),

@@ -130,6 +130,10 @@ def test_a_failed_drill_is_told_once_and_ends_with_a_passed_drill_and_not_with_a
         assert inbox.alerts == [alert]
         [recovery] = inbox.recoveries
         assert "drill: restore_drill_operator_checks_hold failed" in recovery
+    secrets = [secret.encode() for secret in (site.application.database.password, site.application.bucket.secret_key)]
+    written = [path for folder in (site.home, site.directory) for path in folder.rglob("*") if path.is_file()]
+    assert len(written) > 5
+    assert [path for path in written if any(secret in path.read_bytes() for secret in secrets)] == []
 
 
 def test_a_backup_sweeps_what_a_killed_drill_left(site: Site, instance: dg.DagsterInstance) -> None:
