@@ -19,6 +19,8 @@ from schedgen_backups.core.embedded_postgres import find_embedded_bin_dirs
 from schedgen_backups.core.errors import ClientProgramError
 from schedgen_backups.core.settings import DatabaseSettings
 
+INSTALLED_BIN_DIRS = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "usr/local/pgsql/bin", "opt/homebrew/opt/postgresql@*/bin")
+"""Where distributions put PostgreSQL's programs, below the root folder."""
 TLS_MODES = frozenset({"require", "verify-ca", "verify-full"})
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)(\.\d+)?")
 _PROBE_TIMEOUT_SECONDS = 20
@@ -108,7 +110,7 @@ def _candidate_bin_dirs() -> Iterator[Path]:
     # Debian's is a wrapper that picks a version by itself; the version folders below name each one plainly.
     if on_path and Path(on_path).resolve().name != "pg_wrapper":
         yield Path(on_path).resolve().parent
-    for pattern in ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "usr/local/pgsql/bin", "opt/homebrew/opt/postgresql@*/bin"):
+    for pattern in INSTALLED_BIN_DIRS:
         yield from sorted(Path("/").glob(pattern))
     yield from find_embedded_bin_dirs()
 

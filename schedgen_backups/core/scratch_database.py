@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 from typing_extensions import LiteralString
 
+from schedgen_backups.core.clients import INSTALLED_BIN_DIRS
 from schedgen_backups.core.database_restore import CREATE_ROLE
 from schedgen_backups.core.embedded_postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.errors import ConfigurationError, DatabaseError
@@ -27,7 +28,6 @@ from schedgen_backups.core.scratch_folder import ScratchFolder, ServerDatabase
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
-_SERVER_PATTERNS = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "usr/local/pgsql/bin", "opt/homebrew/opt/postgresql@*/bin")
 _COMMENT = "made by a restore drill of schedgen-backups; may be dropped when no drill runs"
 
 
@@ -123,7 +123,7 @@ def _open_own_server(folder: ScratchFolder, record: DumpRecord) -> Generator[Scr
 
 
 def _candidate_bin_dirs() -> Iterator[Path]:
-    for pattern in _SERVER_PATTERNS:
+    for pattern in INSTALLED_BIN_DIRS:
         yield from sorted(Path("/").glob(pattern))
     yield from find_embedded_bin_dirs()
 
