@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
-from schedgen_backups.cron import find_longest_gap, parse_cron
-from schedgen_backups.environment import find_project_folder, load_environment, parse_endpoint, read_backup_directory
+from schedgen_backups.cron import find_longest_gap
+from schedgen_backups.environment import find_project_folder, load_environment, parse_endpoint, read_backup_directory, read_weekly_schedule
 from schedgen_backups.targets import read_database_target
 from schedgen_backups.variable_reader import Reader
 from schedgen_backups.variables import DEFAULT_DRILL_SCHEDULE
@@ -46,10 +46,7 @@ def read_drill_settings(environment: Mapping[str, str]) -> DrillSettings:
 
 def read_drill_schedule() -> tuple[str, str]:
     """When to drill, and in which time zone, for definitions."""
-    reader = Reader(load_environment())
-    schedule = reader.parsed("DRILL_SCHEDULE", parse_cron, "a cron string", DEFAULT_DRILL_SCHEDULE)
-    timezone = reader.parsed("BACKUP_TIMEZONE", ZoneInfo, "a time zone's name", ZoneInfo("UTC"))
-    return schedule, str(timezone)
+    return read_weekly_schedule("DRILL_SCHEDULE", DEFAULT_DRILL_SCHEDULE)
 
 
 def read_drill_max_age() -> timedelta:

@@ -119,6 +119,13 @@ def read_schedule(environment: Mapping[str, str]) -> tuple[str, ZoneInfo]:
     return schedule
 
 
+def read_weekly_schedule(name: str, default: str) -> tuple[str, str]:
+    """Cron string and time zone of a schedule beside the backup's, for definitions: a value that cannot be used leaves the default."""
+    reader = Reader(load_environment())
+    schedule = reader.parsed(name, parse_cron, "a cron string", default)
+    return schedule, str(reader.parsed("BACKUP_TIMEZONE", ZoneInfo, "a time zone's name", ZoneInfo("UTC")))
+
+
 def _parse_schedule(reader: Reader) -> tuple[str, ZoneInfo]:
     return (
         reader.parsed("BACKUP_SCHEDULE", parse_cron, "a cron string of five fields such as '0 2 * * *'", DEFAULT_SCHEDULE),

@@ -1,4 +1,4 @@
-"""The schedules, in BACKUP_TIMEZONE, running as soon as the daemon does: BACKUP_SCHEDULE, DRILL_SCHEDULE and the weekly audit.
+"""The schedules, in BACKUP_TIMEZONE, running as soon as the daemon does: BACKUP_SCHEDULE, DRILL_SCHEDULE, AUDIT_SCHEDULE.
 
 A value that cannot be used leaves the default in place, so that the location loads and the run it starts fails with the reason. Add other
 schedules here; what they run belongs to `jobs`. How Dagster treats missed ticks: one run is made up for after the daemon was down.
@@ -11,10 +11,9 @@ import dagster as dg
 from schedgen_backups.audits import audit_job
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.drill_settings import read_drill_schedule
-from schedgen_backups.environment import DEFAULT_SCHEDULE, load_environment, read_schedule
+from schedgen_backups.environment import DEFAULT_SCHEDULE, load_environment, read_schedule, read_weekly_schedule
 from schedgen_backups.jobs import backup_job, restore_drill_job
-
-AUDIT_SCHEDULE = "0 6 * * 1"
+from schedgen_backups.variables import DEFAULT_AUDIT_SCHEDULE
 
 
 def _read_schedule() -> tuple[str, str]:
@@ -39,15 +38,15 @@ def make_daily_backup_schedule() -> dg.ScheduleDefinition:
 
 
 def make_weekly_audit_schedule() -> dg.ScheduleDefinition:
-    """The schedule of `audit_job`: Mondays at six, after the weekend's uploads and before the week's."""
-    _cron_schedule, timezone = _read_schedule()
+    """The schedule of `audit_job` as the environment says now."""
+    cron_schedule, timezone = read_weekly_schedule("AUDIT_SCHEDULE", DEFAULT_AUDIT_SCHEDULE)
     return dg.ScheduleDefinition(
         name="weekly_audit_schedule",
         job=audit_job,
-        cron_schedule=AUDIT_SCHEDULE,
+        cron_schedule=cron_schedule,
         execution_timezone=timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Looks every Monday whether each row of the live database has its object in the live bucket.",
+        description="Looks every week whether each row of the live database has its object in the live bucket (AUDIT_SCHEDULE).",
     )
 
 

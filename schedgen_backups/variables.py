@@ -11,6 +11,7 @@ from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY
 
 DEFAULT_SCHEDULE = "0 2 * * *"
 DEFAULT_DRILL_SCHEDULE = "0 4 * * 0"
+DEFAULT_AUDIT_SCHEDULE = "0 6 * * 1"
 """Sunday, two hours after the default backup."""
 
 
@@ -70,6 +71,7 @@ VARIABLES = (
     Variable("SMTP_FROM", "", "sender of the mails; by default SMTP_USER"),
     Variable("SMTP_SECURITY", "starttls", "starttls, ssl, or insecure for a server on this machine"),
     Variable("DAGSTER_WEBSERVER_URL", "", "address of the Dagster UI, for links in alerts"),
+    Variable("AUDIT_SCHEDULE", DEFAULT_AUDIT_SCHEDULE, "when to look at the live system, as a cron string in BACKUP_TIMEZONE"),
     Variable("DRILL_SCHEDULE", DEFAULT_DRILL_SCHEDULE, "when to drill a restore, as a cron string in BACKUP_TIMEZONE"),
     Variable("DRILL_MAX_MINUTES", "60", "a drill that takes longer fails its check; at twice as long it is ended"),
     Variable("DRILL_DIR", "", "where a drill's own servers keep their data; by default .drill in BACKUP_DIR"),

@@ -28,7 +28,7 @@ from schedgen_backups.variables import VARIABLES
 from schedgen_backups_tests.core_support import damage
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 NEVER = "0 0 29 2 *"
 """A schedule that no test meets."""
 
@@ -147,6 +147,8 @@ def environment_of(application: Application, directory: Path) -> dict[str, str]:
         "MINIO_REGION": bucket.region,
         "BACKUP_DIR": str(directory),
         "BACKUP_SCHEDULE": NEVER,
+        "AUDIT_SCHEDULE": NEVER,
+        "DRILL_SCHEDULE": NEVER,
         "BACKUP_COMPRESSION_THREADS": "1",
         "BACKUP_STALL_TIMEOUT_SECONDS": "60",
     }

@@ -85,7 +85,7 @@ def recoveries_of(inbox: Inbox) -> list[str]:
     return inbox.recoveries
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_failed_cancelled_and_killed_runs_are_each_told_once_and_a_good_one_ends_them(site: Site, inbox: Inbox, folder: Path) -> None:
     """The daemon's own sensors and run monitoring, in their own time."""
     [port] = free_ports(1)

@@ -116,13 +116,19 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def running_dagster(site: Site, port: int) -> Iterator[None]:
+def running_dagster(site: Site, port: int, module: str = "schedgen_backups.definitions") -> Iterator[None]:
     """Webserver, daemon and code server run with the project's own dagster.yaml, as `make ui` and the operators start them."""
     words = [sys.executable, "-m", "dagster", "dev", "--host", LOOPBACK, "--port", str(port)]
     log = site.folder / "dagster.log"
     with log.open("w") as stream:
-        arguments = [*words, "--module-name", "schedgen_backups.definitions"]
-        process = subprocess.Popen(arguments, cwd=site.folder, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True)
+        process = subprocess.Popen(
+            [*words, "--module-name", module],
+            cwd=site.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
     try:
         wait_until(lambda: answers(port), f"the webserver serves; its log is {log}")
         yield
