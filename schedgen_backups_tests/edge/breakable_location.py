@@ -1,6 +1,6 @@
 """The project's definitions with a resource and a schedule that fail while a file says so, for a daemon that is started once and watched.
 
-The environment of a daemon cannot be changed from outside, files can. Everything else is the real thing.
+The environment of a daemon cannot be changed from outside, files can. The two sensors that tell look more often; everything else is the real thing.
 """
 
 import os
@@ -10,7 +10,9 @@ import dagster as dg
 
 from schedgen_backups import definitions  # the module: Dagster wants one Definitions object in a location
 from schedgen_backups.resources import BackupResource
+from schedgen_backups.sensors import alert_outbox, freshness_watch
 
+_SECONDS = 5
 FOLDER_VARIABLE = "BREAKABLE_FOLDER"
 
 
@@ -40,12 +42,24 @@ def breakable_schedule() -> dg.SkipReason:
     return dg.SkipReason("nothing to do")
 
 
+@dg.sensor(name=alert_outbox.name, minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
+def quick_outbox(context: dg.SensorEvaluationContext) -> object:
+    """The real one, more often."""
+    return alert_outbox(context)
+
+
+@dg.sensor(name=freshness_watch.name, minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
+def quick_watch(context: dg.SensorEvaluationContext) -> object:
+    """The real one, more often: five minutes are long for a test."""
+    return freshness_watch(context)
+
+
 defs = dg.Definitions(
     assets=list(definitions.defs.assets or []),
     asset_checks=list(definitions.defs.asset_checks or []),
     jobs=list(definitions.defs.jobs or []),
     schedules=[*(definitions.defs.schedules or []), breakable_schedule],
-    sensors=list(definitions.defs.sensors or []),
+    sensors=[quick_outbox, quick_watch],
     resources={"backup": BreakableResource()},
     executor=definitions.defs.executor,
 )
