@@ -22,6 +22,7 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.retention import RetentionPolicy
 from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY, LOOPBACK_HOSTS, BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.cron import find_longest_gap, parse_cron
+from schedgen_backups.value_files import list_file_problems, read_value_files
 from schedgen_backups.variables import DEFAULT_SCHEDULE, VARIABLES
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
@@ -29,8 +30,6 @@ _TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
 _FALSE_WORDS = frozenset({"false", "0", "no", "off", ""})
 _MOST_THREADS = 64
 _Value = TypeVar("_Value")
-
-
 _GRACE = timedelta(hours=2)
 _DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 
@@ -46,9 +45,9 @@ def find_project_folder() -> Path:
 
 
 def load_environment() -> dict[str, str]:
-    """The process's environment, with the project's .env where it says nothing."""
+    """The process's environment, with the project's .env where it says nothing, and with the contents of the files that NAME_FILE names."""
     from_file = {name: value for name, value in dotenv_values(find_project_folder() / ".env").items() if value is not None}
-    return {**from_file, **os.environ}
+    return read_value_files({**from_file, **os.environ})
 
 
 def export_environment() -> None:
@@ -64,10 +63,11 @@ class _Reader:
         self._problems: list[str] = []
 
     def text(self, name: str) -> str:
+        self._problems += list_file_problems(self._environment, name)
         return self._environment.get(name, "").strip() or _DEFAULTS[name]
 
     def required(self, name: str) -> str:
-        value = self._environment.get(name, "").strip()
+        value = self.text(name)
         if not value:
             self._problems.append(f"{name} is not set")
         return value
@@ -100,7 +100,9 @@ class _Reader:
     def check(self) -> None:
         """ConfigurationError when anything was wrong; values of secrets are never in it."""
         if self._problems:
-            raise ConfigurationError("; ".join(self._problems), hint="Set it in .env or in the environment; `schedgen-backups doctor` checks all.")
+            raise ConfigurationError(
+                "; ".join(dict.fromkeys(self._problems)), hint="Set it in .env or in the environment; `schedgen-backups doctor` checks all."
+            )
 
 
 def read_database_settings(environment: Mapping[str, str]) -> DatabaseSettings:
