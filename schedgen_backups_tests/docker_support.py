@@ -67,13 +67,17 @@ def run_docker(*words: str, environment: Mapping[str, str] | None = None, is_fai
 
 
 def wait_for(look: Callable[[], _Seen | None], what: str) -> _Seen:
-    """The first thing seen; fails when that takes longer than a slow machine needs."""
+    """The first thing seen; fails when that takes longer than a slow machine needs. A server that does not answer is asked again."""
     deadline = time.monotonic() + PATIENCE_SECONDS
+    reason = "nothing was seen"
     while True:
-        seen = look()
+        try:
+            seen = look()
+        except (OSError, HTTPException) as error:
+            seen, reason = None, repr(error)
         if seen is not None:
             return seen
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"waited in vain: {what}: {reason}"
         time.sleep(1)
 
 
@@ -164,7 +168,7 @@ class Stack:
         """What the webserver answered; errors of GraphQL fail."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - the address is ours
+        with urllib.request.urlopen(request, timeout=120) as response:  # noqa: S310 - the address is ours
             answer = json.load(response)
         assert "errors" not in answer, answer
         return answer["data"]
@@ -212,10 +216,7 @@ class Stack:
         (self._folder / "secrets.yaml").write_text(yaml.safe_dump({"services": services}))
 
     def _look_for_location(self) -> bool | None:
-        try:
-            entries = self.ask(_LOCATIONS)["workspaceOrError"]["locationEntries"]
-        except (OSError, HTTPException):  # it is being started
-            return None
+        entries = self.ask(_LOCATIONS)["workspaceOrError"]["locationEntries"]
         kinds = [(entry["locationOrLoadError"] or {}).get("__typename") for entry in entries]
         return True if kinds == ["RepositoryLocation"] else None
 
