@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 .DEFAULT_GOAL := help
-.PHONY: help demo ui serve test check format bench clean
+.PHONY: help demo ui serve test test-docker check format bench clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and "Python 3.10 to 3.13 is needed; call make with PYTHON=python3.12 or the like")'
@@ -32,6 +32,9 @@ serve: $(VENV)/.installed-demo  ## the Dagster UI and daemon for your own .env o
 
 test: $(VENV)/.installed-dev  ## every test: unit, edge (real Dagster), integration (real PostgreSQL and S3)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-docker: $(VENV)/.installed-dev  ## the image and the compose stack; needs a Docker engine (seven minutes)
+	$(BIN)/python -m pytest schedgen_backups_tests/docker $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev  ## linters, types, import contract, spelling
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.retention import RetentionPolicy
 from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY, LOOPBACK_HOSTS, BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.cron import find_longest_gap, parse_cron
+from schedgen_backups.value_files import read_value_files
 from schedgen_backups.variable_reader import DEFAULTS, Reader
 from schedgen_backups.variables import DEFAULT_SCHEDULE
 
@@ -40,9 +41,9 @@ def find_project_folder() -> Path:
 
 
 def load_environment() -> dict[str, str]:
-    """The process's environment, with the project's .env where it says nothing."""
+    """The process's environment, with the project's .env where it says nothing, and with the contents of the files that NAME_FILE names."""
     from_file = {name: value for name, value in dotenv_values(find_project_folder() / ".env").items() if value is not None}
-    return {**from_file, **os.environ}
+    return read_value_files({**from_file, **os.environ})
 
 
 def export_environment() -> None:

@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.environment import read_bucket_settings, read_database_settings
+from schedgen_backups.value_files import list_file_problems
 
 _DEFAULT_PORT = 5432
 
@@ -23,7 +24,7 @@ def read_database_target(text: str, environment: Mapping[str, str]) -> DatabaseS
 
     A name alone is a database of the server that is backed up. The password is the URL's, RESTORE_POSTGRES_PASSWORD or POSTGRES_PASSWORD.
     """
-    password = environment.get("RESTORE_POSTGRES_PASSWORD") or environment.get("POSTGRES_PASSWORD", "")
+    password = _read(environment, "RESTORE_POSTGRES_PASSWORD") or _read(environment, "POSTGRES_PASSWORD")
     if "://" not in text:
         return read_database_settings({**environment, "POSTGRES_PASSWORD": password}).with_database(text)
     try:
@@ -48,7 +49,7 @@ def read_bucket_target(text: str, environment: Mapping[str, str]) -> BucketSetti
 
     A name alone is a bucket of the server that is backed up. The keys are RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY, or MINIO_…
     """
-    overrides = {f"MINIO_{name}": value for name in ("ACCESS_KEY", "SECRET_KEY") if (value := environment.get(f"RESTORE_MINIO_{name}", "").strip())}
+    overrides = {f"MINIO_{name}": value for name in ("ACCESS_KEY", "SECRET_KEY") if (value := _read(environment, f"RESTORE_MINIO_{name}").strip())}
     if "://" in text:
         try:
             parts = urlsplit(text)
@@ -61,6 +62,13 @@ def read_bucket_target(text: str, environment: Mapping[str, str]) -> BucketSetti
         overrides |= {"MINIO_ENDPOINT": f"{parts.hostname}:{port}", "MINIO_SECURE": str(parts.scheme == "https")}
         text = bucket
     return read_bucket_settings({**environment, **overrides}).with_bucket(text)
+
+
+def _read(environment: Mapping[str, str], name: str) -> str:
+    """The value, or an empty text. ConfigurationError when it is to come from a file and does not: another password must not be taken for it."""
+    if problems := list_file_problems(environment, name):
+        raise ConfigurationError("; ".join(problems), hint="Give the file to the user that runs this.")
+    return environment.get(name, "")
 
 
 def _make_bucket_error() -> ConfigurationError:

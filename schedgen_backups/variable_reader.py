@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.value_files import list_file_problems
 from schedgen_backups.variables import VARIABLES
 
 DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
@@ -26,11 +27,12 @@ class Reader:
 
     def text(self, name: str) -> str:
         """The value, or its default."""
+        self._problems += list_file_problems(self._environment, name)
         return self._environment.get(name, "").strip() or DEFAULTS[name]
 
     def required(self, name: str) -> str:
         """The value; without one, that is a problem."""
-        value = self._environment.get(name, "").strip()
+        value = self.text(name)
         if not value:
             self._problems.append(f"{name} is not set")
         return value
@@ -68,4 +70,6 @@ class Reader:
     def check(self) -> None:
         """ConfigurationError when anything was wrong; values of secrets are never in it."""
         if self._problems:
-            raise ConfigurationError("; ".join(self._problems), hint="Set it in .env or in the environment; `schedgen-backups doctor` checks all.")
+            raise ConfigurationError(
+                "; ".join(dict.fromkeys(self._problems)), hint="Set it in .env or in the environment; `schedgen-backups doctor` checks all."
+            )

@@ -1,0 +1,31 @@
+"""One stack for all tests of the container deployment: it takes a minute and a half to start. Tests of it leave it as they found it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from schedgen_backups_tests.docker_support import Stack, make_stand_ins, run_docker
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The deployment and a filled application, up."""
+    make_stand_ins()
+    started = Stack(tmp_path_factory.mktemp("stack"), f"schedgen-backups-test-{uuid4().hex[:8]}")
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+    assert run_docker("ps", "--all", "--quiet", "--filter", f"name={started.name}").split() == []
+
+
+@pytest.fixture(scope="session")
+def first_run(stack: Stack) -> str:
+    """The id of a backup that was asked of the webserver and has succeeded."""
+    run_id = stack.launch("backup_job")
+    assert stack.wait_for_end(run_id) == "SUCCESS"
+    return run_id

@@ -1,0 +1,149 @@
+"""The image and the compose stack, for real: a backup in a container of its own, restored; a killed one, told.
+
+Needs a Docker engine, which `make test` does not: `make test-docker`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups_tests.docker_support import IMAGE, PROJECT, RUN_LABEL, SECRET, Stack, run_docker, wait_for
+
+# The first one builds five images.
+pytestmark = pytest.mark.timeout(2400)
+
+_RESTORE_BUCKET = "restored-pdfs"
+_MAKE_BUCKET = f"""
+from minio import Minio
+Minio("minio:9000", "demo-access", "{SECRET}", secure=False).make_bucket("{_RESTORE_BUCKET}")
+"""
+_ASK_PROXY = """
+import http.client
+def ask(method, path):
+    connection = http.client.HTTPConnection("backup-docker", 2375, timeout=30)
+    connection.request(method, path, body="{}" if method == "POST" else None, headers={"Content-Type": "application/json"})
+    print(method, path, connection.getresponse().status)
+"""
+
+
+def test_a_backup_asked_of_the_webserver_runs_in_a_hardened_container_of_its_own(stack: Stack, first_run: str) -> None:
+    _status, tags = stack.read_run(first_run)
+    container = stack.inspect(tags["docker/container_id"])
+    assert container["Id"] not in {stack.find_container(service) for service in ("backup-code", "backup-daemon", "backup-webserver")}
+    assert container["Config"]["Image"] == IMAGE
+    assert container["Config"]["User"] == "10001:10001"
+    assert container["Config"]["Labels"]["com.docker.compose.project"] == "schedgen-backups-runs"
+    host = container["HostConfig"]
+    assert (host["ReadonlyRootfs"], host["Privileged"], host["CapDrop"], host["Memory"]) == (True, False, ["ALL"], 1 << 30)
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+
+
+def test_no_secret_stands_in_what_the_engine_tells_of_a_container(stack: Stack, first_run: str) -> None:
+    run = stack.read_run(first_run)[1]["docker/container_id"]
+    for container in (run, *(stack.find_container(service) for service in ("backup-code", "backup-daemon", "backup-webserver"))):
+        told = json.dumps(stack.inspect(container))
+        assert "/run/secrets/postgres_password" in told
+        assert SECRET not in told
+
+
+def test_the_point_is_verified_and_restored_from_the_command_line(stack: Stack, first_run: str) -> None:
+    assert stack.read_run(first_run)[0] == "SUCCESS"
+    points = json.loads(stack.command_line("list", "--json"))
+    assert len(points) >= 1
+    assert " failed " not in stack.command_line("verify", "latest")
+    stack.compose("exec", "--no-TTY", "postgres", "createdb", "--no-password", "-U", "schedgen", "restored")
+    stack.compose("run", "--rm", "--no-TTY", "--entrypoint", "python3", "backup-cli", "-c", _MAKE_BUCKET)
+    told = stack.command_line("restore", "latest", "--database", "restored", "--bucket", _RESTORE_BUCKET)
+    assert re.search(r"database_is_equal +passed", told), told
+    assert re.search(r"bucket_is_equal +passed", told), told
+
+
+def test_a_killed_run_is_failed_and_told_once_and_the_next_one_works(stack: Stack, first_run: str) -> None:
+    assert stack.read_run(first_run)[0] == "SUCCESS"
+    # The dump waits for this table, so that the run is still there to be killed.
+    stack.compose("exec", "--no-TTY", "--detach", "postgres", "psql", "-U", "schedgen", "-c", "BEGIN; LOCK TABLE jobs; SELECT pg_sleep(3600)")
+    locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'jobs'::regclass AND granted"
+    wait_for(lambda: True if stack.sql(locked) == "1" else None, "the table is locked")
+    run_id = stack.launch("backup_job")
+    container = stack.wait_for_container(run_id)
+    wait_for(lambda: True if stack.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") != "0" else None, "the run waits for the table")
+    run_docker("kill", container)
+    assert stack.wait_for_end(run_id) == "FAILURE"
+    wait_for(lambda: [text for text in stack.read_alerts() if run_id in text] or None, "somebody is told")
+    stack.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK TABLE%' AND pid <> pg_backend_pid()")
+    assert stack.wait_for_end(stack.launch("backup_job")) == "SUCCESS"
+    wait_for(lambda: [text for text in stack.read_alerts() if "Backups work again" in text] or None, "somebody is told that it is over")
+    # By now the outbox has looked again: a second alert would be here.
+    (alert,) = [text for text in stack.read_alerts() if run_id in text]
+    assert alert.startswith("[CRITICAL]")
+    assert "backup_job" in alert
+    assert '"ExitCode": 137' in alert
+
+
+def test_a_backup_of_the_command_line_appears_in_the_ui(stack: Stack) -> None:
+    told = json.loads(stack.command_line("backup", "--json"))
+    assert told["success"]
+    assert stack.read_run(told["run_id"])[0] == "SUCCESS"
+
+
+def test_the_engine_is_reached_through_the_proxy_and_only_for_what_runs_need(stack: Stack) -> None:
+    code = stack.find_container("backup-code")
+    asked = {
+        "GET /_ping": 200,
+        "GET /version": 200,
+        f"GET /containers/{code}/json": 200,
+        "GET /containers/json": 403,
+        "GET /v1.41/containers/json": 403,
+        f"POST /containers/{code}/exec": 403,
+        f"GET /containers/{code}/logs": 403,
+        f"GET /containers/{code}/archive?path=/run/secrets": 403,
+        f"DELETE /containers/{code}": 403,
+        "POST /images/create?fromImage=anything": 403,
+        "GET /containers/x/../json": 403,
+        "GET /%63ontainers/json": 403,
+        "GET /secrets": 403,
+    }
+    program = _ASK_PROXY + "\n".join(f"ask(*{tuple(request.split(' ', 1))!r})" for request in asked)
+    assert stack.python("backup-daemon", program).splitlines() == [f"{request} {status}" for request, status in asked.items()]
+    unreachable = "import socket\ntry:\n    socket.getaddrinfo('backup-docker', 2375)\nexcept socket.gaierror as error:\n    print('unknown')"
+    assert stack.python("backup-code", unreachable) == "unknown"
+
+
+def test_the_ui_is_on_the_loopback_address_only(stack: Stack) -> None:
+    for service, ports in (("backup-webserver", [("127.0.0.1", str(stack.port))]), ("backup-code", []), ("backup-db", []), ("backup-docker", [])):
+        bindings = stack.inspect(stack.find_container(service))["NetworkSettings"]["Ports"] or {}
+        assert [(binding["HostIp"], binding["HostPort"]) for found in bindings.values() for binding in found or []] == ports
+
+
+@pytest.mark.parametrize("service", ["backup-db", "backup-code", "backup-webserver"])
+def test_every_service_becomes_healthy_and_was_never_restarted(stack: Stack, service: str) -> None:
+    container = stack.find_container(service)
+    wait_for(lambda: True if stack.inspect(container)["State"]["Health"]["Status"] == "healthy" else None, f"{service} is healthy")
+    assert stack.inspect(container)["RestartCount"] == 0
+
+
+def test_the_daemons_health_check_finds_every_part_of_it_alive(stack: Stack) -> None:
+    """Its interval is two minutes, which need not be waited for."""
+    container = stack.inspect(stack.find_container("backup-daemon"))
+    kind, *words = container["Config"]["Healthcheck"]["Test"]
+    assert kind == "CMD"
+    check = ("exec", "--no-TTY", "backup-daemon", *words)
+    wait_for(lambda: True if "Daemon live" in stack.compose(*check, is_failure_expected=True) else None, "every part of the daemon was seen")
+    assert container["RestartCount"] == 0
+
+
+def test_old_containers_of_runs_go_by_their_label(stack: Stack, first_run: str) -> None:
+    container = stack.read_run(first_run)[1]["docker/container_id"]
+    wait_for(lambda: True if stack.inspect(container)["State"]["Status"] == "exited" else None, "the run's container has ended")
+    line = next(line for line in Path(PROJECT / "deploy/cron/schedgen-backups-containers").read_text().splitlines() if "prune" in line)
+    words = line[line.index("container prune") : line.index(" >")].split()
+    assert words[-2:] == ["--filter", "until=168h"]
+    assert f"label={RUN_LABEL}" in words
+    # Only this stack's runs, whatever else is on this machine; `until` is not waited for.
+    run_docker(*words[:-2], "--filter", f"label=dagster/run_id={first_run}")
+    assert run_docker("ps", "--all", "--quiet", "--no-trunc", "--filter", f"id={container}") == ""
+    assert run_docker("ps", "--quiet", "--no-trunc", "--filter", f"id={stack.find_container('backup-code')}") != ""
