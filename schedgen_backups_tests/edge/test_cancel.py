@@ -115,6 +115,12 @@ def answers(port: int) -> bool:
     return False
 
 
+def has_loaded(port: int) -> bool:
+    """Whether the location's jobs are known: the webserver answers before that."""
+    found = ask(port, "{ repositoriesOrError { __typename ... on RepositoryConnection { nodes { name } } } }", {})
+    return bool(found.get("nodes"))
+
+
 @contextmanager
 def running_dagster(site: Site, port: int, module: str = "schedgen_backups.definitions") -> Iterator[None]:
     """Webserver, daemon and code server run with the project's own dagster.yaml, as `make ui` and the operators start them."""
@@ -130,7 +136,7 @@ def running_dagster(site: Site, port: int, module: str = "schedgen_backups.defin
             start_new_session=True,
         )
     try:
-        wait_until(lambda: answers(port), f"the webserver serves; its log is {log}")
+        wait_until(lambda: answers(port) and has_loaded(port), f"the webserver serves the location; its log is {log}")
         yield
     finally:
         process.send_signal(signal.SIGTERM)
