@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from schedgen_backups.core.artifact_file import make_format_error, open_artifact
 from schedgen_backups.core.dump_text import DumpDigest, DumpFacts, Segment, TableEnd, TableFacts, TableStart
 from schedgen_backups.core.gzip_members import BLOCK_BYTES, MemberWriter, read_footer, read_members
+from schedgen_backups.core.ordered_worker import OrderedWorker
 from schedgen_backups.core.records import DumpRecord, TableEntry
 
 LINE_PREFIX = "-- schedgen-backups: "
@@ -48,7 +49,8 @@ class DumpFileWriter:
 
     def __init__(self, file: BinaryIO, *, threads: int) -> None:
         self._writer = MemberWriter(file, threads=threads)
-        self._digest = DumpDigest()
+        self._worker = OrderedWorker("digest")
+        self._digest = DumpDigest(self._worker)
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._positions: list[tuple[TableFacts, _Position]] = []
@@ -123,6 +125,7 @@ class DumpFileWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._worker.close()
         self._writer.close()
 
     def _append(self, data: bytes) -> None:

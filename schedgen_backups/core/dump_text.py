@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from schedgen_backups.core.ordered_worker import OrderedWorker
+
 _END = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(?:\\unrestrict [A-Za-z0-9]+\s*)?\Z")
 _LOOKBACK_BYTES = 16 * 1024
 _STATEMENT_LIMIT_BYTES = 4 << 20
@@ -20,6 +22,7 @@ _COPY = re.compile(
     rb"COPY (?P<schema>" + _IDENTIFIER + rb")\.(?P<name>" + _IDENTIFIER + rb") "
     rb"(?P<columns>\(" + _IDENTIFIER + rb"(?:, " + _IDENTIFIER + rb")*\)|\(\))? ?FROM stdin;\n",
 )
+_END_LINE = b"\\.\n"
 _ANNOUNCEMENT = b"\n-- Data for Name: x; Type: TABLE DATA; Schema: x; Owner: x\n--\n\n"
 _UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
 
@@ -61,18 +64,18 @@ def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
     taken for one; then the counts disagree with the snapshot and the dump is refused, never accepted wrongly.
     """
     buffer = b""
-    is_in_table = False
+    rows: _RowCutter | None = None
     for block in blocks:
-        buffer += block
-        while True:
-            if is_in_table:
-                rows, end, buffer = _cut_rows(buffer)
-                if rows:
-                    yield Rows(rows)
+        buffer = buffer + block if buffer else block
+        while buffer:
+            if rows is not None:
+                data, end, buffer = rows.cut(buffer)
+                if data:
+                    yield Rows(data)
                 if not end:
                     break
                 yield TableEnd(end)
-                is_in_table = False
+                rows = None
             else:
                 text, start, buffer = _cut_text(buffer)
                 if text:
@@ -80,9 +83,9 @@ def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
                 if start is None:
                     break
                 yield start
-                is_in_table = True
+                rows = _RowCutter()
     if buffer:
-        yield Rows(buffer[1:]) if is_in_table else Text(buffer)
+        yield Rows(buffer) if rows is not None else Text(buffer)
 
 
 def split_table(blocks: Iterable[bytes]) -> Iterator[Segment]:
@@ -98,16 +101,25 @@ def split_table(blocks: Iterable[bytes]) -> Iterator[Segment]:
             yield segment
 
 
-def _cut_rows(buffer: bytes) -> tuple[bytes, bytes, bytes]:
-    """Rows, the end line if it came, and the rest. In a table the first byte of the rest was passed on before: it shows a line's start."""
-    found = buffer.find(b"\n\\.\n")
-    if found >= 0:
-        return buffer[1 : found + 1], b"\\.\n", buffer[found + 4 :]
-    # The last bytes may be an end line that is cut in two.
-    cut = len(buffer) - 3
-    if cut <= 0:
-        return b"", b"", buffer
-    return buffer[1 : cut + 1], b"", buffer[cut:]
+class _RowCutter:
+    """Finds where a table's rows end. A block without an end passes as it is: rows are most of a dump, and copying them costs."""
+
+    def __init__(self) -> None:
+        self._is_line_start = True
+
+    def cut(self, buffer: bytes) -> tuple[bytes, bytes, bytes]:
+        """Rows, the end line if it came, and the rest: what comes after the end, or what may be the beginning of it."""
+        if self._is_line_start and _END_LINE.startswith(buffer[: len(_END_LINE)]):
+            if len(buffer) < len(_END_LINE):
+                return b"", b"", buffer
+            return b"", _END_LINE, buffer[len(_END_LINE) :]
+        # Looking for one byte is six times as fast as for four (2026-11-25: 8 and 1.3 GB/s).
+        found = buffer.find(b"\n" + _END_LINE) if b"\\" in buffer else -1
+        if found >= 0:
+            return buffer[: found + 1], _END_LINE, buffer[found + 1 + len(_END_LINE) :]
+        held = next((size for size in (2, 1) if buffer.endswith(b"\n" + _END_LINE[:size])), 0)
+        self._is_line_start = held > 0 or buffer.endswith(b"\n")
+        return (buffer[:-held], b"", buffer[-held:]) if held else (buffer, b"", b"")
 
 
 def _cut_text(buffer: bytes) -> tuple[bytes, TableStart | None, bytes]:
@@ -125,8 +137,7 @@ def _cut_text(buffer: bytes) -> tuple[bytes, TableStart | None, bytes]:
         if match is not None:
             data = match[0]
             table = TableStart(data, _unquote(match["schema"]), _unquote(match["name"]), (match["columns"] or b"").decode("utf-8", "replace"))
-            # The statement's own newline stays in front as the mark of a line's start.
-            return buffer[:start], table, buffer[match.end() - 1 :]
+            return buffer[:start], table, buffer[match.end() :]
         if b"FROM stdin;\n" in buffer[start:] or len(buffer) - start > _STATEMENT_LIMIT_BYTES:
             position = start
             continue
@@ -172,9 +183,13 @@ class DumpFacts:
 
 
 class DumpDigest:
-    """Adds up the facts of a dump while its segments pass through `add`; `facts` tells them at the end."""
+    """Adds up the facts of a dump while its segments pass through `add`; `facts` tells them at the end.
 
-    def __init__(self) -> None:
+    With a `worker`, rows are digested on its thread while the caller goes on.
+    """
+
+    def __init__(self, worker: OrderedWorker | None = None) -> None:
+        self._worker = worker
         self._tables: list[TableFacts] = []
         self._text_digest = hashlib.sha256()
         self._text_tail = b""
@@ -189,10 +204,13 @@ class DumpDigest:
         """Takes one segment into account; returns the facts of a table when its last line has passed."""
         self._size_bytes += len(segment.data)
         if isinstance(segment, Rows):
-            self._rows += segment.data.count(b"\n")
-            self._row_bytes += len(segment.data)
-            self._row_digest.update(segment.data)
+            if self._worker is not None:
+                self._worker.submit(self._add_rows, segment.data)
+            else:
+                self._add_rows(segment.data)
             return None
+        if self._worker is not None:
+            self._worker.wait()
         if isinstance(segment, Text):
             self._add_text(segment.data)
             return None
@@ -214,6 +232,11 @@ class DumpDigest:
         digest.update(_UNSTABLE_LINES.sub(b"", self._unfinished_line))
         is_complete = self._current is None and _END.search(self._text_tail) is not None
         return DumpFacts(tuple(self._tables), digest.hexdigest(), self._size_bytes, is_complete)
+
+    def _add_rows(self, data: bytes) -> None:
+        self._rows += data.count(b"\n")
+        self._row_bytes += len(data)
+        self._row_digest.update(data)
 
     def _add_text(self, data: bytes) -> None:
         self._text_tail = (self._text_tail + data)[-4096:]

@@ -18,6 +18,7 @@ from schedgen_backups.core.dump_text import DumpDigest, split_dump
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.gzip_members import BLOCK_BYTES
 from schedgen_backups.core.model import ArtifactKind, ArtifactName
+from schedgen_backups.core.ordered_worker import OrderedWorker
 from schedgen_backups.core.records import ArchiveRecord, DumpRecord
 from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus, Figure
 
@@ -34,9 +35,9 @@ def verify_dump(path: Path, *, expected_sha256: str | None = None, observe: Obse
     digest = _FileDigest(observe)
 
     def read() -> tuple[str, dict[str, Figure]]:
-        with open_dump(path) as dump:
+        with open_dump(path) as dump, OrderedWorker("digest") as worker:
             _check_name(path, dump.record)
-            contents = DumpDigest()
+            contents = DumpDigest(worker)
             for segment in split_dump(dump.read_contents(observe=digest.update)):
                 contents.add(segment)
             facts = contents.facts()

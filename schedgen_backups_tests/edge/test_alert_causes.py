@@ -113,6 +113,7 @@ def test_an_alert_waits_for_its_channel_and_days_without_a_backup_are_told(growi
     """No channel takes the alert of the first daemon. Two days then pass for the watch: its cursor is put back with Dagster's own command."""
     site = growing_site
     site.set(BACKUP_MAX_AGE_HOURS="26")
+    run(site.application.database, ROWS.format(count=10))
     [port] = free_ports(1)
     watch = make_watch(site)
     inbox.go_down()
