@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 .DEFAULT_GOAL := help
-.PHONY: help demo ui serve test test-docker check format bench clean
+.PHONY: help demo ui serve test test-docker test-browser check format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ test: $(VENV)/.installed-dev  ## every test: unit, edge (real Dagster), integrat
 
 test-docker: $(VENV)/.installed-dev  ## the image and the compose stack; needs a Docker engine (seven minutes)
 	$(BIN)/python -m pytest schedgen_backups_tests/docker $(PYTEST_ARGS)
+
+test-browser: $(VENV)/.installed-dev  ## the Dagster UI in a browser; needs Chromium
+	$(BIN)/python -m pytest schedgen_backups_tests/browser $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev  ## linters, types, import contract, spelling
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""The Dagster UI as the operators see it; needs Chromium: `make test-browser`."""

@@ -1,0 +1,28 @@
+"""A browser page, and the site and servers of the edge's tests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from schedgen_backups_tests.edge.conftest import application, seeded_application, site, weed
+
+__all__ = ["application", "page", "seeded_application", "site", "weed"]
+PATIENCE_MILLISECONDS = 180_000
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page of the system's own Chromium."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert program is not None, "there is no Chromium here: apt-get install chromium"
+    with sync_playwright() as playwright:
+        # Not everywhere is there a kernel that lets root sandbox, nor a large /dev/shm.
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        opened = browser.new_page(viewport={"width": 1400, "height": 900})
+        opened.set_default_timeout(PATIENCE_MILLISECONDS)
+        yield opened
+        browser.close()
