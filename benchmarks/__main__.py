@@ -1,96 +1,149 @@
-"""Runs every measurement and writes the report: `make bench`, or `python -m benchmarks --quick` for a tenth of the data."""
+"""Runs the measurements and keeps them: `make bench`, or `python -m benchmarks --quick` for a twentieth of the data.
+
+Results go to benchmarks/results/DATE.json, each part of it replaced when it is measured again that day; `python -m benchmarks.report` makes
+docs/performance.md of the newest.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
+import signal
+import sys
 import tempfile
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from benchmarks import data, memory, speed
+from benchmarks import data, memory
+from benchmarks.bucket import BucketBench
+from benchmarks.database import measure_database
 from benchmarks.paired import Timing
 from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
 from schedgen_backups.core.embedded_s3 import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 
-_RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results"
 _SERVER_OPTIONS = {"shared_buffers": "256MB", "fsync": "off"}
+_PARTS = ("database", "small-objects", "large-objects", "dagster", "scale")
+_IN_DEFAULT = ("database", "small-objects", "large-objects", "dagster")
+
+
+class Bench:
+    """The servers, the folder, and how much is measured."""
+
+    def __init__(self, folder: Path, postgres: EmbeddedPostgres, s3: EmbeddedS3, *, scale: int, rounds: int) -> None:
+        self.folder, self.postgres, self.s3, self.scale, self.rounds = folder, postgres, s3, scale, rounds
+
+    def measure_database(self) -> list[dict[str, Any]]:
+        """1.2 GB: 5,000 jobs with large JSON, 5 million small rows."""
+        database = self.postgres.create_database("speed")
+        data.fill_database(database, job_count=5_000 // self.scale, events_per_job=900, row_count=5_000_000 // self.scale)
+        return _as_json(measure_database(self.postgres, database, self._make_folder("database"), rounds=self.rounds))
+
+    def measure_small_objects(self) -> list[dict[str, Any]]:
+        """20,000 objects of 100 KB."""
+        return self._measure_objects("small", f"{20_000 // self.scale} x 100 KB", 20_000 // self.scale, 100_000)
+
+    def measure_large_objects(self) -> list[dict[str, Any]]:
+        """300 PDFs of 10 MB."""
+        return self._measure_objects("large", f"{300 // self.scale} x 10 MB", 300 // self.scale, 10_000_000)
+
+    def measure_dagster(self) -> list[dict[str, Any]]:
+        """A whole command of an almost empty application: what Dagster itself takes."""
+        database, bucket = self.postgres.create_database("almost_empty"), self.s3.settings("almost-empty")
+        data.fill_database(database, job_count=1, events_per_job=1, row_count=1)
+        data.upload_small_objects(bucket, count=1, size_bytes=1024)
+        uses = [
+            memory.measure_backup("almost nothing", _make_environment(database, bucket, self.folder / f"dagster{number}"))
+            for number in range(self.rounds)
+        ]
+        return _as_json((Timing("whole command, almost no data", "schedgen-backups backup", tuple(use.seconds for use in uses), 0),))
+
+    def measure_scale(self) -> list[dict[str, Any]]:
+        """1,000,000 objects of 1 KiB and one of 50 GiB: peak memory above the idle interpreter. Takes hours and 150 GB."""
+        database = self.postgres.create_database("scale")
+        data.fill_database(database, job_count=1, events_per_job=1, row_count=1)
+        count, huge_bytes = 1_000_000 // self.scale, (50 << 30) // self.scale
+        many, huge = self.s3.settings("many"), self.s3.settings("huge")
+        data.upload_small_objects(many, count=count, size_bytes=1024)
+        data.upload_huge_object(huge, size_bytes=huge_bytes)
+        uses = [
+            memory.measure_backup(f"{count} x 1 KiB", _make_environment(database, many, self.folder / "many")),
+            memory.measure_backup(f"{count} x 1 KiB, next night", _make_environment(database, many, self.folder / "many")),
+            memory.measure_backup(f"one of {huge_bytes / (1 << 30):.1f} GiB", _make_environment(database, huge, self.folder / "huge")),
+        ]
+        return [
+            {"work": "scale", "name": use.name, "seconds": [round(use.seconds, 1)], "result_bytes": use.peak_bytes - use.idle_bytes} for use in uses
+        ]
+
+    def _measure_objects(self, name: str, shape: str, count: int, size_bytes: int) -> list[dict[str, Any]]:
+        folder = self._make_folder(name)
+        bucket = self.s3.settings(f"bench-{name}")
+        data.make_pdf_like_files(folder / "files", count=count, size_bytes=size_bytes)
+        data.upload_folder(bucket, folder / "files")
+        return _as_json(BucketBench(shape, bucket, folder / "files", folder, rounds=self.rounds).measure())
+
+    def _make_folder(self, name: str) -> Path:
+        made = self.folder / name
+        made.mkdir()
+        return made
 
 
 def main() -> None:
-    """The report is on stdout and in benchmarks/results/."""
+    """The figures are in benchmarks/results/."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the data, one round, no file")
-    parser.add_argument("--only", choices=("speed", "memory"), help="leave the other part out")
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the data, one round, nothing kept")
+    parser.add_argument("--only", choices=_PARTS, action="append", help="this part, may be given several times; default: all but scale")
+    parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
-    scale, rounds = (10, 1) if arguments.quick else (1, 3)
+    # Ended from outside, servers and folders go too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    scale, rounds = (20, 1) if arguments.quick else (1, arguments.rounds)
+    parts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="schedgen-bench-") as name:
         folder = Path(name)
-        with (
-            EmbeddedPostgres(folder / "postgres", server_options=_SERVER_OPTIONS) as postgres,
-            EmbeddedS3(folder / "s3") as s3,
-        ):
-            lines = [
-                (
-                    f"Measured {datetime.now(timezone.utc):%Y-%m-%d} on {os.cpu_count()} cores and {psutil.virtual_memory().total / 1e9:.0f} GB, "
-                    f"{platform.system()}, Python {platform.python_version()}; servers, contestants and disk share the machine. "
-                    f"PostgreSQL {postgres.server_version}, SeaweedFS. Speed: {rounds} rounds in turn; memory: one run each."
-                ),
-            ]
-            if arguments.only != "memory":
-                lines += _measure_speed(postgres, s3, folder, scale, rounds)
-            if arguments.only != "speed":
-                lines += _measure_memory(postgres, s3, folder, scale)
-    report = "\n".join(lines) + "\n"
-    print(report)
-    if not arguments.quick:
-        _RESULTS.mkdir(exist_ok=True)
-        part = f"-{arguments.only}" if arguments.only else ""
-        (_RESULTS / f"{datetime.now(timezone.utc):%Y-%m-%d}{part}.md").write_text(report)
+        with EmbeddedPostgres(folder / "postgres", server_options=_SERVER_OPTIONS) as postgres, EmbeddedS3(folder / "s3") as s3:
+            bench = Bench(folder, postgres, s3, scale=scale, rounds=rounds)
+            measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
+                "database": bench.measure_database,
+                "small-objects": bench.measure_small_objects,
+                "large-objects": bench.measure_large_objects,
+                "dagster": bench.measure_dagster,
+                "scale": bench.measure_scale,
+            }
+            for part in arguments.only or _IN_DEFAULT:
+                parts[part] = {"rounds": rounds, "machine": _describe_machine(postgres.server_version), "timings": measures[part]()}
+                if not arguments.quick:
+                    _keep(parts)
+    sys.stdout.write(json.dumps(parts, indent=1) + "\n")
 
 
-def _measure_speed(postgres: EmbeddedPostgres, s3: EmbeddedS3, folder: Path, scale: int, rounds: int) -> list[str]:
-    database = postgres.create_database("speed")
-    job_count, row_count, pdf_count, pdf_bytes = 5_000 // scale, 2_000_000 // scale, 100 // min(scale, 5), 5_000_000
-    data.fill_database(database, job_count=job_count, events_per_job=500, row_count=row_count)
-    files = folder / "files"
-    data.make_pdf_like_files(files, count=pdf_count, size_bytes=pdf_bytes)
-    bucket = s3.settings("speed")
-    data.upload_folder(bucket, files)
-    timings = speed.measure_database(database, folder, rounds=rounds, server_major=postgres.server_version)
-    lines = ["", f"Database: {job_count} jobs with large JSON and {row_count} small rows.", *_draw(timings)]
-    timings = speed.measure_bucket(bucket, files, folder, rounds=rounds)
-    lines += ["", f"Bucket: {pdf_count} PDF-like objects of {pdf_bytes / 1e6:.0f} MB.", *_draw(timings)]
-    timings = speed.measure_verification(folder, database.database, bucket.bucket, rounds=rounds)
-    return [*lines, "", "Verifying both files.", *_draw(timings)]
+def _keep(parts: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{datetime.now(timezone.utc):%Y-%m-%d}.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**before, **parts}, indent=1) + "\n", encoding="utf-8")
 
 
-def _measure_memory(postgres: EmbeddedPostgres, s3: EmbeddedS3, folder: Path, scale: int) -> list[str]:
-    database = postgres.create_database("memory")
-    data.fill_database(database, job_count=1_000, events_per_job=100, row_count=100_000)
-    object_count, huge_bytes = 100_000 // scale, (2 << 30) // scale
-    many, huge = s3.settings("many"), s3.settings("huge")
-    data.upload_small_objects(many, count=object_count, size_bytes=1024)
-    data.upload_huge_object(huge, size_bytes=huge_bytes)
-    uses = [
-        memory.measure_backup(f"{object_count} objects of 1 KiB", _make_environment(database, many, folder / "many")),
-        memory.measure_backup(f"one object of {huge_bytes / (1 << 30):.1f} GiB", _make_environment(database, huge, folder / "huge")),
-    ]
-    header = ["", "| whole backup | MiB above idle | MiB idle | seconds |", "| --- | ---: | ---: | ---: |"]
-    return [*header, *(use.describe() for use in uses)]
+def _describe_machine(server_version: int) -> str:
+    return (
+        f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB, {platform.system()}, Python {platform.python_version()}, "
+        f"PostgreSQL {server_version} and SeaweedFS on the same machine and disk"
+    )
 
 
-def _draw(timings: tuple[Timing, ...]) -> list[str]:
-    header = ["", "| | seconds: median (lowest to highest) | times as fast as the script | MB |", "| --- | --- | ---: | ---: |"]
-    return [*header, *(timing.describe(timings[0]) for timing in timings)]
+def _as_json(timings: tuple[Timing, ...]) -> list[dict[str, Any]]:
+    return [timing.to_json() for timing in timings]
 
 
 def _make_environment(database: DatabaseSettings, bucket: BucketSettings, folder: Path) -> dict[str, str]:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     return {
         "DAGSTER_HOME": str(folder / "dagster"),
         "POSTGRES_HOST": database.host,

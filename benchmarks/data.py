@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 import urllib3
 from minio import Minio
+from minio.deleteobjects import DeleteObject
 
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 
@@ -56,6 +57,10 @@ def fill_database(settings: DatabaseSettings, *, job_count: int, events_per_job:
             f"FROM generate_series(1, {row_count}) AS i"
         )
         cursor.execute("ALTER TABLE event ADD PRIMARY KEY (id)")
+        cursor.execute("CREATE INDEX ON event (token)")
+        cursor.execute("CREATE INDEX ON event (at)")
+        cursor.execute("CREATE INDEX ON jobs (status)")
+        cursor.execute("CREATE TABLE users AS SELECT i AS id, md5(i::text) AS name FROM generate_series(1, 1000) AS i")
         connection.commit()
         row = cursor.execute("SELECT pg_database_size(current_database())").fetchone()
     return int(row[0]) if row else 0
@@ -76,6 +81,33 @@ def upload_folder(settings: BucketSettings, folder: Path) -> None:
         client.make_bucket(settings.bucket)
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(lambda path: client.fput_object(settings.bucket, f"uploads/{path.name}", str(path)), folder.iterdir()))
+
+
+def change_files(folder: Path, settings: BucketSettings, *, share: float) -> None:
+    """So many of the files have other bytes of the same size, on the disk and in the bucket."""
+    paths = sorted(folder.iterdir())
+    with _client(settings) as client:
+        for path in paths[:: max(1, int(1 / share))]:
+            data = path.read_bytes()
+            path.write_bytes(data[:-64] + os.urandom(64))
+            client.fput_object(settings.bucket, f"uploads/{path.name}", str(path))
+
+
+def presign(settings: BucketSettings) -> Iterator[str]:
+    """Yields an address for each object, for programs that know nothing of S3."""
+    with _client(settings) as client:
+        for entry in client.list_objects(settings.bucket, recursive=True):
+            yield client.presigned_get_object(settings.bucket, entry.object_name or "")
+
+
+def renew_bucket(settings: BucketSettings) -> None:
+    """The bucket is there and holds nothing."""
+    with _client(settings) as client:
+        if client.bucket_exists(settings.bucket):
+            names = [DeleteObject(entry.object_name or "") for entry in client.list_objects(settings.bucket, recursive=True)]
+            assert list(client.remove_objects(settings.bucket, names)) == []
+        else:
+            client.make_bucket(settings.bucket)
 
 
 def upload_small_objects(settings: BucketSettings, *, count: int, size_bytes: int) -> None:

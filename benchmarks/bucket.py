@@ -1,0 +1,150 @@
+"""The bucket: captured against GETs whose bodies are thrown away, the script's tar, restic and rclone; the next night; restored; verified; one PDF.
+
+The script, restic and tar read the files from the disk, as today; ours, curl and rclone ask the S3 server. A peer that is not on the machine is
+left out. Data are made by `data`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Event
+
+from benchmarks import data
+from benchmarks.database import OURS, forget, make_point_ids
+from benchmarks.paired import Contestant, Timing, run_in_turn
+from benchmarks.shell import has_program, run_shell, size_of
+from schedgen_backups.core.archive_file import open_archive
+from schedgen_backups.core.bucket_restore import restore_bucket
+from schedgen_backups.core.capture import take_bucket_archive
+from schedgen_backups.core.catalog import Catalog
+from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
+from schedgen_backups.core.object_selection import select_keys
+from schedgen_backups.core.settings import BackupSettings, BucketSettings
+from schedgen_backups.core.verify import verify_archive
+
+CURL = "curl, bodies thrown away (limit)"
+SCRIPT, STOCK_VERIFY = "tar czf of the files (the script)", "gzip -t, tar -tzf (the script)"
+RESTIC, RCLONE_TAR, RCLONE_RESTIC = "restic of the files", "rclone copy + tar", "rclone sync + restic"
+COPY = "cp of the archive"
+
+
+class BucketBench:
+    """One bucket whose objects are files on the disk as well, and everything that is measured on it."""
+
+    def __init__(self, shape: str, settings: BucketSettings, files: Path, folder: Path, *, rounds: int) -> None:
+        self.shape, self.settings, self.files, self.folder, self.rounds = shape, settings, files, folder, rounds
+        self.catalog = Catalog(folder / "points")
+        self.catalog.prepare()
+        self.options = BackupSettings(self.catalog.directory, download_threads=16)
+        self._ids = make_point_ids()
+        self._newest: list[RecoveryPointId] = []
+        self._restic = {"RESTIC_REPOSITORY": str(folder / "restic"), "RESTIC_PASSWORD": "benchmark", "RESTIC_CACHE_DIR": str(folder / "cache")}
+        self._rclone = {
+            "RCLONE_CONFIG_S3_TYPE": "s3",
+            "RCLONE_CONFIG_S3_PROVIDER": "Other",
+            "RCLONE_CONFIG_S3_ENDPOINT": f"http://{settings.endpoint}",
+            "RCLONE_CONFIG_S3_ACCESS_KEY_ID": settings.access_key,
+            "RCLONE_CONFIG_S3_SECRET_ACCESS_KEY": settings.secret_key,
+            "RCLONE_CONFIG_S3_REGION": settings.region,
+        }
+
+    def measure(self) -> tuple[Timing, ...]:
+        """First night, next night, restore, verification and one object."""
+        first = run_in_turn(f"{self.shape}: first night", self._first_night(), rounds=self.rounds)
+        data.change_files(self.files, self.settings, share=0.01)
+        return (*first, *self._measure_next_night(), *self._measure_restore(), *self._measure_verification(), *self._measure_one())
+
+    def _first_night(self) -> dict[str, Contestant]:
+        script = self.folder / "script.tar.gz"
+        contestants = {
+            CURL: Contestant(self._fetch, self._write_addresses),
+            OURS: Contestant(self._capture, self._forget_all),
+            SCRIPT: Contestant(lambda: (run_shell(f"tar czf '{script}' -C '{self.files}' ."), size_of(script))[1]),
+        }
+        if has_program("restic"):
+            contestants[RESTIC] = Contestant(self._back_up_with_restic, self._make_repository)
+        if has_program("rclone"):
+            contestants[RCLONE_TAR] = Contestant(self._copy_and_tar, lambda: run_shell(f"rm -rf '{self.folder}/copy'"))
+        return contestants
+
+    def _measure_next_night(self) -> tuple[Timing, ...]:
+        earlier = self._newest[-1]
+        contestants = {
+            OURS: Contestant(self._capture, lambda: forget(self.catalog, [earlier])),
+            COPY: Contestant(lambda: (run_shell(f"cp '{self._path_of(earlier)}' '{self.folder}/copied'; sync '{self.folder}/copied'"), 0)[1]),
+        }
+        if has_program("restic"):
+            contestants[RESTIC] = Contestant(self._back_up_with_restic)
+        if has_program("rclone") and has_program("restic"):
+            contestants[RCLONE_RESTIC] = Contestant(self._sync_and_back_up)
+        # Only once: the second time nothing would have changed for restic.
+        return run_in_turn(f"{self.shape}: next night, 1 % changed", contestants, rounds=1)
+
+    def _measure_restore(self) -> tuple[Timing, ...]:
+        target = self.settings.with_bucket(f"{self.settings.bucket}-restored")
+
+        def restore() -> int:
+            restore_bucket(self._path_of(self._newest[-1]), target, self.options, overwrite=False, stop=Event())
+            return 0
+
+        return run_in_turn(f"{self.shape}: restore", {OURS: Contestant(restore, lambda: data.renew_bucket(target))}, rounds=self.rounds)
+
+    def _measure_verification(self) -> tuple[Timing, ...]:
+        path = self._path_of(self._newest[-1])
+
+        def verify() -> int:
+            assert all(result.is_passed for result in verify_archive(path))
+            return 0
+
+        stock = Contestant(lambda: (run_shell(f"gzip -t '{path}' && tar -tzf '{path}' > /dev/null"), 0)[1])
+        return run_in_turn(f"{self.shape}: verify", {STOCK_VERIFY: stock, OURS: Contestant(verify)}, rounds=self.rounds)
+
+    def _measure_one(self) -> tuple[Timing, ...]:
+        path = self._path_of(self._newest[-1])
+        with open_archive(path) as archive:
+            keys = [entry.key for entry in archive.read_entries()]
+
+        def read() -> int:
+            with open_archive(path) as archive:
+                (entry,), _lost = select_keys(archive, (keys[len(keys) // 2],))
+                return sum(len(block) for block in archive.read_object(entry))
+
+        return run_in_turn(f"{self.shape}: one object", {OURS: Contestant(read)}, rounds=5)
+
+    def _capture(self) -> int:
+        self._newest.append(next(self._ids))
+        return take_bucket_archive(self.catalog, self.settings, self.options, self._newest[-1]).size_bytes
+
+    def _path_of(self, point_id: RecoveryPointId) -> Path:
+        return self.catalog.get_point(point_id).get_path(ArtifactKind.BUCKET)
+
+    def _forget_all(self) -> None:
+        forget(self.catalog, [])
+
+    def _write_addresses(self) -> None:
+        lines = [f'url = "{address}"\noutput = "/dev/null"\n' for address in data.presign(self.settings)]
+        (self.folder / "curl.config").write_text("".join(lines), encoding="utf-8")
+
+    def _fetch(self) -> int:
+        run_shell(f"curl --silent --show-error --fail --parallel --parallel-max 16 --config '{self.folder}/curl.config'")
+        return 0
+
+    def _make_repository(self) -> None:
+        run_shell(f"rm -rf '{self.folder}/restic' '{self.folder}/cache'; restic init --quiet", self._restic)
+
+    def _back_up_with_restic(self) -> int:
+        run_shell(f"restic backup --quiet '{self.files}'", self._restic)
+        return size_of(self.folder / "restic")
+
+    def _copy_and_tar(self) -> int:
+        copy, packed = self.folder / "copy", self.folder / "copy.tar.gz"
+        run_shell(f"rclone copy --transfers 16 's3:{self.settings.bucket}' '{copy}' && tar czf '{packed}' -C '{copy}' .", self._rclone)
+        return size_of(packed)
+
+    def _sync_and_back_up(self) -> int:
+        copy = self.folder / "copy"
+        run_shell(
+            f"rclone sync --transfers 16 's3:{self.settings.bucket}' '{copy}' && restic backup --quiet '{self.files}'",
+            {**self._rclone, **self._restic},
+        )
+        return 0
