@@ -100,6 +100,7 @@ def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
             else min(os.cpu_count() or 1, 8)
         ),
         download_threads=reader.number("BACKUP_DOWNLOAD_THREADS", 1, _MOST_THREADS),
+        reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
         stall_timeout_seconds=reader.number("BACKUP_STALL_TIMEOUT_SECONDS", 1, 24 * 3600),
         postgres_bin_dir=Path(reader.text("PG_BIN_DIR")) if reader.text("PG_BIN_DIR") else None,
     )

@@ -49,6 +49,7 @@ VARIABLES = (
     Variable("BACKUP_ALLOW_EMPTY", "false", "true to accept a database without a single row"),
     Variable("BACKUP_COMPRESSION_THREADS", "", "threads that compress; by default one per core, at most 8"),
     Variable("BACKUP_DOWNLOAD_THREADS", "8", "objects that are read or written at the same time"),
+    Variable("BACKUP_REREAD_DAYS", "30", "after so many days an unchanged object is read again instead of copied from the last archive; 0: always"),
     Variable("BACKUP_MAX_HOURS", "6", "a backup that takes longer is ended and counts as failed"),
     Variable("BACKUP_RETENTION_DAYS", "7", "recovery points of so many days are kept, today included"),
     Variable("BACKUP_RETENTION_KEEP_LAST", "3", "so many verified points are kept however old they are"),

@@ -17,7 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import BinaryIO, cast
 
-from schedgen_backups.core.archive_file import ArchiveFileWriter, CapturedArchive, pack_object
+from schedgen_backups.core.archive_file import ArchiveFileWriter, CapturedArchive
+from schedgen_backups.core.archive_member import pack_object
 from schedgen_backups.core.capture import take_bucket_archive, take_database_dump
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.dump_file import CapturedDump, DumpFileWriter

@@ -6,64 +6,53 @@ Add what belongs to taking an archive: retries, what to do with an object that c
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, cast
 
-from schedgen_backups.core.archive_file import ArchiveFileWriter, CapturedArchive, PackedObject, pack_object
-from schedgen_backups.core.bucket import BucketClient, ListedObject, ObjectChangedError, ObjectGoneError, ObjectHead, compute_md5, new_md5
-from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
+from schedgen_backups.core.archive_file import ArchiveFileWriter, CapturedArchive
+from schedgen_backups.core.archive_member import PackedObject
+from schedgen_backups.core.bucket import BucketClient, ListedObject
+from schedgen_backups.core.errors import BucketUnreachableError, VerificationError
 from schedgen_backups.core.member_name import MemberNames
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.object_reader import IN_MEMORY_BYTES, FailedObject, GoneObject, LargeObject, ObjectReader
 from schedgen_backups.core.records import ArchiveRecord, MissedObject, ObjectEntry
+from schedgen_backups.core.reuse import CheckedObject, CopyRun, EarlierObject, EarlierObjects
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
+from schedgen_backups.core.unfinished import JOURNAL_NAME
 from schedgen_backups.core.version import TOOL_VERSION
 
-IN_MEMORY_BYTES = 16 << 20
-"""Objects up to this are read whole on one of the threads; larger ones are streamed one at a time."""
 MEMORY_BUDGET_BYTES = 64 << 20
 """Bodies that may wait for their turn; each takes up to twice its size while it is packed."""
-_ATTEMPTS = 4
-_FIRST_PAUSE_SECONDS = 0.5
 _FAILURES_IN_A_ROW = 20
 """So many objects one after the other that cannot be read are no longer about objects: the capture ends."""
 _NAMED_MISSES = 1000
 
 
-@dataclass(frozen=True)
-class _Gone:
-    """The object was there when the bucket was listed and is not there any more."""
-
-    key: str
+_Outcome = CheckedObject | PackedObject | LargeObject | GoneObject | FailedObject
 
 
 @dataclass(frozen=True)
-class _Failed:
-    """The object could not be read, however often it was tried."""
+class _Waiting:
+    """A listed object that is being read, or looked up, on a thread."""
 
-    key: str
-    error: BucketError
-
-
-@dataclass(frozen=True)
-class _TooLarge:
-    """The object does not fit into memory and must be streamed."""
-
-
-_Outcome = PackedObject | _Gone | _Failed | _TooLarge
-_Result = TypeVar("_Result")
+    listed: ListedObject
+    name: str
+    found: EarlierObject | None
+    future: Future[_Outcome]
 
 
 @dataclass
 class _Tally:
     listed: int = 0
     changed: int = 0
+    reused: int = 0
     gone: list[MissedObject] = field(default_factory=list[MissedObject])
     failed: list[MissedObject] = field(default_factory=list[MissedObject])
     gone_count: int = 0
@@ -78,19 +67,29 @@ def capture_bucket(
     file: BinaryIO,
     *,
     folder: Path,
+    earlier: Sequence[Path] = (),
+    unfinished: Sequence[Path] = (),
     is_wanted: Callable[[str], bool] = lambda _key: True,
     observe: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CapturedArchive:
     """The file holds every listed object whose key `is_wanted` and that the bucket could deliver; record and index tell of those it could not.
 
-    `folder` takes temporary data, `observe` gets each object's size. BucketError (permanent) when the bucket cannot be opened,
-    BucketUnreachableError (retryable) when the server stops answering. After an error the file's content is worthless.
+    Unchanged objects are copied from `unfinished`, staging folders of killed captures, and from the first of the `earlier` archives whose index can
+    be read. `folder` takes temporary data and the journal, `observe` gets each object's size.
+    StorageError when `folder` has no room, BucketError (permanent) when the bucket cannot be opened, BucketUnreachableError
+    (retryable) when the server stops answering. After an error the file's content is worthless.
     """
     with BucketClient(settings, threads=backup.download_threads, stall_timeout_seconds=backup.stall_timeout_seconds) as client:
         client.check_exists()
         listed_at = datetime.now(timezone.utc)
-        with ArchiveFileWriter(file, threads=backup.compression_threads, folder=folder) as writer:
-            tally = _Capture(client, writer, backup.download_threads, observe).run(is_wanted)
+        with (
+            EarlierObjects(folder, settings, reread_days=backup.reread_days) as objects,
+            ArchiveFileWriter(file, threads=backup.compression_threads, folder=folder, journal_name=JOURNAL_NAME) as writer,
+        ):
+            for path in unfinished:
+                objects.add_unfinished(path)
+            any(objects.add_archive(path) for path in earlier)
+            tally = _Capture(client, writer, objects, backup.download_threads, observe).run(is_wanted)
             return writer.finish(
                 ArchiveRecord(
                     tool_version=TOOL_VERSION,
@@ -108,6 +107,7 @@ def capture_bucket(
                     failed_count=tally.failed_count,
                     failed=tuple(tally.failed),
                     is_versioned=client.is_versioned(),
+                    reused_count=tally.reused,
                 )
             )
 
@@ -115,15 +115,20 @@ def capture_bucket(
 class _Capture:
     """One pass over the bucket: objects are read ahead on threads and appended in the listing's order."""
 
-    def __init__(self, client: BucketClient, writer: ArchiveFileWriter, threads: int, observe: Callable[[int], object]) -> None:
+    def __init__(
+        self, client: BucketClient, writer: ArchiveFileWriter, earlier: EarlierObjects, threads: int, observe: Callable[[int], object]
+    ) -> None:
         self._client = client
         self._writer = writer
+        self._earlier = earlier
+        self._copies = CopyRun(writer)
         self._threads = threads
         self._observe = observe
         self._names = MemberNames()
         self._stop = threading.Event()
+        self._reader = ObjectReader(client, self._stop)
         self._tally = _Tally()
-        self._waiting: deque[tuple[ListedObject, str, Future[_Outcome]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
 
     def run(self, is_wanted: Callable[[str], bool]) -> _Tally:
         """Every listed object whose key is wanted was appended, or is in the tally as gone or failed."""
@@ -135,31 +140,57 @@ class _Capture:
                     continue
                 self._tally.listed += 1
                 name = self._names.choose(listed.key)
-                self._waiting.append((listed, name, pool.submit(self._read_small, listed, name)))
+                found = self._earlier.find(listed, name)
+                self._waiting.append(_Waiting(listed, name, found, pool.submit(self._read_small, listed, name, found)))
                 waiting_bytes += min(listed.size_bytes, IN_MEMORY_BYTES)
                 while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > 8 * self._threads:
                     waiting_bytes -= self._append_next()
             while self._waiting:
                 self._append_next()
+            self._copies.flush()
         finally:
             self._stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
         return self._tally
 
     def _append_next(self) -> int:
-        listed, name, future = self._waiting.popleft()
-        outcome = future.result()
-        if isinstance(outcome, _TooLarge):
-            outcome = self._append_large(listed, name)
-        elif isinstance(outcome, PackedObject):
-            self._writer.add_packed(outcome)
-        self._count(outcome)
-        self._observe(listed.size_bytes)
-        return min(listed.size_bytes, IN_MEMORY_BYTES)
+        waiting = self._waiting.popleft()
+        outcome = waiting.future.result()
+        if isinstance(outcome, CheckedObject):
+            self._copies.add(outcome)
+            self._tally.reused += 1
+        else:
+            self._copies.flush()
+            if isinstance(outcome, PackedObject):
+                self._writer.add_packed(outcome)
+                self._count(outcome.entry)
+            elif not isinstance(outcome, LargeObject):
+                self._count(outcome)
+            elif waiting.found is not None and self._copy_large(waiting.found):
+                self._tally.reused += 1
+            else:
+                self._count(self._reader.stream_to(self._writer, waiting.listed, waiting.name))
+        self._observe(waiting.listed.size_bytes)
+        return min(waiting.listed.size_bytes, IN_MEMORY_BYTES)
 
-    def _count(self, outcome: PackedObject | ObjectEntry | _Gone | _Failed) -> None:
+    def _read_small(self, listed: ListedObject, name: str, found: EarlierObject | None) -> _Outcome:
+        if found is not None and listed.size_bytes <= IN_MEMORY_BYTES:
+            try:
+                return found.check()
+            except VerificationError:  # the older archive is damaged there, which its own checks tell; the bucket has the object
+                pass
+        return self._reader.read_packed(listed, name)
+
+    def _copy_large(self, found: EarlierObject) -> bool:
+        try:
+            self._writer.add_copy(found.entry, cast("BinaryIO", found.file))
+        except VerificationError:  # as above
+            return False
+        return True
+
+    def _count(self, outcome: ObjectEntry | GoneObject | FailedObject) -> None:
         tally = self._tally
-        if isinstance(outcome, _Failed):
+        if isinstance(outcome, FailedObject):
             tally.failed_count += 1
             tally.failures_in_a_row += 1
             if len(tally.failed) < _NAMED_MISSES:
@@ -171,118 +202,9 @@ class _Capture:
                 )
             return
         tally.failures_in_a_row = 0
-        if isinstance(outcome, _Gone):
+        if isinstance(outcome, GoneObject):
             tally.gone_count += 1
             if len(tally.gone) < _NAMED_MISSES:
                 tally.gone.append(MissedObject(key=outcome.key, reason="deleted after it was listed"))
             return
-        entry = outcome.entry if isinstance(outcome, PackedObject) else outcome
-        tally.changed += entry.is_changed
-
-    def _read_small(self, listed: ListedObject, name: str) -> _Outcome:
-        if listed.size_bytes > IN_MEMORY_BYTES:
-            return _TooLarge()
-
-        def read(etag: str | None) -> _Outcome:
-            with self._client.open_object(listed.key, etag=etag) as opened:
-                head = opened.head
-                if head.size_bytes > IN_MEMORY_BYTES:
-                    return _TooLarge()
-                data = b"".join(opened.read_blocks())
-            _check_body(head, len(data), compute_md5(data) if head.is_etag_md5 else "")
-            entry = self._make_entry(head, name, is_changed=bool(listed.etag) and etag is None).model_copy(
-                update={"sha256": hashlib.sha256(data).hexdigest()}
-            )
-            return pack_object(entry, data)
-
-        return self._try(listed, read)
-
-    def _append_large(self, listed: ListedObject, name: str) -> ObjectEntry | _Gone | _Failed:
-        def append(etag: str | None) -> ObjectEntry:
-            with self._client.open_object(listed.key, etag=etag) as opened:
-                head = opened.head
-            entry = self._make_entry(head, name, is_changed=bool(listed.etag) and etag is None)
-            self._writer.add_stream(entry, self._read_resuming(head))
-            return entry
-
-        return self._try(listed, append)
-
-    def _try(self, listed: ListedObject, read: Callable[[str | None], _Result]) -> _Result | _Gone | _Failed:
-        """What `read` returns, tried again after failures that may pass; a replaced object is taken as it is now."""
-        etag = listed.etag or None
-        error: BucketError = ObjectError(f"object {listed.key!r} was not read: the capture was stopped")
-        for attempt in range(_ATTEMPTS):
-            if attempt and self._stop.wait(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1)):
-                break
-            try:
-                return read(etag)
-            except ObjectGoneError:
-                return _Gone(listed.key)
-            except ObjectChangedError as changed:
-                etag = None
-                error = changed
-            except BucketError as failed:
-                error = failed
-                if not failed.is_retryable:
-                    break
-        return _Failed(listed.key, error)
-
-    def _read_resuming(self, head: ObjectHead) -> Iterator[bytes]:
-        """Yields the body, going on where it broke off; ObjectError when it does not match its ETag at the end."""
-        md5 = new_md5()
-        offset = failures = 0
-        while offset < head.size_bytes:
-            before = offset
-            try:
-                with self._client.open_object(head.key, etag=head.etag or None, offset=offset) as opened:
-                    for block in opened.read_blocks():
-                        offset += len(block)
-                        md5.update(block)
-                        yield block
-            except BucketUnreachableError:
-                failures = 0 if offset > before else failures + 1
-                if failures >= _ATTEMPTS:
-                    raise
-            else:
-                if offset == before:
-                    break
-            if self._stop.wait(_FIRST_PAUSE_SECONDS * failures):
-                break
-        _check_body(head, offset, md5.hexdigest())
-
-    def _make_entry(self, head: ObjectHead, name: str, *, is_changed: bool) -> ObjectEntry:
-        return ObjectEntry(
-            key=head.key,
-            size_bytes=head.size_bytes,
-            sha256="",
-            etag=head.etag,
-            is_etag_verified=head.is_etag_md5,
-            version_id=head.version_id,
-            modified_at=head.modified_at,
-            content_type=head.content_type,
-            headers=head.headers,
-            metadata=head.metadata,
-            tags=self._read_tags(head),
-            member_name=name,
-            is_changed=is_changed,
-            offset=0,
-            length=0,
-        )
-
-    def _read_tags(self, head: ObjectHead) -> dict[str, str]:
-        if not head.tag_count:
-            return {}
-        try:
-            return self._client.read_tags(head.key)
-        except ObjectGoneError:  # deleted just now; its bytes we have
-            return {}
-
-
-def _check_body(head: ObjectHead, size_bytes: int, md5: str) -> None:
-    if size_bytes != head.size_bytes:
-        raise ObjectError(f"object {head.key!r} came with {size_bytes} of {head.size_bytes} bytes")
-    if head.is_etag_md5 and head.etag != md5:
-        raise ObjectError(
-            f"object {head.key!r} came with other bytes than its ETag says",
-            hint="Look for a proxy or a failing disk on the S3 server's side.",
-        )
+        tally.changed += outcome.is_changed

@@ -10,7 +10,7 @@ import hashlib
 import json
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 
 from pydantic import ValidationError
 
+from schedgen_backups.core.archive_member import FILE_MODE, TAR_BLOCK_BYTES, PackedObject, check_members, make_header, make_padding
 from schedgen_backups.core.artifact_file import make_format_error, open_artifact
 from schedgen_backups.core.block_reader import BlockReader
 from schedgen_backups.core.errors import ObjectError
@@ -35,9 +36,9 @@ from schedgen_backups.core.member_name import RESERVED_FOLDER
 from schedgen_backups.core.records import ArchiveRecord, ObjectEntry
 
 INDEX_NAME = f"{RESERVED_FOLDER}/index.jsonl"
-_TAR_BLOCK_BYTES = 512
-_END_OF_ARCHIVE = b"\0" * (2 * _TAR_BLOCK_BYTES)
-_FILE_MODE = 0o600
+COPY_BYTES = 8 << 20
+"""Members that are copied from an older archive in one go; so much is in memory."""
+_END_OF_ARCHIVE = b"\0" * (2 * TAR_BLOCK_BYTES)
 
 
 @dataclass(frozen=True)
@@ -51,44 +52,18 @@ class CapturedArchive:
     """Of the file."""
 
 
-@dataclass(frozen=True)
-class PackedObject:
-    """An object as gzip members, ready to be appended."""
-
-    entry: ObjectEntry
-    members: tuple[bytes, ...]
-
-
-def pack_object(entry: ObjectEntry, data: bytes) -> PackedObject:
-    """The object as the members that an archive holds; its place in the file is still open. May run in any thread."""
-    header = make_header(entry)
-    padding = _padding(len(data))
-    if len(data) and not is_compressible(data):
-        return PackedObject(entry, (compress_member(header), store_member(data + padding)))
-    content = memoryview(b"".join((header, data, padding)))
-    blocks = range(0, len(content), BLOCK_BYTES)
-    return PackedObject(entry, tuple(compress_member(content[start : start + BLOCK_BYTES]) for start in blocks))
-
-
-def make_header(entry: ObjectEntry) -> bytes:
-    """The tar header of an object: the key and what S3 knows of it stand in pax's `comment`, which every tar passes over silently."""
-    info = tarfile.TarInfo(entry.member_name)
-    info.size = entry.size_bytes
-    info.mtime = int(entry.modified_at.timestamp())
-    info.mode = _FILE_MODE
-    described = entry.model_dump(
-        mode="json", include={"key", "etag", "version_id", "content_type", "headers", "metadata", "tags"}, exclude_defaults=True
-    )
-    info.pax_headers = {"comment": json.dumps(described, separators=(",", ":"))}
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-
 class ArchiveFileWriter:
-    """Writes an archive file: objects in the order given, then `finish`. `folder` takes the growing index."""
+    """Writes an archive file: objects in the order given, then `finish`.
 
-    def __init__(self, file: BinaryIO, *, threads: int, folder: Path) -> None:
+    The growing index is a file in `folder` without a name; with a `journal_name` it has one, and what it names is in the file, in case we are killed.
+    """
+
+    def __init__(self, file: BinaryIO, *, threads: int, folder: Path, journal_name: str = "") -> None:
+        self._file = file
         self._writer = MemberWriter(file, threads=threads)
-        self._index: BinaryIO = cast("BinaryIO", tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - closed in __exit__
+        opened = (folder / journal_name).open("x+b") if journal_name else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in __exit__
+        self._index: BinaryIO = cast("BinaryIO", opened)
+        self._is_journal = bool(journal_name)
         self.object_count = 0
         self.size_bytes = 0
 
@@ -118,12 +93,42 @@ class ArchiveFileWriter:
                     pending.clear()
             if size_bytes != entry.size_bytes:
                 raise ObjectError(f"object {entry.key!r} came with {size_bytes} bytes instead of {entry.size_bytes}")
-            self._writer.write_block(bytes(pending) + _padding(size_bytes), compress or compress_member)
+            self._writer.write_block(bytes(pending) + make_padding(size_bytes), compress or compress_member)
             self._writer.flush()
         except BaseException:
             self._writer.rollback(checkpoint)
             raise
         self._add_entry(entry.model_copy(update={"sha256": digest.hexdigest()}), checkpoint.offset)
+
+    def add_copies(self, entries: Sequence[ObjectEntry], source: int, data: bytes) -> None:
+        """Appends objects that lie one behind the other in the open file `source`; `data` holds their members, which were checked."""
+        start = self._writer.flush()
+        self._writer.copy_members(source, entries[0].offset, data)
+        for entry in entries:
+            self._add_line(entry.model_copy(update={"offset": start + entry.offset - entries[0].offset}))
+        self._sync_journal()
+
+    def add_copy(self, entry: ObjectEntry, source: BinaryIO) -> None:
+        """Appends an object of any size that lies in `source`, checked as it is copied; after a VerificationError nothing of it stays."""
+        checkpoint = self._writer.checkpoint()
+        pending = bytearray()
+        copied = 0
+
+        def copy(chunk: bytes, at_least: int = COPY_BYTES) -> None:
+            nonlocal copied
+            pending.extend(chunk)
+            if pending and len(pending) >= at_least:
+                self._writer.copy_members(source.fileno(), entry.offset + copied, bytes(pending))
+                copied += len(pending)
+                pending.clear()
+
+        try:
+            check_members(entry, read_members(source, entry.offset, entry.length, observe=copy))
+            copy(b"", at_least=0)
+        except BaseException:
+            self._writer.rollback(checkpoint)
+            raise
+        self._add_entry(entry, checkpoint.offset)
 
     def finish(self, record: ArchiveRecord) -> CapturedArchive:
         """Appends the index, whose first line is the record, and the footer."""
@@ -133,12 +138,12 @@ class ArchiveFileWriter:
         info = tarfile.TarInfo(INDEX_NAME)
         info.size = len(first_line) + index_bytes
         info.mtime = int(record.finished_at.timestamp())
-        info.mode = _FILE_MODE
+        info.mode = FILE_MODE
         self._writer.write_block(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + first_line)
         self._index.seek(0)
         while block := self._index.read(BLOCK_BYTES):
             self._writer.write_block(block)
-        self._writer.write_block(_padding(info.size) + _END_OF_ARCHIVE)
+        self._writer.write_block(make_padding(info.size) + _END_OF_ARCHIVE)
         sha256 = self._writer.finish(index_offset)
         return CapturedArchive(record, sha256, self._writer.flush())
 
@@ -151,9 +156,18 @@ class ArchiveFileWriter:
 
     def _add_entry(self, entry: ObjectEntry, start: int) -> None:
         placed = entry.model_copy(update={"offset": start, "length": self._writer.flush() - start})
+        self._add_line(placed)
+        self._sync_journal()
+
+    def _add_line(self, placed: ObjectEntry) -> None:
         self._index.write(_to_line(placed.model_dump_json(exclude_defaults=True)))
         self.object_count += 1
-        self.size_bytes += entry.size_bytes
+        self.size_bytes += placed.size_bytes
+
+    def _sync_journal(self) -> None:
+        if self._is_journal:
+            self._file.flush()
+            self._index.flush()
 
 
 class ArchiveFile:
@@ -190,7 +204,7 @@ class ArchiveFile:
         """
         reader = BlockReader(read_members(self._file, entry.offset, entry.length, observe=observe))
         try:
-            with tarfile.open(fileobj=reader, mode="r|", bufsize=_TAR_BLOCK_BYTES, encoding="utf-8", errors="surrogateescape") as tar:
+            with tarfile.open(fileobj=reader, mode="r|", bufsize=TAR_BLOCK_BYTES, encoding="utf-8", errors="surrogateescape") as tar:
                 info = tar.next()
                 if info is None or info.name != entry.member_name or info.size != entry.size_bytes or _key_of(info) != entry.key:
                     raise make_format_error(f"what lies at the place of object {entry.key!r} is something else")
@@ -203,13 +217,13 @@ class ArchiveFile:
         if digest.hexdigest() != entry.sha256:
             raise make_format_error(f"object {entry.key!r} has other bytes than were captured")
         rest = b"".join(reader.read_all())
-        if rest.strip(b"\0") or len(rest) != len(_padding(info.size)):
+        if rest.strip(b"\0") or len(rest) != len(make_padding(info.size)):
             raise make_format_error(f"something stands behind object {entry.key!r} that does not belong there")
 
     def _read_index_lines(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
         length = self.footer.footer_offset - self.footer.index_offset
         reader = BlockReader(read_members(self._file, self.footer.index_offset, length, observe=observe))
-        header = reader.read(_TAR_BLOCK_BYTES)
+        header = reader.read(TAR_BLOCK_BYTES)
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         except tarfile.TarError as error:
@@ -231,10 +245,6 @@ def open_archive(path: Path) -> AbstractContextManager[ArchiveFile]:
 
 def _key_of(info: tarfile.TarInfo) -> str:
     return str(json.loads(info.pax_headers.get("comment", "{}")).get("key"))
-
-
-def _padding(size_bytes: int) -> bytes:
-    return b"\0" * (-size_bytes % _TAR_BLOCK_BYTES)
 
 
 def _to_line(text: str) -> bytes:

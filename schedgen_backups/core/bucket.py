@@ -60,6 +60,8 @@ class ListedObject:
     key: str
     size_bytes: int
     etag: str
+    version_id: str | None
+    modified_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class ObjectHead:
     etag: str
     version_id: str | None
     modified_at: datetime
+    answered_at: datetime
+    """By the server's clock, where it tells."""
     content_type: str
     headers: dict[str, str]
     metadata: dict[str, str]
@@ -146,7 +150,8 @@ class BucketClient:
         with self.translate_errors(""):
             for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
                 if item.object_name is not None:
-                    yield ListedObject(item.object_name, item.size or 0, (item.etag or "").strip('"'))
+                    etag = (item.etag or "").strip('"')
+                    yield ListedObject(item.object_name, item.size or 0, etag, item.version_id, item.last_modified)
 
     @contextmanager
     def open_object(self, key: str, *, etag: str | None = None, offset: int = 0) -> Generator[OpenObject, None, None]:
@@ -258,12 +263,14 @@ def _read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
     etag = headers.get("ETag", "").strip('"')
     is_encrypted = any(name.lower().startswith("x-amz-server-side-encryption") for name in headers)
     modified = headers.get("Last-Modified")
+    answered = headers.get("Date")
     return ObjectHead(
         key=key,
         size_bytes=offset + int(headers.get("Content-Length") or 0),
         etag=etag,
         version_id=headers.get("x-amz-version-id"),
         modified_at=parsedate_to_datetime(modified) if modified else datetime.fromtimestamp(0, timezone.utc),
+        answered_at=parsedate_to_datetime(answered) if answered else datetime.now(timezone.utc),
         content_type=headers.get("Content-Type", ""),
         headers={name: headers[name] for name in _KEPT_HEADERS if name in headers},
         metadata={name.lower().removeprefix(_METADATA_PREFIX): value for name, value in headers.items() if name.lower().startswith(_METADATA_PREFIX)},

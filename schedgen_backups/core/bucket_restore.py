@@ -16,11 +16,11 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
-from schedgen_backups.core.archive import IN_MEMORY_BYTES
 from schedgen_backups.core.archive_file import open_archive
 from schedgen_backups.core.block_reader import BlockReader
 from schedgen_backups.core.bucket import BucketClient, ObjectGoneError
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
+from schedgen_backups.core.object_reader import IN_MEMORY_BYTES
 from schedgen_backups.core.records import ObjectEntry
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
 from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus, Figure

@@ -22,6 +22,7 @@ from schedgen_backups.core.errors import BackupError, ConfigurationError, Storag
 from schedgen_backups.core.gzip_members import read_footer
 from schedgen_backups.core.lock import DirectoryLock
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, FrozenModel, Manifest, RecoveryPointId
+from schedgen_backups.core.unfinished import find_unfinished
 from schedgen_backups.core.verification import ClaimResult, Verification
 
 STAGING_NAME = ".staging"
@@ -111,16 +112,15 @@ class Catalog:
             ) from error
 
     def sweep_staging(self) -> tuple[str, ...]:
-        """What dead runs left in the staging folder is gone; returns the names. Only with the lock held."""
+        """What dead runs left in the staging folder is gone, but `unfinished` archives; returns the names. Only with the lock held."""
         staging = self.directory / STAGING_NAME
-        names = tuple(sorted(path.name for path in staging.iterdir())) if staging.is_dir() else ()
-        for name in names:
-            path = staging / name
+        left = sorted(set(staging.glob("*")) - set(find_unfinished(staging)))
+        for path in left:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        return names
+        return tuple(path.name for path in left)
 
     @contextmanager
     def stage(self, name: str) -> Generator[Path, None, None]:

@@ -8,6 +8,7 @@ an object or a table makes that object or table readable alone. Here live the me
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -165,6 +166,18 @@ class MemberWriter:
         self._waiting.append(member)
         self._drain(self._limit)
 
+    def copy_members(self, source: int, offset: int, data: bytes) -> None:
+        """Appends whole members that lie at `offset` of the open file `source` and that `data` holds: the kernel copies them where it can.
+
+        The digest is taken of `data`, which the caller has checked; a source that changes meanwhile is seen when the file is verified.
+        """
+        self.flush()
+        if not self._copy_in_kernel(source, offset, len(data)):
+            self._file.seek(self._offset)
+            self._file.write(data)
+        self._digest.update(data)
+        self._offset += len(data)
+
     def call_at_position(self, receive: Callable[[int], None]) -> None:
         """Calls `receive` with the offset in the file at which the next member starts, once that is known."""
         self._waiting.append(_Mark(receive))
@@ -210,6 +223,22 @@ class MemberWriter:
                 entry.receive(self._offset)
             else:
                 self._append(entry if isinstance(entry, bytes) else entry.result())
+
+    def _copy_in_kernel(self, source: int, offset: int, length: int) -> bool:
+        if not hasattr(os, "copy_file_range"):
+            return False
+        self._file.flush()
+        done = 0
+        try:
+            while done < length:
+                copied = os.copy_file_range(source, self._file.fileno(), length - done, offset + done, self._offset + done)
+                if copied == 0:
+                    return False
+                done += copied
+        except OSError:  # another file system, or one that cannot; a disk that is full says so again when the bytes are written
+            return False
+        self._file.seek(self._offset + length)
+        return True
 
     def _append(self, member: bytes) -> None:
         self._file.write(member)

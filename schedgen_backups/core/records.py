@@ -93,6 +93,8 @@ class ObjectEntry(FrozenModel):
     metadata: dict[str, str] = {}
     """User metadata, names without `x-amz-meta-`."""
     tags: dict[str, str] = {}
+    read_at: AwareDatetime | None = None
+    """When the bytes were last read from the bucket, by the S3 server's clock; earlier than the archive where it was copied from an older one."""
     member_name: str
     """Name in the tar file; differs from the key where the key cannot be a path."""
     is_changed: bool = False

@@ -79,6 +79,8 @@ class BackupSettings:
     download_threads: int = 8
     stall_timeout_seconds: int = 600
     """No byte for this long from pg_dump, psql or the S3 server means that it hangs."""
+    reread_days: int = 30
+    """An unchanged object is copied from archive to archive for less than so many days, then read from the bucket again; 0 means each time."""
     postgres_bin_dir: Path | None = None
     """A folder with pg_dump, psql and pg_dumpall that goes before every other one."""
 

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schedgen_backups.core.archive_file import INDEX_NAME, ArchiveFile, ArchiveFileWriter, make_header, open_archive, pack_object
+from schedgen_backups.core.archive_file import INDEX_NAME, ArchiveFile, ArchiveFileWriter, open_archive
+from schedgen_backups.core.archive_member import make_header, pack_object
 from schedgen_backups.core.dump_file import open_dump
 from schedgen_backups.core.errors import ObjectError, VerificationError
 from schedgen_backups.core.records import ObjectEntry

@@ -17,12 +17,12 @@ from minio.commonconfig import ENABLED, Tags
 from minio.error import S3Error
 from minio.versioningconfig import VersioningConfig
 
-from schedgen_backups.core.archive import IN_MEMORY_BYTES
 from schedgen_backups.core.archive_file import open_archive
 from schedgen_backups.core.bucket_restore import compare_bucket, restore_bucket
 from schedgen_backups.core.catalog import Catalog, PointState
 from schedgen_backups.core.live import LiveApplication
 from schedgen_backups.core.model import Origin, RecoveryPointId
+from schedgen_backups.core.object_reader import IN_MEMORY_BYTES
 from schedgen_backups.core.records import ArchiveRecord, ObjectEntry
 from schedgen_backups.core.restore import RestoreRequest, restore_point
 from schedgen_backups.core.sealing import seal_point

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from schedgen_backups.core.archive import IN_MEMORY_BYTES
 from schedgen_backups.core.archive_file import open_archive
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError
 from schedgen_backups.core.loopback import free_ports
+from schedgen_backups.core.object_reader import IN_MEMORY_BYTES
 from schedgen_backups.core.records import ArchiveRecord
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.verification import ClaimStatus
@@ -34,7 +34,7 @@ BODIES = {f"{number}.pdf": make_noise(3000 + number, number) for number in range
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schedgen_backups.core.archive._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("schedgen_backups.core.object_reader._FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(urllib3.Retry, "get_backoff_time", lambda _retry: 0.0)
 
 

@@ -1,0 +1,165 @@
+"""Reads one listed object so that it can be archived: tries again what may pass, takes a replaced object as it is now, compares with the ETag.
+
+Add here what can happen to one object while it is read. The order of objects and what their failures mean together is `archive`'s business, how S3 is
+asked `bucket`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from schedgen_backups.core.archive_file import ArchiveFileWriter
+from schedgen_backups.core.archive_member import PackedObject, pack_object
+from schedgen_backups.core.bucket import BucketClient, ListedObject, ObjectChangedError, ObjectGoneError, ObjectHead, compute_md5, new_md5
+from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
+from schedgen_backups.core.records import ObjectEntry
+
+IN_MEMORY_BYTES = 16 << 20
+"""Objects up to this are read whole on one of the threads; larger ones are streamed one at a time."""
+_ATTEMPTS = 4
+_FIRST_PAUSE_SECONDS = 0.5
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class GoneObject:
+    """The object was there when the bucket was listed and is not there any more."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class FailedObject:
+    """The object could not be read, however often it was tried."""
+
+    key: str
+    error: BucketError
+
+
+@dataclass(frozen=True)
+class LargeObject:
+    """The object does not fit into memory and must be streamed."""
+
+
+class ObjectReader:
+    """Reads objects of one bucket, on any thread, until `stop` is set."""
+
+    def __init__(self, client: BucketClient, stop: threading.Event) -> None:
+        self._client = client
+        self._stop = stop
+
+    def read_packed(self, listed: ListedObject, name: str) -> PackedObject | LargeObject | GoneObject | FailedObject:
+        """The object as members, when it is small enough."""
+        if listed.size_bytes > IN_MEMORY_BYTES:
+            return LargeObject()
+
+        def read(etag: str | None) -> PackedObject | LargeObject:
+            with self._client.open_object(listed.key, etag=etag) as opened:
+                head = opened.head
+                if head.size_bytes > IN_MEMORY_BYTES:
+                    return LargeObject()
+                data = b"".join(opened.read_blocks())
+            _check_body(head, len(data), compute_md5(data) if head.is_etag_md5 else "")
+            entry = self._make_entry(head, name, is_changed=bool(listed.etag) and etag is None).model_copy(
+                update={"sha256": hashlib.sha256(data).hexdigest()}
+            )
+            return pack_object(entry, data)
+
+        return self._try(listed, read)
+
+    def stream_to(self, writer: ArchiveFileWriter, listed: ListedObject, name: str) -> ObjectEntry | GoneObject | FailedObject:
+        """The object is in the archive, block by block; nothing of it is when it is gone or failed."""
+
+        def append(etag: str | None) -> ObjectEntry:
+            with self._client.open_object(listed.key, etag=etag) as opened:
+                head = opened.head
+            entry = self._make_entry(head, name, is_changed=bool(listed.etag) and etag is None)
+            writer.add_stream(entry, self._read_resuming(head))
+            return entry
+
+        return self._try(listed, append)
+
+    def _try(self, listed: ListedObject, read: Callable[[str | None], _Result]) -> _Result | GoneObject | FailedObject:
+        """What `read` returns, tried again after failures that may pass; a replaced object is taken as it is now."""
+        etag = listed.etag or None
+        error: BucketError = ObjectError(f"object {listed.key!r} was not read: the capture was stopped")
+        for attempt in range(_ATTEMPTS):
+            if attempt and self._stop.wait(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1)):
+                break
+            try:
+                return read(etag)
+            except ObjectGoneError:
+                return GoneObject(listed.key)
+            except ObjectChangedError as changed:
+                etag = None
+                error = changed
+            except BucketError as failed:
+                error = failed
+                if not failed.is_retryable:
+                    break
+        return FailedObject(listed.key, error)
+
+    def _read_resuming(self, head: ObjectHead) -> Iterator[bytes]:
+        """Yields the body, going on where it broke off; ObjectError when it does not match its ETag at the end."""
+        md5 = new_md5()
+        offset = failures = 0
+        while offset < head.size_bytes:
+            before = offset
+            try:
+                with self._client.open_object(head.key, etag=head.etag or None, offset=offset) as opened:
+                    for block in opened.read_blocks():
+                        offset += len(block)
+                        md5.update(block)
+                        yield block
+            except BucketUnreachableError:
+                failures = 0 if offset > before else failures + 1
+                if failures >= _ATTEMPTS:
+                    raise
+            else:
+                if offset == before:
+                    break
+            if self._stop.wait(_FIRST_PAUSE_SECONDS * failures):
+                break
+        _check_body(head, offset, md5.hexdigest())
+
+    def _make_entry(self, head: ObjectHead, name: str, *, is_changed: bool) -> ObjectEntry:
+        return ObjectEntry(
+            key=head.key,
+            size_bytes=head.size_bytes,
+            sha256="",
+            etag=head.etag,
+            is_etag_verified=head.is_etag_md5,
+            version_id=head.version_id,
+            modified_at=head.modified_at,
+            read_at=head.answered_at,
+            content_type=head.content_type,
+            headers=head.headers,
+            metadata=head.metadata,
+            tags=self._read_tags(head),
+            member_name=name,
+            is_changed=is_changed,
+            offset=0,
+            length=0,
+        )
+
+    def _read_tags(self, head: ObjectHead) -> dict[str, str]:
+        if not head.tag_count:
+            return {}
+        try:
+            return self._client.read_tags(head.key)
+        except ObjectGoneError:  # deleted just now; its bytes we have
+            return {}
+
+
+def _check_body(head: ObjectHead, size_bytes: int, md5: str) -> None:
+    if size_bytes != head.size_bytes:
+        raise ObjectError(f"object {head.key!r} came with {size_bytes} of {head.size_bytes} bytes")
+    if head.is_etag_md5 and head.etag != md5:
+        raise ObjectError(
+            f"object {head.key!r} came with other bytes than its ETag says",
+            hint="Look for a proxy or a failing disk on the S3 server's side.",
+        )

@@ -1,0 +1,213 @@
+"""Finds the objects of a bucket's listing that an older archive holds unchanged, and gives their members after looking at every byte of them.
+
+Add a rule to `EarlierObjects.find` when something besides key, size, ETag and time tells that an object changed. Nothing here may end a capture: an
+older archive that is damaged, cut short or gone only costs the time of asking the bucket. Nothing is held in memory per object.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from schedgen_backups.core.archive_file import COPY_BYTES, ArchiveFile, ArchiveFileWriter
+from schedgen_backups.core.archive_member import check_members
+from schedgen_backups.core.bucket import ListedObject
+from schedgen_backups.core.errors import StorageError, VerificationError
+from schedgen_backups.core.gzip_members import read_members
+from schedgen_backups.core.member_name import digest_name
+from schedgen_backups.core.records import ObjectEntry
+from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.core.unfinished import find_archive, read_journal
+
+_DATABASE_NAME = "earlier.sqlite"
+_SETTLED = timedelta(seconds=2)
+"""Last-Modified has whole seconds: an object that was read so soon after it was written may have been written once more in the same second."""
+_CLOCK_ERROR = timedelta(days=1)
+_OVERHEAD_BYTES = 1 << 20
+"""More than a header and the frames of its members ever add to an object's bytes."""
+
+
+class EarlierFile(io.FileIO):
+    """An older archive that is open for reading; what the disk refuses is a VerificationError, as other damage is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As `FileIO.read`."""
+        with _explain_disk():
+            return super().read(-1 if size is None else size) or b""
+
+    def read_range(self, offset: int, length: int) -> bytes:
+        """The bytes of this range, fewer at the file's end. May be called from several threads."""
+        with _explain_disk():
+            return os.pread(self.fileno(), length, offset)
+
+
+@dataclass(frozen=True)
+class EarlierObject:
+    """An object of an older archive that the listing calls unchanged; its bytes nobody has looked at yet."""
+
+    entry: ObjectEntry
+    file: EarlierFile
+
+    def check(self) -> CheckedObject:
+        """Its members, which are this object to the byte; VerificationError otherwise. For objects that fit into memory."""
+        data = self.file.read_range(self.entry.offset, self.entry.length)
+        check_members(self.entry, read_members(io.BytesIO(data), 0, self.entry.length))
+        return CheckedObject(self, data)
+
+
+@dataclass(frozen=True)
+class CheckedObject:
+    """An unchanged object with its members."""
+
+    earlier: EarlierObject
+    data: bytes
+
+
+class EarlierObjects:
+    """The objects of older archives of one bucket, to be looked up by key; a context manager. For one thread."""
+
+    def __init__(self, folder: Path, settings: BucketSettings, *, reread_days: int) -> None:
+        self._settings = settings
+        self._limit = timedelta(days=reread_days)
+        self._now = datetime.now(timezone.utc)
+        self._files: list[EarlierFile] = []
+        self._path = folder / _DATABASE_NAME
+        with self._explain_database():
+            self._database = sqlite3.connect(self._path, isolation_level=None)
+            # By key, so that a listing in the order of keys reads on where it was; a crash may lose all of it.
+            self._database.executescript(
+                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;"
+                "CREATE TABLE objects (key BLOB PRIMARY KEY, file INTEGER NOT NULL, entry BLOB NOT NULL) WITHOUT ROWID;"
+            )
+
+    def add_archive(self, path: Path) -> bool:
+        """What the archive holds can be found, where nothing added before has it; whether its whole index could be read."""
+        if not self._limit:
+            return True
+        try:
+            file = self._open(path)
+            archive = ArchiveFile(cast("BinaryIO", file))
+            record = archive.record
+            if (record.endpoint, record.bucket) != (self._settings.endpoint, self._settings.bucket):
+                return False
+            self._add(archive.read_entries())
+        except (VerificationError, OSError):  # the bucket has the objects; the checks of that archive tell what is wrong with it
+            return False
+        return True
+
+    def add_unfinished(self, folder: Path) -> None:
+        """What the unfinished archive in this staging folder holds can be found, where nothing added before has it."""
+        path = find_archive(folder, self._settings)
+        if path is None or not self._limit:
+            return
+        try:
+            self._open(path)
+            self._add(read_journal(folder))
+        except OSError:  # as above
+            return
+
+    def find(self, listed: ListedObject, member_name: str) -> EarlierObject | None:
+        """The object as an older archive has it, when nothing in the listing tells that it is another one now; None otherwise."""
+        with self._explain_database():
+            row: tuple[int, bytes] | None = self._database.execute("SELECT file, entry FROM objects WHERE key = ?", (_to_key(listed.key),)).fetchone()
+        if row is None or listed.modified_at is None or not listed.etag:
+            return None
+        entry = ObjectEntry.model_validate_json(row[1])
+        there = (entry.key, entry.size_bytes, entry.etag, entry.member_name, entry.modified_at)
+        expected = (listed.key, listed.size_bytes, listed.etag, member_name, listed.modified_at.replace(microsecond=0))
+        if there != expected or (listed.version_id and listed.version_id != entry.version_id):
+            return None
+        if entry.read_at is None or entry.read_at - entry.modified_at < _SETTLED or not self._is_fresh(entry.key, self._now - entry.read_at):
+            return None
+        if entry.length > entry.size_bytes + entry.size_bytes // 1000 + _OVERHEAD_BYTES:
+            return None
+        return EarlierObject(entry.model_copy(update={"is_changed": False}), self._files[row[0]])
+
+    def close(self) -> None:
+        """The older archives are closed and the lookup is gone. Safe to call twice."""
+        self._database.close()
+        self._path.unlink(missing_ok=True)
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> EarlierObjects:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _is_fresh(self, key: str, age: timedelta) -> bool:
+        # Each key has its own day in the second half of the time, so that one night does not read the whole bucket.
+        share = digest_name(key)[0] / 512
+        return -_CLOCK_ERROR < age < self._limit * (0.5 + share)
+
+    def _open(self, path: Path) -> EarlierFile:
+        file = EarlierFile(path)
+        self._files.append(file)
+        return file
+
+    def _add(self, entries: Iterable[ObjectEntry]) -> None:
+        number = len(self._files) - 1
+        rows = ((_to_key(entry.key), number, entry.model_dump_json(exclude_defaults=True)) for entry in entries)
+        with self._explain_database():
+            self._database.execute("BEGIN")
+            try:
+                self._database.executemany("INSERT OR IGNORE INTO objects VALUES (?, ?, ?)", rows)
+            finally:
+                self._database.execute("COMMIT")
+
+    @contextmanager
+    def _explain_database(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StorageError(f"{self._path} cannot be written: {error}", hint="Is the disk of BACKUP_DIR full? Nothing was published.") from error
+
+
+class CopyRun:
+    """Gathers checked objects that lie one behind the other, and appends them to the new archive in long runs."""
+
+    def __init__(self, writer: ArchiveFileWriter) -> None:
+        self._writer = writer
+        self._waiting: list[CheckedObject] = []
+        self._size_bytes = 0
+
+    def add(self, checked: CheckedObject) -> None:
+        """The object follows those given before, once `flush` was called."""
+        if self._waiting and (self._size_bytes + len(checked.data) > COPY_BYTES or not self._is_next(checked.earlier)):
+            self.flush()
+        self._waiting.append(checked)
+        self._size_bytes += len(checked.data)
+
+    def flush(self) -> None:
+        """Everything that was added is in the new archive."""
+        if not self._waiting:
+            return
+        entries = [checked.earlier.entry for checked in self._waiting]
+        data = b"".join(checked.data for checked in self._waiting)
+        self._writer.add_copies(entries, self._waiting[0].earlier.file.fileno(), data)
+        self._waiting.clear()
+        self._size_bytes = 0
+
+    def _is_next(self, earlier: EarlierObject) -> bool:
+        last = self._waiting[-1].earlier
+        return last.file is earlier.file and last.entry.offset + last.entry.length == earlier.entry.offset
+
+
+@contextmanager
+def _explain_disk() -> Generator[None, None, None]:
+    try:
+        yield
+    except OSError as error:
+        raise VerificationError(f"the file cannot be read: {error.strerror}", hint="Look at the disk.") from error
+
+
+def _to_key(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")
