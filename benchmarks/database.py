@@ -26,6 +26,7 @@ from schedgen_backups.core.verify import verify_dump
 
 CAPTURE, RESTORE, TABLE = "database capture", "database restore", "one table"
 SCRIPT, LIMIT, OURS, VERIFIED = "pg_dump \\| gzip (the script)", "pg_dump > /dev/null (limit)", "schedgen-backups", "schedgen-backups, verified"
+OURS_JOBS = "schedgen-backups --jobs 2"
 STOCK_RESTORE = "gunzip \\| psql (the script)"
 
 
@@ -99,11 +100,12 @@ def _measure_restore(postgres: EmbeddedPostgres, folder: Path, path: Path, optio
         run_shell(f"gunzip -c '{script}' | '{postgres.bin_dir}/psql' -X -q -v ON_ERROR_STOP=1", make_client_environment(target))
         return 0
 
-    def ours() -> int:
-        restore_database(path, target, options, replace_contents=False, stop=Event())
+    def ours(jobs: int) -> int:
+        restore_database(path, target, options, replace_contents=False, stop=Event(), jobs=jobs)
         return 0
 
-    return run_in_turn(RESTORE, {STOCK_RESTORE: Contestant(stock, renew), OURS: Contestant(ours, renew)}, rounds=rounds)
+    contestants = {STOCK_RESTORE: Contestant(stock, renew), OURS: Contestant(lambda: ours(1), renew), OURS_JOBS: Contestant(lambda: ours(2), renew)}
+    return run_in_turn(RESTORE, contestants, rounds=rounds)
 
 
 def _measure_table(

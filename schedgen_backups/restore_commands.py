@@ -53,6 +53,7 @@ def restore(
     into_nonempty: Annotated[
         bool, typer.Option("--into-nonempty", help="Replace what the database holds; overwrite objects of the same keys.")
     ] = False,
+    jobs: Annotated[int, typer.Option(help="Load an empty database in so many sessions: faster, and no longer one transaction.", min=1, max=64)] = 1,
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
     reason: ReasonOption = "",
@@ -67,6 +68,7 @@ def restore(
         database=read_database_target(database, environment) if database else None,
         bucket=read_bucket_target(bucket, environment) if bucket else None,
         replace_contents=into_nonempty,
+        jobs=jobs,
     )
     steps = desk.describe_whole(request, is_swap=swap)
     if not as_json:

@@ -39,6 +39,7 @@ class RestoreConfig(dg.Config):
     overwrite: bool = Field(default=False, description="Objects that are different are replaced, too.")
     into_nonempty: bool = Field(default=False, description="A whole restore may replace what the targets hold.")
     swap: bool = Field(default=False, description="Restore beside the database, compare, then exchange the names.")
+    jobs: int = Field(default=1, description="Load an empty database in so many sessions: faster, and no longer one transaction.")
     confirm: str = Field(default="", description="The name of the database or bucket that is written to; without it nothing is written.")
     safety_backup: bool = Field(default=True, description="Keep what is overwritten in BACKUP_DIR/safety first.")
     reason: str = Field(default="", description="Kept in the log of restores.")
@@ -77,6 +78,7 @@ class _Work:
             database=read_database_target(config.database, self._environment) if config.database else None,
             bucket=read_bucket_target(config.bucket, self._environment) if config.bucket else None,
             replace_contents=config.into_nonempty,
+            jobs=config.jobs,
         )
         if request.database is None and request.bucket is None:
             raise RestoreError(

@@ -24,6 +24,7 @@ from schedgen_backups.core.dump_text import DumpDigest, Text, split_dump
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.large_objects import LargeObjectFilter
 from schedgen_backups.core.ordered_worker import OrderedWorker
+from schedgen_backups.core.parallel_load import SESSION_SETTINGS, ParallelLoad, can_load_in_parallel, remove_contents
 from schedgen_backups.core.postgres import connect_database, count_user_relations, make_client_environment, translate_errors
 from schedgen_backups.core.records import DumpRecord
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
@@ -31,8 +32,6 @@ from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[^\s;]+);')
 _LOCK_SHARE = 0.5
 """How much of the server's lock table one restore may fill; the rest is for everybody else."""
-_SESSION_SETTINGS = "SET maintenance_work_mem = '256MB'; SET max_parallel_maintenance_workers = 4;\n"
-"""For this session only: indexes are sorted in memory and by several workers (PostgreSQL manual, sections 14.4.5, 19.4.1 and 19.4.6)."""
 _REMOVE_EVERYTHING = """
 DO $remove$
 DECLARE name text;
@@ -85,18 +84,28 @@ def restore_database(
     *,
     replace_contents: bool,
     stop: Event,
+    jobs: int = 1,
     observe: Callable[[int], object] = lambda _size_bytes: None,
 ) -> tuple[str, ...]:
     """The target holds the dump, and nothing else if `replace_contents`; returns notes on roles that could not be made.
 
     TargetNotEmptyError when it holds something and `replace_contents` is not set; RestoreError at the first error of psql or when `stop` is set:
-    then the target is as it was. `observe` gets the compressed bytes that were read.
+    then the target is as it was. With several `jobs` an empty target is loaded in so many sessions (see `parallel_load`). `observe` gets the
+    compressed bytes that were read.
     """
     with open_dump(dump_path) as dump:
         client, relation_count = check_database_target(dump.record, target, backup)
         if relation_count and not replace_contents:
             raise make_not_empty_error(target, relation_count)
         notes = _make_missing_roles(dump.roles, target)
+        if jobs > 1 and not relation_count and can_load_in_parallel(dump):
+            load = ParallelLoad(dump_path, target, backup, client, jobs=jobs, stop=stop, observe=observe)
+            try:
+                load.run()
+            except BaseException:
+                remove_contents(target, _REMOVE_EVERYTHING)
+                raise
+            return notes
         is_atomic = _fits_one_transaction(dump.record, target)
         try:
             with Program(
@@ -129,7 +138,7 @@ def make_not_empty_error(target: DatabaseSettings, relation_count: int) -> Targe
 
 
 def _feed(psql: Program, dump: DumpFile, *, is_atomic: bool, replace_contents: bool, stop: Event, observe: Callable[[int], object]) -> None:
-    psql.write(_SESSION_SETTINGS.encode())
+    psql.write(SESSION_SETTINGS.encode())
     if is_atomic:
         psql.write(b"BEGIN;\n")
     if replace_contents:

@@ -193,6 +193,13 @@ class DumpFile:
         end = self.tables[0].offset if self.tables else self.record.content_length
         return read_members(self._file, 0, end)
 
+    def read_rest_of_text(self) -> Iterator[bytes]:
+        """Yields everything behind the schema that is not rows: sequences, large objects, constraints, indexes and what follows."""
+        ends = [table.offset + table.length for table in self.tables]
+        starts = [table.offset for table in self.tables[1:]] + [self.record.content_length]
+        for end, start in zip(ends, starts, strict=True):
+            yield from read_members(self._file, end, start - end)
+
     def read_table(self, table: TableEntry) -> Iterator[bytes]:
         """Yields one table's COPY statement, rows and end line, reading only its bytes."""
         return read_members(self._file, table.offset, table.length)

@@ -39,6 +39,8 @@ class RestoreRequest:
     bucket: BucketSettings | None
     replace_contents: bool = False
     """Whether a target may hold something: the database is replaced as a whole, objects of the same keys are overwritten."""
+    jobs: int = 1
+    """Sessions that load an empty database; more than one give up the single transaction."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def _write(request: RestoreRequest, backup: BackupSettings, observe: Observe) ->
                     backup,
                     replace_contents=request.replace_contents,
                     stop=stop,
+                    jobs=request.jobs,
                     observe=lambda size_bytes: observe("database", size_bytes),
                 )
             if request.bucket is not None:

@@ -1,0 +1,161 @@
+"""Loads a dump into an empty database in several sessions: the schema, then tables side by side, then indexes side by side, then the rest.
+
+Several sessions cannot be one transaction: after an error everything that was made is removed again, and a load that is killed leaves a database that
+no restore takes for an empty one. So this is for databases that nobody uses yet; `database_restore` loads in one transaction otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from threading import Event
+
+from psycopg import sql
+
+from schedgen_backups.core.clients import ClientPrograms
+from schedgen_backups.core.command import Program, ProgramError
+from schedgen_backups.core.dump_file import DumpFile, open_dump
+from schedgen_backups.core.dump_text import DumpDigest, Rows, Segment, Text, split_table
+from schedgen_backups.core.errors import RestoreError, VerificationError
+from schedgen_backups.core.post_data import PostDataItem, split_post_data
+from schedgen_backups.core.postgres import connect_database, make_client_environment, translate_errors
+from schedgen_backups.core.records import TableEntry
+from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+
+SESSION_SETTINGS = "SET maintenance_work_mem = '256MB'; SET max_parallel_maintenance_workers = 4;\n"
+"""For the session of a load only: indexes are sorted in memory and by several workers (PostgreSQL manual, sections 14.4.5, 19.4.1 and 19.4.6)."""
+_RESTRICT = re.compile(rb"^\\restrict [A-Za-z0-9]+\n", re.MULTILINE)
+_UNRESTRICT = re.compile(rb"^\\unrestrict [A-Za-z0-9]+\s*\Z", re.MULTILINE)
+_HEAD = "SET statement_timeout = 0; SET lock_timeout = 0; SET check_function_bodies = false; SET xmloption = content; SET row_security = off;\n"
+"""What pg_dump sets at the head of its text (pg_backup_archiver.c, _doSetFixedOutputState), for the sessions that begin behind it."""
+
+
+class ParallelLoad:
+    """One load; `run` does it."""
+
+    def __init__(
+        self,
+        dump_path: Path,
+        target: DatabaseSettings,
+        backup: BackupSettings,
+        client: ClientPrograms,
+        *,
+        jobs: int,
+        stop: Event,
+        observe: Callable[[int], object],
+    ) -> None:
+        self._path, self._target, self._backup, self._client = dump_path, target, backup, client
+        self._jobs, self._stop, self._observe = jobs, stop, observe
+        self._encoding = ""
+        self._is_restricted = False
+
+    def run(self) -> None:
+        """The database holds the dump. RestoreError or VerificationError at the first error, or when `stop` is set.
+
+        What was made until then may still be there.
+        """
+        with open_dump(self._path) as dump:
+            contents = DumpDigest()
+            schema = b"".join(dump.read_schema())
+            rest = b"".join(dump.read_rest_of_text())
+            contents.add(Text(schema))
+            contents.add(Text(rest))
+            if contents.facts().text_sha256 != dump.record.text_sha256:
+                raise VerificationError("the schema differs from what was captured; nothing was loaded")
+            self._encoding = dump.record.encoding
+            self._is_restricted = _RESTRICT.search(schema) is not None
+            tables = sorted(dump.tables, key=lambda table: table.length, reverse=True)
+        schema = _RESTRICT.sub(b"", schema, count=1)
+        rest = _UNRESTRICT.sub(b"", rest)
+        self._run_psql((schema,))
+        self._side_by_side([lambda table=table: self._load_table(table) for table in tables])
+        items = split_post_data(schema, rest)
+        # Sequences stand before the first index, what needs indexes behind the last.
+        first = next((place for place, item in enumerate(items) if item.is_build), len(items))
+        self._run_items(items[:first])
+        self._side_by_side([lambda item=item: self._run_items((item,)) for item in items[first:] if item.is_build])
+        self._run_items(tuple(item for item in items[first:] if not item.is_build))
+
+    def _side_by_side(self, calls: list[Callable[[], None]]) -> None:
+        pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="load")
+        try:
+            done, _waiting = wait([pool.submit(call) for call in calls], return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _load_table(self, table: TableEntry) -> None:
+        with open_dump(self._path) as dump, connect_database(self._target) as connection, translate_errors(self._target):
+            connection.execute(f"SET client_encoding = '{self._encoding}'; {_HEAD}")  # type: ignore[arg-type] - pg_encoding_to_char's own word
+            contents = DumpDigest()
+            name = sql.Identifier(table.schema_name, table.name)
+            columns = sql.SQL(table.columns)  # type: ignore[arg-type] - as pg_dump quoted them
+            with connection.cursor().copy(sql.SQL("COPY {} {} FROM STDIN").format(name, columns)) as copy:
+                for segment in self._read_table(dump, table):
+                    contents.add(segment)
+                    if isinstance(segment, Rows):
+                        copy.write(segment.data)
+            if [facts.sha256 for facts in contents.facts().tables] != [table.sha256]:
+                raise VerificationError(f"the rows of {table.qualified_name} are not what was captured")
+            connection.commit()
+
+    def _read_table(self, dump: DumpFile, table: TableEntry) -> Iterator[Segment]:
+        for segment in split_table(dump.read_table(table)):
+            if self._stop.is_set():
+                raise RestoreError("the restore of the database was stopped")
+            yield segment
+        self._observe(table.length)
+
+    def _run_items(self, items: tuple[PostDataItem, ...]) -> None:
+        if self._stop.is_set():
+            raise RestoreError("the restore of the database was stopped")
+        if items:
+            head = f"{SESSION_SETTINGS}{_HEAD}SET client_encoding = '{self._encoding}'; SET search_path = '';\n"
+            self._run_psql((head.encode(), *(part for item in items for part in (item.settings, item.text))))
+
+    def _run_psql(self, texts: Iterable[bytes]) -> None:
+        # As pg_dump does: what stands between is SQL and never a command of psql (CVE-2025-8714).
+        key = secrets.token_hex(16)
+        words = [self._client.psql, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"]
+        try:
+            with Program(
+                words,
+                environment=make_client_environment(self._target),
+                stall_timeout_seconds=self._backup.stall_timeout_seconds,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+            ) as psql:
+                try:
+                    psql.write(f"\\restrict {key}\n".encode() if self._is_restricted else b"")
+                    for text in texts:
+                        psql.write(text)
+                    psql.write(f"\n\\unrestrict {key}\n".encode() if self._is_restricted else b"")
+                    psql.close_stdin()
+                except ProgramError as error:
+                    psql.wait()
+                    raise RestoreError(f"psql stopped at the first error: {psql.stderr_tail or error.message}") from error
+                if psql.wait() != 0:
+                    raise RestoreError(f"psql stopped at the first error: {psql.stderr_tail}")
+        except ProgramError as error:
+            raise RestoreError(error.message, hint=error.hint) from error
+
+
+def can_load_in_parallel(dump: DumpFile) -> bool:
+    """Whether rows and the rest of the dump can be told apart for sure, and the rest fits into memory.
+
+    Not with large objects, which are part of the rest, and not with a table that the snapshot did not count: an extension's, or the text of a
+    function that looks like one.
+    """
+    return not dump.record.large_object_count and all(table.expected_rows is not None for table in dump.tables)
+
+
+def remove_contents(target: DatabaseSettings, statement: str) -> None:
+    """The database is empty again: `statement` removed what a load that failed had made. DatabaseError when even that is refused."""
+    with connect_database(target) as connection, translate_errors(target):
+        connection.execute(statement)  # type: ignore[arg-type] - a constant of ours
+        connection.commit()

@@ -1,0 +1,123 @@
+"""A dump that is loaded in several sessions: equal for every kind of object, and empty again after any error.
+
+The load in one transaction is tested in `test_restore`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from schedgen_backups.core.catalog import Catalog
+from schedgen_backups.core.database_restore import restore_database
+from schedgen_backups.core.dump_file import DumpFile
+from schedgen_backups.core.errors import BackupError, RestoreError
+from schedgen_backups.core.parallel_load import can_load_in_parallel
+from schedgen_backups.core.post_data import split_post_data
+from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups_tests.core_support import damage, make_backup, publish_dump
+from schedgen_backups_tests.dump_support import ODDITIES, assert_equal
+from schedgen_backups_tests.servers import run
+
+pytestmark = pytest.mark.integration
+
+MAKE_PLAIN = "SELECT lo_unlink(oid) FROM pg_largeobject_metadata; DROP FUNCTION announces"
+"""Takes away what a load in several sessions leaves to the one transaction."""
+RELATIONS = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+BROKEN = """
+CREATE TABLE upper (id int PRIMARY KEY); CREATE TABLE lower (upper_id int REFERENCES upper); CREATE INDEX ON lower (upper_id);
+SET session_replication_role = replica; INSERT INTO lower VALUES (7);
+"""
+
+
+class Dumped:
+    """A dump of a database, and an empty one to load it into."""
+
+    def __init__(self, source: DatabaseSettings, target: DatabaseSettings, folder: Path) -> None:
+        self.source, self.target = source, target
+        self.catalog = Catalog(folder)
+        self.catalog.prepare()
+
+    def capture(self) -> Path:
+        return publish_dump(self.catalog, self.source)
+
+    def load(self, path: Path, *, stop: Event | None = None, observe: Callable[[int], object] = lambda _size: None) -> None:
+        options = make_backup(self.catalog.directory)
+        restore_database(path, self.target, options, replace_contents=False, stop=stop or Event(), jobs=3, observe=observe)
+
+
+@pytest.fixture
+def dumped(database: DatabaseSettings, second_database: DatabaseSettings, tmp_path: Path) -> Dumped:
+    return Dumped(database, second_database, tmp_path / "backups")
+
+
+@pytest.mark.parametrize("change", ["", MAKE_PLAIN], ids=["one transaction", "several sessions"])
+def test_every_kind_of_object_is_equal(dumped: Dumped, change: str) -> None:
+    """With large objects, and with a function that looks like a table, the load is one transaction after all."""
+    run(dumped.source, ODDITIES)
+    if change:
+        run(dumped.source, change)
+    path = dumped.capture()
+    with path.open("rb") as file:
+        assert can_load_in_parallel(DumpFile(file)) is bool(change)
+    dumped.load(path)
+    assert_equal(path, dumped.target, dumped.catalog)
+
+
+def test_every_kind_of_object_is_equal_on_an_older_server(database_17: DatabaseSettings, dumped: Dumped) -> None:
+    run(database_17, ODDITIES)
+    run(database_17, MAKE_PLAIN)
+    path = publish_dump(dumped.catalog, database_17)
+    # Its own server has the extensions; a second database there is the target.
+    name = f"{database_17.database[:40]}_loaded"
+    run(database_17, f'CREATE DATABASE "{name}" TEMPLATE template0')
+    dumped.target = database_17.with_database(name)
+    try:
+        dumped.load(path)
+        assert_equal(path, dumped.target, dumped.catalog)
+    finally:
+        run(database_17, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def test_an_error_behind_the_rows_leaves_an_empty_database(dumped: Dumped) -> None:
+    run(dumped.source, BROKEN)
+    with pytest.raises(RestoreError, match="violates foreign key constraint"):
+        dumped.load(dumped.capture())
+    assert run(dumped.target, RELATIONS) == [(0,)]
+
+
+def test_a_damaged_table_leaves_an_empty_database(dumped: Dumped) -> None:
+    run(
+        dumped.source,
+        "CREATE TABLE a AS SELECT n FROM generate_series(1, 1000) n; CREATE TABLE b AS SELECT md5(n::text) FROM generate_series(1, 9000) n",
+    )
+    path = dumped.capture()
+    good = path.read_bytes()
+    with path.open("rb") as file:
+        table = DumpFile(file).tables[-1]
+    path.write_bytes(damage(good, (table.offset + table.length // 2) * 8))
+    with pytest.raises(BackupError):
+        dumped.load(path)
+    assert run(dumped.target, RELATIONS) == [(0,)]
+
+
+def test_a_load_that_is_stopped_leaves_an_empty_database(dumped: Dumped) -> None:
+    run(dumped.source, "CREATE TABLE a AS SELECT n FROM generate_series(1, 1000) n; CREATE INDEX ON a (n)")
+    stop = Event()
+    with pytest.raises(RestoreError, match="stopped"):
+        dumped.load(dumped.capture(), stop=stop, observe=lambda _size: stop.set())
+    assert run(dumped.target, RELATIONS) == [(0,)]
+
+
+def test_items_keep_the_settings_that_hold_before_them() -> None:
+    schema = b"SET default_tablespace = '';\n\nSET default_table_access_method = heap;\n\nCREATE TABLE a (b int);\n"
+    first = b"SET default_tablespace = fast;\n\n"
+    index = b"--\n-- Name: i; Type: INDEX; Schema: public; Owner: x; Tablespace: fast\n--\n\nCREATE INDEX i ON a (b);\n\n\n"
+    foreign = b"--\n-- Name: a f; Type: FK CONSTRAINT; Schema: public; Owner: x\n--\n\nALTER TABLE a ADD FOREIGN KEY (b) REFERENCES c;\n\n\n"
+    items = split_post_data(schema, first + index + foreign)
+    assert b"".join(item.text for item in items) == first + index + foreign
+    assert [(item.kind, item.is_build) for item in items] == [("", False), ("INDEX", True), ("FK CONSTRAINT", False)]
+    assert items[1].settings == b"SET default_tablespace = fast;\nSET default_table_access_method = heap;\n"
