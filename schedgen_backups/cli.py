@@ -8,35 +8,40 @@ A command reads its arguments, calls core or the Dagster instance, prints, and e
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from schedgen_backups import backup_commands, drill_command, point_commands, restore_commands
+from schedgen_backups import drill_command, point_commands, restore_commands
 from schedgen_backups.alerting import AlertDesk
 from schedgen_backups.command_line import CONFIGURATION_EXIT_CODE, CommandEnd, JsonOption, app, err, out, print_json
-from schedgen_backups.console import draw_findings
+from schedgen_backups.console import draw_findings, show_capture
 from schedgen_backups.core.alerts import Alert, Severity
 from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.core.freshness import look_at_freshness
 from schedgen_backups.core.live import LiveApplication
 from schedgen_backups.core.live_audit import audit_live_system, describe_audit
+from schedgen_backups.core.lock import DirectoryLock
 from schedgen_backups.core.version import TOOL_VERSION
 from schedgen_backups.doctor import Verdict, examine
 from schedgen_backups.environment import (
     export_environment,
     find_project_folder,
     load_environment,
+    read_backup_directory,
     read_backup_settings,
     read_bucket_settings,
     read_database_settings,
 )
 from schedgen_backups.failures import VERIFICATION_EXIT_CODE
+from schedgen_backups.instance import make_tags, run_backup_job
 
-__all__ = ["app", "backup_commands", "drill_command", "main", "point_commands", "restore_commands"]
+__all__ = ["app", "drill_command", "main", "point_commands", "restore_commands"]
 _WARNING_SHARE = 0.8
 """`status` warns when so much of the allowed age is used up."""
 _STATUS_WARNING, _STATUS_CRITICAL = 1, 2
@@ -165,6 +170,47 @@ def audit(*, as_json: JsonOption = False) -> None:
             if len(keys) > _LISTED_KEYS:
                 err.print(f"{len(keys) - _LISTED_KEYS} more of {name}; --json has all")
     raise CommandEnd(0 if found.is_coherent else VERIFICATION_EXIT_CODE)
+
+
+@app.command()
+def backup(
+    *,
+    reason: Annotated[str, typer.Option(help="Why this backup is taken, kept in its manifest.")] = "",
+    label: Annotated[list[str] | None, typer.Option(help="key=value, kept in the manifest; may be given several times.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a recovery point, verify it and print its id. The run appears in the Dagster UI."""
+    labels = dict(_split_label(text) for text in label or [])
+    directory = read_backup_directory(load_environment())
+    _refuse_when_locked(directory)
+    with show_capture(err, directory):
+        outcome = run_backup_job(make_tags(reason, labels))
+    if as_json:
+        failures = [{"step": failure.step, "reason": failure.reason} for failure in outcome.failures]
+        print_json({"id": outcome.point_id.text, "run_id": outcome.run_id, "success": outcome.is_success, "failures": failures})
+    elif outcome.is_success:
+        out.print(outcome.point_id.text)
+    for failure in () if as_json else outcome.failures:
+        err.print(f"[bold red]{escape(failure.step)} failed:[/] {escape(failure.reason)}")
+    raise CommandEnd(outcome.exit_code)
+
+
+def _refuse_when_locked(directory: Path) -> None:
+    """LockHeldError at once: a run that is started all the same would wait in the pool until the other ends.
+
+    Whatever else is wrong with the directory is for the run to find: a run that fails is told of.
+    """
+    lock = DirectoryLock(directory)
+    with suppress(OSError):
+        lock.acquire("the command line")
+    lock.release()
+
+
+def _split_label(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ConfigurationError(f"--label {text!r} is not key=value", hint="--label deployment=v2.1.0")
+    return name, value
 
 
 if __name__ == "__main__":
