@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from schedgen_backups import deployment_commands, drill_command, point_commands, restore_commands
+from schedgen_backups import deployment_commands, drill_command, point_commands, restore_commands, setup_command
 from schedgen_backups.alerting import AlertDesk, send_test_alert
 from schedgen_backups.command_line import CONFIGURATION_EXIT_CODE, CommandEnd, JsonOption, app, err, out, print_json
 from schedgen_backups.console import draw_findings, show_capture
@@ -44,7 +44,7 @@ from schedgen_backups.failures import VERIFICATION_EXIT_CODE
 from schedgen_backups.instance import make_tags, run_backup_job
 from schedgen_backups.pins import PIN_TAG, parse_span
 
-__all__ = ["app", "deployment_commands", "drill_command", "main", "point_commands", "restore_commands"]
+__all__ = ["app", "deployment_commands", "drill_command", "main", "point_commands", "restore_commands", "setup_command"]
 _WARNING_SHARE = 0.8
 """`status` warns when so much of the allowed age is used up."""
 _STATUS_WARNING, _STATUS_CRITICAL = 1, 2
