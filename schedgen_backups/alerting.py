@@ -14,6 +14,7 @@ import dagster as dg
 
 from schedgen_backups.core.alerts import Alert, Severity
 from schedgen_backups.core.catalog import Catalog
+from schedgen_backups.core.channels import Delivery
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.freshness import describe_freshness
 from schedgen_backups.core.heartbeat import Signal, ping_heartbeat
@@ -114,6 +115,18 @@ def explain_exception(error: BaseException | None) -> tuple[str, str]:
     if isinstance(error, BackupError):
         return error.message, error.hint
     return (f"{type(error).__name__}: {error}" if error is not None else "no reason is known"), ""
+
+
+def send_test_alert(notifier: Notifier) -> tuple[Delivery, ...]:
+    """Every channel was given a message that says that nothing is wrong; returns what each answered."""
+    alert = Alert(
+        incident="test",
+        severity=Severity.INFO,
+        title="Test of schedgen-backups",
+        cause="Somebody asked for a test alert. Nothing is wrong.",
+        raised_at=datetime.now(timezone.utc),
+    )
+    return tuple(notifier.send(alert))
 
 
 def explain_step_failure(event: dg.DagsterEvent) -> tuple[str, str]:

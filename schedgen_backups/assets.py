@@ -19,6 +19,7 @@ from schedgen_backups.core.sealing import seal_point
 from schedgen_backups.environment import load_environment, read_alert_settings, read_max_age
 from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE, explain_failure
 from schedgen_backups.hooks import alert_on_step_failure, announce_recovery_point, tell_start
+from schedgen_backups.pins import pin_as_tagged
 from schedgen_backups.resources import POOL, BackupResource
 from schedgen_backups.sizes import format_bytes
 
@@ -150,6 +151,7 @@ def recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) ->
         point_id = (own or complete[-1:] or any_left[-1:] or [own_id])[0]
         origin = read_origin(context.run.tags, context.run.run_id)
         manifest, verification = seal_point(catalog, point_id, origin=origin, live=backup.read_live())
+        pin = pin_as_tagged(catalog, point_id, context.run.tags, origin)
         read_alert_settings(load_environment())  # the point is safe by now; nobody would be told of the next failure
     references = manifest.references
     return dg.MaterializeResult(
@@ -163,6 +165,7 @@ def recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) ->
             "references": references.reference_count,
             "references_resolved": references.resolved_count,
             "reason": origin.reason or "none given",
+            "pinned": "no" if pin is None else f"{pin.reason}, until {pin.expires_at:%Y-%m-%d}",
             "age_seconds": round((datetime.now(timezone.utc) - manifest.snapshot_at).total_seconds(), 1),
         }
     )

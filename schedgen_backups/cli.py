@@ -17,17 +17,19 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from schedgen_backups import drill_command, point_commands, restore_commands
-from schedgen_backups.alerting import AlertDesk
+from schedgen_backups import deployment_commands, drill_command, point_commands, restore_commands, setup_command
+from schedgen_backups.alerting import AlertDesk, send_test_alert
 from schedgen_backups.command_line import CONFIGURATION_EXIT_CODE, CommandEnd, JsonOption, app, err, out, print_json
 from schedgen_backups.console import draw_findings, show_capture
-from schedgen_backups.core.alerts import Alert, Severity
+from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.core.freshness import look_at_freshness
 from schedgen_backups.core.live import LiveApplication
 from schedgen_backups.core.live_audit import audit_live_system, describe_audit
 from schedgen_backups.core.lock import DirectoryLock
 from schedgen_backups.core.version import TOOL_VERSION
+from schedgen_backups.deployments import check_marker_folder
+from schedgen_backups.deployments import write_marker as mark_deployment
 from schedgen_backups.doctor import Verdict, examine
 from schedgen_backups.environment import (
     export_environment,
@@ -40,8 +42,9 @@ from schedgen_backups.environment import (
 )
 from schedgen_backups.failures import VERIFICATION_EXIT_CODE
 from schedgen_backups.instance import make_tags, run_backup_job
+from schedgen_backups.pins import PIN_TAG, parse_span
 
-__all__ = ["app", "drill_command", "main", "point_commands", "restore_commands"]
+__all__ = ["app", "deployment_commands", "drill_command", "main", "point_commands", "restore_commands", "setup_command"]
 _WARNING_SHARE = 0.8
 """`status` warns when so much of the allowed age is used up."""
 _STATUS_WARNING, _STATUS_CRITICAL = 1, 2
@@ -108,14 +111,7 @@ def test_alerts() -> None:
     desk = AlertDesk(load_environment())
     if not desk.notifier.channels:
         raise ConfigurationError("no channel is configured", hint="Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL.")
-    alert = Alert(
-        incident="test",
-        severity=Severity.INFO,
-        title="Test of schedgen-backups",
-        cause="Somebody asked for a test alert. Nothing is wrong.",
-        raised_at=datetime.now(timezone.utc),
-    )
-    deliveries = desk.notifier.send(alert)
+    deliveries = send_test_alert(desk.notifier)
     table = Table("channel", "accepted", "answer", box=None, pad_edge=False, header_style="bold")
     for delivery in deliveries:
         table.add_row(escape(delivery.channel), "[green]yes[/]" if delivery.is_accepted else "[bold red]no[/]", escape(delivery.answer))
@@ -177,14 +173,25 @@ def backup(
     *,
     reason: Annotated[str, typer.Option(help="Why this backup is taken, kept in its manifest.")] = "",
     label: Annotated[list[str] | None, typer.Option(help="key=value, kept in the manifest; may be given several times.")] = None,
+    pin_for: Annotated[str, typer.Option(metavar="SPAN", help="Keep it so long whatever retention says: 12h, 30d, 4w.")] = "",
+    write_marker: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Once it is verified, write id, time and labels here, to be sourced.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take a recovery point, verify it and print its id. The run appears in the Dagster UI."""
     labels = dict(_split_label(text) for text in label or [])
     directory = read_backup_directory(load_environment())
+    if pin_for:
+        parse_span(pin_for)
+    if write_marker is not None:
+        check_marker_folder(write_marker)
     _refuse_when_locked(directory)
     with show_capture(err, directory):
-        outcome = run_backup_job(make_tags(reason, labels))
+        outcome = run_backup_job(make_tags(reason, labels) | ({PIN_TAG: pin_for} if pin_for else {}))
+    if outcome.is_success and write_marker is not None:
+        catalog = Catalog(directory)
+        mark_deployment(write_marker, catalog, catalog.get_point(outcome.point_id))
     if as_json:
         failures = [{"step": failure.step, "reason": failure.reason} for failure in outcome.failures]
         print_json({"id": outcome.point_id.text, "run_id": outcome.run_id, "success": outcome.is_success, "failures": failures})

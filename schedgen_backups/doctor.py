@@ -55,9 +55,19 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield from _look("backup directory", lambda: _examine_directory(backup))
         yield Finding("schedule", Verdict.OK, f"{backup.schedule} in {backup.timezone}")
     if database is not None and backup is not None:
-        yield from _look("database", lambda: _examine_database(database, backup))
+        yield from examine_database(database, backup)
     if bucket is not None and backup is not None:
-        yield from _look("bucket", lambda: _examine_bucket(bucket, backup))
+        yield from examine_bucket(bucket, backup)
+
+
+def examine_database(database: DatabaseSettings, backup: BackupSettings) -> Iterator[Finding]:
+    """Yields what is found in the database; that it cannot be reached is a finding too."""
+    yield from _look("database", lambda: _examine_database(database, backup))
+
+
+def examine_bucket(bucket: BucketSettings, backup: BackupSettings) -> Iterator[Finding]:
+    """Yields what is found in the bucket; that it cannot be reached is a finding too."""
+    yield from _look("bucket", lambda: _examine_bucket(bucket, backup))
 
 
 def _read(subject: str, read: Callable[[], _Value]) -> Generator[Finding, None, _Value | None]:
