@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from schedgen_backups.core.archive_file import open_archive
+from schedgen_backups.core.bucket import IN_MEMORY_BYTES
 from schedgen_backups.core.catalog import STAGING_NAME, Catalog
-from schedgen_backups.core.object_reader import IN_MEMORY_BYTES
 from schedgen_backups.core.records import ArchiveRecord
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.verification import ClaimStatus
