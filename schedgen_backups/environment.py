@@ -101,6 +101,8 @@ def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
         ),
         download_threads=reader.number("BACKUP_DOWNLOAD_THREADS", 1, _MOST_THREADS),
         reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
+        max_mb_per_second=reader.number("BACKUP_MAX_MB_PER_SECOND", 0, 100_000),
+        nice=reader.number("BACKUP_NICE", 0, 19),
         stall_timeout_seconds=reader.number("BACKUP_STALL_TIMEOUT_SECONDS", 1, 24 * 3600),
         postgres_bin_dir=Path(reader.text("PG_BIN_DIR")) if reader.text("PG_BIN_DIR") else None,
     )

@@ -13,6 +13,7 @@ from pydantic import PrivateAttr
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.live import LiveApplication
+from schedgen_backups.core.priority import lower_priority
 from schedgen_backups.core.scratch import sweep_scratch
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.drill_settings import read_drill_settings
@@ -49,10 +50,16 @@ class BackupResource(dg.ConfigurableResource[object]):
             catalog = Catalog(self.read_backup().directory)
             catalog.prepare()
             if catalog.lock.acquire(holder):
+                self._yield_to_others()
                 catalog.sweep_staging()
                 _sweep_drills()
             self._catalog = catalog
         return self._catalog
+
+    def _yield_to_others(self) -> None:
+        refusal = lower_priority(self.read_backup().nice)
+        if refusal:
+            dg.get_dagster_logger().warning(refusal)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """The lock is free again."""

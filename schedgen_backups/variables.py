@@ -50,6 +50,8 @@ VARIABLES = (
     Variable("BACKUP_COMPRESSION_THREADS", "", "threads that compress; by default one per core, at most 8"),
     Variable("BACKUP_DOWNLOAD_THREADS", "8", "objects that are read or written at the same time"),
     Variable("BACKUP_REREAD_DAYS", "30", "after so many days an unchanged object is read again instead of copied from the last archive; 0: always"),
+    Variable("BACKUP_MAX_MB_PER_SECOND", "0", "dump and objects are read no faster than so many million bytes per second; 0: no limit"),
+    Variable("BACKUP_NICE", "10", "niceness of a backup: it yields processor and disk to others; 0 to 19"),
     Variable("BACKUP_MAX_HOURS", "6", "a backup that takes longer is ended and counts as failed"),
     Variable("BACKUP_RETENTION_DAYS", "7", "recovery points of so many days are kept, today included"),
     Variable("BACKUP_RETENTION_KEEP_LAST", "3", "so many verified points are kept however old they are"),

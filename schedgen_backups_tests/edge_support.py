@@ -150,6 +150,8 @@ def environment_of(application: Application, directory: Path) -> dict[str, str]:
         "AUDIT_SCHEDULE": NEVER,
         "DRILL_SCHEDULE": NEVER,
         "BACKUP_COMPRESSION_THREADS": "1",
+        # What is lowered stays so, here for all tests of the process.
+        "BACKUP_NICE": "0",
         "BACKUP_STALL_TIMEOUT_SECONDS": "60",
     }
 

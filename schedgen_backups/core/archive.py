@@ -12,18 +12,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from schedgen_backups.core.archive_file import ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.archive_member import PackedObject
-from schedgen_backups.core.bucket import BucketClient, ListedObject
+from schedgen_backups.core.bucket import IN_MEMORY_BYTES, BucketClient, ListedObject
 from schedgen_backups.core.errors import BucketUnreachableError, VerificationError
 from schedgen_backups.core.member_name import MemberNames
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.object_reader import IN_MEMORY_BYTES, FailedObject, GoneObject, LargeObject, ObjectReader
+from schedgen_backups.core.object_reader import FailedObject, GoneObject, LargeObject, ObjectReader
 from schedgen_backups.core.records import ArchiveRecord, MissedObject, ObjectEntry
-from schedgen_backups.core.reuse import CheckedObject, CopyRun, EarlierObject, EarlierObjects
+from schedgen_backups.core.reuse import LOOKUP_COUNT, CheckedObject, CopyRun, EarlierObject, EarlierObjects
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
 from schedgen_backups.core.unfinished import JOURNAL_NAME
 from schedgen_backups.core.version import TOOL_VERSION
@@ -79,7 +80,12 @@ def capture_bucket(
     StorageError when `folder` has no room, BucketError (permanent) when the bucket cannot be opened, BucketUnreachableError
     (retryable) when the server stops answering. After an error the file's content is worthless.
     """
-    with BucketClient(settings, threads=backup.download_threads, stall_timeout_seconds=backup.stall_timeout_seconds) as client:
+    with BucketClient(
+        settings,
+        threads=backup.download_threads,
+        stall_timeout_seconds=backup.stall_timeout_seconds,
+        max_mb_per_second=backup.max_mb_per_second,
+    ) as client:
         client.check_exists()
         listed_at = datetime.now(timezone.utc)
         with (
@@ -135,16 +141,14 @@ class _Capture:
         waiting_bytes = 0
         pool = ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix="download")
         try:
-            for listed in self._client.list_objects():
-                if not is_wanted(listed.key):
-                    continue
-                self._tally.listed += 1
-                name = self._names.choose(listed.key)
-                found = self._earlier.find(listed, name)
-                self._waiting.append(_Waiting(listed, name, found, pool.submit(self._read_small, listed, name, found)))
-                waiting_bytes += min(listed.size_bytes, IN_MEMORY_BYTES)
-                while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > 8 * self._threads:
-                    waiting_bytes -= self._append_next()
+            wanted = (listed for listed in self._client.list_objects() if is_wanted(listed.key))
+            while batch := [(listed, self._names.choose(listed.key)) for listed in islice(wanted, LOOKUP_COUNT)]:
+                self._tally.listed += len(batch)
+                for (listed, name), found in zip(batch, self._earlier.find(batch), strict=True):
+                    self._waiting.append(_Waiting(listed, name, found, pool.submit(self._read_small, listed, name, found)))
+                    waiting_bytes += min(listed.size_bytes, IN_MEMORY_BYTES)
+                    while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > 8 * self._threads:
+                        waiting_bytes -= self._append_next()
             while self._waiting:
                 self._append_next()
             self._copies.flush()

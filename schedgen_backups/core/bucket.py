@@ -26,8 +26,15 @@ from schedgen_backups.core.errors import BucketError, BucketUnreachableError, Ob
 from schedgen_backups.core.gzip_members import Digest
 from schedgen_backups.core.records import ObjectEntry
 from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.core.throttle import Throttle
 
 READ_BYTES = 1 << 20
+IN_MEMORY_BYTES = 16 << 20
+"""Objects up to this are read and written whole; larger ones are streamed."""
+PART_BYTES = 8 << 20
+PARALLEL_PARTS = 3
+_MOST_PARTS = 10_000
+"""S3's limit for one upload (S3 user guide, multipart upload limits)."""
 CONNECT_TIMEOUT_SECONDS = 10
 _KEPT_HEADERS = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires")
 _METADATA_PREFIX = "x-amz-meta-"
@@ -86,19 +93,23 @@ class ObjectHead:
 class OpenObject:
     """An object whose body is being read."""
 
-    def __init__(self, head: ObjectHead, response: urllib3.BaseHTTPResponse) -> None:
+    def __init__(self, head: ObjectHead, response: urllib3.BaseHTTPResponse, throttle: Throttle) -> None:
         self.head = head
         self._response = response
+        self._throttle = throttle
 
     def read_blocks(self) -> Iterator[bytes]:
         """Yields the body as it is stored; ends early without an error when the server cuts it short: compare the length."""
-        yield from self._response.stream(READ_BYTES, decode_content=False)
+        for block in self._response.stream(READ_BYTES, decode_content=False):
+            self._throttle.wait_for(len(block))
+            yield block
 
 
 class BucketClient:
     """One bucket on one S3 server. May be used from several threads; every method's errors are those of `translate_errors`."""
 
-    def __init__(self, settings: BucketSettings, *, threads: int, stall_timeout_seconds: float) -> None:
+    def __init__(self, settings: BucketSettings, *, threads: int, stall_timeout_seconds: float, max_mb_per_second: int = 0) -> None:
+        self._throttle = Throttle(max_mb_per_second)
         self.settings = settings
         self._bucket = settings.bucket
         # The SDK's own pool opens a new connection whenever ten threads are not enough, and waits five minutes for a dead server.
@@ -162,7 +173,7 @@ class BucketClient:
         with self.translate_errors(key):
             response = self._client.get_object(self._bucket, key, offset=offset, request_headers={"If-Match": f'"{etag}"'} if etag else None)
             try:
-                yield OpenObject(_read_head(key, response.headers, offset), response)
+                yield OpenObject(_read_head(key, response.headers, offset), response, self._throttle)
             finally:
                 # A body that was not read to its end makes the connection useless for the next request.
                 response.close()
@@ -182,13 +193,17 @@ class BucketClient:
             return dict(self._client.get_object_tags(self._bucket, key) or {})
 
     def put_object(self, entry: ObjectEntry, body: BinaryIO) -> None:
-        """The bucket holds the object with its content type, headers, metadata and tags; large ones go up in parts."""
+        """The bucket holds the object with its content type, headers, metadata and tags.
+
+        Up to `IN_MEMORY_BYTES` it goes up whole, and its ETag is its MD5; larger ones go up in parts.
+        """
         # With the prefix, or the SDK takes metadata named `cache-control` for the header.
         metadata = {f"{_METADATA_PREFIX}{name}": value for name, value in entry.metadata.items()}
         headers: dict[str, str | list[str] | tuple[str]] = {**entry.headers, **metadata}
         tags = Tags.new_object_tags()
         for name, value in entry.tags.items():
             tags[name] = value
+        is_small = entry.size_bytes <= IN_MEMORY_BYTES
         with self.translate_errors(entry.key):
             self._client.put_object(
                 self._bucket,
@@ -198,7 +213,8 @@ class BucketClient:
                 content_type=entry.content_type or "application/octet-stream",
                 metadata=headers or None,
                 tags=tags if entry.tags else None,
-                num_parallel_uploads=1,
+                part_size=IN_MEMORY_BYTES if is_small else max(PART_BYTES, -(-entry.size_bytes // _MOST_PARTS)),
+                num_parallel_uploads=1 if is_small else PARALLEL_PARTS,
             )
 
     @contextmanager
@@ -245,13 +261,6 @@ class BucketClient:
 
     def _missing_bucket_error(self) -> BucketError:
         return BucketError(f"the S3 server at {self.settings.endpoint} has no bucket {self._bucket}", hint="Check MINIO_BUCKET, or make the bucket.")
-
-
-def compute_md5(data: bytes) -> str:
-    """The MD5 of the data, hexadecimal."""
-    md5 = new_md5()
-    md5.update(data)
-    return md5.hexdigest()
 
 
 def new_md5() -> Digest:

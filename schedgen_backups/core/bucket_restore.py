@@ -18,14 +18,16 @@ from typing import TypeVar
 
 from schedgen_backups.core.archive_file import open_archive
 from schedgen_backups.core.block_reader import BlockReader
-from schedgen_backups.core.bucket import BucketClient, ObjectGoneError
+from schedgen_backups.core.bucket import IN_MEMORY_BYTES, PARALLEL_PARTS, PART_BYTES, BucketClient, ObjectGoneError
+from schedgen_backups.core.byte_budget import ByteBudget
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
-from schedgen_backups.core.object_reader import IN_MEMORY_BYTES
 from schedgen_backups.core.records import ObjectEntry
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
 from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus, Figure
 
 _AHEAD = 4
+_MEMORY_BUDGET_BYTES = 64 << 20
+"""Bodies on their way into the bucket; the SDK holds those of small objects twice."""
 _NAMED_DIFFERENCES = 10
 
 Observe = Callable[[int], object]
@@ -51,10 +53,13 @@ def restore_bucket(
         if not overwrite and not client.is_empty():
             raise make_bucket_not_empty_error(target)
 
+        budget = ByteBudget(_MEMORY_BUDGET_BYTES)
+
         def write(entry: ObjectEntry) -> ObjectEntry:
             if stop.is_set():
                 raise RestoreError("the restore of the bucket was stopped")
-            write_object(client, archive_path, entry)
+            with budget.hold(entry.size_bytes if entry.size_bytes <= IN_MEMORY_BYTES else (PARALLEL_PARTS + 1) * PART_BYTES):
+                write_object(client, archive_path, entry)
             return entry
 
         count = 0

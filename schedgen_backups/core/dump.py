@@ -21,6 +21,7 @@ from schedgen_backups.core.postgres import make_client_environment
 from schedgen_backups.core.records import DumpRecord
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 from schedgen_backups.core.snapshot import DatabaseFacts, Snapshot, TableName, open_snapshot
+from schedgen_backups.core.throttle import Throttle
 from schedgen_backups.core.version import TOOL_VERSION
 
 TRANSACTION_TIMEOUT_MAJOR = 17
@@ -139,6 +140,12 @@ def _dump_and_count(
     observe: Callable[[int], object],
 ) -> dict[TableName, int]:
     """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory once."""
+    throttle = Throttle(backup.max_mb_per_second)
+
+    def pass_on(size_bytes: int) -> None:
+        throttle.wait_for(size_bytes)
+        observe(size_bytes)
+
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool:
         counting = pool.submit(snapshot.count_rows, tables)
         try:
@@ -148,7 +155,7 @@ def _dump_and_count(
                 server_major=facts.server_major,
                 stall_timeout_seconds=backup.stall_timeout_seconds,
                 snapshot_id=snapshot.snapshot_id,
-                observe=observe,
+                observe=pass_on,
             )
             for segment in split_dump(blocks):
                 writer.add(segment)

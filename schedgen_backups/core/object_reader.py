@@ -14,12 +14,10 @@ from typing import TypeVar
 
 from schedgen_backups.core.archive_file import ArchiveFileWriter
 from schedgen_backups.core.archive_member import PackedObject, pack_object
-from schedgen_backups.core.bucket import BucketClient, ListedObject, ObjectChangedError, ObjectGoneError, ObjectHead, compute_md5, new_md5
+from schedgen_backups.core.bucket import IN_MEMORY_BYTES, BucketClient, ListedObject, ObjectChangedError, ObjectGoneError, ObjectHead, new_md5
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.records import ObjectEntry
 
-IN_MEMORY_BYTES = 16 << 20
-"""Objects up to this are read whole on one of the threads; larger ones are streamed one at a time."""
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.5
 _Result = TypeVar("_Result")
@@ -63,7 +61,7 @@ class ObjectReader:
                 if head.size_bytes > IN_MEMORY_BYTES:
                     return LargeObject()
                 data = b"".join(opened.read_blocks())
-            _check_body(head, len(data), compute_md5(data) if head.is_etag_md5 else "")
+            _check_body(head, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest() if head.is_etag_md5 else "")
             entry = self._make_entry(head, name, is_changed=bool(listed.etag) and etag is None).model_copy(
                 update={"sha256": hashlib.sha256(data).hexdigest()}
             )

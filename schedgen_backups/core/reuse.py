@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sqlite3
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -26,6 +26,8 @@ from schedgen_backups.core.records import ObjectEntry
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.unfinished import find_archive, read_journal
 
+LOOKUP_COUNT = 100
+"""SQLite gives up the interpreter's lock with every query, and gets it back late while other threads work."""
 _DATABASE_NAME = "earlier.sqlite"
 _SETTLED = timedelta(seconds=2)
 """Last-Modified has whole seconds: an object that was read so soon after it was written may have been written once more in the same second."""
@@ -113,22 +115,21 @@ class EarlierObjects:
         except OSError:  # as above
             return
 
-    def find(self, listed: ListedObject, member_name: str) -> EarlierObject | None:
-        """The object as an older archive has it, when nothing in the listing tells that it is another one now; None otherwise."""
+    def find(self, listed: Sequence[tuple[ListedObject, str]]) -> list[EarlierObject | None]:
+        """Each listed object, given with its name in the tar, as an older archive has it; None where the listing tells that it is another one now.
+
+        At most `LOOKUP_COUNT` at a time.
+        """
+        if not self._files:
+            return [None] * len(listed)
+        marks = ",".join("?" * len(listed))
         with self._explain_database():
-            row: tuple[int, bytes] | None = self._database.execute("SELECT file, entry FROM objects WHERE key = ?", (_to_key(listed.key),)).fetchone()
-        if row is None or listed.modified_at is None or not listed.etag:
-            return None
-        entry = ObjectEntry.model_validate_json(row[1])
-        there = (entry.key, entry.size_bytes, entry.etag, entry.member_name, entry.modified_at)
-        expected = (listed.key, listed.size_bytes, listed.etag, member_name, listed.modified_at.replace(microsecond=0))
-        if there != expected or (listed.version_id and listed.version_id != entry.version_id):
-            return None
-        if entry.read_at is None or entry.read_at - entry.modified_at < _SETTLED or not self._is_fresh(entry.key, self._now - entry.read_at):
-            return None
-        if entry.length > entry.size_bytes + entry.size_bytes // 1000 + _OVERHEAD_BYTES:
-            return None
-        return EarlierObject(entry.model_copy(update={"is_changed": False}), self._files[row[0]])
+            rows: list[tuple[bytes, int, bytes]] = self._database.execute(
+                f"SELECT key, file, entry FROM objects WHERE key IN ({marks})",  # noqa: S608 - question marks only
+                [_to_key(one.key) for one, _name in listed],
+            ).fetchall()
+        found = {key: (self._files[number], entry) for key, number, entry in rows}
+        return [self._compare(one, name, found.get(_to_key(one.key))) for one, name in listed]
 
     def close(self) -> None:
         """The older archives are closed and the lookup is gone. Safe to call twice."""
@@ -142,6 +143,20 @@ class EarlierObjects:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _compare(self, listed: ListedObject, member_name: str, row: tuple[EarlierFile, bytes] | None) -> EarlierObject | None:
+        if row is None or listed.modified_at is None or not listed.etag:
+            return None
+        entry = ObjectEntry.model_validate_json(row[1])
+        there = (entry.key, entry.size_bytes, entry.etag, entry.member_name, entry.modified_at)
+        expected = (listed.key, listed.size_bytes, listed.etag, member_name, listed.modified_at.replace(microsecond=0))
+        if there != expected or (listed.version_id and listed.version_id != entry.version_id):
+            return None
+        if entry.read_at is None or entry.read_at - entry.modified_at < _SETTLED or not self._is_fresh(entry.key, self._now - entry.read_at):
+            return None
+        if entry.length > entry.size_bytes + entry.size_bytes // 1000 + _OVERHEAD_BYTES:
+            return None
+        return EarlierObject(entry.model_copy(update={"is_changed": False}), row[0])
 
     def _is_fresh(self, key: str, age: timedelta) -> bool:
         # Each key has its own day in the second half of the time, so that one night does not read the whole bucket.

@@ -81,6 +81,10 @@ class BackupSettings:
     """No byte for this long from pg_dump, psql or the S3 server means that it hangs."""
     reread_days: int = 30
     """An unchanged object is copied from archive to archive for less than so many days, then read from the bucket again; 0 means each time."""
+    max_mb_per_second: int = 0
+    """Dump and objects are read no faster, in millions of bytes; 0 means as fast as it goes."""
+    nice: int = 10
+    """Niceness of a run, 0 to 19."""
     postgres_bin_dir: Path | None = None
     """A folder with pg_dump, psql and pg_dumpall that goes before every other one."""
 

@@ -19,7 +19,7 @@ from schedgen_backups.core.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.gzip_members import MemberWriter, compress_member, read_members
 from schedgen_backups.core.records import ArchiveRecord, ObjectEntry
-from schedgen_backups.core.reuse import CopyRun, EarlierFile, EarlierObjects
+from schedgen_backups.core.reuse import CopyRun, EarlierFile, EarlierObject, EarlierObjects
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.unfinished import JOURNAL_NAME
 from schedgen_backups_tests.core_support import ARCHIVE_NAME, POINT, TAKEN_AT, damage, make_entry, make_noise, write_archive
@@ -36,6 +36,11 @@ def make_earlier_entry(key: str, data: bytes, **fields: object) -> ObjectEntry:
 def list_entry(entry: ObjectEntry) -> ListedObject:
     """The line of a listing that shows this object unchanged."""
     return ListedObject(entry.key, entry.size_bytes, entry.etag, None, entry.modified_at + timedelta(milliseconds=400))
+
+
+def find(objects: EarlierObjects, listed: ListedObject, member_name: str) -> EarlierObject | None:
+    (found,) = objects.find([(listed, member_name)])
+    return found
 
 
 @pytest.fixture
@@ -59,7 +64,7 @@ def read_entries(path: Path) -> dict[str, ObjectEntry]:
 def test_an_unchanged_object_is_found_with_its_bytes(archive: Path, objects: EarlierObjects) -> None:
     assert objects.add_archive(archive)
     for key, entry in read_entries(archive).items():
-        found = objects.find(list_entry(entry), key)
+        found = find(objects, list_entry(entry), key)
         assert found is not None
         assert found.check().data == archive.read_bytes()[entry.offset : entry.offset + entry.length]
 
@@ -81,13 +86,13 @@ def test_an_unchanged_object_is_found_with_its_bytes(archive: Path, objects: Ear
 def test_an_object_that_the_listing_shows_otherwise_is_not_used(archive: Path, objects: EarlierObjects, change: dict[str, object]) -> None:
     objects.add_archive(archive)
     listed = list_entry(read_entries(archive)["07.pdf"])
-    assert objects.find(listed, "07.pdf") is not None
-    assert objects.find(replace(listed, **change), "07.pdf") is None  # type: ignore[arg-type]
+    assert find(objects, listed, "07.pdf") is not None
+    assert find(objects, replace(listed, **change), "07.pdf") is None  # type: ignore[arg-type]
 
 
 def test_an_object_that_gets_another_name_in_the_tar_is_not_used(archive: Path, objects: EarlierObjects) -> None:
     objects.add_archive(archive)
-    assert objects.find(list_entry(read_entries(archive)["07.pdf"]), ".schedgen-backups/keys/07") is None
+    assert find(objects, list_entry(read_entries(archive)["07.pdf"]), ".schedgen-backups/keys/07") is None
 
 
 def test_an_object_that_was_read_in_the_second_it_was_written_is_not_used(tmp_path: Path, objects: EarlierObjects) -> None:
@@ -96,7 +101,7 @@ def test_an_object_that_was_read_in_the_second_it_was_written_is_not_used(tmp_pa
     entries = [make_earlier_entry(key, b"x", modified_at=now - age, read_at=now) for key, age in ages.items()]
     write_archive(tmp_path / ARCHIVE_NAME, [(entry, b"x") for entry in entries])
     objects.add_archive(tmp_path / ARCHIVE_NAME)
-    assert [objects.find(list_entry(entry), entry.key) is not None for entry in entries] == [False, True]
+    assert [find(objects, list_entry(entry), entry.key) is not None for entry in entries] == [False, True]
 
 
 def test_every_object_is_read_again_within_the_days_allowed_and_not_all_in_one_night(tmp_path: Path) -> None:
@@ -110,7 +115,7 @@ def test_every_object_is_read_again_within_the_days_allowed_and_not_all_in_one_n
         write_archive(folder / ARCHIVE_NAME, [(entry, b"x") for entry in entries])
         with EarlierObjects(folder, BUCKET, reread_days=30) as objects:
             objects.add_archive(folder / ARCHIVE_NAME)
-            counts[days] = sum(objects.find(list_entry(entry), entry.key) is not None for entry in entries)
+            counts[days] = sum(find(objects, list_entry(entry), entry.key) is not None for entry in entries)
     assert (counts[0], counts[14], counts[30]) == (64, 64, 0)
     assert 8 < counts[22] < 56
 
@@ -118,14 +123,14 @@ def test_every_object_is_read_again_within_the_days_allowed_and_not_all_in_one_n
 def test_with_no_days_allowed_nothing_is_used(archive: Path, tmp_path: Path) -> None:
     with EarlierObjects(tmp_path, BUCKET, reread_days=0) as objects:
         objects.add_archive(archive)
-        assert objects.find(list_entry(read_entries(archive)["07.pdf"]), "07.pdf") is None
+        assert find(objects, list_entry(read_entries(archive)["07.pdf"]), "07.pdf") is None
 
 
 @pytest.mark.parametrize("other", [replace(BUCKET, bucket="other"), replace(BUCKET, endpoint="127.0.0.1:9999")], ids=["bucket", "server"])
 def test_an_archive_of_another_bucket_is_not_used(archive: Path, tmp_path: Path, other: BucketSettings) -> None:
     with EarlierObjects(tmp_path, other, reread_days=30) as objects:
         assert not objects.add_archive(archive)
-        assert objects.find(list_entry(read_entries(archive)["07.pdf"]), "07.pdf") is None
+        assert find(objects, list_entry(read_entries(archive)["07.pdf"]), "07.pdf") is None
 
 
 def test_no_flipped_bit_of_an_older_archive_reaches_a_new_one(archive: Path, tmp_path: Path) -> None:
@@ -139,7 +144,7 @@ def test_no_flipped_bit_of_an_older_archive_reaches_a_new_one(archive: Path, tmp
         with EarlierObjects(tmp_path, BUCKET, reread_days=30) as objects:
             objects.add_archive(archive)
             for key, entry in entries.items():
-                found = objects.find(list_entry(entry), key)
+                found = find(objects, list_entry(entry), key)
                 try:
                     data = found.check().data if found is not None else b""
                 except VerificationError:
@@ -181,7 +186,7 @@ def test_copied_objects_lie_in_the_new_archive_as_in_the_old(archive: Path, obje
     with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path) as writer:
         run = CopyRun(writer)
         for key, entry in entries.items():
-            found = objects.find(list_entry(entry), key)
+            found = find(objects, list_entry(entry), key)
             assert found is not None
             run.add(found.check())
         run.flush()

@@ -14,10 +14,10 @@ import pytest
 import urllib3
 
 from schedgen_backups.core.archive_file import open_archive
+from schedgen_backups.core.bucket import IN_MEMORY_BYTES
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError
 from schedgen_backups.core.loopback import free_ports
-from schedgen_backups.core.object_reader import IN_MEMORY_BYTES
 from schedgen_backups.core.records import ArchiveRecord
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.verification import ClaimStatus
