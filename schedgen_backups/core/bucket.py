@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import BinaryIO
 
 import certifi
@@ -24,6 +22,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.gzip_members import Digest
+from schedgen_backups.core.object_head import METADATA_PREFIX, ObjectHead, read_head
 from schedgen_backups.core.records import ObjectEntry
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.throttle import Throttle
@@ -36,12 +35,10 @@ PARALLEL_PARTS = 3
 _MOST_PARTS = 10_000
 """S3's limit for one upload (S3 user guide, multipart upload limits)."""
 CONNECT_TIMEOUT_SECONDS = 10
-_KEPT_HEADERS = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires")
-_METADATA_PREFIX = "x-amz-meta-"
-_MD5_ETAG = re.compile(r"[0-9a-f]{32}")
 _GONE_CODES = frozenset({"NoSuchKey", "NoSuchVersion"})
 _LOGIN_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "AllAccessDisabled", "ExpiredToken"})
 _SERVER_FAULT_STATUS = 500
+_PARTIAL_CONTENT = 206
 
 
 class ObjectGoneError(ObjectError):
@@ -69,25 +66,6 @@ class ListedObject:
     etag: str
     version_id: str | None
     modified_at: datetime | None
-
-
-@dataclass(frozen=True)
-class ObjectHead:
-    """Everything S3 says of an object beside its body."""
-
-    key: str
-    size_bytes: int
-    etag: str
-    version_id: str | None
-    modified_at: datetime
-    answered_at: datetime
-    """By the server's clock, where it tells."""
-    content_type: str
-    headers: dict[str, str]
-    metadata: dict[str, str]
-    tag_count: int
-    is_etag_md5: bool
-    """Whether the ETag is the MD5 of the body: not for multipart uploads and not for encrypted objects."""
 
 
 class OpenObject:
@@ -165,15 +143,21 @@ class BucketClient:
                     yield ListedObject(item.object_name, item.size or 0, etag, item.version_id, item.last_modified)
 
     @contextmanager
-    def open_object(self, key: str, *, etag: str | None = None, offset: int = 0) -> Generator[OpenObject, None, None]:
-        """The object's body can be read within the block, from `offset` on.
+    def open_object(self, key: str, *, etag: str | None = None, offset: int = 0, length: int = 0) -> Generator[OpenObject, None, None]:
+        """The object's body can be read within the block, from `offset` on, so many bytes where `length` is given.
 
         ObjectGoneError when it is not there, ObjectChangedError when `etag` is given and is not its ETag (any more).
         """
         with self.translate_errors(key):
-            response = self._client.get_object(self._bucket, key, offset=offset, request_headers={"If-Match": f'"{etag}"'} if etag else None)
+            response = self._client.get_object(
+                self._bucket, key, offset=offset, length=length, request_headers={"If-Match": f'"{etag}"'} if etag else None
+            )
             try:
-                yield OpenObject(_read_head(key, response.headers, offset), response, self._throttle)
+                if (offset or length) and response.status != _PARTIAL_CONTENT:
+                    raise ObjectError(
+                        f"the S3 server does not give parts of object {key!r}", hint="Look for a proxy that takes the Range header away."
+                    )
+                yield OpenObject(read_head(key, response.headers, offset), response, self._throttle)
             finally:
                 # A body that was not read to its end makes the connection useless for the next request.
                 response.close()
@@ -198,7 +182,7 @@ class BucketClient:
         Up to `IN_MEMORY_BYTES` it goes up whole, and its ETag is its MD5; larger ones go up in parts.
         """
         # With the prefix, or the SDK takes metadata named `cache-control` for the header.
-        metadata = {f"{_METADATA_PREFIX}{name}": value for name, value in entry.metadata.items()}
+        metadata = {f"{METADATA_PREFIX}{name}": value for name, value in entry.metadata.items()}
         headers: dict[str, str | list[str] | tuple[str]] = {**entry.headers, **metadata}
         tags = Tags.new_object_tags()
         for name, value in entry.tags.items():
@@ -266,26 +250,6 @@ class BucketClient:
 def new_md5() -> Digest:
     """A running MD5, which S3 uses as a checksum and not as protection."""
     return hashlib.md5(usedforsecurity=False)
-
-
-def _read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
-    etag = headers.get("ETag", "").strip('"')
-    is_encrypted = any(name.lower().startswith("x-amz-server-side-encryption") for name in headers)
-    modified = headers.get("Last-Modified")
-    answered = headers.get("Date")
-    return ObjectHead(
-        key=key,
-        size_bytes=offset + int(headers.get("Content-Length") or 0),
-        etag=etag,
-        version_id=headers.get("x-amz-version-id"),
-        modified_at=parsedate_to_datetime(modified) if modified else datetime.fromtimestamp(0, timezone.utc),
-        answered_at=parsedate_to_datetime(answered) if answered else datetime.now(timezone.utc),
-        content_type=headers.get("Content-Type", ""),
-        headers={name: headers[name] for name in _KEPT_HEADERS if name in headers},
-        metadata={name.lower().removeprefix(_METADATA_PREFIX): value for name, value in headers.items() if name.lower().startswith(_METADATA_PREFIX)},
-        tag_count=int(headers.get("x-amz-tagging-count") or 0),
-        is_etag_md5=bool(_MD5_ETAG.fullmatch(etag)) and not is_encrypted,
-    )
 
 
 def _for_key(key: str) -> str:

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 from schedgen_backups.core.archive_file import ArchiveFileWriter
 from schedgen_backups.core.archive_member import PackedObject, pack_object
-from schedgen_backups.core.bucket import IN_MEMORY_BYTES, BucketClient, ListedObject, ObjectChangedError, ObjectGoneError, ObjectHead, new_md5
+from schedgen_backups.core.bucket import IN_MEMORY_BYTES, READ_BYTES, BucketClient, ListedObject, ObjectChangedError, ObjectGoneError, new_md5
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
+from schedgen_backups.core.object_head import ObjectHead
 from schedgen_backups.core.records import ObjectEntry
 
+RANGE_BYTES = 8 << 20
+PARALLEL_RANGES = 4
+"""Of a large object so many ranges are read at a time: so many, and one more, are in memory."""
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.5
 _Result = TypeVar("_Result")
@@ -76,7 +83,7 @@ class ObjectReader:
             with self._client.open_object(listed.key, etag=etag) as opened:
                 head = opened.head
             entry = self._make_entry(head, name, is_changed=bool(listed.etag) and etag is None)
-            writer.add_stream(entry, self._read_resuming(head))
+            writer.add_stream(entry, self._read_body(head))
             return entry
 
         return self._try(listed, append)
@@ -101,17 +108,47 @@ class ObjectReader:
                     break
         return FailedObject(listed.key, error)
 
-    def _read_resuming(self, head: ObjectHead) -> Iterator[bytes]:
-        """Yields the body, going on where it broke off; ObjectError when it does not match its ETag at the end."""
+    def _read_body(self, head: ObjectHead) -> Iterator[bytes]:
+        """Yields the body; ObjectError when it does not match its ETag at the end."""
         md5 = new_md5()
-        offset = failures = 0
-        while offset < head.size_bytes:
+        size_bytes = 0
+        # Without an ETag, parts could be of two objects.
+        is_parted = head.etag and head.size_bytes > RANGE_BYTES * PARALLEL_RANGES
+        for block in self._read_ranges(head) if is_parted else self._read_resuming(head, 0, head.size_bytes):
+            size_bytes += len(block)
+            md5.update(block)
+            yield block
+        _check_body(head, size_bytes, md5.hexdigest())
+
+    def _read_ranges(self, head: ObjectHead) -> Iterator[bytes]:
+        """Yields the body in order, reading some ranges ahead on threads; ends early where the server does."""
+
+        def read(start: int) -> bytes:
+            return b"".join(self._read_resuming(head, start, min(start + RANGE_BYTES, head.size_bytes)))
+
+        starts = iter(range(0, head.size_bytes, RANGE_BYTES))
+        pool = ThreadPoolExecutor(max_workers=PARALLEL_RANGES, thread_name_prefix="range")
+        try:
+            waiting = deque(pool.submit(read, start) for start in islice(starts, PARALLEL_RANGES))
+            while waiting:
+                data = waiting.popleft().result()
+                waiting.extend(pool.submit(read, start) for start in islice(starts, 1))
+                # In pieces: whoever packs them makes a member of each.
+                yield from (data[piece : piece + READ_BYTES] for piece in range(0, len(data), READ_BYTES))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read_resuming(self, head: ObjectHead, start: int, end: int) -> Iterator[bytes]:
+        """Yields this part of the body, going on where it broke off; ends early when the server gives no more."""
+        offset = start
+        failures = 0
+        length = 0 if end == head.size_bytes else end - start
+        while offset < end:
             before = offset
             try:
-                with self._client.open_object(head.key, etag=head.etag or None, offset=offset) as opened:
+                with self._client.open_object(head.key, etag=head.etag or None, offset=offset, length=length and end - offset) as opened:
                     for block in opened.read_blocks():
                         offset += len(block)
-                        md5.update(block)
                         yield block
             except BucketUnreachableError:
                 failures = 0 if offset > before else failures + 1
@@ -122,7 +159,6 @@ class ObjectReader:
                     break
             if self._stop.wait(_FIRST_PAUSE_SECONDS * failures):
                 break
-        _check_body(head, offset, md5.hexdigest())
 
     def _make_entry(self, head: ObjectHead, name: str, *, is_changed: bool) -> ObjectEntry:
         return ObjectEntry(

@@ -31,6 +31,8 @@ LOOKUP_COUNT = 100
 _DATABASE_NAME = "earlier.sqlite"
 _SETTLED = timedelta(seconds=2)
 """Last-Modified has whole seconds: an object that was read so soon after it was written may have been written once more in the same second."""
+_RUN_COUNT = 1000
+"""An entry takes two kilobytes of memory, a small object's members a few hundred bytes."""
 _CLOCK_ERROR = timedelta(days=1)
 _OVERHEAD_BYTES = 1 << 20
 """More than a header and the frames of its members ever add to an object's bytes."""
@@ -196,7 +198,8 @@ class CopyRun:
 
     def add(self, checked: CheckedObject) -> None:
         """The object follows those given before, once `flush` was called."""
-        if self._waiting and (self._size_bytes + len(checked.data) > COPY_BYTES or not self._is_next(checked.earlier)):
+        is_full = self._size_bytes + len(checked.data) > COPY_BYTES or len(self._waiting) == _RUN_COUNT
+        if self._waiting and (is_full or not self._is_next(checked.earlier)):
             self.flush()
         self._waiting.append(checked)
         self._size_bytes += len(checked.data)

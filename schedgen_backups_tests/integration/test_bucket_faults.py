@@ -6,6 +6,7 @@ A proxy in front of the real server breaks chosen requests. The pauses between t
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from schedgen_backups.core.bucket import IN_MEMORY_BYTES
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError
 from schedgen_backups.core.loopback import free_ports
+from schedgen_backups.core.object_reader import PARALLEL_RANGES, RANGE_BYTES
 from schedgen_backups.core.records import ArchiveRecord
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.verification import ClaimStatus
@@ -229,6 +231,35 @@ def test_a_large_object_that_is_replaced_while_it_is_read_is_archived_whole(cata
             put(bucket, "large.bin", newer)
 
     proxy.on_request(replace_before_the_rest, matching="large", method="GET")
+    record = assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": newer})
+    assert record.changed_count == 1
+
+
+def test_a_very_large_object_is_read_in_ranges_that_may_break_off(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    data = make_noise(RANGE_BYTES * PARALLEL_RANGES + 3_000_001)
+    put(bucket, "large.bin", data)
+    proxy.cut_body(5_000_000, 4, matching="large")
+    assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": data})
+    ranges = {str(request.range_header) for request in proxy.requests(method="GET", matching="large")}
+    assert {f"bytes={start}-{start + RANGE_BYTES - 1}" for start in range(0, RANGE_BYTES * PARALLEL_RANGES, RANGE_BYTES)} <= ranges
+
+
+def test_a_very_large_object_that_is_replaced_between_its_ranges_is_archived_whole(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
+    """Ranges of two objects must never become one."""
+    newer = make_noise(RANGE_BYTES * PARALLEL_RANGES + 4_000_000, 2)
+    put(bucket, "large.bin", make_noise(RANGE_BYTES * PARALLEL_RANGES + 3_000_000))
+    lock = threading.Lock()
+    seen = []
+
+    def replace_before_the_third_range(_request: object) -> None:
+        with lock:
+            seen.append(_request)
+            if len(seen) == 4:
+                put(bucket, "large.bin", newer)
+
+    proxy.on_request(replace_before_the_third_range, matching="large", method="GET")
     record = assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": newer})
     assert record.changed_count == 1
 
