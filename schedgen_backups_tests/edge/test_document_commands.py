@@ -88,8 +88,8 @@ def find_wrong_words(call: list[str]) -> list[str]:
 
 
 def test_a_command_or_option_that_does_not_exist_is_found() -> None:
-    [first, second] = find_calls("X=1 .venv/bin/schedgen-backups bakcup && docker compose run --rm backup-cli backup --labels a=b # and so on")
-    assert (find_wrong_words(first), find_wrong_words(second)) == (["bakcup"], ["--labels"])
+    [first, second] = find_calls("X=1 .venv/bin/schedgen-backups back-it-up && docker compose run --rm backup-cli backup --labels a=b # and so on")
+    assert (find_wrong_words(first), find_wrong_words(second)) == (["back-it-up"], ["--labels"])
 
 
 @pytest.mark.parametrize("document", list(DOCUMENTS))
