@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 .DEFAULT_GOAL := help
-.PHONY: help demo ui serve test test-docker test-browser check format bench clean
+.PHONY: help setup demo ui serve test test-docker test-browser check format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed-demo
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+setup: $(VENV)/.installed-demo  ## ask for your database and bucket, write .env, take a first recovery point, keep taking them
+	$(BIN)/schedgen-backups setup
 
 demo: $(VENV)/.installed-demo  ## back up, verify, destroy, restore and compare a real database and bucket (a minute)
 	$(BIN)/schedgen-backups demo

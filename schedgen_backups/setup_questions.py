@@ -1,6 +1,7 @@
-"""The questions of `setup`: each value is looked at when it is given, each group by using it, and what is wrong is told and asked again.
+"""The questions of `setup`: each value is looked at when it is given, each group by using it; what is wrong is told and asked again.
 
-Without a terminal nothing is asked: what flags, environment and .env say must do. Add a question here; what becomes of the answers is in `setup_plan`.
+Without a terminal nothing is asked: what flags, environment and .env say must do. Add a question here; what becomes of
+the answers is in `setup_plan`.
 """
 
 from __future__ import annotations
