@@ -28,7 +28,6 @@ from schedgen_backups.setup_questions import Interview
 from schedgen_backups.value_files import FILE_SUFFIX, read_value_files
 
 _UNIT_DIR = Path("/etc/systemd/system")
-_CRON_DIR = Path("/etc/cron.d")
 FileOption = Annotated[Path | None, typer.Option(metavar="FILE", help="File whose content is this secret.")]
 TextOption = Annotated[str | None, typer.Option(help="Answer to the question of this name.")]
 
@@ -73,7 +72,7 @@ def setup(
     smtp_user: TextOption = None,
     smtp_password_file: FileOption = None,
     unit_dir: Annotated[Path, typer.Option(help="Where systemd's units go.")] = _UNIT_DIR,
-    cron_dir: Annotated[Path, typer.Option(help="Where cron's file goes.")] = _CRON_DIR,
+    cron_dir: Annotated[Path, typer.Option(help="Where cron's file goes.")] = Path("/etc/cron.d"),
     state_dir: Annotated[Path, typer.Option(help="DAGSTER_HOME of systemd and cron.")] = Path(STATE_AT),
     log_dir: Annotated[Path, typer.Option(help="Where cron's log goes.")] = Path(LOG_AT),
     service_user: Annotated[str, typer.Option(help="Who runs the backups of systemd and cron.")] = "",
@@ -131,10 +130,9 @@ def _set_up(flags: dict[str, str], wishes: _Wishes, wanted: Deployment | None, *
     application = _find_application(project, wishes) if deployment is Deployment.COMPOSE else None
     env_path = (application.parent if application else project) / ".env"
     old_text = env_path.read_text(encoding="utf-8") if env_path.exists() else ""
-    process = _read_process(project)
     from_file = {name: value for name, value in dotenv_values(env_path).items() if value is not None}
-    known = read_value_files({**from_file, **process}) | flags
-    answers = Interview(known, frozenset(flags), is_interactive, is_told=not is_dry).ask_all(deployment)
+    known = read_value_files({**from_file, **_read_process(project)}) | flags
+    answers = Interview(known, read_value_files(from_file), frozenset(flags), is_interactive, is_told=not is_dry).ask_all(deployment)
     own = _leave_files_alone(answers, from_file)
     values = {**own, **(install.make_compose_values(sources) if application else {})}
     new_text = merge_env(old_text or _read_example(project), values)

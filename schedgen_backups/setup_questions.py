@@ -83,6 +83,8 @@ class Interview:
 
     known: dict[str, str]
     """Variable → value, of flags, environment and .env."""
+    written: Mapping[str, str]
+    """What the .env says already: channels that are in it were tried when they came into it."""
     given: frozenset[str]
     """Variables that flags gave: asked for only when they turn out to be wrong."""
     is_interactive: bool
@@ -97,8 +99,7 @@ class Interview:
         self._ask_group("bucket", BUCKET, lambda: self._try_bucket(is_elsewhere=is_elsewhere))
         times = TIMES if is_elsewhere else (DIRECTORY, *TIMES)
         self._ask_group("schedule and retention", times, lambda: self._try_times(deployment))
-        before = dict(self.known)
-        self._ask_group("alerts", CHANNELS, lambda: self._try_channels(before))
+        self._ask_group("alerts", CHANNELS, self._try_channels)
         if not self._environment().get("BACKUP_ALERT_WEBHOOK_URL") and not self._environment().get("BACKUP_ALERT_EMAIL"):
             out.print(
                 "[yellow]Nobody is told of failures.[/] Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL, or look at `schedgen-backups status`."
@@ -180,10 +181,11 @@ class Interview:
         if deployment is Deployment.SYSTEMD:
             make_calendar(self.answers["BACKUP_SCHEDULE"])
 
-    def _try_channels(self, before: Mapping[str, str]) -> None:
+    def _try_channels(self) -> None:
         desk = AlertDesk(self._environment())
+        environment = self._environment()
         names = [question.name for question in (*CHANNELS, *MAIL)]
-        is_new = any(self._environment().get(name, "") != before.get(name, DEFAULTS[name]) for name in names) or bool(self.given & set(names))
+        is_new = any((environment.get(name) or DEFAULTS[name]) != (self.written.get(name) or DEFAULTS[name]) for name in names)
         if not self.is_told or not is_new or not desk.notifier.channels:
             return
         refused = [delivery for delivery in send_test_alert(desk.notifier) if not delivery.is_accepted]

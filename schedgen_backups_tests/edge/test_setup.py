@@ -6,6 +6,7 @@ compose does is tested in `docker/`.
 
 from __future__ import annotations
 
+import io
 import os
 import pwd
 import re
@@ -130,11 +131,15 @@ class Person:
             encoding="utf-8",
             dimensions=(60, 250),
         )
-        self.seen = ""
+        self._log = self._child.logfile_read = io.StringIO()
+
+    @property
+    def seen(self) -> str:
+        """All that was on the terminal."""
+        return self._log.getvalue()
 
     def expect(self, text: str) -> None:
         self._child.expect_exact(text)
-        self.seen += f"{self._child.before}{text}"
 
     def answer(self, prompt: str, text: str = "") -> None:
         self.expect(prompt)
@@ -147,7 +152,6 @@ class Person:
 
     def see_the_end(self) -> int | None:
         self._child.expect(pexpect.EOF)
-        self.seen += str(self._child.before)
         self._child.close()
         return self._child.exitstatus
 
@@ -296,7 +300,7 @@ def test_compose_is_set_up_beside_the_application_and_started_only_when_asked(ma
     assert stat.S_IMODE((root / ".env").stat().st_mode) == 0o600
 
 
-def test_without_a_terminal_flags_and_environment_do_and_a_second_run_changes_nothing(machine: Machine) -> None:
+def test_without_a_terminal_flags_and_environment_do_and_a_second_run_changes_nothing(machine: Machine, inbox: RecordingServer) -> None:
     code, seen, processes = machine.run_watched(*machine.answer_flags(), "--deployment", "systemd", "--yes", BACKUP_RETENTION_DAYS="21")
     assert code == 0, seen
     assert any(b"backup\0--reason\0setup" in line for line in processes)
@@ -310,6 +314,7 @@ def test_without_a_terminal_flags_and_environment_do_and_a_second_run_changes_no
     assert len(re.findall(r"^unchanged: ", seen, flags=re.MULTILINE)) == 5
     assert "written" not in seen
     assert "a verified recovery point is there already" in seen
+    assert len([received for received in inbox.received if "test alert" in str(received.json["text"])]) == 1
     code, seen = machine.run("--deployment", "systemd", "--yes", "--schedule", "0 4 * * *")
     assert re.findall(r"^written: .*/(\S+?),? ?.*$", seen, flags=re.MULTILINE) != []
     assert {name for name, content in machine.snapshot().items() if before.get(name) not in {None, content}} == {
