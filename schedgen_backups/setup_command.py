@@ -22,7 +22,7 @@ from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.deployments import find_last
 from schedgen_backups.environment import find_project_folder, read_backup_directory
-from schedgen_backups.instance import HOME_VARIABLE
+from schedgen_backups.instance import CANCELLED_EXIT_CODE, HOME_VARIABLE
 from schedgen_backups.setup_plan import LOG_AT, STATE_AT, Deployment, Place, PlannedFile, describe_env, merge_env, plan_cron, plan_units
 from schedgen_backups.setup_questions import Interview
 from schedgen_backups.value_files import FILE_SUFFIX, read_value_files
@@ -120,7 +120,12 @@ def setup(
         raise ConfigurationError(
             "there is no terminal to ask on", hint="Call it with --yes; `schedgen-backups setup --help` has a flag for every question."
         )
-    _set_up({name: value for name, value in flags.items() if value is not None}, wishes, deployment, is_interactive=not yes, is_dry=dry_run)
+    try:
+        _set_up({name: value for name, value in flags.items() if value is not None}, wishes, deployment, is_interactive=not yes, is_dry=dry_run)
+    except (typer.Abort, KeyboardInterrupt):
+        # typer would end with 1, which is the database's.
+        out.print("Cancelled. What was written before stays; setup can be called again.")
+        raise CommandEnd(CANCELLED_EXIT_CODE) from None
 
 
 def _set_up(flags: dict[str, str], wishes: _Wishes, wanted: Deployment | None, *, is_interactive: bool, is_dry: bool) -> None:
@@ -236,11 +241,12 @@ def _print_plan(env_path: Path, old_text: str, new_text: str, files: tuple[Plann
 
 
 def _write(env_path: Path, old_text: str, new_text: str, files: tuple[PlannedFile, ...], place: Place, deployment: Deployment) -> None:
+    owner = place.user if deployment in {Deployment.SYSTEMD, Deployment.CRON} else ""
     if old_text == new_text:
-        install.close_to_others(env_path)
+        install.close_to_others(env_path, owner)
         out.print(f"unchanged: {escape(str(env_path))}")
     else:
-        kept = install.write_env(env_path, new_text, place.user if deployment in {Deployment.SYSTEMD, Deployment.CRON} else "")
+        kept = install.write_env(env_path, new_text, owner)
         out.print(f"written: {escape(str(env_path))}" + (f", the old one is {escape(kept.name)}" if kept else ""))
     if deployment is not Deployment.COMPOSE:
         install.make_folders(place, deployment)

@@ -80,10 +80,12 @@ def write_env(path: Path, text: str, owner: str) -> Path | None:
     return kept
 
 
-def close_to_others(path: Path) -> None:
-    """The file is its owner's alone (0600)."""
+def close_to_others(path: Path, owner: str) -> None:
+    """The file is its owner's alone (0600): with a name, this user's, who could read it by its group before; otherwise whose it was."""
     with _translate(path):
         path.chmod(0o600)
+        if owner:
+            _give(path, owner)
 
 
 def write_planned(files: Sequence[PlannedFile]) -> tuple[Path, ...]:

@@ -31,6 +31,9 @@ MASK = "********"
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@,+%=-]*")
 _COMMENT = re.compile(r"[^\S\r\n]+#[^\r\n'\"]*$")
 _SECRETS = frozenset(variable.name for variable in VARIABLES if variable.is_secret)
+_SAFE_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*")
+_HOMES = ("/home", "/root", "/run/user")
+"""What ProtectHome=true hides from a unit (systemd.exec, "Sandboxing")."""
 _WEEKDAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _CRON_FIELDS = 5
 
@@ -54,6 +57,11 @@ class Place:
     points: Path
     log: Path
     user: str
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (self.project, self.bin_dir, self.state, self.points, self.log)
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,9 @@ def plan_units(sources: Path, unit_dir: Path, place: Place, schedule: str, timez
         if name.endswith(".timer"):
             text = re.sub(r"^OnCalendar=.*$", calendar, text, flags=re.MULTILINE)
         text = re.sub(r"^(User|Group)=.*$", rf"\1={place.user}", text, flags=re.MULTILINE)
+        if any(path.is_relative_to(home) for path in place.paths for home in _HOMES):
+            # Hidden, the unit's own program could not be started.
+            text = text.replace("ProtectHome=true", "ProtectHome=read-only")
         files.append(PlannedFile(unit_dir / name, text, 0o644))
     return tuple(files)
 
@@ -170,6 +181,10 @@ def _translate_weekdays(field: str) -> str:
 
 
 def _move(text: str, place: Place) -> str:
+    for path in place.paths:
+        if not _SAFE_PATH.fullmatch(str(path)):
+            # Both read blanks and per cent signs as something else.
+            raise ConfigurationError(f"{str(path)!r} cannot stand in a unit or a cron file", hint="Use a path of letters, digits and ._-@+/.")
     text = text.replace(f"{DEPLOYED_AT}/.venv/bin", str(place.bin_dir)).replace("cd " + DEPLOYED_AT, f"cd {place.project}")
     text = text.replace(" .venv/bin/", f" {place.bin_dir}/").replace(POINTS_AT, str(place.points)).replace(LOG_AT, str(place.log))
     if str(place.state) != STATE_AT:

@@ -150,6 +150,10 @@ class Person:
         for prompt, text in answers:
             self.answer(prompt, text)
 
+    def interrupt(self) -> None:
+        """Ctrl-C was pressed."""
+        self._child.sendintr()
+
     def see_the_end(self) -> int | None:
         self._child.expect(pexpect.EOF)
         self._child.close()
@@ -352,3 +356,24 @@ def test_without_a_terminal_a_wrong_answer_ends_with_4_and_nothing_is_written(fl
 def test_without_a_terminal_and_without_yes_it_says_what_to_do(machine: Machine) -> None:
     code, seen = machine.run()
     assert (code, "--yes" in seen) == (4, True)
+
+
+def test_an_env_that_a_group_could_read_becomes_the_backups_users_own(machine: Machine) -> None:
+    """As docs/deploy.md installs it by hand: closed to its group and left to root, it would stop the nightly backup."""
+    user = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    flags = (*machine.answer_flags(), "--deployment", "cron", "--yes", "--no-first-backup", "--service-user", user)
+    assert machine.run(*flags)[0] == 0
+    os.chown(machine.env, os.geteuid(), os.getegid())
+    machine.env.chmod(0o640)
+    code, seen = machine.run(*flags)
+    assert (code, f"unchanged: {machine.env}" in seen) == (0, True), seen
+    status = machine.env.stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, pwd.getpwnam(user).pw_uid)
+
+
+def test_cancelling_at_a_question_ends_with_130_and_writes_nothing(machine: Machine) -> None:
+    person = Person(machine, "--deployment", "none")
+    person.answer("Database server", "elsewhere")
+    person.expect("Its port")
+    person.interrupt()
+    assert (person.see_the_end(), machine.env.exists()) == (130, False)

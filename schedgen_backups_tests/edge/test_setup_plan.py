@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
 
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.setup_plan import MASK, describe_env, format_line, make_calendar, merge_env
+from schedgen_backups.setup_plan import MASK, Place, describe_env, format_line, make_calendar, merge_env, plan_units
 
 pytestmark = [pytest.mark.edge]
 
@@ -68,3 +70,34 @@ def test_systemd_accepts_the_calendars() -> None:
 def test_names_are_not_said_to_a_timer(cron: str) -> None:
     with pytest.raises(ConfigurationError, match="systemd timer"):
         make_calendar(cron)
+
+
+PROJECT = Path(__file__).resolve().parents[2]
+PLACE = Place(
+    project=Path("/srv/backups"),
+    bin_dir=Path("/srv/backups/.venv/bin"),
+    state=Path("/var/lib/schedgen-backups"),
+    points=Path("/mnt/points"),
+    log=Path("/var/log/schedgen-backups"),
+    user="somebody",
+)
+
+
+def plan_service(place: Place) -> str:
+    """The text of the unit that takes the backup."""
+    files = plan_units(PROJECT / "deploy", Path("/etc/systemd/system"), place, "0 2 * * *", "UTC")
+    return next(file.text for file in files if file.path.name == "schedgen-backup.service")
+
+
+def test_a_unit_whose_program_is_in_a_home_can_see_it() -> None:
+    """ProtectHome=true would hide the program from its own unit."""
+    assert "\nProtectHome=true\n" in plan_service(PLACE)
+    hidden = plan_service(replace(PLACE, bin_dir=Path("/home/somebody/backups/.venv/bin")))
+    assert "\nProtectHome=read-only\n" in hidden
+    assert "ProtectHome=true" not in hidden
+
+
+@pytest.mark.parametrize("path", ["/srv/my backups", "/srv/100%", "/srv/a:b"])
+def test_a_path_that_units_and_cron_read_differently_is_refused(path: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot stand in a unit"):
+        plan_service(replace(PLACE, points=Path(path)))
