@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,11 +28,12 @@ from benchmarks.paired import Timing
 from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
 from schedgen_backups.core.embedded_s3 import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.demo.seed import seed_application
 
 RESULTS = Path(__file__).parent / "results"
 _SERVER_OPTIONS = {"shared_buffers": "256MB", "fsync": "off"}
-_PARTS = ("database", "small-objects", "large-objects", "dagster", "scale")
-_IN_DEFAULT = ("database", "small-objects", "large-objects", "dagster")
+_PARTS = ("database", "small-objects", "large-objects", "dagster", "drill", "scale")
+_IN_DEFAULT = ("database", "small-objects", "large-objects", "dagster", "drill")
 
 
 class Bench:
@@ -64,6 +66,19 @@ class Bench:
             for number in range(self.rounds)
         ]
         return _as_json((Timing("whole command, almost no data", "schedgen-backups backup", tuple(use.seconds for use in uses), 0),))
+
+    def measure_drill(self) -> list[dict[str, Any]]:
+        """A drill of about 1 GB of rows and 10,000 real PDFs, phase by phase, as its own report has it."""
+        database, bucket = self.postgres.create_database("drilled"), self.s3.settings("drilled")
+        seeded = seed_application(database, bucket, user_count=1000, job_count=10_700 // self.scale)
+        data.add_rows(database, row_count=12_000_000 // self.scale)
+        environment = {**os.environ, **_make_environment(database, bucket, self.folder / "drilled")}
+        command = [sys.executable, "-m", "schedgen_backups.cli"]
+        subprocess.run([*command, "backup"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run([*command, "drill", "--json"], env=environment, check=True, capture_output=True, text=True)
+        phases = json.loads(done.stdout)["report"]["seconds"]
+        work = f"drill of {seeded.objects} PDFs and a dump of 1 GB"
+        return [{"work": work, "name": name, "seconds": [round(seconds, 1)], "result_bytes": 0} for name, seconds in phases.items()]
 
     def measure_scale(self) -> list[dict[str, Any]]:
         """1,000,000 objects of 1 KiB and one of 50 GiB: peak memory above the idle interpreter. Takes hours and 150 GB."""
@@ -115,6 +130,7 @@ def main() -> None:
                 "small-objects": bench.measure_small_objects,
                 "large-objects": bench.measure_large_objects,
                 "dagster": bench.measure_dagster,
+                "drill": bench.measure_drill,
                 "scale": bench.measure_scale,
             }
             for part in arguments.only or _IN_DEFAULT:

@@ -66,6 +66,16 @@ def fill_database(settings: DatabaseSettings, *, job_count: int, events_per_job:
     return int(row[0]) if row else 0
 
 
+def add_rows(settings: DatabaseSettings, *, row_count: int) -> None:
+    """The database has one more table, of so many small rows."""
+    with _connect(settings) as connection:
+        connection.execute(
+            f"CREATE TABLE event AS SELECT i AS id, md5(i::text) AS token, md5((-i)::text) AS other FROM generate_series(1, {row_count}) AS i"
+        )
+        connection.execute("ALTER TABLE event ADD PRIMARY KEY (id)")
+        connection.commit()
+
+
 def make_pdf_like_files(folder: Path, *, count: int, size_bytes: int) -> None:
     """The folder holds files that look like PDFs of scanned pages: a little text, then bytes that no compressor shrinks."""
     folder.mkdir(parents=True)

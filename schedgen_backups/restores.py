@@ -6,10 +6,11 @@ to core. Add a restore of another kind here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from schedgen_backups.core.archive_file import open_archive
@@ -18,6 +19,7 @@ from schedgen_backups.core.catalog import Catalog, PointListing
 from schedgen_backups.core.database_swap import finish_swap, open_swap
 from schedgen_backups.core.dump_file import open_dump
 from schedgen_backups.core.errors import RestoreError
+from schedgen_backups.core.hold import hold_point
 from schedgen_backups.core.member_name import digest_name
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.object_restore import check_archive_belongs, extract_objects, restore_objects
@@ -31,6 +33,9 @@ from schedgen_backups.core.settings import BackupSettings, BucketSettings, Datab
 from schedgen_backups.core.table_restore import RestoredTables, TableRequest, open_restored_tables, read_keys
 from schedgen_backups.core.table_write import WriteMode, WrittenRows, write_rows
 from schedgen_backups.core.verification import ClaimStatus
+
+_LONGEST = timedelta(days=1)
+"""So long a restore that was killed keeps its point from retention."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class RestoreDesk:
         self.backup = backup
         self.terms = terms
         self._tell = tell
+        self._is_writable = os.access(catalog.directory, os.W_OK)
 
     def describe_whole(self, request: RestoreRequest, *, is_swap: bool) -> tuple[str, ...]:
         """What `restore_whole` would do, a line each; raises what it would raise before it writes."""
@@ -85,13 +91,13 @@ class RestoreDesk:
         targets = [target.label for target in (request.database, request.bucket) if target is not None]
         halves = [name for name, target in (("database", request.database), ("bucket", request.bucket)) if target is not None]
         with self._log(request.point, ", ".join(halves), ", ".join(targets)) as draft:
-            describe_restore(replace(request, database=None) if is_swap else request, self.backup) if targets else None
+            self.describe_whole(request, is_swap=is_swap)
             self._keep_whole(request, is_swap=is_swap)
             if is_swap and request.database is not None:
                 report, old_name = self._restore_by_swap(request, request.database, observe)
                 self._tell(f"the database of before is called {old_name}; drop it when nobody needs it")
             else:
-                report = restore_point(request, self.backup, catalog=self.catalog, restored_by=self.terms.asked_by, observe=observe)
+                report = restore_point(request, self.backup, catalog=self._find_catalog(), restored_by=self.terms.asked_by, observe=observe)
             draft.result = "done: equal" if report.is_equal else f"done: {_describe_rest(report)}"
         return report
 
@@ -170,7 +176,7 @@ class RestoreDesk:
             encoding = dump.record.encoding
         with open_swap(live, request.point.point_id, _make_now_id(), encoding=encoding) as swap:
             fresh = replace(request, database=swap.fresh)
-            report = restore_point(fresh, self.backup, catalog=self.catalog, restored_by=self.terms.asked_by, observe=observe)
+            report = restore_point(fresh, self.backup, catalog=self._find_catalog(), restored_by=self.terms.asked_by, observe=observe)
             failed = [result for result in report.results if result.status is ClaimStatus.FAILED]
             if failed:
                 raise RestoreError(f"what was restored is not what was captured, {live.label} is as it was: {failed[0].summary}")
@@ -208,8 +214,24 @@ class RestoreDesk:
             self._tell(f"what was there before is in {path}")
         return kept
 
-    def _log(self, point: PointListing, subject: str, target: str) -> AbstractContextManager[RestoreLogDraft]:
-        return logged_restore(self.catalog.directory, point_id=point.point_id.text, subject=subject, target=target, reason=self.terms.reason)
+    def _find_catalog(self) -> Catalog | None:
+        """Where the rungs that a restore reaches are kept."""
+        return self.catalog if self._is_writable else None
+
+    @contextmanager
+    def _log(self, point: PointListing, subject: str, target: str) -> Generator[RestoreLogDraft, None, None]:
+        """The restore has an entry in the log, and retention leaves its point alone; neither where the backups lie on something read-only."""
+        directory = self.catalog.directory
+        if not self._is_writable:
+            self._tell(f"{directory} cannot be written: this restore is in no log")
+            yield RestoreLogDraft()
+            return
+        reason, asked_by = self.terms.reason, self.terms.asked_by
+        with (
+            logged_restore(directory, point_id=point.point_id.text, subject=subject, target=target, reason=reason) as draft,
+            hold_point(self.catalog, point.point_id, reason="a restore reads it", held_by=asked_by, longest=_LONGEST),
+        ):
+            yield draft
 
 
 def _make_now_id() -> RecoveryPointId:

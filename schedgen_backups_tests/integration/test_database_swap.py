@@ -17,6 +17,7 @@ from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.database_swap import finish_swap, open_swap
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.pruning import Pin, read_pin
 from schedgen_backups.core.restore import RestoreRequest
 from schedgen_backups.core.restore_log import read_restore_log
 from schedgen_backups.core.settings import DatabaseSettings
@@ -87,6 +88,15 @@ def test_the_restored_database_takes_the_name_and_the_old_one_keeps_its_rows(liv
     assert run(live.database, "SHOW search_path") == [("public, pg_catalog",)]
     [entry] = read_restore_log(live.desk.catalog.directory)
     assert (entry.subject, entry.reason, entry.result) == ("database", "it went wrong", "done: equal")
+
+
+def test_retention_leaves_a_point_alone_while_it_is_restored(live: Live) -> None:
+    seen: list[Pin | None] = []
+    request = RestoreRequest(live.desk.catalog.get_point(ID), live.database.with_database(f"{live.database.database}_new"), None)
+    live.desk.restore_whole(request, is_swap=True, observe=lambda _phase, _size: seen.append(read_pin(live.desk.catalog, ID)))
+    assert {pin.reason for pin in seen if pin is not None} == {"a restore reads it"}
+    assert None not in seen
+    assert read_pin(live.desk.catalog, ID) is None
 
 
 def test_users_that_connect_again_and_again_do_not_stop_it(live: Live) -> None:
