@@ -118,7 +118,7 @@ def test_an_object_that_we_lost_fails_the_claim_and_is_never_sealed(system: Syst
 
 
 def test_an_object_that_could_not_be_read_is_a_loss_and_not_a_deletion(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schedgen_backups.core.archive._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("schedgen_backups.core.object_reader._FIRST_PAUSE_SECONDS", 0.01)
     dump = publish_dump(system.catalog, system.database)
     with FaultyS3Proxy(system.bucket) as proxy:
         proxy.fail_next(None, status=403, matching=r"/uploads/1\.pdf", method="GET")
