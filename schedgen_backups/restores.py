@@ -75,6 +75,8 @@ class RestoreDesk:
     def describe_whole(self, request: RestoreRequest, *, is_swap: bool) -> tuple[str, ...]:
         """What `restore_whole` would do, a line each; raises what it would raise before it writes."""
         database = request.database
+        if is_swap and database is None:
+            raise RestoreError("a swap needs a database, and none is named", hint="Name the live database, or leave the swap out.")
         if not is_swap or database is None:
             return describe_restore(request, self.backup)
         lines = describe_restore(replace(request, database=None), self.backup)

@@ -21,7 +21,7 @@ from schedgen_backups.core.clients import ClientPrograms, find_client
 from schedgen_backups.core.command import Program, ProgramError
 from schedgen_backups.core.dump_file import DumpFile, open_dump
 from schedgen_backups.core.dump_text import DumpDigest, Text, split_dump
-from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
+from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.large_objects import LargeObjectFilter
 from schedgen_backups.core.ordered_worker import OrderedWorker
 from schedgen_backups.core.parallel_load import SESSION_SETTINGS, ParallelLoad, can_load_in_parallel, remove_contents
@@ -102,8 +102,14 @@ def restore_database(
             load = ParallelLoad(dump_path, target, backup, client, jobs=jobs, stop=stop, observe=observe)
             try:
                 load.run()
-            except BaseException:
-                remove_contents(target, _REMOVE_EVERYTHING)
+            except BaseException as error:
+                try:
+                    remove_contents(target, _REMOVE_EVERYTHING)
+                except BackupError as refusal:
+                    raise RestoreError(
+                        f"{error}\nand what had been loaded by then could not be removed: {refusal.message}",
+                        hint=f"Drop the database {target.database} before the next try.",
+                    ) from error
                 raise
             return notes
         is_atomic = _fits_one_transaction(dump.record, target)

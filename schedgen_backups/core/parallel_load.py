@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import re
 import secrets
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from itertools import chain
 from pathlib import Path
 from threading import Event
 
 from psycopg import sql
 
 from schedgen_backups.core.clients import ClientPrograms
-from schedgen_backups.core.command import Program, ProgramError
 from schedgen_backups.core.dump_file import DumpFile, open_dump
 from schedgen_backups.core.dump_text import DumpDigest, Rows, Segment, Text, split_table
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.post_data import PostDataItem, split_post_data
-from schedgen_backups.core.postgres import connect_database, make_client_environment, translate_errors
+from schedgen_backups.core.postgres import connect_database, translate_errors
+from schedgen_backups.core.psql import feed_psql
 from schedgen_backups.core.records import TableEntry
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 
@@ -121,28 +121,8 @@ class ParallelLoad:
     def _run_psql(self, texts: Iterable[bytes]) -> None:
         # As pg_dump does: what stands between is SQL and never a command of psql (CVE-2025-8714).
         key = secrets.token_hex(16)
-        words = [self._client.psql, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"]
-        try:
-            with Program(
-                words,
-                environment=make_client_environment(self._target),
-                stall_timeout_seconds=self._backup.stall_timeout_seconds,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-            ) as psql:
-                try:
-                    psql.write(f"\\restrict {key}\n".encode() if self._is_restricted else b"")
-                    for text in texts:
-                        psql.write(text)
-                    psql.write(f"\n\\unrestrict {key}\n".encode() if self._is_restricted else b"")
-                    psql.close_stdin()
-                except ProgramError as error:
-                    psql.wait()
-                    raise RestoreError(f"psql stopped at the first error: {psql.stderr_tail or error.message}") from error
-                if psql.wait() != 0:
-                    raise RestoreError(f"psql stopped at the first error: {psql.stderr_tail}")
-        except ProgramError as error:
-            raise RestoreError(error.message, hint=error.hint) from error
+        begin, end = (f"\\restrict {key}\n", f"\n\\unrestrict {key}\n") if self._is_restricted else ("", "")
+        feed_psql(self._client, self._target, self._backup, chain([begin.encode()], texts, [end.encode()]))
 
 
 def can_load_in_parallel(dump: DumpFile) -> bool:

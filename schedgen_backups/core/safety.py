@@ -7,7 +7,7 @@ points: nothing seals them, retention does not count them, and the next safety b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from schedgen_backups.core.capture import take_bucket_archive, take_database_dum
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, RestoreError
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
-from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY, BackupSettings, BucketSettings, DatabaseSettings
 
 SAFETY_NAME = "safety"
 SAFETY_DAYS = 30
@@ -41,6 +41,8 @@ def take_safety_backup(
 
     RestoreError (permanent) with the reason when that cannot be done: nothing was restored then. LockHeldError while another one is taken.
     """
+    # What is wrong with the target is why it is restored: emptied tables or a missing one must not keep it from being kept.
+    backup = replace(backup, is_empty_allowed=True, reference_query=DEFAULT_REFERENCE_QUERY, is_reference_query_default=True)
     catalog = Catalog(backup.directory / SAFETY_NAME)
     point_id = RecoveryPointId.from_time(datetime.now(timezone.utc))
     catalog.prepare()

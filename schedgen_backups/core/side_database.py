@@ -6,8 +6,7 @@ putting rows back of `table_write`. Constraints and indexes are not made: it is 
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from schedgen_backups.core.command import Program, ProgramError
 from schedgen_backups.core.database_restore import check_database_target
 from schedgen_backups.core.dump_file import DumpFile, open_dump
 from schedgen_backups.core.dump_text import DumpDigest, split_table
 from schedgen_backups.core.errors import DatabaseError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.postgres import connect_database, make_client_environment, translate_errors
+from schedgen_backups.core.postgres import connect_database, translate_errors
+from schedgen_backups.core.psql import feed_psql
 from schedgen_backups.core.records import TableEntry
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 
@@ -146,39 +145,22 @@ def fill_side_database(dump_path: Path, tables: tuple[TableEntry, ...], side: Da
     """
     with open_dump(dump_path) as dump:
         client, _relation_count = check_database_target(dump.record, side, backup)
-        words = [client.psql, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"]
-        try:
-            with Program(
-                words,
-                environment=make_client_environment(side),
-                stall_timeout_seconds=backup.stall_timeout_seconds,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-            ) as psql:
-                try:
-                    psql.write(b"BEGIN;\n")
-                    for block in dump.read_schema():
-                        psql.write(block)
-                    for table in tables:
-                        _feed_table(psql, dump, table)
-                    psql.write(b"COMMIT;\n")
-                    psql.close_stdin()
-                except ProgramError as error:
-                    psql.wait()
-                    raise RestoreError(f"psql stopped at the first error: {psql.stderr_tail or error.message}") from error
-                if psql.wait() != 0:
-                    raise RestoreError(f"psql failed: {psql.stderr_tail}")
-        except ProgramError as error:
-            raise RestoreError(error.message, hint=error.hint) from error
+        feed_psql(client, side, backup, _list_texts(dump, tables))
 
 
-def _feed_table(psql: Program, dump: DumpFile, table: TableEntry) -> None:
-    contents = DumpDigest()
-    for segment in split_table(dump.read_table(table)):
-        contents.add(segment)
-        psql.write(segment.data)
-    found = contents.facts().tables
-    if [(facts.name, facts.sha256) for facts in found] != [(table.name, table.sha256)]:
-        raise VerificationError(
-            f"the rows of {table.qualified_name} are not what was captured; nothing was loaded", hint="Use another copy or another recovery point."
-        )
+def _list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes]:
+    """Everything that goes to psql; the COMMIT comes only after each table's digest was seen to match."""
+    yield b"BEGIN;\n"
+    yield from dump.read_schema()
+    for table in tables:
+        contents = DumpDigest()
+        for segment in split_table(dump.read_table(table)):
+            contents.add(segment)
+            yield segment.data
+        found = contents.facts().tables
+        if [(facts.name, facts.sha256) for facts in found] != [(table.name, table.sha256)]:
+            raise VerificationError(
+                f"the rows of {table.qualified_name} are not what was captured; nothing was loaded",
+                hint="Use another copy or another recovery point.",
+            )
+    yield b"COMMIT;\n"

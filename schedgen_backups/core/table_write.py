@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from graphlib import CycleError, TopologicalSorter
 
+import psycopg
 from psycopg import sql
 
 from schedgen_backups.core.errors import RestoreError
@@ -83,7 +84,13 @@ def _write_table(table: TableEntry, shape: TableShape, source: Connection, targe
     ):
         for block in reading:
             writing.write(block)
-    cursor = target.execute(_make_insert(table, shape, mode))
+    try:
+        cursor = target.execute(_make_insert(table, shape, mode))
+    except psycopg.IntegrityError as error:
+        raise RestoreError(
+            f"the live database refuses a row of {table.qualified_name}, and nothing was written: {' '.join(str(error).split())}",
+            hint="A foreign key whose parent is missing: name the parent's table as well. Another constraint: copy by hand from a side database.",
+        ) from error
     target.execute(sql.SQL("DROP TABLE {}").format(staging))
     return max(0, cursor.rowcount)
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -97,6 +97,17 @@ def test_retention_leaves_a_point_alone_while_it_is_restored(live: Live) -> None
     assert {pin.reason for pin in seen if pin is not None} == {"a restore reads it"}
     assert None not in seen
     assert read_pin(live.desk.catalog, ID) is None
+
+
+def test_a_database_whose_rows_and_tables_are_gone_is_kept_all_the_same(live: Live) -> None:
+    """What went wrong is why somebody restores; here the operators' own reference query has lost its table, too."""
+    backup = replace(live.desk.backup, reference_query="SELECT k FROM gone", is_reference_query_default=False)
+    desk = RestoreDesk(live.desk.catalog, backup, Terms("a test"), tell=live.told.append)
+    report = desk.restore_whole(replace(live.request, replace_contents=True), is_swap=False)
+    assert report.is_equal
+    [kept] = (desk.catalog.directory / "safety").glob("db_*.sql.gz")
+    assert str(kept) in live.told[0]
+    assert run(live.database, "SELECT count(*) FROM jobs") == [(2,)]
 
 
 def test_users_that_connect_again_and_again_do_not_stop_it(live: Live) -> None:
