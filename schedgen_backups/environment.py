@@ -99,6 +99,7 @@ def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
             if reader.text("BACKUP_COMPRESSION_THREADS")
             else min(os.cpu_count() or 1, 8)
         ),
+        dump_jobs=reader.number("BACKUP_DUMP_JOBS", 1, _MOST_THREADS),
         download_threads=reader.number("BACKUP_DOWNLOAD_THREADS", 1, _MOST_THREADS),
         reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
         max_mb_per_second=reader.number("BACKUP_MAX_MB_PER_SECOND", 0, 100_000),

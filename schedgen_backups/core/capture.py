@@ -28,7 +28,7 @@ _Captured = TypeVar("_Captured")
 def take_database_dump(catalog: Catalog, settings: DatabaseSettings, backup: BackupSettings, point_id: RecoveryPointId) -> CapturedDump:
     """The directory holds the point's dump. Errors as of `dump.capture_database`, and StorageError; then nothing was published."""
     name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
-    return _take(catalog, name, lambda file, _folder: capture_database(settings, backup, point_id, file))
+    return _take(catalog, name, lambda file, folder: capture_database(settings, backup, point_id, file, folder=folder))
 
 
 def take_bucket_archive(

@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,9 @@ from schedgen_backups.core.errors import BackupError
 
 PIPE_BYTES = 1 << 20
 """Linux lets an unprivileged process enlarge a pipe up to this (/proc/sys/fs/pipe-max-size)."""
+_FILL_SECONDS = 0.002
+"""How long a pipe that held little is left to fill: pg_dump writes 4 KiB at a time, and every look costs both programs
+(2026-11-25: 1 GB in 37,000 reads without, in 5,000 with this pause)."""
 _STDERR_LINES = 50
 _STDERR_BYTES = 64 * 1024
 _END_GRACE_SECONDS = 5
@@ -88,21 +92,31 @@ class Program:
         return "\n".join(self._stderr_end.decode("utf-8", "replace").strip().split("\n")[-_STDERR_LINES:])
 
     def read_blocks(self) -> Iterator[bytes]:
-        """Yields what the program writes to stdout, as it comes; ProgramError when it falls silent for too long."""
+        """Yields what the program writes, a megabyte or two at a time where it is much; ProgramError when it falls silent for too long."""
         assert self._process.stdout is not None  # noqa: S101
         descriptor = self._process.stdout.fileno()
         poll = select.poll()
         poll.register(descriptor, select.POLLIN | select.POLLHUP)
-        while True:
-            if not poll.poll(self._stall_timeout_seconds * 1000):
+        pieces: list[bytes] = []
+        size_bytes = 0
+        is_open = True
+        while is_open:
+            has_more = bool(poll.poll(0 if size_bytes else self._stall_timeout_seconds * 1000))
+            if not has_more and not size_bytes:
                 raise ProgramError(
                     f"{self.name} gave no byte for {self._stall_timeout_seconds:g} seconds and was ended",
                     hint="Look for a lock or an overloaded server; BACKUP_STALL_TIMEOUT_SECONDS sets how long to wait.",
                 )
-            block = os.read(descriptor, PIPE_BYTES)
-            if not block:
-                return
-            yield block
+            piece = os.read(descriptor, PIPE_BYTES) if has_more else b""
+            is_open = bool(piece) or not has_more
+            pieces.append(piece)
+            size_bytes += len(piece)
+            if size_bytes >= PIPE_BYTES or (size_bytes and not piece):
+                yield b"".join(pieces)
+                pieces.clear()
+                size_bytes = 0
+            if len(piece) < PIPE_BYTES // 4 and is_open:
+                time.sleep(_FILL_SECONDS)
 
     def write(self, data: bytes) -> None:
         """Hands `data` to the program's stdin; ProgramError when it ended or took nothing for too long."""
@@ -139,6 +153,12 @@ class Program:
             raise ProgramError(f"{self.name} closed its output but did not end") from error
         self._stderr_reader.join(timeout=_END_GRACE_SECONDS)
         return code
+
+    def stop(self) -> None:
+        """The program was told to end, from any thread; whoever reads from it sees its output end."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
 
     def end(self) -> None:
         """Ends the program and its children if they still run; returns when they are gone."""

@@ -6,28 +6,29 @@ Add what belongs to taking a dump. How the file is laid out and read back is `du
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import BinaryIO
 
 from schedgen_backups.core.clients import ClientPrograms, find_client
 from schedgen_backups.core.command import Program, ProgramError, run_program
 from schedgen_backups.core.dump_file import CapturedDump, DumpFileWriter
+from schedgen_backups.core.dump_plan import choose_side_tables, make_pattern, place_side_tables
+from schedgen_backups.core.dump_stream import TRANSACTION_TIMEOUT_MAJOR, stream_dump
 from schedgen_backups.core.dump_text import split_dump
 from schedgen_backups.core.errors import DatabaseError, DumpError
 from schedgen_backups.core.model import RecoveryPointId, ReferenceState
+from schedgen_backups.core.parallel_dump import SideDumps
 from schedgen_backups.core.postgres import make_client_environment
 from schedgen_backups.core.records import DumpRecord
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
-from schedgen_backups.core.snapshot import DatabaseFacts, Snapshot, TableName, open_snapshot
+from schedgen_backups.core.snapshot import Snapshot, TableName, open_snapshot
 from schedgen_backups.core.throttle import Throttle
 from schedgen_backups.core.version import TOOL_VERSION
 
-TRANSACTION_TIMEOUT_MAJOR = 17
-"""The first server that knows `transaction_timeout` (PostgreSQL 17 release notes); newer pg_dumps set it in every dump."""
-_TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;\n"
-_HEAD_LIMIT_BYTES = 64 * 1024
 _ROLES_TIMEOUT_SECONDS = 120
 
 
@@ -37,9 +38,9 @@ def capture_database(
     point_id: RecoveryPointId,
     file: BinaryIO,
     *,
-    observe: Callable[[int], object] = lambda _size_bytes: None,
+    folder: Path,
 ) -> CapturedDump:
-    """The file holds a whole dump with record, index and footer; `observe` gets the plain bytes of each block as it passes.
+    """The file holds a whole dump with record, index and footer; `folder` has room for tables that wait for their place in it.
 
     DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty database) and
     ConfigurationError (reference query) are permanent. After an error the file's content is worthless.
@@ -54,7 +55,8 @@ def capture_database(
         snapshot.lock_tables(tables)
         reference_note = snapshot.find_reference_problem(backup)
         with DumpFileWriter(file, threads=backup.compression_threads) as writer:
-            expected_rows = _dump_and_count(settings, backup, client, snapshot, tables, facts, writer, observe)
+            source = _Source(settings, backup, client, snapshot, facts.server_major, Throttle(backup.max_mb_per_second))
+            expected_rows = _dump_and_count(source, tables, writer, folder)
             if not sum(expected_rows.values()) and not backup.is_empty_allowed:
                 raise _empty_error(settings)
             if not reference_note:
@@ -93,72 +95,51 @@ def capture_database(
             return writer.finish(record, counted, roles)
 
 
-def stream_dump(
-    settings: DatabaseSettings,
-    client: ClientPrograms,
-    *,
-    server_major: int,
-    stall_timeout_seconds: float,
-    snapshot_id: str | None = None,
-    observe: Callable[[int], object] = lambda _size_bytes: None,
-) -> Iterator[bytes]:
-    """Yields the plain dump as pg_dump writes it; DumpError (retryable) when pg_dump fails, hangs or is killed, at the latest at the end."""
-    arguments = [
-        client.pg_dump,
-        "--format=plain",
-        "--no-password",
-        f"--lock-wait-timeout={int(stall_timeout_seconds)}s",
-        *([f"--snapshot={snapshot_id}"] if snapshot_id else []),
-    ]
-    try:
-        with Program(arguments, environment=make_client_environment(settings), stall_timeout_seconds=stall_timeout_seconds) as program:
-            blocks = program.read_blocks()
-            if server_major < TRANSACTION_TIMEOUT_MAJOR:
-                blocks = _leave_out_transaction_timeout(blocks)
-            for block in blocks:
-                observe(len(block))
-                yield block
-            code = program.wait()
-            if code != 0:
-                ending = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-                raise DumpError(
-                    f"pg_dump {ending}: {program.stderr_tail or 'it said nothing'}",
-                    hint="Look at the server's log; run the backup again.",
-                )
-    except ProgramError as error:
-        raise DumpError(error.message, hint=error.hint) from error
+@dataclass(frozen=True)
+class _Source:
+    """What every pg_dump of one capture has in common."""
+
+    settings: DatabaseSettings
+    backup: BackupSettings
+    client: ClientPrograms
+    snapshot: Snapshot
+    server_major: int
+    throttle: Throttle
+
+    def stream(self, options: Sequence[str], notice_start: Callable[[Program], object] = lambda _program: None) -> Iterator[bytes]:
+        """Yields what a pg_dump with these options writes of the snapshot; may run in any thread."""
+        return stream_dump(
+            self.settings,
+            self.client,
+            server_major=self.server_major,
+            stall_timeout_seconds=self.backup.stall_timeout_seconds,
+            snapshot_id=self.snapshot.snapshot_id,
+            options=options,
+            notice_start=notice_start,
+            observe=self.throttle.wait_for,
+        )
+
+    def stream_table(self, table: TableName, notice_start: Callable[[Program], object]) -> Iterator[bytes]:
+        """Yields what pg_dump writes of one table's rows alone."""
+        return self.stream(("--data-only", "--strict-names", f"--table={make_pattern(table)}"), notice_start)
 
 
-def _dump_and_count(
-    settings: DatabaseSettings,
-    backup: BackupSettings,
-    client: ClientPrograms,
-    snapshot: Snapshot,
-    tables: tuple[TableName, ...],
-    facts: DatabaseFacts,
-    writer: DumpFileWriter,
-    observe: Callable[[int], object],
-) -> dict[TableName, int]:
+def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: DumpFileWriter, folder: Path) -> dict[TableName, int]:
     """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory once."""
-    throttle = Throttle(backup.max_mb_per_second)
-
-    def pass_on(size_bytes: int) -> None:
-        throttle.wait_for(size_bytes)
-        observe(size_bytes)
-
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool:
+    backup, snapshot = source.backup, source.snapshot
+    beside = choose_side_tables(snapshot.read_table_sizes(), backup.dump_jobs)
+    with (
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool,
+        SideDumps(beside, source.stream_table, folder, workers=backup.dump_jobs - 1, threads=backup.compression_threads) as side_dumps,
+    ):
         counting = pool.submit(snapshot.count_rows, tables)
         try:
-            blocks = stream_dump(
-                settings,
-                client,
-                server_major=facts.server_major,
-                stall_timeout_seconds=backup.stall_timeout_seconds,
-                snapshot_id=snapshot.snapshot_id,
-                observe=pass_on,
-            )
-            for segment in split_dump(blocks):
-                writer.add(segment)
+            blocks = source.stream([f"--exclude-table-data={make_pattern(table)}" for table in beside])
+            for segment in place_side_tables(split_dump(blocks), tables, beside):
+                if isinstance(segment, TableName):
+                    writer.add_side_table(side_dumps.take(segment))
+                else:
+                    writer.add(segment)
             if not writer.facts().is_complete:
                 raise DumpError(
                     "pg_dump ended with exit code 0, but its last line is missing: the dump is cut short",
@@ -168,22 +149,6 @@ def _dump_and_count(
             snapshot.cancel()
             raise
         return counting.result()
-
-
-def _leave_out_transaction_timeout(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    # The statement stands in the dump's head, before the first object. A server older than 17 stops at it.
-    head = b""
-    is_in_head = True
-    for block in blocks:
-        if not is_in_head:
-            yield block
-            continue
-        head += block
-        if b"\nSELECT pg_catalog.set_config(" in head or len(head) > _HEAD_LIMIT_BYTES:
-            is_in_head = False
-            yield head.replace(_TRANSACTION_TIMEOUT, b"", 1)
-    if is_in_head and head:
-        yield head.replace(_TRANSACTION_TIMEOUT, b"", 1)
 
 
 def _read_roles(client: ClientPrograms, settings: DatabaseSettings) -> tuple[str, str]:

@@ -17,11 +17,13 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 
 from schedgen_backups.core.artifact_file import make_format_error, open_artifact
-from schedgen_backups.core.dump_text import DumpDigest, DumpFacts, Segment, TableEnd, TableFacts, TableStart
+from schedgen_backups.core.block_writer import BlockWriter
+from schedgen_backups.core.dump_text import SECTION_END, DumpDigest, DumpFacts, Segment, TableEnd, TableFacts, TableStart, Text
 from schedgen_backups.core.gzip_members import BLOCK_BYTES, MemberWriter, read_footer, read_members
 from schedgen_backups.core.ordered_worker import OrderedWorker
 from schedgen_backups.core.records import DumpRecord, TableEntry
 
+_COPY_BYTES = 4 * BLOCK_BYTES
 LINE_PREFIX = "-- schedgen-backups: "
 ROLE_PREFIX = "-- role: "
 
@@ -38,6 +40,21 @@ class CapturedDump:
     """Of the file."""
 
 
+@dataclass(frozen=True)
+class SideTable:
+    """A table that was dumped apart from the rest."""
+
+    comment: bytes
+    """What pg_dump writes above the COPY statement."""
+    facts: TableFacts
+    size_bytes: int
+    """Of COPY statement, rows and end line, as plain text."""
+    file: BinaryIO
+    """Holds these as gzip members, and nothing else."""
+    length: int
+    """Of the members."""
+
+
 @dataclass
 class _Position:
     offset: int = 0
@@ -51,8 +68,7 @@ class DumpFileWriter:
         self._writer = MemberWriter(file, threads=threads)
         self._worker = OrderedWorker("digest")
         self._digest = DumpDigest(self._worker)
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
+        self._blocks = BlockWriter(self._writer)
         self._positions: list[tuple[TableFacts, _Position]] = []
         self._open_position = _Position()
         self._content_length: int | None = None
@@ -61,16 +77,30 @@ class DumpFileWriter:
     def add(self, segment: Segment) -> None:
         """Appends the segment; a table's first segment starts a gzip member."""
         if isinstance(segment, TableStart):
-            self._flush_block()
+            self._blocks.end_block()
             self._open_position = position = _Position()
             self._writer.call_at_position(lambda offset: setattr(position, "offset", offset))
-        self._append(segment.data)
+        self._blocks.append(segment.data)
         table = self._digest.add(segment)
         if isinstance(segment, TableEnd) and table is not None:
-            self._flush_block()
+            self._blocks.end_block()
             position = self._open_position
             self._writer.call_at_position(lambda offset: setattr(position, "end", offset))
             self._positions.append((table, position))
+
+    def add_side_table(self, table: SideTable) -> None:
+        """Appends the table's comment, its members as they are, and what ends its section; its file is closed."""
+        self.add(Text(table.comment))
+        self._digest.add_table(table.facts, table.size_bytes)
+        self._blocks.end_block()
+        position = _Position(self._writer.flush())
+        with table.file as file:
+            file.seek(0)
+            for block in iter(partial(file.read, _COPY_BYTES), b""):
+                self._writer.copy_members(file.fileno(), self._writer.flush() - position.offset, block)
+        position.end = self._writer.flush()
+        self._positions.append((table.facts, position))
+        self.add(Text(SECTION_END))
 
     def facts(self) -> DumpFacts:
         """What was written so far."""
@@ -80,20 +110,20 @@ class DumpFileWriter:
         """Appends object keys that the database refers to, behind the dump."""
         _ = self.content_length
         self.reference_count += len(keys)
-        self._append(_to_line("references", keys))
+        self._blocks.append(_to_line("references", keys))
 
     @property
     def content_length(self) -> int:
         """Compressed bytes of the dump itself; asked for once the last segment was added."""
         if self._content_length is None:
-            self._flush_block()
+            self._blocks.end_block()
             self._content_length = self._writer.flush()
         return self._content_length
 
     def finish(self, record: DumpRecord, expected_rows: Mapping[tuple[str, str], int], roles: str) -> CapturedDump:
         """Appends record, roles, index and footer. `expected_rows`: (schema, table) → rows counted in the snapshot."""
         _ = self.content_length
-        self._flush_block()
+        self._blocks.end_block()
         index_offset = self._writer.flush()
         entries = tuple(
             TableEntry(
@@ -112,12 +142,12 @@ class DumpFileWriter:
         captured = {(entry.schema_name, entry.name) for entry in entries}
         missing = tuple(f"{schema}.{name}" for schema, name in expected_rows if (schema, name) not in captured)
         record = record.model_copy(update={"missing_tables": missing})
-        self._append(_to_line("record", record.model_dump(mode="json")))
+        self._blocks.append(_to_line("record", record.model_dump(mode="json")))
         for line in roles.splitlines():
-            self._append(f"{ROLE_PREFIX}{line}\n".encode())
+            self._blocks.append(f"{ROLE_PREFIX}{line}\n".encode())
         for entry in entries:
-            self._append(_to_line("table", entry.model_dump(mode="json")))
-        self._flush_block()
+            self._blocks.append(_to_line("table", entry.model_dump(mode="json")))
+        self._blocks.end_block()
         sha256 = self._writer.finish(index_offset)
         return CapturedDump(record, entries, sha256, self._writer.flush())
 
@@ -127,18 +157,6 @@ class DumpFileWriter:
     def __exit__(self, *exception: object) -> None:
         self._worker.close()
         self._writer.close()
-
-    def _append(self, data: bytes) -> None:
-        self._pending.append(data)
-        self._pending_bytes += len(data)
-        if self._pending_bytes >= BLOCK_BYTES:
-            self._flush_block()
-
-    def _flush_block(self) -> None:
-        if self._pending_bytes:
-            self._writer.write_block(b"".join(self._pending))
-            self._pending = []
-            self._pending_bytes = 0
 
 
 class DumpFile:

@@ -16,8 +16,8 @@ from psycopg import sql
 from typing_extensions import LiteralString
 
 from schedgen_backups.core.clients import find_client
-from schedgen_backups.core.dump import stream_dump
 from schedgen_backups.core.dump_file import DumpFile, open_dump
+from schedgen_backups.core.dump_stream import stream_dump
 from schedgen_backups.core.dump_text import DumpDigest, Rows, TableFacts, split_dump, split_table
 from schedgen_backups.core.postgres import connect_database, translate_errors
 from schedgen_backups.core.records import TableEntry

@@ -76,6 +76,8 @@ class BackupSettings:
     schedule: str = "0 2 * * *"
     timezone: tzinfo = field(default_factory=lambda: ZoneInfo("UTC"))
     compression_threads: int = 2
+    dump_jobs: int = 2
+    """So many pg_dumps at a time, where there are several large tables."""
     download_threads: int = 8
     stall_timeout_seconds: int = 600
     """No byte for this long from pg_dump, psql or the S3 server means that it hangs."""

@@ -84,6 +84,11 @@ class Snapshot:
         rows = self._rows(f"SELECT n.nspname, c.relname {_USER_RELATIONS} AND c.relkind = 'r' ORDER BY 1, 2")
         return tuple(TableName(str(schema), str(name)) for schema, name in rows)
 
+    def read_table_sizes(self) -> dict[TableName, int]:
+        """Table → bytes on the server's disk, compressed columns as they are, without indexes."""
+        rows = self._rows(f"SELECT n.nspname, c.relname, pg_catalog.pg_table_size(c.oid) {_USER_RELATIONS} AND c.relkind = 'r'")
+        return {TableName(str(schema), str(name)): cast("int", size_bytes) for schema, name, size_bytes in rows}
+
     def check_privileges(self) -> None:
         """Every table, sequence and schema is readable in full; DatabaseError (permanent) names those that are not."""
         unreadable = self._rows(

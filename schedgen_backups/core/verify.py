@@ -35,10 +35,10 @@ def verify_dump(path: Path, *, expected_sha256: str | None = None, observe: Obse
     digest = _FileDigest(observe)
 
     def read() -> tuple[str, dict[str, Figure]]:
-        with open_dump(path) as dump, OrderedWorker("digest") as worker:
+        with open_dump(path) as dump, OrderedWorker("rows") as rows_worker, OrderedWorker("file") as file_worker:
             _check_name(path, dump.record)
-            contents = DumpDigest(worker)
-            for segment in split_dump(dump.read_contents(observe=digest.update)):
+            contents = DumpDigest(rows_worker)
+            for segment in split_dump(dump.read_contents(observe=partial(file_worker.submit, digest.update))):
                 contents.add(segment)
             facts = contents.facts()
             if not facts.is_complete:
@@ -54,6 +54,7 @@ def verify_dump(path: Path, *, expected_sha256: str | None = None, observe: Obse
             if facts.text_sha256 != dump.record.text_sha256 or facts.size_bytes != dump.record.size_bytes:
                 raise VerificationError("the schema differs from what was captured")
             _check_tables_lie_right(dump)
+            file_worker.wait()
             digest.finish(dump.read_rest)
             figures: dict[str, Figure] = {"tables": len(facts.tables), "rows": sum(table.rows for table in facts.tables)}
             return f"{len(facts.tables)} tables, {figures['rows']} rows, complete", {**figures, "size_bytes": facts.size_bytes}
