@@ -1,4 +1,4 @@
-"""Loads a dump into an empty database in several sessions: the schema, then tables side by side, then indexes side by side, then the rest.
+"""Loads a dump into an empty database in several sessions: the schema, then rows, then indexes side by side, then the rest.
 
 Several sessions cannot be one transaction: after an error everything that was made is removed again, and a load that is killed leaves a database that
 no restore takes for an empty one. So this is for databases that nobody uses yet; `database_restore` loads in one transaction otherwise.
@@ -14,16 +14,15 @@ from itertools import chain
 from pathlib import Path
 from threading import Event
 
-from psycopg import sql
-
 from schedgen_backups.core.clients import ClientPrograms
 from schedgen_backups.core.dump_file import DumpFile, open_dump
-from schedgen_backups.core.dump_text import DumpDigest, Rows, Segment, Text, split_table
+from schedgen_backups.core.dump_text import DumpDigest, Segment, Text, split_table
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.post_data import PostDataItem, split_post_data
 from schedgen_backups.core.postgres import connect_database, translate_errors
 from schedgen_backups.core.psql import feed_psql
 from schedgen_backups.core.records import TableEntry
+from schedgen_backups.core.row_sessions import RowSessions, is_wide
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 
 SESSION_SETTINGS = "SET maintenance_work_mem = '256MB'; SET max_parallel_maintenance_workers = 4;\n"
@@ -72,7 +71,9 @@ class ParallelLoad:
         schema = _RESTRICT.sub(b"", schema, count=1)
         rest = _UNRESTRICT.sub(b"", rest)
         self._run_psql((schema,))
-        self._side_by_side([lambda table=table: self._load_table(table) for table in tables])
+        for table in filter(is_wide, tables):
+            RowSessions(self._path, table, self._target, self._make_row_head(), count=self._jobs).load(self._read_table)
+        self._side_by_side([lambda table=table: self._load_table(table) for table in tables if not is_wide(table)])
         items = split_post_data(schema, rest)
         # Sequences stand before the first index, what needs indexes behind the last.
         first = next((place for place, item in enumerate(items) if item.is_build), len(items))
@@ -90,19 +91,10 @@ class ParallelLoad:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _load_table(self, table: TableEntry) -> None:
-        with open_dump(self._path) as dump, connect_database(self._target) as connection, translate_errors(self._target):
-            connection.execute(f"SET client_encoding = '{self._encoding}'; {_HEAD}")  # type: ignore[arg-type] - pg_encoding_to_char's own word
-            contents = DumpDigest()
-            name = sql.Identifier(table.schema_name, table.name)
-            columns = sql.SQL(table.columns)  # type: ignore[arg-type] - as pg_dump quoted them
-            with connection.cursor().copy(sql.SQL("COPY {} {} FROM STDIN").format(name, columns)) as copy:
-                for segment in self._read_table(dump, table):
-                    contents.add(segment)
-                    if isinstance(segment, Rows):
-                        copy.write(segment.data)
-            if [facts.sha256 for facts in contents.facts().tables] != [table.sha256]:
-                raise VerificationError(f"the rows of {table.qualified_name} are not what was captured")
-            connection.commit()
+        RowSessions(self._path, table, self._target, self._make_row_head(), count=1).load(self._read_table)
+
+    def _make_row_head(self) -> str:
+        return f"SET client_encoding = '{self._encoding}'; {_HEAD}"
 
     def _read_table(self, dump: DumpFile, table: TableEntry) -> Iterator[Segment]:
         for segment in split_table(dump.read_table(table)):

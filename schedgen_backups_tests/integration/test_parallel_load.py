@@ -11,6 +11,7 @@ from threading import Event
 
 import pytest
 
+from schedgen_backups.core import row_sessions
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.database_restore import restore_database
 from schedgen_backups.core.dump_file import DumpFile
@@ -82,6 +83,46 @@ def test_every_kind_of_object_is_equal_on_an_older_server(database_17: DatabaseS
         run(database_17, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
+@pytest.fixture
+def every_table_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each table's rows are shared by several sessions, also few and small ones."""
+    monkeypatch.setattr(row_sessions, "_WIDE_TABLE_BYTES", 0)
+    monkeypatch.setattr(row_sessions, "_WIDE_ROW_BYTES", 0)
+
+
+@pytest.mark.usefixtures("every_table_is_wide")
+def test_every_kind_of_object_is_equal_when_sessions_share_the_rows(dumped: Dumped) -> None:
+    run(dumped.source, ODDITIES)
+    run(dumped.source, MAKE_PLAIN)
+    path = dumped.capture()
+    dumped.load(path)
+    assert_equal(path, dumped.target, dumped.catalog)
+
+
+def test_rows_of_a_wide_table_are_shared_and_all_there(dumped: Dumped) -> None:
+    """Large values that hardly compress: enough of them that no session alone gets all, in blocks that end within a row."""
+    value = "SELECT string_agg(md5((n * 1000 + part)::text), '') FROM generate_series(1, 3000) part"
+    run(dumped.source, f"CREATE TABLE wide AS SELECT n, ({value}) AS value FROM generate_series(1, 200) n")
+    path = dumped.capture()
+    with path.open("rb") as file:
+        (table,) = DumpFile(file).tables
+    assert row_sessions.is_wide(table)
+    dumped.load(path)
+    assert_equal(path, dumped.target, dumped.catalog)
+    assert run(dumped.target, "SELECT count(DISTINCT xmin::text) > 1 FROM wide") == [(True,)]
+
+
+@pytest.mark.usefixtures("every_table_is_wide")
+def test_rows_that_the_server_refuses_leave_an_empty_database(dumped: Dumped) -> None:
+    """The check looks at a table that is loaded later, which pg_dump cannot know."""
+    run(dumped.source, "CREATE TABLE z_later (n int); INSERT INTO z_later VALUES (1)")
+    run(dumped.source, "CREATE FUNCTION is_there() RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN EXISTS (SELECT FROM public.z_later); END'")
+    run(dumped.source, "CREATE TABLE a (n int CHECK (is_there())); INSERT INTO a SELECT generate_series(1, 300000)")
+    with pytest.raises(BackupError, match="violates check constraint"):
+        dumped.load(dumped.capture())
+    assert run(dumped.target, RELATIONS) == [(0,)]
+
+
 def test_an_error_behind_the_rows_leaves_an_empty_database(dumped: Dumped) -> None:
     run(dumped.source, BROKEN)
     with pytest.raises(RestoreError, match="violates foreign key constraint"):
@@ -89,7 +130,10 @@ def test_an_error_behind_the_rows_leaves_an_empty_database(dumped: Dumped) -> No
     assert run(dumped.target, RELATIONS) == [(0,)]
 
 
-def test_a_damaged_table_leaves_an_empty_database(dumped: Dumped) -> None:
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_damaged_table_leaves_an_empty_database(dumped: Dumped, request: pytest.FixtureRequest, *, is_shared: bool) -> None:
+    if is_shared:
+        request.getfixturevalue("every_table_is_wide")
     run(
         dumped.source,
         "CREATE TABLE a AS SELECT n FROM generate_series(1, 1000) n; CREATE TABLE b AS SELECT md5(n::text) FROM generate_series(1, 9000) n",
