@@ -1,7 +1,7 @@
-"""Makes alerts of what Dagster says of a run, and hands them to the notifier: the same text for the hook, the outbox and the command line.
+"""Makes alerts of what failed, and hands them to the notifier: the same text for the hook, the outbox and the command line.
 
-When something is raised is decided in `hooks` and `sensors`; how it reaches people in core (`notifier`, `channels`). Kinds of incidents are named
-here, so that a failure and its repetition, seen by different parts, are one incident.
+When something is raised is decided in `hooks` and `sensors`; what Dagster says of it is read in `causes`; how it reaches people is core's business.
+Kinds of incidents are named here, so that a failure and its repetition, seen by different parts, are one incident.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-import dagster as dg
-
 from schedgen_backups.core.alerts import Alert, Severity
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.channels import Delivery
-from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.freshness import describe_freshness
 from schedgen_backups.core.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.core.notifier import Notifier, Outcome
 from schedgen_backups.duties import find_duty
 from schedgen_backups.environment import AlertSettings, read_alert_settings, read_backup_directory
-from schedgen_backups.failures import INTERRUPTION
 
 ALERTED_TAG_PREFIX = "backup/alerted."
 """With the step's name, or RUN_SUBJECT: what of a run somebody was told."""
@@ -106,17 +102,6 @@ class AlertDesk:
         return {**facts, "run": run_id} if run_id else facts
 
 
-def explain_exception(error: BaseException | None) -> tuple[str, str]:
-    """Cause and next step of a step's exception: a failure of ours says both."""
-    if isinstance(error, dg.Failure):
-        hint = error.metadata.get("hint")
-        cause, _separator, _rest = (error.description or "").partition("\nWhat to do: ")
-        return cause, str(hint.value) if hint is not None and hint.value != "none" else ""
-    if isinstance(error, BackupError):
-        return error.message, error.hint
-    return (f"{type(error).__name__}: {error}" if error is not None else "no reason is known"), ""
-
-
 def send_test_alert(notifier: Notifier) -> tuple[Delivery, ...]:
     """Every channel was given a message that says that nothing is wrong; returns what each answered."""
     alert = Alert(
@@ -127,34 +112,3 @@ def send_test_alert(notifier: Notifier) -> tuple[Delivery, ...]:
         raised_at=datetime.now(timezone.utc),
     )
     return tuple(notifier.send(alert))
-
-
-def explain_step_failure(event: dg.DagsterEvent) -> tuple[str, str]:
-    """Cause and next step as the event log has them, for whoever was not there when it happened."""
-    data = event.step_failure_data
-    if data.user_failure_data is not None and data.user_failure_data.description:
-        cause, _separator, hint = data.user_failure_data.description.partition("\nWhat to do: ")
-        return cause, hint
-    if data.error is not None and data.error.cls_name == INTERRUPTION:
-        return "cancelled: somebody or something ended its process", ""
-    error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
-    return (error.message.strip() if error is not None else "no reason is known"), ""
-
-
-def explain_run_failure(event: dg.DagsterEvent | None) -> str:
-    """Why a run failed in which no step did: the innermost error, otherwise what was said of it from outside."""
-    if event is None:
-        return ""
-    data = event.job_failure_data
-    error = data.error if data is not None else None
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return (error.message if error is not None else event.message or "").strip()
-
-
-def find_check_description(instance: dg.DagsterInstance, check_key: dg.AssetCheckKey, run_id: str) -> str:
-    """What the newest evaluation of this check in this run said; an empty text when there is none."""
-    for record in instance.event_log_storage.get_asset_check_execution_history(check_key, limit=5):
-        if record.run_id == run_id and isinstance(record.evaluation, dg.AssetCheckEvaluation):
-            return record.evaluation.description or ""
-    return ""

@@ -17,7 +17,8 @@ from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, Reco
 from schedgen_backups.core.records import TableEntry
 from schedgen_backups.core.sealing import seal_point
 from schedgen_backups.environment import load_environment, read_alert_settings, read_max_age
-from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE, explain_failure
+from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
+from schedgen_backups.failures import explain_failure
 from schedgen_backups.hooks import alert_on_step_failure, announce_recovery_point, tell_start
 from schedgen_backups.pins import pin_as_tagged
 from schedgen_backups.resources import POOL, BackupResource

@@ -9,7 +9,8 @@ import dagster as dg
 from schedgen_backups.assets import OWNERS
 from schedgen_backups.checks import with_alerts
 from schedgen_backups.core.live_audit import audit_live_system, describe_audit
-from schedgen_backups.failures import VERIFICATION_EXIT_CODE, explain_failure
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
+from schedgen_backups.failures import explain_failure
 from schedgen_backups.resources import BackupResource
 
 _NAMED = 50

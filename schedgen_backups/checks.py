@@ -18,7 +18,8 @@ from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.references import verify_references
 from schedgen_backups.core.verification import ClaimResult, ClaimStatus
 from schedgen_backups.core.verify import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
-from schedgen_backups.failures import VERIFICATION_EXIT_CODE, explain_failure
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
+from schedgen_backups.failures import explain_failure
 from schedgen_backups.hooks import alert_on_step_failure
 from schedgen_backups.resources import BackupResource
 from schedgen_backups.sizes import SizeComparison, SizeVerdict, format_bytes

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from schedgen_backups import deployment_commands, drill_command, point_commands, restore_commands, setup_command
 from schedgen_backups.alerting import AlertDesk, send_test_alert
-from schedgen_backups.command_line import CONFIGURATION_EXIT_CODE, CommandEnd, JsonOption, app, err, out, print_json
+from schedgen_backups.command_line import CommandEnd, JsonOption, app, err, out, print_json
 from schedgen_backups.console import draw_findings, show_capture
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, ConfigurationError
@@ -40,9 +40,9 @@ from schedgen_backups.environment import (
     read_bucket_settings,
     read_database_settings,
 )
-from schedgen_backups.failures import VERIFICATION_EXIT_CODE
-from schedgen_backups.instance import make_tags, run_backup_job
-from schedgen_backups.pins import PIN_TAG, parse_span
+from schedgen_backups.exit_codes import CONFIGURATION_EXIT_CODE, VERIFICATION_EXIT_CODE
+from schedgen_backups.pins import parse_span
+from schedgen_backups.runs import run_backup
 
 __all__ = ["app", "deployment_commands", "drill_command", "main", "point_commands", "restore_commands", "setup_command"]
 _WARNING_SHARE = 0.8
@@ -188,7 +188,7 @@ def backup(
         check_marker_folder(write_marker)
     _refuse_when_locked(directory)
     with show_capture(err, directory):
-        outcome = run_backup_job(make_tags(reason, labels) | ({PIN_TAG: pin_for} if pin_for else {}))
+        outcome = run_backup(reason, labels, pin_for=pin_for)
     if outcome.is_success and write_marker is not None:
         catalog = Catalog(directory)
         mark_deployment(write_marker, catalog, catalog.get_point(outcome.point_id))

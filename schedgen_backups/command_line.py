@@ -1,7 +1,6 @@
-"""The typer app and what its commands share: the two consoles, the exit codes, how a command ends.
+"""The typer app and what its commands share: the two consoles, how a command ends, options that several have.
 
-Commands are in `cli` (running and watching backups) and `point_commands` (looking at recovery points and restoring them). Exit codes: 0 done,
-1 database, 2 bucket, 3 verification, 4 configuration, 5 another run holds the lock, 130 cancelled.
+Commands are in `cli` (running and watching backups) and in the modules named `…_command` and `…_commands`. What a command ends with: `exit_codes`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import typer
 
 from schedgen_backups.console import make_console
 
-CONFIGURATION_EXIT_CODE = 4
 CHECKED_BY = "command line"
 
 app = typer.Typer(

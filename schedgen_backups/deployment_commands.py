@@ -14,7 +14,7 @@ from schedgen_backups.command_line import CommandEnd, JsonOption, app, err, out,
 from schedgen_backups.core.pruning import read_pin
 from schedgen_backups.deployments import find_last, make_rollback
 from schedgen_backups.environment import load_environment
-from schedgen_backups.failures import VERIFICATION_EXIT_CODE
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.pins import describe_labels
 from schedgen_backups.points import open_catalog
 

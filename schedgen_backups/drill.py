@@ -20,14 +20,15 @@ from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus
 from schedgen_backups.drill_settings import read_drill_max_age, read_drill_max_minutes, read_drill_settings
 from schedgen_backups.environment import load_environment
-from schedgen_backups.failures import VERIFICATION_EXIT_CODE, explain_failure
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
+from schedgen_backups.failures import explain_failure
 from schedgen_backups.hooks import alert_on_step_failure
+from schedgen_backups.points import LATEST
 from schedgen_backups.resources import BackupResource
 
 GROUP = "restore_drill"
 DRILL_POOL = "restore_drill"
 """One drill at a time; it waits for no backup, and no backup for it."""
-LATEST = "latest"
 REPORT_KEY = "report"
 MAX_RUNTIME_SECONDS = read_drill_max_minutes() * HOLD_FACTOR * 60
 

@@ -16,8 +16,9 @@ from schedgen_backups.command_line import CommandEnd, JsonOption, app, err, out,
 from schedgen_backups.console import draw_results, format_age
 from schedgen_backups.core.drill_report import DrillReport
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.drill import LATEST
-from schedgen_backups.instance import DrillOutcome, make_tags, run_drill_job
+from schedgen_backups.outcomes import DrillOutcome
+from schedgen_backups.points import LATEST
+from schedgen_backups.runs import run_drill
 
 
 @app.command()
@@ -30,7 +31,7 @@ def drill(
     if point_id != LATEST:
         RecoveryPointId.parse(point_id)
     with err.status("drilling a restore"):
-        outcome = run_drill_job(point_id, make_tags("", {}))
+        outcome = run_drill(point_id)
     if as_json:
         print_json(_to_json(outcome))
     elif outcome.report is not None:

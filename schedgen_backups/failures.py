@@ -13,9 +13,6 @@ import dagster as dg
 from schedgen_backups.core.errors import BackupError, ConfigurationError, LockHeldError
 
 EXIT_CODE_KEY = "exit_code"
-DATABASE_EXIT_CODE = 1
-BUCKET_EXIT_CODE = 2
-VERIFICATION_EXIT_CODE = 3
 INTERRUPTION = "DagsterExecutionInterruptedError"
 """What Dagster makes of SIGINT and SIGTERM during a step; the class itself is not part of its public names."""
 

@@ -15,9 +15,8 @@ from schedgen_backups.alerting import (
     STALE_KIND,
     AlertDesk,
     Failure,
-    explain_exception,
-    find_check_description,
 )
+from schedgen_backups.causes import explain_exception, find_check_description
 from schedgen_backups.core.alerts import Alert, Severity
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.heartbeat import Signal, ping_heartbeat

@@ -1,102 +1,30 @@
-"""Finds the Dagster instance and runs a job against it in this process, so that a run of the command line appears in the UI.
+"""Runs a job against the Dagster instance in this process, so that a run of the command line appears in the UI.
 
-What the run does belongs to assets and checks; what is printed to `cli`. Add here what a command needs from Dagster.
+What the run does belongs to assets and checks; what is printed to the commands, which come here through `runs`. Add here what a command needs from
+Dagster.
 """
 
 from __future__ import annotations
 
 import getpass
-import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 import dagster as dg
 
 from schedgen_backups.assets import BRANCH_TAG, COMMIT_TAG, LABEL_TAG_PREFIX, REASON_TAG, USER_TAG, find_point_id
 from schedgen_backups.core.command import ProgramError, run_program
 from schedgen_backups.core.drill_report import DrillReport
-from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.dagster_home import prepare_home
 from schedgen_backups.dead_runs import PROCESS_TAG, describe_own_process, fail_dead_runs
 from schedgen_backups.definitions import defs
 from schedgen_backups.drill import REPORT_KEY
-from schedgen_backups.environment import find_project_folder
-from schedgen_backups.failures import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, EXIT_CODE_KEY, INTERRUPTION, VERIFICATION_EXIT_CODE
+from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, CANCELLED_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
+from schedgen_backups.failures import EXIT_CODE_KEY, INTERRUPTION
+from schedgen_backups.outcomes import BackupOutcome, DrillOutcome, StepFailure
 
-HOME_VARIABLE = "DAGSTER_HOME"
-CANCELLED_EXIT_CODE = 130
-"""What shells report of a program that Ctrl-C ended."""
-_EXIT_CODE_PRIORITY = (CANCELLED_EXIT_CODE, 4, 5, DATABASE_EXIT_CODE, BUCKET_EXIT_CODE, VERIFICATION_EXIT_CODE)
 _STEP_EXIT_CODES = {"database_dump": DATABASE_EXIT_CODE, "minio_archive": BUCKET_EXIT_CODE}
 _GIT_TIMEOUT_SECONDS = 10
-
-
-@dataclass(frozen=True)
-class StepFailure:
-    """One step of a run that failed, and why."""
-
-    step: str
-    reason: str
-    exit_code: int
-
-
-@dataclass(frozen=True)
-class BackupOutcome:
-    """How a run of the backup job ended."""
-
-    run_id: str
-    point_id: RecoveryPointId
-    is_success: bool
-    failures: tuple[StepFailure, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0, or the most telling code of the failed steps: cancelled, configuration, lock, database, bucket, verification."""
-        if self.is_success:
-            return 0
-        codes = {failure.exit_code for failure in self.failures}
-        return next((code for code in _EXIT_CODE_PRIORITY if code in codes), VERIFICATION_EXIT_CODE)
-
-
-@dataclass(frozen=True)
-class DrillOutcome:
-    """How a run of the drill's job ended."""
-
-    run_id: str
-    report: DrillReport | None
-    """None when the drill came to no result; then the failures say why."""
-    failures: tuple[StepFailure, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 when every claim was seen to hold, 3 when not, or the most telling code of what kept the drill from finding out."""
-        if self.report is not None:
-            return 0 if self.report.is_passed and not self.failures else VERIFICATION_EXIT_CODE
-        codes = {failure.exit_code for failure in self.failures}
-        return next((code for code in _EXIT_CODE_PRIORITY if code in codes), VERIFICATION_EXIT_CODE)
-
-
-def prepare_home() -> Path:
-    """DAGSTER_HOME is set and holds a dagster.yaml: the configured folder, otherwise `.dagster` in the project.
-
-    ConfigurationError (permanent) when there is neither.
-    """
-    configured = os.environ.get(HOME_VARIABLE)
-    project = find_project_folder()
-    home = Path(configured).expanduser().absolute() if configured else project / ".dagster"
-    if not configured and not (project / "dagster.yaml").is_file():
-        raise ConfigurationError(
-            "DAGSTER_HOME is not set, and this is no checkout of the project", hint="Set it to the folder with the instance's dagster.yaml."
-        )
-    home.mkdir(parents=True, exist_ok=True)
-    config = home / "dagster.yaml"
-    if not config.exists() and (project / "dagster.yaml").is_file():
-        with suppress(FileExistsError):  # another process was as fast
-            config.symlink_to(project / "dagster.yaml")
-    os.environ[HOME_VARIABLE] = str(home)
-    return home
 
 
 def make_tags(reason: str, labels: Mapping[str, str]) -> dict[str, str]:

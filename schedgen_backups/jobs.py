@@ -10,7 +10,8 @@ from schedgen_backups.assets import describe_holder, recovery_point
 from schedgen_backups.core.pruning import remove_points
 from schedgen_backups.drill import MAX_RUNTIME_SECONDS
 from schedgen_backups.environment import load_environment, read_max_hours, read_retention_policy
-from schedgen_backups.failures import VERIFICATION_EXIT_CODE, explain_failure
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
+from schedgen_backups.failures import explain_failure
 from schedgen_backups.hooks import alert_on_step_failure, announce_retention
 from schedgen_backups.resources import POOL, BackupResource
 from schedgen_backups.retention_table import make_retention_table

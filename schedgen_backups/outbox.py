@@ -21,9 +21,8 @@ from schedgen_backups.alerting import (
     TICK_KIND_PREFIX,
     AlertDesk,
     Failure,
-    explain_run_failure,
-    explain_step_failure,
 )
+from schedgen_backups.causes import explain_run_failure, explain_step_failure
 from schedgen_backups.core.alerts import Severity
 from schedgen_backups.core.heartbeat import Signal
 from schedgen_backups.core.model import FrozenModel

@@ -27,7 +27,7 @@ from schedgen_backups.core.sealing import verify_point
 from schedgen_backups.core.verification import ClaimResult, ClaimStatus
 from schedgen_backups.core.verify import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings, read_retention_policy
-from schedgen_backups.failures import VERIFICATION_EXIT_CODE
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.points import get_point, open_catalog
 from schedgen_backups.sizes import format_bytes
 

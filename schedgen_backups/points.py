@@ -12,6 +12,8 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.environment import load_environment, read_backup_settings
 
+LATEST = "latest"
+
 
 def open_catalog() -> Catalog:
     """The backup directory; ConfigurationError when it is not there."""
@@ -23,11 +25,11 @@ def open_catalog() -> Catalog:
 
 def get_point(catalog: Catalog, text: str, *, as_of: str = "") -> PointListing:
     """The point of this id, the newest sealed one for `latest`, or with `as_of` as `get_point_as_of` says; ConfigurationError when there is none."""
-    if as_of and text != "latest":
+    if as_of and text != LATEST:
         raise ConfigurationError(f"both {text} and a time are given", hint="Give `latest` as the id beside --as-of.")
     if as_of:
         return get_point_as_of(catalog, as_of)
-    if text == "latest":
+    if text == LATEST:
         sealed = [point for point in catalog.list_points() if point.manifest is not None]
         if not sealed:
             raise ConfigurationError(f"there is no sealed recovery point in {catalog.directory}", hint="Take one: schedgen-backups backup")

@@ -23,7 +23,7 @@ from schedgen_backups.core.side_database import make_side_name
 from schedgen_backups.core.table_restore import RestoredTables, TableRequest
 from schedgen_backups.core.table_write import WriteMode
 from schedgen_backups.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
-from schedgen_backups.failures import VERIFICATION_EXIT_CODE
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.points import get_point, open_catalog
 from schedgen_backups.restore_views import diffs_to_json, draw_diffs, draw_objects, objects_to_json
 from schedgen_backups.restores import RestoreDesk, Terms

@@ -15,7 +15,8 @@ from schedgen_backups.core.restore import RestoreRequest
 from schedgen_backups.core.table_restore import TableRequest
 from schedgen_backups.core.table_write import WriteMode
 from schedgen_backups.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
-from schedgen_backups.failures import VERIFICATION_EXIT_CODE, explain_failure
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
+from schedgen_backups.failures import explain_failure
 from schedgen_backups.hooks import alert_on_step_failure
 from schedgen_backups.points import get_point
 from schedgen_backups.restore_views import diffs_to_json, objects_to_json

@@ -20,9 +20,10 @@ from schedgen_backups import setup_install as install
 from schedgen_backups.command_line import CommandEnd, app, out
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.dagster_home import HOME_VARIABLE
 from schedgen_backups.deployments import find_last
 from schedgen_backups.environment import find_project_folder, read_backup_directory
-from schedgen_backups.instance import CANCELLED_EXIT_CODE, HOME_VARIABLE
+from schedgen_backups.exit_codes import CANCELLED_EXIT_CODE
 from schedgen_backups.setup_plan import LOG_AT, STATE_AT, Deployment, Place, PlannedFile, describe_env, merge_env, plan_cron, plan_units
 from schedgen_backups.setup_questions import Interview
 from schedgen_backups.value_files import FILE_SUFFIX, read_value_files

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from schedgen_backups.core.errors import ConfigurationError, StorageError
-from schedgen_backups.instance import HOME_VARIABLE
+from schedgen_backups.dagster_home import HOME_VARIABLE
 from schedgen_backups.setup_plan import SERVICE_USER, Deployment, Place, PlannedFile
 
 SYSTEMD_RUNS = Path("/run/systemd/system")

@@ -24,8 +24,8 @@ from schedgen_backups.core.verification import Rung
 from schedgen_backups.demo.seed import destroy_application, seed_application
 from schedgen_backups.demo.stage import BUCKET, DATABASE, Stage, open_stage
 from schedgen_backups.environment import load_environment, read_backup_settings
-from schedgen_backups.failures import VERIFICATION_EXIT_CODE
-from schedgen_backups.instance import make_tags, run_backup_job
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
+from schedgen_backups.runs import run_backup
 from schedgen_backups.sizes import format_bytes
 from schedgen_backups.targets import read_bucket_target, read_database_target
 
@@ -70,7 +70,7 @@ def _play(stage: Stage, teller: _Teller, console: Console, started: float) -> in
     )
     outcome = teller.tell(
         "back up through Dagster",
-        lambda: run_backup_job(make_tags("demo", {"made-by": "demo"})),
+        lambda: run_backup("demo", {"made-by": "demo"}),
         lambda ended: f"recovery point {ended.point_id}" if ended.is_success else "failed",
     )
     if not outcome.is_success:

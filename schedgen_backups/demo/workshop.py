@@ -18,10 +18,10 @@ from rich.console import Console
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.loopback import LOOPBACK
 from schedgen_backups.core.postgres import count_user_relations
+from schedgen_backups.dagster_home import prepare_home
 from schedgen_backups.demo.seed import destroy_application, seed_application
 from schedgen_backups.demo.stage import Stage, open_stage
 from schedgen_backups.environment import find_project_folder
-from schedgen_backups.instance import prepare_home
 
 PORT_VARIABLE = "SCHEDGEN_UI_PORT"
 DEFAULT_PORT = 3000

@@ -6,6 +6,7 @@ One site with one recovery point serves all tests; who harms files works on a co
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -229,6 +230,38 @@ def test_doctor_names_a_missing_privilege_and_a_missing_bucket(cli_site: Site) -
     assert fix == 'As a superuser run: GRANT pg_read_all_data TO "edge_nobody";'
     assert "no-such-bucket" in problems["bucket"][0]
     assert all(fix for _detail, fix in problems.values())
+
+
+def find_loaded_packages(importtime: str) -> set[str]:
+    """The first part of the name of each module that Python told of."""
+    return {name.partition(".")[0] for name in re.findall(r"\d+ \| \d+ \| ([\w.]+)", importtime)}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--version",),
+        ("--help",),
+        ("list",),
+        ("show", "latest"),
+        ("verify", "latest"),
+        ("last",),
+        ("status",),
+        ("prune", "--dry-run"),
+        ("doctor",),
+        ("audit",),
+        ("restore", "latest", "--bucket", "new-bucket", "--dry-run"),
+        ("restore-objects", "latest", "*", "--to", "objects"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_command_that_runs_no_job_does_not_load_dagster(arguments: tuple[str, ...], cli_site: Site) -> None:
+    """It takes half a second of each call, and people wait for one PDF."""
+    result = cli_site.cli(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    assert result.code == 0, result.stderr[-1000:]
+    loaded = find_loaded_packages(result.stderr)
+    assert "schedgen_backups" in loaded
+    assert loaded.isdisjoint({"dagster", "dagster_shared", "pypdf"})
 
 
 def test_every_command_explains_itself() -> None:
