@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from schedgen_backups.alert_settings import AlertSettings, read_alert_settings
 from schedgen_backups.core.alerts import Alert, Severity
 from schedgen_backups.core.catalog import Catalog
 from schedgen_backups.core.channels import Delivery
@@ -17,7 +18,7 @@ from schedgen_backups.core.freshness import describe_freshness
 from schedgen_backups.core.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.core.notifier import Notifier, Outcome
 from schedgen_backups.duties import find_duty
-from schedgen_backups.environment import AlertSettings, read_alert_settings, read_backup_directory
+from schedgen_backups.environment import read_backup_directory
 
 ALERTED_TAG_PREFIX = "backup/alerted."
 """With the step's name, or RUN_SUBJECT: what of a run somebody was told."""

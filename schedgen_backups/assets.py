@@ -12,11 +12,12 @@ from datetime import datetime, timezone
 
 import dagster as dg
 
+from schedgen_backups.alert_settings import read_alert_settings, read_max_age
 from schedgen_backups.core.capture import take_bucket_archive, take_database_dump
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId
 from schedgen_backups.core.records import TableEntry
 from schedgen_backups.core.sealing import seal_point
-from schedgen_backups.environment import load_environment, read_alert_settings, read_max_age
+from schedgen_backups.environment import load_environment
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
 from schedgen_backups.failures import explain_failure
 from schedgen_backups.hooks import alert_on_step_failure, announce_recovery_point, tell_start

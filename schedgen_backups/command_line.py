@@ -1,6 +1,7 @@
-"""The typer app and what its commands share: the two consoles, how a command ends, options that several have.
+"""The typer app: which commands there are and where, and what they share: the two consoles, options that several have, how a command ends.
 
-Commands are in `cli` (running and watching backups) and in the modules named `…_command` and `…_commands`. What a command ends with: `exit_codes`.
+A command is in the module that is named for it here, and is loaded when somebody calls it: most need neither the database's nor the bucket's library,
+and none that runs no job needs Dagster (`runs`). Add a command to the table. What a command ends with: `exit_codes`.
 """
 
 from __future__ import annotations
@@ -8,16 +9,70 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Annotated
+from collections import UserDict
+from importlib import import_module
+from typing import Annotated, Any, cast
 
 import typer
-
-from schedgen_backups.console import make_console
+from rich.console import Console
+from typer.core import TyperGroup
 
 CHECKED_BY = "command line"
+COMMAND_MODULES = {
+    "demo": "demo_command",
+    "setup": "setup_command",
+    "doctor": "watch_commands",
+    "backup": "backup_command",
+    "last": "deployment_commands",
+    "list": "point_commands",
+    "show": "point_commands",
+    "verify": "point_commands",
+    "restore": "restore_commands",
+    "restore-tables": "restore_commands",
+    "restore-objects": "restore_commands",
+    "undelete": "restore_commands",
+    "audit": "watch_commands",
+    "drill": "drill_command",
+    "pin": "point_commands",
+    "unpin": "point_commands",
+    "prune": "point_commands",
+    "status": "watch_commands",
+    "alert-test": "watch_commands",
+}
+"""Command → module, in the order of the help. The module's decorators register it."""
+_PIPE_WIDTH = 160
+
+
+class CommandGroup(TyperGroup):
+    """The commands of the table; the module of each is imported when the command is looked up."""
+
+    def __init__(self, *, commands: dict[str, Any] | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands(COMMAND_MODULES)
+        self.registered = commands or {}
+        """Those whose module was there when this group was made."""
+
+
+class _Commands(UserDict[str, Any]):
+    """Names with their modules, that are commands once they are looked up: Click's "Lazily Loading Subcommands", as a mapping."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = super().__getitem__(name)
+        if isinstance(found, str):
+            import_module(f"{__package__}.{found}")
+            self.update(cast("CommandGroup", typer.main.get_group(app)).registered)
+        return super().__getitem__(name)
+
+
+def make_console(*, is_error: bool = False) -> Console:
+    """A console on stdout, or on stderr for what is not the answer itself; lines in files and pipes are not cut to a screen's width."""
+    stream = sys.stderr if is_error else sys.stdout
+    return Console(stderr=is_error, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
+
 
 app = typer.Typer(
     name="schedgen-backups",
+    cls=CommandGroup,
     help="Backs up a PostgreSQL database and its S3 bucket as one recovery point, and proves that it can be restored.",
     no_args_is_help=True,
     add_completion=False,

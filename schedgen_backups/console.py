@@ -5,7 +5,6 @@ Only rendering: it gets core's values and draws them. What is printed by which c
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -31,20 +30,13 @@ from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.records import TableEntry
 from schedgen_backups.core.retention import RetentionPlan
 from schedgen_backups.core.verification import ClaimResult, ClaimStatus, Rung
-from schedgen_backups.doctor import Finding, Verdict
+from schedgen_backups.findings import Finding, Verdict
 from schedgen_backups.sizes import format_bytes
 
 _STATE_STYLES = {PointState.VERIFIED: "green", PointState.UNVERIFIED: "yellow", PointState.PARTIAL: "yellow", PointState.FAILED: "bold red"}
 _STATUS_STYLES = {ClaimStatus.PASSED: "green", ClaimStatus.FAILED: "bold red", ClaimStatus.NOT_CONFIGURED: "yellow", ClaimStatus.UNKNOWN: "dim"}
 _VERDICT_STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold red"}
 _POLL_SECONDS = 0.2
-_PIPE_WIDTH = 160
-
-
-def make_console(*, is_error: bool = False) -> Console:
-    """A console on stdout, or on stderr for what is not the answer itself; lines in files and pipes are not cut to a screen's width."""
-    stream = sys.stderr if is_error else sys.stdout
-    return Console(stderr=is_error, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
 
 
 def draw_points(points: Iterable[PointListing], now: datetime) -> Table:

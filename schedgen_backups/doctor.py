@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from enum import Enum
 from typing import TypeVar
 
 from schedgen_backups.core.bucket import BucketClient
@@ -19,6 +17,7 @@ from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.core.snapshot import open_snapshot
 from schedgen_backups.environment import read_backup_settings, read_bucket_settings, read_database_settings
+from schedgen_backups.findings import Finding, Verdict
 from schedgen_backups.sizes import format_bytes
 
 _CLOCK_TOLERANCE_SECONDS = 60
@@ -26,24 +25,6 @@ _SPACE_FACTOR = 1.5
 """Free space against the last point: room for growth, and for the temporary index."""
 
 _Value = TypeVar("_Value")
-
-
-class Verdict(str, Enum):
-    """What a look came to."""
-
-    OK = "ok"
-    NOTE = "note"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One precondition, how it stands, and what to do about it."""
-
-    subject: str
-    verdict: Verdict
-    detail: str
-    fix: str = ""
 
 
 def examine(environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -1,33 +1,29 @@
 """Turns the environment (and the operators' .env beside the project) into settings for core, for Dagster and for the command line alike.
 
-The only place that reads the environment; which variables there are stands in `variables`. Nothing is read when the code location loads, but
-the schedule and the ages that definitions name: missing or wrong values make a run that fails with a clear message.
+The only place that reads the environment; which variables there are stands in `variables`, those of alerts and drills become settings in
+`alert_settings` and `drill_settings`. Nothing is read when the code location loads, but the schedule and the ages that definitions name: missing or
+wrong values make a run that fails with a clear message.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values, load_dotenv
 
-from schedgen_backups.core.channels import Channel, MailSettings, make_channel, make_mail_channel
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.retention import RetentionPolicy
-from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY, LOOPBACK_HOSTS, BackupSettings, BucketSettings, DatabaseSettings
-from schedgen_backups.cron import find_longest_gap, parse_cron
+from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY, BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.cron import parse_cron
 from schedgen_backups.value_files import read_value_files
 from schedgen_backups.variable_reader import DEFAULTS, Reader
 from schedgen_backups.variables import DEFAULT_SCHEDULE
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 _MOST_THREADS = 64
-_GRACE = timedelta(hours=2)
 
 
 def find_project_folder() -> Path:
@@ -138,56 +134,6 @@ def _parse_schedule(reader: Reader) -> tuple[str, ZoneInfo]:
     )
 
 
-@dataclass(frozen=True)
-class AlertSettings:
-    """Who is told, by what, and when silence is too long."""
-
-    webhook_urls: tuple[str, ...] = field(repr=False)
-    mail_recipients: tuple[str, ...]
-    mail: MailSettings | None
-    is_success_told: bool
-    heartbeat_url: str = field(repr=False)
-    webserver_url: str
-    max_age: timedelta
-    """Without a verified recovery point younger than this, something is wrong."""
-
-    def make_channels(self) -> tuple[Channel, ...]:
-        """Every configured channel; ConfigurationError names what cannot be one."""
-        channels = [make_channel(url) for url in self.webhook_urls]
-        if self.mail is not None:
-            channels.append(make_mail_channel(self.mail_recipients, self.mail))
-        return tuple(channels)
-
-
-def read_alert_settings(environment: Mapping[str, str]) -> AlertSettings:
-    """Who is told of failures; ConfigurationError names every variable that is wrong. No channel at all is allowed."""
-    reader = Reader(environment)
-    recipients = tuple(part.strip() for part in reader.text("BACKUP_ALERT_EMAIL").split(",") if part.strip())
-    mail = None
-    if recipients:
-        mail = MailSettings(
-            host=reader.required("SMTP_HOST"),
-            port=reader.number("SMTP_PORT", 1, 65535),
-            user=reader.text("SMTP_USER"),
-            password=reader.text("SMTP_PASSWORD"),
-            sender=reader.text("SMTP_FROM") or reader.text("SMTP_USER") or recipients[0],
-            security=reader.parsed("SMTP_SECURITY", _parse_mail_security, "starttls, ssl or insecure", "starttls"),
-        )
-    hours = reader.number("BACKUP_MAX_AGE_HOURS", 1, 24 * 366) if reader.text("BACKUP_MAX_AGE_HOURS") else None
-    settings = AlertSettings(
-        webhook_urls=tuple(reader.text("BACKUP_ALERT_WEBHOOK_URL").split()),
-        mail_recipients=recipients,
-        mail=mail,
-        is_success_told=reader.yes_or_no("BACKUP_ALERT_ON_SUCCESS"),
-        heartbeat_url=reader.parsed("BACKUP_HEARTBEAT_URL", _parse_heartbeat_url, "an https address", ""),
-        webserver_url=reader.text("DAGSTER_WEBSERVER_URL").rstrip("/"),
-        max_age=timedelta(hours=hours) if hours else _derive_max_age(environment),
-    )
-    reader.check()
-    settings.make_channels()
-    return settings
-
-
 def read_retention_policy(environment: Mapping[str, str]) -> RetentionPolicy:
     """What is kept; ConfigurationError names every variable that is wrong."""
     reader = Reader(environment)
@@ -200,23 +146,6 @@ def read_retention_policy(environment: Mapping[str, str]) -> RetentionPolicy:
     )
     reader.check()
     return policy
-
-
-def read_max_age() -> timedelta:
-    """How old the newest verified point may be, for definitions: a value that cannot be used leaves the default, and the run tells what is wrong."""
-    environment = load_environment()
-    try:
-        return read_alert_settings(environment).max_age
-    except ConfigurationError:
-        return _derive_max_age(environment)
-
-
-def _derive_max_age(environment: Mapping[str, str]) -> timedelta:
-    # A schedule that cannot be used must not silence the alerts that tell of it.
-    try:
-        return find_longest_gap(*read_schedule(environment)) + _GRACE
-    except ConfigurationError:
-        return find_longest_gap(DEFAULT_SCHEDULE, ZoneInfo("UTC")) + _GRACE
 
 
 def read_max_hours() -> int:
@@ -234,19 +163,6 @@ def _parse_ssl_mode(text: str) -> str:
     if text not in _SSL_MODES:
         raise ValueError(text)
     return text
-
-
-def _parse_mail_security(text: str) -> str:
-    if text not in {"starttls", "ssl", "insecure"}:
-        raise ValueError(text)
-    return text
-
-
-def _parse_heartbeat_url(text: str) -> str:
-    parts = urlsplit(text)
-    if text and parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS):
-        raise ValueError(text)
-    return text.rstrip("/")
 
 
 def parse_endpoint(text: str) -> str:

@@ -19,8 +19,9 @@ from schedgen_backups.command_line import out
 from schedgen_backups.console import draw_findings
 from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.cron import parse_cron
-from schedgen_backups.doctor import Finding, Verdict, examine_bucket, examine_database
+from schedgen_backups.doctor import examine_bucket, examine_database
 from schedgen_backups.environment import parse_endpoint, read_backup_settings, read_bucket_settings, read_database_settings, read_retention_policy
+from schedgen_backups.findings import Finding, Verdict
 from schedgen_backups.setup_plan import Deployment, make_calendar
 from schedgen_backups.variable_reader import DEFAULTS
 
