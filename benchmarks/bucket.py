@@ -6,6 +6,8 @@ left out. Data are made by `data`.
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from threading import Event
 
@@ -26,6 +28,7 @@ CURL = "curl, bodies thrown away (limit)"
 SCRIPT, STOCK_VERIFY = "tar czf of the files (the script)", "gzip -t, tar -tzf (the script)"
 RESTIC, RCLONE_TAR, RCLONE_RESTIC = "restic of the files", "rclone copy + tar", "rclone sync + restic"
 COPY = "cp of the archive"
+ONE_AS_COMMAND = "one object as a command"
 
 
 class BucketBench:
@@ -52,7 +55,14 @@ class BucketBench:
         """First night, next night, restore, verification and one object."""
         first = run_in_turn(f"{self.shape}: first night", self._first_night(), rounds=self.rounds)
         data.change_files(self.files, self.settings, share=0.01)
-        return (*first, *self._measure_next_night(), *self._measure_restore(), *self._measure_verification(), *self._measure_one())
+        return (
+            *first,
+            *self._measure_next_night(),
+            *self._measure_restore(),
+            *self._measure_verification(),
+            *self._measure_one(),
+            *self._measure_one_as_command(),
+        )
 
     def _first_night(self) -> dict[str, Contestant]:
         script = self.folder / "script.tar.gz"
@@ -101,15 +111,33 @@ class BucketBench:
 
     def _measure_one(self) -> tuple[Timing, ...]:
         path = self._path_of(self._newest[-1])
-        with open_archive(path) as archive:
-            keys = [entry.key for entry in archive.read_entries()]
+        key = self._choose_key(path)
 
         def read() -> int:
             with open_archive(path) as archive:
-                (entry,), _lost = select_keys(archive, (keys[len(keys) // 2],))
+                (entry,), _lost = select_keys(archive, (key,))
                 return sum(len(block) for block in archive.read_object(entry))
 
         return run_in_turn(f"{self.shape}: one object", {OURS: Contestant(read)}, rounds=5)
+
+    def _measure_one_as_command(self) -> tuple[Timing, ...]:
+        newest, to = self._newest[-1], self.folder / "one object"
+        key = self._choose_key(self._path_of(newest))
+        words = [Path(sys.executable).with_name("schedgen-backups"), "restore-objects", newest.text, key, "--to", to]
+        command = shlex.join(str(word) for word in words)
+
+        def fetch() -> int:
+            run_shell(command, {"BACKUP_DIR": str(self.catalog.directory)})
+            return size_of(to)
+
+        # The folder is new each time: a file that is there already would be compared, and left as it is.
+        contestant = Contestant(fetch, lambda: run_shell(f"rm -rf '{to}'"))
+        return run_in_turn(f"{self.shape}: {ONE_AS_COMMAND}", {OURS: contestant}, rounds=5)
+
+    def _choose_key(self, path: Path) -> str:
+        with open_archive(path) as archive:
+            keys = [entry.key for entry in archive.read_entries()]
+        return keys[len(keys) // 2]
 
     def _capture(self) -> int:
         self._newest.append(next(self._ids))
