@@ -62,7 +62,7 @@ def is_taken_by_us(text: str) -> bool:
         return False
 
 
-# The same strings each time: what another library does with a string that nobody has thought of must not stop a build. 6,000 others were tried on 2026-11-25.
+# The same strings each time: another library must not stop a build over a string that nobody thought of. 6,000 others agreed on 2026-11-25.
 @settings(derandomize=True)
 @given(CRON_STRINGS)
 def test_a_cron_string_is_taken_just_when_dagster_takes_it(text: str) -> None:
