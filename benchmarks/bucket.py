@@ -27,7 +27,7 @@ from schedgen_backups.core.verify import verify_archive
 CURL = "curl, bodies thrown away (limit)"
 SCRIPT, STOCK_VERIFY = "tar czf of the files (the script)", "gzip -t, tar -tzf (the script)"
 RESTIC, RCLONE_TAR, RCLONE_RESTIC = "restic of the files", "rclone copy + tar", "rclone sync + restic"
-COPY = "cp of the archive"
+COPY, RCLONE_UP = "cp of the archive", "rclone copy of the files to the bucket"
 ONE_AS_COMMAND = "one object as a command"
 
 
@@ -97,7 +97,14 @@ class BucketBench:
             restore_bucket(self._path_of(self._newest[-1]), target, self.options, overwrite=False, stop=Event())
             return 0
 
-        return run_in_turn(f"{self.shape}: restore", {OURS: Contestant(restore, lambda: data.renew_bucket(target))}, rounds=self.rounds)
+        def upload() -> int:
+            run_shell(f"rclone copy --transfers 16 '{self.files}' 's3:{target.bucket}'", self._rclone)
+            return 0
+
+        contestants = {OURS: Contestant(restore, lambda: data.renew_bucket(target))}
+        if has_program("rclone"):
+            contestants[RCLONE_UP] = Contestant(upload, lambda: data.renew_bucket(target))
+        return run_in_turn(f"{self.shape}: restore", contestants, rounds=self.rounds)
 
     def _measure_verification(self) -> tuple[Timing, ...]:
         path = self._path_of(self._newest[-1])
