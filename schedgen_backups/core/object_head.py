@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 _KEPT_HEADERS = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires")
 METADATA_PREFIX = "x-amz-meta-"
@@ -37,21 +38,28 @@ class ObjectHead:
 
 def read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
     """What the headers of an answer to a GET say of the whole object, also where the answer has it from `offset` on or a part of it."""
-    etag = headers.get("ETag", "").strip('"')
-    is_encrypted = any(name.lower().startswith("x-amz-server-side-encryption") for name in headers)
-    total = headers.get("Content-Range", "").rpartition("/")[2]
-    modified = headers.get("Last-Modified")
-    answered = headers.get("Date")
+    found = {name.lower(): value for name, value in headers.items()}
+    etag = found.get("etag", "").strip('"')
+    is_encrypted = any(name.startswith("x-amz-server-side-encryption") for name in found)
+    total = found.get("content-range", "").rpartition("/")[2]
+    modified = found.get("last-modified")
+    answered = found.get("date")
     return ObjectHead(
         key=key,
-        size_bytes=int(total) if total.isdigit() else offset + int(headers.get("Content-Length") or 0),
+        size_bytes=int(total) if total.isdigit() else offset + int(found.get("content-length") or 0),
         etag=etag,
-        version_id=headers.get("x-amz-version-id"),
-        modified_at=parsedate_to_datetime(modified) if modified else datetime.fromtimestamp(0, timezone.utc),
-        answered_at=parsedate_to_datetime(answered) if answered else datetime.now(timezone.utc),
-        content_type=headers.get("Content-Type", ""),
-        headers={name: headers[name] for name in _KEPT_HEADERS if name in headers},
-        metadata={name.lower().removeprefix(METADATA_PREFIX): value for name, value in headers.items() if name.lower().startswith(METADATA_PREFIX)},
-        tag_count=int(headers.get("x-amz-tagging-count") or 0),
+        version_id=found.get("x-amz-version-id"),
+        modified_at=_parse_date(modified) if modified else datetime.fromtimestamp(0, timezone.utc),
+        answered_at=_parse_date(answered) if answered else datetime.now(timezone.utc),
+        content_type=found.get("content-type", ""),
+        headers={name: found[name.lower()] for name in _KEPT_HEADERS if name.lower() in found},
+        metadata={name.removeprefix(METADATA_PREFIX): value for name, value in found.items() if name.startswith(METADATA_PREFIX)},
+        tag_count=int(found.get("x-amz-tagging-count") or 0),
         is_etag_md5=bool(_MD5_ETAG.fullmatch(etag)) and not is_encrypted,
     )
+
+
+@lru_cache(maxsize=64)
+def _parse_date(text: str) -> datetime:
+    # Many answers come within one second.
+    return parsedate_to_datetime(text)

@@ -10,6 +10,7 @@ import io
 import shutil
 import tarfile
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,26 @@ def test_the_header_of_a_very_large_object_says_its_size(gibibytes: int) -> None
         info = tar.next()
     assert info is not None
     assert (info.name, info.size) == ("large.bin", gibibytes << 30)
+
+
+@given(
+    name=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=120) | st.text("ab/. ~", min_size=95, max_size=105),
+    key=st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=1100),
+    size_bytes=st.integers(0, 2 * 8**11) | st.sampled_from([0, 8**11 - 1, 8**11]),
+    modified=st.integers(-(10**9), 9 * 10**9) | st.sampled_from([-1, 0, 8**11 - 1, 8**11]),
+)
+@settings(deadline=None)
+def test_headers_are_to_the_byte_those_that_tarfile_writes(name: str, key: str, size_bytes: int, modified: int) -> None:
+    """Plain ones are made without it, and an object is only copied from an older archive when its header there is the one we would write."""
+    entry = make_entry(key, b"", member_name=name, size_bytes=size_bytes, modified_at=datetime.fromtimestamp(modified, timezone.utc))
+    written = make_header(entry)
+    with tarfile.open(fileobj=io.BytesIO(written + bytes(1024)), mode="r|") as tar:
+        found = tar.next()
+    assert found is not None
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = size_bytes, modified, 0o600
+    info.pax_headers = {"comment": found.pax_headers["comment"]}
+    assert written == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 class CountingFile(io.FileIO):

@@ -235,6 +235,9 @@ def test_only_what_shrinks_is_worth_compressing() -> None:
     assert is_compressible(b"a timetable is text " * 1000)
     assert not is_compressible(make_noise(100_000, 1))
     assert not is_compressible(gzip.compress(make_noise(50_000, 2)))
+    assert not is_compressible(memoryview(b"<< /Type /Page >>\n" * 200 + make_noise(100_000, 1) + b"0000000000 65535 n\n" * 200))
+    assert is_compressible(make_noise(3000, 1) + b"a timetable is text " * 5000)
+    assert is_compressible(make_noise(1000, 1) + b"text" * 300)
 
 
 def test_the_programs_that_operators_use_are_here() -> None:
