@@ -20,6 +20,7 @@ from minio import Minio
 from minio.commonconfig import Tags
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
+from schedgen_backups.core.direct_get import DirectGets
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.gzip_members import Digest
 from schedgen_backups.core.object_head import METADATA_PREFIX, ObjectHead, read_head
@@ -68,6 +69,15 @@ class ListedObject:
     modified_at: datetime | None
 
 
+@dataclass(frozen=True)
+class WholeObject:
+    """An object that was read in one go."""
+
+    head: ObjectHead
+    data: bytes | None
+    """As it is stored, not yet compared with the head's length and ETag; None where it is larger than `IN_MEMORY_BYTES`."""
+
+
 class OpenObject:
     """An object whose body is being read."""
 
@@ -90,6 +100,7 @@ class BucketClient:
         self._throttle = Throttle(max_mb_per_second)
         self.settings = settings
         self._bucket = settings.bucket
+        certificates = os.environ.get("SSL_CERT_FILE") or certifi.where()
         # The SDK's own pool opens a new connection whenever ten threads are not enough, and waits five minutes for a dead server.
         self._pool = urllib3.PoolManager(
             maxsize=threads + 2,
@@ -97,7 +108,7 @@ class BucketClient:
             timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=stall_timeout_seconds),
             retries=urllib3.Retry(total=5, connect=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
             cert_reqs="CERT_REQUIRED",
-            ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+            ca_certs=certificates,
         )
         try:
             self._client = Minio(
@@ -110,11 +121,19 @@ class BucketClient:
             )
         except ValueError as error:
             raise BucketError(f"MINIO_ENDPOINT {settings.endpoint!r} cannot be used: {error}", hint="It is host:port, no http://.") from error
+        self._direct = DirectGets(
+            settings,
+            self._throttle,
+            certificates=certificates,
+            connect_timeout_seconds=CONNECT_TIMEOUT_SECONDS,
+            stall_timeout_seconds=stall_timeout_seconds,
+        )
 
     def __enter__(self) -> BucketClient:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._direct.close()
         self._pool.clear()
 
     def check_exists(self) -> None:
@@ -162,6 +181,15 @@ class BucketClient:
                 # A body that was not read to its end makes the connection useless for the next request.
                 response.close()
                 response.release_conn()
+
+    def read_object(self, key: str, *, etag: str | None = None) -> WholeObject:
+        """The object with its body, where that fits into memory; the errors are those of `open_object`."""
+        answer = self._direct.get(key, etag=etag, limit_bytes=IN_MEMORY_BYTES)
+        if answer is not None:
+            return WholeObject(read_head(key, answer.headers, 0), answer.body)
+        with self.open_object(key, etag=etag) as opened:
+            is_small = opened.head.size_bytes <= IN_MEMORY_BYTES
+            return WholeObject(opened.head, b"".join(opened.read_blocks()) if is_small else None)
 
     def find_head(self, key: str) -> ObjectHead | None:
         """What S3 says of the object, or None when it is not there."""

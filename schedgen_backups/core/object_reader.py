@@ -63,16 +63,13 @@ class ObjectReader:
             return LargeObject()
 
         def read(etag: str | None) -> PackedObject | LargeObject:
-            with self._client.open_object(listed.key, etag=etag) as opened:
-                head = opened.head
-                if head.size_bytes > IN_MEMORY_BYTES:
-                    return LargeObject()
-                data = b"".join(opened.read_blocks())
+            whole = self._client.read_object(listed.key, etag=etag)
+            head, data = whole.head, whole.data
+            if data is None:
+                return LargeObject()
             _check_body(head, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest() if head.is_etag_md5 else "")
-            entry = self._make_entry(head, name, is_changed=bool(listed.etag) and etag is None).model_copy(
-                update={"sha256": hashlib.sha256(data).hexdigest()}
-            )
-            return pack_object(entry, data)
+            is_changed = bool(listed.etag) and etag is None
+            return pack_object(self._make_entry(head, name, sha256=hashlib.sha256(data).hexdigest(), is_changed=is_changed), data)
 
         return self._try(listed, read)
 
@@ -82,7 +79,7 @@ class ObjectReader:
         def append(etag: str | None) -> ObjectEntry:
             with self._client.open_object(listed.key, etag=etag) as opened:
                 head = opened.head
-            entry = self._make_entry(head, name, is_changed=bool(listed.etag) and etag is None)
+            entry = self._make_entry(head, name, sha256="", is_changed=bool(listed.etag) and etag is None)
             writer.add_stream(entry, self._read_body(head))
             return entry
 
@@ -160,11 +157,11 @@ class ObjectReader:
             if self._stop.wait(_FIRST_PAUSE_SECONDS * failures):
                 break
 
-    def _make_entry(self, head: ObjectHead, name: str, *, is_changed: bool) -> ObjectEntry:
+    def _make_entry(self, head: ObjectHead, name: str, *, sha256: str, is_changed: bool) -> ObjectEntry:
         return ObjectEntry(
             key=head.key,
             size_bytes=head.size_bytes,
-            sha256="",
+            sha256=sha256,
             etag=head.etag,
             is_etag_verified=head.is_etag_md5,
             version_id=head.version_id,
