@@ -10,9 +10,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -23,6 +23,7 @@ from schedgen_backups.core.errors import BucketUnreachableError, VerificationErr
 from schedgen_backups.core.member_name import MemberNames
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.object_reader import FailedObject, GoneObject, LargeObject, ObjectReader
+from schedgen_backups.core.read_ahead import read_ahead
 from schedgen_backups.core.records import ArchiveRecord, MissedObject, ObjectEntry
 from schedgen_backups.core.reuse import LOOKUP_COUNT, CheckedObject, CopyRun, EarlierObject, EarlierObjects
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
@@ -31,6 +32,8 @@ from schedgen_backups.core.version import TOOL_VERSION
 
 MEMORY_BUDGET_BYTES = 64 << 20
 """Bodies that may wait for their turn; each takes up to twice its size while it is packed."""
+_BATCHES_AHEAD = 20
+"""Of the listing: two pages as S3 gives them, half a kilobyte each object."""
 _FAILURES_IN_A_ROW = 20
 """So many objects one after the other that cannot be read are no longer about objects: the capture ends."""
 _NAMED_MISSES = 1000
@@ -142,13 +145,15 @@ class _Capture:
         pool = ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix="download")
         try:
             wanted = (listed for listed in self._client.list_objects() if is_wanted(listed.key))
-            while batch := [(listed, self._names.choose(listed.key)) for listed in islice(wanted, LOOKUP_COUNT)]:
-                self._tally.listed += len(batch)
-                for (listed, name), found in zip(batch, self._earlier.find(batch), strict=True):
-                    self._waiting.append(_Waiting(listed, name, found, pool.submit(self._read_small, listed, name, found)))
-                    waiting_bytes += min(listed.size_bytes, IN_MEMORY_BYTES)
-                    while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > 8 * self._threads:
-                        waiting_bytes -= self._append_next()
+            with closing(read_ahead(wanted, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches:
+                for listed_batch in batches:
+                    batch = [(listed, self._names.choose(listed.key)) for listed in listed_batch]
+                    self._tally.listed += len(batch)
+                    for (listed, name), found in zip(batch, self._earlier.find(batch), strict=True):
+                        self._waiting.append(_Waiting(listed, name, found, pool.submit(self._read_small, listed, name, found)))
+                        waiting_bytes += min(listed.size_bytes, IN_MEMORY_BYTES)
+                        while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > 8 * self._threads:
+                            waiting_bytes -= self._append_next()
             while self._waiting:
                 self._append_next()
             self._copies.flush()
