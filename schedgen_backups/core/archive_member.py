@@ -31,12 +31,12 @@ class PackedObject:
     members: tuple[bytes, ...]
 
 
-def pack_object(entry: ObjectEntry, data: bytes) -> PackedObject:
+def pack_object(entry: ObjectEntry, data: bytes | bytearray) -> PackedObject:
     """The object as the members that an archive holds; its place in the file is still open. May run in any thread."""
     header = make_header(entry)
     padding = make_padding(len(data))
     if len(data) and not is_compressible(data):
-        return PackedObject(entry, (compress_member(header), store_member(data + padding)))
+        return PackedObject(entry, (compress_member(header), store_member(data, padding)))
     content = memoryview(b"".join((header, data, padding)))
     blocks = range(0, len(content), BLOCK_BYTES)
     return PackedObject(entry, tuple(compress_member(content[start : start + BLOCK_BYTES]) for start in blocks))

@@ -74,7 +74,7 @@ class WholeObject:
     """An object that was read in one go."""
 
     head: ObjectHead
-    data: bytes | None
+    data: bytes | bytearray | None
     """As it is stored, not yet compared with the head's length and ETag; None where it is larger than `IN_MEMORY_BYTES`."""
 
 

@@ -25,8 +25,8 @@ from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.throttle import Throttle
 from schedgen_backups.core.version import TOOL_VERSION
 
-_BUFFER_BYTES = 256 << 10
-"""Received in one go at most, per connection."""
+_BUFFER_BYTES = 64 << 10
+"""For the head of an answer and what comes with it, per connection."""
 _MOST_MISSES = 20
 """So many odd answers one after the other are no accident: from then on the SDK alone asks."""
 _SIGNED_HEADERS = "host;x-amz-content-sha256;x-amz-date"
@@ -39,7 +39,7 @@ class DirectAnswer:
 
     headers: dict[str, str]
     """Names in lower case; what came several times is joined by commas."""
-    body: bytes
+    body: bytearray
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,23 @@ class DirectGets:
             answer = _Answer()
             parser = HttpResponseParser(answer)
             connection.socket.sendall(request)
-            while not answer.is_complete:
-                count = connection.socket.recv_into(connection.buffer)
-                if not count:
+            while not answer.is_head_complete:
+                if not (count := self._receive(connection, connection.buffer)):
                     return None
-                self._throttle.wait_for(count)
                 parser.feed_data(connection.buffer[:count])
-                if answer.is_head_complete and (parser.get_status_code() != HTTPStatus.OK or answer.get_length() > limit_bytes):
-                    return None
-            body = b"".join(answer.pieces)
-            if len(body) != answer.get_length() or (etag and answer.headers.get("etag", "").strip('"') != etag):
+            length = answer.get_length()
+            is_other = etag and answer.headers.get("etag", "").strip('"') != etag
+            if parser.get_status_code() != HTTPStatus.OK or is_other or length > limit_bytes or "transfer-encoding" in answer.headers:
                 return None
+            # The rest of the body goes to its place without passing the parser.
+            body = bytearray(length)
+            begin = b"".join(answer.pieces)
+            body[: len(begin)] = begin
+            missing = memoryview(body)[len(begin) :]
+            while missing:
+                if not (count := self._receive(connection, missing)):
+                    return None
+                missing = missing[count:]
             # The parser's own word for this is gone when the answer is complete.
             is_reusable = parser.get_http_version() == "1.1" and answer.headers.get("connection", "keep-alive").lower() == "keep-alive"
             return DirectAnswer(answer.headers, body)
@@ -109,6 +115,11 @@ class DirectGets:
                 self._idle.append(connection)
             else:
                 connection.socket.close()
+
+    def _receive(self, connection: _Connection, place: memoryview) -> int:
+        count = connection.socket.recv_into(place)
+        self._throttle.wait_for(count)
+        return count
 
     def _take_idle(self) -> _Connection | None:
         while True:

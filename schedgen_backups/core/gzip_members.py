@@ -42,22 +42,24 @@ def compress_member(data: bytes | bytearray | memoryview) -> bytes:
     return compressor.compress(data) + compressor.flush()
 
 
-def store_member(data: bytes | bytearray | memoryview) -> bytes:
-    """One gzip member that unpacks to `data` and holds it uncompressed, for bytes that compression only makes larger."""
+def store_member(data: bytes | bytearray | memoryview, end: bytes = b"") -> bytes:
+    """One gzip member that unpacks to `data` and `end`, and holds them uncompressed, for bytes that compression only makes larger."""
     view = memoryview(data)
+    total = len(view) + len(end)
     parts: list[bytes | memoryview] = [_HEADER]
-    for start in range(0, len(view), _STORED_LIMIT):
-        block = view[start : start + _STORED_LIMIT]
-        is_last = start + _STORED_LIMIT >= len(view)
-        parts.append(struct.pack("<BHH", int(is_last), len(block), len(block) ^ 0xFFFF))
-        parts.append(block)
-    if view.nbytes == 0:
+    for start in range(0, total, _STORED_LIMIT):
+        stop = min(start + _STORED_LIMIT, total)
+        parts.append(struct.pack("<BHH", int(stop == total), stop - start, (stop - start) ^ 0xFFFF))
+        parts.append(view[start:stop])
+        if stop > len(view):
+            parts.append(end[max(0, start - len(view)) : stop - len(view)])
+    if not total:
         parts.append(b"\x03\x00")
-    parts.append(struct.pack("<II", isal_zlib.crc32(view), len(view) & 0xFFFFFFFF))
+    parts.append(struct.pack("<II", isal_zlib.crc32(end, isal_zlib.crc32(view)), total & 0xFFFFFFFF))
     return b"".join(parts)
 
 
-def is_compressible(data: bytes | memoryview) -> bool:
+def is_compressible(data: bytes | bytearray | memoryview) -> bool:
     """Whether compressing saves more than a twentieth, judged by up to four samples of 4 KiB.
 
     Compressing such bytes costs ten times as much as storing them. The samples lie inside: begin and end of a PDF are text, whatever is between.

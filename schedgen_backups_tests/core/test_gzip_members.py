@@ -231,6 +231,14 @@ def test_reading_gives_pieces_of_a_few_mebibytes_however_well_the_data_is_packed
     assert max(pieces) <= 4 << 20
 
 
+@pytest.mark.parametrize("size_bytes", [0, 1, 0xFFFF - 1, 0xFFFF, 0xFFFF + 1, 2 * 0xFFFF - 100, 2 * 0xFFFF, 200_000])
+@pytest.mark.parametrize("end", [b"", b"\0", b"\0" * 511])
+def test_a_stored_member_with_an_end_is_that_of_both_joined(size_bytes: int, end: bytes) -> None:
+    data = make_noise(size_bytes, 1)
+    assert store_member(bytearray(data), end) == store_member(data + end)
+    assert gzip.decompress(store_member(data, end)) == data + end
+
+
 def test_only_what_shrinks_is_worth_compressing() -> None:
     assert is_compressible(b"a timetable is text " * 1000)
     assert not is_compressible(make_noise(100_000, 1))
