@@ -49,7 +49,7 @@ VARIABLES = (
     Variable("BACKUP_ALLOW_EMPTY", "false", "true to accept a database without a single row"),
     Variable("BACKUP_COMPRESSION_THREADS", "", "threads that compress; by default one per core, at most 8"),
     Variable("BACKUP_DUMP_JOBS", "2", "pg_dumps side by side where there are several large tables; 1: never more than one"),
-    Variable("BACKUP_DOWNLOAD_THREADS", "8", "objects that are read or written at the same time"),
+    Variable("BACKUP_DOWNLOAD_THREADS", "16", "most objects that are read or written at the same time; fewer are read where more only wait longer"),
     Variable("BACKUP_REREAD_DAYS", "30", "after so many days an unchanged object is read again instead of copied from the last archive; 0: always"),
     Variable("BACKUP_MAX_MB_PER_SECOND", "0", "dump and objects are read no faster than so many million bytes per second; 0: no limit"),
     Variable("BACKUP_NICE", "10", "niceness of a backup: it yields processor and disk to others; 0 to 19"),

@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from schedgen_backups.core.adaptive_pool import AdaptivePool
 from schedgen_backups.core.archive_file import ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.archive_member import PackedObject
 from schedgen_backups.core.bucket import IN_MEMORY_BYTES, BucketClient, ListedObject
@@ -83,12 +84,16 @@ def capture_bucket(
     StorageError when `folder` has no room, BucketError (permanent) when the bucket cannot be opened, BucketUnreachableError
     (retryable) when the server stops answering. After an error the file's content is worthless.
     """
-    with BucketClient(
-        settings,
-        threads=backup.download_threads,
-        stall_timeout_seconds=backup.stall_timeout_seconds,
-        max_mb_per_second=backup.max_mb_per_second,
-    ) as client:
+    with (
+        AdaptivePool(backup.download_threads, "download") as pool,
+        BucketClient(
+            settings,
+            threads=backup.download_threads,
+            stall_timeout_seconds=backup.stall_timeout_seconds,
+            max_mb_per_second=backup.max_mb_per_second,
+            on_busy=pool.note_refusal,
+        ) as client,
+    ):
         client.check_exists()
         listed_at = datetime.now(timezone.utc)
         with (
@@ -98,7 +103,7 @@ def capture_bucket(
             for path in unfinished:
                 objects.add_unfinished(path)
             any(objects.add_archive(path) for path in earlier)
-            tally = _Capture(client, writer, objects, backup.download_threads, observe).run(is_wanted)
+            tally = _Capture(client, writer, objects, pool, observe, most_waiting=8 * backup.download_threads).run(is_wanted)
             return writer.finish(
                 ArchiveRecord(
                     tool_version=TOOL_VERSION,
@@ -125,13 +130,21 @@ class _Capture:
     """One pass over the bucket: objects are read ahead on threads and appended in the listing's order."""
 
     def __init__(
-        self, client: BucketClient, writer: ArchiveFileWriter, earlier: EarlierObjects, threads: int, observe: Callable[[int], object]
+        self,
+        client: BucketClient,
+        writer: ArchiveFileWriter,
+        earlier: EarlierObjects,
+        pool: AdaptivePool,
+        observe: Callable[[int], object],
+        *,
+        most_waiting: int,
     ) -> None:
         self._client = client
         self._writer = writer
         self._earlier = earlier
         self._copies = CopyRun(writer)
-        self._threads = threads
+        self._pool = pool
+        self._most_waiting = most_waiting
         self._observe = observe
         self._names = MemberNames()
         self._stop = threading.Event()
@@ -142,7 +155,6 @@ class _Capture:
     def run(self, is_wanted: Callable[[str], bool]) -> _Tally:
         """Every listed object whose key is wanted was appended, or is in the tally as gone or failed."""
         waiting_bytes = 0
-        pool = ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix="download")
         try:
             wanted = (listed for listed in self._client.list_objects() if is_wanted(listed.key))
             with closing(read_ahead(wanted, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches:
@@ -150,16 +162,16 @@ class _Capture:
                     batch = [(listed, self._names.choose(listed.key)) for listed in listed_batch]
                     self._tally.listed += len(batch)
                     for (listed, name), found in zip(batch, self._earlier.find(batch), strict=True):
-                        self._waiting.append(_Waiting(listed, name, found, pool.submit(self._read_small, listed, name, found)))
+                        self._waiting.append(_Waiting(listed, name, found, self._pool.submit(self._read_small, listed, name, found)))
                         waiting_bytes += min(listed.size_bytes, IN_MEMORY_BYTES)
-                        while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > 8 * self._threads:
+                        while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > self._most_waiting:
                             waiting_bytes -= self._append_next()
             while self._waiting:
                 self._append_next()
             self._copies.flush()
         finally:
             self._stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.close()
         return self._tally
 
     def _append_next(self) -> int:
@@ -188,7 +200,10 @@ class _Capture:
                 return found.check()
             except VerificationError:  # the older archive is damaged there, which its own checks tell; the bucket has the object
                 pass
-        return self._reader.read_packed(listed, name)
+        outcome = self._reader.read_packed(listed, name)
+        if isinstance(outcome, PackedObject):
+            self._pool.note_answer(outcome.entry.size_bytes)
+        return outcome
 
     def _copy_large(self, found: EarlierObject) -> bool:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -94,9 +94,20 @@ class OpenObject:
 
 
 class BucketClient:
-    """One bucket on one S3 server. May be used from several threads; every method's errors are those of `translate_errors`."""
+    """One bucket on one S3 server. May be used from several threads; every method's errors are those of `translate_errors`.
 
-    def __init__(self, settings: BucketSettings, *, threads: int, stall_timeout_seconds: float, max_mb_per_second: int = 0) -> None:
+    `on_busy` is called when the server says, at a `read_object`, that it is too much.
+    """
+
+    def __init__(
+        self,
+        settings: BucketSettings,
+        *,
+        threads: int,
+        stall_timeout_seconds: float,
+        max_mb_per_second: int = 0,
+        on_busy: Callable[[], object] = lambda: None,
+    ) -> None:
         self._throttle = Throttle(max_mb_per_second)
         self.settings = settings
         self._bucket = settings.bucket
@@ -121,13 +132,8 @@ class BucketClient:
             )
         except ValueError as error:
             raise BucketError(f"MINIO_ENDPOINT {settings.endpoint!r} cannot be used: {error}", hint="It is host:port, no http://.") from error
-        self._direct = DirectGets(
-            settings,
-            self._throttle,
-            certificates=certificates,
-            connect_timeout_seconds=CONNECT_TIMEOUT_SECONDS,
-            stall_timeout_seconds=stall_timeout_seconds,
-        )
+        timeouts = {"connect_timeout_seconds": CONNECT_TIMEOUT_SECONDS, "stall_timeout_seconds": stall_timeout_seconds}
+        self._direct = DirectGets(settings, self._throttle, certificates=certificates, on_busy=on_busy, **timeouts)
 
     def __enter__(self) -> BucketClient:
         return self

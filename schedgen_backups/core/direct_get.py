@@ -12,6 +12,7 @@ import hmac
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -29,6 +30,7 @@ _BUFFER_BYTES = 64 << 10
 """For the head of an answer and what comes with it, per connection."""
 _MOST_MISSES = 20
 """So many odd answers one after the other are no accident: from then on the SDK alone asks."""
+_BUSY_STATUSES = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 _SIGNED_HEADERS = "host;x-amz-content-sha256;x-amz-date"
 _NO_BODY_SHA256 = hashlib.sha256(b"").hexdigest()
 
@@ -49,12 +51,23 @@ class _Connection:
 
 
 class DirectGets:
-    """GETs of one bucket's objects, from several threads, each on a connection of its own that the next one goes on with."""
+    """GETs of one bucket's objects, from several threads, each on a connection of its own that the next one goes on with.
+
+    `on_busy` is called when the server says that it is too much.
+    """
 
     def __init__(
-        self, settings: BucketSettings, throttle: Throttle, *, certificates: str, connect_timeout_seconds: float, stall_timeout_seconds: float
+        self,
+        settings: BucketSettings,
+        throttle: Throttle,
+        *,
+        certificates: str,
+        connect_timeout_seconds: float,
+        stall_timeout_seconds: float,
+        on_busy: Callable[[], object] = lambda: None,
     ) -> None:
         self._settings = settings
+        self._on_busy = on_busy
         self._throttle = throttle
         self._connect_timeout_seconds = connect_timeout_seconds
         self._stall_timeout_seconds = stall_timeout_seconds
@@ -94,6 +107,8 @@ class DirectGets:
                 if not (count := self._receive(connection, connection.buffer)):
                     return None
                 parser.feed_data(connection.buffer[:count])
+            if parser.get_status_code() in _BUSY_STATUSES:
+                self._on_busy()
             length = answer.get_length()
             is_other = etag and answer.headers.get("etag", "").strip('"') != etag
             if parser.get_status_code() != HTTPStatus.OK or is_other or length > limit_bytes or "transfer-encoding" in answer.headers:

@@ -78,7 +78,8 @@ class BackupSettings:
     compression_threads: int = 2
     dump_jobs: int = 2
     """So many pg_dumps at a time, where there are several large tables."""
-    download_threads: int = 8
+    download_threads: int = 16
+    """At most so many objects are read or written at a time; how many are read, the server's speed decides."""
     stall_timeout_seconds: int = 600
     """No byte for this long from pg_dump, psql or the S3 server means that it hangs."""
     reread_days: int = 30

@@ -201,6 +201,19 @@ def test_a_server_that_is_not_there_or_has_no_name_is_none() -> None:
             assert read_body(gets) is None
 
 
+def test_a_server_that_says_it_is_too_much_is_heard(server: _Server) -> None:
+    heard: list[int] = []
+    settings = replace(SETTINGS, endpoint=server.endpoint)
+    gets = DirectGets(
+        settings, Throttle(0), certificates="", connect_timeout_seconds=60, stall_timeout_seconds=60, on_busy=lambda: heard.append(len(heard))
+    )
+    for status in (b"503 Slow Down", b"429 Too Many Requests", b"404 Not Found", b"500 Internal Server Error"):
+        server.answer = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
+        assert read_body(gets) is None
+    gets.close()
+    assert len(heard) == 2
+
+
 def test_after_many_odd_answers_in_a_row_nothing_more_is_asked(server: _Server) -> None:
     with open_gets(server.endpoint) as gets:
         server.answer = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
