@@ -189,13 +189,17 @@ class ArchiveFile:
 
     def read_entries(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[ObjectEntry]:
         """Yields the index, in the order of the file, without holding it in memory; `observe` gets its compressed bytes."""
-        lines = self._read_index_lines(observe=observe)
-        next(lines, None)
-        for line in lines:
+        for line in self.read_entry_lines(observe=observe):
             try:
                 yield ObjectEntry.model_validate_json(line)
             except ValidationError as error:
                 raise make_format_error(f"a line of its index has wrong fields: {error.error_count()} errors") from error
+
+    def read_entry_lines(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+        """Yields the index as `read_entries` does, each entry as its line of JSON, which nobody has looked at."""
+        lines = self._read_index_lines(observe=observe)
+        next(lines, None)
+        yield from lines
 
     def read_object(self, entry: ObjectEntry, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
         """Yields one object's bytes, reading only its part of the file.

@@ -8,11 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from schedgen_backups.core.artifact_file import make_format_error
-from schedgen_backups.core.block_reader import BlockReader
 from schedgen_backups.core.gzip_members import BLOCK_BYTES, compress_member, is_compressible, store_member
 from schedgen_backups.core.records import ObjectEntry
 
@@ -93,18 +92,26 @@ def _make_pax_record(text: bytes) -> bytes:
     return b"%d%b" % (length, text)
 
 
-def check_members(entry: ObjectEntry, blocks: Iterator[bytes]) -> None:
+def check_members(entry: ObjectEntry, blocks: Iterable[bytes]) -> None:
     """The unpacked members are this object to the byte: its header as we would write it, its digest, its padding; VerificationError otherwise."""
-    header = make_header(entry)
-    reader = BlockReader(blocks)
-    if reader.read(len(header)) != header:
-        raise make_format_error(f"what lies at the place of object {entry.key!r} is something else")
+    header, padding = make_header(entry), make_padding(entry.size_bytes)
+    begin, end = len(header), len(header) + entry.size_bytes
+    around = b""
     digest = hashlib.sha256()
-    for block in reader.read_exactly(entry.size_bytes):
-        digest.update(block)
-    padding = make_padding(entry.size_bytes)
-    # One byte more: nothing may follow.
-    if digest.hexdigest() != entry.sha256 or reader.read(len(padding) + 1) != padding:
+    position = 0
+    # Views, no copies: most of what is checked is the bytes between.
+    for block in blocks:
+        view = memoryview(block)
+        first, last = max(0, begin - position), max(0, end - position)
+        around += bytes(view[:first])
+        digest.update(view[first:last])
+        around += bytes(view[last:])
+        position += len(block)
+        if len(around) > begin + len(padding):
+            break
+    if around[:begin] != header:
+        raise make_format_error(f"what lies at the place of object {entry.key!r} is something else")
+    if digest.hexdigest() != entry.sha256 or around[begin:] != padding or position != end + len(padding):
         raise make_format_error(f"object {entry.key!r} has other bytes than were captured")
 
 

@@ -6,7 +6,7 @@ artifacts together stands in `model`. Described in docs/file-format.md.
 
 from __future__ import annotations
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, ReferenceState
 
@@ -88,11 +88,12 @@ class ObjectEntry(FrozenModel):
     version_id: str | None = None
     modified_at: AwareDatetime
     content_type: str = ""
-    headers: dict[str, str] = {}
+    # With a factory: pydantic copies a mutable default for each entry, which takes longer than reading it.
+    headers: dict[str, str] = Field(default_factory=dict)
     """Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Expires, where the object has them."""
-    metadata: dict[str, str] = {}
+    metadata: dict[str, str] = Field(default_factory=dict)
     """User metadata, names without `x-amz-meta-`."""
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field(default_factory=dict)
     read_at: AwareDatetime | None = None
     """When the bytes were last read from the bucket, by the S3 server's clock; earlier than the archive where it was copied from an older one."""
     member_name: str

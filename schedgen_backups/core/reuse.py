@@ -7,6 +7,7 @@ older archive that is damaged, cut short or gone only costs the time of asking t
 from __future__ import annotations
 
 import io
+import json
 import os
 import sqlite3
 from collections.abc import Generator, Iterable, Sequence
@@ -16,8 +17,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from pydantic import ValidationError
+
 from schedgen_backups.core.archive_file import COPY_BYTES, ArchiveFile, ArchiveFileWriter
 from schedgen_backups.core.archive_member import check_members
+from schedgen_backups.core.artifact_file import make_format_error
 from schedgen_backups.core.bucket import ListedObject
 from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.gzip_members import read_members
@@ -101,7 +105,7 @@ class EarlierObjects:
             record = archive.record
             if (record.endpoint, record.bucket) != (self._settings.endpoint, self._settings.bucket):
                 return False
-            self._add(archive.read_entries())
+            self._add(archive.read_entry_lines())
         except (VerificationError, OSError):  # the bucket has the objects; the checks of that archive tell what is wrong with it
             return False
         return True
@@ -113,7 +117,7 @@ class EarlierObjects:
             return
         try:
             self._open(path)
-            self._add(read_journal(folder))
+            self._add(entry.model_dump_json(exclude_defaults=True).encode() for entry in read_journal(folder))
         except OSError:  # as above
             return
 
@@ -149,7 +153,10 @@ class EarlierObjects:
     def _compare(self, listed: ListedObject, member_name: str, row: tuple[EarlierFile, bytes] | None) -> EarlierObject | None:
         if row is None or listed.modified_at is None or not listed.etag:
             return None
-        entry = ObjectEntry.model_validate_json(row[1])
+        try:
+            entry = ObjectEntry.model_validate_json(row[1])
+        except ValidationError:  # the bucket has the object; the checks of that archive tell what is wrong with it
+            return None
         there = (entry.key, entry.size_bytes, entry.etag, entry.member_name, entry.modified_at)
         expected = (listed.key, listed.size_bytes, listed.etag, member_name, listed.modified_at.replace(microsecond=0))
         if there != expected or (listed.version_id and listed.version_id != entry.version_id):
@@ -158,7 +165,7 @@ class EarlierObjects:
             return None
         if entry.length > entry.size_bytes + entry.size_bytes // 1000 + _OVERHEAD_BYTES:
             return None
-        return EarlierObject(entry.model_copy(update={"is_changed": False}), row[0])
+        return EarlierObject(entry.model_copy(update={"is_changed": False}) if entry.is_changed else entry, row[0])
 
     def _is_fresh(self, key: str, age: timedelta) -> bool:
         # Each key has its own day in the second half of the time, so that one night does not read the whole bucket.
@@ -170,9 +177,9 @@ class EarlierObjects:
         self._files.append(file)
         return file
 
-    def _add(self, entries: Iterable[ObjectEntry]) -> None:
+    def _add(self, lines: Iterable[bytes]) -> None:
         number = len(self._files) - 1
-        rows = ((_to_key(entry.key), number, entry.model_dump_json(exclude_defaults=True)) for entry in entries)
+        rows = ((_to_key(_read_key(line)), number, line) for line in lines)
         with self._explain_database():
             self._database.execute("BEGIN")
             try:
@@ -209,7 +216,7 @@ class CopyRun:
         if not self._waiting:
             return
         entries = [checked.earlier.entry for checked in self._waiting]
-        data = b"".join(checked.data for checked in self._waiting)
+        data = self._waiting[0].data if len(entries) == 1 else b"".join(checked.data for checked in self._waiting)
         self._writer.add_copies(entries, self._waiting[0].earlier.file.fileno(), data)
         self._waiting.clear()
         self._size_bytes = 0
@@ -225,6 +232,14 @@ def _explain_disk() -> Generator[None, None, None]:
         yield
     except OSError as error:
         raise VerificationError(f"the file cannot be read: {error.strerror}", hint="Look at the disk.") from error
+
+
+def _read_key(line: bytes) -> str:
+    # The rest of the line is read when the listing has the key.
+    try:
+        return str(json.loads(line)["key"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise make_format_error("a line of its index is damaged") from error
 
 
 def _to_key(key: str) -> bytes:
