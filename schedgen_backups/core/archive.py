@@ -20,13 +20,14 @@ from schedgen_backups.core.adaptive_pool import AdaptivePool
 from schedgen_backups.core.archive_file import ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.archive_member import PackedObject
 from schedgen_backups.core.bucket import IN_MEMORY_BYTES, BucketClient, ListedObject
+from schedgen_backups.core.earlier_run import CheckedRun, check_run, split_into_runs
 from schedgen_backups.core.errors import BucketUnreachableError, VerificationError
 from schedgen_backups.core.member_name import MemberNames
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.object_reader import FailedObject, GoneObject, LargeObject, ObjectReader
 from schedgen_backups.core.read_ahead import read_ahead
 from schedgen_backups.core.records import ArchiveRecord, MissedObject, ObjectEntry
-from schedgen_backups.core.reuse import LOOKUP_COUNT, CheckedObject, CopyRun, EarlierObject, EarlierObjects
+from schedgen_backups.core.reuse import LOOKUP_COUNT, EarlierObject, EarlierObjects
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
 from schedgen_backups.core.unfinished import JOURNAL_NAME
 from schedgen_backups.core.version import TOOL_VERSION
@@ -40,17 +41,29 @@ _FAILURES_IN_A_ROW = 20
 _NAMED_MISSES = 1000
 
 
-_Outcome = CheckedObject | PackedObject | LargeObject | GoneObject | FailedObject
+_Outcome = CheckedRun | PackedObject | LargeObject | GoneObject | FailedObject
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    """A listed object that is being read, or looked up, on a thread."""
+class _Wanted:
+    """A listed object, its name in the tar, and where an older archive has it unchanged."""
 
     listed: ListedObject
     name: str
     found: EarlierObject | None
-    future: Future[_Outcome]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """Objects that are being read, or looked up, on a thread: one, or a run of unchanged ones."""
+
+    wanted: Sequence[_Wanted]
+    future: Future[list[_Outcome]]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that their bodies take."""
+        return sum(min(one.listed.size_bytes, IN_MEMORY_BYTES) for one in self.wanted)
 
 
 @dataclass
@@ -142,7 +155,6 @@ class _Capture:
         self._client = client
         self._writer = writer
         self._earlier = earlier
-        self._copies = CopyRun(writer)
         self._pool = pool
         self._most_waiting = most_waiting
         self._observe = observe
@@ -156,19 +168,20 @@ class _Capture:
         """Every listed object whose key is wanted was appended, or is in the tally as gone or failed."""
         waiting_bytes = 0
         try:
-            wanted = (listed for listed in self._client.list_objects() if is_wanted(listed.key))
-            with closing(read_ahead(wanted, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches:
+            listing = (listed for listed in self._client.list_objects() if is_wanted(listed.key))
+            with closing(read_ahead(listing, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches:
                 for listed_batch in batches:
                     batch = [(listed, self._names.choose(listed.key)) for listed in listed_batch]
                     self._tally.listed += len(batch)
-                    for (listed, name), found in zip(batch, self._earlier.find(batch), strict=True):
-                        self._waiting.append(_Waiting(listed, name, found, self._pool.submit(self._read_small, listed, name, found)))
-                        waiting_bytes += min(listed.size_bytes, IN_MEMORY_BYTES)
+                    wanted = [_Wanted(listed, name, found) for (listed, name), found in zip(batch, self._earlier.find(batch), strict=True)]
+                    for count in split_into_runs([one.found for one in wanted]):
+                        group, wanted = wanted[:count], wanted[count:]
+                        self._waiting.append(_Waiting(group, self._pool.submit(self._read, group)))
+                        waiting_bytes += self._waiting[-1].size_bytes
                         while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > self._most_waiting:
                             waiting_bytes -= self._append_next()
             while self._waiting:
                 self._append_next()
-            self._copies.flush()
         finally:
             self._stop.set()
             self._pool.close()
@@ -176,31 +189,39 @@ class _Capture:
 
     def _append_next(self) -> int:
         waiting = self._waiting.popleft()
-        outcome = waiting.future.result()
-        if isinstance(outcome, CheckedObject):
-            self._copies.add(outcome)
-            self._tally.reused += 1
-        else:
-            self._copies.flush()
-            if isinstance(outcome, PackedObject):
+        left = deque(waiting.wanted)
+        for outcome in waiting.future.result():
+            first = left.popleft()
+            if isinstance(outcome, CheckedRun):
+                self._writer.add_copies(outcome.entries, outcome.file.fileno(), outcome.data)
+                self._tally.reused += len(outcome.entries)
+                for _entry in outcome.entries[1:]:
+                    left.popleft()
+            elif isinstance(outcome, PackedObject):
                 self._writer.add_packed(outcome)
                 self._count(outcome.entry)
             elif not isinstance(outcome, LargeObject):
                 self._count(outcome)
-            elif waiting.found is not None and self._copy_large(waiting.found):
+            elif first.found is not None and self._copy_large(first.found):
                 self._tally.reused += 1
             else:
-                self._count(self._reader.stream_to(self._writer, waiting.listed, waiting.name))
-        self._observe(waiting.listed.size_bytes)
-        return min(waiting.listed.size_bytes, IN_MEMORY_BYTES)
+                self._count(self._reader.stream_to(self._writer, first.listed, first.name))
+        self._observe(sum(one.listed.size_bytes for one in waiting.wanted))
+        return waiting.size_bytes
 
-    def _read_small(self, listed: ListedObject, name: str, found: EarlierObject | None) -> _Outcome:
-        if found is not None and listed.size_bytes <= IN_MEMORY_BYTES:
-            try:
-                return found.check()
-            except VerificationError:  # the older archive is damaged there, which its own checks tell; the bucket has the object
-                pass
-        outcome = self._reader.read_packed(listed, name)
+    def _read(self, group: Sequence[_Wanted]) -> list[_Outcome]:
+        found = [one.found for one in group if one.found is not None]
+        if not found or group[0].listed.size_bytes > IN_MEMORY_BYTES:
+            return [self._read_small(group[0])]
+        outcomes: list[_Outcome] = []
+        count = 0
+        for checked in check_run(found):
+            outcomes.append(checked or self._read_small(group[count]))
+            count += len(checked.entries) if checked is not None else 1
+        return outcomes
+
+    def _read_small(self, wanted: _Wanted) -> _Outcome:
+        outcome = self._reader.read_packed(wanted.listed, wanted.name)
         if isinstance(outcome, PackedObject):
             self._pool.note_answer(outcome.entry.size_bytes)
         return outcome

@@ -100,7 +100,7 @@ class ArchiveFileWriter:
             raise
         self._add_entry(entry.model_copy(update={"sha256": digest.hexdigest()}), checkpoint.offset)
 
-    def add_copies(self, entries: Sequence[ObjectEntry], source: int, data: bytes) -> None:
+    def add_copies(self, entries: Sequence[ObjectEntry], source: int, data: bytes | memoryview) -> None:
         """Appends objects that lie one behind the other in the open file `source`; `data` holds their members, which were checked."""
         start = self._writer.flush()
         self._writer.copy_members(source, entries[0].offset, data)

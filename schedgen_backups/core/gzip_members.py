@@ -170,7 +170,7 @@ class MemberWriter:
         self._waiting.append(member)
         self._drain(self._limit)
 
-    def copy_members(self, source: int, offset: int, data: bytes) -> None:
+    def copy_members(self, source: int, offset: int, data: bytes | memoryview) -> None:
         """Appends whole members that lie at `offset` of the open file `source` and that `data` holds: the kernel copies them where it can.
 
         The digest is taken of `data`, which the caller has checked; a source that changes meanwhile is seen when the file is verified.

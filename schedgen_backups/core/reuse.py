@@ -1,4 +1,4 @@
-"""Finds the objects of a bucket's listing that an older archive holds unchanged, and gives their members after looking at every byte of them.
+"""Finds the objects of a bucket's listing that an older archive holds unchanged, as far as the listing tells.
 
 Add a rule to `EarlierObjects.find` when something besides key, size, ETag and time tells that an object changed. Nothing here may end a capture: an
 older archive that is damaged, cut short or gone only costs the time of asking the bucket. Nothing is held in memory per object.
@@ -19,12 +19,10 @@ from typing import BinaryIO, cast
 
 from pydantic import ValidationError
 
-from schedgen_backups.core.archive_file import COPY_BYTES, ArchiveFile, ArchiveFileWriter
-from schedgen_backups.core.archive_member import check_members
+from schedgen_backups.core.archive_file import ArchiveFile
 from schedgen_backups.core.artifact_file import make_format_error
 from schedgen_backups.core.bucket import ListedObject
 from schedgen_backups.core.errors import StorageError, VerificationError
-from schedgen_backups.core.gzip_members import read_members
 from schedgen_backups.core.member_name import digest_name
 from schedgen_backups.core.records import ObjectEntry
 from schedgen_backups.core.settings import BucketSettings
@@ -35,8 +33,6 @@ LOOKUP_COUNT = 100
 _DATABASE_NAME = "earlier.sqlite"
 _SETTLED = timedelta(seconds=2)
 """Last-Modified has whole seconds: an object that was read so soon after it was written may have been written once more in the same second."""
-_RUN_COUNT = 1000
-"""An entry takes two kilobytes of memory, a small object's members a few hundred bytes."""
 _CLOCK_ERROR = timedelta(days=1)
 _OVERHEAD_BYTES = 1 << 20
 """More than a header and the frames of its members ever add to an object's bytes."""
@@ -62,20 +58,6 @@ class EarlierObject:
 
     entry: ObjectEntry
     file: EarlierFile
-
-    def check(self) -> CheckedObject:
-        """Its members, which are this object to the byte; VerificationError otherwise. For objects that fit into memory."""
-        data = self.file.read_range(self.entry.offset, self.entry.length)
-        check_members(self.entry, read_members(io.BytesIO(data), 0, self.entry.length))
-        return CheckedObject(self, data)
-
-
-@dataclass(frozen=True)
-class CheckedObject:
-    """An unchanged object with its members."""
-
-    earlier: EarlierObject
-    data: bytes
 
 
 class EarlierObjects:
@@ -193,37 +175,6 @@ class EarlierObjects:
             yield
         except sqlite3.Error as error:
             raise StorageError(f"{self._path} cannot be written: {error}", hint="Is the disk of BACKUP_DIR full? Nothing was published.") from error
-
-
-class CopyRun:
-    """Gathers checked objects that lie one behind the other, and appends them to the new archive in long runs."""
-
-    def __init__(self, writer: ArchiveFileWriter) -> None:
-        self._writer = writer
-        self._waiting: list[CheckedObject] = []
-        self._size_bytes = 0
-
-    def add(self, checked: CheckedObject) -> None:
-        """The object follows those given before, once `flush` was called."""
-        is_full = self._size_bytes + len(checked.data) > COPY_BYTES or len(self._waiting) == _RUN_COUNT
-        if self._waiting and (is_full or not self._is_next(checked.earlier)):
-            self.flush()
-        self._waiting.append(checked)
-        self._size_bytes += len(checked.data)
-
-    def flush(self) -> None:
-        """Everything that was added is in the new archive."""
-        if not self._waiting:
-            return
-        entries = [checked.earlier.entry for checked in self._waiting]
-        data = self._waiting[0].data if len(entries) == 1 else b"".join(checked.data for checked in self._waiting)
-        self._writer.add_copies(entries, self._waiting[0].earlier.file.fileno(), data)
-        self._waiting.clear()
-        self._size_bytes = 0
-
-    def _is_next(self, earlier: EarlierObject) -> bool:
-        last = self._waiting[-1].earlier
-        return last.file is earlier.file and last.entry.offset + last.entry.length == earlier.entry.offset
 
 
 @contextmanager

@@ -7,19 +7,21 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import BinaryIO, cast
 
 import pytest
 
-from schedgen_backups.core.archive_file import ArchiveFileWriter, open_archive
+from schedgen_backups.core.archive_file import COPY_BYTES, ArchiveFileWriter, open_archive
 from schedgen_backups.core.bucket import ListedObject
 from schedgen_backups.core.catalog import STAGING_NAME, Catalog
+from schedgen_backups.core.earlier_run import check_run, split_into_runs
 from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.gzip_members import MemberWriter, compress_member, read_members
 from schedgen_backups.core.records import ArchiveRecord, ObjectEntry
-from schedgen_backups.core.reuse import CopyRun, EarlierFile, EarlierObject, EarlierObjects
+from schedgen_backups.core.reuse import EarlierFile, EarlierObject, EarlierObjects
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.unfinished import JOURNAL_NAME
 from schedgen_backups_tests.core_support import ARCHIVE_NAME, POINT, TAKEN_AT, damage, make_entry, make_noise, write_archive
@@ -66,7 +68,9 @@ def test_an_unchanged_object_is_found_with_its_bytes(archive: Path, objects: Ear
     for key, entry in read_entries(archive).items():
         found = find(objects, list_entry(entry), key)
         assert found is not None
-        assert found.check().data == archive.read_bytes()[entry.offset : entry.offset + entry.length]
+        (checked,) = check_run([found])
+        assert checked is not None
+        assert checked.data == archive.read_bytes()[entry.offset : entry.offset + entry.length]
 
 
 @pytest.mark.parametrize(
@@ -145,15 +149,12 @@ def test_no_flipped_bit_of_an_older_archive_reaches_a_new_one(archive: Path, tmp
             objects.add_archive(archive)
             for key, entry in entries.items():
                 found = find(objects, list_entry(entry), key)
-                try:
-                    data = found.check().data if found is not None else b""
-                except VerificationError:
-                    data = b""
-                if not data or found is None:
+                (checked,) = check_run([found]) if found is not None else (None,)
+                if checked is None or found is None:
                     refused += 1
                     continue
                 used += 1
-                plain = b"".join(read_members(io.BytesIO(data), 0, len(data)))
+                plain = b"".join(read_members(io.BytesIO(checked.data), 0, len(checked.data)))
                 assert BODIES[key] in plain
                 assert found.entry.model_dump(exclude={"offset", "length", "read_at"}) == entry.model_dump(exclude={"offset", "length", "read_at"})
     assert used > 0
@@ -184,15 +185,51 @@ def test_copied_objects_lie_in_the_new_archive_as_in_the_old(archive: Path, obje
     # Without the tenth: two runs.
     entries = {key: entry for key, entry in read_entries(archive).items() if key != "10.pdf"}
     with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path) as writer:
-        run = CopyRun(writer)
-        for key, entry in entries.items():
-            found = find(objects, list_entry(entry), key)
-            assert found is not None
-            run.add(found.check())
-        run.flush()
+        found = objects.find([(list_entry(entry), key) for key, entry in entries.items()])
+        counts = list(split_into_runs(found))
+        for end, count in zip(accumulate(counts), counts, strict=True):
+            for checked in check_run([earlier for earlier in found[end - count : end] if earlier is not None]):
+                assert checked is not None
+                writer.add_copies(checked.entries, checked.file.fileno(), checked.data)
         writer.finish(record)
     with open_archive(path) as copied:
         assert {entry.key: b"".join(copied.read_object(entry)) for entry in copied.read_entries()} == {key: BODIES[key] for key in entries}
+
+
+def test_a_run_ends_where_the_next_object_is_not_its_neighbour(archive: Path) -> None:
+    with EarlierFile(archive) as file, EarlierFile(archive) as other:
+        one, two, three, four, *_rest = [EarlierObject(entry, file) for entry in read_entries(archive).values()]
+        assert list(split_into_runs([one, two, None, three, four])) == [2, 1, 2]
+        assert list(split_into_runs([None, None, one])) == [1, 1, 1]
+        assert list(split_into_runs([one, three, four])) == [1, 2]
+        assert list(split_into_runs([one, EarlierObject(two.entry, other), three])) == [1, 1, 1]
+        large = EarlierObject(two.entry.model_copy(update={"length": COPY_BYTES}), file)
+        assert list(split_into_runs([one, large])) == [1, 1]
+    assert list(split_into_runs([])) == []
+
+
+def test_damage_in_a_run_is_refused_alone(archive: Path) -> None:
+    entries = list(read_entries(archive).values())
+    whole = archive.read_bytes()
+    archive.write_bytes(damage(whole, 8 * (entries[7].offset + entries[7].length // 2)))
+    with EarlierFile(archive) as file:
+        before, refused, behind = check_run([EarlierObject(entry, file) for entry in entries])
+    assert refused is None
+    assert before is not None
+    assert behind is not None
+    assert (before.entries, behind.entries) == (tuple(entries[:7]), tuple(entries[8:]))
+    assert before.data == whole[: entries[7].offset]
+    assert behind.data == whole[entries[8].offset : entries[-1].offset + entries[-1].length]
+
+
+def test_a_file_that_became_shorter_refuses_what_it_lacks(archive: Path) -> None:
+    entries = list(read_entries(archive).values())
+    archive.write_bytes(archive.read_bytes()[: entries[3].offset + 10])
+    with EarlierFile(archive) as file:
+        first, *others = check_run([EarlierObject(entry, file) for entry in entries])
+    assert first is not None
+    assert first.entries == tuple(entries[:3])
+    assert others == [None] * (len(entries) - 3)
 
 
 def open_record(path: Path) -> ArchiveRecord:
