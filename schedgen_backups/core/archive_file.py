@@ -25,7 +25,6 @@ from schedgen_backups.core.block_reader import BlockReader
 from schedgen_backups.core.errors import ObjectError
 from schedgen_backups.core.gzip_members import (
     BLOCK_BYTES,
-    MemberWriter,
     compress_member,
     is_compressible,
     read_footer,
@@ -33,7 +32,9 @@ from schedgen_backups.core.gzip_members import (
     store_member,
 )
 from schedgen_backups.core.member_name import RESERVED_FOLDER
+from schedgen_backups.core.member_writer import MemberWriter
 from schedgen_backups.core.records import ArchiveRecord, ObjectEntry
+from schedgen_backups.core.write_back import WriteBack
 
 INDEX_NAME = f"{RESERVED_FOLDER}/index.jsonl"
 COPY_BYTES = 8 << 20
@@ -60,7 +61,8 @@ class ArchiveFileWriter:
 
     def __init__(self, file: BinaryIO, *, threads: int, folder: Path, journal_name: str = "") -> None:
         self._file = file
-        self._writer = MemberWriter(file, threads=threads)
+        self._write_back = WriteBack(file)
+        self._writer = MemberWriter(file, threads=threads, written=self._write_back.note)
         opened = (folder / journal_name).open("x+b") if journal_name else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in __exit__
         self._index: BinaryIO = cast("BinaryIO", opened)
         self._is_journal = bool(journal_name)
@@ -153,6 +155,7 @@ class ArchiveFileWriter:
     def __exit__(self, *exception: object) -> None:
         self._index.close()
         self._writer.close()
+        self._write_back.close()
 
     def _add_entry(self, entry: ObjectEntry, start: int) -> None:
         placed = entry.model_copy(update={"offset": start, "length": self._writer.flush() - start})

@@ -1,11 +1,12 @@
 """Collects pieces of text into blocks that are worth a gzip member of their own.
 
-Used by whoever writes a dump's text. Which blocks begin where a table begins is the caller's decision, what a member is that of `gzip_members`.
+Used by whoever writes a dump's text. Which blocks begin where a table begins is the caller's decision, what a member is that of `member_writer`.
 """
 
 from __future__ import annotations
 
-from schedgen_backups.core.gzip_members import BLOCK_BYTES, MemberWriter
+from schedgen_backups.core.gzip_members import BLOCK_BYTES
+from schedgen_backups.core.member_writer import MemberWriter
 
 
 class BlockWriter:

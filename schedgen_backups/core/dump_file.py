@@ -19,9 +19,11 @@ from pydantic import ValidationError
 from schedgen_backups.core.artifact_file import make_format_error, open_artifact
 from schedgen_backups.core.block_writer import BlockWriter
 from schedgen_backups.core.dump_text import SECTION_END, DumpDigest, DumpFacts, Segment, TableEnd, TableFacts, TableStart, Text
-from schedgen_backups.core.gzip_members import BLOCK_BYTES, MemberWriter, read_footer, read_members
+from schedgen_backups.core.gzip_members import BLOCK_BYTES, read_footer, read_members
+from schedgen_backups.core.member_writer import MemberWriter
 from schedgen_backups.core.ordered_worker import OrderedWorker
 from schedgen_backups.core.records import DumpRecord, TableEntry
+from schedgen_backups.core.write_back import WriteBack
 
 _COPY_BYTES = 4 * BLOCK_BYTES
 LINE_PREFIX = "-- schedgen-backups: "
@@ -65,7 +67,8 @@ class DumpFileWriter:
     """Writes a dump file from segments, in order: segments, references, then `finish`."""
 
     def __init__(self, file: BinaryIO, *, threads: int) -> None:
-        self._writer = MemberWriter(file, threads=threads)
+        self._write_back = WriteBack(file)
+        self._writer = MemberWriter(file, threads=threads, written=self._write_back.note)
         self._worker = OrderedWorker("digest")
         self._digest = DumpDigest(self._worker)
         self._blocks = BlockWriter(self._writer)
@@ -157,6 +160,7 @@ class DumpFileWriter:
     def __exit__(self, *exception: object) -> None:
         self._worker.close()
         self._writer.close()
+        self._write_back.close()
 
 
 class DumpFile:

@@ -18,7 +18,7 @@ from schedgen_backups.core.command import Program
 from schedgen_backups.core.dump_file import SideTable
 from schedgen_backups.core.dump_text import DumpDigest, TableFacts, Text, split_dump
 from schedgen_backups.core.errors import DumpError
-from schedgen_backups.core.gzip_members import MemberWriter
+from schedgen_backups.core.member_writer import MemberWriter
 from schedgen_backups.core.ordered_worker import OrderedWorker
 from schedgen_backups.core.snapshot import TableName
 

@@ -22,13 +22,13 @@ from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.gzip_members import (
     BLOCK_BYTES,
     FOOTER_BYTES,
-    MemberWriter,
     compress_member,
     is_compressible,
     read_footer,
     read_members,
     store_member,
 )
+from schedgen_backups.core.member_writer import MemberWriter
 from schedgen_backups_tests.core_support import make_noise
 
 PACKERS: dict[str, Callable[..., bytes]] = {"compressed": compress_member, "stored": store_member}

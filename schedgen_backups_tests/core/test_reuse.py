@@ -19,7 +19,8 @@ from schedgen_backups.core.bucket import ListedObject
 from schedgen_backups.core.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.earlier_run import check_run, split_into_runs
 from schedgen_backups.core.errors import StorageError, VerificationError
-from schedgen_backups.core.gzip_members import MemberWriter, compress_member, read_members
+from schedgen_backups.core.gzip_members import compress_member, read_members
+from schedgen_backups.core.member_writer import MemberWriter
 from schedgen_backups.core.records import ArchiveRecord, ObjectEntry
 from schedgen_backups.core.reuse import EarlierFile, EarlierObject, EarlierObjects
 from schedgen_backups.core.settings import BucketSettings
