@@ -25,7 +25,7 @@ _COPY = re.compile(
 _END_LINE = b"\\.\n"
 SECTION_END = b"\n\n"
 """What pg_dump writes behind the end line of a table's rows."""
-_FEW_BACKSLASHES = 64
+_FEW = 64
 _ANNOUNCEMENT = b"\n-- Data for Name: x; Type: TABLE DATA; Schema: x; Owner: x\n--\n\n"
 _UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
 
@@ -128,13 +128,23 @@ def _find_end(buffer: bytes) -> int:
     """Where the newline before the end line stands, or -1."""
     # Looking for one byte is six times as fast as for four (2026-11-25: 8 and 1.3 GB/s), as long as there are few of it.
     position = -1
-    for _attempt in range(_FEW_BACKSLASHES):
+    for _attempt in range(_FEW):
         position = buffer.find(b"\\", position + 1)
         if position < 0:
             return -1
         if position and buffer.startswith(b"\n" + _END_LINE, position - 1):
             return position - 1
     return buffer.find(b"\n" + _END_LINE, position)
+
+
+def _count_lines(data: bytes) -> int:
+    # As above: looking for the next newline is five times as fast as counting, where lines are long.
+    position = -1
+    for count in range(_FEW):
+        position = data.find(b"\n", position + 1)
+        if position < 0:
+            return count
+    return _FEW + data.count(b"\n", position + 1)
 
 
 def _cut_text(buffer: bytes) -> tuple[bytes, TableStart | None, bytes]:
@@ -254,7 +264,7 @@ class DumpDigest:
         return DumpFacts(tuple(self._tables), digest.hexdigest(), self._size_bytes, is_complete)
 
     def _add_rows(self, data: bytes) -> None:
-        self._rows += data.count(b"\n")
+        self._rows += _count_lines(data)
         self._row_bytes += len(data)
         self._row_digest.update(data)
 
