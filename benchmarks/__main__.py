@@ -24,6 +24,7 @@ import psutil
 from benchmarks import data, memory
 from benchmarks.bucket import BucketBench
 from benchmarks.database import measure_database
+from benchmarks.generated_bucket import serve_generated_buckets
 from benchmarks.paired import Timing
 from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
 from schedgen_backups.core.embedded_s3 import EmbeddedS3
@@ -81,18 +82,17 @@ class Bench:
         return [{"work": work, "name": name, "seconds": [round(seconds, 1)], "result_bytes": 0} for name, seconds in phases.items()]
 
     def measure_scale(self) -> list[dict[str, Any]]:
-        """1,000,000 objects of 1 KiB and one of 50 GiB: peak memory above the idle interpreter. Takes hours and 150 GB."""
+        """1,000,000 objects of 1 KiB and one of 50 GiB, from a server that computes them: peak memory above the idle interpreter."""
         database = self.postgres.create_database("scale")
         data.fill_database(database, job_count=1, events_per_job=1, row_count=1)
         count, huge_bytes = 1_000_000 // self.scale, (50 << 30) // self.scale
-        many, huge = self.s3.settings("many"), self.s3.settings("huge")
-        data.upload_small_objects(many, count=count, size_bytes=1024)
-        data.upload_huge_object(huge, size_bytes=huge_bytes)
-        uses = [
-            memory.measure_backup(f"{count} x 1 KiB", _make_environment(database, many, self.folder / "many")),
-            memory.measure_backup(f"{count} x 1 KiB, next night", _make_environment(database, many, self.folder / "many")),
-            memory.measure_backup(f"one of {huge_bytes / (1 << 30):.1f} GiB", _make_environment(database, huge, self.folder / "huge")),
-        ]
+        with serve_generated_buckets(count, huge_bytes) as (many, huge):
+            runs = {
+                f"{count} x 1 KiB": (many, "many"),
+                f"{count} x 1 KiB, next night": (many, "many"),
+                f"one of {huge_bytes / (1 << 30):.1f} GiB": (huge, "huge"),
+            }
+            uses = [memory.measure_backup(name, _make_environment(database, bucket, self.folder / folder)) for name, (bucket, folder) in runs.items()]
         return [
             {"work": "scale", "name": use.name, "seconds": [round(use.seconds, 1)], "result_bytes": use.peak_bytes - use.idle_bytes} for use in uses
         ]

@@ -133,25 +133,6 @@ def upload_small_objects(settings: BucketSettings, *, count: int, size_bytes: in
                 list(pool.map(upload, range(start, min(count, start + 10_000))))
 
 
-def upload_huge_object(settings: BucketSettings, *, size_bytes: int) -> None:
-    """The bucket, made anew, holds one object that is mostly zeros: every sixteenth megabyte is random."""
-    with _client(settings) as client:
-        client.make_bucket(settings.bucket)
-        client.put_object(settings.bucket, "huge.bin", _Stream(size_bytes), size_bytes, part_size=64 << 20, num_parallel_uploads=1)
-
-
-class _Stream(io.RawIOBase):
-    def __init__(self, size_bytes: int) -> None:
-        super().__init__()
-        self._left = size_bytes
-        self._block = os.urandom(1 << 20) + bytes(15 << 20)
-
-    def read(self, size: int = -1, /) -> bytes:
-        size = self._left if size < 0 else min(size, self._left)
-        self._left -= size
-        return (self._block * (size // len(self._block) + 1))[:size]
-
-
 @contextmanager
 def _client(settings: BucketSettings) -> Generator[Minio, None, None]:
     pool = urllib3.PoolManager(maxsize=_THREADS, timeout=urllib3.Timeout(connect=10, read=120))
