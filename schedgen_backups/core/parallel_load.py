@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from itertools import chain
 from pathlib import Path
@@ -34,7 +34,7 @@ _HEAD = "SET statement_timeout = 0; SET lock_timeout = 0; SET check_function_bod
 
 
 class ParallelLoad:
-    """One load; `run` does it."""
+    """One load; `run` does it, in `jobs` sessions, or twice as many less one while rows of wide tables are shared."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class ParallelLoad:
     ) -> None:
         self._path, self._target, self._backup, self._client = dump_path, target, backup, client
         self._jobs, self._stop, self._observe = jobs, stop, observe
+        self._has_failed = Event()
         self._encoding = ""
         self._is_restricted = False
 
@@ -71,9 +72,9 @@ class ParallelLoad:
         schema = _RESTRICT.sub(b"", schema, count=1)
         rest = _UNRESTRICT.sub(b"", rest)
         self._run_psql((schema,))
-        for table in filter(is_wide, tables):
-            RowSessions(self._path, table, self._target, self._make_row_head(), count=self._jobs).load(self._read_table)
-        self._side_by_side([lambda table=table: self._load_table(table) for table in tables if not is_wide(table)])
+        wide = [table for table in tables if is_wide(table)]
+        narrow = [lambda table=table: self._load_table(table, sessions=1) for table in tables if not is_wide(table)]
+        self._side_by_side([lambda: self._load_wide_tables(wide), *narrow])
         items = split_post_data(schema, rest)
         # Sequences stand before the first index, what needs indexes behind the last.
         first = next((place for place, item in enumerate(items) if item.is_build), len(items))
@@ -87,18 +88,23 @@ class ParallelLoad:
             done, _waiting = wait([pool.submit(call) for call in calls], return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
+        except BaseException:
+            self._has_failed.set()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _load_table(self, table: TableEntry) -> None:
-        RowSessions(self._path, table, self._target, self._make_row_head(), count=1).load(self._read_table)
+    def _load_wide_tables(self, tables: Sequence[TableEntry]) -> None:
+        for table in tables:
+            self._load_table(table, sessions=self._jobs)
 
-    def _make_row_head(self) -> str:
-        return f"SET client_encoding = '{self._encoding}'; {_HEAD}"
+    def _load_table(self, table: TableEntry, *, sessions: int) -> None:
+        head = f"SET client_encoding = '{self._encoding}'; {_HEAD}"
+        RowSessions(self._path, table, self._target, head, count=sessions).load(self._read_table)
 
     def _read_table(self, dump: DumpFile, table: TableEntry) -> Iterator[Segment]:
         for segment in split_table(dump.read_table(table)):
-            if self._stop.is_set():
+            if self._stop.is_set() or self._has_failed.is_set():
                 raise RestoreError("the restore of the database was stopped")
             yield segment
         self._observe(table.length)
