@@ -48,7 +48,7 @@ VARIABLES = (
     Variable("BACKUP_REFERENCE_QUERY", DEFAULT_REFERENCE_QUERY, "one SELECT of one column: the object keys that the database refers to"),
     Variable("BACKUP_ALLOW_EMPTY", "false", "true to accept a database without a single row"),
     Variable("BACKUP_COMPRESSION_THREADS", "", "threads that compress; by default one per core, at most 8"),
-    Variable("BACKUP_DUMP_JOBS", "2", "pg_dumps side by side where there are several large tables; 1: never more than one"),
+    Variable("BACKUP_DUMP_JOBS", "", "pg_dumps side by side where there are several large tables; by default 2 on four cores and more, otherwise 1"),
     Variable("BACKUP_DOWNLOAD_THREADS", "16", "most objects that are read or written at the same time; fewer are read where more only wait longer"),
     Variable("BACKUP_REREAD_DAYS", "30", "after so many days an unchanged object is read again instead of copied from the last archive; 0: always"),
     Variable("BACKUP_MAX_MB_PER_SECOND", "0", "dump and objects are read no faster than so many million bytes per second; 0: no limit"),

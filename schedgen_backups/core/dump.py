@@ -6,8 +6,9 @@ Add what belongs to taking a dump. How the file is laid out and read back is `du
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -106,7 +107,7 @@ class _Source:
     server_major: int
     throttle: Throttle
 
-    def stream(self, options: Sequence[str], notice_start: Callable[[Program], object] = lambda _program: None) -> Iterator[bytes]:
+    def stream(self, options: Sequence[str], notice_start: Callable[[Program], object] = lambda _program: None) -> Generator[bytes, None, None]:
         """Yields what a pg_dump with these options writes of the snapshot; may run in any thread."""
         return stream_dump(
             self.settings,
@@ -119,27 +120,30 @@ class _Source:
             observe=self.throttle.wait_for,
         )
 
-    def stream_table(self, table: TableName, notice_start: Callable[[Program], object]) -> Iterator[bytes]:
-        """Yields what pg_dump writes of one table's rows alone."""
-        return self.stream(("--data-only", "--strict-names", f"--table={make_pattern(table)}"), notice_start)
+    def stream_tables(self, tables: Sequence[TableName], notice_start: Callable[[Program], object]) -> Generator[bytes, None, None]:
+        """Yields what pg_dump writes of these tables' rows alone."""
+        return self.stream(("--data-only", "--strict-names", *(f"--table={make_pattern(table)}" for table in tables)), notice_start)
 
 
 def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: DumpFileWriter, folder: Path) -> dict[TableName, int]:
     """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory once."""
     backup, snapshot = source.backup, source.snapshot
-    beside = choose_side_tables(snapshot.read_table_sizes(), backup.dump_jobs)
+    groups = choose_side_tables(snapshot.read_table_sizes(), backup.dump_jobs)
+    beside = [table for group in groups for table in group]
     with (
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool,
-        SideDumps(beside, source.stream_table, folder, workers=backup.dump_jobs - 1, threads=backup.compression_threads) as side_dumps,
+        SideDumps(groups, source.stream_tables, folder, threads=backup.compression_threads) as side_dumps,
     ):
         counting = pool.submit(snapshot.count_rows, tables)
         try:
-            blocks = source.stream([f"--exclude-table-data={make_pattern(table)}" for table in beside])
-            for segment in place_side_tables(split_dump(blocks), tables, beside):
-                if isinstance(segment, TableName):
-                    writer.add_side_table(side_dumps.take(segment))
-                else:
-                    writer.add(segment)
+            with closing(source.stream([f"--exclude-table-data={make_pattern(table)}" for table in beside])) as blocks:
+                for segment in place_side_tables(split_dump(blocks), tables, beside):
+                    if isinstance(segment, TableName):
+                        writer.add_side_table(side_dumps.take(segment))
+                    else:
+                        writer.add(segment)
+                        side_dumps.check()
+            side_dumps.wait()
             if not writer.facts().is_complete:
                 raise DumpError(
                     "pg_dump ended with exit code 0, but its last line is missing: the dump is cut short",

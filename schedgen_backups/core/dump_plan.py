@@ -12,11 +12,11 @@ from schedgen_backups.core.errors import DumpError
 from schedgen_backups.core.snapshot import TableName
 
 LARGE_TABLE_BYTES = 64 << 20
-"""Below this a table's rows take no longer than another pg_dump needs to read the catalogue (2026-11-25: 0.1 s, at 250 MB/s)."""
+"""Below this a table's rows take hardly longer than another pg_dump needs to read the catalogue (2026-11-25: 0.1 s, at 250 MB/s)."""
 
 
-def choose_side_tables(size_bytes: Mapping[TableName, int], jobs: int) -> tuple[TableName, ...]:
-    """The tables that are dumped beside the rest, in the order of the dump; none where nothing is gained.
+def choose_side_tables(size_bytes: Mapping[TableName, int], jobs: int) -> tuple[tuple[TableName, ...], ...]:
+    """The tables that are dumped beside the rest, in at most `jobs - 1` groups with a pg_dump each; none where nothing is gained.
 
     They are the last of the large ones: the first stay with the rest, so that whoever writes the file is never kept waiting for a table while others
     could be written.
@@ -27,15 +27,21 @@ def choose_side_tables(size_bytes: Mapping[TableName, int], jobs: int) -> tuple[
     )
     if jobs == 1 or len(large) <= 1:
         return ()
-    rest_bytes = sum(size_bytes.values()) - sum(size_bytes[table] for table in large)
+
+    def divide(first: int) -> list[list[TableName]]:
+        groups: list[list[TableName]] = [[] for _job in range(min(jobs - 1, len(large) - first))]
+        for table in large[first:]:
+            min(groups, key=lambda group: (sum_up(group), len(group))).append(table)
+        return groups
+
+    def sum_up(tables: Iterable[TableName]) -> int:
+        return sum(size_bytes[table] for table in tables)
 
     def finish(first: int) -> int:
-        beside = [0] * (jobs - 1)
-        for table in large[first:]:
-            beside[beside.index(min(beside))] += size_bytes[table]
-        return max(rest_bytes + sum(size_bytes[table] for table in large[:first]), *beside)
+        beside = [sum_up(group) for group in divide(first)]
+        return max(sum(size_bytes.values()) - sum(beside), *beside)
 
-    return tuple(large[min(range(1, len(large)), key=finish) :])
+    return tuple(tuple(group) for group in divide(min(range(1, len(large)), key=finish)))
 
 
 def place_side_tables(segments: Iterable[Segment], tables: Sequence[TableName], side_tables: Sequence[TableName]) -> Iterator[Segment | TableName]:

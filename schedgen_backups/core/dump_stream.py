@@ -5,7 +5,7 @@ Add what concerns one run of pg_dump. What the text means is the business of `du
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from schedgen_backups.core.clients import ClientPrograms
 from schedgen_backups.core.command import Program, ProgramError
@@ -29,10 +29,11 @@ def stream_dump(
     options: Sequence[str] = (),
     notice_start: Callable[[Program], object] = lambda _program: None,
     observe: Callable[[int], object] = lambda _size_bytes: None,
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """Yields the plain dump as pg_dump writes it; DumpError (retryable) when pg_dump fails, hangs or is killed, at the latest at the end.
 
-    `options` are more words for pg_dump; `notice_start` gets the running program, for whoever may have to stop it from another thread.
+    Closed early, it has ended pg_dump. `options` are more words for it; `notice_start` gets the running program, for whoever may have to stop it from
+    another thread.
     """
     arguments = [
         client.pg_dump,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import cast
@@ -45,8 +46,9 @@ def compare_database(
         client = find_client(target, target_major, backup.postgres_bin_dir)
         contents = DumpDigest()
         blocks = stream_dump(target, client, server_major=target_major, stall_timeout_seconds=backup.stall_timeout_seconds, observe=observe)
-        for segment in split_dump(blocks):
-            contents.add(segment)
+        with closing(blocks):
+            for segment in split_dump(blocks):
+                contents.add(segment)
         facts = contents.facts()
         found = {(table.schema_name, table.name): table for table in facts.tables}
         restored = _compare_counts(dump.tables, found)

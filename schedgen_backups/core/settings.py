@@ -76,7 +76,7 @@ class BackupSettings:
     schedule: str = "0 2 * * *"
     timezone: tzinfo = field(default_factory=lambda: ZoneInfo("UTC"))
     compression_threads: int = 2
-    dump_jobs: int = 2
+    dump_jobs: int = 1
     """So many pg_dumps at a time, where there are several large tables."""
     download_threads: int = 16
     """At most so many objects are read or written at a time; how many are read, the server's speed decides."""

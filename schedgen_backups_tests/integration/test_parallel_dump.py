@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import time
 from pathlib import Path
 
 import psutil
@@ -87,19 +88,49 @@ def test_several_pg_dumps_really_ran_and_saw_the_same_moment(
         'exec {real} "$@"'
     )
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=moves)
-    path = publish_dump(catalog, database, postgres_bin_dir=bin_dir)
+    path = publish_dump(catalog, database, postgres_bin_dir=bin_dir, dump_jobs=2)
     assert run(database, "SELECT count(*) FROM a") == [(7,)]
     assert_whole(path)
     with open_dump(path) as dump:
         assert [(table.name, table.rows) for table in dump.tables] == [("a", 9), ("b", 1)]
 
 
+def test_a_migration_that_comes_meanwhile_waits_for_the_dump(
+    database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
+) -> None:
+    """It asks for its lock on the last table while an earlier one is read: whoever dumps a table has locked it at the start."""
+    run(
+        database,
+        "CREATE TABLE a (n int); CREATE TABLE b AS SELECT repeat('x', 100) AS x FROM generate_series(1, 40000); CREATE TABLE c AS SELECT 1 AS n",
+    )
+    is_locked = "SELECT count(*) >= 2 FROM pg_locks WHERE relation = 'c'::regclass AND mode = 'AccessShareLock' AND granted"
+    migrates = (
+        OF_ONE_TABLE
+        + '[ -n "$is_beside" ] && exec {real} "$@"\n'
+        + 'psql="$(dirname {real})/psql -X -q -A -t"\n'
+        + '{real} "$@" > "$0.out" || exit 1\n'
+        + f'for _try in $(seq 30); do [ "$($psql -c "{is_locked}")" = t ] && break; sleep 0.1; done\n'
+        + '$psql -c "ALTER TABLE c ADD extra int" >/dev/null 2>&1 &\n'
+        + 'cat "$0.out"\n'
+    )
+    bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=migrates)
+    # So slow that b takes three seconds.
+    path = publish_dump(catalog, database, postgres_bin_dir=bin_dir, dump_jobs=2, max_mb_per_second=1, stall_timeout_seconds=20)
+    assert_whole(path)
+    with open_dump(path) as dump:
+        assert [(table.name, table.rows) for table in dump.tables] == [("a", 0), ("b", 40000), ("c", 1)]
+    deadline = time.monotonic() + 60
+    while not run(database, "SELECT FROM pg_attribute WHERE attrelid = 'c'::regclass AND attname = 'extra'"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
         (SIDE_FAILS, "the connection was lost"),
-        (SIDE_IS_CUT, "pg_dump of the table public.b alone ended with exit code 0"),
-        (SIDE_IS_ANOTHER_TABLE, "pg_dump of the table public.b alone ended with exit code 0"),
+        (SIDE_IS_CUT, "pg_dump of the rows of public.b ended with exit code 0|the rows of public.b ended too early"),
+        (SIDE_IS_ANOTHER_TABLE, "pg_dump of the rows of public.b ended with exit code 0|the rows of public.b ended too early"),
         (REST_FAILS_WHILE_SIDES_HANG, "out of memory"),
     ],
 )
@@ -109,7 +140,7 @@ def test_when_one_pg_dump_fails_nothing_is_published_and_none_is_left_running(
     run(database, TWO_TABLES)
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=script)
     with pytest.raises(DumpError, match=reason):
-        publish_dump(catalog, database, postgres_bin_dir=bin_dir)
+        publish_dump(catalog, database, postgres_bin_dir=bin_dir, dump_jobs=2)
     assert list_files(catalog.directory) == []
     assert list((catalog.directory / ".staging").iterdir()) == []
     left = {child.name() for child in psutil.Process().children(recursive=True)}
