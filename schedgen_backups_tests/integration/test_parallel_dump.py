@@ -120,7 +120,7 @@ def test_a_migration_that_comes_meanwhile_waits_for_the_dump(
     with open_dump(path) as dump:
         assert [(table.name, table.rows) for table in dump.tables] == [("a", 0), ("b", 40000), ("c", 1)]
     deadline = time.monotonic() + 60
-    while not run(database, "SELECT FROM pg_attribute WHERE attrelid = 'c'::regclass AND attname = 'extra'"):
+    while not run(database, "SELECT 1 FROM pg_attribute WHERE attrelid = 'c'::regclass AND attname = 'extra'"):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
