@@ -94,7 +94,8 @@ class Bench:
             }
             uses = [memory.measure_backup(name, _make_environment(database, bucket, self.folder / folder)) for name, (bucket, folder) in runs.items()]
         return [
-            {"work": "scale", "name": use.name, "seconds": [round(use.seconds, 1)], "result_bytes": use.peak_bytes - use.idle_bytes} for use in uses
+            {"work": memory.WORK, "name": use.name, "seconds": [round(use.seconds, 1)], "result_bytes": use.peak_bytes - use.idle_bytes}
+            for use in uses
         ]
 
     def _measure_objects(self, name: str, shape: str, count: int, size_bytes: int) -> list[dict[str, Any]]:

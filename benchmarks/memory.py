@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+WORK = "whole backup, MB: peak memory above the idle interpreter"
 _IDLE = (
     "import dagster, schedgen_backups.cli, schedgen_backups.definitions, schedgen_backups.instance as i; i.prepare_home();"
     "dagster.DagsterInstance.get()"
