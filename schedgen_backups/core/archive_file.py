@@ -147,6 +147,7 @@ class ArchiveFileWriter:
             self._writer.write_block(block)
         self._writer.write_block(make_padding(info.size) + _END_OF_ARCHIVE)
         sha256 = self._writer.finish(index_offset)
+        self._write_back.finish()
         return CapturedArchive(record, sha256, self._writer.flush())
 
     def __enter__(self) -> ArchiveFileWriter:

@@ -152,6 +152,7 @@ class DumpFileWriter:
             self._blocks.append(_to_line("table", entry.model_dump(mode="json")))
         self._blocks.end_block()
         sha256 = self._writer.finish(index_offset)
+        self._write_back.finish()
         return CapturedDump(record, entries, sha256, self._writer.flush())
 
     def __enter__(self) -> DumpFileWriter:

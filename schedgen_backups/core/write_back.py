@@ -33,6 +33,11 @@ class WriteBack:
         self._running = self._pool.submit(os.fsync, self._file.fileno())
         self._unsynced_bytes = 0
 
+    def finish(self) -> None:
+        """The last sync has ended well; OSError when it failed. Linux tells a failure once: the sync at the end may not see it."""
+        if self._running is not None:
+            self._running.result()
+
     def close(self) -> None:
-        """No sync is running; a failure of the last one is seen by the sync at the end. Safe to call twice."""
+        """No sync is running; whether the last one failed is told by `finish`. Safe to call twice."""
         self._pool.shutdown(wait=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -11,7 +12,7 @@ import pytest
 from schedgen_backups.core import write_back
 from schedgen_backups.core.member_writer import MemberWriter
 from schedgen_backups.core.write_back import WriteBack
-from schedgen_backups_tests.core_support import make_noise
+from schedgen_backups_tests.core_support import TableText, make_entry, make_noise, write_archive, write_dump
 
 
 @pytest.fixture
@@ -52,3 +53,20 @@ def test_a_disk_that_lost_something_is_told(tmp_path: Path, monkeypatch: pytest.
         back.close()
         with pytest.raises(OSError, match="Input/output error"):
             back.note(1)
+        with pytest.raises(OSError, match="Input/output error"):
+            back.finish()
+
+
+def test_an_artifact_whose_last_sync_failed_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_back, "_STEP_BYTES", 1)
+
+    def fsync(_descriptor: int) -> None:
+        # Until everything is written: the failure is the last sync's.
+        time.sleep(0.3)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_archive(tmp_path / "minio_x_20261122_020000.tar.gz", [(make_entry("a.pdf", b"x"), b"x")])
+    with pytest.raises(OSError, match="Input/output error"):
+        write_dump(tmp_path / "db_x_20261122_020000.sql.gz", [TableText("jobs", (b"1",))])
