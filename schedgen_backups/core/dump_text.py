@@ -17,10 +17,10 @@ from schedgen_backups.core.ordered_worker import OrderedWorker
 _END = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(?:\\unrestrict [A-Za-z0-9]+\s*)?\Z")
 _LOOKBACK_BYTES = 16 * 1024
 _STATEMENT_LIMIT_BYTES = 4 << 20
-_IDENTIFIER = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
+IDENTIFIER = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
 _COPY = re.compile(
-    rb"COPY (?P<schema>" + _IDENTIFIER + rb")\.(?P<name>" + _IDENTIFIER + rb") "
-    rb"(?P<columns>\(" + _IDENTIFIER + rb"(?:, " + _IDENTIFIER + rb")*\)|\(\))? ?FROM stdin;\n",
+    rb"COPY (?P<schema>" + IDENTIFIER + rb")\.(?P<name>" + IDENTIFIER + rb") "
+    rb"(?P<columns>\(" + IDENTIFIER + rb"(?:, " + IDENTIFIER + rb")*\)|\(\))? ?FROM stdin;\n",
 )
 _END_LINE = b"\\.\n"
 SECTION_END = b"\n\n"
@@ -161,7 +161,8 @@ def _cut_text(buffer: bytes) -> tuple[bytes, TableStart | None, bytes]:
         match = _COPY.match(buffer, start)
         if match is not None:
             data = match[0]
-            table = TableStart(data, _unquote(match["schema"]), _unquote(match["name"]), (match["columns"] or b"").decode("utf-8", "replace"))
+            columns = (match["columns"] or b"").decode("utf-8", "replace")
+            table = TableStart(data, unquote_identifier(match["schema"]), unquote_identifier(match["name"]), columns)
             return buffer[:start], table, buffer[match.end() :]
         if b"FROM stdin;\n" in buffer[start:] or len(buffer) - start > _STATEMENT_LIMIT_BYTES:
             position = start
@@ -178,7 +179,8 @@ def _is_announced(buffer: bytes, copy_position: int) -> bool:
     return comment.count(b"\n") == 1 and comment.endswith(b"\n--") and b"; Type: TABLE DATA; Schema: " in comment
 
 
-def _unquote(identifier: bytes) -> str:
+def unquote_identifier(identifier: bytes) -> str:
+    """The name that pg_dump wrote as this identifier."""
     if identifier.startswith(b'"'):
         identifier = identifier[1:-1].replace(b'""', b'"')
     return identifier.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Loads a dump into an empty database in several sessions: the schema, then rows, then indexes side by side, then the rest.
+"""Loads a dump into an empty database in several sessions: the schema, then rows, each table's indexes behind its rows, then the rest.
 
 Several sessions cannot be one transaction: after an error everything that was made is removed again, and a load that is killed leaves a database that
 no restore takes for an empty one. So this is for databases that nobody uses yet; `database_restore` loads in one transaction otherwise.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from threading import Event
 
+from schedgen_backups.core.chained_calls import Call, ChainedCalls
 from schedgen_backups.core.clients import ClientPrograms
 from schedgen_backups.core.dump_file import DumpFile, open_dump
 from schedgen_backups.core.dump_text import DumpDigest, Segment, Text, split_table
@@ -25,7 +26,8 @@ from schedgen_backups.core.records import TableEntry
 from schedgen_backups.core.row_sessions import RowSessions, is_wide
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 
-SESSION_SETTINGS = "SET maintenance_work_mem = '256MB'; SET max_parallel_maintenance_workers = 4;\n"
+_MEMORY_SETTING = "SET maintenance_work_mem = '256MB'"
+SESSION_SETTINGS = f"{_MEMORY_SETTING}; SET max_parallel_maintenance_workers = 4;\n"
 """For the session of a load only: indexes are sorted in memory and by several workers (PostgreSQL manual, sections 14.4.5, 19.4.1 and 19.4.6)."""
 _RESTRICT = re.compile(rb"^\\restrict [A-Za-z0-9]+\n", re.MULTILINE)
 _UNRESTRICT = re.compile(rb"^\\unrestrict [A-Za-z0-9]+\s*\Z", re.MULTILINE)
@@ -50,6 +52,7 @@ class ParallelLoad:
         self._path, self._target, self._backup, self._client = dump_path, target, backup, client
         self._jobs, self._stop, self._observe = jobs, stop, observe
         self._has_failed = Event()
+        self._calls = ChainedCalls(jobs, "load")
         self._encoding = ""
         self._is_restricted = False
 
@@ -72,31 +75,32 @@ class ParallelLoad:
         schema = _RESTRICT.sub(b"", schema, count=1)
         rest = _UNRESTRICT.sub(b"", rest)
         self._run_psql((schema,))
-        wide = [table for table in tables if is_wide(table)]
-        narrow = [lambda table=table: self._load_table(table, sessions=1) for table in tables if not is_wide(table)]
-        self._side_by_side([lambda: self._load_wide_tables(wide), *narrow])
         items = split_post_data(schema, rest)
-        # Sequences stand before the first index, what needs indexes behind the last.
-        first = next((place for place, item in enumerate(items) if item.is_build), len(items))
-        self._run_items(items[:first])
-        self._side_by_side([lambda item=item: self._run_items((item,)) for item in items[first:] if item.is_build])
-        self._run_items(tuple(item for item in items[first:] if not item.is_build))
+        builds = [item for item in items if item.is_build]
+        of_tables = {(table.schema_name, table.name) for table in tables}
+        self._calls.run(self._plan_tables(tables, builds), on_error=self._has_failed.set)
+        self._calls.run(self._plan_builds(item for item in builds if item.table not in of_tables), on_error=self._has_failed.set)
+        self._run_items([item for item in items if not item.is_build], SESSION_SETTINGS)
 
-    def _side_by_side(self, calls: list[Callable[[], None]]) -> None:
-        pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="load")
-        try:
-            done, _waiting = wait([pool.submit(call) for call in calls], return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-        except BaseException:
-            self._has_failed.set()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    def _plan_tables(self, tables: Sequence[TableEntry], builds: Sequence[PostDataItem]) -> list[Call]:
+        """Tables with wide rows one after another, the others beside them, largest first; each followed by what is built of it."""
 
-    def _load_wide_tables(self, tables: Sequence[TableEntry]) -> None:
-        for table in tables:
-            self._load_table(table, sessions=self._jobs)
+        def plan(table: TableEntry, sessions: int, following: Iterable[Call]) -> Call:
+            own = self._plan_builds(item for item in builds if item.table == (table.schema_name, table.name))
+            return Call(partial(self._load_table, table, sessions=sessions), (*following, *own))
+
+        wide: list[Call] = []
+        for table in reversed([table for table in tables if is_wide(table)]):
+            wide = [plan(table, self._jobs, wide)]
+        return [*wide, *(plan(table, 1, ()) for table in tables if not is_wide(table))]
+
+    def _plan_builds(self, items: Iterable[PostDataItem]) -> list[Call]:
+        return [Call(partial(self._build, item)) for item in items]
+
+    def _build(self, item: PostDataItem) -> None:
+        # Sessions and workers together are as many as were asked for: on two cores, two builds with workers took half as long again (2026-11-25).
+        workers = max(0, self._jobs // self._calls.unfinished_count - 1)
+        self._run_items([item], f"{_MEMORY_SETTING}; SET max_parallel_maintenance_workers = {workers};\n")
 
     def _load_table(self, table: TableEntry, *, sessions: int) -> None:
         head = f"SET client_encoding = '{self._encoding}'; {_HEAD}"
@@ -109,11 +113,11 @@ class ParallelLoad:
             yield segment
         self._observe(table.length)
 
-    def _run_items(self, items: tuple[PostDataItem, ...]) -> None:
+    def _run_items(self, items: Sequence[PostDataItem], settings: str) -> None:
         if self._stop.is_set():
             raise RestoreError("the restore of the database was stopped")
         if items:
-            head = f"{SESSION_SETTINGS}{_HEAD}SET client_encoding = '{self._encoding}'; SET search_path = '';\n"
+            head = f"{settings}{_HEAD}SET client_encoding = '{self._encoding}'; SET search_path = '';\n"
             self._run_psql((head.encode(), *(part for item in items for part in (item.settings, item.text))))
 
     def _run_psql(self, texts: Iterable[bytes]) -> None:

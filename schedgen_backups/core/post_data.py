@@ -8,9 +8,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from schedgen_backups.core.dump_text import IDENTIFIER, unquote_identifier
+
 _ITEM = re.compile(rb"^--\n-- (?:Data for )?Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: .*\n--\n", re.MULTILINE)
 _SETTING = re.compile(rb"^SET (?P<name>default_tablespace|default_table_access_method|default_with_oids) = .*;\n", re.MULTILINE)
 _BUILDS = (b"INDEX", b"CONSTRAINT")
+_TABLE = re.compile(
+    rb"^(?:CREATE (?:UNIQUE )?INDEX " + IDENTIFIER + rb" ON |ALTER TABLE )(?:ONLY )?"
+    rb"(?P<schema>" + IDENTIFIER + rb")\.(?P<name>" + IDENTIFIER + rb")\s",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,12 @@ class PostDataItem:
     def is_build(self) -> bool:
         """Whether it builds an index of one table and needs no other item: indexes, primary keys, unique and other constraints but foreign keys."""
         return self.kind.encode() in _BUILDS
+
+    @property
+    def table(self) -> tuple[str, str] | None:
+        """Schema and name of the table whose index or constraint it is; None where its text does not tell."""
+        found = _TABLE.search(self.text)
+        return (unquote_identifier(found["schema"]), unquote_identifier(found["name"])) if found else None
 
 
 def split_post_data(schema: bytes, text: bytes) -> tuple[PostDataItem, ...]:

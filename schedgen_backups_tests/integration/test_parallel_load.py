@@ -156,6 +156,44 @@ def test_a_load_that_is_stopped_leaves_an_empty_database(dumped: Dumped) -> None
     assert run(dumped.target, RELATIONS) == [(0,)]
 
 
+def test_indexes_of_every_sort_of_name_are_built(dumped: Dumped) -> None:
+    """Names that need quotes, an index of a partitioned table and of its part, and of a view whose rows come last."""
+    run(
+        dumped.source,
+        """
+        CREATE SCHEMA "Odd.""Schema"; CREATE TABLE "Odd.""Schema"."a ""b"" ON c.d" (n int PRIMARY KEY, "x y" text);
+        INSERT INTO "Odd.""Schema"."a ""b"" ON c.d" SELECT n, md5(n::text) FROM generate_series(1, 500) n;
+        CREATE UNIQUE INDEX "on ""x.y"" too" ON "Odd.""Schema"."a ""b"" ON c.d" (lower("x y"));
+        CREATE TABLE measured (day date NOT NULL, n int) PARTITION BY RANGE (day);
+        CREATE TABLE measured_2026 PARTITION OF measured FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+        INSERT INTO measured SELECT '2026-01-01'::date + n, n FROM generate_series(0, 300) n; CREATE INDEX ON measured (n);
+        CREATE MATERIALIZED VIEW days AS SELECT day, count(*) FROM measured GROUP BY day; CREATE UNIQUE INDEX ON days (day);
+        """,
+    )
+    path = dumped.capture()
+    dumped.load(path)
+    assert_equal(path, dumped.target, dumped.catalog)
+    tables = "SELECT oid FROM pg_class WHERE relkind IN ('r', 'p', 'm') AND oid >= 16384"
+    names = f"SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid IN ({tables}) ORDER BY 1"
+    assert run(dumped.target, names) == run(dumped.source, names)
+
+
+@pytest.mark.parametrize(
+    ("statement", "table"),
+    [
+        ("CREATE INDEX i ON public.event USING btree (at);", ("public", "event")),
+        ('CREATE UNIQUE INDEX "i ON x.y" ON ONLY "a b"."c""d" USING btree (lower(e));', ("a b", 'c"d')),
+        ("ALTER TABLE ONLY public.event\n    ADD CONSTRAINT event_pkey PRIMARY KEY (id);", ("public", "event")),
+        ("ALTER TABLE public.event\n    ADD CONSTRAINT positive CHECK ((id > 0)) NOT VALID;", ("public", "event")),
+        ("CREATE INDEX CONCURRENTLY i ON event (at);", None),
+    ],
+)
+def test_an_item_tells_the_table_it_builds_on(statement: str, table: tuple[str, str] | None) -> None:
+    text = f"--\n-- Name: event i; Type: INDEX; Schema: public; Owner: x\n--\n\n{statement}\n\n\n".encode()
+    (item,) = split_post_data(b"", text)
+    assert item.table == table
+
+
 def test_items_keep_the_settings_that_hold_before_them() -> None:
     schema = b"SET default_tablespace = '';\n\nSET default_table_access_method = heap;\n\nCREATE TABLE a (b int);\n"
     first = b"SET default_tablespace = fast;\n\n"
