@@ -22,6 +22,7 @@ from schedgen_backups.core.dump_text import SECTION_END, DumpDigest, DumpFacts, 
 from schedgen_backups.core.gzip_members import BLOCK_BYTES, read_footer, read_members
 from schedgen_backups.core.member_writer import MemberWriter
 from schedgen_backups.core.ordered_worker import OrderedWorker
+from schedgen_backups.core.parallel_members import read_members_side_by_side
 from schedgen_backups.core.records import DumpRecord, TableEntry
 from schedgen_backups.core.write_back import WriteBack
 
@@ -207,9 +208,9 @@ class DumpFile:
         """SQL that makes the roles, without passwords; empty where they could not be read."""
         return self._index[2]
 
-    def read_contents(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+    def read_contents(self, *, observe: Callable[[bytes], object] = lambda _data: None) -> Iterator[bytes]:
         """Yields pg_dump's plain text; `observe` gets the compressed bytes."""
-        return read_members(self._file, 0, self.record.content_length, observe=observe)
+        return read_members_side_by_side(self._file, 0, self.record.content_length, observe=observe)
 
     def read_schema(self) -> Iterator[bytes]:
         """Yields the text before the first table's rows: what makes schemas, types, functions and tables, without constraints and indexes."""
