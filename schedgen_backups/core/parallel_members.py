@@ -1,7 +1,7 @@
 """Unpacks a file's gzip members on several threads, in order: verification is held up by nothing else.
 
-Where a member ends is known only once it was unpacked, so the file is cut where one seems to begin. A cut that was none, damage, and members that would
-fill the memory are left to `gzip_members`, which reads one byte after the other and says what is wrong.
+Where a member ends is known only once it was unpacked, so the file is cut where one seems to begin. Where none did, where something is damaged, or
+where members would fill the memory, `gzip_members` reads on, one byte after the other, and says what is wrong.
 """
 
 from __future__ import annotations

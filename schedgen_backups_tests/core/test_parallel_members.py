@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import gzip
 import io
-import random
+from collections import deque
+from itertools import cycle, islice
 
 import pytest
 
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.gzip_members import BLOCK_BYTES, MEMBER_HEADER, compress_member, read_members, store_member
 from schedgen_backups.core.parallel_members import read_members_side_by_side
+from schedgen_backups_tests.core_support import make_noise
 
-_RANDOM = random.Random(1)
 _WORDS = [b"lecture", b"exam", b"Monday", b"venue", b"group", b"\n"]
 
 
 def _make_text(size_bytes: int) -> bytes:
-    return b" ".join(_RANDOM.choices(_WORDS, k=size_bytes // 6 + 1))[:size_bytes]
+    """Words in an order that repeats late."""
+    order = make_noise(4096)
+    return b" ".join(_WORDS[place % len(_WORDS)] for place in islice(cycle(order), size_bytes // 4 + 1))[:size_bytes]
 
 
 SHAPES = {
@@ -26,8 +29,8 @@ SHAPES = {
     "many small members": [compress_member(_make_text(size)) for size in range(300)],
     "many large members": [compress_member(_make_text(BLOCK_BYTES + size)) for size in range(40)],
     "members that unpack to much": [compress_member(b"0" * (9 * BLOCK_BYTES))] * 12,
-    "one member larger than what is read ahead": [store_member(_RANDOM.randbytes(6 * BLOCK_BYTES)), compress_member(b"end")],
-    "gzip files within members": [store_member(MEMBER_HEADER + gzip.compress(_RANDOM.randbytes(9000)) * 30) for _ in range(40)],
+    "one member larger than what is read ahead": [store_member(make_noise(6 * BLOCK_BYTES)), compress_member(b"end")],
+    "gzip files within members": [store_member(MEMBER_HEADER + gzip.compress(make_noise(9000)) * 30) for _ in range(40)],
     "headers only": [store_member(MEMBER_HEADER * 200_000)] * 3,
 }
 
@@ -45,8 +48,7 @@ def test_the_bytes_are_those_of_reading_one_after_the_other(name: str) -> None:
 def _find_error(data: bytes, length: int, *, is_side_by_side: bool) -> str:
     read = read_members_side_by_side if is_side_by_side else read_members
     with pytest.raises(VerificationError) as caught:
-        for _block in read(io.BytesIO(data), 0, length):
-            pass
+        deque(read(io.BytesIO(data), 0, length), maxlen=0)
     return str(caught.value)
 
 
@@ -70,9 +72,9 @@ def test_what_stands_before_the_damage_is_given_out_once() -> None:
     data = bytearray(b"".join(members))
     data[len(b"".join(members[:30])) + 5000] ^= 1
     given = bytearray()
+    blocks = read_members_side_by_side(io.BytesIO(bytes(data)), 0, len(data))
     with pytest.raises(VerificationError):
-        for block in read_members_side_by_side(io.BytesIO(bytes(data)), 0, len(data)):
-            given += block
+        deque(map(given.extend, blocks), maxlen=0)
     whole = b"".join(read_members(io.BytesIO(b"".join(members)), 0, len(data)))
     assert len(given) >= len(b"".join(gzip.decompress(member) for member in members[:30]))
     assert whole.startswith(given[: 30 * BLOCK_BYTES])
