@@ -145,22 +145,25 @@ def write_archive(path: Path, objects: Iterable[tuple[ObjectEntry, bytes]], *, p
     with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer:
         for entry, data in objects:
             writer.add_packed(pack_object(entry.model_copy(update={"member_name": names.choose(entry.key)}), data))
-        return writer.finish(
-            ArchiveRecord(
-                tool_version="test",
-                point_id=point_id,
-                bucket="schedgen-pdfs",
-                endpoint="127.0.0.1:9000",
-                listed_at=TAKEN_AT,
-                finished_at=TAKEN_AT,
-                listed_count=writer.object_count,
-                object_count=writer.object_count,
-                size_bytes=writer.size_bytes,
-                changed_count=0,
-                deleted_count=0,
-                failed_count=0,
-            )
-        )
+        return writer.finish(make_record(writer, point_id))
+
+
+def make_record(writer: ArchiveFileWriter, point_id: str = POINT) -> ArchiveRecord:
+    """The record of a capture that went well and ends here."""
+    return ArchiveRecord(
+        tool_version="test",
+        point_id=point_id,
+        bucket="schedgen-pdfs",
+        endpoint="127.0.0.1:9000",
+        listed_at=TAKEN_AT,
+        finished_at=TAKEN_AT,
+        listed_count=writer.object_count,
+        object_count=writer.object_count,
+        size_bytes=writer.size_bytes,
+        changed_count=0,
+        deleted_count=0,
+        failed_count=0,
+    )
 
 
 def make_result(claim: Claim, status: ClaimStatus = ClaimStatus.PASSED, **fields: object) -> ClaimResult:

@@ -22,11 +22,15 @@ from pydantic import ValidationError
 from schedgen_backups.core.archive_member import FILE_MODE, TAR_BLOCK_BYTES, PackedObject, check_members, make_header, make_padding
 from schedgen_backups.core.artifact_file import make_format_error, open_artifact
 from schedgen_backups.core.block_reader import BlockReader
+from schedgen_backups.core.block_sharing import SHARED_BLOCK_BYTES, can_share_blocks, measure_gap
 from schedgen_backups.core.errors import ObjectError
 from schedgen_backups.core.gzip_members import (
     BLOCK_BYTES,
+    SMALLEST_FILLER_BYTES,
     compress_member,
+    filler_member,
     is_compressible,
+    measure_filler,
     read_footer,
     read_members,
     store_member,
@@ -39,6 +43,7 @@ from schedgen_backups.core.write_back import WriteBack
 INDEX_NAME = f"{RESERVED_FOLDER}/index.jsonl"
 COPY_BYTES = 8 << 20
 """Members that are copied from an older archive in one go; so much is in memory."""
+_WORTH_SHARING_BYTES = 16 * SHARED_BLOCK_BYTES
 _END_OF_ARCHIVE = b"\0" * (2 * TAR_BLOCK_BYTES)
 
 
@@ -64,6 +69,9 @@ class ArchiveFileWriter:
         self._write_back = WriteBack(file)
         self._writer = MemberWriter(file, threads=threads, written=self._write_back.note)
         opened = (folder / journal_name).open("x+b") if journal_name else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in __exit__
+        self._folder = folder
+        self._is_sharing: dict[int, bool] = {}
+        """By the number of the open file that was asked."""
         self._index: BinaryIO = cast("BinaryIO", opened)
         self._is_journal = bool(journal_name)
         self.object_count = 0
@@ -104,15 +112,22 @@ class ArchiveFileWriter:
 
     def add_copies(self, entries: Sequence[ObjectEntry], source: int, data: bytes | memoryview) -> None:
         """Appends objects that lie one behind the other in the open file `source`; `data` holds their members, which were checked."""
+        first = _leave_out_filler(entries[0], data)
         start = self._writer.flush()
-        self._writer.copy_members(source, entries[0].offset, data)
-        for entry in entries:
-            self._add_line(entry.model_copy(update={"offset": start + entry.offset - entries[0].offset}))
+        self._write_filler(source, first.offset, len(data))
+        shift = self._writer.flush() - first.offset
+        self._writer.copy_members(source, first.offset, memoryview(data)[first.offset - entries[0].offset :])
+        # A filler is the first member of the object behind it: who reads that unpacks nothing more.
+        self._add_line(first.model_copy(update={"offset": start, "length": first.offset + shift - start + first.length}))
+        for entry in entries[1:]:
+            self._add_line(entry.model_copy(update={"offset": entry.offset + shift}))
         self._sync_journal()
 
     def add_copy(self, entry: ObjectEntry, source: BinaryIO) -> None:
         """Appends an object of any size that lies in `source`, checked as it is copied; after a VerificationError nothing of it stays."""
         checkpoint = self._writer.checkpoint()
+        source.seek(entry.offset)
+        entry = _leave_out_filler(entry, source.read(SMALLEST_FILLER_BYTES))
         pending = bytearray()
         copied = 0
 
@@ -125,6 +140,7 @@ class ArchiveFileWriter:
                 pending.clear()
 
         try:
+            self._write_filler(source.fileno(), entry.offset, entry.length)
             check_members(entry, read_members(source, entry.offset, entry.length, observe=copy))
             copy(b"", at_least=0)
         except BaseException:
@@ -157,6 +173,16 @@ class ArchiveFileWriter:
         self._index.close()
         self._writer.close()
         self._write_back.close()
+
+    def _write_filler(self, source: int, offset: int, length: int) -> None:
+        """What is copied next from there lies in this file's blocks as it does in the source's, where that lets both share them."""
+        gap_bytes = measure_gap(offset, self._writer.flush())
+        if not gap_bytes or length < _WORTH_SHARING_BYTES:
+            return
+        if source not in self._is_sharing:
+            self._is_sharing[source] = can_share_blocks(source, self._folder)
+        if self._is_sharing[source]:
+            self._writer.write_member(filler_member(gap_bytes if gap_bytes >= SMALLEST_FILLER_BYTES else gap_bytes + SHARED_BLOCK_BYTES))
 
     def _add_entry(self, entry: ObjectEntry, start: int) -> None:
         placed = entry.model_copy(update={"offset": start, "length": self._writer.flush() - start})
@@ -249,6 +275,14 @@ class ArchiveFile:
 def open_archive(path: Path) -> AbstractContextManager[ArchiveFile]:
     """The archive file is open within the block. VerificationError (permanent) when it is missing, cut short or not an archive of ours."""
     return open_artifact(path, ArchiveFile)
+
+
+def _leave_out_filler(entry: ObjectEntry, data: bytes | memoryview) -> ObjectEntry:
+    """The entry without what an older copy put before the object, as its first bytes tell."""
+    filler_bytes = measure_filler(data)
+    if not 0 < filler_bytes < entry.length:
+        return entry
+    return entry.model_copy(update={"offset": entry.offset + filler_bytes, "length": entry.length - filler_bytes})
 
 
 def _key_of(info: tarfile.TarInfo) -> str:

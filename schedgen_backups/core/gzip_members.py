@@ -26,9 +26,11 @@ _PIECE_BYTES = 4 * BLOCK_BYTES
 MEMBER_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _EXTRA_HEADER = b"\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff"
 _EXTRA_ID = b"SB"
+_FILLER_ID = b"SF"
 _EMPTY_BODY = b"\x03\x00" + b"\x00" * 8
 _PAYLOAD = struct.Struct("<BQ32sI")
 _PAYLOAD_VERSION = 1
+SMALLEST_FILLER_BYTES = len(_EXTRA_HEADER) + 2 + 4 + len(_EMPTY_BODY)
 FOOTER_BYTES = len(_EXTRA_HEADER) + 2 + 4 + _PAYLOAD.size + len(_EMPTY_BODY)
 
 
@@ -53,6 +55,22 @@ def store_member(data: bytes | bytearray | memoryview, end: bytes = b"") -> byte
         parts.append(b"\x03\x00")
     parts.append(struct.pack("<II", isal_zlib.crc32(end, isal_zlib.crc32(view)), total & 0xFFFFFFFF))
     return b"".join(parts)
+
+
+def filler_member(size_bytes: int) -> bytes:
+    """A gzip member that unpacks to nothing and takes exactly so many bytes, from `SMALLEST_FILLER_BYTES` to 65,000."""
+    zeros = size_bytes - SMALLEST_FILLER_BYTES
+    extra = _FILLER_ID + struct.pack("<H", zeros) + bytes(zeros)
+    return _EXTRA_HEADER + struct.pack("<H", len(extra)) + extra + _EMPTY_BODY
+
+
+def measure_filler(data: bytes | memoryview) -> int:
+    """How many bytes the filler takes that these bytes begin with; 0 when they do not. The first `SMALLEST_FILLER_BYTES` tell."""
+    head = bytes(data[:SMALLEST_FILLER_BYTES])
+    place = len(_EXTRA_HEADER)
+    if len(head) < SMALLEST_FILLER_BYTES or not head.startswith(_EXTRA_HEADER) or head[place + 2 : place + 4] != _FILLER_ID:
+        return 0
+    return place + 2 + int.from_bytes(head[place : place + 2], "little") + len(_EMPTY_BODY)
 
 
 def is_compressible(data: bytes | bytearray | memoryview) -> bool:

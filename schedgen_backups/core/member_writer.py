@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from schedgen_backups.core.block_sharing import measure_gap, split_at_blocks
 from schedgen_backups.core.gzip_members import Digest, compress_member, footer_member
 
 
@@ -58,6 +59,7 @@ class MemberWriter:
     def copy_members(self, source: int, offset: int, data: bytes | memoryview) -> None:
         """Appends whole members that lie at `offset` of the open file `source` and that `data` holds: the kernel copies them where it can.
 
+        Where they lie in the blocks as they do there, and the file system knows how, both files share the blocks from then on.
         The digest is taken of `data`, which the caller has checked; a source that changes meanwhile is seen when the file is verified.
         """
         self.flush()
@@ -121,13 +123,16 @@ class MemberWriter:
         if not hasattr(os, "copy_file_range"):
             return False
         self._file.flush()
+        is_aligned = measure_gap(offset, self._offset) == 0
         done = 0
         try:
-            while done < length:
-                copied = os.copy_file_range(source, self._file.fileno(), length - done, offset + done, self._offset + done)
-                if copied == 0:
-                    return False
-                done += copied
+            for part in split_at_blocks(offset, length) if is_aligned else (length,):
+                end = done + part
+                while done < end:
+                    copied = os.copy_file_range(source, self._file.fileno(), end - done, offset + done, self._offset + done)
+                    if copied == 0:
+                        return False
+                    done += copied
         except OSError:  # another file system, or one that cannot; a disk that is full says so again when the bytes are written
             return False
         self._file.seek(self._offset + length)
