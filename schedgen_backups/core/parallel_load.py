@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -76,26 +77,25 @@ class ParallelLoad:
         rest = _UNRESTRICT.sub(b"", rest)
         self._run_psql((schema,))
         items = split_post_data(schema, rest)
-        builds = [item for item in items if item.is_build]
-        of_tables = {(table.schema_name, table.name) for table in tables}
+        builds: defaultdict[tuple[str, str] | None, list[Call]] = defaultdict(list)
+        for item in items:
+            if item.is_build:
+                builds[item.table].append(Call(partial(self._build, item)))
         self._calls.run(self._plan_tables(tables, builds), on_error=self._has_failed.set)
-        self._calls.run(self._plan_builds(item for item in builds if item.table not in of_tables), on_error=self._has_failed.set)
+        self._calls.run(chain.from_iterable(builds.values()), on_error=self._has_failed.set)
         self._run_items([item for item in items if not item.is_build], SESSION_SETTINGS)
 
-    def _plan_tables(self, tables: Sequence[TableEntry], builds: Sequence[PostDataItem]) -> list[Call]:
-        """Tables with wide rows one after another, the others beside them, largest first; each followed by what is built of it."""
+    def _plan_tables(self, tables: Sequence[TableEntry], builds: dict[tuple[str, str] | None, list[Call]]) -> list[Call]:
+        """Tables with wide rows one after another, the others beside them, largest first; what is built of each follows it, and leaves `builds`."""
 
         def plan(table: TableEntry, sessions: int, following: Iterable[Call]) -> Call:
-            own = self._plan_builds(item for item in builds if item.table == (table.schema_name, table.name))
+            own = builds.pop((table.schema_name, table.name), [])
             return Call(partial(self._load_table, table, sessions=sessions), (*following, *own))
 
         wide: list[Call] = []
         for table in reversed([table for table in tables if is_wide(table)]):
             wide = [plan(table, self._jobs, wide)]
         return [*wide, *(plan(table, 1, ()) for table in tables if not is_wide(table))]
-
-    def _plan_builds(self, items: Iterable[PostDataItem]) -> list[Call]:
-        return [Call(partial(self._build, item)) for item in items]
 
     def _build(self, item: PostDataItem) -> None:
         # Sessions and workers together are as many as were asked for: on two cores, two builds with workers took half as long again (2026-11-25).
