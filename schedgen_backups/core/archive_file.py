@@ -80,8 +80,7 @@ class ArchiveFileWriter:
     def add_packed(self, packed: PackedObject) -> None:
         """Appends an object that was packed by `pack_object`."""
         start = self._writer.flush()
-        for member in packed.members:
-            self._writer.write_member(member)
+        self._writer.write_member(packed.members)
         self._add_entry(packed.entry, start)
 
     def add_stream(self, entry: ObjectEntry, blocks: Iterable[bytes]) -> None:

@@ -27,7 +27,8 @@ class PackedObject:
     """An object as gzip members, ready to be appended."""
 
     entry: ObjectEntry
-    members: tuple[bytes, ...]
+    members: bytes
+    """One behind the other: appended in one go."""
 
 
 def pack_object(entry: ObjectEntry, data: bytes | bytearray) -> PackedObject:
@@ -35,10 +36,10 @@ def pack_object(entry: ObjectEntry, data: bytes | bytearray) -> PackedObject:
     header = make_header(entry)
     padding = make_padding(len(data))
     if len(data) and not is_compressible(data):
-        return PackedObject(entry, (compress_member(header), store_member(data, padding)))
+        return PackedObject(entry, compress_member(header) + store_member(data, padding))
     content = memoryview(b"".join((header, data, padding)))
     blocks = range(0, len(content), BLOCK_BYTES)
-    return PackedObject(entry, tuple(compress_member(content[start : start + BLOCK_BYTES]) for start in blocks))
+    return PackedObject(entry, b"".join(compress_member(content[start : start + BLOCK_BYTES]) for start in blocks))
 
 
 def make_header(entry: ObjectEntry) -> bytes:

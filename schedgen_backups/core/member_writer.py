@@ -52,7 +52,7 @@ class MemberWriter:
         self._drain(self._limit)
 
     def write_member(self, member: bytes) -> None:
-        """Appends a member that is compressed already."""
+        """Appends a member, or several, compressed already."""
         self._waiting.append(member)
         self._drain(self._limit)
 
