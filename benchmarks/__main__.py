@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,22 @@ _IN_DEFAULT = ("database", "small-objects", "large-objects", "dagster", "drill")
 
 
 class Bench:
-    """The servers, the folder, and how much is measured."""
+    """The servers, the folder, and how much is measured; a context manager."""
 
-    def __init__(self, folder: Path, postgres: EmbeddedPostgres, s3: EmbeddedS3, *, scale: int, rounds: int) -> None:
-        self.folder, self.postgres, self.s3, self.scale, self.rounds = folder, postgres, s3, scale, rounds
+    def __init__(self, folder: Path, postgres: EmbeddedPostgres, *, scale: int, rounds: int) -> None:
+        self.folder, self.postgres, self.scale, self.rounds = folder, postgres, scale, rounds
+        self._servers = ExitStack()
+
+    @cached_property
+    def s3(self) -> EmbeddedS3:
+        """Started when a part first needs it: idle, it takes a fifth of a core (2026-11-26), which whoever uses all of them would pay for."""
+        return self._servers.enter_context(EmbeddedS3(self.folder / "s3"))
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._servers.close()
 
     def measure_database(self) -> list[dict[str, Any]]:
         """1.2 GB: 5,000 jobs with large JSON, 5 million small rows."""
@@ -124,8 +138,10 @@ def main() -> None:
     parts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="schedgen-bench-") as name:
         folder = Path(name)
-        with EmbeddedPostgres(folder / "postgres", server_options=_SERVER_OPTIONS) as postgres, EmbeddedS3(folder / "s3") as s3:
-            bench = Bench(folder, postgres, s3, scale=scale, rounds=rounds)
+        with (
+            EmbeddedPostgres(folder / "postgres", server_options=_SERVER_OPTIONS) as postgres,
+            Bench(folder, postgres, scale=scale, rounds=rounds) as bench,
+        ):
             measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
                 "database": bench.measure_database,
                 "small-objects": bench.measure_small_objects,
@@ -135,7 +151,9 @@ def main() -> None:
                 "scale": bench.measure_scale,
             }
             for part in arguments.only or _IN_DEFAULT:
-                parts[part] = {"rounds": rounds, "machine": _describe_machine(postgres.server_version), "timings": measures[part]()}
+                date = f"{datetime.now(timezone.utc):%Y-%m-%d}"
+                machine = _describe_machine(postgres.server_version)
+                parts[part] = {"date": date, "rounds": rounds, "machine": machine, "timings": measures[part]()}
                 if not arguments.quick:
                     _keep(parts)
     sys.stdout.write(json.dumps(parts, indent=1) + "\n")

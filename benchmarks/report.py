@@ -157,8 +157,13 @@ def _list_timings(parts: dict[str, Any]) -> list[Timing]:
 def _describe(parts: dict[str, Any]) -> str:
     measured = {name: part for name, part in parts.items() if isinstance(part, dict)}
     machines = sorted({str(part["machine"]) for part in measured.values()})
-    rounds = ", ".join(f"{name} {part['rounds']}" for name, part in measured.items())
+    rounds = ", ".join(f"{name} {part['rounds']}{_on(part, parts['date'])}" for name, part in measured.items())
     return f"{'; '.join(machines)}; rounds in turn: {rounds}"
+
+
+def _on(part: dict[str, Any], date: str) -> str:
+    measured_on = part.get("date", date)
+    return f" (on {measured_on})" if measured_on != date else ""
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def pack_object(entry: ObjectEntry, data: bytes | bytearray) -> PackedObject:
     header = make_header(entry)
     padding = make_padding(len(data))
     if len(data) and not is_compressible(data):
-        return PackedObject(entry, compress_member(header) + store_member(data, padding))
+        return PackedObject(entry, store_member(data, padding, before=compress_member(header)))
     content = memoryview(b"".join((header, data, padding)))
     blocks = range(0, len(content), BLOCK_BYTES)
     return PackedObject(entry, b"".join(compress_member(content[start : start + BLOCK_BYTES]) for start in blocks))

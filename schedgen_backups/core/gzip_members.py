@@ -40,11 +40,14 @@ def compress_member(data: bytes | bytearray | memoryview) -> bytes:
     return compressor.compress(data) + compressor.flush()
 
 
-def store_member(data: bytes | bytearray | memoryview, end: bytes = b"") -> bytes:
-    """One gzip member that unpacks to `data` and `end`, and holds them uncompressed, for bytes that compression only makes larger."""
+def store_member(data: bytes | bytearray | memoryview, end: bytes = b"", *, before: bytes = b"") -> bytes:
+    """One gzip member that unpacks to `data` and `end`, and holds them uncompressed, for bytes that compression only makes larger.
+
+    `before` are members that stand before it: taken in here, they cost no other copy of `data`.
+    """
     view = memoryview(data)
     total = len(view) + len(end)
-    parts: list[bytes | memoryview] = [MEMBER_HEADER]
+    parts: list[bytes | memoryview] = [before, MEMBER_HEADER]
     for start in range(0, total, _STORED_LIMIT):
         stop = min(start + _STORED_LIMIT, total)
         parts.append(struct.pack("<BHH", int(stop == total), stop - start, (stop - start) ^ 0xFFFF))
