@@ -39,7 +39,7 @@ def read_members_side_by_side(
             for piece in islice(pieces, threads + 1 - len(waiting)):
                 waiting.append((piece, pool.submit(_unpack, piece)))
             if not waiting:
-                return
+                break
             piece, unpacking = waiting.popleft()
             blocks = unpacking.result()
             if blocks is None:
@@ -47,6 +47,7 @@ def read_members_side_by_side(
             observe(piece)
             done_bytes += len(piece)
             yield from blocks
+    # Nothing where all of it was unpacked; the word for what is missing where the file ends between two members.
     yield from read_members(file, offset + done_bytes, length - done_bytes, observe=observe)
 
 
@@ -64,7 +65,7 @@ def _cut_at_members(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]
         if cut > 0:
             yield piece[:cut]
             piece = piece[cut:]
-    if piece or remaining:
+    if piece:
         yield piece
 
 

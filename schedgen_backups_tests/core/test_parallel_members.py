@@ -60,6 +60,13 @@ def test_a_range_that_is_cut_short_is_told_in_the_same_words(cut: int) -> None:
         assert found == _find_error(bytes_there, length, is_side_by_side=False)
 
 
+@pytest.mark.parametrize("count", [0, 1, 39])
+def test_a_range_that_is_cut_short_between_two_members_is_told_too(count: int) -> None:
+    members = SHAPES["many large members"]
+    found = _find_error(b"".join(members[:count]), len(b"".join(members)), is_side_by_side=True)
+    assert found == _find_error(b"".join(members[:count]), len(b"".join(members)), is_side_by_side=False)
+
+
 @pytest.mark.parametrize("place", [0, 1, 5000, 700_000, -3, -200_000])
 def test_a_byte_that_flipped_is_found(place: int) -> None:
     data = bytearray(b"".join(SHAPES["many large members"]))
