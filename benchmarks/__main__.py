@@ -28,8 +28,8 @@ from benchmarks.bucket import BucketBench
 from benchmarks.database import measure_database
 from benchmarks.generated_bucket import serve_generated_buckets
 from benchmarks.paired import Timing
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
-from schedgen_backups.core.embedded_s3 import EmbeddedS3
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.demo.seed import seed_application
 
@@ -88,7 +88,7 @@ class Bench:
         seeded = seed_application(database, bucket, user_count=1000, job_count=10_700 // self.scale)
         data.add_rows(database, row_count=12_000_000 // self.scale)
         environment = {**os.environ, **_make_environment(database, bucket, self.folder / "drilled")}
-        command = [sys.executable, "-m", "schedgen_backups.cli"]
+        command = [sys.executable, "-m", "schedgen_backups.cli.main"]
         subprocess.run([*command, "backup"], env=environment, check=True, stdout=subprocess.DEVNULL)
         done = subprocess.run([*command, "drill", "--json"], env=environment, check=True, capture_output=True, text=True)
         phases = json.loads(done.stdout)["report"]["seconds"]

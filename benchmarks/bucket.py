@@ -15,14 +15,14 @@ from benchmarks import data
 from benchmarks.database import OURS, forget, make_point_ids
 from benchmarks.paired import Contestant, Timing, run_in_turn
 from benchmarks.shell import has_program, run_shell, size_of
-from schedgen_backups.core.archive_file import open_archive
-from schedgen_backups.core.bucket_restore import restore_bucket
-from schedgen_backups.core.capture import take_bucket_archive
-from schedgen_backups.core.catalog import Catalog
+from schedgen_backups.core.capture.capture import take_bucket_archive
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
-from schedgen_backups.core.object_selection import select_keys
+from schedgen_backups.core.restore.bucket import restore_bucket
+from schedgen_backups.core.restore.object_selection import select_keys
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
-from schedgen_backups.core.verify import verify_archive
+from schedgen_backups.core.verify.files import verify_archive
 
 CURL = "curl, bodies thrown away (limit)"
 SCRIPT, STOCK_VERIFY = "tar czf of the files (the script)", "gzip -t, tar -tzf (the script)"

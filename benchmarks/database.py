@@ -12,17 +12,17 @@ from threading import Event
 
 from benchmarks.paired import Contestant, Timing, run_in_turn
 from benchmarks.shell import has_program, run_shell, size_of
-from schedgen_backups.core.capture import take_database_dump
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.clients import find_client
-from schedgen_backups.core.database_restore import restore_database
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
+from schedgen_backups.core.capture.capture import take_database_dump
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
-from schedgen_backups.core.postgres import make_client_environment
+from schedgen_backups.core.postgres.client_programs import find_client
+from schedgen_backups.core.postgres.connection import make_client_environment
+from schedgen_backups.core.restore.database import restore_database
+from schedgen_backups.core.restore.side_database import drop_database
+from schedgen_backups.core.restore.table_restore import TableRequest, open_restored_tables
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
-from schedgen_backups.core.side_database import drop_database
-from schedgen_backups.core.table_restore import TableRequest, open_restored_tables
-from schedgen_backups.core.verify import verify_dump
+from schedgen_backups.core.verify.files import verify_dump
 
 CAPTURE, RESTORE, TABLE = "database capture", "database restore", "one table"
 SCRIPT, LIMIT, OURS, VERIFIED = "pg_dump \\| gzip (the script)", "pg_dump > /dev/null (limit)", "schedgen-backups", "schedgen-backups, verified"

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 import urllib3
 import uvicorn
 
-from schedgen_backups.core.loopback import LOOPBACK, free_ports
+from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups.core.settings import BucketSettings
 
 SMALL_BYTES = 1024

@@ -16,7 +16,7 @@ from pathlib import Path
 
 WORK = "whole backup, MB: peak memory above the idle interpreter"
 _IDLE = (
-    "import dagster, schedgen_backups.cli, schedgen_backups.definitions, schedgen_backups.instance as i; i.prepare_home();"
+    "import dagster, schedgen_backups.cli.main, schedgen_backups.definitions, schedgen_backups.runs.in_process as i; i.prepare_home();"
     "dagster.DagsterInstance.get()"
 )
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
@@ -41,7 +41,7 @@ class MemoryUse:
 def measure_backup(name: str, environment: Mapping[str, str]) -> MemoryUse:
     """One backup ran with this environment; RuntimeError when it failed."""
     idle_bytes, _seconds = _run([sys.executable, "-c", _IDLE], environment)
-    peak_bytes, seconds = _run([sys.executable, "-m", "schedgen_backups.cli", "backup"], environment)
+    peak_bytes, seconds = _run([sys.executable, "-m", "schedgen_backups.cli.main", "backup"], environment)
     return MemoryUse(name, idle_bytes, peak_bytes, seconds)
 
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from schedgen_backups.core.command import make_environment
+from schedgen_backups.core.system.process import make_environment
 
 
 def run_shell(command: str, environment: Mapping[str, str] | None = None) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dagster as dg
 
-from schedgen_backups.assets import database_dump, minio_archive, recovery_point
-from schedgen_backups.audits import AUDIT_CHECKS, audit_job, live_system
-from schedgen_backups.checks import ALL_CHECKS
-from schedgen_backups.drill import DRILL_CHECKS, restore_drill
-from schedgen_backups.jobs import backup_job, prune_job, restore_drill_job
-from schedgen_backups.resources import BackupResource
-from schedgen_backups.restore_jobs import restore_job
-from schedgen_backups.schedules import make_daily_backup_schedule, make_weekly_audit_schedule, make_weekly_drill_schedule
-from schedgen_backups.sensors import alert_outbox, freshness_watch, retention_sensor
+from schedgen_backups.defs.assets import database_dump, minio_archive, recovery_point
+from schedgen_backups.defs.audit import AUDIT_CHECKS, audit_job, live_system
+from schedgen_backups.defs.checks import ALL_CHECKS
+from schedgen_backups.defs.drill import DRILL_CHECKS, restore_drill
+from schedgen_backups.defs.jobs import backup_job, prune_job, restore_drill_job
+from schedgen_backups.defs.resources import BackupResource
+from schedgen_backups.defs.restore import restore_job
+from schedgen_backups.defs.schedules import make_daily_backup_schedule, make_weekly_audit_schedule, make_weekly_drill_schedule
+from schedgen_backups.defs.sensors import alert_outbox, freshness_watch, retention_sensor
 
 defs = dg.Definitions(
     assets=[database_dump, minio_archive, recovery_point, restore_drill, live_system],

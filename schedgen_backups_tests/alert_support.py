@@ -15,8 +15,8 @@ from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from schedgen_backups.core.alerts import Alert, Severity
-from schedgen_backups.core.loopback import LOOPBACK, free_ports
+from schedgen_backups.core.notify.alert import Alert, Severity
+from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups_tests.http_server import JoiningHTTPServer
 
 SECRET = "T0CANARY/B1CANARY/x2Canary3Secret"

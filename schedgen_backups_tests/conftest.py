@@ -14,8 +14,8 @@ from uuid import uuid4
 import pytest
 from minio.deleteobjects import DeleteObject
 
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres, find_embedded_bin_dirs
-from schedgen_backups.core.embedded_s3 import EmbeddedS3
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.demo.seed import SeedSummary, seed_application
 from schedgen_backups_tests.minio_server import MinioServer
 from schedgen_backups_tests.servers import FAST_SERVER_OPTIONS, S3Server, client_of

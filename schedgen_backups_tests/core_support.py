@@ -17,17 +17,17 @@ from pathlib import Path
 from random import Random
 from typing import BinaryIO, cast
 
-from schedgen_backups.core.archive_file import ArchiveFileWriter, CapturedArchive
-from schedgen_backups.core.archive_member import pack_object
-from schedgen_backups.core.capture import take_bucket_archive, take_database_dump
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.dump_file import CapturedDump, DumpFileWriter
-from schedgen_backups.core.dump_text import DumpDigest, DumpFacts, split_dump
-from schedgen_backups.core.member_name import MemberNames
+from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus
+from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
+from schedgen_backups.core.formats.archive_member import pack_object
+from schedgen_backups.core.formats.dump_file import CapturedDump, DumpFileWriter
+from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, split_dump
+from schedgen_backups.core.formats.member_name import MemberNames
+from schedgen_backups.core.formats.records import ArchiveRecord, DumpRecord, ObjectEntry
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId, ReferenceState
-from schedgen_backups.core.records import ArchiveRecord, DumpRecord, ObjectEntry
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
-from schedgen_backups.core.verification import Claim, ClaimResult, ClaimStatus
 
 POINT = "20261122_020000"
 TAKEN_AT = datetime(2026, 11, 22, 2, 0, tzinfo=timezone.utc)

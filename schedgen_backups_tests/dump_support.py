@@ -9,13 +9,13 @@ import subprocess
 from pathlib import Path
 from threading import Event
 
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.database_restore import restore_database
-from schedgen_backups.core.dump_file import open_dump
-from schedgen_backups.core.equality import compare_database
-from schedgen_backups.core.records import DumpRecord
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.records import DumpRecord
+from schedgen_backups.core.restore.comparison import compare_database
+from schedgen_backups.core.restore.database import restore_database
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups.core.verify import verify_dump, verify_dump_against_snapshot
+from schedgen_backups.core.verify.files import verify_dump, verify_dump_against_snapshot
 from schedgen_backups_tests.core_support import make_backup
 
 ODDITIES = r"""

@@ -19,12 +19,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from schedgen_backups.assets import find_point_id
-from schedgen_backups.core.catalog import Catalog, PointListing
+from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.definitions import defs
-from schedgen_backups.variables import VARIABLES
+from schedgen_backups.defs.assets import find_point_id
 from schedgen_backups_tests.core_support import damage
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -96,7 +96,7 @@ class Site:
 
     def start_cli(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """The command line has been started as a process of its own in the site's folder."""
-        words = [sys.executable, "-m", "schedgen_backups.cli", *arguments]
+        words = [sys.executable, "-m", "schedgen_backups.cli.main", *arguments]
         return subprocess.Popen(
             words,
             cwd=self.folder,

@@ -12,7 +12,7 @@ import threading
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from schedgen_backups.core.loopback import LOOPBACK
+from schedgen_backups.core.servers.loopback import LOOPBACK
 
 if TYPE_CHECKING:
     from http.server import BaseHTTPRequestHandler

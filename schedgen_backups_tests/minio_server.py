@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from minio import Minio
 
 from schedgen_backups.core.errors import BucketUnreachableError, ConfigurationError
-from schedgen_backups.core.loopback import LOOPBACK, file_tail, free_ports, write_private_file
+from schedgen_backups.core.servers.loopback import LOOPBACK, file_tail, free_ports, write_private_file
 from schedgen_backups.core.settings import BucketSettings
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from minio import Minio
 
-from schedgen_backups.core.embedded_s3 import EmbeddedS3
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups_tests.minio_server import MinioServer
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What core needs to know to reach the database, the bucket and the backup directory, as frozen values.
 
-Add a field here when core needs it; where it comes from (environment, .env, file) is the business of `schedgen_backups.environment`.
+Add a field here when core needs it; where it comes from (environment, .env, file) is the business of `schedgen_backups.config.environment`.
 No parsing, no defaults that depend on the machine, no connections. Passwords are kept out of every `repr`.
 """
 

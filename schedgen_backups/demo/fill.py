@@ -13,9 +13,9 @@ from minio.error import S3Error
 from psycopg.conninfo import make_conninfo
 from urllib3.exceptions import HTTPError
 
+from schedgen_backups.config.environment import load_environment, read_bucket_settings, read_database_settings
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.demo.seed import SeedSummary, seed_application
-from schedgen_backups.environment import load_environment, read_bucket_settings, read_database_settings
 
 _TRIES = 60
 _PAUSE_SECONDS = 2

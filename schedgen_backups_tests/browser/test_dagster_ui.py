@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from schedgen_backups.core.catalog import PointState
-from schedgen_backups.core.loopback import LOOPBACK, free_ports
+from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups_tests.browser.conftest import PATIENCE_MILLISECONDS
 from schedgen_backups_tests.edge.test_cancel import running_dagster
 from schedgen_backups_tests.edge_support import Site, wait_until

@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedgen_backups import recover
-from schedgen_backups.core import archive_file
-from schedgen_backups.core.archive_file import ArchiveFileWriter, open_archive
-from schedgen_backups.core.archive_member import pack_object
-from schedgen_backups.core.block_sharing import SHARED_BLOCK_BYTES, can_share_blocks, measure_gap, split_at_blocks
+from schedgen_backups.core.catalog.claims import ClaimStatus
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.gzip_members import SMALLEST_FILLER_BYTES, filler_member, read_members
-from schedgen_backups.core.records import ObjectEntry
-from schedgen_backups.core.verification import ClaimStatus
-from schedgen_backups.core.verify import verify_archive
+from schedgen_backups.core.formats import archive_file
+from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, open_archive
+from schedgen_backups.core.formats.archive_member import pack_object
+from schedgen_backups.core.formats.gzip_members import SMALLEST_FILLER_BYTES, filler_member, read_members
+from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.system.reflink import SHARED_BLOCK_BYTES, can_share_blocks, measure_gap, split_at_blocks
+from schedgen_backups.core.verify.files import verify_archive
 from schedgen_backups_tests.core_support import ARCHIVE_NAME, make_entry, make_noise, make_record, run_tool, write_archive
 
 READERS = {

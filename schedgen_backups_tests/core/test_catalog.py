@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog import STAGING_NAME, Catalog, PointState, open_private
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, PointState, open_private
+from schedgen_backups.core.catalog.claims import SEALING_CLAIMS, Claim, ClaimStatus
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
-from schedgen_backups.core.lock import LOCK_NAME
 from schedgen_backups.core.model import Artifact, ArtifactKind, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
-from schedgen_backups.core.verification import SEALING_CLAIMS, Claim, ClaimStatus
+from schedgen_backups.core.system.lock import LOCK_NAME
 from schedgen_backups_tests.core_support import (
     ARCHIVE_NAME,
     DUMP_NAME,
@@ -35,7 +35,7 @@ ID = RecoveryPointId(POINT)
 WRITE_PAST_THE_LIMIT = """
 import resource, sys
 from pathlib import Path
-from schedgen_backups.core.catalog import Catalog
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import StorageError
 from schedgen_backups_tests.core_support import TableText, write_dump
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from schedgen_backups.core.chained_calls import Call, ChainedCalls
+from schedgen_backups.core.concurrency.task_graph import Call, ChainedCalls
 
 _PATIENCE_SECONDS = 30
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from schedgen_backups.core import channels
-from schedgen_backups.core.channels import Channel, MailSettings, make_channel, make_mail_channel
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.loopback import LOOPBACK
+from schedgen_backups.core.notify import channels
+from schedgen_backups.core.notify.channels import Channel, MailSettings, make_channel, make_mail_channel
+from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups_tests.alert_support import SECRET, Answer, RecordingServer, closed_port, make_alert, recording_server, silent_server
 
 PASSWORD = "sm7pCanaryPassword"

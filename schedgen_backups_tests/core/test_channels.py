@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from schedgen_backups.core import channels
-from schedgen_backups.core.alerts import Alert, Severity, shorten
-from schedgen_backups.core.channels import AppriseChannel, Channel, Delivery, JsonChannel, SlackChannel, make_channel
-from schedgen_backups.core.loopback import LOOPBACK
+from schedgen_backups.core.notify import channels
+from schedgen_backups.core.notify.alert import Alert, Severity, shorten
+from schedgen_backups.core.notify.channels import AppriseChannel, Channel, Delivery, JsonChannel, SlackChannel, make_channel
+from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups_tests.alert_support import SECRET, Answer, RecordingServer, make_alert, recording_server
 
 LONG = "HEAD " + "pg_dump: <error> & so on\n" * 1000 + " TAIL"

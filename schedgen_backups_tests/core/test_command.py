@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from schedgen_backups.core.command import PIPE_BYTES, Program, ProgramError, make_environment, run_program
+from schedgen_backups.core.system.process import PIPE_BYTES, Program, ProgramError, make_environment, run_program
 
 PATIENCE_SECONDS = 30
 
@@ -160,7 +160,7 @@ def test_a_child_that_outlives_its_parent_is_ended_too(tmp_path: Path) -> None:
 
 
 def test_a_program_that_ignores_a_polite_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schedgen_backups.core.command._END_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("schedgen_backups.core.system.process._END_GRACE_SECONDS", 0.3)
     with run_shell("trap '' TERM; echo started; while :; do sleep 1; done") as program:
         assert next(program.read_blocks()) == b"started\n"
         process_id = program._process.pid

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.dump_plan import LARGE_TABLE_BYTES, choose_side_tables, make_pattern, place_side_tables
-from schedgen_backups.core.dump_text import Segment, TableEnd, TableStart, Text, split_dump
+from schedgen_backups.core.capture.dump_plan import LARGE_TABLE_BYTES, choose_side_tables, make_pattern, place_side_tables
 from schedgen_backups.core.errors import DumpError
-from schedgen_backups.core.snapshot import TableName
+from schedgen_backups.core.formats.dump_text import Segment, TableEnd, TableStart, Text, split_dump
+from schedgen_backups.core.postgres.snapshot import TableName
 from schedgen_backups_tests.core_support import TableText, cut, make_dump_text
 
 NAMES = tuple(TableName("public", letter) for letter in "abcdef")

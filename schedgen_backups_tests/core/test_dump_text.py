@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedgen_backups.core.dump_text import DumpDigest, Rows, TableStart, Text, split_dump
+from schedgen_backups.core.formats.dump_text import DumpDigest, Rows, TableStart, Text, split_dump
 from schedgen_backups_tests.core_support import DUMP_HEAD, DUMP_TAIL, TableText, cut, make_dump_text, read_facts
 
 ROWS_LIKE_STATEMENTS = (

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.freshness import Freshness, describe_freshness, look_at_freshness
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.freshness import Freshness, describe_freshness, look_at_freshness
 from schedgen_backups_tests.core_support import TAKEN_AT
 from schedgen_backups_tests.history_support import add_point, name_night
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.gzip_members import (
+from schedgen_backups.core.formats.gzip_members import (
     BLOCK_BYTES,
     FOOTER_BYTES,
     compress_member,
@@ -28,7 +28,7 @@ from schedgen_backups.core.gzip_members import (
     read_members,
     store_member,
 )
-from schedgen_backups.core.member_writer import MemberWriter
+from schedgen_backups.core.formats.member_writer import MemberWriter
 from schedgen_backups_tests.core_support import make_noise
 
 PACKERS: dict[str, Callable[..., bytes]] = {"compressed": compress_member, "stored": store_member}

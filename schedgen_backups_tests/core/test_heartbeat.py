@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from schedgen_backups.core import heartbeat
-from schedgen_backups.core.heartbeat import Signal, ping_heartbeat
+from schedgen_backups.core.notify import heartbeat
+from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
 from schedgen_backups_tests.alert_support import SECRET, Answer, RecordingServer, closed_port, recording_server, silent_server
 
 CHECK = "/ping/3f1c-canary-uuid"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.incidents import IncidentState, IncidentStore
+from schedgen_backups.core.notify.incidents import IncidentState, IncidentStore
 
 BEGAN = datetime(2026, 3, 1, 2, 10, tzinfo=timezone.utc)
 KIND = "database_dump failed"
@@ -22,7 +22,7 @@ ADD_OCCURRENCES = """
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from schedgen_backups.core.incidents import IncidentStore
+from schedgen_backups.core.notify.incidents import IncidentStore
 store = IncidentStore(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()

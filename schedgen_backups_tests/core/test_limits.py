@@ -8,10 +8,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from schedgen_backups.core.byte_budget import ByteBudget
-from schedgen_backups.core.throttle import Throttle
+from schedgen_backups.core.concurrency.byte_budget import ByteBudget
+from schedgen_backups.core.concurrency.throttle import Throttle
 
-LOWER = "import os; from schedgen_backups.core.priority import lower_priority; print(lower_priority({0}), os.getpriority(os.PRIO_PROCESS, 0))"
+LOWER = "import os; from schedgen_backups.core.system.priority import lower_priority; print(lower_priority({0}), os.getpriority(os.PRIO_PROCESS, 0))"
 
 
 def test_bytes_pass_no_faster_than_the_rate_from_all_threads_together() -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog import Catalog
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import LockHeldError
-from schedgen_backups.core.lock import DirectoryLock
+from schedgen_backups.core.system.lock import DirectoryLock
 
 LOCK_AND_WAIT = """
 import sys, time
 from pathlib import Path
-from schedgen_backups.core.lock import DirectoryLock
+from schedgen_backups.core.system.lock import DirectoryLock
 lock = DirectoryLock(Path(sys.argv[1]))
 lock.acquire("the other run")
 print("held", flush=True)

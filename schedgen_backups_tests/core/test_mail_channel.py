@@ -14,10 +14,10 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from schedgen_backups.core import channels
-from schedgen_backups.core.channels import Delivery, MailSettings, make_mail_channel
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.loopback import LOOPBACK
+from schedgen_backups.core.notify import channels
+from schedgen_backups.core.notify.channels import Delivery, MailSettings, make_mail_channel
+from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups_tests.alert_support import closed_port, make_alert
 
 PASSWORD = "sm7pCanaryPassword"

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from schedgen_backups.core.catalog.claims import Claim, ClaimStatus, Verification
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import (
     Artifact,
@@ -27,7 +28,6 @@ from schedgen_backups.core.model import (
     ReferenceSummary,
     ReferenceVerdict,
 )
-from schedgen_backups.core.verification import Claim, ClaimStatus, Verification
 from schedgen_backups_tests.core_support import POINT, TAKEN_AT, make_entry, make_result
 
 MANIFEST = Manifest(

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core import channels
-from schedgen_backups.core.alerts import Severity
-from schedgen_backups.core.channels import Channel, make_channel
-from schedgen_backups.core.notifier import Notifier, Outcome
+from schedgen_backups.core.notify import channels
+from schedgen_backups.core.notify.alert import Severity
+from schedgen_backups.core.notify.channels import Channel, make_channel
+from schedgen_backups.core.notify.notifier import Notifier, Outcome
 from schedgen_backups_tests.alert_support import RAISED_AT, SECRET, Answer, RecordingServer, closed_port, make_alert, recording_server
 
 HOUR = timedelta(hours=1)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.pins import Pin, read_pin, remove_pin, write_pin
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.pruning import Pin, plan_pruning, read_pin, remove_pin, remove_points, write_pin
-from schedgen_backups.core.retention import RetentionPlan, RetentionPolicy
+from schedgen_backups.core.retention.prune import plan_pruning, remove_points
+from schedgen_backups.core.retention.retention import RetentionPlan, RetentionPolicy
 from schedgen_backups_tests.core_support import TAKEN_AT, damage, list_files
 from schedgen_backups_tests.history_support import add_point, name_night
 

@@ -8,8 +8,8 @@ from contextlib import closing
 
 import pytest
 
+from schedgen_backups.core.concurrency.prefetch import read_ahead
 from schedgen_backups.core.errors import BucketError
-from schedgen_backups.core.read_ahead import read_ahead
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 99, 100])

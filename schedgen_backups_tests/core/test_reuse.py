@@ -14,17 +14,17 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from schedgen_backups.core.archive_file import COPY_BYTES, ArchiveFileWriter, open_archive
-from schedgen_backups.core.bucket import ListedObject
-from schedgen_backups.core.catalog import STAGING_NAME, Catalog
-from schedgen_backups.core.earlier_run import check_run, split_into_runs
+from schedgen_backups.core.capture.earlier_run import check_run, split_into_runs
+from schedgen_backups.core.capture.reuse import EarlierFile, EarlierObject, EarlierObjects
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
+from schedgen_backups.core.catalog.resume import JOURNAL_NAME
 from schedgen_backups.core.errors import StorageError, VerificationError
-from schedgen_backups.core.gzip_members import compress_member, read_members
-from schedgen_backups.core.member_writer import MemberWriter
-from schedgen_backups.core.records import ArchiveRecord, ObjectEntry
-from schedgen_backups.core.reuse import EarlierFile, EarlierObject, EarlierObjects
+from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFileWriter, open_archive
+from schedgen_backups.core.formats.gzip_members import compress_member, read_members
+from schedgen_backups.core.formats.member_writer import MemberWriter
+from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
+from schedgen_backups.core.s3.client import ListedObject
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups.core.unfinished import JOURNAL_NAME
 from schedgen_backups_tests.core_support import ARCHIVE_NAME, POINT, TAKEN_AT, damage, make_entry, make_noise, write_archive
 
 BUCKET = BucketSettings("127.0.0.1:9000", "key", "secret", "schedgen-pdfs")

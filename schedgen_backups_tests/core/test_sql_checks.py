@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from schedgen_backups.core.drill.sql_checks import SqlCheck, read_sql_checks, split_sql_checks
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.sql_checks import SqlCheck, read_sql_checks, split_sql_checks
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 import dagster as dg
 
 from schedgen_backups import definitions  # the module: Dagster wants one Definitions object in a location
-from schedgen_backups.resources import BackupResource
-from schedgen_backups.sensors import alert_outbox, freshness_watch
+from schedgen_backups.defs.resources import BackupResource
+from schedgen_backups.defs.sensors import alert_outbox, freshness_watch
 
 _SECONDS = 5
 FOLDER_VARIABLE = "BREAKABLE_FOLDER"

@@ -12,8 +12,8 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
-from schedgen_backups.core.embedded_s3 import EmbeddedS3
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.demo.seed import SeedSummary, seed_application
 from schedgen_backups_tests.edge_support import Application, Site

@@ -16,8 +16,8 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
-from schedgen_backups.core.loopback import free_ports
+from schedgen_backups.core.servers.loopback import free_ports
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups_tests.edge.breakable_location import FOLDER_VARIABLE
 from schedgen_backups_tests.edge.test_alert_daemon import alerts_of, present, recoveries_of, wait_for
 from schedgen_backups_tests.edge.test_cancel import LAUNCH, ask, running_dagster

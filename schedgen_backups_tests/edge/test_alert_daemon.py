@@ -14,7 +14,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.loopback import free_ports
+from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups_tests.edge.test_cancel import LAUNCH, SELECTOR, TERMINATE, ask, end_children, is_dumping, running_dagster
 from schedgen_backups_tests.edge_support import Site, find_client_processes, wait_until
 from schedgen_backups_tests.inbox_support import CANARY, PATH_CANARY, Inbox, open_inbox

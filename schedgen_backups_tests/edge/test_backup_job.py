@@ -10,13 +10,14 @@ import stat
 import dagster as dg
 import pytest
 
-from schedgen_backups.assets import BRANCH_TAG, COMMIT_TAG, LABEL_TAG_PREFIX, REASON_TAG, USER_TAG, find_point_id
-from schedgen_backups.checks import ALL_CHECKS
-from schedgen_backups.core.catalog import Catalog, PointState
+from schedgen_backups import run_tags
+from schedgen_backups.alerts.run_kinds import DRILL_CHECK_NAMES
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.definitions import defs
+from schedgen_backups.defs.assets import find_point_id
+from schedgen_backups.defs.checks import ALL_CHECKS
 from schedgen_backups.demo.seed import SeedSummary
-from schedgen_backups.duties import DRILL_CHECK_NAMES
 from schedgen_backups_tests.edge_support import Site, execute_job, failures_of
 from schedgen_backups_tests.servers import run
 
@@ -110,7 +111,7 @@ def test_the_archive_shows_its_figures(site: Site, instance: dg.DagsterInstance,
 
 
 def test_the_recovery_point_shows_how_far_it_was_verified(site: Site, instance: dg.DagsterInstance, seeded: SeedSummary) -> None:
-    metadata = metadata_of(site.run(instance, tags={REASON_TAG: "before the move"}), "recovery_point")
+    metadata = metadata_of(site.run(instance, tags={run_tags.REASON: "before the move"}), "recovery_point")
     [point] = site.points()
     assert metadata["rungs"].value == "stored: passed, parsed: passed, coherent: passed, restored: unknown, equal: unknown"
     assert metadata["rungs_passed"] == dg.MetadataValue.int(3)
@@ -124,12 +125,12 @@ def test_the_recovery_point_shows_how_far_it_was_verified(site: Site, instance: 
 
 def test_the_runs_tags_end_up_in_the_manifest(site: Site, instance: dg.DagsterInstance) -> None:
     tags = {
-        REASON_TAG: "before v2.1.0",
-        f"{LABEL_TAG_PREFIX}deployment": "v2.1.0",
-        f"{LABEL_TAG_PREFIX}ticket": "OPS-17",
-        COMMIT_TAG: "0123456789abcdef",
-        BRANCH_TAG: "release/2.1",
-        USER_TAG: "thandi",
+        run_tags.REASON: "before v2.1.0",
+        f"{run_tags.LABEL_PREFIX}deployment": "v2.1.0",
+        f"{run_tags.LABEL_PREFIX}ticket": "OPS-17",
+        run_tags.GIT_COMMIT: "0123456789abcdef",
+        run_tags.GIT_BRANCH: "release/2.1",
+        run_tags.USER: "thandi",
         "somebody/elses": "tag",
     }
     result = site.run(instance, tags=tags)

@@ -20,8 +20,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog import PointState
-from schedgen_backups.core.loopback import LOOPBACK, free_ports
+from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups_tests.edge_support import Site, failures_of, find_client_processes, wait_until
 from schedgen_backups_tests.fake_pg_dump import HANGS_AFTER_THE_FIRST_BYTES, make_pg_bin_dir
 

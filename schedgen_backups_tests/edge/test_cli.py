@@ -18,12 +18,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from schedgen_backups.assets import BRANCH_TAG, COMMIT_TAG, REASON_TAG
-from schedgen_backups.cli import app
-from schedgen_backups.command_line import COMMAND_MODULES
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.loopback import LOOPBACK, free_ports
+from schedgen_backups import run_tags
+from schedgen_backups.cli.app import COMMAND_MODULES
+from schedgen_backups.cli.main import app
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
+from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups.demo.seed import SeedSummary
 from schedgen_backups_tests.core_support import damage
 from schedgen_backups_tests.edge_support import Application, Site
@@ -73,9 +73,9 @@ def test_the_run_is_in_the_history_that_the_ui_shows(cli_site: Site) -> None:
     with dg.DagsterInstance.from_config(str(cli_site.home)) as history:
         run_of_ours = min(history.get_run_records(), key=lambda record: record.create_timestamp).dagster_run
         assert (run_of_ours.job_name, run_of_ours.status) == ("backup_job", dg.DagsterRunStatus.SUCCESS)
-        assert run_of_ours.tags[REASON_TAG] == REASON
-        assert run_of_ours.tags[BRANCH_TAG] == "release/2.1"
-        assert run_of_ours.tags[COMMIT_TAG] == git(cli_site.folder, "rev-parse", "HEAD")
+        assert run_of_ours.tags[run_tags.REASON] == REASON
+        assert run_of_ours.tags[run_tags.GIT_BRANCH] == "release/2.1"
+        assert run_of_ours.tags[run_tags.GIT_COMMIT] == git(cli_site.folder, "rev-parse", "HEAD")
         materialised = history.get_latest_materialization_event(dg.AssetKey("recovery_point"))
         assert materialised is not None
         assert materialised.run_id == run_of_ours.run_id

@@ -13,7 +13,7 @@ from dagster._utils.schedules import cron_string_iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedgen_backups.cron import find_longest_gap, parse_cron
+from schedgen_backups.config.cron import find_longest_gap, parse_cron
 
 pytestmark = [pytest.mark.edge]
 

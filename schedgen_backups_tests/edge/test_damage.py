@@ -10,10 +10,10 @@ from io import BytesIO
 import dagster as dg
 import pytest
 
-from schedgen_backups.assets import database_dump, minio_archive, recovery_point
-from schedgen_backups.core.catalog import PointState
+from schedgen_backups.core.catalog.catalog import PointState
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.defs.assets import database_dump, minio_archive, recovery_point
 from schedgen_backups_tests.edge_support import Site, failures_of
 from schedgen_backups_tests.servers import client_of, run
 

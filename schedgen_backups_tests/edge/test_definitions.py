@@ -12,9 +12,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from schedgen_backups.alerts.run_kinds import DRILL, DRILL_CHECK_NAMES
 from schedgen_backups.definitions import defs
-from schedgen_backups.duties import DRILL, DRILL_CHECK_NAMES
-from schedgen_backups.schedules import make_daily_backup_schedule
+from schedgen_backups.defs.schedules import make_daily_backup_schedule
 from schedgen_backups_tests.edge_support import Site
 
 pytestmark = [pytest.mark.edge]
@@ -34,7 +34,7 @@ import schedgen_backups.core as core
 names = [module.name for module in pkgutil.walk_packages(core.__path__, "schedgen_backups.core.")]
 for name in names:
     importlib.import_module(name)
-unwanted = {"dagster", "typer", "rich", "dotenv", "schedgen_backups.environment", "schedgen_backups.resources"}
+unwanted = {"dagster", "typer", "rich", "dotenv", "schedgen_backups.config.environment", "schedgen_backups.defs.resources"}
 print(len(names) > 20, sorted(unwanted & sys.modules.keys()))
 """
 

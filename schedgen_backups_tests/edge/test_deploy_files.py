@@ -23,9 +23,9 @@ from dagster_k8s import K8sRunLauncher
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.models import k8s_snake_case_dict
 
-from schedgen_backups.dead_runs import PROCESS_TAG
-from schedgen_backups.launcher import ContainerRunLauncher
-from schedgen_backups.variables import VARIABLES
+from schedgen_backups import run_tags
+from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.runs.docker_launcher import ContainerRunLauncher
 
 pytestmark = [pytest.mark.edge]
 
@@ -138,7 +138,7 @@ def test_the_containers_instance_is_one_that_dagster_accepts(tmp_path: Path, mon
 
 def test_a_run_of_the_command_line_is_not_taken_for_a_dead_container() -> None:
     launcher = ContainerRunLauncher()
-    assert launcher.check_run_worker_health(dg.DagsterRun("backup_job", tags={PROCESS_TAG: "host:1:2"})).status is WorkerStatus.RUNNING
+    assert launcher.check_run_worker_health(dg.DagsterRun("backup_job", tags={run_tags.PROCESS: "host:1:2"})).status is WorkerStatus.RUNNING
     assert launcher.check_run_worker_health(dg.DagsterRun("backup_job")).status is WorkerStatus.NOT_FOUND
 
 

@@ -12,14 +12,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
-from schedgen_backups.core.embedded_s3 import EmbeddedS3
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.pruning import plan_pruning, read_pin
-from schedgen_backups.core.retention import RetentionPolicy
+from schedgen_backups.core.retention.prune import plan_pruning
+from schedgen_backups.core.retention.retention import RetentionPolicy
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
+from schedgen_backups.core.spans import parse_span
 from schedgen_backups.demo.seed import seed_application
-from schedgen_backups.pins import parse_span
 from schedgen_backups_tests.edge_support import Application, Site
 from schedgen_backups_tests.servers import client_of, run
 
@@ -77,7 +78,7 @@ def test_a_deployment_has_a_pinned_point_and_a_marker_and_its_rollback_brings_ev
     run(database, "DELETE FROM jobs")
     client_of(bucket).remove_object(bucket.bucket, key)
     for command in commands:
-        words = command.replace("schedgen-backups", f"{sys.executable} -m schedgen_backups.cli", 1)
+        words = command.replace("schedgen-backups", f"{sys.executable} -m schedgen_backups.cli.main", 1)
         done = subprocess.run(["sh", "-c", words], cwd=deployed.folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     assert run(database, "SELECT id, s3_key FROM jobs ORDER BY id") == before

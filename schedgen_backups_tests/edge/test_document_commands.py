@@ -18,11 +18,11 @@ from uuid import uuid4
 import pytest
 import typer
 
-from schedgen_backups.cli import app
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
-from schedgen_backups.core.embedded_s3 import EmbeddedS3
+from schedgen_backups.cli.main import app
+from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.demo.seed import seed_application
-from schedgen_backups.variables import VARIABLES
 from schedgen_backups_tests.edge_support import Application, Site
 from schedgen_backups_tests.servers import run
 

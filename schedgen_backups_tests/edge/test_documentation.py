@@ -12,11 +12,11 @@ import pytest
 import typer
 from dotenv import dotenv_values
 
-from schedgen_backups.assets import database_dump, minio_archive, recovery_point
-from schedgen_backups.checks import ALL_CHECKS
-from schedgen_backups.cli import app
-from schedgen_backups.drill import DRILL_CHECKS, restore_drill
-from schedgen_backups.variables import VARIABLES
+from schedgen_backups.cli.main import app
+from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.defs.assets import database_dump, minio_archive, recovery_point
+from schedgen_backups.defs.checks import ALL_CHECKS
+from schedgen_backups.defs.drill import DRILL_CHECKS, restore_drill
 
 pytestmark = [pytest.mark.edge]
 

@@ -12,15 +12,15 @@ import sys
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.drill_report import DrillReport
+from schedgen_backups.alerts.run_kinds import DRILL, DRILL_CHECK_NAMES
+from schedgen_backups.core.catalog.claims import ClaimStatus, Rung
+from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.model import ArtifactKind
-from schedgen_backups.core.verification import ClaimStatus, Rung
 from schedgen_backups.definitions import defs
-from schedgen_backups.drill import DRILL_CHECKS, MAX_RUNTIME_SECONDS
-from schedgen_backups.duties import DRILL, DRILL_CHECK_NAMES
-from schedgen_backups.jobs import MAX_RUNTIME_TAG
-from schedgen_backups.schedules import make_weekly_drill_schedule
-from schedgen_backups.sensors import alert_outbox
+from schedgen_backups.defs.drill import DRILL_CHECKS, MAX_RUNTIME_SECONDS
+from schedgen_backups.defs.jobs import MAX_RUNTIME_TAG
+from schedgen_backups.defs.schedules import make_weekly_drill_schedule
+from schedgen_backups.defs.sensors import alert_outbox
 from schedgen_backups_tests.edge_support import NEVER, Site, failures_of, wait_until
 from schedgen_backups_tests.inbox_support import Watcher, open_inbox
 
@@ -137,7 +137,7 @@ def test_a_failed_drill_is_told_once_and_ends_with_a_passed_drill_and_not_with_a
 
 
 def test_a_backup_sweeps_what_a_killed_drill_left(site: Site, instance: dg.DagsterInstance) -> None:
-    script = "import os; from pathlib import Path; from schedgen_backups.core.scratch_folder import open_scratch_folder\n"
+    script = "import os; from pathlib import Path; from schedgen_backups.core.drill.scratch_folder import open_scratch_folder\n"
     script += f"with open_scratch_folder(Path({str(site.directory / '.drill')!r})): os._exit(9)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
 

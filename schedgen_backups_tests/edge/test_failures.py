@@ -11,9 +11,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog import Catalog, PointState
-from schedgen_backups.core.loopback import LOOPBACK, free_ports
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests import fake_pg_dump
 from schedgen_backups_tests.edge_support import Site, failures_of

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta, timezone
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.sensors import alert_outbox, freshness_watch
+from schedgen_backups.defs.sensors import alert_outbox, freshness_watch
 from schedgen_backups_tests.edge_support import Site
 from schedgen_backups_tests.history_support import add_point
 from schedgen_backups_tests.inbox_support import CANARY, Inbox, Watcher, open_inbox

@@ -12,14 +12,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from schedgen_backups.alerting import ALERTED_TAG_PREFIX
-from schedgen_backups.assets import database_dump, minio_archive, recovery_point
+from schedgen_backups import run_tags
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.definitions import defs
-from schedgen_backups.outbox import WILL_RETRY_TAG
-from schedgen_backups.resources import BackupResource
-from schedgen_backups.sensors import alert_outbox
+from schedgen_backups.defs.assets import database_dump, minio_archive, recovery_point
+from schedgen_backups.defs.resources import BackupResource
+from schedgen_backups.defs.sensors import alert_outbox
+from schedgen_backups.monitoring.outbox import WILL_RETRY_TAG
 from schedgen_backups_tests.edge.test_cancel import end_children, is_dumping
 from schedgen_backups_tests.edge_support import Site, execute_job, wait_until
 from schedgen_backups_tests.fake_pg_dump import HANGS_AFTER_THE_FIRST_BYTES, make_pg_bin_dir
@@ -105,7 +105,7 @@ def test_credentials_that_are_wrong_or_missing_are_named_once_by_the_hook(
     assert "last verified recovery point: none" in alert
     found = home.get_run_by_id(failed.run_id)
     assert found is not None
-    assert found.tags[f"{ALERTED_TAG_PREFIX}{step}"] == "accepted"
+    assert found.tags[f"{run_tags.ALERTED_PREFIX}{step}"] == "accepted"
     outbox.look(2)
     assert inbox.alerts == [alert]
     site.set(**{name: right})

@@ -15,8 +15,8 @@ from dagster._core.events import DagsterEvent
 from dagster._core.scheduler.instigation import TickStatus
 
 from schedgen_backups.definitions import defs
-from schedgen_backups.outbox import OUTBOX_NAME, OutboxCursor
-from schedgen_backups.sensors import alert_outbox
+from schedgen_backups.defs.sensors import alert_outbox
+from schedgen_backups.monitoring.outbox import OUTBOX_NAME, OutboxCursor
 from schedgen_backups_tests.edge_support import Site
 from schedgen_backups_tests.inbox_support import CANARY, PATH_CANARY, Inbox, Ticks, Watcher, open_inbox
 

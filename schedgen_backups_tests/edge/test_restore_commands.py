@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.restore_log import read_restore_log
+from schedgen_backups.core.restore.log import read_restore_log
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.definitions import defs
 from schedgen_backups.demo.seed import seed_application

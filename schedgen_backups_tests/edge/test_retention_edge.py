@@ -12,9 +12,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.sensors import alert_outbox, retention_sensor
+from schedgen_backups.defs.sensors import alert_outbox, retention_sensor
 from schedgen_backups_tests.core_support import list_files
 from schedgen_backups_tests.edge_support import Site, failures_of
 from schedgen_backups_tests.history_support import add_point

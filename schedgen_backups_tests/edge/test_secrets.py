@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import pytest
 
-from schedgen_backups.core.embedded_s3 import EmbeddedS3
-from schedgen_backups.core.loopback import free_ports
+from schedgen_backups.core.servers.loopback import free_ports
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.edge_support import Application, CliResult, Site
 from schedgen_backups_tests.servers import run

@@ -22,8 +22,8 @@ import pexpect
 import pytest
 from dotenv import dotenv_values
 
-from schedgen_backups.core.catalog import Catalog, PointState
-from schedgen_backups.variables import VARIABLES
+from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups_tests.alert_support import RecordingServer, closed_port, recording_server
 from schedgen_backups_tests.edge_support import Application
 
@@ -57,7 +57,7 @@ class Machine:
     def words(self, *flags: str) -> list[str]:
         user = pwd.getpwuid(os.geteuid()).pw_name
         places = [word for name, path in self.places.items() for word in (f"--{name}", str(path))]
-        return ["-m", "schedgen_backups.cli", "setup", "--service-user", user, *places, *flags]
+        return ["-m", "schedgen_backups.cli.main", "setup", "--service-user", user, *places, *flags]
 
     def answer_flags(self) -> list[str]:
         """Every answer, secrets in files."""

@@ -12,7 +12,7 @@ import pytest
 from dotenv import dotenv_values
 
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.setup_plan import MASK, Place, describe_env, format_line, make_calendar, merge_env, plan_units
+from schedgen_backups.setup.plan import MASK, Place, describe_env, format_line, make_calendar, merge_env, plan_units
 
 pytestmark = [pytest.mark.edge]
 

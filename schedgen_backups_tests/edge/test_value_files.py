@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.alert_settings import read_alert_settings
+from schedgen_backups.config.alerts import read_alert_settings
+from schedgen_backups.config.environment import load_environment, read_database_settings
+from schedgen_backups.config.targets import read_bucket_target, read_database_target
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.environment import load_environment, read_database_settings
-from schedgen_backups.targets import read_bucket_target, read_database_target
 from schedgen_backups_tests.edge_support import Site
 
 pytestmark = [pytest.mark.edge]

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.archive_file import open_archive
-from schedgen_backups.core.block_sharing import can_share_blocks
-from schedgen_backups.core.bucket import IN_MEMORY_BYTES
-from schedgen_backups.core.catalog import Catalog
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups.core.verification import ClaimStatus
-from schedgen_backups.core.verify import verify_archive
+from schedgen_backups.core.system.reflink import can_share_blocks
+from schedgen_backups.core.verify.files import verify_archive
 from schedgen_backups_tests.core_support import make_noise, publish_archive
 from schedgen_backups_tests.point_support import put
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from schedgen_backups.core.archive_file import open_archive
-from schedgen_backups.core.bucket import IN_MEMORY_BYTES
-from schedgen_backups.core.catalog import Catalog
+from schedgen_backups.core.capture.object_reader import PARALLEL_RANGES, RANGE_BYTES
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.claims import ClaimStatus
 from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError
-from schedgen_backups.core.loopback import free_ports
-from schedgen_backups.core.object_reader import PARALLEL_RANGES, RANGE_BYTES
-from schedgen_backups.core.records import ArchiveRecord
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.records import ArchiveRecord
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
+from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups.core.verification import ClaimStatus
-from schedgen_backups.core.verify import verify_archive, verify_every_object
+from schedgen_backups.core.verify.files import verify_archive, verify_every_object
 from schedgen_backups_tests.core_support import list_files, make_noise, publish_archive, spoken_by, write_archive
 from schedgen_backups_tests.faulty_s3 import FaultyS3Proxy
 from schedgen_backups_tests.servers import client_of
@@ -36,7 +36,7 @@ BODIES = {f"{number}.pdf": make_noise(3000 + number, number) for number in range
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schedgen_backups.core.object_reader._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("schedgen_backups.core.capture.object_reader._FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(urllib3.Retry, "get_backoff_time", lambda _retry: 0.0)
 
 

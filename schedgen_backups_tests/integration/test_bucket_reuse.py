@@ -16,13 +16,13 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from schedgen_backups.core.archive_file import open_archive
-from schedgen_backups.core.bucket import IN_MEMORY_BYTES
-from schedgen_backups.core.catalog import STAGING_NAME, Catalog
-from schedgen_backups.core.records import ArchiveRecord
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
+from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.records import ArchiveRecord
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups.core.verification import ClaimStatus
-from schedgen_backups.core.verify import verify_archive, verify_every_object
+from schedgen_backups.core.verify.files import verify_archive, verify_every_object
 from schedgen_backups_tests.core_support import damage, make_noise, publish_archive
 from schedgen_backups_tests.faulty_s3 import FaultyS3Proxy
 from schedgen_backups_tests.servers import client_of
@@ -37,7 +37,7 @@ CAPTURE = """
 import sys
 from pathlib import Path
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups.core.catalog import Catalog
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups_tests.core_support import publish_archive
 directory, endpoint, bucket = sys.argv[1:]
 access_key, secret_key = sys.stdin.read().split()

@@ -13,13 +13,13 @@ from uuid import uuid4
 
 import pytest
 
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.clients import find_all_clients, find_client
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.claims import ClaimStatus
 from schedgen_backups.core.errors import BackupError, ClientProgramError, DatabaseError, DatabaseUnreachableError, DumpError
-from schedgen_backups.core.loopback import free_ports
+from schedgen_backups.core.postgres.client_programs import find_all_clients, find_client
+from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups.core.verification import ClaimStatus
-from schedgen_backups.core.verify import verify_dump, verify_dump_against_snapshot
+from schedgen_backups.core.verify.files import verify_dump, verify_dump_against_snapshot
 from schedgen_backups_tests.core_support import TableText, list_files, publish_dump, spoken_by, write_dump
 from schedgen_backups_tests.fake_pg_dump import (
     FAILS_AFTER_EVERYTHING,

@@ -13,15 +13,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.database_swap import finish_swap, open_swap
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.pins import Pin, read_pin
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.pruning import Pin, read_pin
-from schedgen_backups.core.restore import RestoreRequest
-from schedgen_backups.core.restore_log import read_restore_log
+from schedgen_backups.core.restore.log import read_restore_log
+from schedgen_backups.core.restore.point import RestoreRequest
+from schedgen_backups.core.restore.service import RestoreDesk, Terms
+from schedgen_backups.core.restore.swap import finish_swap, open_swap
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups.restores import RestoreDesk, Terms
 from schedgen_backups_tests.core_support import POINT, make_backup, publish_dump
 from schedgen_backups_tests.edge_support import wait_until
 from schedgen_backups_tests.servers import connect, run
@@ -33,7 +33,7 @@ NOW = RecoveryPointId("20261124_020000")
 DATABASES = "SELECT datname FROM pg_database WHERE datname LIKE '{}%' ORDER BY 1"
 SWAP_AND_WAIT = """
 import json, sys, time
-from schedgen_backups.core.database_swap import open_swap
+from schedgen_backups.core.restore.swap import open_swap
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.settings import DatabaseSettings
 live = DatabaseSettings(**json.loads(sys.stdin.readline()))

@@ -9,11 +9,11 @@ import pytest
 from minio.commonconfig import Tags
 from minio.error import S3Error
 
-from schedgen_backups.core.bucket import BucketClient, ObjectChangedError, ObjectGoneError
-from schedgen_backups.core.direct_get import DirectGets
-from schedgen_backups.core.object_head import read_head
+from schedgen_backups.core.concurrency.throttle import Throttle
+from schedgen_backups.core.s3.client import BucketClient, ObjectChangedError, ObjectGoneError
+from schedgen_backups.core.s3.fast_get import DirectGets
+from schedgen_backups.core.s3.object_head import read_head
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups.core.throttle import Throttle
 from schedgen_backups_tests.core_support import make_noise
 from schedgen_backups_tests.integration.test_bucket_capture import KEYS
 from schedgen_backups_tests.servers import client_of

@@ -18,17 +18,17 @@ from uuid import uuid4
 
 import pytest
 
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
-from schedgen_backups.core.embedded_s3 import EmbeddedS3
-from schedgen_backups.core.live import LiveApplication
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.drill.reaper import find_processes_in
+from schedgen_backups.core.drill.scratch import sweep_scratch
+from schedgen_backups.core.drill.scratch_folder import open_scratch_folder
 from schedgen_backups.core.model import Origin, RecoveryPointId
-from schedgen_backups.core.pruning import read_pin
-from schedgen_backups.core.scratch import sweep_scratch
-from schedgen_backups.core.scratch_folder import open_scratch_folder
-from schedgen_backups.core.scratch_guard import find_processes_in
-from schedgen_backups.core.sealing import seal_point
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings, DrillSettings
+from schedgen_backups.core.verify.live import LiveApplication
+from schedgen_backups.core.verify.seal import seal_point
 from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.core_support import POINT, make_backup, publish_archive, publish_dump
 from schedgen_backups_tests.edge_support import wait_until
@@ -39,8 +39,8 @@ pytestmark = pytest.mark.integration
 DRILL_AND_WAIT = """
 import json, sys, time
 from pathlib import Path
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.drill import run_drill
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.drill.drill import run_drill
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings, DrillSettings
 asked = json.loads(sys.stdin.readline())
 def wait(phase, _size_bytes):

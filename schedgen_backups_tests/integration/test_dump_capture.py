@@ -11,13 +11,13 @@ from uuid import uuid4
 
 import pytest
 
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.dump_file import open_dump
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.claims import ClaimStatus
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ReferenceState
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups.core.verification import ClaimStatus
-from schedgen_backups.core.verify import verify_dump_against_snapshot
+from schedgen_backups.core.verify.files import verify_dump_against_snapshot
 from schedgen_backups_tests.core_support import publish_dump
 from schedgen_backups_tests.dump_support import ODDITIES, assert_equal, assert_whole, load_with_psql, read_record, restore
 from schedgen_backups_tests.fake_pg_dump import WRITES_FIRST, make_pg_bin_dir

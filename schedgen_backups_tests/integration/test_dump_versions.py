@@ -12,12 +12,12 @@ from uuid import uuid4
 import pytest
 from psycopg import sql
 
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres, find_embedded_bin_dirs
-from schedgen_backups.core.equality import compare_database
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.claims import Claim, ClaimStatus
 from schedgen_backups.core.errors import RestoreError
+from schedgen_backups.core.restore.comparison import compare_database
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups.core.verification import Claim, ClaimStatus
 from schedgen_backups_tests.core_support import get_status, get_summary, make_backup, publish_dump
 from schedgen_backups_tests.dump_support import ODDITIES, assert_equal, assert_whole, load_with_psql, read_record, restore
 from schedgen_backups_tests.servers import FAST_SERVER_OPTIONS, connect, run

@@ -18,11 +18,11 @@ import psycopg
 import pytest
 from minio.error import S3Error
 
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres, find_embedded_bin_dirs
-from schedgen_backups.core.embedded_s3 import EmbeddedS3
 from schedgen_backups.core.errors import ConfigurationError, DatabaseError, DatabaseUnreachableError
-from schedgen_backups.core.loopback import free_ports
-from schedgen_backups.core.postgres_cluster import NOBODY_ID
+from schedgen_backups.core.servers.loopback import free_ports
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
+from schedgen_backups.core.servers.postgres_cluster import NOBODY_ID
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups_tests.servers import client_of, connect, run
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.integration
 ABANDONED_POSTGRES = """
 import sys, time
 from pathlib import Path
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1])).start()
 server.create_database("kept")
 print("ready", flush=True)
@@ -43,7 +43,7 @@ time.sleep(600)
 ABANDONED_S3 = """
 import sys, time
 from pathlib import Path
-from schedgen_backups.core.embedded_s3 import EmbeddedS3
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 server = EmbeddedS3(Path(sys.argv[1])).start()
 print("ready", server._finalizer.peek()[2][0].pid, flush=True)
 time.sleep(600)
@@ -51,8 +51,8 @@ time.sleep(600)
 FORGETFUL = """
 import sys
 from pathlib import Path
-from schedgen_backups.core.embedded_postgres import EmbeddedPostgres
-from schedgen_backups.core.embedded_s3 import EmbeddedS3
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 database_server = EmbeddedPostgres(Path(sys.argv[1]) / "postgres").start()
 object_server = EmbeddedS3(Path(sys.argv[1]) / "s3").start()
 """

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog import PointState
+from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.catalog.claims import Claim, ClaimStatus
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
-from schedgen_backups.core.verification import Claim, ClaimStatus
 from schedgen_backups_tests.core_support import get_status, get_summary
 from schedgen_backups_tests.point_support import ID, Backup, make_backed_up, put
 from schedgen_backups_tests.servers import client_of, run

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from schedgen_backups.core import dump_plan
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.dump_file import open_dump
+from schedgen_backups.core.capture import dump_plan
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import DumpError
+from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.core_support import list_files, publish_dump
 from schedgen_backups_tests.dump_support import ODDITIES, assert_equal, assert_whole, restore

@@ -11,13 +11,13 @@ from threading import Event
 
 import pytest
 
-from schedgen_backups.core import row_sessions
-from schedgen_backups.core.catalog import Catalog
-from schedgen_backups.core.database_restore import restore_database
-from schedgen_backups.core.dump_file import DumpFile
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, RestoreError
-from schedgen_backups.core.parallel_load import can_load_in_parallel
-from schedgen_backups.core.post_data import split_post_data
+from schedgen_backups.core.formats.dump_file import DumpFile
+from schedgen_backups.core.formats.post_data import split_post_data
+from schedgen_backups.core.restore import row_sessions
+from schedgen_backups.core.restore.database import restore_database
+from schedgen_backups.core.restore.parallel_load import can_load_in_parallel
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.core_support import damage, make_backup, publish_dump
 from schedgen_backups_tests.dump_support import ODDITIES, assert_equal

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.claims import Claim, ClaimStatus, Rung
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.live import LiveApplication
 from schedgen_backups.core.model import Manifest, Origin, RecoveryPointId, ReferenceState, ReferenceVerdict
-from schedgen_backups.core.references import verify_references
-from schedgen_backups.core.sealing import seal_point, verify_point
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
-from schedgen_backups.core.verification import Claim, ClaimStatus, Rung
+from schedgen_backups.core.verify.live import LiveApplication
+from schedgen_backups.core.verify.references import verify_references
+from schedgen_backups.core.verify.seal import seal_point, verify_point
 from schedgen_backups_tests.core_support import POINT, get_status, get_summary, make_backup, publish_archive, publish_dump
 from schedgen_backups_tests.faulty_s3 import FaultyS3Proxy
 from schedgen_backups_tests.servers import client_of, run
@@ -118,7 +118,7 @@ def test_an_object_that_we_lost_fails_the_claim_and_is_never_sealed(system: Syst
 
 
 def test_an_object_that_could_not_be_read_is_a_loss_and_not_a_deletion(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schedgen_backups.core.object_reader._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("schedgen_backups.core.capture.object_reader._FIRST_PAUSE_SECONDS", 0.01)
     dump = publish_dump(system.catalog, system.database)
     with FaultyS3Proxy(system.bucket) as proxy:
         proxy.fail_next(None, status=403, matching=r"/uploads/1\.pdf", method="GET")

@@ -17,14 +17,14 @@ from threading import Event
 
 import pytest
 
-from schedgen_backups.core.catalog import Catalog, PointState
-from schedgen_backups.core.database_restore import restore_database
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.claims import Claim, ClaimStatus
 from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.restore import RestoreRequest, describe_restore, restore_point
+from schedgen_backups.core.restore.database import restore_database
+from schedgen_backups.core.restore.point import RestoreRequest, describe_restore, restore_point
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
-from schedgen_backups.core.verification import Claim, ClaimStatus
-from schedgen_backups.core.verify import verify_archive, verify_dump
+from schedgen_backups.core.verify.files import verify_archive, verify_dump
 from schedgen_backups_tests.core_support import (
     damage,
     get_summary,
@@ -44,7 +44,7 @@ RESTORE_AND_WAIT = """
 import json, sys, time
 from pathlib import Path
 from threading import Event
-from schedgen_backups.core.database_restore import restore_database
+from schedgen_backups.core.restore.database import restore_database
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 seen = 0
 def wait_half_way(size_bytes):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.drill.sql_checks import run_sql_checks, split_sql_checks
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups.core.sql_checks import run_sql_checks, split_sql_checks
-from schedgen_backups.core.verification import ClaimStatus
 from schedgen_backups_tests.servers import run
 
 pytestmark = pytest.mark.integration

@@ -1,0 +1,98 @@
+"""The typer app: which commands there are and where, and what they share: the two consoles, options that several have, how a command ends.
+
+A command is in the module that is named for it here, and is loaded when somebody calls it: most need neither the database's nor the bucket's library,
+and none that runs no job needs Dagster (`runs`). Add a command to the table. What a command ends with: `exit_codes`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import UserDict
+from importlib import import_module
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+CHECKED_BY = "command line"
+COMMAND_MODULES = {
+    "demo": "demo.command",
+    "setup": "setup.command",
+    "doctor": "cli.monitor",
+    "backup": "cli.backup",
+    "last": "cli.deployment_commands",
+    "list": "cli.points",
+    "show": "cli.points",
+    "verify": "cli.points",
+    "restore": "cli.restore",
+    "restore-tables": "cli.restore",
+    "restore-objects": "cli.restore",
+    "undelete": "cli.restore",
+    "audit": "cli.monitor",
+    "drill": "cli.drill",
+    "pin": "cli.points",
+    "unpin": "cli.points",
+    "prune": "cli.points",
+    "status": "cli.monitor",
+    "alert-test": "cli.monitor",
+}
+"""Command → module, in the order of the help. The module's decorators register it."""
+_PIPE_WIDTH = 160
+
+
+class CommandGroup(TyperGroup):
+    """The commands of the table; the module of each is imported when the command is looked up."""
+
+    def __init__(self, *, commands: dict[str, Any] | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands(COMMAND_MODULES)
+        self.registered = commands or {}
+        """Those whose module was there when this group was made."""
+
+
+class _Commands(UserDict[str, Any]):
+    """Names with their modules, that are commands once they are looked up: Click's "Lazily Loading Subcommands", as a mapping."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = super().__getitem__(name)
+        if isinstance(found, str):
+            import_module(f"schedgen_backups.{found}")
+            self.update(cast("CommandGroup", typer.main.get_group(app)).registered)
+        return super().__getitem__(name)
+
+
+def make_console(*, is_error: bool = False) -> Console:
+    """A console on stdout, or on stderr for what is not the answer itself; lines in files and pipes are not cut to a screen's width."""
+    stream = sys.stderr if is_error else sys.stdout
+    return Console(stderr=is_error, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
+
+
+app = typer.Typer(
+    name="schedgen-backups",
+    cls=CommandGroup,
+    help="Backs up a PostgreSQL database and its S3 bucket as one recovery point, and proves that it can be restored.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = make_console()
+err = make_console(is_error=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+PointArgument = Annotated[str, typer.Argument(metavar="ID", help="A recovery point such as 20261122_020000, or `latest`.")]
+
+
+class CommandEnd(Exception):  # noqa: N818 - not an error: how a command says its exit code
+    """Ends the command with this exit code, after everything was printed."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def print_json(value: object) -> None:
+    """The value is on stdout as JSON."""
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + os.linesep)

@@ -1,0 +1,84 @@
+"""What a deployment of the application needs of a backup: the point before it, a marker file for its script, and the commands of a rollback.
+
+Values and texts only; the command `last` prints them, and `backup --write-marker` writes the marker. Restoring itself is in `restore_commands`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from schedgen_backups.config.variable_reader import Reader
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.errors import ConfigurationError, StorageError
+from schedgen_backups.core.spans import describe_labels
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """Commands that put a recovery point in the place of what is live."""
+
+    database: str
+    bucket: str
+
+
+def find_last(catalog: Catalog, label: str = "") -> PointListing | None:
+    """The newest verified point, or the newest with this label, which is `key` or `key=value`; None when there is none."""
+    key, separator, value = label.partition("=")
+
+    def has_label(point: PointListing) -> bool:
+        labels = point.manifest.origin.labels if point.manifest is not None else {}
+        return not label or (labels.get(key) == value if separator else key in labels)
+
+    fitting = [point for point in catalog.list_points() if point.state is PointState.VERIFIED and point.manifest is not None and has_label(point)]
+    return fitting[-1] if fitting else None
+
+
+def make_rollback(point: PointListing, environment: Mapping[str, str]) -> Rollback:
+    """The commands for the live database and bucket that the environment names, ready for a shell."""
+    reader = Reader(environment)
+    database, bucket = reader.text("POSTGRES_DB"), reader.text("MINIO_BUCKET")
+    point_id = point.point_id.text
+    swap = ["schedgen-backups", "restore", point_id, "--database", database, "--swap", "--confirm", database, "--reason", "rollback"]
+    back = ["schedgen-backups", "restore-objects", point_id, "*", "--back", "--overwrite", "--confirm", bucket, "--reason", "rollback"]
+    return Rollback(shlex.join(swap), shlex.join(back))
+
+
+def check_marker_folder(path: Path) -> None:
+    """A marker can be written there; ConfigurationError otherwise, which is better told before the backup than after it."""
+    folder = path.absolute().parent
+    if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"no marker can be written to {path}", hint="--write-marker wants the path of a file in a folder that may be written."
+        )
+
+
+def write_marker(path: Path, catalog: Catalog, point: PointListing) -> None:
+    """The file tells of the point in lines that a shell can source; whole or not at all. StorageError when it cannot be written."""
+    origin = point.manifest.origin if point.manifest is not None else None
+    pin = read_pin(catalog, point.point_id)
+    values = {
+        "LAST_BACKUP_ID": point.point_id.text,
+        "LAST_BACKUP_TAKEN_AT": point.point_id.taken_at.isoformat(),
+        "LAST_BACKUP_LABEL": describe_labels(origin.labels) if origin else "",
+        "LAST_BACKUP_REASON": origin.reason if origin else "",
+        "LAST_BACKUP_GIT_COMMIT": origin.git_commit if origin else "",
+        "LAST_BACKUP_GIT_BRANCH": origin.git_branch if origin else "",
+        "LAST_BACKUP_LOCATION": str(catalog.directory),
+        "LAST_BACKUP_PINNED_UNTIL": pin.expires_at.isoformat() if pin is not None and pin.expires_at is not None else "",
+    }
+    text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+    target = path.absolute()
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}.", delete=False, encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(target)
+    except OSError as error:
+        raise StorageError(f"the marker {path} cannot be written: {error.strerror}", hint="The recovery point is verified all the same.") from error

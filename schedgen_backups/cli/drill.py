@@ -1,0 +1,69 @@
+"""The command `drill`: restores a recovery point into scratch servers through Dagster, and prints what was found and how long it took.
+
+It reads its arguments, runs the job, prints, and ends with an exit code; what is looked at is core's business (`core.drill`).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
+from schedgen_backups.cli.progress import draw_results, format_age
+from schedgen_backups.config.points import LATEST
+from schedgen_backups.core.drill.report import DrillReport
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.runs.launch import run_drill
+from schedgen_backups.runs.results import DrillOutcome
+
+
+@app.command()
+def drill(
+    point_id: Annotated[str, typer.Argument(metavar="[ID|latest]", help="A recovery point, or `latest`: the newest verified one.")] = LATEST,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Restore a recovery point into scratch servers, compare it, open PDFs by key, measure the time; ends with 3 when a claim does not hold."""
+    if point_id != LATEST:
+        RecoveryPointId.parse(point_id)
+    with err.status("drilling a restore"):
+        outcome = run_drill(point_id)
+    if as_json:
+        print_json(_to_json(outcome))
+    elif outcome.report is not None:
+        _print_report(outcome.report)
+    for failure in () if as_json else outcome.failures:
+        # What a claim says stands in the table already.
+        if outcome.report is None:
+            err.print(f"[bold red]{escape(failure.step)} failed:[/] {escape(failure.reason)}")
+    raise CommandEnd(outcome.exit_code)
+
+
+def _to_json(outcome: DrillOutcome) -> dict[str, object]:
+    report = outcome.report
+    return {
+        "run_id": outcome.run_id,
+        "success": outcome.exit_code == 0,
+        "rto_seconds": report.rto_seconds if report is not None else None,
+        "rpo_seconds": report.rpo_seconds if report is not None else None,
+        "report": report.model_dump(mode="json") if report is not None else None,
+        "failures": [{"step": failure.step, "reason": failure.reason} for failure in outcome.failures],
+    }
+
+
+def _print_report(report: DrillReport) -> None:
+    out.print(f"[bold]{report.point_id}[/]  restored into {escape(report.target)}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("phase", no_wrap=True)
+    table.add_column("seconds", justify="right")
+    for name, seconds in report.seconds.model_dump().items():
+        table.add_row("[bold]all together (RTO)[/]" if name == "total" else name.replace("_", " "), f"{seconds:.1f}")
+    out.print(table)
+    out.print(f"age of the data (RPO): {format_age(timedelta(seconds=report.rpo_seconds))}")
+    out.print(draw_results(report.results))
+    for note in report.notes:
+        out.print(f"note: {escape(note)}")

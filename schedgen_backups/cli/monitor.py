@@ -1,0 +1,104 @@
+"""The commands that look whether all is well: status, doctor, audit, alert-test.
+
+A command reads its arguments, looks, prints, and ends with an exit code; it decides nothing else. Looking at single recovery points belongs to
+`point_commands`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from rich.markup import escape
+from rich.table import Table
+
+from schedgen_backups.alerts.service import AlertDesk, send_test_alert
+from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
+from schedgen_backups.cli.progress import draw_findings
+from schedgen_backups.config.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
+from schedgen_backups.core.catalog.freshness import look_at_freshness
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.verify.live import LiveApplication
+from schedgen_backups.core.verify.live_audit import audit_live_system, describe_audit
+from schedgen_backups.doctor.checks import examine
+from schedgen_backups.doctor.findings import Verdict
+from schedgen_backups.exit_codes import CONFIGURATION_EXIT_CODE, VERIFICATION_EXIT_CODE
+
+_WARNING_SHARE = 0.8
+"""`status` warns when so much of the allowed age is used up."""
+_STATUS_WARNING, _STATUS_CRITICAL = 1, 2
+"""What monitoring plugins end with (Monitoring Plugins Development Guidelines)."""
+_LISTED_KEYS = 200
+
+
+@app.command()
+def status(*, as_json: JsonOption = False) -> None:
+    """Say in one line whether there is a young enough verified recovery point; ends with 0, 1 (soon too old) or 2 (too old or none)."""
+    desk = AlertDesk(load_environment())
+    freshness = look_at_freshness(desk.catalog, datetime.now(timezone.utc))
+    max_age = desk.settings.max_age
+    exit_code = _STATUS_CRITICAL if freshness.is_too_old(max_age) else _STATUS_WARNING if freshness.is_too_old(max_age * _WARNING_SHARE) else 0
+    word = {0: "OK", _STATUS_WARNING: "WARNING", _STATUS_CRITICAL: "CRITICAL"}[exit_code]
+    hours = max_age.total_seconds() / 3600
+    incidents = [incident.kind for incident in desk.notifier.read_incidents()]
+    if as_json:
+        point_id = freshness.newest.point_id.text if freshness.newest is not None else None
+        age_seconds = freshness.age.total_seconds() if freshness.age is not None else None
+        print_json(
+            {"state": word, "id": point_id, "age_seconds": age_seconds, "max_age_seconds": max_age.total_seconds(), "open_incidents": incidents}
+        )
+    else:
+        told = f"; open incidents: {', '.join(incidents)}" if incidents else ""
+        out.print(escape(f"{word}: newest verified recovery point: {freshness.describe()}, allowed are {hours:g} h{told}"))
+    raise CommandEnd(exit_code)
+
+
+@app.command()
+def doctor(*, as_json: JsonOption = False) -> None:
+    """Check every precondition of a backup: settings, servers, versions, privileges, space, clock."""
+    findings = list(examine(load_environment()))
+    if as_json:
+        print_json([{"what": f.subject, "state": f.verdict.value, "detail": f.detail, "fix": f.fix} for f in findings])
+    else:
+        out.print(draw_findings(findings))
+    raise CommandEnd(CONFIGURATION_EXIT_CODE if any(finding.verdict is Verdict.PROBLEM for finding in findings) else 0)
+
+
+@app.command()
+def audit(*, as_json: JsonOption = False) -> None:
+    """Look at the live system: rows whose object is missing, objects that no row refers to. Ends with 3 when a row's object is missing."""
+    environment = load_environment()
+    live = LiveApplication(read_database_settings(environment), read_bucket_settings(environment), read_backup_settings(environment))
+    found = audit_live_system(live)
+    if as_json:
+        print_json(
+            {
+                "looked_at": found.looked_at.isoformat(),
+                "references": found.reference_count,
+                "objects": found.object_count,
+                "rows_without_object": list(found.rows_without_object),
+                "objects_without_row": list(found.objects_without_row),
+                "unreferenced_bytes": found.unreferenced_bytes,
+            }
+        )
+    else:
+        out.print(escape(describe_audit(found)))
+        for name, keys in (("row without object", found.rows_without_object), ("object without row", found.objects_without_row)):
+            for key in keys[:_LISTED_KEYS]:
+                out.print(f"{name}: {escape(key)}")
+            if len(keys) > _LISTED_KEYS:
+                err.print(f"{len(keys) - _LISTED_KEYS} more of {name}; --json has all")
+    raise CommandEnd(0 if found.is_coherent else VERIFICATION_EXIT_CODE)
+
+
+@app.command(name="alert-test")
+def test_alerts() -> None:
+    """Send a test alert through every channel and print what each answered; ends with 4 when one did not accept it."""
+    desk = AlertDesk(load_environment())
+    if not desk.notifier.channels:
+        raise ConfigurationError("no channel is configured", hint="Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL.")
+    deliveries = send_test_alert(desk.notifier)
+    table = Table("channel", "accepted", "answer", box=None, pad_edge=False, header_style="bold")
+    for delivery in deliveries:
+        table.add_row(escape(delivery.channel), "[green]yes[/]" if delivery.is_accepted else "[bold red]no[/]", escape(delivery.answer))
+    out.print(table)
+    raise CommandEnd(0 if all(delivery.is_accepted for delivery in deliveries) else CONFIGURATION_EXIT_CODE)

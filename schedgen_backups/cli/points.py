@@ -1,0 +1,237 @@
+"""The commands that look at recovery points: list, show, verify, pin, prune.
+
+A command reads its arguments, calls core, prints, and ends with an exit code; it decides nothing else. Add one when operators ask something else of
+a point; restoring belongs to `restore_commands`, rendering to `console`.
+"""
+
+from __future__ import annotations
+
+import getpass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, out, print_json
+from schedgen_backups.cli.progress import describe_rungs, draw_plan, draw_points, draw_results, draw_tables, show_progress
+from schedgen_backups.config.environment import (
+    load_environment,
+    read_backup_settings,
+    read_bucket_settings,
+    read_database_settings,
+    read_retention_policy,
+)
+from schedgen_backups.config.points import get_point, open_catalog
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.claims import ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.pins import Pin, remove_pin, write_pin
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.model import ArtifactKind, ArtifactName
+from schedgen_backups.core.retention.prune import plan_pruning, remove_points
+from schedgen_backups.core.units import format_bytes
+from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
+from schedgen_backups.core.verify.live import LiveApplication, LiveSystem
+from schedgen_backups.core.verify.seal import verify_point
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
+
+
+@app.command(name="list")
+def list_points(*, as_json: JsonOption = False) -> None:
+    """List the recovery points, oldest first, with their state."""
+    catalog = open_catalog()
+    points = catalog.list_points()
+    unmanaged = catalog.list_unmanaged()
+    if as_json:
+        print_json({"points": [_point_to_json(point) for point in points], "unmanaged": [path.name for path in unmanaged]})
+        return
+    if points:
+        out.print(draw_points(points, datetime.now(timezone.utc)))
+    else:
+        out.print(f"no recovery points in {escape(str(catalog.directory))}")
+    if unmanaged:
+        names = ", ".join(path.name for path in unmanaged)
+        out.print(f"unmanaged (not made by schedgen-backups, never touched): {escape(names)}")
+
+
+@app.command()
+def show(
+    point_id: PointArgument,
+    *,
+    tables: Annotated[bool, typer.Option("--tables", help="List the tables of the dump instead, with rows and size.")] = False,
+    objects: Annotated[str | None, typer.Option(help="List the objects whose key begins with this instead; '' for all.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one recovery point: its files, what was proven of it and when, who asked for it; or its tables, or its objects."""
+    point = get_point(open_catalog(), point_id)
+    if tables or objects is not None:
+        _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
+        return
+    if as_json:
+        print_json(_point_to_json(point))
+        return
+    out.print(f"[bold]{point.point_id}[/]  {point.state.value}  taken {point.point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC")
+    for artifact in point.artifacts:
+        out.print(f"  {artifact.name.kind.value:9} {format_bytes(artifact.size_bytes):>9}  {escape(str(artifact.path))}")
+    out.print(f"  rungs     {describe_rungs(point)}")
+    if point.manifest is not None:
+        origin = point.manifest.origin
+        described = {
+            "reason": origin.reason,
+            "labels": ", ".join(f"{name}={value}" for name, value in origin.labels.items()),
+            "git": f"{origin.git_commit} {origin.git_branch}".strip(),
+            "by": f"{origin.user}@{origin.host}",
+            "run": origin.run_id,
+        }
+        for name, value in described.items():
+            if value:
+                out.print(f"  {name:9} {escape(value)}")
+    out.print(draw_results(point.verification.results))
+
+
+@app.command()
+def verify(
+    subject: Annotated[str, typer.Argument(metavar="ID|FILE", help="A recovery point, `latest`, or one file of one.")] = "",
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Verify every recovery point.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read files again from the disk and check every claim on them; ends with 3 when one fails."""
+    if bool(subject) == every:
+        raise ConfigurationError("name either one recovery point or file, or --all", hint="schedgen-backups verify latest")
+    if not every and Path(subject).is_file():
+        results = {subject: _verify_file(Path(subject))}
+    else:
+        catalog = open_catalog()
+        points = catalog.list_points() if every else (get_point(catalog, subject),)
+        results = {point.point_id.text: _verify_listed(catalog, point) for point in points}
+    if as_json:
+        print_json({name: [result.model_dump(mode="json") for result in found] for name, found in results.items()})
+    else:
+        for name, found in results.items():
+            out.print(f"[bold]{escape(name)}[/]")
+            out.print(draw_results(found))
+    allowed = {ClaimStatus.PASSED, ClaimStatus.NOT_CONFIGURED}
+    is_good = all(result.status in allowed for found in results.values() for result in found)
+    raise CommandEnd(0 if is_good else VERIFICATION_EXIT_CODE)
+
+
+@app.command()
+def pin(
+    point_id: PointArgument,
+    *,
+    reason: Annotated[str, typer.Option(help="Why the point must stay.")],
+    days: Annotated[int, typer.Option(help="For so many days; 0 until it is unpinned.", min=0)] = 0,
+) -> None:
+    """Keep a recovery point whatever retention says."""
+    catalog = open_catalog()
+    point = get_point(catalog, point_id)
+    now = datetime.now(timezone.utc)
+    expires_at = now + timedelta(days=days) if days else None
+    user = getpass.getuser()
+    write_pin(catalog, Pin(point_id=point.point_id.text, reason=reason, pinned_by=user, pinned_at=now, expires_at=expires_at))
+    out.print(f"{point.point_id} is pinned{f' until {expires_at:%Y-%m-%d}' if expires_at else ''}: {escape(reason)}")
+
+
+@app.command()
+def unpin(point_id: PointArgument) -> None:
+    """Let retention decide about a recovery point again."""
+    catalog = open_catalog()
+    point = get_point(catalog, point_id)
+    out.print(f"{point.point_id} is {'no longer pinned' if remove_pin(catalog, point.point_id) else 'not pinned'}")
+
+
+@app.command()
+def prune(
+    *, dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table, and remove nothing.")] = False, as_json: JsonOption = False
+) -> None:
+    """Remove the recovery points that no rule of retention keeps, and say why."""
+    catalog = open_catalog()
+    policy = read_retention_policy(load_environment())
+    if dry_run:
+        plan, freed_bytes = plan_pruning(catalog, policy, datetime.now(timezone.utc)), 0
+    else:
+        catalog.lock.acquire("prune on the command line")
+        report = remove_points(catalog, policy)
+        plan, freed_bytes = report.plan, report.freed_bytes
+        catalog.lock.release()
+    if as_json:
+        decisions = [
+            {"id": made.candidate.point_id.text, "state": made.candidate.state.value, "kept": made.is_kept, "reasons": list(made.reasons)}
+            for made in plan.decisions
+        ]
+        print_json({"refusal": plan.refusal, "freed_bytes": freed_bytes, "decisions": decisions})
+        return
+    out.print(draw_plan(plan))
+    done = "would be removed" if dry_run else f"removed, {format_bytes(freed_bytes)} freed"
+    out.print(f"{len(plan.kept)} kept, {len(plan.removed)} {done}" + (f"; nothing is removed: {plan.refusal}" if plan.refusal else ""))
+
+
+def _browse(point: PointListing, *, is_tables: bool, prefix: str | None, as_json: bool) -> None:
+    answer: dict[str, object] = {}
+    if is_tables:
+        with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+            answer["tables"] = [{"name": table.qualified_name, "rows": table.rows, "size_bytes": table.size_bytes} for table in dump.tables]
+            if not as_json:
+                out.print(draw_tables(dump.tables))
+    if prefix is not None:
+        with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+            entries = (entry for entry in archive.read_entries() if entry.key.startswith(prefix))
+            if as_json:
+                answer["objects"] = [entry.model_dump(mode="json", exclude={"offset", "length", "member_name"}) for entry in entries]
+            else:
+                # Line by line: a bucket may hold more than a table on a screen.
+                for entry in entries:
+                    out.print(f"{format_bytes(entry.size_bytes):>9}  {entry.modified_at:%Y-%m-%d %H:%M:%S}  {escape(entry.key)}")
+    if as_json:
+        print_json(answer)
+
+
+def _verify_listed(catalog: Catalog, point: PointListing) -> tuple[ClaimResult, ...]:
+    total = point.size_bytes
+    with show_progress(err, {"verify": (f"verify {point.point_id}", total)}) as bars:
+        verification, _summary = verify_point(
+            catalog,
+            point,
+            checked_by=CHECKED_BY,
+            live=_find_live() if point.manifest is None else None,
+            observe=lambda size_bytes: bars.advance("verify", size_bytes),
+        )
+    return verification.results
+
+
+def _verify_file(path: Path) -> tuple[ClaimResult, ...]:
+    name = ArtifactName.from_file_name(path.name)
+    is_dump = name.kind is ArtifactKind.DATABASE if name is not None else not path.name.endswith(ArtifactKind.BUCKET.file_suffix)
+    with show_progress(err, {"verify": (f"verify {path.name}", path.stat().st_size)}) as bars:
+
+        def passed(size_bytes: int) -> None:
+            bars.advance("verify", size_bytes)
+
+        if is_dump:
+            return (*verify_dump(path, observe=passed), verify_dump_against_snapshot(path))
+        return (*verify_archive(path, observe=passed), verify_every_object(path))
+
+
+def _find_live() -> LiveSystem | None:
+    """The live system, where it is configured: a point that was never sealed has no verdicts yet."""
+    environment = load_environment()
+    try:
+        return LiveApplication(read_database_settings(environment), read_bucket_settings(environment), read_backup_settings(environment))
+    except ConfigurationError:
+        return None
+
+
+def _point_to_json(point: PointListing) -> dict[str, object]:
+    return {
+        "id": point.point_id.text,
+        "taken_at": point.point_id.taken_at.isoformat(),
+        "state": point.state.value,
+        "artifacts": {artifact.name.kind.value: {"path": str(artifact.path), "size_bytes": artifact.size_bytes} for artifact in point.artifacts},
+        "rungs": {rung.rung.value: rung.status.value for rung in point.verification.rungs()},
+        "manifest": point.manifest.model_dump(mode="json") if point.manifest else None,
+        "verification": point.verification.model_dump(mode="json"),
+    }

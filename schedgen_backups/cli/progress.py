@@ -1,0 +1,182 @@
+"""What a person sees on the terminal: tables of recovery points, findings and results, bars while something runs.
+
+Only rendering: it gets core's values and draws them. What is printed by which command is decided in `cli`. JSON for programs is core's own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, PointListing, PointState
+from schedgen_backups.core.catalog.claims import ClaimResult, ClaimStatus, Rung
+from schedgen_backups.core.formats.records import TableEntry
+from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.retention.retention import RetentionPlan
+from schedgen_backups.core.units import format_bytes
+from schedgen_backups.doctor.findings import Finding, Verdict
+
+_STATE_STYLES = {PointState.VERIFIED: "green", PointState.UNVERIFIED: "yellow", PointState.PARTIAL: "yellow", PointState.FAILED: "bold red"}
+_STATUS_STYLES = {ClaimStatus.PASSED: "green", ClaimStatus.FAILED: "bold red", ClaimStatus.NOT_CONFIGURED: "yellow", ClaimStatus.UNKNOWN: "dim"}
+_VERDICT_STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold red"}
+_POLL_SECONDS = 0.2
+
+
+def draw_points(points: Iterable[PointListing], now: datetime) -> Table:
+    """One line per recovery point, oldest first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("recovery point", "age"):
+        table.add_column(name, no_wrap=True)
+    for name in ("database", "bucket"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("highest rung", no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for point in points:
+        sizes = [artifact.size_bytes if (artifact := point.artifact(kind)) else None for kind in ArtifactKind]
+        table.add_row(
+            point.point_id.text,
+            format_age(now - point.point_id.taken_at),
+            *("-" if size is None else format_bytes(size) for size in sizes),
+            f"[{_STATE_STYLES[point.state]}]{point.state.value}[/]",
+            find_highest_rung(point),
+            escape(point.manifest.origin.reason) if point.manifest else "",
+        )
+    return table
+
+
+def draw_results(results: Iterable[ClaimResult]) -> Table:
+    """One line per claim."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("claim", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    table.add_column("what was seen", overflow="fold")
+    for result in results:
+        table.add_row(result.claim.value, f"[{_STATUS_STYLES[result.status]}]{result.status.value}[/]", escape(result.summary))
+    return table
+
+
+def draw_tables(tables: Iterable[TableEntry]) -> Table:
+    """One line per table of a dump, in its order."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn.add_column("table", overflow="fold")
+    drawn.add_column("rows", justify="right", no_wrap=True)
+    drawn.add_column("size", justify="right", no_wrap=True)
+    for table in tables:
+        drawn.add_row(escape(table.qualified_name), str(table.rows), format_bytes(table.size_bytes))
+    return drawn
+
+
+def draw_findings(findings: Iterable[Finding]) -> Table:
+    """One line per precondition, with the fix below where there is one to make."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("what", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for finding in findings:
+        detail = escape(finding.detail) + (f"\n[bold]fix:[/] {escape(finding.fix)}" if finding.fix else "")
+        table.add_row(finding.subject, f"[{_VERDICT_STYLES[finding.verdict]}]{finding.verdict.value}[/]", detail)
+    return table
+
+
+def draw_plan(plan: RetentionPlan) -> Table:
+    """One line per recovery point: what retention does with it and why."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("recovery point", "state", "decision"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("because", overflow="fold")
+    for decision in plan.decisions:
+        state = decision.candidate.state
+        verdict = "[green]keep[/]" if decision.is_kept else "[yellow]remove[/]"
+        table.add_row(decision.candidate.point_id.text, f"[{_STATE_STYLES[state]}]{state.value}[/]", verdict, escape("; ".join(decision.reasons)))
+    return table
+
+
+def find_highest_rung(point: PointListing) -> str:
+    """The highest rung that was seen to hold, or a dash."""
+    passed = [rung.rung.value for rung in point.verification.rungs() if rung.status is ClaimStatus.PASSED]
+    return passed[-1] if passed else "-"
+
+
+def describe_rungs(point: PointListing) -> str:
+    """Every rung with its status, lowest first."""
+    return ", ".join(f"{rung.value}: {point.verification.rung(rung).status.value}" for rung in Rung)
+
+
+def format_age(age: timedelta) -> str:
+    """A time span in its largest unit or two, such as `3 d 4 h`."""
+    minutes = int(age.total_seconds() // 60)
+    days, hours = minutes // (24 * 60), minutes // 60 % 24
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
+@contextmanager
+def show_capture(console: Console, directory: Path) -> Generator[None, None, None]:
+    """While the block runs, a terminal shows how much of each file was written; the staging folder tells."""
+    if not console.is_terminal:
+        yield
+        return
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(), console=console
+    ) as progress:
+        is_done = threading.Event()
+        watcher = threading.Thread(target=_watch_staging, args=(progress, directory / STAGING_NAME, is_done), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            is_done.set()
+            watcher.join()
+
+
+@contextmanager
+def show_progress(console: Console, descriptions: dict[str, tuple[str, int | None]]) -> Generator[ProgressBars, None, None]:
+    """Bars for phases: name → (description, bytes to come or None). Nothing is drawn where there is no terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        tasks = {name: progress.add_task(text, total=total, start=True) for name, (text, total) in descriptions.items()}
+        yield ProgressBars(progress, tasks)
+
+
+class ProgressBars:
+    """Bars that `show_progress` draws."""
+
+    def __init__(self, progress: Progress, tasks: dict[str, TaskID]) -> None:
+        self._progress = progress
+        self._tasks = tasks
+
+    def advance(self, phase: str, size_bytes: int) -> None:
+        """More bytes of this phase have passed."""
+        self._progress.advance(self._tasks[phase], size_bytes)
+
+
+def _watch_staging(progress: Progress, staging: Path, is_done: threading.Event) -> None:
+    tasks: dict[str, TaskID] = {}
+    while not is_done.wait(_POLL_SECONDS):
+        for path in staging.glob("*/*.gz"):
+            try:
+                size_bytes = path.stat().st_size
+            except FileNotFoundError:  # published just now
+                continue
+            if path.name not in tasks:
+                tasks[path.name] = progress.add_task(path.name, total=None)
+            progress.update(tasks[path.name], completed=size_bytes)

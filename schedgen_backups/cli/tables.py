@@ -1,0 +1,50 @@
+"""How the difference between a recovery point and the live system is shown: tables for people, values for JSON.
+
+Only rendering, for `restore_commands` and `restore_jobs`. Add what people must see before they let a restore write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.markup import escape
+from rich.table import Table
+
+from schedgen_backups.core.restore.differences import describe_rows
+from schedgen_backups.core.restore.object_selection import ObjectDifference, ObjectStanding
+from schedgen_backups.core.restore.table_diff import TableDiff
+from schedgen_backups.core.units import format_bytes
+
+_LISTED = 50
+_STANDING_STYLES = {ObjectStanding.MISSING: "yellow", ObjectStanding.SAME: "green", ObjectStanding.DIFFERENT: "bold red"}
+
+
+def draw_diffs(diffs: Iterable[TableDiff]) -> Table:
+    """One line per table, and some keys below."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn.add_column("table", overflow="fold")
+    for name in ("only in backup", "only live", "changed", "same"):
+        drawn.add_column(name, justify="right", no_wrap=True)
+    drawn.add_column("rows by primary key", overflow="fold")
+    for diff in diffs:
+        counts = (diff.only_captured, diff.only_live, diff.changed, diff.same)
+        drawn.add_row(escape(diff.table.qualified_name), *(str(count) for count in counts), escape(describe_rows(diff)))
+    return drawn
+
+
+def draw_objects(differences: tuple[ObjectDifference, ...]) -> Table:
+    """One line per object that is not the same, up to fifty, and how many are."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn.add_column("object", overflow="fold")
+    drawn.add_column("size", justify="right", no_wrap=True)
+    drawn.add_column("in the bucket", no_wrap=True)
+    unlike = [difference for difference in differences if difference.standing is not ObjectStanding.SAME]
+    for difference in unlike[:_LISTED]:
+        standing = difference.standing.value + (f" ({difference.what})" if difference.what else "")
+        drawn.add_row(
+            escape(difference.entry.key), format_bytes(difference.entry.size_bytes), f"[{_STANDING_STYLES[difference.standing]}]{standing}[/]"
+        )
+    if len(unlike) > _LISTED:
+        drawn.add_row(f"{len(unlike) - _LISTED} more", "", "")
+    drawn.add_row(f"{len(differences) - len(unlike)} objects", "", "[green]same[/]")
+    return drawn

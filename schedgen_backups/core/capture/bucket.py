@@ -1,0 +1,255 @@
+"""Captures a bucket into an archive file: lists it page by page, reads objects on several threads, writes them in the listing's order.
+
+Add what belongs to taking an archive: retries, what to do with an object that changes, vanishes or comes damaged. How the file is laid out is
+`archive_file`'s business, how S3 is asked `bucket`'s. Memory stays bounded by MEMORY_BUDGET_BYTES, whatever the bucket's size.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from schedgen_backups.core.capture.earlier_run import CheckedRun, check_run, split_into_runs
+from schedgen_backups.core.capture.object_reader import FailedObject, GoneObject, LargeObject, ObjectReader
+from schedgen_backups.core.capture.reuse import LOOKUP_COUNT, EarlierObject, EarlierObjects
+from schedgen_backups.core.catalog.resume import JOURNAL_NAME
+from schedgen_backups.core.concurrency.adaptive_pool import AdaptivePool
+from schedgen_backups.core.concurrency.prefetch import read_ahead
+from schedgen_backups.core.errors import BucketUnreachableError, VerificationError
+from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
+from schedgen_backups.core.formats.archive_member import PackedObject
+from schedgen_backups.core.formats.member_name import MemberNames
+from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, BucketClient, ListedObject
+from schedgen_backups.core.settings import BackupSettings, BucketSettings
+from schedgen_backups.core.version import TOOL_VERSION
+
+MEMORY_BUDGET_BYTES = 64 << 20
+"""Bodies that may wait for their turn; each takes up to twice its size while it is packed."""
+_BATCHES_AHEAD = 20
+"""Of the listing: two pages as S3 gives them, half a kilobyte each object."""
+_FAILURES_IN_A_ROW = 20
+"""So many objects one after the other that cannot be read are no longer about objects: the capture ends."""
+_NAMED_MISSES = 1000
+
+
+_Outcome = CheckedRun | PackedObject | LargeObject | GoneObject | FailedObject
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A listed object, its name in the tar, and where an older archive has it unchanged."""
+
+    listed: ListedObject
+    name: str
+    found: EarlierObject | None
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """Objects that are being read, or looked up, on a thread: one, or a run of unchanged ones."""
+
+    wanted: Sequence[_Wanted]
+    future: Future[list[_Outcome]]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that their bodies take."""
+        return sum(min(one.listed.size_bytes, IN_MEMORY_BYTES) for one in self.wanted)
+
+
+@dataclass
+class _Tally:
+    listed: int = 0
+    changed: int = 0
+    reused: int = 0
+    gone: list[MissedObject] = field(default_factory=list[MissedObject])
+    failed: list[MissedObject] = field(default_factory=list[MissedObject])
+    gone_count: int = 0
+    failed_count: int = 0
+    failures_in_a_row: int = 0
+
+
+def capture_bucket(
+    settings: BucketSettings,
+    backup: BackupSettings,
+    point_id: RecoveryPointId,
+    file: BinaryIO,
+    *,
+    folder: Path,
+    earlier: Sequence[Path] = (),
+    unfinished: Sequence[Path] = (),
+    is_wanted: Callable[[str], bool] = lambda _key: True,
+    observe: Callable[[int], object] = lambda _size_bytes: None,
+) -> CapturedArchive:
+    """The file holds every listed object whose key `is_wanted` and that the bucket could deliver; record and index tell of those it could not.
+
+    Unchanged objects are copied from `unfinished`, staging folders of killed captures, and from the first of the `earlier` archives whose index can
+    be read. `folder` takes temporary data and the journal, `observe` gets each object's size.
+    StorageError when `folder` has no room, BucketError (permanent) when the bucket cannot be opened, BucketUnreachableError
+    (retryable) when the server stops answering. After an error the file's content is worthless.
+    """
+    with (
+        AdaptivePool(backup.download_threads, "download") as pool,
+        BucketClient(
+            settings,
+            threads=backup.download_threads,
+            stall_timeout_seconds=backup.stall_timeout_seconds,
+            max_mb_per_second=backup.max_mb_per_second,
+            on_busy=pool.note_refusal,
+        ) as client,
+    ):
+        client.check_exists()
+        listed_at = datetime.now(timezone.utc)
+        with (
+            EarlierObjects(folder, settings, reread_days=backup.reread_days) as objects,
+            ArchiveFileWriter(file, threads=backup.compression_threads, folder=folder, journal_name=JOURNAL_NAME) as writer,
+        ):
+            for path in unfinished:
+                objects.add_unfinished(path)
+            any(objects.add_archive(path) for path in earlier)
+            tally = _Capture(client, writer, objects, pool, observe, most_waiting=8 * backup.download_threads).run(is_wanted)
+            return writer.finish(
+                ArchiveRecord(
+                    tool_version=TOOL_VERSION,
+                    point_id=point_id.text,
+                    bucket=settings.bucket,
+                    endpoint=settings.endpoint,
+                    listed_at=listed_at,
+                    finished_at=datetime.now(timezone.utc),
+                    listed_count=tally.listed,
+                    object_count=writer.object_count,
+                    size_bytes=writer.size_bytes,
+                    changed_count=tally.changed,
+                    deleted_count=tally.gone_count,
+                    deleted=tuple(tally.gone),
+                    failed_count=tally.failed_count,
+                    failed=tuple(tally.failed),
+                    is_versioned=client.is_versioned(),
+                    reused_count=tally.reused,
+                )
+            )
+
+
+class _Capture:
+    """One pass over the bucket: objects are read ahead on threads and appended in the listing's order."""
+
+    def __init__(
+        self,
+        client: BucketClient,
+        writer: ArchiveFileWriter,
+        earlier: EarlierObjects,
+        pool: AdaptivePool,
+        observe: Callable[[int], object],
+        *,
+        most_waiting: int,
+    ) -> None:
+        self._client = client
+        self._writer = writer
+        self._earlier = earlier
+        self._pool = pool
+        self._most_waiting = most_waiting
+        self._observe = observe
+        self._names = MemberNames()
+        self._stop = threading.Event()
+        self._reader = ObjectReader(client, self._stop)
+        self._tally = _Tally()
+        self._waiting: deque[_Waiting] = deque()
+
+    def run(self, is_wanted: Callable[[str], bool]) -> _Tally:
+        """Every listed object whose key is wanted was appended, or is in the tally as gone or failed."""
+        waiting_bytes = 0
+        try:
+            listing = (listed for listed in self._client.list_objects() if is_wanted(listed.key))
+            with closing(read_ahead(listing, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches:
+                for listed_batch in batches:
+                    batch = [(listed, self._names.choose(listed.key)) for listed in listed_batch]
+                    self._tally.listed += len(batch)
+                    wanted = [_Wanted(listed, name, found) for (listed, name), found in zip(batch, self._earlier.find(batch), strict=True)]
+                    for count in split_into_runs([one.found for one in wanted]):
+                        group, wanted = wanted[:count], wanted[count:]
+                        self._waiting.append(_Waiting(group, self._pool.submit(self._read, group)))
+                        waiting_bytes += self._waiting[-1].size_bytes
+                        while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > self._most_waiting:
+                            waiting_bytes -= self._append_next()
+            while self._waiting:
+                self._append_next()
+        finally:
+            self._stop.set()
+            self._pool.close()
+        return self._tally
+
+    def _append_next(self) -> int:
+        waiting = self._waiting.popleft()
+        left = deque(waiting.wanted)
+        for outcome in waiting.future.result():
+            first = left.popleft()
+            if isinstance(outcome, CheckedRun):
+                self._writer.add_copies(outcome.entries, outcome.file.fileno(), outcome.data)
+                self._tally.reused += len(outcome.entries)
+                for _entry in outcome.entries[1:]:
+                    left.popleft()
+            elif isinstance(outcome, PackedObject):
+                self._writer.add_packed(outcome)
+                self._count(outcome.entry)
+            elif not isinstance(outcome, LargeObject):
+                self._count(outcome)
+            elif first.found is not None and self._copy_large(first.found):
+                self._tally.reused += 1
+            else:
+                self._count(self._reader.stream_to(self._writer, first.listed, first.name))
+        self._observe(sum(one.listed.size_bytes for one in waiting.wanted))
+        return waiting.size_bytes
+
+    def _read(self, group: Sequence[_Wanted]) -> list[_Outcome]:
+        found = [one.found for one in group if one.found is not None]
+        if not found or group[0].listed.size_bytes > IN_MEMORY_BYTES:
+            return [self._read_small(group[0])]
+        outcomes: list[_Outcome] = []
+        count = 0
+        for checked in check_run(found):
+            outcomes.append(checked or self._read_small(group[count]))
+            count += len(checked.entries) if checked is not None else 1
+        return outcomes
+
+    def _read_small(self, wanted: _Wanted) -> _Outcome:
+        outcome = self._reader.read_packed(wanted.listed, wanted.name)
+        if isinstance(outcome, PackedObject):
+            self._pool.note_answer(outcome.entry.size_bytes)
+        return outcome
+
+    def _copy_large(self, found: EarlierObject) -> bool:
+        try:
+            self._writer.add_copy(found.entry, cast("BinaryIO", found.file))
+        except VerificationError:  # as above
+            return False
+        return True
+
+    def _count(self, outcome: ObjectEntry | GoneObject | FailedObject) -> None:
+        tally = self._tally
+        if isinstance(outcome, FailedObject):
+            tally.failed_count += 1
+            tally.failures_in_a_row += 1
+            if len(tally.failed) < _NAMED_MISSES:
+                tally.failed.append(MissedObject(key=outcome.key, reason=outcome.error.message))
+            if tally.failures_in_a_row >= _FAILURES_IN_A_ROW:
+                raise BucketUnreachableError(
+                    f"{tally.failures_in_a_row} objects in a row could not be read, the last one: {outcome.error.message}",
+                    hint=outcome.error.hint or "Look at the S3 server's log; run the backup again.",
+                )
+            return
+        tally.failures_in_a_row = 0
+        if isinstance(outcome, GoneObject):
+            tally.gone_count += 1
+            if len(tally.gone) < _NAMED_MISSES:
+                tally.gone.append(MissedObject(key=outcome.key, reason="deleted after it was listed"))
+            return
+        tally.changed += outcome.is_changed

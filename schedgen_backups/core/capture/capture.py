@@ -1,0 +1,78 @@
+"""Takes the two halves of a recovery point and puts them into the backup directory, each on its own.
+
+One half's failure leaves the other alone. What is in the files is the business of `dump` and `archive`; that a point is whole is said by
+`sealing`, never here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+from schedgen_backups.core.capture.bucket import capture_bucket
+from schedgen_backups.core.capture.database import capture_database
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, open_private, translate_storage_errors
+from schedgen_backups.core.catalog.resume import find_archive, find_unfinished, write_source
+from schedgen_backups.core.errors import StorageError
+from schedgen_backups.core.formats.archive_file import CapturedArchive
+from schedgen_backups.core.formats.dump_file import CapturedDump
+from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
+from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+
+_Captured = TypeVar("_Captured")
+
+
+def take_database_dump(catalog: Catalog, settings: DatabaseSettings, backup: BackupSettings, point_id: RecoveryPointId) -> CapturedDump:
+    """The directory holds the point's dump. Errors as of `dump.capture_database`, and StorageError; then nothing was published."""
+    name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
+    return _take(catalog, name, lambda file, folder: capture_database(settings, backup, point_id, file, folder=folder))
+
+
+def take_bucket_archive(
+    catalog: Catalog,
+    settings: BucketSettings,
+    backup: BackupSettings,
+    point_id: RecoveryPointId,
+    *,
+    is_wanted: Callable[[str], bool] = lambda _key: True,
+) -> CapturedArchive:
+    """The directory holds the point's archive, of all objects whose key `is_wanted`.
+
+    Errors as of `archive.capture_bucket`, and StorageError; then nothing was published.
+    """
+    name = ArtifactName(ArtifactKind.BUCKET, settings.bucket, point_id)
+    unfinished = find_unfinished(catalog.directory / STAGING_NAME)
+    archives = (point.artifact(ArtifactKind.BUCKET) for point in reversed(catalog.list_points()))
+    earlier = [archive.path for archive in archives if archive is not None]
+
+    def capture(file: BinaryIO, folder: Path) -> CapturedArchive:
+        write_source(folder, settings, name.to_file_name())
+        return capture_bucket(settings, backup, point_id, file, folder=folder, earlier=earlier, unfinished=unfinished, is_wanted=is_wanted)
+
+    try:
+        captured = _take(catalog, name, capture)
+    except StorageError:
+        # They may be what fills the disk.
+        _remove_unfinished(catalog, settings, unfinished)
+        raise
+    _remove_unfinished(catalog, settings, unfinished)
+    return captured
+
+
+def _remove_unfinished(catalog: Catalog, settings: BucketSettings, folders: tuple[Path, ...]) -> None:
+    with translate_storage_errors(catalog.directory):
+        for folder in folders:
+            if find_archive(folder, settings) is not None:
+                shutil.rmtree(folder)
+
+
+def _take(catalog: Catalog, name: ArtifactName, capture: Callable[[BinaryIO, Path], _Captured]) -> _Captured:
+    with catalog.stage(f"{name.point_id}-{name.kind.value}") as folder:
+        path = folder / name.to_file_name()
+        with os.fdopen(open_private(path), "w+b") as file:
+            captured = capture(cast("BinaryIO", file), folder)
+        catalog.publish(path)
+        return captured

@@ -1,0 +1,178 @@
+"""Captures a database into a dump file: pg_dump from an exported snapshot, cut at tables, compressed, digested and indexed on the way.
+
+Add what belongs to taking a dump. How the file is laid out and read back is `dump_file`'s business, what is asked in the snapshot
+`snapshot`'s. Memory stays bounded by a few blocks, whatever the size of a table or a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import BinaryIO
+
+from schedgen_backups.core.capture.dump_plan import choose_side_tables, make_pattern, place_side_tables
+from schedgen_backups.core.capture.table_dumps import SideDumps
+from schedgen_backups.core.concurrency.throttle import Throttle
+from schedgen_backups.core.errors import DatabaseError, DumpError
+from schedgen_backups.core.formats.dump_file import CapturedDump, DumpFileWriter
+from schedgen_backups.core.formats.dump_text import split_dump
+from schedgen_backups.core.formats.records import DumpRecord
+from schedgen_backups.core.model import RecoveryPointId, ReferenceState
+from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
+from schedgen_backups.core.postgres.connection import make_client_environment
+from schedgen_backups.core.postgres.pg_dump import TRANSACTION_TIMEOUT_MAJOR, stream_dump
+from schedgen_backups.core.postgres.snapshot import Snapshot, TableName, open_snapshot
+from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.system.process import Program, ProgramError, run_program
+from schedgen_backups.core.version import TOOL_VERSION
+
+_ROLES_TIMEOUT_SECONDS = 120
+
+
+def capture_database(
+    settings: DatabaseSettings,
+    backup: BackupSettings,
+    point_id: RecoveryPointId,
+    file: BinaryIO,
+    *,
+    folder: Path,
+) -> CapturedDump:
+    """The file holds a whole dump with record, index and footer; `folder` has room for tables that wait for their place in it.
+
+    DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty database) and
+    ConfigurationError (reference query) are permanent. After an error the file's content is worthless.
+    """
+    with open_snapshot(settings, lock_timeout_seconds=backup.stall_timeout_seconds) as snapshot:
+        facts = snapshot.read_facts()
+        client = find_client(settings, facts.server_major, backup.postgres_bin_dir)
+        snapshot.check_privileges()
+        tables = snapshot.list_tables()
+        if not tables and not backup.is_empty_allowed:
+            raise _empty_error(settings)
+        snapshot.lock_tables(tables)
+        reference_note = snapshot.find_reference_problem(backup)
+        with DumpFileWriter(file, threads=backup.compression_threads) as writer:
+            source = _Source(settings, backup, client, snapshot, facts.server_major, Throttle(backup.max_mb_per_second))
+            expected_rows = _dump_and_count(source, tables, writer, folder)
+            if not sum(expected_rows.values()) and not backup.is_empty_allowed:
+                raise _empty_error(settings)
+            if not reference_note:
+                for keys in snapshot.read_references(backup):
+                    writer.add_references(keys)
+            roles, roles_note = _read_roles(client, settings)
+            contents = writer.facts()
+            record = DumpRecord(
+                tool_version=TOOL_VERSION,
+                point_id=point_id.text,
+                database=settings.database,
+                server_version=facts.server_version,
+                server_major=facts.server_major,
+                system_identifier=facts.system_identifier,
+                client_version=client.version,
+                snapshot_at=snapshot.taken_at,
+                finished_at=datetime.now(timezone.utc),
+                encoding=facts.encoding,
+                collation=facts.collation,
+                table_count=len(contents.tables),
+                row_count=sum(table.rows for table in contents.tables),
+                relation_count=facts.relation_count,
+                large_object_count=facts.large_object_count,
+                size_bytes=contents.size_bytes,
+                text_sha256=contents.text_sha256,
+                content_length=writer.content_length,
+                left_out_settings=("transaction_timeout",) if facts.server_major < TRANSACTION_TIMEOUT_MAJOR <= client.major else (),
+                reference_state=ReferenceState.NOT_CONFIGURED if reference_note else ReferenceState.READ,
+                reference_query=backup.reference_query,
+                reference_count=writer.reference_count,
+                reference_note=reference_note,
+                role_count=roles.count("CREATE ROLE "),
+                roles_note=roles_note,
+            )
+            counted = {(table.schema_name, table.name): rows for table, rows in expected_rows.items()}
+            return writer.finish(record, counted, roles)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What every pg_dump of one capture has in common."""
+
+    settings: DatabaseSettings
+    backup: BackupSettings
+    client: ClientPrograms
+    snapshot: Snapshot
+    server_major: int
+    throttle: Throttle
+
+    def stream(self, options: Sequence[str], notice_start: Callable[[Program], object] = lambda _program: None) -> Generator[bytes, None, None]:
+        """Yields what a pg_dump with these options writes of the snapshot; may run in any thread."""
+        return stream_dump(
+            self.settings,
+            self.client,
+            server_major=self.server_major,
+            stall_timeout_seconds=self.backup.stall_timeout_seconds,
+            snapshot_id=self.snapshot.snapshot_id,
+            options=options,
+            notice_start=notice_start,
+            observe=self.throttle.wait_for,
+        )
+
+    def stream_tables(self, tables: Sequence[TableName], notice_start: Callable[[Program], object]) -> Generator[bytes, None, None]:
+        """Yields what pg_dump writes of these tables' rows alone."""
+        return self.stream(("--data-only", "--strict-names", *(f"--table={make_pattern(table)}" for table in tables)), notice_start)
+
+
+def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: DumpFileWriter, folder: Path) -> dict[TableName, int]:
+    """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory once."""
+    backup, snapshot = source.backup, source.snapshot
+    groups = choose_side_tables(snapshot.read_table_sizes(), backup.dump_jobs)
+    beside = [table for group in groups for table in group]
+    with (
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool,
+        SideDumps(groups, source.stream_tables, folder, threads=backup.compression_threads) as side_dumps,
+    ):
+        counting = pool.submit(snapshot.count_rows, tables)
+        try:
+            with closing(source.stream([f"--exclude-table-data={make_pattern(table)}" for table in beside])) as blocks:
+                for segment in place_side_tables(split_dump(blocks), tables, beside):
+                    if isinstance(segment, TableName):
+                        writer.add_side_table(side_dumps.take(segment))
+                    else:
+                        writer.add(segment)
+                        side_dumps.check()
+            side_dumps.wait()
+            if not writer.facts().is_complete:
+                raise DumpError(
+                    "pg_dump ended with exit code 0, but its last line is missing: the dump is cut short",
+                    hint="Look at the server's log and at the pg_dump program; run the backup again.",
+                )
+        except BaseException:
+            snapshot.cancel()
+            raise
+        return counting.result()
+
+
+def _read_roles(client: ClientPrograms, settings: DatabaseSettings) -> tuple[str, str]:
+    """The SQL that makes the cluster's roles, without passwords, and why there is none where there is none."""
+    try:
+        code, output, stderr = run_program(
+            [client.pg_dumpall, "--roles-only", "--no-role-passwords", "--no-password", f"--database={settings.database}"],
+            environment=make_client_environment(settings),
+            timeout_seconds=_ROLES_TIMEOUT_SECONDS,
+        )
+    except ProgramError as error:
+        return "", error.message
+    if code != 0:
+        return "", f"pg_dumpall failed with exit code {code}: {stderr.strip()[-500:]}"
+    unwanted = ("--", "\\", "SET ")
+    return "\n".join(line for line in output.splitlines() if line and not line.startswith(unwanted)), ""
+
+
+def _empty_error(settings: DatabaseSettings) -> DatabaseError:
+    return DatabaseError(
+        f"the database {settings.database} is empty: not one row in any table",
+        hint="Is POSTGRES_DB right? If it is meant to be empty, set BACKUP_ALLOW_EMPTY=true.",
+    )

@@ -1,0 +1,196 @@
+"""Reads one listed object so that it can be archived: tries again what may pass, takes a replaced object as it is now, compares with the ETag.
+
+Add here what can happen to one object while it is read. The order of objects and what their failures mean together is `archive`'s business, how S3 is
+asked `bucket`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
+from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
+from schedgen_backups.core.formats.archive_member import PackedObject, pack_object
+from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, READ_BYTES, BucketClient, ListedObject, ObjectChangedError, ObjectGoneError, new_md5
+from schedgen_backups.core.s3.object_head import ObjectHead
+
+RANGE_BYTES = 8 << 20
+PARALLEL_RANGES = 4
+"""Of a large object so many ranges are read at a time: so many, and one more, are in memory."""
+_ATTEMPTS = 4
+_FIRST_PAUSE_SECONDS = 0.5
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class GoneObject:
+    """The object was there when the bucket was listed and is not there any more."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class FailedObject:
+    """The object could not be read, however often it was tried."""
+
+    key: str
+    error: BucketError
+
+
+@dataclass(frozen=True)
+class LargeObject:
+    """The object does not fit into memory and must be streamed."""
+
+
+class ObjectReader:
+    """Reads objects of one bucket, on any thread, until `stop` is set."""
+
+    def __init__(self, client: BucketClient, stop: threading.Event) -> None:
+        self._client = client
+        self._stop = stop
+
+    def read_packed(self, listed: ListedObject, name: str) -> PackedObject | LargeObject | GoneObject | FailedObject:
+        """The object as members, when it is small enough."""
+        if listed.size_bytes > IN_MEMORY_BYTES:
+            return LargeObject()
+
+        def read(etag: str | None) -> PackedObject | LargeObject:
+            whole = self._client.read_object(listed.key, etag=etag)
+            head, data = whole.head, whole.data
+            if data is None:
+                return LargeObject()
+            _check_body(head, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest() if head.is_etag_md5 else "")
+            is_changed = bool(listed.etag) and etag is None
+            return pack_object(self._make_entry(head, name, sha256=hashlib.sha256(data).hexdigest(), is_changed=is_changed), data)
+
+        return self._try(listed, read)
+
+    def stream_to(self, writer: ArchiveFileWriter, listed: ListedObject, name: str) -> ObjectEntry | GoneObject | FailedObject:
+        """The object is in the archive, block by block; nothing of it is when it is gone or failed."""
+
+        def append(etag: str | None) -> ObjectEntry:
+            with self._client.open_object(listed.key, etag=etag) as opened:
+                head = opened.head
+            entry = self._make_entry(head, name, sha256="", is_changed=bool(listed.etag) and etag is None)
+            writer.add_stream(entry, self._read_body(head))
+            return entry
+
+        return self._try(listed, append)
+
+    def _try(self, listed: ListedObject, read: Callable[[str | None], _Result]) -> _Result | GoneObject | FailedObject:
+        """What `read` returns, tried again after failures that may pass; a replaced object is taken as it is now."""
+        etag = listed.etag or None
+        error: BucketError = ObjectError(f"object {listed.key!r} was not read: the capture was stopped")
+        for attempt in range(_ATTEMPTS):
+            if attempt and self._stop.wait(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1)):
+                break
+            try:
+                return read(etag)
+            except ObjectGoneError:
+                return GoneObject(listed.key)
+            except ObjectChangedError as changed:
+                etag = None
+                error = changed
+            except BucketError as failed:
+                error = failed
+                if not failed.is_retryable:
+                    break
+        return FailedObject(listed.key, error)
+
+    def _read_body(self, head: ObjectHead) -> Iterator[bytes]:
+        """Yields the body; ObjectError when it does not match its ETag at the end."""
+        md5 = new_md5()
+        size_bytes = 0
+        # Without an ETag, parts could be of two objects.
+        is_parted = head.etag and head.size_bytes > RANGE_BYTES * PARALLEL_RANGES
+        for block in self._read_ranges(head) if is_parted else self._read_resuming(head, 0, head.size_bytes):
+            size_bytes += len(block)
+            md5.update(block)
+            yield block
+        _check_body(head, size_bytes, md5.hexdigest())
+
+    def _read_ranges(self, head: ObjectHead) -> Iterator[bytes]:
+        """Yields the body in order, reading some ranges ahead on threads; ends early where the server does."""
+
+        def read(start: int) -> bytes:
+            return b"".join(self._read_resuming(head, start, min(start + RANGE_BYTES, head.size_bytes)))
+
+        starts = iter(range(0, head.size_bytes, RANGE_BYTES))
+        pool = ThreadPoolExecutor(max_workers=PARALLEL_RANGES, thread_name_prefix="range")
+        try:
+            waiting = deque(pool.submit(read, start) for start in islice(starts, PARALLEL_RANGES))
+            while waiting:
+                data = waiting.popleft().result()
+                waiting.extend(pool.submit(read, start) for start in islice(starts, 1))
+                # In pieces: whoever packs them makes a member of each.
+                yield from (data[piece : piece + READ_BYTES] for piece in range(0, len(data), READ_BYTES))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read_resuming(self, head: ObjectHead, start: int, end: int) -> Iterator[bytes]:
+        """Yields this part of the body, going on where it broke off; ends early when the server gives no more."""
+        offset = start
+        failures = 0
+        length = 0 if end == head.size_bytes else end - start
+        while offset < end:
+            before = offset
+            try:
+                with self._client.open_object(head.key, etag=head.etag or None, offset=offset, length=length and end - offset) as opened:
+                    for block in opened.read_blocks():
+                        offset += len(block)
+                        yield block
+            except BucketUnreachableError:
+                failures = 0 if offset > before else failures + 1
+                if failures >= _ATTEMPTS:
+                    raise
+            else:
+                if offset == before:
+                    break
+            if self._stop.wait(_FIRST_PAUSE_SECONDS * failures):
+                break
+
+    def _make_entry(self, head: ObjectHead, name: str, *, sha256: str, is_changed: bool) -> ObjectEntry:
+        return ObjectEntry(
+            key=head.key,
+            size_bytes=head.size_bytes,
+            sha256=sha256,
+            etag=head.etag,
+            is_etag_verified=head.is_etag_md5,
+            version_id=head.version_id,
+            modified_at=head.modified_at,
+            read_at=head.answered_at,
+            content_type=head.content_type,
+            headers=head.headers,
+            metadata=head.metadata,
+            tags=self._read_tags(head),
+            member_name=name,
+            is_changed=is_changed,
+            offset=0,
+            length=0,
+        )
+
+    def _read_tags(self, head: ObjectHead) -> dict[str, str]:
+        if not head.tag_count:
+            return {}
+        try:
+            return self._client.read_tags(head.key)
+        except ObjectGoneError:  # deleted just now; its bytes we have
+            return {}
+
+
+def _check_body(head: ObjectHead, size_bytes: int, md5: str) -> None:
+    if size_bytes != head.size_bytes:
+        raise ObjectError(f"object {head.key!r} came with {size_bytes} of {head.size_bytes} bytes")
+    if head.is_etag_md5 and head.etag != md5:
+        raise ObjectError(
+            f"object {head.key!r} came with other bytes than its ETag says",
+            hint="Look for a proxy or a failing disk on the S3 server's side.",
+        )

@@ -1,0 +1,197 @@
+"""Finds the objects of a bucket's listing that an older archive holds unchanged, as far as the listing tells.
+
+Add a rule to `EarlierObjects.find` when something besides key, size, ETag and time tells that an object changed. Nothing here may end a capture: an
+older archive that is damaged, cut short or gone only costs the time of asking the bucket. Nothing is held in memory per object.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pydantic import ValidationError
+
+from schedgen_backups.core.catalog.resume import find_archive, read_journal
+from schedgen_backups.core.errors import StorageError, VerificationError
+from schedgen_backups.core.formats.archive_file import ArchiveFile
+from schedgen_backups.core.formats.artifact_file import make_format_error
+from schedgen_backups.core.formats.member_name import digest_name
+from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.s3.client import ListedObject
+from schedgen_backups.core.settings import BucketSettings
+
+LOOKUP_COUNT = 100
+"""SQLite gives up the interpreter's lock with every query, and gets it back late while other threads work."""
+_DATABASE_NAME = "earlier.sqlite"
+_SETTLED = timedelta(seconds=2)
+"""Last-Modified has whole seconds: an object that was read so soon after it was written may have been written once more in the same second."""
+_CLOCK_ERROR = timedelta(days=1)
+_OVERHEAD_BYTES = 1 << 20
+"""More than a header and the frames of its members ever add to an object's bytes."""
+
+
+class EarlierFile(io.FileIO):
+    """An older archive that is open for reading; what the disk refuses is a VerificationError, as other damage is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As `FileIO.read`."""
+        with _explain_disk():
+            return super().read(-1 if size is None else size) or b""
+
+    def read_range(self, offset: int, length: int) -> bytes:
+        """The bytes of this range, fewer at the file's end. May be called from several threads."""
+        with _explain_disk():
+            return os.pread(self.fileno(), length, offset)
+
+
+@dataclass(frozen=True)
+class EarlierObject:
+    """An object of an older archive that the listing calls unchanged; its bytes nobody has looked at yet."""
+
+    entry: ObjectEntry
+    file: EarlierFile
+
+
+class EarlierObjects:
+    """The objects of older archives of one bucket, to be looked up by key; a context manager. For one thread."""
+
+    def __init__(self, folder: Path, settings: BucketSettings, *, reread_days: int) -> None:
+        self._settings = settings
+        self._limit = timedelta(days=reread_days)
+        self._now = datetime.now(timezone.utc)
+        self._files: list[EarlierFile] = []
+        self._path = folder / _DATABASE_NAME
+        with self._explain_database():
+            self._database = sqlite3.connect(self._path, isolation_level=None)
+            # By key, so that a listing in the order of keys reads on where it was; a crash may lose all of it.
+            self._database.executescript(
+                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;"
+                "CREATE TABLE objects (key BLOB PRIMARY KEY, file INTEGER NOT NULL, entry BLOB NOT NULL) WITHOUT ROWID;"
+            )
+
+    def add_archive(self, path: Path) -> bool:
+        """What the archive holds can be found, where nothing added before has it; whether its whole index could be read."""
+        if not self._limit:
+            return True
+        try:
+            file = self._open(path)
+            archive = ArchiveFile(cast("BinaryIO", file))
+            record = archive.record
+            if (record.endpoint, record.bucket) != (self._settings.endpoint, self._settings.bucket):
+                return False
+            self._add(archive.read_entry_lines())
+        except (VerificationError, OSError):  # the bucket has the objects; the checks of that archive tell what is wrong with it
+            return False
+        return True
+
+    def add_unfinished(self, folder: Path) -> None:
+        """What the unfinished archive in this staging folder holds can be found, where nothing added before has it."""
+        path = find_archive(folder, self._settings)
+        if path is None or not self._limit:
+            return
+        try:
+            self._open(path)
+            self._add(entry.model_dump_json(exclude_defaults=True).encode() for entry in read_journal(folder))
+        except OSError:  # as above
+            return
+
+    def find(self, listed: Sequence[tuple[ListedObject, str]]) -> list[EarlierObject | None]:
+        """Each listed object, given with its name in the tar, as an older archive has it; None where the listing tells that it is another one now.
+
+        At most `LOOKUP_COUNT` at a time.
+        """
+        if not self._files:
+            return [None] * len(listed)
+        marks = ",".join("?" * len(listed))
+        with self._explain_database():
+            rows: list[tuple[bytes, int, bytes]] = self._database.execute(
+                f"SELECT key, file, entry FROM objects WHERE key IN ({marks})",  # noqa: S608 - question marks only
+                [_to_key(one.key) for one, _name in listed],
+            ).fetchall()
+        found = {key: (self._files[number], entry) for key, number, entry in rows}
+        return [self._compare(one, name, found.get(_to_key(one.key))) for one, name in listed]
+
+    def close(self) -> None:
+        """The older archives are closed and the lookup is gone. Safe to call twice."""
+        self._database.close()
+        self._path.unlink(missing_ok=True)
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> EarlierObjects:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _compare(self, listed: ListedObject, member_name: str, row: tuple[EarlierFile, bytes] | None) -> EarlierObject | None:
+        if row is None or listed.modified_at is None or not listed.etag:
+            return None
+        try:
+            entry = ObjectEntry.model_validate_json(row[1])
+        except ValidationError:  # the bucket has the object; the checks of that archive tell what is wrong with it
+            return None
+        there = (entry.key, entry.size_bytes, entry.etag, entry.member_name, entry.modified_at)
+        expected = (listed.key, listed.size_bytes, listed.etag, member_name, listed.modified_at.replace(microsecond=0))
+        if there != expected or (listed.version_id and listed.version_id != entry.version_id):
+            return None
+        if entry.read_at is None or entry.read_at - entry.modified_at < _SETTLED or not self._is_fresh(entry.key, self._now - entry.read_at):
+            return None
+        if entry.length > entry.size_bytes + entry.size_bytes // 1000 + _OVERHEAD_BYTES:
+            return None
+        return EarlierObject(entry.model_copy(update={"is_changed": False}) if entry.is_changed else entry, row[0])
+
+    def _is_fresh(self, key: str, age: timedelta) -> bool:
+        # Each key has its own day in the second half of the time, so that one night does not read the whole bucket.
+        share = digest_name(key)[0] / 512
+        return -_CLOCK_ERROR < age < self._limit * (0.5 + share)
+
+    def _open(self, path: Path) -> EarlierFile:
+        file = EarlierFile(path)
+        self._files.append(file)
+        return file
+
+    def _add(self, lines: Iterable[bytes]) -> None:
+        number = len(self._files) - 1
+        rows = ((_to_key(_read_key(line)), number, line) for line in lines)
+        with self._explain_database():
+            self._database.execute("BEGIN")
+            try:
+                self._database.executemany("INSERT OR IGNORE INTO objects VALUES (?, ?, ?)", rows)
+            finally:
+                self._database.execute("COMMIT")
+
+    @contextmanager
+    def _explain_database(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StorageError(f"{self._path} cannot be written: {error}", hint="Is the disk of BACKUP_DIR full? Nothing was published.") from error
+
+
+@contextmanager
+def _explain_disk() -> Generator[None, None, None]:
+    try:
+        yield
+    except OSError as error:
+        raise VerificationError(f"the file cannot be read: {error.strerror}", hint="Look at the disk.") from error
+
+
+def _read_key(line: bytes) -> str:
+    # The rest of the line is read when the listing has the key.
+    try:
+        return str(json.loads(line)["key"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise make_format_error("a line of its index is damaged") from error
+
+
+def _to_key(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")

@@ -1,0 +1,299 @@
+"""The backup directory: what lies in it, how a file gets into it whole or not at all, and what state each recovery point is in.
+
+Every write is staged, synced and renamed; a manifest is written last and never again. Add here what is about files and names, not about what
+is in them. Callers that write hold the `lock`. Deleting points is the business of retention, not of this module.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from schedgen_backups.core.catalog.claims import ClaimResult, Verification
+from schedgen_backups.core.catalog.resume import find_unfinished
+from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, VerificationError
+from schedgen_backups.core.formats.gzip_members import read_footer
+from schedgen_backups.core.model import ArtifactKind, ArtifactName, FrozenModel, Manifest, RecoveryPointId
+from schedgen_backups.core.system.lock import DirectoryLock
+
+STAGING_NAME = ".staging"
+_MANIFEST_GLOB = "manifest_*.json"
+_Model = TypeVar("_Model", bound=FrozenModel)
+
+
+class PointState(str, Enum):
+    """What a recovery point is worth."""
+
+    VERIFIED = "verified"
+    UNVERIFIED = "unverified"
+    FAILED = "failed"
+    """Looked at, and found wrong."""
+    PARTIAL = "partial"
+    """Without a manifest: a half of the backup failed, or it was never sealed."""
+
+
+@dataclass(frozen=True)
+class FoundArtifact:
+    """One file in the directory that belongs to a point."""
+
+    name: ArtifactName
+    path: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class PointListing:
+    """One recovery point as the directory shows it."""
+
+    point_id: RecoveryPointId
+    artifacts: tuple[FoundArtifact, ...]
+    manifest: Manifest | None
+    verification: Verification
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its artifacts together."""
+        return sum(artifact.size_bytes for artifact in self.artifacts)
+
+    @property
+    def state(self) -> PointState:
+        """What the point is worth; what was never looked at, or looked at as other bytes, is unverified."""
+        if self.verification.is_failed:
+            return PointState.FAILED
+        if self.manifest is None:
+            return PointState.PARTIAL
+        sealed = {artifact.kind: artifact.sha256 for artifact in self.manifest.artifacts}
+        is_bound = all(sealed.get(kind) == sha256 for result in self.verification.results for kind, sha256 in result.artifacts.items())
+        is_whole = {artifact.file_name for artifact in self.manifest.artifacts} <= {artifact.path.name for artifact in self.artifacts}
+        return PointState.VERIFIED if is_bound and is_whole and self.verification.is_verified else PointState.UNVERIFIED
+
+    def artifact(self, kind: ArtifactKind) -> FoundArtifact | None:
+        """The file of this kind, or None when there is none."""
+        return next((artifact for artifact in self.artifacts if artifact.name.kind is kind), None)
+
+    def get_path(self, kind: ArtifactKind) -> Path:
+        """The path of the file of this kind; VerificationError when the point has none."""
+        artifact = self.artifact(kind)
+        if artifact is None:
+            raise VerificationError(
+                f"recovery point {self.point_id} has no {kind.value} file",
+                hint="It is a partial point, or the file was removed. `schedgen-backups list` shows the others.",
+            )
+        return artifact.path
+
+
+class Catalog:
+    """One backup directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.lock = DirectoryLock(directory)
+
+    def prepare(self) -> None:
+        """The directory exists, for its owner only, and can be written; ConfigurationError (permanent) otherwise."""
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            probe = self.directory / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise ConfigurationError(
+                f"BACKUP_DIR {self.directory} cannot be written: {error.strerror}",
+                hint="Make the folder and give it to the user that runs the backup, or point BACKUP_DIR elsewhere.",
+            ) from error
+
+    def sweep_staging(self) -> tuple[str, ...]:
+        """What dead runs left in the staging folder is gone, but `unfinished` archives; returns the names. Only with the lock held."""
+        staging = self.directory / STAGING_NAME
+        left = sorted(set(staging.glob("*")) - set(find_unfinished(staging)))
+        for path in left:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        return tuple(path.name for path in left)
+
+    @contextmanager
+    def stage(self, name: str) -> Generator[Path, None, None]:
+        """An empty folder on the same file system is there within the block, and gone after it. A full disk leaves it as StorageError."""
+        folder = self.directory / STAGING_NAME / name
+        with translate_storage_errors(self.directory):
+            # Not `parents=True`: that makes the folders above as the umask likes.
+            folder.parent.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder)
+
+    def publish(self, staged: Path) -> Path:
+        """The staged file is in the directory under its name, on disk; StorageError when that name is taken."""
+        target = self.directory / staged.name
+        with translate_storage_errors(self.directory):
+            if target.exists():
+                raise StorageError(f"{target} exists already and is never overwritten", hint="Is another run using the same second?")
+            _sync(staged)
+            staged.rename(target)
+            _sync(self.directory)
+        return target
+
+    def write_manifest(self, manifest: Manifest) -> Path:
+        """The point's manifest is on disk; StorageError when it has one already."""
+        return self._write_json(f"manifest_{manifest.point_id}.json", manifest)
+
+    def write_verification(self, verification: Verification) -> Path:
+        """The point's verification is on disk, in place of an older one."""
+        return self.write_description(_verification_name(verification.point_id), verification)
+
+    def write_description(self, name: str, value: FrozenModel) -> Path:
+        """A small file of this name holds the value, in place of an older one."""
+        with translate_storage_errors(self.directory):
+            # Not in the staging folder: a run that takes the lock sweeps that, and this is written without it too.
+            temporary = self.directory / f".{name}.{os.getpid()}"
+            temporary.unlink(missing_ok=True)
+            _write_private(temporary, value)
+            _sync(temporary)
+            temporary.replace(self.directory / name)
+            _sync(self.directory)
+        return self.directory / name
+
+    def read_description(self, name: str, kind: type[_Model]) -> _Model | None:
+        """The value that a small file of this name holds, or None when there is none; VerificationError when it is damaged."""
+        path = self.directory / name
+        return _read_model(path, kind) if path.exists() else None
+
+    def remove_file(self, path: Path) -> None:
+        """This one file of the directory is gone, on disk; StorageError when it cannot be removed. Only with the lock held."""
+        with translate_storage_errors(self.directory):
+            path.unlink()
+            _sync(self.directory)
+
+    def record_results(self, point_id: RecoveryPointId, results: tuple[ClaimResult, ...]) -> Verification:
+        """The point's verification holds these results, in place of older ones of the same claims."""
+        verification = self.read_verification(point_id).with_results(results)
+        self.write_verification(verification)
+        return verification
+
+    def read_verification(self, point_id: RecoveryPointId) -> Verification:
+        """What was proven of the point so far; an empty one when nobody looked."""
+        found = self.read_description(_verification_name(point_id.text), Verification)
+        return found or Verification(point_id=point_id.text)
+
+    def read_manifest(self, point_id: RecoveryPointId) -> Manifest | None:
+        """The point's manifest, or None when it was never sealed."""
+        return self.read_description(f"manifest_{point_id}.json", Manifest)
+
+    def list_points(self) -> tuple[PointListing, ...]:
+        """Every recovery point, oldest first, partial ones included. A file that cannot be read is a VerificationError."""
+        artifacts: dict[RecoveryPointId, list[FoundArtifact]] = {}
+        for artifact in self._find_artifacts():
+            artifacts.setdefault(artifact.name.point_id, []).append(artifact)
+        sealed = self._find_sealed()
+        own = {point_id for point_id, found in artifacts.items() if point_id in sealed or any(map(is_ours, found))}
+        return tuple(
+            PointListing(
+                point_id,
+                tuple(sorted(artifacts.get(point_id, []), key=lambda artifact: artifact.name.kind.value, reverse=True)),
+                self.read_manifest(point_id),
+                self.read_verification(point_id),
+            )
+            for point_id in sorted(sealed | own)
+        )
+
+    def list_unmanaged(self) -> tuple[Path, ...]:
+        """Files with an artifact's name that are not ours, such as those of the shell script of before; they are never touched."""
+        sealed = self._find_sealed()
+        return tuple(artifact.path for artifact in self._find_artifacts() if artifact.name.point_id not in sealed and not is_ours(artifact))
+
+    def get_point(self, point_id: RecoveryPointId) -> PointListing:
+        """The recovery point with this id; ConfigurationError (permanent) when there is none."""
+        for point in self.list_points():
+            if point.point_id == point_id:
+                return point
+        raise ConfigurationError(f"there is no recovery point {point_id} in {self.directory}", hint="`schedgen-backups list` shows those there are.")
+
+    def _find_sealed(self) -> set[RecoveryPointId]:
+        found: set[RecoveryPointId] = set()
+        for path in self.directory.glob(_MANIFEST_GLOB):
+            with suppress(ConfigurationError):  # somebody's copy under another name
+                found.add(RecoveryPointId.parse(path.stem.removeprefix("manifest_")))
+        return found
+
+    def _find_artifacts(self) -> list[FoundArtifact]:
+        found: list[FoundArtifact] = []
+        for path in sorted(self.directory.glob("*.gz")):
+            name = ArtifactName.from_file_name(path.name)
+            if name is not None and path.is_file():
+                found.append(FoundArtifact(name, path, path.stat().st_size))
+        return found
+
+    def _write_json(self, name: str, value: FrozenModel) -> Path:
+        with self.stage(name) as folder:
+            staged = folder / name
+            _write_private(staged, value)
+            return self.publish(staged)
+
+
+@contextmanager
+def translate_storage_errors(directory: Path) -> Generator[None, None, None]:
+    """Errors of the file system within the block leave it as StorageError with a hint."""
+    try:
+        yield
+    except BackupError:
+        raise
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            hint = "Make room, or move BACKUP_DIR to a larger disk. Nothing was published; older recovery points are untouched."
+            raise StorageError(f"the disk of {directory} is full", hint=hint) from error
+        raise StorageError(f"{directory} cannot be used: {error.strerror or error}", hint="Look at the disk and at its permissions.") from error
+
+
+def open_private(path: Path) -> int:
+    """The descriptor of a new file that only its owner may read; FileExistsError when there is one already."""
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def _write_private(path: Path, value: FrozenModel) -> None:
+    with os.fdopen(open_private(path), "wb") as file:
+        file.write(value.model_dump_json(indent=1, exclude_none=True).encode())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _verification_name(point_id: str) -> str:
+    return f"verification_{point_id}.json"
+
+
+def is_ours(artifact: FoundArtifact) -> bool:
+    """Whether the file describes itself as ours do; the shell script's do not."""
+    with artifact.path.open("rb") as file:
+        try:
+            read_footer(file)
+        except VerificationError:
+            return False
+    return True
+
+
+def _read_model(path: Path, kind: type[_Model]) -> _Model:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise VerificationError(
+            f"{path.name} cannot be read: {error if isinstance(error, OSError) else 'it is damaged'}",
+            hint="The artifacts describe themselves: `schedgen-backups verify FILE` and `restore FILE` work without it.",
+        ) from error

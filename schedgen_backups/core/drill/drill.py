@@ -1,0 +1,131 @@
+"""Restores a recovery point into an empty database and an empty bucket, looks whether it is all there, and measures how long that takes.
+
+Restoring and comparing is `restore`'s work, and the same as in an emergency; where to is `scratch`'s. Add here what a drill looks at beyond that,
+as a claim. Nothing here touches the live system.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta, timezone
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.pins import hold_point
+from schedgen_backups.core.drill.pdf_sample import open_referenced_pdfs
+from schedgen_backups.core.drill.report import DrillReport, DrillSeconds
+from schedgen_backups.core.drill.scratch import Scratch, open_scratch, sweep_scratch
+from schedgen_backups.core.drill.sql_checks import SqlCheck, read_sql_checks, run_sql_checks
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
+from schedgen_backups.core.restore.point import Observe, RestoreRequest, restore_point
+from schedgen_backups.core.settings import BackupSettings, DatabaseSettings, DrillSettings
+from schedgen_backups.core.verify.files import make_result
+from schedgen_backups.core.verify.seal import verify_point
+
+HOLD_FACTOR = 2
+"""A drill may take this many times DRILL_MAX_MINUTES before it is ended; until then its point is not removed."""
+_SECONDS_PER_MINUTE = 60
+
+
+def find_drill_point(catalog: Catalog, point_id: RecoveryPointId | None) -> RecoveryPointId:
+    """The point of this id, or the newest verified one; VerificationError when there is none, ConfigurationError when there is no such point."""
+    if point_id is not None:
+        return catalog.get_point(point_id).point_id
+    verified = [point.point_id for point in catalog.list_points() if point.state is PointState.VERIFIED]
+    if not verified:
+        raise VerificationError(f"there is no verified recovery point in {catalog.directory}", hint="Take one: schedgen-backups backup")
+    return verified[-1]
+
+
+def run_drill(
+    catalog: Catalog,
+    point_id: RecoveryPointId | None,
+    backup: BackupSettings,
+    drill: DrillSettings,
+    *,
+    source: DatabaseSettings | None,
+    drilled_by: str,
+    observe: Observe = lambda _phase, _size_bytes: None,
+) -> DrillReport:
+    """The point (None: the newest verified one) was restored and looked at, and the catalog knows what was found; nothing of the drill is left.
+
+    `source` is the database that was backed up, whose server is refused. VerificationError when a file is damaged: nothing was written then, and the
+    damage is recorded. Any other error of `scratch` and of `restore` means that the drill came to no result. `observe` gets what `restore_point`
+    gives it, then `sample` with sizes and `sql checks` with 1 for each.
+    """
+    checks = read_sql_checks(drill.sql_checks_path) if drill.sql_checks_path is not None else ()
+    swept = sweep_scratch(drill)
+    chosen = find_drill_point(catalog, point_id)
+    longest = timedelta(minutes=drill.max_minutes * HOLD_FACTOR)
+    with hold_point(catalog, chosen, reason="a restore drill reads it", held_by=drilled_by, longest=longest) as point:
+        began_at = datetime.now(timezone.utc)
+        started = time.monotonic()
+        with open_scratch(point, drill, source) as scratch:
+            ready = time.monotonic()
+            try:
+                report = _look(
+                    catalog, point, backup, drill, checks, scratch, drilled_by=drilled_by, observe=observe, began=(began_at, started, ready)
+                )
+            except VerificationError:
+                # The restore says what is wrong and records nothing.
+                verify_point(catalog, point, checked_by=drilled_by)
+                raise
+    return report.model_copy(update={"notes": (*swept, *report.notes)})
+
+
+def _look(
+    catalog: Catalog,
+    point: PointListing,
+    backup: BackupSettings,
+    drill: DrillSettings,
+    checks: tuple[SqlCheck, ...],
+    scratch: Scratch,
+    *,
+    drilled_by: str,
+    observe: Observe,
+    began: tuple[datetime, float, float],
+) -> DrillReport:
+    began_at, started, ready = began
+    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+        snapshot_at = dump.record.snapshot_at
+    request = RestoreRequest(point, scratch.database, scratch.bucket)
+    restored = restore_point(request, backup, catalog=catalog, restored_by=drilled_by, observe=observe)
+    compared = time.monotonic()
+    sampled = open_referenced_pdfs(point, scratch.database, scratch.bucket, backup, observe=lambda size_bytes: observe("sample", size_bytes))
+    opened = time.monotonic()
+    held = run_sql_checks(checks, scratch.database, timeout_seconds=backup.stall_timeout_seconds, observe=lambda count: observe("sql checks", count))
+    ended = time.monotonic()
+    found = (sampled, held, _judge_time(ended - started, drill))
+    signed = tuple(result.model_copy(update={"checked_by": drilled_by}) for result in found)
+    catalog.record_results(point.point_id, signed)
+    return DrillReport(
+        point_id=point.point_id.text,
+        snapshot_at=snapshot_at,
+        began_at=began_at,
+        seconds=DrillSeconds(
+            start_servers=ready - started,
+            verify=restored.seconds["verify"],
+            restore=restored.seconds["restore"],
+            compare=restored.seconds["compare"],
+            sample=opened - compared,
+            sql_checks=ended - opened,
+            total=ended - started,
+        ),
+        results=(*restored.results, *signed),
+        object_count=restored.object_count,
+        target=scratch.description,
+        notes=(*scratch.notes, *restored.notes),
+    )
+
+
+def _judge_time(total_seconds: float, drill: DrillSettings) -> ClaimResult:
+    minutes = total_seconds / _SECONDS_PER_MINUTE
+    is_in_time = minutes <= drill.max_minutes
+    return make_result(
+        Claim.DRILL_IS_IN_TIME,
+        ClaimStatus.PASSED if is_in_time else ClaimStatus.FAILED,
+        f"{minutes:.1f} minutes, allowed are {drill.max_minutes}",
+        {"minutes": round(minutes, 3), "allowed_minutes": drill.max_minutes},
+    )

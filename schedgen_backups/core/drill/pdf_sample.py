@@ -1,0 +1,177 @@
+"""Opens PDFs the way the application finds them: a key from the restored database, the object from the restored bucket, looked at as a PDF.
+
+A sample, another one for each recovery point. Add here what it means for a referenced object to open; that every object is there with its bytes is
+compared in `bucket_restore`, and why a key has no object was judged when the point was sealed (`references`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import IO
+
+from pypdf import PdfReader
+
+from schedgen_backups.core.catalog.catalog import PointListing
+from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus, Figure
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.model import ArtifactKind, Manifest, ReferenceState, ReferenceVerdict
+from schedgen_backups.core.postgres.snapshot import open_snapshot
+from schedgen_backups.core.s3.client import BucketClient, ObjectGoneError
+from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.verify.files import make_result, name_some
+
+# It warns of every oddity that it can read all the same.
+logging.getLogger("pypdf").setLevel(logging.ERROR)
+
+SAMPLE_SIZE = 20
+_IN_MEMORY_BYTES = 8 << 20
+_PDF_TYPE = "application/pdf"
+_HARMLESS_VERDICTS = frozenset({ReferenceVerdict.DELETED, ReferenceVerdict.MISSING})
+
+
+@dataclass
+class _Tally:
+    """What was seen of the sample so far."""
+
+    opened: int = 0
+    compared: int = 0
+    missing: int = 0
+    unreadable: list[str] = field(default_factory=list[str])
+    """The recorded bytes, and no PDF that can be read."""
+
+    def figures(self) -> dict[str, Figure]:
+        return {
+            "pdfs_opened": self.opened,
+            "objects_compared_only": self.compared,
+            "references_missing_as_recorded": self.missing,
+            "pdfs_unreadable": len(self.unreadable),
+        }
+
+
+def open_referenced_pdfs(
+    point: PointListing,
+    database: DatabaseSettings,
+    bucket: BucketSettings,
+    backup: BackupSettings,
+    *,
+    observe: Callable[[int], object] = lambda _size_bytes: None,
+) -> ClaimResult:
+    """`referenced_pdfs_open`: objects that the restored database names are in the restored bucket, are the recorded bytes, and parse as PDF.
+
+    An object whose recorded content type is not PDF is compared and not parsed; a key that was missing with a harmless verdict is counted. Unknown
+    when the recorded bytes are no PDF, not configured where the point has no references. Errors of database and bucket are raised; `observe` gets
+    each object's size.
+    """
+    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+        record = dump.record
+    if record.reference_state is ReferenceState.NOT_CONFIGURED:
+        return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.NOT_CONFIGURED, record.reference_note, {})
+    count, keys = _pick_keys(database, replace(backup, reference_query=record.reference_query), Random(point.point_id.text))  # noqa: S311 - a sample
+    figures: dict[str, Figure] = {"references": count, "sampled": len(keys)}
+    if count != record.reference_count:
+        summary = f"the restored database refers to {count} objects, the snapshot referred to {record.reference_count}"
+        return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.FAILED, summary, figures)
+    with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+        wanted = set(keys)
+        entries = {entry.key: entry for entry in archive.read_entries() if entry.key in wanted}
+    tally = _Tally()
+    problems: list[str] = []
+    with BucketClient(bucket, threads=1, stall_timeout_seconds=backup.stall_timeout_seconds) as client:
+        for key in keys:
+            entry = entries.get(key)
+            if entry is not None:
+                problem = _find_problem(client, entry, tally)
+                observe(entry.size_bytes)
+            else:
+                problem = "" if _is_missing_as_recorded(point.manifest, key) else "not in the archive"
+                tally.missing += not problem
+            if problem:
+                problems.append(f"{key} ({problem})")
+    figures |= tally.figures()
+    if problems:
+        summary = f"{len(problems)} of {len(keys)} sampled objects are not what was captured: {name_some(problems)}"
+        return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.FAILED, summary, figures)
+    if tally.unreadable:
+        # Nobody here can tell whether the application ever could open it; the recovery point has it as it was.
+        summary = (
+            f"{len(tally.unreadable)} of {len(keys)} sampled objects are the captured bytes and do not open as PDF, so they did not when they were "
+            f"backed up: {name_some(tally.unreadable)}"
+        )
+        return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.UNKNOWN, summary, figures)
+    summary = f"{tally.opened} PDFs of {count} references were found by key in the database, fetched and opened"
+    if tally.compared:
+        summary += f"; {tally.compared} objects of another type are the recorded bytes"
+    if tally.missing:
+        summary += f"; {tally.missing} keys have no object, as was recorded"
+    return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.PASSED, summary, figures)
+
+
+def _pick_keys(database: DatabaseSettings, backup: BackupSettings, random: Random) -> tuple[int, list[str]]:
+    """How many keys the query gives, and a sample of them in which each is as likely (reservoir sampling, R. in Knuth, TAOCP 3.4.2)."""
+    picked: list[str] = []
+    count = 0
+    with open_snapshot(database) as snapshot:
+        for key in _flatten(snapshot.read_references(backup)):
+            count += 1
+            if len(picked) < SAMPLE_SIZE:
+                picked.append(key)
+            elif (place := random.randrange(count)) < SAMPLE_SIZE:
+                picked[place] = key
+    return count, picked
+
+
+def _flatten(pages: Iterator[list[str]]) -> Iterator[str]:
+    for page in pages:
+        yield from page
+
+
+def _find_problem(client: BucketClient, entry: ObjectEntry, tally: _Tally) -> str:
+    """What is wrong with the object in the bucket, or an empty text."""
+    digest = hashlib.sha256()
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file:
+        try:
+            with client.open_object(entry.key) as opened:
+                for block in opened.read_blocks():
+                    digest.update(block)
+                    file.write(block)
+        except ObjectGoneError:
+            return "not in the bucket"
+        if (file.tell(), digest.hexdigest()) != (entry.size_bytes, entry.sha256):
+            return "not the recorded bytes"
+        if not entry.content_type.lower().startswith(_PDF_TYPE):
+            tally.compared += 1
+            return ""
+        file.seek(0)
+        unreadable = _find_pdf_problem(file)
+        if unreadable:
+            tally.unreadable.append(f"{entry.key} ({unreadable})")
+        else:
+            tally.opened += 1
+        return ""
+
+
+def _find_pdf_problem(file: IO[bytes]) -> str:
+    """Why the file is no PDF that can be read, or an empty text."""
+    try:
+        reader = PdfReader(file)
+        # The pages of an encrypted file are its owner's; header, cross-reference table and trailer were read.
+        if not reader.is_encrypted and len(reader.pages) == 0:
+            return "no pages"
+    except Exception as error:  # noqa: BLE001 - a broken file makes pypdf raise whatever its bytes lead to
+        return type(error).__name__
+    return ""
+
+
+def _is_missing_as_recorded(manifest: Manifest | None, key: str) -> bool:
+    if manifest is None:
+        return False
+    recorded = next((reference.verdict for reference in manifest.references.missing if reference.key == key), None)
+    # The manifest names the first thousand, the worst first.
+    return recorded in _HARMLESS_VERDICTS if recorded is not None else manifest.references.is_coherent

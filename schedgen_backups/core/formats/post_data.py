@@ -1,0 +1,57 @@
+"""Cuts the text behind a dump's rows into the items that pg_dump announces, so that indexes can be built side by side.
+
+Add what pg_dump's comments tell of an item. Who runs which item when is the business of `parallel_load`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from schedgen_backups.core.formats.dump_text import IDENTIFIER, unquote_identifier
+
+_ITEM = re.compile(rb"^--\n-- (?:Data for )?Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: .*\n--\n", re.MULTILINE)
+_SETTING = re.compile(rb"^SET (?P<name>default_tablespace|default_table_access_method|default_with_oids) = .*;\n", re.MULTILINE)
+_BUILDS = (b"INDEX", b"CONSTRAINT")
+_TABLE = re.compile(
+    rb"^(?:CREATE (?:UNIQUE )?INDEX " + IDENTIFIER + rb" ON |ALTER TABLE )(?:ONLY )?"
+    rb"(?P<schema>" + IDENTIFIER + rb")\.(?P<name>" + IDENTIFIER + rb")\s",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class PostDataItem:
+    """One item: a comment of pg_dump and the statements below it."""
+
+    kind: str
+    """pg_dump's word, such as `INDEX`, `FK CONSTRAINT`, `TRIGGER`; empty for what stands before the first item."""
+    text: bytes
+    settings: bytes = b""
+    """The SET statements before it that still hold: pg_dump writes one only where its value changes."""
+
+    @property
+    def is_build(self) -> bool:
+        """Whether it builds an index of one table and needs no other item: indexes, primary keys, unique and other constraints but foreign keys."""
+        return self.kind.encode() in _BUILDS
+
+    @property
+    def table(self) -> tuple[str, str] | None:
+        """Schema and name of the table whose index or constraint it is; None where its text does not tell."""
+        found = _TABLE.search(self.text)
+        return (unquote_identifier(found["schema"]), unquote_identifier(found["name"])) if found else None
+
+
+def split_post_data(schema: bytes, text: bytes) -> tuple[PostDataItem, ...]:
+    """The items of `text` in their order; their texts joined are the input. `schema` is what stands before the rows."""
+    marks = list(_ITEM.finditer(text))
+    starts = [mark.start() for mark in marks]
+    kinds = [mark["kind"].decode() for mark in marks]
+    if not starts or starts[0] > 0:
+        starts, kinds = [0, *starts], ["", *kinds]
+    held = {match["name"]: match[0] for match in _SETTING.finditer(schema)}
+    items: list[PostDataItem] = []
+    for kind, start, end in zip(kinds, starts, [*starts[1:], len(text)], strict=True):
+        items.append(PostDataItem(kind, text[start:end], b"".join(held.values())))
+        held |= {match["name"]: match[0] for match in _SETTING.finditer(text, start, end)}
+    return tuple(item for item in items if item.text)

@@ -1,0 +1,177 @@
+"""Gets an alert to people exactly once per incident: asks `incidents` whether one is due, hands it to every channel, keeps what was not accepted.
+
+The one door for hooks, sensors and the command line. An alert that no channel accepted is reported as such, and whoever raised it raises it
+again; what only some channels accepted is spooled for the others. Never raises for a channel or a folder that fails: a backup's outcome must not
+depend on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from pathlib import Path
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.notify.alert import Alert, Severity
+from schedgen_backups.core.notify.channels import Channel, Delivery
+from schedgen_backups.core.notify.incidents import FOLDER_NAME, Incident, IncidentState, IncidentStore
+
+_SPOOL_NAME = "spool"
+_SPOOL_AGE = timedelta(days=7)
+_LOG = logging.getLogger(__name__)
+
+
+class Outcome(str, Enum):
+    """What became of an alert."""
+
+    ACCEPTED = "accepted"
+    SUPPRESSED = "not due: the incident is known"
+    REFUSED = "accepted by no channel"
+    UNCONFIGURED = "no channel is configured"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nobody need raise it again."""
+        return self is not Outcome.REFUSED
+
+
+class _Spooled(FrozenModel):
+    fingerprint: str
+    alert: Alert
+
+
+class Notifier:
+    """Channels, and the folder where incidents and undelivered alerts are kept."""
+
+    def __init__(self, channels: Sequence[Channel], backup_directory: Path) -> None:
+        self._channels = tuple(channels)
+        self._folder = backup_directory / FOLDER_NAME
+        self._store = IncidentStore(self._folder)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The configured channels."""
+        return self._channels
+
+    def read_incidents(self) -> tuple[Incident, ...]:
+        """The open incidents."""
+        return self._store.read().incidents
+
+    def report_trouble(self, alert: Alert) -> Outcome:
+        """The alert was accepted, or is not due yet; its incident is open."""
+        with self._state() as state:
+            if not state.is_due(alert.incident, alert.raised_at):
+                self._write(state.with_occurrence(alert.incident, alert.raised_at, is_announced=False))
+                return Outcome.SUPPRESSED
+            incident = state.find(alert.incident)
+            if incident is not None:
+                alert = alert.model_copy(update={"facts": {**alert.facts, "incident": _describe(incident, alert.raised_at)}})
+            outcome = self._deliver(alert)
+            if outcome.is_settled:
+                self._write(state.with_occurrence(alert.incident, alert.raised_at, is_announced=True))
+            return outcome
+
+    def report_recovery(self, kinds: frozenset[str] | None, *, facts: dict[str, str], now: datetime) -> Outcome:
+        """The open incidents of these kinds (all when None) are closed, and one message says so; SUPPRESSED when none was open."""
+        with self._state() as state:
+            over = [incident for incident in state.incidents if kinds is None or incident.kind in kinds]
+            if not over:
+                return Outcome.SUPPRESSED
+            alert = Alert(
+                incident="recovered",
+                severity=Severity.INFO,
+                title="Backups work again",
+                cause="Over: " + "; ".join(f"{incident.kind} ({_describe(incident, now)})" for incident in over),
+                facts=facts,
+                raised_at=now,
+            )
+            outcome = self._deliver(alert)
+            if outcome.is_settled:
+                self._write(state.without(frozenset(incident.kind for incident in over)))
+            return outcome
+
+    def send(self, alert: Alert) -> tuple[Delivery, ...]:
+        """What each channel answered, without any incident: for tests and for good news."""
+        return tuple(channel.send(alert) for channel in self._channels)
+
+    def flush_spool(self) -> int:
+        """Alerts that a channel did not accept before were handed to it again; returns how many are left."""
+        folder = self._folder / _SPOOL_NAME
+        if not folder.is_dir():
+            return 0
+        with self._state():  # one process at a time, so that none is sent twice
+            return sum(self._is_left(path) for path in sorted(folder.glob("*.json")))
+
+    def _is_left(self, path: Path) -> bool:
+        try:
+            spooled = _Spooled.model_validate_json(path.read_bytes())
+            channel = next((channel for channel in self._channels if channel.fingerprint == spooled.fingerprint), None)
+            is_over = datetime.now(timezone.utc) - spooled.alert.raised_at > _SPOOL_AGE
+            is_done = is_over or (channel is not None and channel.send(spooled.alert).is_accepted)
+        except ValidationError:
+            _LOG.warning("spooled alert %s is damaged and is removed", path.name)
+            is_done = True
+        except OSError as error:
+            _LOG.warning("spooled alert %s cannot be read and is left: %s", path.name, error.strerror)
+            return True
+        if is_done:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                _LOG.warning("spooled alert %s cannot be removed: %s", path.name, error.strerror)
+        return not is_done
+
+    def _deliver(self, alert: Alert) -> Outcome:
+        if not self._channels:
+            return Outcome.UNCONFIGURED
+        refused: list[Channel] = []
+        for channel in self._channels:
+            delivery = channel.send(alert)
+            if not delivery.is_accepted:
+                _LOG.warning("alert %r was not accepted by %s: %s", alert.title, delivery.channel, delivery.answer)
+                refused.append(channel)
+        if len(refused) == len(self._channels):
+            return Outcome.REFUSED
+        for channel in refused:
+            self._spool(channel, alert)
+        return Outcome.ACCEPTED
+
+    def _spool(self, channel: Channel, alert: Alert) -> None:
+        folder = self._folder / _SPOOL_NAME
+        path = folder / f"{alert.raised_at:%Y%m%d_%H%M%S_%f}-{uuid4().hex}.json"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(_Spooled(fingerprint=channel.fingerprint, alert=alert).model_dump_json())
+        except OSError as error:
+            _LOG.warning("alert %r cannot be kept for %s: %s", alert.title, channel.name, error.strerror)
+
+    @contextmanager
+    def _state(self) -> Generator[IncidentState, None, None]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._store.locked())
+                state = self._store.read()
+            except OSError as error:  # the directory may be just what is broken: better an alert too many than none
+                _LOG.warning("incidents cannot be kept in %s: %s", self._folder, error.strerror)
+                state = IncidentState()
+            yield state
+
+    def _write(self, state: IncidentState) -> None:
+        try:
+            self._store.write(state)
+        except OSError as error:
+            _LOG.warning("incidents cannot be kept in %s: %s", self._folder, error.strerror)
+
+
+def _describe(incident: Incident, now: datetime) -> str:
+    hours = (now - incident.began_at).total_seconds() / 3600
+    return f"since {incident.began_at:%Y-%m-%d %H:%M} UTC, {hours:.1f} h, seen {incident.occurrence_count} times"

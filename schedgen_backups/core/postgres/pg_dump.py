@@ -1,0 +1,79 @@
+"""Runs pg_dump and yields the plain text it writes, with what an older server does not know left out.
+
+Add what concerns one run of pg_dump. What the text means is the business of `dump_text`, what becomes of it that of `dump` and `equality`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+from schedgen_backups.core.errors import DumpError
+from schedgen_backups.core.postgres.client_programs import ClientPrograms
+from schedgen_backups.core.postgres.connection import make_client_environment
+from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups.core.system.process import Program, ProgramError
+
+TRANSACTION_TIMEOUT_MAJOR = 17
+"""The first server that knows `transaction_timeout` (PostgreSQL 17 release notes); newer pg_dumps set it in every dump."""
+_TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;\n"
+_HEAD_LIMIT_BYTES = 64 * 1024
+
+
+def stream_dump(
+    settings: DatabaseSettings,
+    client: ClientPrograms,
+    *,
+    server_major: int,
+    stall_timeout_seconds: float,
+    snapshot_id: str | None = None,
+    options: Sequence[str] = (),
+    notice_start: Callable[[Program], object] = lambda _program: None,
+    observe: Callable[[int], object] = lambda _size_bytes: None,
+) -> Generator[bytes, None, None]:
+    """Yields the plain dump as pg_dump writes it; DumpError (retryable) when pg_dump fails, hangs or is killed, at the latest at the end.
+
+    Closed early, it has ended pg_dump. `options` are more words for it; `notice_start` gets the running program, for whoever may have to stop it from
+    another thread.
+    """
+    arguments = [
+        client.pg_dump,
+        "--format=plain",
+        "--no-password",
+        f"--lock-wait-timeout={int(stall_timeout_seconds)}s",
+        *([f"--snapshot={snapshot_id}"] if snapshot_id else []),
+        *options,
+    ]
+    try:
+        with Program(arguments, environment=make_client_environment(settings), stall_timeout_seconds=stall_timeout_seconds) as program:
+            notice_start(program)
+            blocks = program.read_blocks()
+            if server_major < TRANSACTION_TIMEOUT_MAJOR:
+                blocks = _leave_out_transaction_timeout(blocks)
+            for block in blocks:
+                observe(len(block))
+                yield block
+            code = program.wait()
+            if code != 0:
+                ending = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
+                raise DumpError(
+                    f"pg_dump {ending}: {program.stderr_tail or 'it said nothing'}",
+                    hint="Look at the server's log; run the backup again.",
+                )
+    except ProgramError as error:
+        raise DumpError(error.message, hint=error.hint) from error
+
+
+def _leave_out_transaction_timeout(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    # The statement stands in the dump's head, before the first object. A server older than 17 stops at it.
+    head = b""
+    is_in_head = True
+    for block in blocks:
+        if not is_in_head:
+            yield block
+            continue
+        head += block
+        if b"\nSELECT pg_catalog.set_config(" in head or len(head) > _HEAD_LIMIT_BYTES:
+            is_in_head = False
+            yield head.replace(_TRANSACTION_TIMEOUT, b"", 1)
+    if is_in_head and head:
+        yield head.replace(_TRANSACTION_TIMEOUT, b"", 1)

@@ -1,0 +1,223 @@
+"""One consistent view of a database: the exported snapshot, and what is read in it beside the dump.
+
+In it are read the server's version, the tables with their row counts, what the role may not read, and the object keys that the rows refer
+to. Add what must be of the same moment as the dump. Connecting is the business of `postgres`, dumping of `dump`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import cast
+
+import psycopg
+from psycopg import sql
+from typing_extensions import LiteralString
+
+from schedgen_backups.core.errors import ConfigurationError, DatabaseError, DumpError
+from schedgen_backups.core.postgres.connection import connect_database, translate_errors
+from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+
+_USER_RELATIONS = """
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relpersistence <> 't'
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                      AND d.objid = c.oid AND d.deptype = 'e')
+"""
+_NAMED_LIMIT = 10
+
+
+@dataclass(frozen=True)
+class TableName:
+    """A table that holds rows of its own: ordinary tables and the leaves of partitioned ones."""
+
+    schema_name: str
+    name: str
+
+
+@dataclass(frozen=True)
+class DatabaseFacts:
+    """What the snapshot says of the database as a whole."""
+
+    server_version: str
+    server_major: int
+    system_identifier: str
+    encoding: str
+    collation: str
+    relation_count: int
+    large_object_count: int
+
+
+class Snapshot:
+    """An open, exported snapshot. Its id serves pg_dump for as long as the `with` block of `open_snapshot` lasts."""
+
+    def __init__(self, connection: psycopg.Connection[tuple[object, ...]], settings: DatabaseSettings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self.snapshot_id = str(self._value("SELECT pg_catalog.pg_export_snapshot()"))
+        taken_at = self._value("SELECT pg_catalog.transaction_timestamp()")
+        assert isinstance(taken_at, datetime)  # noqa: S101 - the column's type
+        self.taken_at = taken_at.astimezone(timezone.utc)
+
+    def read_facts(self) -> DatabaseFacts:
+        """Version, encoding and size in relations."""
+        major = self._connection.info.server_version // 10000
+        collation, encoding = self._row(
+            "SELECT datcollate, pg_catalog.pg_encoding_to_char(encoding) FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
+        )
+        may_identify = self._value("SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')")
+        identifier = self._value("SELECT system_identifier FROM pg_catalog.pg_control_system()") if may_identify else ""
+        return DatabaseFacts(
+            server_version=str(self._value("SHOW server_version")),
+            server_major=major,
+            system_identifier=str(identifier),
+            encoding=str(encoding),
+            collation=str(collation),
+            relation_count=self._count(f"SELECT count(*) {_USER_RELATIONS}"),
+            large_object_count=self._count("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata"),
+        )
+
+    def list_tables(self) -> tuple[TableName, ...]:
+        """Every table whose rows a dump must hold, by schema and name. Tables of extensions are theirs to make and are not listed."""
+        rows = self._rows(f"SELECT n.nspname, c.relname {_USER_RELATIONS} AND c.relkind = 'r' ORDER BY 1, 2")
+        return tuple(TableName(str(schema), str(name)) for schema, name in rows)
+
+    def read_table_sizes(self) -> dict[TableName, int]:
+        """Table → bytes on the server's disk, compressed columns as they are, without indexes."""
+        rows = self._rows(f"SELECT n.nspname, c.relname, pg_catalog.pg_table_size(c.oid) {_USER_RELATIONS} AND c.relkind = 'r'")
+        return {TableName(str(schema), str(name)): cast("int", size_bytes) for schema, name, size_bytes in rows}
+
+    def check_privileges(self) -> None:
+        """Every table, sequence and schema is readable in full; DatabaseError (permanent) names those that are not."""
+        unreadable = self._rows(
+            f"""SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) {_USER_RELATIONS}
+            AND (c.relkind = 'r' AND NOT pg_catalog.has_table_privilege(c.oid, 'SELECT')
+                 OR c.relkind = 'S' AND NOT pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+                 OR c.relkind IN ('r', 'S') AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')) ORDER BY 1"""
+        )
+        if unreadable:
+            raise DatabaseError(
+                f"the role {self._settings.user} may not read {_name_some(unreadable)}",
+                hint=f'As a superuser run: GRANT pg_read_all_data TO "{self._settings.user}";',
+            )
+        filtered = self._rows(
+            f"""SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) {_USER_RELATIONS}
+            AND c.relkind = 'r' AND pg_catalog.row_security_active(c.oid) ORDER BY 1"""
+        )
+        if filtered:
+            raise DatabaseError(
+                f"row-level security hides rows of {_name_some(filtered)} from the role {self._settings.user}",
+                hint=f'As a superuser run: ALTER ROLE "{self._settings.user}" BYPASSRLS;',
+            )
+
+    def lock_tables(self, tables: Sequence[TableName]) -> None:
+        """Until the snapshot is closed, nobody can drop, empty or rewrite a table; reading and writing rows goes on.
+
+        DumpError (retryable) when another session keeps a table locked for too long, or has dropped it.
+        """
+        if not tables:
+            return
+        names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(table.schema_name, table.name)) for table in tables)
+        with translate_errors(self._settings), self._connection.cursor() as cursor:
+            try:
+                cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+                raise DumpError(
+                    f"a table of {self._settings.label} cannot be read now: {str(error).splitlines()[0]}",
+                    hint="Look for a migration or another session that holds a lock (pg_locks); run the backup again.",
+                ) from error
+
+    def count_rows(self, tables: Sequence[TableName]) -> dict[TableName, int]:
+        """Table → rows in the snapshot, counted one by one."""
+        counts: dict[TableName, int] = {}
+        for table in tables:
+            query = sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(table.schema_name, table.name))
+            with translate_errors(self._settings), self._connection.cursor() as cursor:
+                row = cursor.execute(query).fetchone()
+            counts[table] = cast("int", row[0]) if row else 0
+        return counts
+
+    def find_reference_problem(self, settings: BackupSettings) -> str:
+        """Why the references cannot be read, or an empty string when they can.
+
+        The built-in query fails where the application has no such table: that is "not configured". A query that the operators wrote
+        themselves must work: ConfigurationError (permanent) with the server's words when it does not.
+        """
+        try:
+            with self._connection.transaction(), self._connection.cursor() as cursor:
+                cursor.execute(sql.SQL("SELECT * FROM ({}) AS reference LIMIT 0").format(_as_query(settings)))
+                columns = len(cursor.description or ())
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+            if settings.is_reference_query_default:
+                return f"the built-in query found no such table or column: {str(error).splitlines()[0]}"
+            raise _reference_error(str(error)) from error
+        except psycopg.Error as error:
+            raise _reference_error(str(error)) from error
+        if columns != 1:
+            raise _reference_error(f"it returns {columns} columns, one is needed")
+        return ""
+
+    def read_references(self, settings: BackupSettings) -> Iterator[list[str]]:
+        """Yields the distinct object keys that the rows refer to, in byte order, a thousand at a time."""
+        query = sql.SQL('SELECT DISTINCT key::text COLLATE "C" FROM ({}) AS reference(key) WHERE key IS NOT NULL ORDER BY 1').format(
+            _as_query(settings)
+        )
+        with translate_errors(self._settings), self._connection.cursor(name="references") as cursor:
+            cursor.itersize = 1000
+            cursor.execute(query)
+            while keys := cursor.fetchmany(1000):
+                yield [str(key) for (key,) in keys]
+
+    def cancel(self) -> None:
+        """Ends a query that runs in another thread."""
+        self._connection.cancel_safe(timeout=5)
+
+    def _rows(self, query: str) -> list[tuple[object, ...]]:
+        with translate_errors(self._settings), self._connection.cursor() as cursor:
+            return cursor.execute(cast("LiteralString", query)).fetchall()
+
+    def _row(self, query: str) -> tuple[object, ...]:
+        return self._rows(query)[0]
+
+    def _value(self, query: str) -> object:
+        return self._row(query)[0]
+
+    def _count(self, query: str) -> int:
+        return cast("int", self._value(query))
+
+
+@contextmanager
+def open_snapshot(settings: DatabaseSettings, *, lock_timeout_seconds: float = 600) -> Generator[Snapshot, None, None]:
+    """A snapshot is exported and stays valid within the block: read-only, repeatable read, all rows, no limit but how long it waits for a lock.
+
+    DatabaseUnreachableError (retryable) or DatabaseError (permanent) when the server cannot be used.
+    """
+    with connect_database(settings) as connection:
+        with translate_errors(settings):
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.read_only = True
+            with connection.cursor() as cursor:
+                cursor.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(lock_timeout_seconds * 1000))))
+                for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                    cursor.execute(sql.SQL("SET LOCAL {} = 0").format(sql.Identifier(name)))
+                # What a policy hides must be an error, never a smaller backup.
+                cursor.execute("SET LOCAL row_security = off")
+        yield Snapshot(connection, settings)
+
+
+def _as_query(settings: BackupSettings) -> sql.SQL:
+    return sql.SQL(cast("LiteralString", settings.reference_query.strip().rstrip(";")))
+
+
+def _reference_error(reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"BACKUP_REFERENCE_QUERY cannot be used: {reason.strip()}",
+        hint="It must be one SELECT of one column, the object keys, that the backup role may run.",
+    )
+
+
+def _name_some(rows: list[tuple[object, ...]]) -> str:
+    named = ", ".join(str(name) for (name,) in rows[:_NAMED_LIMIT])
+    return f"{named} and {len(rows) - _NAMED_LIMIT} more" if len(rows) > _NAMED_LIMIT else named

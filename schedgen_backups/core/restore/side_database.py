@@ -1,0 +1,166 @@
+"""A database beside the live one that holds some tables of a dump, made by reading only the schema and those tables' bytes.
+
+Here lives how it is made, filled and dropped, and how a name chooses tables. What differs from the live tables is the business of `table_diff`,
+putting rows back of `table_write`. Constraints and indexes are not made: it is a place to look and copy from, not an application's database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from schedgen_backups.core.errors import DatabaseError, RestoreError, TargetNotEmptyError, VerificationError
+from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
+from schedgen_backups.core.formats.dump_text import DumpDigest, split_table
+from schedgen_backups.core.formats.records import TableEntry
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.postgres.connection import connect_database, translate_errors
+from schedgen_backups.core.postgres.psql import feed_psql
+from schedgen_backups.core.restore.database import check_database_target
+from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+
+_MARK = "schedgen-backups: unfinished, removed by the next restore when its maker is gone"
+SIDE_PREFIX = "restored_"
+MAINTENANCE_DATABASE = "postgres"
+_NAME_LIMIT_BYTES = 63
+"""PostgreSQL manual, section 4.1.1 (NAMEDATALEN - 1)."""
+
+
+def make_side_name(point_id: RecoveryPointId) -> str:
+    """The name that a side database gets when nobody names it."""
+    return f"{SIDE_PREFIX}{point_id}"
+
+
+def check_dump_belongs(dump: DumpFile, point_id: RecoveryPointId) -> None:
+    """The dump is the point's own; VerificationError when the file was exchanged with another point's."""
+    if dump.record.point_id != point_id.text:
+        raise VerificationError(
+            f"the dump says that it is of recovery point {dump.record.point_id}, not of {point_id}",
+            hint="The files of two points were exchanged or renamed: give them their own names.",
+        )
+
+
+def select_tables(dump: DumpFile, names: tuple[str, ...]) -> tuple[TableEntry, ...]:
+    """The tables that any name means, in the order of the dump: `schema.table`, `table` (in any schema), `schema.*` or another glob.
+
+    RestoreError (permanent) names what means no table. A partitioned table has no rows of its own: its partitions are named.
+    """
+    chosen: list[TableEntry] = []
+    unused = set(names)
+    for table in dump.tables:
+        matching = [name for name in names if name in {table.name, table.qualified_name} or fnmatchcase(table.qualified_name, name)]
+        if matching:
+            chosen.append(table)
+            unused.difference_update(matching)
+    if unused:
+        raise RestoreError(
+            f"the dump holds no rows of {', '.join(sorted(unused))}",
+            hint="Name a table, schema.table or a glob such as public.jobs_*; of a partitioned table, its partitions. `show ID --tables` lists them.",
+        )
+    return tuple(chosen)
+
+
+class ScratchDatabase:
+    """A database that is dropped when its `with` block ends, unless it was kept."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self.settings = settings
+        self.is_kept = False
+
+    def keep(self, comment: str) -> None:
+        """The database stays, with this comment in place of the mark of something unfinished."""
+        with connect_database(self.settings) as connection, translate_errors(self.settings):
+            name = sql.Identifier(self.settings.database)
+            connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(comment)))
+            connection.commit()
+        self.is_kept = True
+
+
+@contextmanager
+def open_scratch_database(server: DatabaseSettings, name: str, *, encoding: str) -> Generator[ScratchDatabase, None, None]:
+    """A new, empty database of this name is on the server within the block; what killed processes left there of this kind is gone.
+
+    TargetNotEmptyError when the name is taken, DatabaseError when the role may not make databases.
+    """
+    if len(name.encode()) > _NAME_LIMIT_BYTES:
+        raise RestoreError(f"{name!r} is longer than a database's name may be", hint="Name another one.")
+    with connect_database(server.with_database(MAINTENANCE_DATABASE)) as connection, translate_errors(server):
+        connection.autocommit = True
+        # The session ends with this process, whatever happens to it: then the next one may remove what it left.
+        connection.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtext(%s))", (name,))
+        _sweep(connection, server)
+        _create_database(connection, name, server, encoding)
+        scratch = ScratchDatabase(server.with_database(name))
+        try:
+            yield scratch
+        finally:
+            if not scratch.is_kept:
+                drop_database(scratch.settings)
+
+
+def _create_database(connection: psycopg.Connection[Any], name: str, server: DatabaseSettings, encoding: str) -> None:
+    identifier = sql.Identifier(name)
+    try:
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}").format(identifier, sql.Literal(encoding)))
+    except psycopg.errors.DuplicateDatabase:
+        raise TargetNotEmptyError(
+            f"there is a database {name} already", hint=f'Name another one, or drop it when nobody needs it: DROP DATABASE "{name}";'
+        ) from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DatabaseError(
+            f"the role {server.user} may not make a database: {error}", hint=f'As a superuser run: ALTER ROLE "{server.user}" CREATEDB;'
+        ) from error
+    connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(identifier, sql.Literal(_MARK)))
+
+
+def _sweep(connection: psycopg.Connection[Any], server: DatabaseSettings) -> None:
+    rows = connection.execute(
+        "SELECT datname FROM pg_catalog.pg_database d WHERE pg_catalog.shobj_description(d.oid, 'pg_database') = %s", (_MARK,)
+    ).fetchall()
+    for (name,) in rows:
+        free = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext(%s))", (name,)).fetchone()
+        if free and free[0]:
+            drop_database(server.with_database(str(name)))
+            connection.execute("SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtext(%s))", (name,))
+
+
+def drop_database(database: DatabaseSettings) -> None:
+    """The database is gone, its sessions ended; nothing happens when it was not there."""
+    with connect_database(database.with_database(MAINTENANCE_DATABASE)) as connection, translate_errors(database):
+        connection.autocommit = True
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.database)))
+
+
+def fill_side_database(dump_path: Path, tables: tuple[TableEntry, ...], side: DatabaseSettings, backup: BackupSettings) -> None:
+    """The empty database holds the dump's schema without constraints and indexes, and the rows of these tables.
+
+    All in one transaction, committed when each table's digest was seen to match. RestoreError when psql stops, VerificationError when the
+    file is damaged; then the database is empty.
+    """
+    with open_dump(dump_path) as dump:
+        client, _relation_count = check_database_target(dump.record, side, backup)
+        feed_psql(client, side, backup, _list_texts(dump, tables))
+
+
+def _list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes]:
+    """Everything that goes to psql; the COMMIT comes only after each table's digest was seen to match."""
+    yield b"BEGIN;\n"
+    yield from dump.read_schema()
+    for table in tables:
+        contents = DumpDigest()
+        for segment in split_table(dump.read_table(table)):
+            contents.add(segment)
+            yield segment.data
+        found = contents.facts().tables
+        if [(facts.name, facts.sha256) for facts in found] != [(table.name, table.sha256)]:
+            raise VerificationError(
+                f"the rows of {table.qualified_name} are not what was captured; nothing was loaded",
+                hint="Use another copy or another recovery point.",
+            )
+    yield b"COMMIT;\n"

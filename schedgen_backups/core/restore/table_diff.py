@@ -1,0 +1,228 @@
+"""Tells how a table of a recovery point differs from the live one, before anything is written: rows only there, only here, and changed.
+
+Both sides are read in the order of the primary key and merged, so that memory stays small. Where the live table has no primary key, rows are
+compared as wholes. Add a difference that people must see; writing belongs to `table_write`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, cast
+
+import psycopg
+from psycopg import sql
+from typing_extensions import LiteralString
+
+from schedgen_backups.core.errors import RestoreError
+from schedgen_backups.core.formats.records import TableEntry
+from schedgen_backups.core.postgres.connection import connect_database, translate_errors
+from schedgen_backups.core.settings import DatabaseSettings
+
+_FETCHED_ROWS = 2000
+_NAMED_KEYS = 10
+SESSION_SETTINGS = ("DateStyle = ISO", "IntervalStyle = postgres", "TimeZone = 'UTC'", "extra_float_digits = 3", "row_security = off")
+"""The same values on both sides, or equal rows would look different."""
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class TableShape:
+    """What a live table has in common with the one that was captured."""
+
+    columns: tuple[str, ...]
+    """Columns of both, in the order of the captured one; generated ones are not among them."""
+    key: tuple[str, ...]
+    """The live table's primary key, where all of it was captured; otherwise empty."""
+    is_there: bool
+    """Whether there is a live table at all."""
+    only_captured: tuple[str, ...] = ()
+    only_live: tuple[str, ...] = ()
+    generated_always: tuple[str, ...] = ()
+    """Identity columns that an UPDATE may not set."""
+
+
+@dataclass(frozen=True)
+class TableDiff:
+    """How many rows of one table differ, and some of their keys as JSON."""
+
+    table: TableEntry
+    shape: TableShape
+    only_captured: int
+    only_live: int
+    changed: int
+    same: int
+    only_captured_keys: tuple[str, ...] = ()
+    only_live_keys: tuple[str, ...] = ()
+    changed_keys: tuple[str, ...] = ()
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether no row differs."""
+        return self.only_captured == self.only_live == self.changed == 0
+
+
+def diff_table(table: TableEntry, side: DatabaseSettings, live: DatabaseSettings, *, where: str = "") -> TableDiff:
+    """How the captured table in `side` differs from the one in `live`; `where` is a condition on rows, put to both sides.
+
+    RestoreError when `where` cannot be used. Errors of either database are raised.
+    """
+    with _open_reader(side) as captured, _open_reader(live) as current, translate_errors(live):
+        shape = read_shape(table, captured, current)
+        left = _stream(captured, table, shape, where)
+        right = _stream(current, table, shape, where) if shape.is_there else iter(())
+        return _merge(table, shape, left, right)
+
+
+def read_shape(table: TableEntry, side: Connection, live: Connection) -> TableShape:
+    """What the two tables have in common, as both databases say now."""
+    captured = _list_columns(side, table)
+    current = _list_columns(live, table)
+    common = tuple(name for name in captured if name in current)
+    generated = frozenset(name for name, kind in current.items() if kind == "generated")
+    columns = tuple(name for name in common if captured[name] != "generated" and name not in generated)
+    key = _list_key(live, table)
+    return TableShape(
+        columns=columns,
+        key=key if set(key) <= set(columns) else (),
+        is_there=bool(current) or _exists(live, table),
+        only_captured=tuple(name for name in captured if name not in current),
+        only_live=tuple(name for name in current if name not in captured),
+        generated_always=tuple(name for name, kind in current.items() if kind == "always"),
+    )
+
+
+def as_condition(where: str) -> sql.SQL:
+    """The condition of a WHERE clause as its author wrote it; true for all rows where there is none."""
+    return sql.SQL(cast("LiteralString", where or "true"))
+
+
+def name_table(table: TableEntry) -> sql.Identifier:
+    """The table's quoted name."""
+    return sql.Identifier(table.schema_name, table.name)
+
+
+def join_columns(names: tuple[str, ...], prefix: str = "") -> sql.Composed:
+    """Quoted column names with commas; with `prefix` as `prefix.name`."""
+    return sql.SQL(", ").join(sql.Identifier(prefix, name) if prefix else sql.Identifier(name) for name in names)
+
+
+@contextmanager
+def _open_reader(settings: DatabaseSettings) -> Generator[Connection, None, None]:
+    with connect_database(settings) as connection, translate_errors(settings):
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        apply_session_settings(connection)
+        yield connection
+
+
+def apply_session_settings(connection: Connection) -> None:
+    """Values of this transaction are written as on every other side of a comparison."""
+    for setting in SESSION_SETTINGS:
+        connection.execute(sql.SQL("SET LOCAL {}").format(sql.SQL(cast("LiteralString", setting))))
+
+
+def _list_columns(connection: Connection, table: TableEntry) -> dict[str, str]:
+    """Column → `generated`, `always` (identity) or an empty text."""
+    rows = connection.execute(
+        "SELECT attname, CASE WHEN attgenerated <> '' THEN 'generated' WHEN attidentity = 'a' THEN 'always' ELSE '' END"
+        " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+        (table.schema_name, table.name),
+    ).fetchall()
+    return {str(name): str(kind) for name, kind in rows}
+
+
+def _list_key(connection: Connection, table: TableEntry) -> tuple[str, ...]:
+    rows = connection.execute(
+        "SELECT a.attname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)"
+        " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum"
+        " WHERE i.indisprimary AND n.nspname = %s AND c.relname = %s ORDER BY k.place",
+        (table.schema_name, table.name),
+    ).fetchall()
+    return tuple(str(name) for (name,) in rows)
+
+
+def _exists(connection: Connection, table: TableEntry) -> bool:
+    query = sql.SQL("SELECT pg_catalog.to_regclass({}) IS NOT NULL").format(sql.Literal(name_table(table).as_string(connection)))
+    row = connection.execute(query).fetchone()
+    return bool(row and row[0])
+
+
+def _stream(connection: Connection, table: TableEntry, shape: TableShape, where: str) -> Iterator[tuple[str, str]]:
+    """(key, digest of the row) in the byte order of the keys. Without a primary key the digest is the key."""
+    digest = sql.SQL("pg_catalog.md5(ROW({})::text)").format(join_columns(shape.columns))
+    key = sql.SQL("pg_catalog.jsonb_build_array({})::text").format(join_columns(shape.key)) if shape.key else digest
+    query = sql.SQL('SELECT k, d FROM (SELECT {} AS k, {} AS d FROM ONLY {} WHERE ({})) AS rows ORDER BY k COLLATE "C"').format(
+        key, digest, name_table(table), as_condition(where)
+    )
+    try:
+        with connection.cursor(name="captured_or_current") as cursor:
+            cursor.itersize = _FETCHED_ROWS
+            for found_key, found_digest in cursor.execute(query):
+                yield str(found_key), str(found_digest)
+    except (psycopg.errors.SyntaxError, psycopg.errors.UndefinedColumn, psycopg.errors.DataError, psycopg.errors.UndefinedFunction) as error:
+        raise RestoreError(
+            f"the condition {where!r} cannot be used: {' '.join(str(error).split())}", hint="Write what stands behind WHERE in SQL."
+        ) from error
+
+
+def _merge(table: TableEntry, shape: TableShape, left: Iterator[tuple[str, str]], right: Iterator[tuple[str, str]]) -> TableDiff:
+    only_captured: list[str] = []
+    only_live: list[str] = []
+    changed: list[str] = []
+    counts = {"captured": 0, "live": 0, "changed": 0, "same": 0}
+
+    def note(kind: str, keys: list[str], key: str, count: int) -> None:
+        counts[kind] += count
+        if count and len(keys) < _NAMED_KEYS and shape.key:
+            keys.append(key)
+
+    for key, captured, current in _pair(_group(left), _group(right)):
+        if shape.key and captured and current:
+            if captured == current:
+                counts["same"] += 1
+            else:
+                note("changed", changed, key, 1)
+            continue
+        # Without a key the same row may be there several times.
+        counts["same"] += min(len(captured), len(current))
+        note("captured", only_captured, key, max(0, len(captured) - len(current)))
+        note("live", only_live, key, max(0, len(current) - len(captured)))
+    return TableDiff(
+        table=table,
+        shape=shape,
+        only_captured=counts["captured"],
+        only_live=counts["live"],
+        changed=counts["changed"],
+        same=counts["same"],
+        only_captured_keys=tuple(only_captured),
+        only_live_keys=tuple(only_live),
+        changed_keys=tuple(changed),
+    )
+
+
+def _group(rows: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    for key, group in groupby(rows, key=lambda row: row[0]):
+        yield key, [digest for _key, digest in group]
+
+
+def _pair(left: Iterator[tuple[str, list[str]]], right: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Merges two sorted streams: (key, digests on the left, digests on the right). The byte order of UTF-8 is the order of Python's strings."""
+    here, there = next(left, None), next(right, None)
+    while here is not None or there is not None:
+        if there is None or (here is not None and here[0] < there[0]):
+            assert here is not None  # noqa: S101 - one of the two is there
+            yield here[0], here[1], []
+            here = next(left, None)
+        elif here is None or there[0] < here[0]:
+            yield there[0], [], there[1]
+            there = next(right, None)
+        else:
+            yield here[0], here[1], there[1]
+            here, there = next(left, None), next(right, None)

@@ -1,0 +1,140 @@
+"""Puts rows of a side database back into the live one: those that are missing there, and where asked those that were changed since.
+
+One transaction for all tables, parents before children. Rows that only the live table has are never touched: a table as it was, without them, is a
+whole restore into another database. What differs is found by `table_diff`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from graphlib import CycleError, TopologicalSorter
+
+import psycopg
+from psycopg import sql
+
+from schedgen_backups.core.errors import RestoreError
+from schedgen_backups.core.formats.records import TableEntry
+from schedgen_backups.core.postgres.connection import connect_database, translate_errors
+from schedgen_backups.core.restore.table_diff import (
+    Connection,
+    TableShape,
+    apply_session_settings,
+    as_condition,
+    join_columns,
+    name_table,
+    read_shape,
+)
+from schedgen_backups.core.settings import DatabaseSettings
+
+
+class WriteMode(str, Enum):
+    """Which rows are put back."""
+
+    MISSING = "missing"
+    """Rows whose key the live table lacks; without a primary key, rows that it does not hold as they are."""
+    CHANGED = "changed"
+    """Those, and rows of the same key that differ: they become what they were."""
+
+
+@dataclass(frozen=True)
+class WrittenRows:
+    """How many rows of one table were put back."""
+
+    table: TableEntry
+    count: int
+
+
+def write_rows(
+    tables: Sequence[TableEntry], side: DatabaseSettings, live: DatabaseSettings, mode: WriteMode, *, where: str = ""
+) -> tuple[WrittenRows, ...]:
+    """The live tables hold the rows again; returns how many of each. `where` is a condition on captured rows.
+
+    One transaction: after any error the live database is as it was. RestoreError (permanent) when a live table is missing, lacks a
+    primary key for `CHANGED`, or refuses a row (such as a foreign key whose parent is missing).
+    """
+    with connect_database(side) as source, connect_database(live) as target, translate_errors(live):
+        source.read_only = True
+        apply_session_settings(source)
+        apply_session_settings(target)
+        written: list[WrittenRows] = []
+        for table in _sort_by_foreign_keys(tables, target):
+            shape = read_shape(table, source, target)
+            _check_shape(table, shape, mode)
+            written.append(WrittenRows(table, _write_table(table, shape, source, target, mode, where)))
+        target.commit()
+    return tuple(written)
+
+
+def _check_shape(table: TableEntry, shape: TableShape, mode: WriteMode) -> None:
+    if not shape.is_there:
+        raise RestoreError(
+            f"the live database has no table {table.qualified_name}; nothing was written",
+            hint="Make it with the application's migrations, or use the side database as it is.",
+        )
+    if mode is WriteMode.CHANGED and not shape.key:
+        raise RestoreError(
+            f"{table.qualified_name} has no primary key in the live database: changed rows cannot be told from new ones; nothing was written",
+            hint="Put back the missing rows only.",
+        )
+
+
+def _write_table(table: TableEntry, shape: TableShape, source: Connection, target: Connection, mode: WriteMode, where: str) -> int:
+    columns = join_columns(shape.columns)
+    staging = sql.Identifier("schedgen_backups_rows")
+    name = name_table(table)
+    target.execute(sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(staging, columns, name))
+    select = sql.SQL("COPY (SELECT {} FROM ONLY {} WHERE ({})) TO STDOUT").format(columns, name, as_condition(where))
+    with (
+        source.cursor().copy(select) as reading,
+        target.cursor().copy(sql.SQL("COPY {} ({}) FROM STDIN").format(staging, columns)) as writing,
+    ):
+        for block in reading:
+            writing.write(block)
+    try:
+        cursor = target.execute(_make_insert(table, shape, mode))
+    except psycopg.IntegrityError as error:
+        raise RestoreError(
+            f"the live database refuses a row of {table.qualified_name}, and nothing was written: {' '.join(str(error).split())}",
+            hint="A foreign key whose parent is missing: name the parent's table as well. Another constraint: copy by hand from a side database.",
+        ) from error
+    target.execute(sql.SQL("DROP TABLE {}").format(staging))
+    return max(0, cursor.rowcount)
+
+
+def _make_insert(table: TableEntry, shape: TableShape, mode: WriteMode) -> sql.Composed:
+    insert = sql.SQL("INSERT INTO {} AS live ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM schedgen_backups_rows AS rows").format(
+        name_table(table), join_columns(shape.columns), join_columns(shape.columns, "rows")
+    )
+    if not shape.key:
+        row = sql.SQL("ROW({})::text")
+        return sql.SQL("{} WHERE NOT EXISTS (SELECT FROM {} AS other WHERE {} = {})").format(
+            insert, name_table(table), row.format(join_columns(shape.columns, "other")), row.format(join_columns(shape.columns, "rows"))
+        )
+    settable = [name for name in shape.columns if name not in shape.key and name not in shape.generated_always]
+    if mode is WriteMode.MISSING or not settable:
+        return sql.SQL("{} ON CONFLICT ({}) DO NOTHING").format(insert, join_columns(shape.key))
+    changes = sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(column)) for column in settable)
+    return sql.SQL("{} ON CONFLICT ({}) DO UPDATE SET {} WHERE ROW({})::text IS DISTINCT FROM ROW({})::text").format(
+        insert, join_columns(shape.key), changes, join_columns(shape.columns, "live"), join_columns(shape.columns, "excluded")
+    )
+
+
+def _sort_by_foreign_keys(tables: Sequence[TableEntry], live: Connection) -> list[TableEntry]:
+    """Parents before children, as the live database's foreign keys say; tables in a circle stay in the order of the dump."""
+    by_name = {(table.schema_name, table.name): table for table in tables}
+    rows = live.execute(
+        "SELECT cn.nspname, c.relname, pn.nspname, p.relname FROM pg_catalog.pg_constraint k"
+        " JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace"
+        " JOIN pg_catalog.pg_class p ON p.oid = k.confrelid JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace WHERE k.contype = 'f'"
+    ).fetchall()
+    graph: dict[tuple[str, str], set[tuple[str, str]]] = {name: set() for name in by_name}
+    for child_schema, child, parent_schema, parent in rows:
+        pair = (str(child_schema), str(child)), (str(parent_schema), str(parent))
+        if pair[0] != pair[1] and pair[0] in graph and pair[1] in graph:
+            graph[pair[0]].add(pair[1])
+    try:
+        return [by_name[name] for name in TopologicalSorter(graph).static_order()]
+    except CycleError:
+        return list(tables)

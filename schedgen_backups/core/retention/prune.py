@@ -1,0 +1,60 @@
+"""Carries out a retention plan: removes exactly the files of the points that may go, the manifest first, so that no half of a point is listed as one.
+
+Plans anew at the moment of deletion, since things may have moved since somebody looked. Callers hold the directory's lock. What may go is decided in
+`retention`; pins are kept here, beside the points they protect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing, is_ours
+from schedgen_backups.core.catalog.pins import pin_path, read_pin
+from schedgen_backups.core.retention.retention import Candidate, RetentionPlan, RetentionPolicy, plan_retention
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What was planned, and what was removed of it."""
+
+    plan: RetentionPlan
+    removed_files: tuple[str, ...]
+    freed_bytes: int
+
+
+def plan_pruning(catalog: Catalog, policy: RetentionPolicy, now: datetime) -> RetentionPlan:
+    """The plan for what lies in the directory now; files that are not ours are not part of it."""
+    return plan_retention([_as_candidate(catalog, point, now) for point in catalog.list_points()], policy, now)
+
+
+def remove_points(catalog: Catalog, policy: RetentionPolicy, now: datetime | None = None) -> PruneReport:
+    """The points that may go are gone; StorageError when a file cannot be removed: what is left is taken up by the next call."""
+    plan = plan_pruning(catalog, policy, now or datetime.now(timezone.utc))
+    points = {point.point_id: point for point in catalog.list_points()}
+    removed: list[str] = []
+    freed_bytes = 0
+    for decision in plan.removed:
+        point = points[decision.candidate.point_id]
+        for path in _list_files(catalog, point):
+            size_bytes = path.stat().st_size
+            catalog.remove_file(path)
+            removed.append(path.name)
+            freed_bytes += size_bytes
+    return PruneReport(plan, tuple(removed), freed_bytes)
+
+
+def _as_candidate(catalog: Catalog, point: PointListing, now: datetime) -> Candidate:
+    pin = read_pin(catalog, point.point_id)
+    return Candidate(point.point_id, point.state, pin.reason if pin is not None and pin.is_valid(now) else None)
+
+
+def _list_files(catalog: Catalog, point: PointListing) -> tuple[Path, ...]:
+    # The manifest goes first: a crash in between leaves files without one, which is what a partial point is, and that goes with the next plan.
+    manifest = catalog.directory / f"manifest_{point.point_id}.json"
+    described = (catalog.directory / f"verification_{point.point_id}.json", pin_path(catalog, point.point_id))
+    # The shell script may have written in the same second: a file is the point's when its manifest names it or it describes itself.
+    named = {artifact.file_name for artifact in point.manifest.artifacts} if point.manifest is not None else set[str]()
+    own = (artifact.path for artifact in point.artifacts if artifact.path.name in named or is_ours(artifact))
+    return tuple(path for path in (manifest, *described, *own) if path.exists())

@@ -1,0 +1,150 @@
+"""Decides which recovery points are kept and which may go, and why: a pure function of the points, the policy and the time.
+
+No file is looked at and none is removed here; `pruning` does that, after planning again. What is verified comes from `catalog`. Add a rule as another
+reason to keep: nothing but the absence of every reason removes a point, and doubt keeps everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo
+
+from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.model import RecoveryPointId
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""A point from further ahead than this means that the clock went back, or that another host's clock is wrong."""
+
+
+@dataclass(frozen=True)
+class RetentionPolicy:
+    """What is kept. Days, weeks and months are those of the operators' calendar."""
+
+    keep_days: int = 7
+    """Points of today and of the days before, this many days together."""
+    keep_last: int = 3
+    """So many verified points are kept however old they are."""
+    keep_weeks: int = 0
+    """The last verified point of each of so many weeks (Monday to Sunday), this one included."""
+    keep_months: int = 0
+    """The last verified point of each of so many months, this one included."""
+    timezone: tzinfo = field(default_factory=lambda: ZoneInfo("UTC"))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recovery point as retention sees it."""
+
+    point_id: RecoveryPointId
+    state: PointState
+    pin_reason: str | None = None
+    """Why the point is pinned; None when it is not."""
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the point counts towards what is kept."""
+        return self.state is PointState.VERIFIED
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to one point and why."""
+
+    candidate: Candidate
+    is_kept: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RetentionPlan:
+    """A decision for each point, oldest first; `refusal` says why nothing is removed although something might be."""
+
+    decisions: tuple[Decision, ...]
+    refusal: str = ""
+
+    @property
+    def kept(self) -> tuple[Decision, ...]:
+        """The points that stay."""
+        return tuple(decision for decision in self.decisions if decision.is_kept)
+
+    @property
+    def removed(self) -> tuple[Decision, ...]:
+        """The points that may go."""
+        return tuple(decision for decision in self.decisions if not decision.is_kept)
+
+
+def plan_retention(candidates: Sequence[Candidate], policy: RetentionPolicy, now: datetime) -> RetentionPlan:
+    """The decision for each point at this aware time.
+
+    Only verified points count towards what is kept. Never removed: the newest verified point, a pinned one, a point that is not verified before
+    a verified newer one exists. Nothing at all is removed when no point is verified, or when a point lies in the future.
+    """
+    ordered = sorted(candidates, key=lambda candidate: candidate.point_id)
+    verified = [candidate for candidate in ordered if candidate.is_verified]
+    ahead = [candidate for candidate in ordered if candidate.point_id.taken_at > now + CLOCK_TOLERANCE]
+    if ahead:
+        return _keep_all(ordered, f"point {ahead[0].point_id} lies in the future: the clock went back, or another host's is wrong")
+    if not verified:
+        return _keep_all(ordered, "no point is verified" if ordered else "")
+    reasons: dict[RecoveryPointId, list[str]] = {candidate.point_id: [] for candidate in ordered}
+    newest = verified[-1].point_id
+    reasons[newest].append("newest verified")
+    for candidate in ordered:
+        own = reasons[candidate.point_id]
+        if candidate.pin_reason is not None:
+            own.append(f"pinned: {candidate.pin_reason}" if candidate.pin_reason else "pinned")
+        if not candidate.is_verified and candidate.point_id > newest:
+            own.append(f"{candidate.state.value}, and no verified newer one")
+        if (_local_day(now, policy) - _local_day(candidate.point_id.taken_at, policy)).days < policy.keep_days:
+            own.append(f"of the last {policy.keep_days} days")
+    for rank, candidate in enumerate(reversed(verified[-policy.keep_last :] if policy.keep_last else [])):
+        reasons[candidate.point_id].append(f"verified number {rank + 1} of the last {policy.keep_last}")
+    _keep_last_of_each(verified, policy.keep_weeks, lambda at: _week_of(at, policy), "week", reasons)
+    _keep_last_of_each(verified, policy.keep_months, lambda at: _month_of(at, policy), "month", reasons)
+    decisions = tuple(
+        Decision(candidate, bool(reasons[candidate.point_id]), tuple(reasons[candidate.point_id]) or (_explain_removal(candidate, policy),))
+        for candidate in ordered
+    )
+    return RetentionPlan(decisions)
+
+
+def _keep_all(ordered: Sequence[Candidate], refusal: str) -> RetentionPlan:
+    return RetentionPlan(tuple(Decision(candidate, is_kept=True, reasons=(refusal,)) for candidate in ordered), refusal)
+
+
+def _keep_last_of_each(
+    verified: Sequence[Candidate],
+    count: int,
+    period_of: Callable[[datetime], Hashable],
+    word: str,
+    reasons: dict[RecoveryPointId, list[str]],
+) -> None:
+    """Periods are counted where points are: a month without a verified point does not use up a place."""
+    newest_of: dict[Hashable, Candidate] = {}
+    for candidate in verified:
+        newest_of[period_of(candidate.point_id.taken_at)] = candidate
+    for candidate in sorted(newest_of.values(), key=lambda chosen: chosen.point_id, reverse=True)[:count]:
+        reasons[candidate.point_id].append(f"last of its {word}")
+
+
+def _explain_removal(candidate: Candidate, policy: RetentionPolicy) -> str:
+    age = f"older than {policy.keep_days} days"
+    return age if candidate.is_verified else f"{age}, {candidate.state.value}, and a verified newer one exists"
+
+
+def _local_day(at: datetime, policy: RetentionPolicy) -> datetime:
+    # Dates, not spans of 24 hours: a night of 23 or 25 hours is one night.
+    local = at.astimezone(policy.timezone)
+    return datetime(local.year, local.month, local.day)  # noqa: DTZ001 - a calendar day
+
+
+def _week_of(at: datetime, policy: RetentionPolicy) -> Hashable:
+    year, week, _day = at.astimezone(policy.timezone).isocalendar()
+    return year, week
+
+
+def _month_of(at: datetime, policy: RetentionPolicy) -> Hashable:
+    local = at.astimezone(policy.timezone)
+    return local.year, local.month

@@ -1,0 +1,296 @@
+"""Talks to one S3 bucket: lists, reads and writes objects with everything S3 knows of them, in plain S3 calls that any server has.
+
+Here lives how S3 is asked and how its refusals become our errors. Which objects are asked for, in what order and how often, is the business of
+`archive` (capture) and `bucket_restore`. Bodies are taken as they are stored: a Content-Encoding is kept, never undone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import BinaryIO
+
+import certifi
+import urllib3
+from minio import Minio
+from minio.commonconfig import Tags
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+
+from schedgen_backups.core.concurrency.throttle import Throttle
+from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
+from schedgen_backups.core.formats.gzip_members import Digest
+from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.s3.fast_get import DirectGets
+from schedgen_backups.core.s3.object_head import METADATA_PREFIX, ObjectHead, read_head
+from schedgen_backups.core.settings import BucketSettings
+
+READ_BYTES = 1 << 20
+IN_MEMORY_BYTES = 16 << 20
+"""Objects up to this are read and written whole; larger ones are streamed."""
+PART_BYTES = 8 << 20
+PARALLEL_PARTS = 3
+_MOST_PARTS = 10_000
+"""S3's limit for one upload (S3 user guide, multipart upload limits)."""
+CONNECT_TIMEOUT_SECONDS = 10
+_GONE_CODES = frozenset({"NoSuchKey", "NoSuchVersion"})
+_LOGIN_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "AllAccessDisabled", "ExpiredToken"})
+_SERVER_FAULT_STATUS = 500
+_PARTIAL_CONTENT = 206
+
+
+class ObjectGoneError(ObjectError):
+    """The object is not there (any more). Not retryable: asking again brings the same answer."""
+
+    is_retryable = False
+
+
+class ObjectChangedError(ObjectError):
+    """The object is not the one that was asked for by its ETag (any more)."""
+
+
+class ObjectRefusedError(ObjectError):
+    """The object may not be read, or has a key that the SDK will not send. Permanent."""
+
+    is_retryable = False
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """One line of the bucket's listing."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    version_id: str | None
+    modified_at: datetime | None
+
+
+@dataclass(frozen=True)
+class WholeObject:
+    """An object that was read in one go."""
+
+    head: ObjectHead
+    data: bytes | bytearray | None
+    """As it is stored, not yet compared with the head's length and ETag; None where it is larger than `IN_MEMORY_BYTES`."""
+
+
+class OpenObject:
+    """An object whose body is being read."""
+
+    def __init__(self, head: ObjectHead, response: urllib3.BaseHTTPResponse, throttle: Throttle) -> None:
+        self.head = head
+        self._response = response
+        self._throttle = throttle
+
+    def read_blocks(self) -> Iterator[bytes]:
+        """Yields the body as it is stored; ends early without an error when the server cuts it short: compare the length."""
+        for block in self._response.stream(READ_BYTES, decode_content=False):
+            self._throttle.wait_for(len(block))
+            yield block
+
+
+class BucketClient:
+    """One bucket on one S3 server. May be used from several threads; every method's errors are those of `translate_errors`.
+
+    `on_busy` is called when the server says, at a `read_object`, that it is too much.
+    """
+
+    def __init__(
+        self,
+        settings: BucketSettings,
+        *,
+        threads: int,
+        stall_timeout_seconds: float,
+        max_mb_per_second: int = 0,
+        on_busy: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._throttle = Throttle(max_mb_per_second)
+        self.settings = settings
+        self._bucket = settings.bucket
+        certificates = os.environ.get("SSL_CERT_FILE") or certifi.where()
+        # The SDK's own pool opens a new connection whenever ten threads are not enough, and waits five minutes for a dead server.
+        self._pool = urllib3.PoolManager(
+            maxsize=threads + 2,
+            block=True,
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=stall_timeout_seconds),
+            retries=urllib3.Retry(total=5, connect=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
+            cert_reqs="CERT_REQUIRED",
+            ca_certs=certificates,
+        )
+        try:
+            self._client = Minio(
+                settings.endpoint,
+                access_key=settings.access_key,
+                secret_key=settings.secret_key,
+                secure=settings.is_secure,
+                region=settings.region,
+                http_client=self._pool,
+            )
+        except ValueError as error:
+            raise BucketError(f"MINIO_ENDPOINT {settings.endpoint!r} cannot be used: {error}", hint="It is host:port, no http://.") from error
+        timeouts = {"connect_timeout_seconds": CONNECT_TIMEOUT_SECONDS, "stall_timeout_seconds": stall_timeout_seconds}
+        self._direct = DirectGets(settings, self._throttle, certificates=certificates, on_busy=on_busy, **timeouts)
+
+    def __enter__(self) -> BucketClient:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._direct.close()
+        self._pool.clear()
+
+    def check_exists(self) -> None:
+        """The bucket is there and the keys open it; BucketError (permanent) or BucketUnreachableError (retryable) otherwise."""
+        with self.translate_errors(""):
+            if not self._client.bucket_exists(self._bucket):
+                raise self._missing_bucket_error()
+
+    def is_empty(self) -> bool:
+        """Whether the bucket holds no object."""
+        return next(self.list_objects(), None) is None
+
+    def is_versioned(self) -> bool | None:
+        """Whether the bucket keeps versions; None where the server or the keys' rights do not tell."""
+        try:
+            return self._client.get_bucket_versioning(self._bucket).status == "Enabled"
+        except MinioException:
+            return None
+
+    def list_objects(self, prefix: str = "") -> Iterator[ListedObject]:
+        """Yields every object, page by page, in the server's order (which is not everywhere the order of the keys)."""
+        with self.translate_errors(""):
+            for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
+                if item.object_name is not None:
+                    etag = (item.etag or "").strip('"')
+                    yield ListedObject(item.object_name, item.size or 0, etag, item.version_id, item.last_modified)
+
+    @contextmanager
+    def open_object(self, key: str, *, etag: str | None = None, offset: int = 0, length: int = 0) -> Generator[OpenObject, None, None]:
+        """The object's body can be read within the block, from `offset` on, so many bytes where `length` is given.
+
+        ObjectGoneError when it is not there, ObjectChangedError when `etag` is given and is not its ETag (any more).
+        """
+        with self.translate_errors(key):
+            response = self._client.get_object(
+                self._bucket, key, offset=offset, length=length, request_headers={"If-Match": f'"{etag}"'} if etag else None
+            )
+            try:
+                if (offset or length) and response.status != _PARTIAL_CONTENT:
+                    raise ObjectError(
+                        f"the S3 server does not give parts of object {key!r}", hint="Look for a proxy that takes the Range header away."
+                    )
+                yield OpenObject(read_head(key, response.headers, offset), response, self._throttle)
+            finally:
+                # A body that was not read to its end makes the connection useless for the next request.
+                response.close()
+                response.release_conn()
+
+    def read_object(self, key: str, *, etag: str | None = None) -> WholeObject:
+        """The object with its body, where that fits into memory; the errors are those of `open_object`."""
+        answer = self._direct.get(key, etag=etag, limit_bytes=IN_MEMORY_BYTES)
+        if answer is not None:
+            return WholeObject(read_head(key, answer.headers, 0), answer.body)
+        with self.open_object(key, etag=etag) as opened:
+            is_small = opened.head.size_bytes <= IN_MEMORY_BYTES
+            return WholeObject(opened.head, b"".join(opened.read_blocks()) if is_small else None)
+
+    def find_head(self, key: str) -> ObjectHead | None:
+        """What S3 says of the object, or None when it is not there."""
+        try:
+            with self.open_object(key) as opened:
+                return opened.head
+        except ObjectGoneError:
+            return None
+
+    def read_tags(self, key: str) -> dict[str, str]:
+        """The object's tags."""
+        with self.translate_errors(key):
+            return dict(self._client.get_object_tags(self._bucket, key) or {})
+
+    def put_object(self, entry: ObjectEntry, body: BinaryIO) -> None:
+        """The bucket holds the object with its content type, headers, metadata and tags.
+
+        Up to `IN_MEMORY_BYTES` it goes up whole, and its ETag is its MD5; larger ones go up in parts.
+        """
+        # With the prefix, or the SDK takes metadata named `cache-control` for the header.
+        metadata = {f"{METADATA_PREFIX}{name}": value for name, value in entry.metadata.items()}
+        headers: dict[str, str | list[str] | tuple[str]] = {**entry.headers, **metadata}
+        tags = Tags.new_object_tags()
+        for name, value in entry.tags.items():
+            tags[name] = value
+        is_small = entry.size_bytes <= IN_MEMORY_BYTES
+        with self.translate_errors(entry.key):
+            self._client.put_object(
+                self._bucket,
+                entry.key,
+                body,
+                entry.size_bytes,
+                content_type=entry.content_type or "application/octet-stream",
+                metadata=headers or None,
+                tags=tags if entry.tags else None,
+                part_size=IN_MEMORY_BYTES if is_small else max(PART_BYTES, -(-entry.size_bytes // _MOST_PARTS)),
+                num_parallel_uploads=1 if is_small else PARALLEL_PARTS,
+            )
+
+    @contextmanager
+    def translate_errors(self, key: str) -> Generator[None, None, None]:
+        """Errors of the SDK and of HTTP within the block leave it as BucketError, BucketUnreachableError or ObjectError."""
+        try:
+            yield
+        except S3Error as error:
+            raise self._explain_refusal(key, error) from error
+        except urllib3.exceptions.LocationParseError as error:
+            raise BucketError(f"MINIO_ENDPOINT {self.settings.endpoint!r} cannot be used: {error}", hint="It is host:port, no http://.") from error
+        except urllib3.exceptions.HTTPError as error:
+            raise BucketUnreachableError(
+                f"the S3 server at {self.settings.endpoint} does not answer as it should{_for_key(key)}: {_reason(error)}",
+                hint="Is the server up, and is MINIO_ENDPOINT right?",
+            ) from error
+        except (InvalidResponseError, ServerError) as error:
+            raise BucketUnreachableError(
+                f"the S3 server at {self.settings.endpoint} answered nonsense{_for_key(key)}: {error}",
+                hint="Does MINIO_ENDPOINT point to the S3 port (9000), not to the console (9001), and is MINIO_SECURE right?",
+            ) from error
+        except ValueError as error:  # the SDK's word for names it will not send
+            hint = "Copy the object to a key without '.' and '..' parts; the application's rows that refer to it must follow."
+            raise ObjectRefusedError(f"the minio SDK refuses the key {key!r}: {error}", hint=hint) from error
+
+    def _explain_refusal(self, key: str, error: S3Error) -> BucketError:
+        code = error.code or ""
+        if code == "NoSuchBucket":
+            return self._missing_bucket_error()
+        if code in _GONE_CODES:
+            return ObjectGoneError(f"object {key!r} is not in the bucket")
+        if code == "PreconditionFailed":
+            return ObjectChangedError(f"object {key!r} was replaced meanwhile")
+        if code in _LOGIN_CODES:
+            what = f"the object {key!r}" if key else f"the bucket {self._bucket}"
+            hint = "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY; the keys need s3:ListBucket, s3:GetObject and s3:GetObjectTagging."
+            kind = ObjectRefusedError if key else BucketError
+            return kind(f"the S3 server at {self.settings.endpoint} refuses access to {what}: {code}", hint=hint)
+        status = error.response.status if error.response else 0
+        message = f"the S3 server at {self.settings.endpoint} answered {code or status}{_for_key(key)}: {error.message or ''}"
+        if status >= _SERVER_FAULT_STATUS or code in {"SlowDown", "RequestTimeout"}:
+            return BucketUnreachableError(message, hint="Look at the server's log; run the backup again.")
+        return ObjectError(message) if key else BucketError(message, hint="Look at the server's log.")
+
+    def _missing_bucket_error(self) -> BucketError:
+        return BucketError(f"the S3 server at {self.settings.endpoint} has no bucket {self._bucket}", hint="Check MINIO_BUCKET, or make the bucket.")
+
+
+def new_md5() -> Digest:
+    """A running MD5, which S3 uses as a checksum and not as protection."""
+    return hashlib.md5(usedforsecurity=False)
+
+
+def _for_key(key: str) -> str:
+    return f" for object {key!r}" if key else ""
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:
+        return " ".join(str(error.reason).split())
+    return " ".join(str(error).split())

@@ -1,0 +1,161 @@
+"""One PostgreSQL data directory and the programs run on it: initdb, pg_ctl, and as whom, since root may not.
+
+Add here what concerns the directory, its owner or the life of the server process on it. Ports, passwords, databases and
+everything said over a connection are `embedded_postgres`'s and must not come here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from schedgen_backups.core.errors import DatabaseError
+from schedgen_backups.core.servers.loopback import file_tail
+
+START_TIMEOUT_SECONDS = 60
+STOP_TIMEOUT_SECONDS = 30
+NOBODY_ID = 65534
+BUILTIN_LOCALE_SINCE = 17
+
+# A separate interpreter instead of preexec_fn: forking a process with threads warns from Python 3.12 on.
+_USER_NAMESPACE_LAUNCHER = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.unshare(0x10000000):
+    raise OSError(ctypes.get_errno(), "unshare")
+for name, text in (("setgroups", "deny"), ("uid_map", "1000 0 1"), ("gid_map", "1000 0 1")):
+    with open("/proc/self/" + name, "w") as stream:
+        stream.write(text)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@dataclass(frozen=True)
+class PostgresCluster:
+    """One data directory and how its programs are run: PostgreSQL refuses to run as root."""
+
+    bin_dir: Path
+    directory: Path
+    launcher: tuple[str, ...] = ()
+    user_id: int | None = None
+
+    @property
+    def data(self) -> Path:
+        """What initdb made; absent until it has succeeded."""
+        return self.directory / "data"
+
+    @property
+    def data_version(self) -> int:
+        """The major version that the data directory is of."""
+        return int((self.data / "PG_VERSION").read_text(encoding="ascii"))
+
+    @property
+    def log(self) -> Path:
+        """What the server wrote since it was started last."""
+        return self.directory / "log"
+
+    def run(self, program: str, *arguments: str, timeout_seconds: int) -> tuple[int, str]:
+        """The program's exit code and output; the output goes through a file, as a server would inherit a pipe."""
+        output = self.directory / "tools.log"
+        with output.open("wb") as stream:
+            try:
+                completed = subprocess.run(
+                    [*self.launcher, str(self.bin_dir / program), *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    cwd=self.directory,
+                    env={name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"},
+                    timeout=timeout_seconds,
+                    check=False,
+                    user=self.user_id,
+                    group=self.user_id,
+                    extra_groups=None if self.user_id is None else [],
+                )
+            except subprocess.TimeoutExpired:
+                return 124, f"{program} did not end within {timeout_seconds} s\n{file_tail(output, 20)}"
+        return completed.returncode, file_tail(output, 20)
+
+    def take_ownership(self) -> None:
+        """Every file belongs to the user that the server runs as; PostgreSQL insists on it."""
+        if os.geteuid() != 0:
+            return
+        owner = self.user_id or 0
+        for path in (self.directory, *self.directory.rglob("*")):
+            if path.lstat().st_uid != owner:
+                os.chown(path, owner, owner, follow_symlinks=False)
+
+    def initialize(self, user: str, version: int) -> None:
+        """A data directory exists, whole: it gets its name only when initdb has succeeded."""
+        fresh = self.directory / "data.new"
+        if fresh.exists():
+            # Left by an initdb that was killed; nothing can be in it yet.
+            shutil.rmtree(fresh)
+        # The C library's UTF-8 locale is missing on older systems and macOS; the built-in one is everywhere.
+        builtin = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8") if version >= BUILTIN_LOCALE_SINCE else ()
+        arguments = ("-D", str(fresh), "-U", user, f"--pwfile={self.directory / 'password'}", "-A", "scram-sha-256")
+        code, output = self.run("initdb", *arguments, "-E", "UTF8", "--locale=C", *builtin, "-N", timeout_seconds=START_TIMEOUT_SECONDS)
+        if code != 0:
+            raise DatabaseError(
+                f"initdb in {self.directory} failed with code {code}:\n{output}",
+                hint="if this runs as root without user namespaces, use an ordinary user, or a folder and an installation that every user can read",
+            )
+        fresh.rename(self.data)
+
+    def running_process_id(self) -> int | None:
+        """The id of the server that runs on this data directory, or None.
+
+        The number in `postmaster.pid` alone proves nothing: after a crash another program may have got it.
+        """
+        try:
+            process_id = int((self.data / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0])
+        except FileNotFoundError:
+            return None
+        if sys.platform == "linux":
+            try:
+                is_ours = Path(f"/proc/{process_id}/cwd").resolve(strict=True) == self.data.resolve()
+            except (FileNotFoundError, PermissionError):
+                is_ours = False
+        else:
+            listing = subprocess.run(["ps", "-p", str(process_id), "-o", "args="], capture_output=True, check=False)
+            is_ours = os.fsencode(self.data) in listing.stdout
+        return process_id if is_ours else None
+
+    def stop(self) -> None:
+        """No server runs on this data directory, whoever started it."""
+        if self.running_process_id() is None:
+            return
+        output = ""
+        for mode in ("fast", "immediate"):
+            code, output = self.run(
+                *("pg_ctl", "-D", str(self.data), "-w", "-t", str(STOP_TIMEOUT_SECONDS), "-m", mode, "stop"),
+                timeout_seconds=STOP_TIMEOUT_SECONDS + 5,
+            )
+            if code == 0 or self.running_process_id() is None:
+                return
+        raise DatabaseError(
+            f"the PostgreSQL server in {self.directory} does not stop:\n{output}",
+            hint=f"end process {self.running_process_id()} by hand",
+        )
+
+    def stop_at_exit(self, owner_process_id: int) -> None:
+        """As `stop`, but not in a forked child, which ends long before the server's owner."""
+        if os.getpid() == owner_process_id and self.directory.exists():
+            self.stop()
+
+
+def cluster_for(bin_dir: Path, directory: Path) -> PostgresCluster:
+    """The cluster in `directory`, its programs run as root only where a user namespace hides that from them."""
+    if os.geteuid() != 0:
+        return PostgresCluster(bin_dir, directory)
+    # -I -S: the launcher needs nothing of the environment and starts faster without it.
+    launcher = (sys.executable, "-I", "-S", "-c", _USER_NAMESPACE_LAUNCHER)
+    probe = subprocess.run([*launcher, str(bin_dir / "postgres"), "--version"], capture_output=True, check=False)
+    if probe.returncode == 0:
+        return PostgresCluster(bin_dir, directory, launcher=launcher)
+    # Containers with the default seccomp profile forbid user namespaces.
+    return PostgresCluster(bin_dir, directory, user_id=NOBODY_ID)

@@ -1,0 +1,256 @@
+"""Finds out whether files are what they say they are, by reading them again from the disk: the rungs `stored` and `parsed`.
+
+Each function looks at one or two claims and returns results, never raising for a bad file: a bad file is a failed claim. Restoring and comparing
+are rungs above, in `database_restore` and `bucket_restore`. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus, Figure
+from schedgen_backups.core.concurrency.serial_worker import OrderedWorker
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
+from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
+from schedgen_backups.core.formats.dump_text import DumpDigest, split_dump
+from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES
+from schedgen_backups.core.formats.records import ArchiveRecord, DumpRecord
+from schedgen_backups.core.model import ArtifactKind, ArtifactName
+
+_NAMED_DIFFERENCES = 10
+
+Observe = Callable[[int], object]
+
+
+def verify_dump(path: Path, *, expected_sha256: str | None = None, observe: Observe = lambda _size_bytes: None) -> tuple[ClaimResult, ...]:
+    """`dump_is_stored` and `dump_is_complete`: every byte was read again, unpacked and compared with the index that the dump carries.
+
+    `expected_sha256` is the manifest's, where there is one; `observe` gets the compressed bytes as they are read.
+    """
+    digest = _FileDigest(observe)
+
+    def read() -> tuple[str, dict[str, Figure]]:
+        with open_dump(path) as dump, OrderedWorker("rows") as rows_worker, OrderedWorker("file") as file_worker:
+            _check_name(path, dump.record)
+            contents = DumpDigest(rows_worker)
+            for segment in split_dump(dump.read_contents(observe=partial(file_worker.submit, digest.update))):
+                contents.add(segment)
+            facts = contents.facts()
+            if not facts.is_complete:
+                raise VerificationError("the last line of pg_dump is missing: the dump is cut short")
+            differences = [
+                entry.qualified_name
+                for entry, table in zip(dump.tables, facts.tables, strict=False)
+                if (entry.schema_name, entry.name, entry.rows, entry.size_bytes, entry.sha256)
+                != (table.schema_name, table.name, table.rows, table.size_bytes, table.sha256)
+            ]
+            if differences or len(dump.tables) != len(facts.tables):
+                raise VerificationError(f"tables differ from the index: {name_some(differences) or 'their number is another one'}")
+            if facts.text_sha256 != dump.record.text_sha256 or facts.size_bytes != dump.record.size_bytes:
+                raise VerificationError("the schema differs from what was captured")
+            _check_tables_lie_right(dump)
+            file_worker.wait()
+            digest.finish(dump.read_rest)
+            figures: dict[str, Figure] = {"tables": len(facts.tables), "rows": sum(table.rows for table in facts.tables)}
+            return f"{len(facts.tables)} tables, {figures['rows']} rows, complete", {**figures, "size_bytes": facts.size_bytes}
+
+    return _verify_file(path, ArtifactKind.DATABASE, (Claim.DUMP_IS_STORED, Claim.DUMP_IS_COMPLETE), digest, read, expected_sha256)
+
+
+def verify_dump_against_snapshot(path: Path) -> ClaimResult:
+    """`dump_matches_snapshot`: the dump has the tables that the snapshot had, with as many rows as were counted in it."""
+
+    def read() -> tuple[str, dict[str, Figure]]:
+        with open_dump(path) as dump:
+            if dump.record.missing_tables:
+                raise VerificationError(f"pg_dump left out tables of the snapshot: {name_some(list(dump.record.missing_tables))}")
+            counted = [table for table in dump.tables if table.expected_rows is not None]
+            differing = [f"{table.qualified_name} ({table.rows} of {table.expected_rows})" for table in counted if table.rows != table.expected_rows]
+            if differing:
+                raise VerificationError(f"tables have other row counts than the snapshot: {name_some(differing)}")
+            rows = sum(table.rows for table in counted)
+            return f"{len(counted)} tables with {rows} rows as counted in the snapshot", {"tables": len(counted), "rows": rows}
+
+    return _verify_claim(Claim.DUMP_MATCHES_SNAPSHOT, read)
+
+
+def verify_archive(path: Path, *, expected_sha256: str | None = None, observe: Observe = lambda _size_bytes: None) -> tuple[ClaimResult, ...]:
+    """`archive_is_stored` and `archive_is_readable`: every byte was read again, every object unpacked and compared with its digest.
+
+    `expected_sha256` is the manifest's, where there is one; `observe` gets the compressed bytes as they are read.
+    """
+    digest = _FileDigest(observe)
+
+    def read() -> tuple[str, dict[str, Figure]]:
+        with open_archive(path) as archive, path.open("rb") as index_file:
+            _check_name(path, archive.record)
+            count = size_bytes = 0
+            position = 0
+            index = ArchiveFile(index_file)
+            for entry in index.read_entries():
+                if entry.offset != position:
+                    raise VerificationError(f"something lies before object {entry.key!r} that the index does not name")
+                for block in archive.read_object(entry, observe=digest.update):
+                    size_bytes += len(block)
+                position += entry.length
+                count += 1
+            if position != archive.footer.index_offset:
+                raise VerificationError("something lies between the objects and the index")
+            if (count, size_bytes) != (archive.record.object_count, archive.record.size_bytes):
+                raise VerificationError(f"the index names {count} objects with {size_bytes} bytes, the record says otherwise")
+            digest.finish(partial(_read_range, path, position, archive.footer.footer_offset))
+            return f"{count} objects with {size_bytes} bytes, each as captured", {"objects": count, "size_bytes": size_bytes}
+
+    return _verify_file(path, ArtifactKind.BUCKET, (Claim.ARCHIVE_IS_STORED, Claim.ARCHIVE_IS_READABLE), digest, read, expected_sha256)
+
+
+def verify_every_object(path: Path) -> ClaimResult:
+    """`every_object_is_archived`: each object that the bucket listed is in the archive, or was deleted before it could be read."""
+
+    def read() -> tuple[str, dict[str, Figure]]:
+        with open_archive(path) as archive:
+            record = archive.record
+            if record.failed_count:
+                first = "; ".join(f"{missed.key}: {missed.reason}" for missed in record.failed[:_NAMED_DIFFERENCES])
+                raise VerificationError(f"{record.failed_count} objects could not be read: {first}")
+            if record.listed_count != record.object_count + record.deleted_count:
+                raise VerificationError(f"{record.listed_count} objects were listed and {record.object_count} are in the archive")
+            figures: dict[str, Figure] = {
+                "objects": record.object_count,
+                "changed": record.changed_count,
+                "deleted": record.deleted_count,
+                "reused": record.reused_count,
+            }
+            return f"{record.object_count} of {record.listed_count} listed objects, {record.deleted_count} deleted meanwhile", figures
+
+    return _verify_claim(Claim.EVERY_OBJECT_IS_ARCHIVED, read)
+
+
+class _FileDigest:
+    """Adds up the digest of a file's bytes before its footer, while something else reads them."""
+
+    def __init__(self, observe: Observe) -> None:
+        self._digest = hashlib.sha256()
+        self._observe = observe
+        self.is_finished = False
+
+    def update(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._observe(len(data))
+
+    def finish(self, read_rest: Callable[[Callable[[bytes], object]], object]) -> None:
+        """Takes in what was not read yet, up to the footer."""
+        read_rest(self.update)
+        self.is_finished = True
+
+    @property
+    def content_sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def with_footer(self, footer: bytes) -> str:
+        """The digest of the whole file."""
+        whole = self._digest.copy()
+        whole.update(footer)
+        return whole.hexdigest()
+
+
+def _verify_file(
+    path: Path,
+    kind: ArtifactKind,
+    claims: tuple[Claim, Claim],
+    digest: _FileDigest,
+    read: Callable[[], tuple[str, dict[str, Figure]]],
+    expected_sha256: str | None,
+) -> tuple[ClaimResult, ...]:
+    stored_claim, parsed_claim = claims
+    try:
+        summary, figures = read()
+        status = ClaimStatus.PASSED
+    except VerificationError as error:
+        summary, figures, status = error.message, {}, ClaimStatus.FAILED
+    whole_sha256, problem = _check_stored(path, kind, digest, expected_sha256)
+    artifacts = {kind: whole_sha256} if whole_sha256 else {}
+    parsed = ClaimResult(claim=parsed_claim, status=status, summary=summary, figures=figures, checked_at=_now(), artifacts=artifacts)
+    stored = ClaimResult(
+        claim=stored_claim,
+        status=ClaimStatus.FAILED if problem else ClaimStatus.PASSED,
+        summary=problem or f"{path.name} is as it was written",
+        figures={"file_bytes": path.stat().st_size} if path.exists() else {},
+        checked_at=_now(),
+        artifacts=artifacts,
+    )
+    return stored, parsed
+
+
+def _check_stored(path: Path, kind: ArtifactKind, digest: _FileDigest, expected_sha256: str | None) -> tuple[str, str]:
+    """The digest of the whole file and what is wrong with its bytes; an empty text when nothing is."""
+    opener = open_dump if kind is ArtifactKind.DATABASE else open_archive
+    try:
+        with opener(path) as opened:
+            footer = opened.footer
+    except VerificationError as error:
+        return "", error.message
+    if not digest.is_finished:
+        # Parsing stopped on the way: the bytes may still be what was written.
+        digest = _FileDigest(lambda _size_bytes: None)
+        digest.finish(partial(_read_range, path, 0, footer.footer_offset))
+    with path.open("rb") as file:
+        file.seek(footer.footer_offset)
+        whole_sha256 = digest.with_footer(file.read())
+    if digest.content_sha256 != footer.content_sha256:
+        return whole_sha256, f"{path.name}: its bytes are not those that were written"
+    if expected_sha256 is not None and whole_sha256 != expected_sha256:
+        return whole_sha256, f"{path.name} is not the file that the manifest names: it was exchanged"
+    return whole_sha256, ""
+
+
+def _verify_claim(claim: Claim, read: Callable[[], tuple[str, dict[str, Figure]]]) -> ClaimResult:
+    try:
+        summary, figures = read()
+    except VerificationError as error:
+        return make_result(claim, ClaimStatus.FAILED, error.message, {})
+    return make_result(claim, ClaimStatus.PASSED, summary, figures)
+
+
+def make_result(claim: Claim, status: ClaimStatus, summary: str, figures: dict[str, Figure]) -> ClaimResult:
+    """The result of a look that just ended."""
+    return ClaimResult(claim=claim, status=status, summary=summary, figures=figures, checked_at=_now())
+
+
+def _check_name(path: Path, record: DumpRecord | ArchiveRecord) -> None:
+    name = ArtifactName.from_file_name(path.name)
+    source = record.database if isinstance(record, DumpRecord) else record.bucket
+    if name is not None and (name.point_id.text, name.source_name) != (record.point_id, source):
+        raise VerificationError(f"{path.name} holds {source} of point {record.point_id}: the file was exchanged or renamed")
+
+
+def _check_tables_lie_right(dump: DumpFile) -> None:
+    position = 0
+    for table in dump.tables:
+        if table.offset < position or table.offset + table.length > dump.record.content_length:
+            raise VerificationError(f"table {table.qualified_name} does not lie where the index says")
+        position = table.offset + table.length
+
+
+def _read_range(path: Path, start: int, end: int, observe: Callable[[bytes], object]) -> None:
+    with path.open("rb") as file:
+        file.seek(start)
+        remaining = end - start
+        while remaining > 0 and (block := file.read(min(BLOCK_BYTES, remaining))):
+            observe(block)
+            remaining -= len(block)
+
+
+def name_some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    named = ", ".join(names[:_NAMED_DIFFERENCES])
+    return f"{named} and {len(names) - _NAMED_DIFFERENCES} more" if len(names) > _NAMED_DIFFERENCES else named
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

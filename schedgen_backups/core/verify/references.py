@@ -1,0 +1,80 @@
+"""Finds out whether every object that the database refers to is in the archive: the rung `coherent`.
+
+Reads the references from the dump and the keys from the archive, and gives each missing object a verdict. Who knows the verdict is `live`; reading
+the rest of the files again is the business of `verify`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus, Figure
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.member_name import digest_name
+from schedgen_backups.core.model import MissingReference, ReferenceState, ReferenceSummary, ReferenceVerdict
+from schedgen_backups.core.verify.files import make_result, name_some
+from schedgen_backups.core.verify.live import LiveSystem
+
+_NAMED_MISSING = 1000
+
+
+def verify_references(
+    dump_path: Path, archive_path: Path, *, live: LiveSystem | None, known: ReferenceSummary | None = None
+) -> tuple[ClaimResult, ReferenceSummary]:
+    """`references_resolve`: every object that the snapshot refers to is in the archive, or has a verdict that is not our loss.
+
+    Missing objects are judged by `live`, or by `known` when that was found of just the same missing objects; without either they are
+    unknown, which is a failure. Errors of `live` are raised.
+    """
+    try:
+        with open_dump(dump_path) as dump, open_archive(archive_path) as archive:
+            record = dump.record
+            if record.point_id != archive.record.point_id:
+                raise VerificationError(f"the dump is of point {record.point_id}, the archive of {archive.record.point_id}")
+            if archive.record.listed_at < record.snapshot_at:
+                raise VerificationError("the bucket was listed before the database's snapshot: an upload in between would be missing")
+            if record.reference_state is ReferenceState.NOT_CONFIGURED:
+                summary = ReferenceSummary(state=ReferenceState.NOT_CONFIGURED, note=record.reference_note)
+                return make_result(Claim.REFERENCES_RESOLVE, ClaimStatus.NOT_CONFIGURED, record.reference_note, {}), summary
+            missing = _find_missing(dump.read_references(), (entry.key for entry in archive.read_entries()))
+    except VerificationError as error:
+        failed = make_result(Claim.REFERENCES_RESOLVE, ClaimStatus.FAILED, error.message, {})
+        return failed, ReferenceSummary(state=ReferenceState.READ, note=error.message)
+    summary = _judge(record.reference_count, missing, live, known)
+    counts = ", ".join(f"{count} {verdict.value}" for verdict, count in summary.verdict_counts.items())
+    text = f"{summary.resolved_count} of {summary.reference_count} references are in the archive" + (f"; {counts}" if counts else "")
+    status = ClaimStatus.PASSED if summary.is_coherent else ClaimStatus.FAILED
+    if not summary.is_coherent:
+        text += f": {name_some([reference.key for reference in summary.missing])}"
+    figures: dict[str, Figure] = {"references": summary.reference_count, "resolved": summary.resolved_count, "missing": len(missing)}
+    return make_result(Claim.REFERENCES_RESOLVE, status, text, figures), summary
+
+
+def _find_missing(references: Iterator[list[str]], archived: Iterator[str]) -> list[str]:
+    # 16 bytes per archived object instead of its key.
+    have = {digest_name(key) for key in archived}
+    return [key for page in references for key in page if digest_name(key) not in have]
+
+
+def _judge(count: int, missing: list[str], live: LiveSystem | None, known: ReferenceSummary | None) -> ReferenceSummary:
+    fingerprint = hashlib.sha256("\0".join(missing).encode("utf-8", "surrogateescape")).hexdigest()
+    if missing and known is not None and known.missing_sha256 == fingerprint:
+        return known
+    verdicts = live.judge(missing) if live is not None and missing else {}
+    judged = [MissingReference(key=key, verdict=verdicts.get(key, ReferenceVerdict.UNKNOWN)) for key in missing]
+    counts: dict[ReferenceVerdict, int] = {}
+    for reference in judged:
+        counts[reference.verdict] = counts.get(reference.verdict, 0) + 1
+    ranked = sorted(judged, key=lambda reference: list(ReferenceVerdict).index(reference.verdict), reverse=True)
+    return ReferenceSummary(
+        state=ReferenceState.READ,
+        reference_count=count,
+        resolved_count=count - len(missing),
+        verdict_counts=counts,
+        missing=tuple(ranked[:_NAMED_MISSING]),
+        missing_sha256=fingerprint if missing else "",
+    )

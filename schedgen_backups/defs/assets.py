@@ -1,0 +1,206 @@
+"""The three assets: the database's dump, the bucket's archive, and the recovery point that they make once both are verified.
+
+An asset calls core and turns the record it gets into metadata; add one when there is another noun that exists afterwards. A restore is never an
+asset: "Materialize all" must not overwrite anything. How Dagster runs assets: docs.dagster.io, "Assets".
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+import dagster as dg
+
+from schedgen_backups import run_tags
+from schedgen_backups.config.alerts import read_alert_settings, read_max_age
+from schedgen_backups.config.environment import load_environment
+from schedgen_backups.config.pin_tag import pin_as_tagged
+from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
+from schedgen_backups.core.formats.records import TableEntry
+from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId
+from schedgen_backups.core.units import format_bytes
+from schedgen_backups.core.verify.seal import seal_point
+from schedgen_backups.defs.hooks import alert_on_step_failure, announce_recovery_point, tell_start
+from schedgen_backups.defs.resources import POOL, BackupResource
+from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
+from schedgen_backups.monitoring.step_failures import explain_failure
+
+GROUP = "recovery_point"
+OWNERS = ["team:operations"]
+_LISTED_TABLES = 200
+FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=read_max_age())
+"""For the UI only: any materialisation counts there, verified or not. `freshness_watch` looks at what is verified."""
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres", "file"},
+    pool=POOL,
+    hooks={alert_on_step_failure},
+    freshness_policy=FRESHNESS,
+    op_tags={"dagster/priority": "10"},
+    description=(
+        "A plain SQL dump of the database from one exported snapshot, as `db_NAME_ID.sql.gz` in the backup directory. "
+        "`gunzip -c FILE | psql -v ON_ERROR_STOP=1` loads it anywhere."
+    ),
+)
+def database_dump(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
+    """The backup directory holds a dump of the database for this run's recovery point."""
+    with explain_failure(DATABASE_EXIT_CODE):
+        settings, options = backup.read_database(), backup.read_backup()
+        catalog = backup.open_catalog(describe_holder(context.run.run_id))
+        tell_start(context.run.run_id)
+        point_id = find_point_id(context.instance, context.run.run_id)
+        started = time.monotonic()
+        captured = take_database_dump(catalog, settings, options, point_id)
+        seconds = time.monotonic() - started
+    record = captured.record
+    name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
+    return dg.MaterializeResult(
+        metadata={
+            "recovery_point": point_id.text,
+            "path": dg.MetadataValue.path(catalog.directory / name.to_file_name()),
+            "file_bytes": captured.size_bytes,
+            "file_size": format_bytes(captured.size_bytes),
+            "plain_bytes": record.size_bytes,
+            "seconds": round(seconds, 3),
+            "megabytes_per_second": round(record.size_bytes / 1e6 / max(seconds, 1e-3), 1),
+            "tables": record.table_count,
+            "dagster/row_count": record.row_count,
+            "references": record.reference_count,
+            "server_version": record.server_version,
+            "pg_dump_version": record.client_version,
+            "snapshot_at": dg.MetadataValue.timestamp(record.snapshot_at),
+            "sha256": captured.sha256,
+            "rows_by_table": dg.MetadataValue.md(_describe_tables(captured.tables)),
+        }
+    )
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"s3", "file"},
+    pool=POOL,
+    hooks={alert_on_step_failure},
+    freshness_policy=FRESHNESS,
+    op_tags={"dagster/priority": "5"},
+    description=(
+        "Every object of the bucket with its S3 metadata, as `minio_NAME_ID.tar.gz` in the backup directory. "
+        "Listed after the dump's snapshot, so that no referenced upload is missed. `tar xzf FILE` unpacks it anywhere."
+    ),
+)
+def minio_archive(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
+    """The backup directory holds an archive of the bucket for this run's recovery point."""
+    with explain_failure(BUCKET_EXIT_CODE):
+        settings, options = backup.read_bucket(), backup.read_backup()
+        catalog = backup.open_catalog(describe_holder(context.run.run_id))
+        point_id = find_point_id(context.instance, context.run.run_id)
+        started = time.monotonic()
+        captured = take_bucket_archive(catalog, settings, options, point_id)
+        seconds = time.monotonic() - started
+    record = captured.record
+    name = ArtifactName(ArtifactKind.BUCKET, settings.bucket, point_id)
+    return dg.MaterializeResult(
+        metadata={
+            "recovery_point": point_id.text,
+            "path": dg.MetadataValue.path(catalog.directory / name.to_file_name()),
+            "file_bytes": captured.size_bytes,
+            "file_size": format_bytes(captured.size_bytes),
+            "object_bytes": record.size_bytes,
+            "seconds": round(seconds, 3),
+            "megabytes_per_second": round(record.size_bytes / 1e6 / max(seconds, 1e-3), 1),
+            "objects": record.object_count,
+            "objects_reused": record.reused_count,
+            "objects_changed_meanwhile": record.changed_count,
+            "objects_deleted_meanwhile": record.deleted_count,
+            "objects_failed": record.failed_count,
+            "listed_at": dg.MetadataValue.timestamp(record.listed_at),
+            "sha256": captured.sha256,
+        }
+    )
+
+
+@dg.asset(
+    deps=[database_dump, minio_archive],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"json"},
+    pool=POOL,
+    hooks={alert_on_step_failure, announce_recovery_point},
+    freshness_policy=FRESHNESS,
+    description=(
+        "The manifest that makes dump and archive one recovery point. Written last, and only when every check is seen to hold; "
+        "materialised alone, it looks at what no check of the same run has looked at."
+    ),
+)
+def recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
+    """The newest pair of dump and archive is sealed: this run's, or when materialised alone the newest there is."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        catalog = backup.open_catalog(describe_holder(context.run.run_id))
+        own_id = find_point_id(context.instance, context.run.run_id)
+        points = catalog.list_points()
+        complete = [point.point_id for point in points if len(point.artifacts) == len(ArtifactKind)]
+        own = [point.point_id for point in points if point.point_id == own_id]
+        any_left = [point.point_id for point in points]  # sealing refuses it and says which half is missing
+        point_id = (own or complete[-1:] or any_left[-1:] or [own_id])[0]
+        origin = read_origin(context.run.tags, context.run.run_id)
+        manifest, verification = seal_point(catalog, point_id, origin=origin, live=backup.read_live())
+        pin = pin_as_tagged(catalog, point_id, context.run.tags, origin)
+        read_alert_settings(load_environment())  # the point is safe by now; nobody would be told of the next failure
+    references = manifest.references
+    return dg.MaterializeResult(
+        metadata={
+            "recovery_point": point_id.text,
+            "path": dg.MetadataValue.path(catalog.directory / f"manifest_{point_id}.json"),
+            "bytes": sum(artifact.size_bytes for artifact in manifest.artifacts),
+            "snapshot_at": dg.MetadataValue.timestamp(manifest.snapshot_at),
+            "rungs": ", ".join(f"{rung.rung.value}: {rung.status.value}" for rung in verification.rungs()),
+            "rungs_passed": sum(rung.status.value == "passed" for rung in verification.rungs()),
+            "references": references.reference_count,
+            "references_resolved": references.resolved_count,
+            "reason": origin.reason or "none given",
+            "pinned": "no" if pin is None else f"{pin.reason}, until {pin.expires_at:%Y-%m-%d}",
+            "age_seconds": round((datetime.now(timezone.utc) - manifest.snapshot_at).total_seconds(), 1),
+        }
+    )
+
+
+def find_point_id(instance: dg.DagsterInstance, run_id: str) -> RecoveryPointId:
+    """The id of the recovery point that a run makes: the second at which the run was created, so that all its steps agree on it."""
+    record = instance.get_run_record_by_id(run_id)
+    created_at = record.create_timestamp if record else datetime.now(timezone.utc)
+    if created_at.tzinfo is None:
+        created_at = created_at.replace(tzinfo=timezone.utc)
+    return RecoveryPointId.from_time(created_at)
+
+
+def describe_holder(run_id: str) -> str:
+    """What the lock's file says of a run."""
+    return f"run {run_id}"
+
+
+def read_origin(tags: Mapping[str, str], run_id: str) -> Origin:
+    """Who asked for the run and why, as its tags say."""
+    return Origin(
+        reason=tags.get(run_tags.REASON, ""),
+        labels={name.removeprefix(run_tags.LABEL_PREFIX): value for name, value in tags.items() if name.startswith(run_tags.LABEL_PREFIX)},
+        git_commit=tags.get(run_tags.GIT_COMMIT, ""),
+        git_branch=tags.get(run_tags.GIT_BRANCH, ""),
+        user=tags.get(run_tags.USER) or os.environ.get("USER", ""),
+        host=socket.gethostname(),
+        run_id=run_id,
+    )
+
+
+def _describe_tables(tables: tuple[TableEntry, ...]) -> str:
+    largest = sorted(tables, key=lambda table: table.size_bytes, reverse=True)
+    lines = ["| table | rows | size |", "| --- | ---: | ---: |"]
+    for table in largest[:_LISTED_TABLES]:
+        name = table.qualified_name.replace("|", "\\|")
+        lines.append(f"| {name} | {table.rows} | {format_bytes(table.size_bytes)} |")
+    if len(largest) > _LISTED_TABLES:
+        lines.append(f"| {len(largest) - _LISTED_TABLES} more | | |")
+    return "\n".join(lines)

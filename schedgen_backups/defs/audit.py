@@ -1,0 +1,53 @@
+"""The look at the live system: the asset that stands for it, a check that every row's object is there, and the job that runs it once a week.
+
+What is looked at is the business of `core.live_audit`. The asset is not ours to make, so nothing materialises it; its losses are no reason to take no
+backup, so the check blocks nothing. The command `audit` does the same from a terminal.
+"""
+
+import dagster as dg
+
+from schedgen_backups.core.verify.live_audit import audit_live_system, describe_audit
+from schedgen_backups.defs.assets import OWNERS
+from schedgen_backups.defs.checks import with_alerts
+from schedgen_backups.defs.resources import BackupResource
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
+from schedgen_backups.monitoring.step_failures import explain_failure
+
+_NAMED = 50
+
+live_system = dg.AssetSpec(
+    "live_system",
+    group_name="live",
+    owners=OWNERS,
+    kinds={"postgres", "s3"},
+    description="The application's database and bucket as they are now. Not made here: only looked at.",
+)
+
+
+@dg.asset_check(asset=live_system.key)
+def live_references_resolve(backup: BackupResource) -> dg.AssetCheckResult:
+    """Every object that a row of the live database refers to is in the live bucket."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        found = audit_live_system(backup.read_live())
+    return dg.AssetCheckResult(
+        passed=found.is_coherent,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=describe_audit(found),
+        metadata={
+            "references": found.reference_count,
+            "objects": found.object_count,
+            "rows_without_object": len(found.rows_without_object),
+            "objects_without_row": len(found.objects_without_row),
+            "unreferenced_bytes": found.unreferenced_bytes,
+            "missing_keys": dg.MetadataValue.json(list(found.rows_without_object[:_NAMED])),
+        },
+    )
+
+
+AUDIT_CHECKS = [with_alerts(live_references_resolve)]
+
+audit_job = dg.define_asset_job(
+    "audit_job",
+    selection=dg.AssetSelection.checks(live_references_resolve),
+    description="Looks whether every row of the live database has its object in the live bucket.",
+)

@@ -1,0 +1,170 @@
+"""The blocking checks between the captured files and the recovery point: one claim each, green when it holds, red when not or unknown.
+
+A check reads the files again, never what an asset remembers, and records what it saw beside them. Run alone, it looks at the newest point.
+What a claim means and how it is looked at is core's business (`verification`, `verify`). Add one when there is another claim.
+"""
+
+import warnings
+from pathlib import Path
+
+import dagster as dg
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.claims import ClaimResult, ClaimStatus
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.units import SizeComparison, SizeVerdict, format_bytes
+from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
+from schedgen_backups.core.verify.references import verify_references
+from schedgen_backups.defs.assets import database_dump, describe_holder, find_point_id, minio_archive
+from schedgen_backups.defs.hooks import alert_on_step_failure
+from schedgen_backups.defs.resources import BackupResource
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
+from schedgen_backups.monitoring.step_failures import explain_failure
+
+
+@dg.asset_check(asset=database_dump, blocking=True)
+def dump_is_complete(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """Every byte of the dump was read again: the digests match, each table is whole, and pg_dump's last line is there."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
+        return _report(context, catalog, point, verify_dump(path))
+
+
+@dg.asset_check(asset=database_dump, blocking=True)
+def dump_matches_snapshot(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """The dump has every table of the snapshot, with as many rows as were counted in it."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
+        return _report(context, catalog, point, (verify_dump_against_snapshot(path),))
+
+
+@dg.asset_check(asset=database_dump, blocking=True)
+def dump_size_is_plausible(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """The dump did not shrink by more than half since the point before (HIGH). Three times as large is a warning (LOW)."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
+        return _compare_with_previous(catalog, point, ArtifactKind.DATABASE, path)
+
+
+@dg.asset_check(asset=minio_archive, blocking=True)
+def archive_is_readable(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """Every byte of the archive was read again: the digests match, and each object can be taken out."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
+        return _report(context, catalog, point, verify_archive(path))
+
+
+@dg.asset_check(asset=minio_archive, blocking=True)
+def every_object_is_archived(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """Each object that the bucket listed is in the archive, or was deleted before it could be read."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
+        return _report(context, catalog, point, (verify_every_object(path),))
+
+
+@dg.asset_check(asset=minio_archive, blocking=True)
+def archive_size_is_plausible(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """The objects did not shrink by more than half since the point before (HIGH). Three times as large is a warning (LOW)."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
+        return _compare_with_previous(catalog, point, ArtifactKind.BUCKET, path)
+
+
+@dg.asset_check(asset=minio_archive, additional_deps=[database_dump], blocking=True)
+def references_resolve(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """Every object that the database's snapshot refers to is in the archive, or is nowhere to be had: its verdict says why.
+
+    A warning, never green, where the references are not configured.
+    """
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        catalog, point, archive_path = _find_subject(context, backup, ArtifactKind.BUCKET)
+        dump_path = point.get_path(ArtifactKind.DATABASE)
+        known = point.manifest.references if point.manifest else None
+        result, _summary = verify_references(dump_path, archive_path, live=backup.read_live(), known=known)
+        return _report(context, catalog, point, (result,))
+
+
+def with_alerts(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
+    """The check tells of its own failures, too."""
+    with warnings.catch_warnings():
+        # with_hooks hands out a plain AssetsDefinition (Dagster 1.13); turning it back sets a parameter that Dagster calls beta.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.AssetChecksDefinition(**check.with_hooks({alert_on_step_failure}).get_attributes_dict())
+
+
+ALL_CHECKS = [
+    with_alerts(check)
+    for check in (
+        dump_is_complete,
+        dump_matches_snapshot,
+        dump_size_is_plausible,
+        archive_is_readable,
+        every_object_is_archived,
+        archive_size_is_plausible,
+        references_resolve,
+    )
+]
+
+
+def _find_subject(context: dg.AssetCheckExecutionContext, backup: BackupResource, kind: ArtifactKind) -> tuple[Catalog, PointListing, Path]:
+    """This run's point when it has such a file, otherwise the newest that has one."""
+    catalog = backup.open_catalog(describe_holder(context.run.run_id))
+    own_id = find_point_id(context.instance, context.run.run_id)
+    having = [point for point in catalog.list_points() if point.artifact(kind) is not None]
+    own = [point for point in having if point.point_id == own_id]
+    if not having:
+        raise VerificationError(f"there is no {kind.value} file in {catalog.directory}", hint="Materialise the asset first.")
+    point = (own or having)[-1]
+    return catalog, point, point.get_path(kind)
+
+
+def _report(context: dg.AssetCheckExecutionContext, catalog: Catalog, point: PointListing, results: tuple[ClaimResult, ...]) -> dg.AssetCheckResult:
+    catalog.record_results(point.point_id, tuple(result.model_copy(update={"checked_by": context.run.run_id}) for result in results))
+    is_passed = all(result.is_passed for result in results)
+    is_unconfigured = all(result.status in {ClaimStatus.PASSED, ClaimStatus.NOT_CONFIGURED} for result in results)
+    return dg.AssetCheckResult(
+        passed=is_passed,
+        severity=dg.AssetCheckSeverity.WARN if is_unconfigured else dg.AssetCheckSeverity.ERROR,
+        description="; ".join(f"{result.claim.value} {result.status.value}: {result.summary}" for result in results),
+        metadata={"recovery_point": point.point_id.text, **{name: value for result in results for name, value in result.figures.items()}},
+    )
+
+
+def _compare_with_previous(catalog: Catalog, point: PointListing, kind: ArtifactKind, path: Path) -> dg.AssetCheckResult:
+    """Compared with the newest older file, sealed or not: after a drop that was meant, the next night compares with the smaller one."""
+    source_name = next(artifact.name.source_name for artifact in point.artifacts if artifact.name.kind is kind)
+    older = [
+        artifact.path
+        for earlier in catalog.list_points()
+        if earlier.point_id < point.point_id
+        for artifact in earlier.artifacts
+        if artifact.name.kind is kind and artifact.name.source_name == source_name
+    ]
+    previous_bytes = _read_plain_bytes(kind, older[-1]) if older else None
+    size_bytes = _read_plain_bytes(kind, path)
+    comparison = SizeComparison(size_bytes, previous_bytes)
+    is_plausible = comparison.verdict in {SizeVerdict.PLAUSIBLE, SizeVerdict.FIRST}
+    before = f", {format_bytes(previous_bytes)} before ({comparison.change_percent:+} %)" if previous_bytes is not None else ""
+    return dg.AssetCheckResult(
+        passed=is_plausible,
+        severity=dg.AssetCheckSeverity.ERROR if comparison.verdict is SizeVerdict.DROPPED else dg.AssetCheckSeverity.WARN,
+        description=f"{comparison.verdict.value}: {format_bytes(size_bytes)}{before}",
+        metadata={
+            "recovery_point": point.point_id.text,
+            "plain_bytes": size_bytes,
+            "plain_bytes_before": previous_bytes or 0,
+            "change_percent": comparison.change_percent,
+        },
+    )
+
+
+def _read_plain_bytes(kind: ArtifactKind, path: Path) -> int:
+    """Bytes of the rows and the schema, or of the objects: what compression does to them says nothing."""
+    if kind is ArtifactKind.DATABASE:
+        with open_dump(path) as dump:
+            return dump.record.size_bytes
+    with open_archive(path) as archive:
+        return archive.record.size_bytes

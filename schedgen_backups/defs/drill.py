@@ -1,0 +1,149 @@
+"""The weekly proof: the asset `restore_drill`, which restores a recovery point into scratch servers, and its checks, one claim each.
+
+A drill writes into nothing but what it starts or makes itself, so that it may be an asset where a restore may not. What is looked at and measured is
+core's business (`core.drill`); the checks read what it recorded beside the point. When it runs stands in `schedules`.
+"""
+
+import time
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from schedgen_backups.config.drill import read_drill_max_age, read_drill_max_minutes, read_drill_settings
+from schedgen_backups.config.environment import load_environment
+from schedgen_backups.config.points import LATEST
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus
+from schedgen_backups.core.drill.drill import HOLD_FACTOR, run_drill
+from schedgen_backups.core.drill.report import DrillReport
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.defs.assets import OWNERS, recovery_point
+from schedgen_backups.defs.checks import with_alerts
+from schedgen_backups.defs.hooks import alert_on_step_failure
+from schedgen_backups.defs.resources import BackupResource
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
+from schedgen_backups.monitoring.step_failures import explain_failure
+
+GROUP = "restore_drill"
+DRILL_POOL = "restore_drill"
+"""One drill at a time; it waits for no backup, and no backup for it."""
+REPORT_KEY = "report"
+MAX_RUNTIME_SECONDS = read_drill_max_minutes() * HOLD_FACTOR * 60
+
+
+class DrillConfig(dg.Config):
+    """Which recovery point is drilled."""
+
+    point_id: str = Field(default=LATEST, description="A recovery point such as 20261122_020000, or `latest`: the newest verified one.")
+
+
+@dg.asset(
+    deps=[recovery_point],
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres", "s3"},
+    pool=DRILL_POOL,
+    hooks={alert_on_step_failure},
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=read_drill_max_age()),
+    description=(
+        "A recovery point was restored into an empty PostgreSQL and an empty bucket, compared with what was captured, and opened by key. "
+        "Nothing that lives is written to, and everything that was started is gone afterwards. `rto_seconds` is how long it took."
+    ),
+)
+def restore_drill(context: dg.AssetExecutionContext, config: DrillConfig, backup: BackupResource) -> dg.MaterializeResult:
+    """The recovery point was restored somewhere else and looked at; the checks say whether it is what it should be."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        options = backup.read_backup()
+        point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
+        drill, source = read_drill_settings(load_environment()), backup.read_database()
+        started = time.monotonic()
+        report = run_drill(Catalog(options.directory), point_id, options, drill, source=source, drilled_by=context.run.run_id)
+        seconds = time.monotonic() - started
+    for note in report.notes:
+        context.log.warning(note)
+    return dg.MaterializeResult(metadata={**_make_figures(report), "seconds_with_removal": round(seconds, 3)})
+
+
+@dg.asset_check(asset=restore_drill, blocking=True)
+def point_is_restored(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """All tables with their rows and all objects were there after the restore."""
+    return _report(context, backup, Claim.DATABASE_IS_RESTORED, Claim.BUCKET_IS_RESTORED)
+
+
+@dg.asset_check(asset=restore_drill, blocking=True)
+def point_is_equal(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """Dumped and read again from there, it was identical: every row, the schema, every object with its metadata.
+
+    A warning, never green, where two versions of PostgreSQL write the schema's text differently.
+    """
+    return _report(context, backup, Claim.DATABASE_IS_EQUAL, Claim.BUCKET_IS_EQUAL)
+
+
+@dg.asset_check(asset=restore_drill, blocking=True)
+def referenced_pdfs_open(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """A sample of the objects that the restored database names was fetched by key from the restored bucket, and opened as PDF."""
+    return _report(context, backup, Claim.REFERENCED_PDFS_OPEN)
+
+
+@dg.asset_check(asset=restore_drill, blocking=True)
+def operator_checks_hold(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """Each statement of DRILL_SQL_CHECKS returned true in the restored database. A warning, never green, where there are none."""
+    return _report(context, backup, Claim.OPERATOR_CHECKS_HOLD)
+
+
+@dg.asset_check(asset=restore_drill)
+def drill_is_in_time(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+    """The drill took no longer than DRILL_MAX_MINUTES. A warning: the data is none the worse for it."""
+    result = _report(context, backup, Claim.DRILL_IS_IN_TIME)
+    return result._replace(severity=dg.AssetCheckSeverity.WARN)
+
+
+DRILL_CHECKS = [with_alerts(check) for check in (point_is_restored, point_is_equal, referenced_pdfs_open, operator_checks_hold, drill_is_in_time)]
+
+
+def _make_figures(report: DrillReport) -> dict[str, Any]:
+    """Numbers by themselves, so that the UI plots them from drill to drill."""
+    phases = report.seconds.model_dump()
+    return {
+        "recovery_point": report.point_id,
+        "rto_seconds": round(report.rto_seconds, 3),
+        "rpo_seconds": round(report.rpo_seconds, 3),
+        **{f"{name}_seconds": round(seconds, 3) for name, seconds in phases.items() if name != "total"},
+        "objects": report.object_count,
+        "restored_into": report.target,
+        "snapshot_at": dg.MetadataValue.timestamp(report.snapshot_at),
+        "claims": "; ".join(f"{result.claim.value} {result.status.value}" for result in report.results),
+        "notes": "\n".join(report.notes) or "none",
+        REPORT_KEY: dg.MetadataValue.json(report.model_dump(mode="json")),
+    }
+
+
+def _report(context: dg.AssetCheckExecutionContext, backup: BackupResource, *claims: Claim) -> dg.AssetCheckResult:
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        catalog = Catalog(backup.read_backup().directory)
+        point = _find_subject(catalog, context.run.run_id, claims[0])
+    results = [result for claim in claims if (result := point.verification.result(claim)) is not None]
+    return dg.AssetCheckResult(
+        passed=len(results) == len(claims) and all(result.is_passed for result in results),
+        severity=_judge(results, len(claims)),
+        description="; ".join(f"{result.claim.value} {result.status.value}: {result.summary}" for result in results),
+        metadata={"recovery_point": point.point_id.text, **{name: value for result in results for name, value in result.figures.items()}},
+    )
+
+
+def _judge(results: list[ClaimResult], claim_count: int) -> dg.AssetCheckSeverity:
+    is_wrong = len(results) < claim_count or any(result.status is ClaimStatus.FAILED for result in results)
+    return dg.AssetCheckSeverity.ERROR if is_wrong else dg.AssetCheckSeverity.WARN
+
+
+def _find_subject(catalog: Catalog, run_id: str, claim: Claim) -> PointListing:
+    """The point that this run drilled, otherwise the one that was drilled last."""
+    found = [(result, point) for point in catalog.list_points() if (result := point.verification.result(claim)) is not None]
+    own = [point for result, point in found if result.checked_by == run_id]
+    if own:
+        return own[0]
+    if not found:
+        raise VerificationError(f"no recovery point in {catalog.directory} was ever drilled", hint="Materialise restore_drill first.")
+    return max(found, key=lambda pair: pair[0].checked_at)[1]

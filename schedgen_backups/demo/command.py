@@ -1,0 +1,25 @@
+"""The command `demo`: the whole story on a real database and bucket of its own, or the same servers with the Dagster UI.
+
+The story and the servers are in `demo`, which needs more packages than a backup does.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from schedgen_backups.cli.app import CommandEnd, app, out
+from schedgen_backups.config.environment import find_project_folder
+from schedgen_backups.core.errors import ConfigurationError
+
+
+@app.command()
+def demo(*, open_ui: Annotated[bool, typer.Option("--ui", help="Start the two servers with the Dagster UI instead, until Ctrl-C.")] = False) -> None:
+    """Back up, verify, destroy, restore and compare a real database and bucket that live in .demo/ only."""
+    try:
+        from schedgen_backups.demo import ui, walkthrough  # noqa: PLC0415 - the extra `demo` need not be installed
+    except ImportError as error:
+        raise ConfigurationError(f"the demo needs more packages: {error.name}", hint="pip install 'schedgen-backups[demo]'") from error
+    folder = find_project_folder() / ".demo"
+    raise CommandEnd(ui.run_workshop(folder, out) if open_ui else walkthrough.tell_story(folder, out))

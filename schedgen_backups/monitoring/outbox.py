@@ -1,0 +1,182 @@
+"""The alarm of record: goes through what happened since the last look and tells what nobody has told yet.
+
+Failed and cancelled runs, failed ticks, checks that failed without failing their run. The cursor goes on only past what a channel accepted, so that
+an alert is late when the channels are down, and not lost. Called by the sensor `alert_outbox`; what an alert says is the business of `alerting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import TypeVar
+
+import dagster as dg
+
+from schedgen_backups import run_tags
+from schedgen_backups.alerts.run_kinds import find_duty
+from schedgen_backups.alerts.service import (
+    CHECK_KIND_PREFIX,
+    OUTBOX_KIND_PREFIX,
+    RUN_SUBJECT,
+    TICK_KIND_PREFIX,
+    AlertDesk,
+    Failure,
+)
+from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.notify.alert import Severity
+from schedgen_backups.core.notify.heartbeat import Signal
+from schedgen_backups.monitoring.causes import explain_run_failure, explain_step_failure
+from schedgen_backups.monitoring.orphaned_runs import fail_dead_runs
+from schedgen_backups.monitoring.recoveries import list_ended_kinds
+from schedgen_backups.monitoring.ticks import list_failed_ticks
+
+OUTBOX_NAME = "alert_outbox"
+WILL_RETRY_TAG = "dagster/will_retry"
+_BATCH = 20
+_OLDEST = timedelta(days=2)
+"""What happened longer ago than this before the outbox first looked is history, not news."""
+_UNREMARKABLE = f" {ClaimStatus.NOT_CONFIGURED.value}: "
+"""In the description of a warning that only says so: every time the same, and the UI shows it."""
+_Made = TypeVar("_Made")
+
+
+class OutboxCursor(FrozenModel):
+    """Up to where everything was told."""
+
+    failure_id: int = 0
+    cancel_id: int = 0
+    tick_seconds: dict[str, float] = {}
+    """For each schedule and sensor by itself: a tick bears the time it was due, which may be hours before it fails."""
+    check_ids: dict[str, int] = {}
+
+
+def work_through_outbox(instance: dg.DagsterInstance, desk: AlertDesk, cursor: OutboxCursor, check_keys: list[dg.AssetCheckKey]) -> OutboxCursor:
+    """Everything since the cursor was told or is still to be told; returns how far it came. A part that raises is told, and the others go on."""
+    horizon = datetime.now(timezone.utc) - _OLDEST
+    failed = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_FAILURE, after_storage_id=cursor.failure_id)
+    cancelled = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_CANCELED, after_storage_id=cursor.cancel_id)
+    _guard(desk, "runs whose process is gone", lambda: len(fail_dead_runs(instance)), 0)
+    _guard(desk, "alerts that wait for a channel", desk.notifier.flush_spool, 0)
+    failure_id = _guard(desk, "failed runs", lambda: _tell_runs(instance, desk, failed, cursor.failure_id, horizon), cursor.failure_id)
+    cancel_id = _guard(desk, "cancelled runs", lambda: _tell_runs(instance, desk, cancelled, cursor.cancel_id, horizon), cursor.cancel_id)
+    tick_seconds = _guard(desk, "failed ticks", lambda: _tell_ticks(instance, desk, cursor.tick_seconds, horizon), cursor.tick_seconds)
+    check_ids = _guard(desk, "warnings of checks", lambda: _tell_checks(instance, desk, check_keys, cursor.check_ids, horizon), cursor.check_ids)
+    _guard(desk, "what is over", lambda: desk.report_recovery(list_ended_kinds(instance, desk, check_keys)), None)
+    return OutboxCursor(failure_id=failure_id, cancel_id=cancel_id, tick_seconds=tick_seconds, check_ids=check_ids)
+
+
+def _guard(desk: AlertDesk, part: str, look: Callable[[], _Made], otherwise: _Made) -> _Made:
+    """What the part came to. One that raises must not keep the others from telling, and nothing else would tell of it."""
+    kind = f"{OUTBOX_KIND_PREFIX}{part}"
+    try:
+        made = look()
+    except Exception as error:  # noqa: BLE001 - see above; the reason is in the alert
+        reason = f"{type(error).__name__}: {error}"
+        desk.raise_trouble(kind, Severity.HIGH, f"Alerts may be missing: {part}", reason, next_step="Look at the page of the sensor alert_outbox.")
+        return otherwise
+    if kind in desk.list_open_kinds(OUTBOX_KIND_PREFIX):
+        desk.report_recovery(frozenset({kind}))
+    return made
+
+
+def _tell_runs(instance: dg.DagsterInstance, desk: AlertDesk, wanted: dg.RunStatusChangeRecordsFilter, after_id: int, horizon: datetime) -> int:
+    for record in instance.fetch_run_status_changes(wanted, limit=_BATCH, ascending=True).records:
+        entry = record.event_log_entry
+        run = instance.get_run_by_id(entry.run_id)
+        if run is not None and run.tags.get(WILL_RETRY_TAG) != "true" and entry.timestamp >= horizon.timestamp():
+            is_settled = (
+                _tell_cancelled(desk, run)
+                if wanted.event_type is dg.DagsterEventType.RUN_CANCELED
+                else _tell_failed(instance, desk, run, entry.dagster_event)
+            )
+            if not is_settled:
+                return after_id
+        after_id = record.storage_id
+    return after_id
+
+
+def _tell_failed(instance: dg.DagsterInstance, desk: AlertDesk, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None) -> bool:
+    """Whether each failure of the run is told; one that is, is tagged, so that it is not told again while another waits for a channel."""
+    failures = _list_failures(instance, run, ended_by)
+    if run_tags.HEARTBEAT not in run.tags and any(desk.ping_failure(failure) for failure in failures.values()):
+        instance.add_run_tags(run.run_id, {run_tags.HEARTBEAT: Signal.FAIL.name.lower()})
+    is_settled = True
+    for name, failure in failures.items():
+        tag = f"{run_tags.ALERTED_PREFIX}{name}"
+        if tag in run.tags:
+            continue
+        outcome = desk.raise_failure(failure)
+        if outcome.is_settled:
+            instance.add_run_tags(run.run_id, {tag: outcome.name.lower()})
+        is_settled = is_settled and outcome.is_settled
+    return is_settled
+
+
+def _list_failures(instance: dg.DagsterInstance, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None) -> dict[str, Failure]:
+    logs = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    events = [entry.dagster_event for entry in logs if entry.dagster_event is not None and entry.dagster_event.step_key]
+    if not events:
+        cause = explain_run_failure(ended_by) or "its process ended without a word"
+        return {RUN_SUBJECT: Failure(run.job_name, cause, "Look at the run's page and at the machine's memory.", run.run_id, run.job_name)}
+    return {str(event.step_key): Failure(str(event.step_key), *explain_step_failure(event), run.run_id, run.job_name) for event in events}
+
+
+def _tell_cancelled(desk: AlertDesk, run: dg.DagsterRun) -> bool:
+    duty = find_duty(run.job_name, "")
+    return desk.raise_trouble(
+        f"{duty.kind_prefix}{run.job_name} cancelled",
+        Severity.HIGH if duty.is_backup else duty.severity,
+        f"{duty.noun} cancelled: {run.job_name}",
+        "Somebody or something ended the run; nothing of its unfinished steps was kept.",
+        next_step=duty.next_step,
+        run_id=run.run_id,
+    ).is_settled
+
+
+def _tell_ticks(instance: dg.DagsterInstance, desk: AlertDesk, after_seconds: dict[str, float], horizon: datetime) -> dict[str, float]:
+    told = dict(after_seconds)
+    for tick in list_failed_ticks(instance, after_seconds=after_seconds, floor_seconds=horizon.timestamp(), except_names=frozenset({OUTBOX_NAME})):
+        outcome = desk.raise_trouble(
+            f"{TICK_KIND_PREFIX}{tick.name}",
+            Severity.CRITICAL,
+            f"No run was started: {tick.name}",
+            tick.reason,
+            next_step="Look at the schedule's or sensor's page; `schedgen-backups doctor` checks the settings.",
+        )
+        if not outcome.is_settled:
+            return told
+        told[tick.source] = tick.at_seconds
+    return told
+
+
+def _tell_checks(
+    instance: dg.DagsterInstance, desk: AlertDesk, keys: list[dg.AssetCheckKey], after_ids: dict[str, int], horizon: datetime
+) -> dict[str, int]:
+    return {key.to_user_string(): _tell_check(instance, desk, key, after_ids.get(key.to_user_string(), 0), horizon) for key in keys}
+
+
+def _tell_check(instance: dg.DagsterInstance, desk: AlertDesk, key: dg.AssetCheckKey, after_id: int, horizon: datetime) -> int:
+    """Checks that failed as a warning: their run went on, so nothing else tells of them."""
+    history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_BATCH)
+    for record in sorted((record for record in history if record.id > after_id), key=lambda record: record.id):
+        evaluation = record.evaluation
+        if not isinstance(evaluation, dg.AssetCheckEvaluation):  # planned
+            run = instance.get_run_by_id(record.run_id)
+            if run is not None and not run.is_finished:
+                break  # looked at again next time
+            after_id = record.id  # its run ended before it was reached
+            continue
+        is_news = record.create_timestamp >= horizon.timestamp() and _UNREMARKABLE not in (evaluation.description or "")
+        if is_news and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
+            outcome = desk.raise_trouble(
+                f"{CHECK_KIND_PREFIX}{key.name}",
+                Severity.LOW,
+                f"Check warns: {key.name}",
+                evaluation.description or "no reason is known",
+                run_id=record.run_id,
+            )
+            if not outcome.is_settled:
+                return after_id
+        after_id = record.id
+    return after_id

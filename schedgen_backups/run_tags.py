@@ -1,0 +1,20 @@
+"""The tags that this project puts on Dagster runs: the one place where their names stand."""
+
+from __future__ import annotations
+
+PREFIX = "backup/"
+REASON = f"{PREFIX}reason"
+LABEL_PREFIX = f"{PREFIX}label."
+GIT_COMMIT = f"{PREFIX}git_commit"
+GIT_BRANCH = f"{PREFIX}git_branch"
+USER = f"{PREFIX}user"
+PIN_FOR = f"{PREFIX}pin_for"
+"""A duration such as 30d: the run pins its own point while it holds the lock, so that no prune comes between."""
+PROCESS = f"{PREFIX}process"
+"""Which process of which machine executes the run, so that a dead one is noticed."""
+ALERTED_PREFIX = f"{PREFIX}alerted."
+"""Followed by a step's name: its failure was alerted, or is known not to need an alert."""
+HEARTBEAT = f"{PREFIX}heartbeat"
+"""The last signal sent to the heartbeat service for this run."""
+RETENTION_PLAN = f"{PREFIX}retention_plan"
+"""The plan that made the retention sensor request the run."""

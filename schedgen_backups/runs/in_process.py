@@ -1,0 +1,107 @@
+"""Runs a job against the Dagster instance in this process, so that a run of the command line appears in the UI.
+
+What the run does belongs to assets and checks; what is printed to the commands, which come here through `runs`. Add here what a command needs from
+Dagster.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping
+from contextlib import suppress
+
+import dagster as dg
+
+from schedgen_backups import run_tags
+from schedgen_backups.core.drill.report import DrillReport
+from schedgen_backups.core.system.process import ProgramError, run_program
+from schedgen_backups.definitions import defs
+from schedgen_backups.defs.assets import find_point_id
+from schedgen_backups.defs.drill import REPORT_KEY
+from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, CANCELLED_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
+from schedgen_backups.monitoring.orphaned_runs import describe_own_process, fail_dead_runs
+from schedgen_backups.monitoring.step_failures import EXIT_CODE_KEY, INTERRUPTION
+from schedgen_backups.runs.home import prepare_home
+from schedgen_backups.runs.results import BackupOutcome, DrillOutcome, StepFailure
+
+_STEP_EXIT_CODES = {"database_dump": DATABASE_EXIT_CODE, "minio_archive": BUCKET_EXIT_CODE}
+_GIT_TIMEOUT_SECONDS = 10
+
+
+def make_tags(reason: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """The run tags that tell who asked for a backup and why; git commit and branch where the current folder is a checkout."""
+    tags = {f"{run_tags.LABEL_PREFIX}{name}": value for name, value in labels.items()}
+    tags |= {
+        run_tags.REASON: reason,
+        run_tags.GIT_COMMIT: _ask_git("rev-parse", "HEAD"),
+        run_tags.GIT_BRANCH: _ask_git("rev-parse", "--abbrev-ref", "HEAD"),
+    }
+    with suppress(KeyError, OSError):  # a user without a name
+        tags[run_tags.USER] = getpass.getuser()
+    return {name: value for name, value in tags.items() if value}
+
+
+def run_backup_job(tags: Mapping[str, str]) -> BackupOutcome:
+    """The backup job ran to its end against the instance of DAGSTER_HOME; how it ended is in the outcome, never raised."""
+    prepare_home()
+    with dg.DagsterInstance.get() as instance:
+        result = _run_job(instance, "backup_job", tags, {})
+        return BackupOutcome(
+            run_id=result.run_id,
+            point_id=find_point_id(instance, result.run_id),
+            is_success=result.success,
+            failures=tuple(_read_failure(event) for event in result.all_events if event.is_step_failure),
+        )
+
+
+def run_drill_job(point_id: str, tags: Mapping[str, str]) -> DrillOutcome:
+    """The drill's job ran to its end against the instance of DAGSTER_HOME; how it ended is in the outcome, never raised."""
+    prepare_home()
+    with dg.DagsterInstance.get() as instance:
+        result = _run_job(instance, "restore_drill_job", tags, {"ops": {"restore_drill": {"config": {"point_id": point_id}}}})
+        return DrillOutcome(
+            run_id=result.run_id,
+            report=_read_report(result),
+            failures=tuple(_read_failure(event) for event in result.all_events if event.is_step_failure),
+        )
+
+
+def _run_job(instance: dg.DagsterInstance, job_name: str, tags: Mapping[str, str], run_config: Mapping[str, object]) -> dg.ExecuteInProcessResult:
+    fail_dead_runs(instance)
+    return defs.resolve_job_def(job_name).execute_in_process(
+        instance=instance,
+        tags={**tags, **({run_tags.PROCESS: process} if (process := describe_own_process()) else {})},
+        raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **run_config},
+    )
+
+
+def _read_report(result: dg.ExecuteInProcessResult) -> DrillReport | None:
+    for event in result.all_events:
+        if event.is_step_materialization:
+            value = event.step_materialization_data.materialization.metadata.get(REPORT_KEY)
+            if isinstance(value, dg.JsonMetadataValue):
+                return DrillReport.model_validate(value.data)
+    return None
+
+
+def _read_failure(event: dg.DagsterEvent) -> StepFailure:
+    data = event.step_failure_data
+    step = event.step_key or ""
+    exit_code = _STEP_EXIT_CODES.get(step, VERIFICATION_EXIT_CODE)
+    if data.user_failure_data is not None:
+        recorded = data.user_failure_data.metadata.get(EXIT_CODE_KEY)
+        exit_code = recorded.value if isinstance(recorded, dg.IntMetadataValue) and recorded.value is not None else exit_code
+        return StepFailure(step, data.user_failure_data.description or data.error_display_string, exit_code)
+    if data.error is not None and data.error.cls_name == INTERRUPTION:
+        return StepFailure(step, "cancelled; nothing of this step was kept", CANCELLED_EXIT_CODE)
+    error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
+    return StepFailure(step, error.message.strip() if error is not None else data.error_display_string, exit_code)
+
+
+def _ask_git(*arguments: str) -> str:
+    try:
+        code, output, _stderr = run_program(["git", *arguments], environment={}, timeout_seconds=_GIT_TIMEOUT_SECONDS)
+    except ProgramError:  # no git here: nothing to record
+        return ""
+    return output.strip() if code == 0 else ""

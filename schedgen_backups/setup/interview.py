@@ -1,0 +1,247 @@
+"""The questions of `setup`: each value is looked at when it is given, each group by using it; what is wrong is told and asked again.
+
+Without a terminal nothing is asked: what flags, environment and .env say must do. Add a question here; what becomes of
+the answers is in `setup_plan`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from zoneinfo import ZoneInfo
+
+import typer
+from rich.markup import escape
+
+from schedgen_backups.alerts.service import AlertDesk, send_test_alert
+from schedgen_backups.cli.app import out
+from schedgen_backups.cli.progress import draw_findings
+from schedgen_backups.config.cron import parse_cron
+from schedgen_backups.config.environment import (
+    parse_endpoint,
+    read_backup_settings,
+    read_bucket_settings,
+    read_database_settings,
+    read_retention_policy,
+)
+from schedgen_backups.config.variable_reader import DEFAULTS
+from schedgen_backups.core.errors import BackupError, ConfigurationError
+from schedgen_backups.doctor.checks import examine_bucket, examine_database
+from schedgen_backups.doctor.findings import Finding, Verdict
+from schedgen_backups.setup.plan import Deployment, make_calendar
+
+NOTHING = "-"
+"""What a person types to empty a value."""
+_HIGHEST_PORT = 65535
+_MAIL_SECURITIES = ("starttls", "ssl", "insecure")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One variable, as a person is asked for it."""
+
+    name: str
+    text: str
+    parse: Callable[[str], object] = str
+    """Raises ValueError, KeyError or OSError for what it cannot be."""
+    expected: str = "something"
+    is_hidden: bool = False
+    is_required: bool = False
+
+
+DATABASE = (
+    Question("POSTGRES_HOST", "Database server", is_required=True),
+    Question("POSTGRES_PORT", "Its port", lambda text: _parse_number(text, _HIGHEST_PORT), "a port"),
+    Question("POSTGRES_USER", "Role that may read the database", is_required=True),
+    Question("POSTGRES_DB", "Database", is_required=True),
+    Question("POSTGRES_PASSWORD", "The role's password", is_hidden=True, is_required=True),
+)
+BUCKET = (
+    Question("MINIO_ENDPOINT", "S3 server, as host:port", parse_endpoint, "host:port without http://", is_required=True),
+    Question("MINIO_SECURE", "Does it speak https (true or false)", lambda text: _parse_word(text, ("true", "false")), "true or false"),
+    Question("MINIO_BUCKET", "Bucket", is_required=True),
+    Question("MINIO_ACCESS_KEY", "Access key that may list and read", is_required=True),
+    Question("MINIO_SECRET_KEY", "Its secret key", is_hidden=True, is_required=True),
+)
+DIRECTORY = Question("BACKUP_DIR", "Folder for recovery points, best on another disk", is_required=True)
+TIMES = (
+    Question("BACKUP_SCHEDULE", "When to back up, as a cron string", parse_cron, "a cron string of five fields such as '0 2 * * *'"),
+    Question("BACKUP_TIMEZONE", "Time zone of that", ZoneInfo, "a time zone's name such as Africa/Johannesburg"),
+    Question("BACKUP_RETENTION_DAYS", "Keep recovery points for so many days", lambda text: _parse_number(text, 36500), "a number of days"),
+)
+CHANNELS = (
+    Question("BACKUP_ALERT_WEBHOOK_URL", "Address that gets alerts (Slack, Discord, Teams, …)", is_hidden=True),
+    Question("BACKUP_ALERT_EMAIL", "Who gets alerts by mail, several with commas"),
+)
+MAIL = (
+    Question("SMTP_HOST", "Mail server", is_required=True),
+    Question("SMTP_PORT", "Its port", lambda text: _parse_number(text, _HIGHEST_PORT), "a port"),
+    Question("SMTP_SECURITY", "How it is secured", lambda text: _parse_word(text, _MAIL_SECURITIES), "starttls, ssl or insecure"),
+    Question("SMTP_USER", "Login, where it wants one"),
+    Question("SMTP_PASSWORD", "The login's password", is_hidden=True),
+)
+ASKED = tuple(question.name for question in (*DATABASE, *BUCKET, DIRECTORY, *TIMES, *CHANNELS, *MAIL))
+
+
+@dataclass
+class Interview:
+    """What is known, and how the rest comes to be known."""
+
+    known: dict[str, str]
+    """Variable → value, of flags, environment and .env."""
+    written: Mapping[str, str]
+    """What the .env says already: channels that are in it were tried when they came into it."""
+    given: frozenset[str]
+    """Variables that flags gave: asked for only when they turn out to be wrong."""
+    is_interactive: bool
+    is_told: bool
+    """Whether a test alert may be sent."""
+    answers: dict[str, str] = field(default_factory=dict)
+
+    def ask_all(self, deployment: Deployment) -> dict[str, str]:
+        """Every variable that setup asks for → its value, all of them tried. ConfigurationError without a terminal when one is wrong."""
+        is_elsewhere = deployment is Deployment.COMPOSE
+        self._ask_group("database", DATABASE, lambda: self._try_database(is_elsewhere=is_elsewhere))
+        self._ask_group("bucket", BUCKET, lambda: self._try_bucket(is_elsewhere=is_elsewhere))
+        times = TIMES if is_elsewhere else (DIRECTORY, *TIMES)
+        self._ask_group("schedule and retention", times, lambda: self._try_times(deployment))
+        self._ask_group("alerts", CHANNELS, self._try_channels)
+        if not self._environment().get("BACKUP_ALERT_WEBHOOK_URL") and not self._environment().get("BACKUP_ALERT_EMAIL"):
+            out.print(
+                "[yellow]Nobody is told of failures.[/] Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL, or look at `schedgen-backups status`."
+            )
+        out.print("Copies off this site are not made by this version: copy BACKUP_DIR elsewhere by a means of your own.")
+        return self.answers
+
+    def _ask_group(self, subject: str, questions: Iterable[Question], attempt: Callable[[], None]) -> None:
+        asked = tuple(questions)
+        is_again = False
+        while True:
+            for question in asked:
+                self._ask(question, is_again=is_again)
+            try:
+                if subject == "alerts" and self.answers["BACKUP_ALERT_EMAIL"]:
+                    for question in MAIL:
+                        self._ask(question, is_again=is_again)
+                attempt()
+            except BackupError as error:
+                if not self.is_interactive:
+                    raise
+                out.print(f"[bold red]{escape(subject)}:[/] {escape(error.message)}")
+                if error.hint:
+                    out.print(f"[bold]what to do:[/] {escape(error.hint)}")
+                if typer.confirm("Keep these answers all the same?", default=False):
+                    return
+                is_again = True
+            else:
+                return
+
+    def _ask(self, question: Question, *, is_again: bool) -> None:
+        known = self.answers.get(question.name, self.known.get(question.name, "").strip() or DEFAULTS[question.name])
+        if not self.is_interactive or (question.name in self.given and not is_again):
+            problem = _find_problem(question, known)
+            if not problem:
+                self.answers[question.name] = known
+                return
+            if not self.is_interactive:
+                raise ConfigurationError(problem, hint="Give it as a flag, in the environment or in .env; `setup --help` has the flags.")
+            out.print(f"[bold red]{escape(problem)}[/]")
+
+        def take(text: str) -> str:
+            value = "" if text.strip() == NOTHING else text.strip()
+            problem = _find_problem(question, value)
+            if problem:
+                raise typer.BadParameter(problem)
+            return value
+
+        hint = " (Enter keeps what is there)" if question.is_hidden and known else "" if question.is_required or known else " (Enter for none)"
+        self.answers[question.name] = typer.prompt(
+            question.text + hint, default=known, hide_input=question.is_hidden, show_default=bool(known) and not question.is_hidden, value_proc=take
+        )
+
+    def _environment(self) -> dict[str, str]:
+        return {**self.known, **self.answers}
+
+    def _try_database(self, *, is_elsewhere: bool) -> None:
+        environment = self._environment()
+        settings = read_database_settings(environment)
+        if is_elsewhere and not _is_known_here(settings.host):
+            out.print(f"{escape(settings.host)} is a name of the containers' network: `backup-cli doctor` tries it there.")
+            return
+        findings = examine_database(settings, read_backup_settings(_without_times(environment)))
+        # The image brings its own pg_dump.
+        _judge([finding for finding in findings if not (is_elsewhere and finding.subject == "pg_dump")])
+
+    def _try_bucket(self, *, is_elsewhere: bool) -> None:
+        environment = self._environment()
+        settings = read_bucket_settings(environment)
+        host = settings.endpoint.rpartition(":")[0]
+        if is_elsewhere and not _is_known_here(host):
+            out.print(f"{escape(host)} is a name of the containers' network: `backup-cli doctor` tries it there.")
+            return
+        _judge(list(examine_bucket(settings, read_backup_settings(_without_times(environment)))))
+
+    def _try_times(self, deployment: Deployment) -> None:
+        read_backup_settings(self._environment())
+        read_retention_policy(self._environment())
+        if deployment is Deployment.SYSTEMD:
+            make_calendar(self.answers["BACKUP_SCHEDULE"])
+
+    def _try_channels(self) -> None:
+        desk = AlertDesk(self._environment())
+        environment = self._environment()
+        names = [question.name for question in (*CHANNELS, *MAIL)]
+        is_new = any((environment.get(name) or DEFAULTS[name]) != (self.written.get(name) or DEFAULTS[name]) for name in names)
+        if not self.is_told or not is_new or not desk.notifier.channels:
+            return
+        refused = [delivery for delivery in send_test_alert(desk.notifier) if not delivery.is_accepted]
+        if refused:
+            raise ConfigurationError(
+                "; ".join(f"{delivery.channel} did not accept the test alert: {delivery.answer}" for delivery in refused),
+                hint="Is the address right, and can it be reached from here?",
+            )
+        out.print("A test alert was accepted by every channel.")
+
+
+def _judge(findings: list[Finding]) -> None:
+    problems = [finding for finding in findings if finding.verdict is Verdict.PROBLEM]
+    if problems:
+        raise ConfigurationError("; ".join(finding.detail for finding in problems), hint=" ".join(finding.fix for finding in problems if finding.fix))
+    out.print(draw_findings(findings))
+
+
+def _without_times(environment: Mapping[str, str]) -> dict[str, str]:
+    """Times are asked for later: a wrong one in the old .env is told then."""
+    return {name: value for name, value in environment.items() if name not in {question.name for question in TIMES}}
+
+
+def _find_problem(question: Question, value: str) -> str:
+    if not value:
+        return f"{question.name} is not set" if question.is_required else ""
+    try:
+        question.parse(value)
+    except (ValueError, KeyError, OSError):
+        shown = "this" if question.is_hidden else repr(value)
+        return f"{question.name} is {shown}, expected {question.expected}"
+    return ""
+
+
+def _is_known_here(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
+
+
+def _parse_number(text: str, highest: int) -> int:
+    if not 1 <= int(text) <= highest:
+        raise ValueError(text)
+    return int(text)
+
+
+def _parse_word(text: str, words: tuple[str, ...]) -> str:
+    if text not in words:
+        raise ValueError(text)
+    return text

@@ -1,0 +1,194 @@
+"""What `setup` writes: the .env with only the differing lines changed, and the deployment's files for this machine's paths, as texts.
+
+Pure: values in, texts out. Questions are in `setup_questions`, writing and starting in `setup_install`. Add a deployment's files here.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+
+from schedgen_backups.config.value_files import FILE_SUFFIX
+from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.core.errors import ConfigurationError
+
+DEPLOYED_AT = "/opt/schedgen-backups"
+"""Where the files of deploy/ take the checkout to be."""
+STATE_AT = "/var/lib/schedgen-backups"
+POINTS_AT = "/var/backups/schedgen-backups"
+LOG_AT = "/var/log/schedgen-backups"
+SERVICE_USER = "schedgen-backups"
+UNITS = ("schedgen-backup.service", "schedgen-backup.timer", "schedgen-backups-daemon.service", "schedgen-backups-webserver.service")
+CRON_FILE = "schedgen-backups"
+MASK = "********"
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@,+%=-]*")
+_COMMENT = re.compile(r"[^\S\r\n]+#[^\r\n'\"]*$")
+_SECRETS = frozenset(variable.name for variable in VARIABLES if variable.is_secret)
+_SAFE_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*")
+_HOMES = ("/home", "/root", "/run/user")
+"""What ProtectHome=true hides from a unit (systemd.exec, "Sandboxing")."""
+_WEEKDAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_CRON_FIELDS = 5
+
+
+class Deployment(str, Enum):
+    """What starts the backups."""
+
+    COMPOSE = "compose"
+    SYSTEMD = "systemd"
+    CRON = "cron"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this machine has the checkout, its programs, the state, the recovery points and cron's log, and who runs the backups."""
+
+    project: Path
+    bin_dir: Path
+    state: Path
+    points: Path
+    log: Path
+    user: str
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (self.project, self.bin_dir, self.state, self.points, self.log)
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file that is to hold this text."""
+
+    path: Path
+    text: str
+    mode: int
+
+
+def merge_env(text: str, values: Mapping[str, str]) -> str:
+    """The .env with these values: other lines stay byte for byte, a differing value takes its line's place, new ones are appended.
+
+    A value that is given as NAME_FILE with the same content stays there. ConfigurationError for a value that a .env cannot hold.
+    """
+    present = dotenv_values(stream=io.StringIO(text))
+    wanted = {name: value for name, value in values.items() if (present.get(name) or "") != value or name not in present}
+    lines: list[str] = []
+    written: set[str] = set()
+    for binding in parse_stream(io.StringIO(text)):
+        original = binding.original.string
+        if binding.key in wanted:
+            ending = original[len(original.rstrip("\r\n")) :] or "\n"
+            comment = _COMMENT.search(original.rstrip("\r\n"))
+            tail = (comment[0] if comment else "") + ending
+            leading = original[: len(original) - len(original.lstrip())]
+            lines.append(f"{leading}{format_line(binding.key, wanted[binding.key])}{tail}")
+            written.add(binding.key)
+        else:
+            lines.append(original)
+    merged = "".join(lines)
+    missing = [name for name in wanted if name not in written and wanted[name]]
+    if missing and merged and not merged.endswith("\n"):
+        merged += "\n"
+    return merged + "".join(f"{format_line(name, wanted[name])}\n" for name in missing)
+
+
+def format_line(name: str, value: str) -> str:
+    """NAME=value as Compose and python-dotenv read it alike; ConfigurationError where no way of writing is read back as the same value."""
+    if _PLAIN.fullmatch(value):
+        return f"{name}={value}"
+    if "'" not in value and "\\" not in value and "\n" not in value and "${" not in value:
+        return f"{name}='{value}'"
+    if not set(value) & set('"\\$`\n'):
+        return f'{name}="{value}"'
+    raise ConfigurationError(
+        f"the value of {name} cannot be written into a .env so that everybody reads the same", hint=f"Put it into a file: {name}{FILE_SUFFIX}."
+    )
+
+
+def describe_env(text: str, merged: str) -> list[str]:
+    """The lines that change, secrets masked; nothing of the others but how many they are."""
+    before, after = dotenv_values(stream=io.StringIO(text)), dotenv_values(stream=io.StringIO(merged))
+    changed = [name for name, value in after.items() if before.get(name) != value]
+    return [
+        *(f"{name}={MASK}" if name in _SECRETS and after[name] else format_line(name, after[name] or "") for name in changed),
+        f"# {len(after) - len(changed)} other values stay as they are",
+    ]
+
+
+def plan_units(sources: Path, unit_dir: Path, place: Place, schedule: str, timezone: str) -> tuple[PlannedFile, ...]:
+    """The units of deploy/systemd for this place; the timer goes off when the schedule does."""
+    calendar = "\n".join(f"OnCalendar={line} {timezone}" for line in make_calendar(schedule))
+    files: list[PlannedFile] = []
+    for name in UNITS:
+        text = _move((sources / "systemd" / name).read_text(encoding="utf-8"), place)
+        if name.endswith(".timer"):
+            text = re.sub(r"^OnCalendar=.*$", calendar, text, flags=re.MULTILINE)
+        text = re.sub(r"^(User|Group)=.*$", rf"\1={place.user}", text, flags=re.MULTILINE)
+        if any(path.is_relative_to(home) for path in place.paths for home in _HOMES):
+            # Hidden, the unit's own program could not be started.
+            text = text.replace("ProtectHome=true", "ProtectHome=read-only")
+        files.append(PlannedFile(unit_dir / name, text, 0o644))
+    return tuple(files)
+
+
+def plan_cron(sources: Path, cron_dir: Path, place: Place, schedule: str) -> tuple[PlannedFile, ...]:
+    """The cron file of deploy/cron for this place and this schedule. cron goes by the machine's own clock."""
+    text = _move((sources / "cron" / CRON_FILE).read_text(encoding="utf-8"), place)
+    text = re.sub(rf"^0 2 \* \* \* {re.escape(SERVICE_USER)} ", lambda _found: f"{schedule} {place.user} ", text, flags=re.MULTILINE)
+    return (PlannedFile(cron_dir / CRON_FILE, text, 0o644),)
+
+
+def make_calendar(cron: str) -> tuple[str, ...]:
+    """systemd.time(7) expressions that go off when the cron string does; two where cron means day of month or day of week.
+
+    ConfigurationError for names such as @daily or MON, which stay the business of cron.
+    """
+    fields = cron.split()
+    if len(fields) != _CRON_FIELDS or not all(re.fullmatch(r"[0-9*,/-]+", field) for field in fields):
+        raise ConfigurationError(f"{cron!r} cannot be said to a systemd timer", hint="Write it as five fields of numbers, such as '0 2 * * 1-5'.")
+    minute, hour, day, month, weekday = fields
+    clock = f"{_translate(hour, 0)}:{_translate(minute, 0)}:00"
+    dates, weekdays = f"*-{_translate(month, 1)}-{_translate(day, 1)}", _translate_weekdays(weekday)
+    if not weekdays:
+        return (f"{dates} {clock}",)
+    if day.startswith("*"):
+        return (f"{weekdays} {dates} {clock}",)
+    return (f"{dates} {clock}", f"{weekdays} *-{_translate(month, 1)}-* {clock}")
+
+
+def _translate(field: str, first: int) -> str:
+    return ",".join(part.replace("*/", f"{first}/").replace("-", "..") for part in field.split(","))
+
+
+def _translate_weekdays(field: str) -> str:
+    if field == "*":
+        return ""
+    days: set[int] = set()
+    for part in field.split(","):
+        span, _slash, step = part.partition("/")
+        low, dash, high = ("0", "-", "6") if span == "*" else span.partition("-")
+        days |= set(range(int(low), int(high if dash else "6" if step else low) + 1, int(step or 1)))
+    names = dict.fromkeys(_WEEKDAYS[day] for day in sorted(days, key=lambda day: (day - 1) % 7))
+    return ",".join(names)
+
+
+def _move(text: str, place: Place) -> str:
+    for path in place.paths:
+        if not _SAFE_PATH.fullmatch(str(path)):
+            # Both read blanks and per cent signs as something else.
+            raise ConfigurationError(f"{str(path)!r} cannot stand in a unit or a cron file", hint="Use a path of letters, digits and ._-@+/.")
+    text = text.replace(f"{DEPLOYED_AT}/.venv/bin", str(place.bin_dir)).replace("cd " + DEPLOYED_AT, f"cd {place.project}")
+    text = text.replace(" .venv/bin/", f" {place.bin_dir}/").replace(POINTS_AT, str(place.points)).replace(LOG_AT, str(place.log))
+    if str(place.state) != STATE_AT:
+        text = text.replace(STATE_AT, str(place.state))
+        # StateDirectory= is a name below /var/lib; another place must be allowed by its path.
+        text = re.sub(r"^StateDirectory=.*\nStateDirectoryMode=.*$", f"ReadWritePaths={place.state}", text, flags=re.MULTILINE)
+    return text.replace(DEPLOYED_AT, str(place.project))
