@@ -20,7 +20,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.restore.bucket import restore_bucket
-from schedgen_backups.core.restore.object_selection import select_keys
+from schedgen_backups.core.restore.objects import select_keys
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
 from schedgen_backups.core.verify.files import verify_archive
 

@@ -18,8 +18,7 @@ from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.postgres.client_programs import find_client
 from schedgen_backups.core.postgres.connection import make_client_environment
 from schedgen_backups.core.restore.database import restore_database
-from schedgen_backups.core.restore.side_database import drop_database
-from schedgen_backups.core.restore.table_restore import TableRequest, open_restored_tables
+from schedgen_backups.core.restore.tables import TableRequest, drop_database, open_restored_tables
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 from schedgen_backups.core.verify.files import verify_dump

@@ -19,13 +19,12 @@ from typing import BinaryIO, cast
 
 from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
-from schedgen_backups.core.formats.archive_member import pack_object
 from schedgen_backups.core.formats.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, split_dump
-from schedgen_backups.core.formats.member_name import MemberNames
 from schedgen_backups.core.formats.records import ArchiveRecord, DumpRecord, ObjectEntry
+from schedgen_backups.core.formats.tar_member import MemberNames, pack_object
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId, ReferenceState
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta, timezone
 from textwrap import dedent
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
-from schedgen_backups.core.catalog.claims import SEALING_CLAIMS, Claim, ClaimStatus
+from schedgen_backups.core.catalog.check_results import SEALING_CLAIMS, Claim, ClaimStatus
 from schedgen_backups.core.model import Artifact, ArtifactKind, ArtifactName, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
-from schedgen_backups.core.retention.retention import Candidate, RetentionPlan, RetentionPolicy, plan_retention
+from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 from schedgen_backups_tests.core_support import TAKEN_AT, TableText, make_entry, make_result, write_archive, write_dump
 
 SHORT = {"v": PointState.VERIFIED, "u": PointState.UNVERIFIED, "f": PointState.FAILED, "p": PointState.PARTIAL}

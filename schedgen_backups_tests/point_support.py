@@ -9,14 +9,14 @@ import io
 from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.claims import ClaimResult
+from schedgen_backups.core.catalog.check_results import ClaimResult
 from schedgen_backups.core.model import Origin, RecoveryPointId
 from schedgen_backups.core.restore.bucket import compare_bucket
 from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest, restore_point
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
-from schedgen_backups.core.verify.live import LiveApplication
-from schedgen_backups.core.verify.seal import seal_point
+from schedgen_backups.core.verify.commit import seal_point
+from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups_tests.core_support import POINT, make_backup, publish_archive, publish_dump
 from schedgen_backups_tests.servers import client_of, run
 

@@ -13,14 +13,14 @@ import typer
 from rich.markup import escape
 
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
-from schedgen_backups.cli.deployments import check_marker_folder
-from schedgen_backups.cli.deployments import write_marker as mark_deployment
+from schedgen_backups.cli.deployment import check_marker_folder
+from schedgen_backups.cli.deployment import write_marker as mark_deployment
 from schedgen_backups.cli.progress import show_capture
 from schedgen_backups.config.environment import load_environment, read_backup_directory
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.spans import parse_span
 from schedgen_backups.core.system.lock import DirectoryLock
+from schedgen_backups.core.units import parse_span
 from schedgen_backups.runs.launch import run_backup
 
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from schedgen_backups.cli.app import CommandEnd, app, err, out
 from schedgen_backups.config.environment import export_environment
 from schedgen_backups.core.errors import BackupError
-from schedgen_backups.core.version import TOOL_VERSION
+from schedgen_backups.core.model import TOOL_VERSION
 from schedgen_backups.exit_codes import CONFIGURATION_EXIT_CODE
 
 __all__ = ["app", "main"]

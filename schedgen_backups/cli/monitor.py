@@ -17,10 +17,8 @@ from schedgen_backups.cli.progress import draw_findings
 from schedgen_backups.config.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
 from schedgen_backups.core.catalog.freshness import look_at_freshness
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.verify.live import LiveApplication
-from schedgen_backups.core.verify.live_audit import audit_live_system, describe_audit
-from schedgen_backups.doctor.checks import examine
-from schedgen_backups.doctor.findings import Verdict
+from schedgen_backups.core.verify.live_system import LiveApplication, audit_live_system, describe_audit
+from schedgen_backups.doctor.checks import Verdict, examine
 from schedgen_backups.exit_codes import CONFIGURATION_EXIT_CODE, VERIFICATION_EXIT_CODE
 
 _WARNING_SHARE = 0.8

@@ -25,7 +25,7 @@ from schedgen_backups.config.environment import (
 )
 from schedgen_backups.config.points import get_point, open_catalog
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.claims import ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimResult, ClaimStatus
 from schedgen_backups.core.catalog.pins import Pin, remove_pin, write_pin
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.formats.archive_file import open_archive
@@ -33,9 +33,9 @@ from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ArtifactKind, ArtifactName
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
 from schedgen_backups.core.units import format_bytes
+from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
-from schedgen_backups.core.verify.live import LiveApplication, LiveSystem
-from schedgen_backups.core.verify.seal import verify_point
+from schedgen_backups.core.verify.live_system import LiveApplication, LiveSystem
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 

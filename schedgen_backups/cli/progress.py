@@ -26,12 +26,12 @@ from rich.progress import (
 from rich.table import Table
 
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, PointListing, PointState
-from schedgen_backups.core.catalog.claims import ClaimResult, ClaimStatus, Rung
+from schedgen_backups.core.catalog.check_results import ClaimResult, ClaimStatus, Rung
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind
-from schedgen_backups.core.retention.retention import RetentionPlan
+from schedgen_backups.core.retention.plan import RetentionPlan
 from schedgen_backups.core.units import format_bytes
-from schedgen_backups.doctor.findings import Finding, Verdict
+from schedgen_backups.doctor.checks import Finding, Verdict
 
 _STATE_STYLES = {PointState.VERIFIED: "green", PointState.UNVERIFIED: "yellow", PointState.PARTIAL: "yellow", PointState.FAILED: "bold red"}
 _STATUS_STYLES = {ClaimStatus.PASSED: "green", ClaimStatus.FAILED: "bold red", ClaimStatus.NOT_CONFIGURED: "yellow", ClaimStatus.UNKNOWN: "dim"}

@@ -24,9 +24,8 @@ from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.restore.differences import diffs_to_json, objects_to_json
 from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest
 from schedgen_backups.core.restore.service import RestoreDesk, Terms
-from schedgen_backups.core.restore.side_database import make_side_name
-from schedgen_backups.core.restore.table_restore import RestoredTables, TableRequest
 from schedgen_backups.core.restore.table_write import WriteMode
+from schedgen_backups.core.restore.tables import RestoredTables, TableRequest, make_side_name
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 

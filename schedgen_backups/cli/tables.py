@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from schedgen_backups.core.restore.differences import describe_rows
-from schedgen_backups.core.restore.object_selection import ObjectDifference, ObjectStanding
+from schedgen_backups.core.restore.objects import ObjectDifference, ObjectStanding
 from schedgen_backups.core.restore.table_diff import TableDiff
 from schedgen_backups.core.units import format_bytes
 

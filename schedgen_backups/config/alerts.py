@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from schedgen_backups.config.cron import find_longest_gap
 from schedgen_backups.config.environment import load_environment, read_schedule
-from schedgen_backups.config.variable_reader import Reader
+from schedgen_backups.config.reader import Reader
 from schedgen_backups.config.variables import DEFAULT_SCHEDULE
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify.channels import Channel, MailSettings, make_channel, make_mail_channel

@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 
 from schedgen_backups.config.cron import find_longest_gap
 from schedgen_backups.config.environment import find_project_folder, load_environment, parse_endpoint, read_backup_directory, read_weekly_schedule
+from schedgen_backups.config.reader import Reader
 from schedgen_backups.config.targets import read_database_target
-from schedgen_backups.config.variable_reader import Reader
 from schedgen_backups.config.variables import DEFAULT_DRILL_SCHEDULE
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings

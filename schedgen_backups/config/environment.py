@@ -15,11 +15,10 @@ from zoneinfo import ZoneInfo
 from dotenv import dotenv_values, load_dotenv
 
 from schedgen_backups.config.cron import parse_cron
-from schedgen_backups.config.value_files import read_value_files
-from schedgen_backups.config.variable_reader import DEFAULTS, Reader
+from schedgen_backups.config.reader import DEFAULTS, Reader, read_value_files
 from schedgen_backups.config.variables import DEFAULT_SCHEDULE
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.retention.retention import RetentionPolicy
+from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY, BackupSettings, BucketSettings, DatabaseSettings
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})

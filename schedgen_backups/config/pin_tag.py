@@ -9,7 +9,7 @@ from schedgen_backups import run_tags
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import Pin, write_pin
 from schedgen_backups.core.model import Origin, RecoveryPointId
-from schedgen_backups.core.spans import describe_labels, parse_span
+from schedgen_backups.core.units import describe_labels, parse_span
 
 
 def pin_as_tagged(catalog: Catalog, point_id: RecoveryPointId, tags: Mapping[str, str], origin: Origin) -> Pin | None:

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from schedgen_backups.config.environment import read_bucket_settings, read_database_settings
-from schedgen_backups.config.value_files import list_file_problems
+from schedgen_backups.config.reader import list_file_problems
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 

@@ -10,12 +10,24 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 from urllib.parse import quote, unquote
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from schedgen_backups.core.errors import ConfigurationError
+
+
+def _find_version() -> str:
+    try:
+        return version("schedgen-backups")
+    except PackageNotFoundError:  # a source tree on the path, not installed
+        return "0+unknown"
+
+
+TOOL_VERSION = _find_version()
+
 
 FORMAT_VERSION = 1
 _ID_FORMAT = "%Y%m%d_%H%M%S"

@@ -1,12 +1,14 @@
-"""Bytes in words, and whether a size is plausible after the sizes before it.
-
-The thresholds are the operators' own: a drop of more than half is HIGH, a rise to more than three times LOW (requirements, severities).
-"""
+"""Sizes and durations in words, read and written."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
+
+from schedgen_backups.core.errors import ConfigurationError
 
 LOWEST_SHARE = 0.5
 HIGHEST_SHARE = 3.0
@@ -52,3 +54,20 @@ def format_bytes(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= _STEP
     return f"{size_bytes:.1f} TB"
+
+
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+_MOST = timedelta(days=36500)
+
+
+def parse_span(text: str) -> timedelta:
+    """The time span of 12h, 30d or 4w; ConfigurationError for anything else, nothing and more than a century included."""
+    found = re.fullmatch(r"([1-9][0-9]{0,6})([hdw])", text.strip())
+    if found is None or (span := int(found[1]) * _UNITS[found[2]]) > _MOST:
+        raise ConfigurationError(f"{text!r} is no time span", hint="Write it as 12h, 30d or 4w.")
+    return span
+
+
+def describe_labels(labels: Mapping[str, str]) -> str:
+    """The labels as they are given on the command line, with commas."""
+    return ", ".join(f"{name}={value}" for name, value in labels.items())

@@ -20,11 +20,11 @@ from schedgen_backups.core.capture.capture import take_bucket_archive, take_data
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId
 from schedgen_backups.core.units import format_bytes
-from schedgen_backups.core.verify.seal import seal_point
+from schedgen_backups.core.verify.commit import seal_point
 from schedgen_backups.defs.hooks import alert_on_step_failure, announce_recovery_point, tell_start
 from schedgen_backups.defs.resources import POOL, BackupResource
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
-from schedgen_backups.monitoring.step_failures import explain_failure
+from schedgen_backups.monitoring.failures import explain_failure
 
 GROUP = "recovery_point"
 OWNERS = ["team:operations"]

@@ -6,12 +6,12 @@ backup, so the check blocks nothing. The command `audit` does the same from a te
 
 import dagster as dg
 
-from schedgen_backups.core.verify.live_audit import audit_live_system, describe_audit
+from schedgen_backups.core.verify.live_system import audit_live_system, describe_audit
 from schedgen_backups.defs.assets import OWNERS
 from schedgen_backups.defs.checks import with_alerts
 from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
-from schedgen_backups.monitoring.step_failures import explain_failure
+from schedgen_backups.monitoring.failures import explain_failure
 
 _NAMED = 50
 

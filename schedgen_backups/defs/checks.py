@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.claims import ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimResult, ClaimStatus
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -22,7 +22,7 @@ from schedgen_backups.defs.assets import database_dump, describe_holder, find_po
 from schedgen_backups.defs.hooks import alert_on_step_failure
 from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
-from schedgen_backups.monitoring.step_failures import explain_failure
+from schedgen_backups.monitoring.failures import explain_failure
 
 
 @dg.asset_check(asset=database_dump, blocking=True)

@@ -14,7 +14,7 @@ from schedgen_backups.config.drill import read_drill_max_age, read_drill_max_min
 from schedgen_backups.config.environment import load_environment
 from schedgen_backups.config.points import LATEST
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus
 from schedgen_backups.core.drill.drill import HOLD_FACTOR, run_drill
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.errors import VerificationError
@@ -24,7 +24,7 @@ from schedgen_backups.defs.checks import with_alerts
 from schedgen_backups.defs.hooks import alert_on_step_failure
 from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
-from schedgen_backups.monitoring.step_failures import explain_failure
+from schedgen_backups.monitoring.failures import explain_failure
 
 GROUP = "restore_drill"
 DRILL_POOL = "restore_drill"

@@ -20,7 +20,7 @@ from schedgen_backups.config.environment import load_environment
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
-from schedgen_backups.monitoring.causes import explain_exception, find_check_description
+from schedgen_backups.monitoring.failures import explain_exception, find_check_description
 
 
 @dg.failure_hook(name="alert_on_step_failure")

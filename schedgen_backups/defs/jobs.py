@@ -7,14 +7,14 @@ A job is a selection of assets with their checks, or one op; add one when a run 
 import dagster as dg
 
 from schedgen_backups.config.environment import load_environment, read_max_hours, read_retention_policy
+from schedgen_backups.core.retention.plan import make_retention_table
 from schedgen_backups.core.retention.prune import remove_points
-from schedgen_backups.core.retention.table import make_retention_table
 from schedgen_backups.defs.assets import describe_holder, recovery_point
 from schedgen_backups.defs.drill import MAX_RUNTIME_SECONDS
 from schedgen_backups.defs.hooks import alert_on_step_failure, announce_retention
 from schedgen_backups.defs.resources import POOL, BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
-from schedgen_backups.monitoring.step_failures import explain_failure
+from schedgen_backups.monitoring.failures import explain_failure
 
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 """Seconds after which Dagster's run monitoring ends a run (Dagster documentation, run monitoring)."""

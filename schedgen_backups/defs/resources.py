@@ -17,7 +17,7 @@ from schedgen_backups.core.drill.scratch import sweep_scratch
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.core.system.priority import lower_priority
-from schedgen_backups.core.verify.live import LiveApplication
+from schedgen_backups.core.verify.live_system import LiveApplication
 
 POOL = "backup_directory"
 """Steps that write in the directory wait for one another in this pool; the directory's lock is what makes it safe."""

@@ -17,11 +17,11 @@ from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.restore.differences import diffs_to_json, objects_to_json
 from schedgen_backups.core.restore.point import RestoreRequest
 from schedgen_backups.core.restore.service import RestoreDesk, Terms
-from schedgen_backups.core.restore.table_restore import TableRequest
 from schedgen_backups.core.restore.table_write import WriteMode
+from schedgen_backups.core.restore.tables import TableRequest
 from schedgen_backups.defs.hooks import alert_on_step_failure
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
-from schedgen_backups.monitoring.step_failures import explain_failure
+from schedgen_backups.monitoring.failures import explain_failure
 
 
 class RestoreConfig(dg.Config):

@@ -20,10 +20,10 @@ from schedgen_backups.cli.progress import draw_results
 from schedgen_backups.config.environment import load_environment, read_backup_settings
 from schedgen_backups.config.targets import read_bucket_target, read_database_target
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.claims import Rung
+from schedgen_backups.core.catalog.check_results import Rung
 from schedgen_backups.core.restore.point import RestoreRequest, restore_point
 from schedgen_backups.core.units import format_bytes
-from schedgen_backups.core.verify.seal import verify_point
+from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.demo.seed import destroy_application, seed_application
 from schedgen_backups.demo.servers import BUCKET, DATABASE, Stage, open_stage
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from enum import Enum
 from typing import TypeVar
 
 from schedgen_backups.config.environment import read_backup_settings, read_bucket_settings, read_database_settings
@@ -18,7 +20,25 @@ from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.core.units import format_bytes
-from schedgen_backups.doctor.findings import Finding, Verdict
+
+
+class Verdict(str, Enum):
+    """What a look came to."""
+
+    OK = "ok"
+    NOTE = "note"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One precondition, how it stands, and what to do about it."""
+
+    subject: str
+    verdict: Verdict
+    detail: str
+    fix: str = ""
+
 
 _CLOCK_TOLERANCE_SECONDS = 60
 _SPACE_FACTOR = 1.5

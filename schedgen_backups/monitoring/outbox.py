@@ -1,8 +1,4 @@
-"""The alarm of record: goes through what happened since the last look and tells what nobody has told yet.
-
-Failed and cancelled runs, failed ticks, checks that failed without failing their run. The cursor goes on only past what a channel accepted, so that
-an alert is late when the channels are down, and not lost. Called by the sensor `alert_outbox`; what an alert says is the business of `alerting`.
-"""
+"""Sends the alerts that no hook has delivered, from Dagster's records, until a channel accepts them, and reports resolved incidents."""
 
 from __future__ import annotations
 
@@ -13,23 +9,73 @@ from typing import TypeVar
 import dagster as dg
 
 from schedgen_backups import run_tags
-from schedgen_backups.alerts.run_kinds import find_duty
+from schedgen_backups.alerts.run_kinds import BACKUP, OTHER_DUTIES, Duty, find_duty
 from schedgen_backups.alerts.service import (
     CHECK_KIND_PREFIX,
     OUTBOX_KIND_PREFIX,
     RUN_SUBJECT,
+    STALE_KIND,
     TICK_KIND_PREFIX,
     AlertDesk,
     Failure,
 )
-from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimStatus
+from schedgen_backups.core.catalog.freshness import look_at_freshness
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.heartbeat import Signal
-from schedgen_backups.monitoring.causes import explain_run_failure, explain_step_failure
+from schedgen_backups.core.notify.incidents import Incident
+from schedgen_backups.monitoring.failures import explain_run_failure, explain_step_failure
 from schedgen_backups.monitoring.orphaned_runs import fail_dead_runs
-from schedgen_backups.monitoring.recoveries import list_ended_kinds
-from schedgen_backups.monitoring.ticks import list_failed_ticks
+from schedgen_backups.monitoring.ticks import list_failed_ticks, list_recovered
+
+_HISTORY_LIMIT = 20
+
+
+def list_ended_kinds(instance: dg.DagsterInstance, desk: AlertDesk, check_keys: list[dg.AssetCheckKey]) -> frozenset[str]:
+    """The kinds of open incidents whose cause has gone well after their last alert."""
+    incidents = desk.notifier.read_incidents()
+    if not incidents:
+        return frozenset()
+    kinds = frozenset(incident.kind for incident in incidents)
+    names = frozenset(kind.removeprefix(TICK_KIND_PREFIX) for kind in kinds if kind.startswith(TICK_KIND_PREFIX))
+    over = {f"{TICK_KIND_PREFIX}{name}" for name in list_recovered(instance, names)}
+    newest = look_at_freshness(desk.catalog, datetime.now(timezone.utc)).newest
+    if newest is not None and newest.manifest is not None:
+        over |= _select(incidents, (BACKUP.kind_prefix, STALE_KIND), newest.manifest.sealed_at)
+    for duty in OTHER_DUTIES:
+        over |= _select(incidents, (duty.kind_prefix,), _find_success(instance, duty))
+    for key in check_keys:
+        over |= _select(incidents, (f"{CHECK_KIND_PREFIX}{key.name}",), _find_pass(instance, key))
+    return frozenset(over)
+
+
+def _select(incidents: tuple[Incident, ...], prefixes: tuple[str, ...], went_well_at: datetime | None) -> set[str]:
+    if went_well_at is None:
+        return set()
+    return {incident.kind for incident in incidents if incident.kind.startswith(prefixes) and went_well_at > incident.announced_at}
+
+
+def _find_success(instance: dg.DagsterInstance, duty: Duty) -> datetime | None:
+    """When a run of the duty's jobs last succeeded, if none has failed since."""
+    newest: datetime | None = None
+    for job_name in duty.job_names:
+        finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+        records = instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=finished), limit=1)
+        if records and records[0].dagster_run.status is dg.DagsterRunStatus.SUCCESS and records[0].end_time is not None:
+            ended_at = datetime.fromtimestamp(records[0].end_time, timezone.utc)
+            newest = max(ended_at, newest) if newest is not None else ended_at
+    return newest
+
+
+def _find_pass(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> datetime | None:
+    """When the check was last seen to hold, if it has not failed since."""
+    for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=_HISTORY_LIMIT):
+        if record.event is not None and isinstance(record.evaluation, dg.AssetCheckEvaluation):
+            # Not the record's own time: that is when the check was planned, to the second.
+            return datetime.fromtimestamp(record.event.timestamp, timezone.utc) if record.evaluation.passed else None
+    return None
+
 
 OUTBOX_NAME = "alert_outbox"
 WILL_RETRY_TAG = "dagster/will_retry"

@@ -19,8 +19,8 @@ from schedgen_backups.definitions import defs
 from schedgen_backups.defs.assets import find_point_id
 from schedgen_backups.defs.drill import REPORT_KEY
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, CANCELLED_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
+from schedgen_backups.monitoring.failures import EXIT_CODE_KEY, INTERRUPTION
 from schedgen_backups.monitoring.orphaned_runs import describe_own_process, fail_dead_runs
-from schedgen_backups.monitoring.step_failures import EXIT_CODE_KEY, INTERRUPTION
 from schedgen_backups.runs.home import prepare_home
 from schedgen_backups.runs.results import BackupOutcome, DrillOutcome, StepFailure
 

@@ -17,9 +17,9 @@ from dotenv import dotenv_values
 from rich.markup import escape
 
 from schedgen_backups.cli.app import CommandEnd, app, out
-from schedgen_backups.cli.deployments import find_last
+from schedgen_backups.cli.deployment import find_last
 from schedgen_backups.config.environment import find_project_folder, read_backup_directory
-from schedgen_backups.config.value_files import FILE_SUFFIX, read_value_files
+from schedgen_backups.config.reader import FILE_SUFFIX, read_value_files
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.exit_codes import CANCELLED_EXIT_CODE

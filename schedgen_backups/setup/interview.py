@@ -25,10 +25,9 @@ from schedgen_backups.config.environment import (
     read_database_settings,
     read_retention_policy,
 )
-from schedgen_backups.config.variable_reader import DEFAULTS
+from schedgen_backups.config.reader import DEFAULTS
 from schedgen_backups.core.errors import BackupError, ConfigurationError
-from schedgen_backups.doctor.checks import examine_bucket, examine_database
-from schedgen_backups.doctor.findings import Finding, Verdict
+from schedgen_backups.doctor.checks import Finding, Verdict, examine_bucket, examine_database
 from schedgen_backups.setup.plan import Deployment, make_calendar
 
 NOTHING = "-"

@@ -15,7 +15,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
-from schedgen_backups.config.value_files import FILE_SUFFIX
+from schedgen_backups.config.reader import FILE_SUFFIX
 from schedgen_backups.config.variables import VARIABLES
 from schedgen_backups.core.errors import ConfigurationError
 

@@ -11,8 +11,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from schedgen_backups.core.concurrency.adaptive_limit import AdaptiveLimit
-from schedgen_backups.core.concurrency.adaptive_pool import AdaptivePool
+from schedgen_backups.core.concurrency.adaptive_pool import AdaptiveLimit, AdaptivePool
 
 SECONDS = 120.0
 

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schedgen_backups.core.catalog.claims import Claim, ClaimStatus
+from schedgen_backups.core.catalog.check_results import Claim, ClaimStatus
 from schedgen_backups.core.errors import ObjectError, VerificationError
 from schedgen_backups.core.formats.archive_file import INDEX_NAME, ArchiveFile, ArchiveFileWriter, open_archive
-from schedgen_backups.core.formats.archive_member import make_header, pack_object
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.formats.tar_member import make_header, pack_object
 from schedgen_backups.core.verify.files import verify_archive
 from schedgen_backups_tests.core.test_member_name import IMPOSSIBLE_KEYS, PLAIN_KEYS
 from schedgen_backups_tests.core_support import ARCHIVE_NAME, TableText, get_status, make_entry, make_noise, run_tool, write_archive, write_dump

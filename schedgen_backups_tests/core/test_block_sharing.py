@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedgen_backups import recover
-from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimStatus
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats import archive_file
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, open_archive
-from schedgen_backups.core.formats.archive_member import pack_object
 from schedgen_backups.core.formats.gzip_members import SMALLEST_FILLER_BYTES, filler_member, read_members
 from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.formats.tar_member import pack_object
 from schedgen_backups.core.system.reflink import SHARED_BLOCK_BYTES, can_share_blocks, measure_gap, split_at_blocks
 from schedgen_backups.core.verify.files import verify_archive
 from schedgen_backups_tests.core_support import ARCHIVE_NAME, make_entry, make_noise, make_record, run_tool, write_archive

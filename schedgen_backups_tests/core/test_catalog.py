@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, PointState, open_private
-from schedgen_backups.core.catalog.claims import SEALING_CLAIMS, Claim, ClaimStatus
+from schedgen_backups.core.catalog.check_results import SEALING_CLAIMS, Claim, ClaimStatus
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.model import Artifact, ArtifactKind, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
 from schedgen_backups.core.system.lock import LOCK_NAME

@@ -25,7 +25,7 @@ from minio.helpers import BaseURL
 from minio.signer import sign_v4_s3
 from urllib3.util import wait_for_read
 
-from schedgen_backups.core.concurrency.throttle import Throttle
+from schedgen_backups.core.concurrency.limits import Throttle
 from schedgen_backups.core.s3.fast_get import DirectGets
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.settings import BucketSettings

@@ -28,7 +28,7 @@ from schedgen_backups.core.formats.gzip_members import (
     read_members,
     store_member,
 )
-from schedgen_backups.core.formats.member_writer import MemberWriter
+from schedgen_backups.core.formats.gzip_writer import MemberWriter
 from schedgen_backups_tests.core_support import make_noise
 
 PACKERS: dict[str, Callable[..., bytes]] = {"compressed": compress_member, "stored": store_member}

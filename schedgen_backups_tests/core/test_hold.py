@@ -11,8 +11,8 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import Pin, hold_point, read_pin, remove_pin, write_pin
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.retention.prune import plan_pruning
-from schedgen_backups.core.retention.retention import RetentionPolicy
 from schedgen_backups_tests.history_support import add_point
 
 NOW = datetime.now(timezone.utc)

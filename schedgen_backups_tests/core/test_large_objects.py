@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.formats.large_objects import LargeObjectFilter
+from schedgen_backups.core.formats.dump_sections import LargeObjectFilter
 from schedgen_backups_tests.core_support import cut
 
 FUNCTION = b"CREATE FUNCTION f() AS $$\nBEGIN;\nCOMMIT;\n$$;\n"

@@ -8,8 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from schedgen_backups.core.concurrency.byte_budget import ByteBudget
-from schedgen_backups.core.concurrency.throttle import Throttle
+from schedgen_backups.core.concurrency.limits import ByteBudget, Throttle
 
 LOWER = "import os; from schedgen_backups.core.system.priority import lower_priority; print(lower_priority({0}), os.getpriority(os.PRIO_PROCESS, 0))"
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.formats.member_name import RESERVED_FOLDER, MemberNames
+from schedgen_backups.core.formats.tar_member import RESERVED_FOLDER, MemberNames
 
 PLAIN_KEYS = (
     "uploads/1/timetable.pdf",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schedgen_backups.core.catalog.claims import Claim, ClaimStatus, Verification
+from schedgen_backups.core.catalog.check_results import Claim, ClaimStatus, Verification
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import (
     Artifact,

@@ -10,8 +10,14 @@ from itertools import cycle, islice
 import pytest
 
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, MEMBER_HEADER, compress_member, read_members, store_member
-from schedgen_backups.core.formats.parallel_members import read_members_side_by_side
+from schedgen_backups.core.formats.gzip_members import (
+    BLOCK_BYTES,
+    MEMBER_HEADER,
+    compress_member,
+    read_members,
+    read_members_side_by_side,
+    store_member,
+)
 from schedgen_backups_tests.core_support import make_noise
 
 _WORDS = [b"lecture", b"exam", b"Monday", b"venue", b"group", b"\n"]

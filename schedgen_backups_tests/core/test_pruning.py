@@ -15,8 +15,8 @@ from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.catalog.pins import Pin, read_pin, remove_pin, write_pin
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.retention.plan import RetentionPlan, RetentionPolicy
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
-from schedgen_backups.core.retention.retention import RetentionPlan, RetentionPolicy
 from schedgen_backups_tests.core_support import TAKEN_AT, damage, list_files
 from schedgen_backups_tests.history_support import add_point, name_night
 

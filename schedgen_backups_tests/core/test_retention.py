@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from schedgen_backups.core.catalog.catalog import PointState
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.retention.retention import CLOCK_TOLERANCE, Candidate, Decision, RetentionPolicy, plan_retention
+from schedgen_backups.core.retention.plan import CLOCK_TOLERANCE, Candidate, Decision, RetentionPolicy, plan_retention
 
 ZONES = ("UTC", "Africa/Johannesburg", "Europe/Berlin", "America/New_York", "Pacific/Kiritimati", "America/St_Johns")
 EPOCH = datetime(2025, 1, 1, tzinfo=timezone.utc)

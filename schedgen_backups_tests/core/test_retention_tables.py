@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from schedgen_backups.core.retention.retention import Candidate, RetentionPlan, RetentionPolicy, plan_retention
+from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 from schedgen_backups_tests.history_support import at, at_times, check_decisions, nights
 
 

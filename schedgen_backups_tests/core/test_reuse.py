@@ -14,14 +14,13 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from schedgen_backups.core.capture.earlier_run import check_run, split_into_runs
-from schedgen_backups.core.capture.reuse import EarlierFile, EarlierObject, EarlierObjects
+from schedgen_backups.core.capture.unchanged import EarlierFile, EarlierObject, EarlierObjects, check_run, split_into_runs
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME
 from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFileWriter, open_archive
 from schedgen_backups.core.formats.gzip_members import compress_member, read_members
-from schedgen_backups.core.formats.member_writer import MemberWriter
+from schedgen_backups.core.formats.gzip_writer import MemberWriter
 from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
 from schedgen_backups.core.s3.client import ListedObject
 from schedgen_backups.core.settings import BucketSettings

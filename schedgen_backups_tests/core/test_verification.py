@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.catalog.claims import CLAIMS_BY_RUNG, DRILL_CLAIMS, SEALING_CLAIMS, Claim, ClaimStatus, Rung, Verification
+from schedgen_backups.core.catalog.check_results import CLAIMS_BY_RUNG, DRILL_CLAIMS, SEALING_CLAIMS, Claim, ClaimStatus, Rung, Verification
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups_tests.core_support import POINT, TAKEN_AT, make_result
 

@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from schedgen_backups.core.formats.member_writer import MemberWriter
+from schedgen_backups.core.formats.gzip_writer import MemberWriter
 from schedgen_backups.core.system import writeback as write_back
 from schedgen_backups.core.system.writeback import WriteBack
 from schedgen_backups_tests.core_support import TableText, make_entry, make_noise, write_archive, write_dump

@@ -15,11 +15,11 @@ import pytest
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.retention.prune import plan_pruning
-from schedgen_backups.core.retention.retention import RetentionPolicy
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
-from schedgen_backups.core.spans import parse_span
+from schedgen_backups.core.units import parse_span
 from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.edge_support import Application, Site
 from schedgen_backups_tests.servers import client_of, run

@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 
 from schedgen_backups.alerts.run_kinds import DRILL, DRILL_CHECK_NAMES
-from schedgen_backups.core.catalog.claims import ClaimStatus, Rung
+from schedgen_backups.core.catalog.check_results import ClaimStatus, Rung
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.definitions import defs

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimStatus
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
 from schedgen_backups.core.settings import BucketSettings

@@ -18,7 +18,7 @@ from minio.error import S3Error
 from minio.versioningconfig import VersioningConfig
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
-from schedgen_backups.core.catalog.claims import Claim, ClaimStatus
+from schedgen_backups.core.catalog.check_results import Claim, ClaimStatus
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
 from schedgen_backups.core.model import Origin, RecoveryPointId
@@ -26,9 +26,9 @@ from schedgen_backups.core.restore.bucket import compare_bucket, restore_bucket
 from schedgen_backups.core.restore.point import RestoreRequest, restore_point
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.core.verify.commit import seal_point
 from schedgen_backups.core.verify.files import verify_archive, verify_every_object
-from schedgen_backups.core.verify.live import LiveApplication
-from schedgen_backups.core.verify.seal import seal_point
+from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups_tests.core_support import POINT, get_status, make_backup, make_noise, publish_archive, publish_dump, run_tool
 from schedgen_backups_tests.servers import client_of, run
 

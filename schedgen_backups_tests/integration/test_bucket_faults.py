@@ -16,7 +16,7 @@ import urllib3
 
 from schedgen_backups.core.capture.object_reader import PARALLEL_RANGES, RANGE_BYTES
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimStatus
 from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.records import ArchiveRecord

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
-from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimStatus
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.records import ArchiveRecord
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES

@@ -14,15 +14,15 @@ from uuid import uuid4
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.claims import ClaimStatus, Rung
+from schedgen_backups.core.catalog.check_results import ClaimStatus, Rung
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import ArtifactKind, Origin, RecoveryPointId
 from schedgen_backups.core.restore.point import RestoreRequest, restore_point
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.core.verify.commit import seal_point, verify_point
 from schedgen_backups.core.verify.files import verify_archive, verify_dump
-from schedgen_backups.core.verify.live import LiveApplication
-from schedgen_backups.core.verify.seal import seal_point, verify_point
+from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.core_support import POINT, damage, make_backup, publish_archive, publish_dump
 from schedgen_backups_tests.servers import S3Server, client_of, run

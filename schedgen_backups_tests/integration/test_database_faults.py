@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimStatus
 from schedgen_backups.core.errors import BackupError, ClientProgramError, DatabaseError, DatabaseUnreachableError, DumpError
 from schedgen_backups.core.postgres.client_programs import find_all_clients, find_client
 from schedgen_backups.core.servers.loopback import free_ports

@@ -9,7 +9,7 @@ import pytest
 from minio.commonconfig import Tags
 from minio.error import S3Error
 
-from schedgen_backups.core.concurrency.throttle import Throttle
+from schedgen_backups.core.concurrency.limits import Throttle
 from schedgen_backups.core.s3.client import BucketClient, ObjectChangedError, ObjectGoneError
 from schedgen_backups.core.s3.fast_get import DirectGets
 from schedgen_backups.core.s3.object_head import read_head

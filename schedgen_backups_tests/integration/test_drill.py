@@ -13,16 +13,16 @@ from uuid import uuid4
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
-from schedgen_backups.core.catalog.claims import Claim, ClaimStatus
+from schedgen_backups.core.catalog.check_results import Claim, ClaimStatus
 from schedgen_backups.core.drill.drill import run_drill
 from schedgen_backups.core.drill.report import DrillReport
-from schedgen_backups.core.drill.scratch_database import find_server_bin_dirs
+from schedgen_backups.core.drill.scratch_targets import find_server_bin_dirs
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.model import ArtifactKind, Origin, RecoveryPointId
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings, DrillSettings
-from schedgen_backups.core.verify.live import LiveApplication
-from schedgen_backups.core.verify.seal import seal_point
+from schedgen_backups.core.verify.commit import seal_point
+from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.demo.seed import SeedSummary
 from schedgen_backups_tests.core_support import POINT, damage, get_status, get_summary, make_backup, publish_archive, publish_dump
 from schedgen_backups_tests.dump_support import ODDITIES

@@ -27,8 +27,8 @@ from schedgen_backups.core.model import Origin, RecoveryPointId
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings, DrillSettings
-from schedgen_backups.core.verify.live import LiveApplication
-from schedgen_backups.core.verify.seal import seal_point
+from schedgen_backups.core.verify.commit import seal_point
+from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.core_support import POINT, make_backup, publish_archive, publish_dump
 from schedgen_backups_tests.edge_support import wait_until

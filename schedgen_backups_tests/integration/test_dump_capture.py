@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimStatus
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ReferenceState

@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.claims import Claim, ClaimStatus
+from schedgen_backups.core.catalog.check_results import Claim, ClaimStatus
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import PointState
-from schedgen_backups.core.catalog.claims import Claim, ClaimStatus
+from schedgen_backups.core.catalog.check_results import Claim, ClaimStatus
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.core_support import get_status, get_summary
 from schedgen_backups_tests.point_support import ID, Backup, make_backed_up, put

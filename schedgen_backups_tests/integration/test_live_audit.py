@@ -9,8 +9,7 @@ import pytest
 
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
-from schedgen_backups.core.verify.live import LiveApplication
-from schedgen_backups.core.verify.live_audit import audit_live_system, describe_audit
+from schedgen_backups.core.verify.live_system import LiveApplication, audit_live_system, describe_audit
 from schedgen_backups_tests.core_support import make_backup
 from schedgen_backups_tests.point_support import FILL, KEYS, put
 from schedgen_backups_tests.servers import client_of, run

@@ -15,8 +15,15 @@ from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmp
 from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.restore.object_restore import check_archive_belongs, extract_objects, restore_objects
-from schedgen_backups.core.restore.object_selection import ObjectStanding, compare_objects, select_keys, select_objects
+from schedgen_backups.core.restore.objects import (
+    ObjectStanding,
+    check_archive_belongs,
+    compare_objects,
+    extract_objects,
+    restore_objects,
+    select_keys,
+    select_objects,
+)
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
 from schedgen_backups_tests.core_support import POINT, damage, make_backup, make_entry, make_noise, publish_archive, write_archive
 from schedgen_backups_tests.point_support import put

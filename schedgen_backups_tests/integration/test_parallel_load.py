@@ -14,8 +14,7 @@ import pytest
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, RestoreError
 from schedgen_backups.core.formats.dump_file import DumpFile
-from schedgen_backups.core.formats.post_data import split_post_data
-from schedgen_backups.core.restore import row_sessions
+from schedgen_backups.core.formats.dump_sections import split_post_data
 from schedgen_backups.core.restore.database import restore_database
 from schedgen_backups.core.restore.parallel_load import can_load_in_parallel
 from schedgen_backups.core.settings import DatabaseSettings
@@ -86,8 +85,8 @@ def test_every_kind_of_object_is_equal_on_an_older_server(database_17: DatabaseS
 @pytest.fixture
 def every_table_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each table's rows are shared by several sessions, also few and small ones."""
-    monkeypatch.setattr(row_sessions, "_WIDE_TABLE_BYTES", 0)
-    monkeypatch.setattr(row_sessions, "_WIDE_ROW_BYTES", 0)
+    monkeypatch.setattr(parallel_load, "_WIDE_TABLE_BYTES", 0)
+    monkeypatch.setattr(parallel_load, "_WIDE_ROW_BYTES", 0)
 
 
 @pytest.mark.usefixtures("every_table_is_wide")
@@ -106,7 +105,7 @@ def test_rows_of_a_wide_table_are_shared_and_all_there(dumped: Dumped) -> None:
     path = dumped.capture()
     with path.open("rb") as file:
         (table,) = DumpFile(file).tables
-    assert row_sessions.is_wide(table)
+    assert parallel_load.is_wide(table)
     dumped.load(path)
     assert_equal(path, dumped.target, dumped.catalog)
     assert run(dumped.target, "SELECT count(DISTINCT xmin::text) > 1 FROM wide") == [(True,)]

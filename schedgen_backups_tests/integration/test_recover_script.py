@@ -143,7 +143,7 @@ def test_objects_in_a_folder_have_their_bytes_and_stay_inside(recovery: Recovery
 def test_an_archive_that_names_a_path_outside_is_refused(recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "made"
     directory.mkdir()
-    monkeypatch.setattr("schedgen_backups.core.formats.member_name.MemberNames.choose", lambda _self, key: key)
+    monkeypatch.setattr("schedgen_backups.core.formats.tar_member.MemberNames.choose", lambda _self, key: key)
     write_archive(directory / f"minio_schedgen-pdfs_{POINT}.tar.gz", [(make_entry("../../x", b"up"), b"up")])
     done = recovery.run("objects", POINT, "--folder", str(tmp_path / "a" / "b"), directory=directory)
     assert done.returncode == 3

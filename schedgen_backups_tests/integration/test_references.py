@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
-from schedgen_backups.core.catalog.claims import Claim, ClaimStatus, Rung
+from schedgen_backups.core.catalog.check_results import Claim, ClaimStatus, Rung
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import Manifest, Origin, RecoveryPointId, ReferenceState, ReferenceVerdict
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
-from schedgen_backups.core.verify.live import LiveApplication
+from schedgen_backups.core.verify.commit import seal_point, verify_point
+from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.core.verify.references import verify_references
-from schedgen_backups.core.verify.seal import seal_point, verify_point
 from schedgen_backups_tests.core_support import POINT, get_status, get_summary, make_backup, publish_archive, publish_dump
 from schedgen_backups_tests.faulty_s3 import FaultyS3Proxy
 from schedgen_backups_tests.servers import client_of, run

@@ -18,7 +18,7 @@ from threading import Event
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
-from schedgen_backups.core.catalog.claims import Claim, ClaimStatus
+from schedgen_backups.core.catalog.check_results import Claim, ClaimStatus
 from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.restore.database import restore_database

@@ -23,8 +23,8 @@ from schedgen_backups.core.restore.bucket import compare_bucket
 from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
-from schedgen_backups.core.verify.live import LiveApplication
-from schedgen_backups.core.verify.seal import seal_point
+from schedgen_backups.core.verify.commit import seal_point
+from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.core_support import POINT, make_backup, publish_archive, publish_dump
 from schedgen_backups_tests.recover_support import SCRIPT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimStatus
 from schedgen_backups.core.drill.sql_checks import run_sql_checks, split_sql_checks
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.servers import run

@@ -19,9 +19,8 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.restore.side_database import select_tables
-from schedgen_backups.core.restore.table_restore import TableRequest, open_restored_tables, read_keys
 from schedgen_backups.core.restore.table_write import WriteMode, write_rows
+from schedgen_backups.core.restore.tables import TableRequest, open_restored_tables, read_keys, select_tables
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 from schedgen_backups_tests.core_support import POINT, damage, make_backup, publish_dump
 from schedgen_backups_tests.edge_support import wait_until
@@ -46,7 +45,7 @@ FILL_AND_WAIT = """
 import json, sys, time
 from pathlib import Path
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
-from schedgen_backups.core.restore.side_database import open_scratch_database
+from schedgen_backups.core.restore.tables import open_scratch_database
 with open_scratch_database(DatabaseSettings(**json.loads(sys.stdin.readline())), sys.argv[1], encoding="UTF8"):
     print("there", flush=True)
     time.sleep(600)

@@ -16,21 +16,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from schedgen_backups.core.capture.earlier_run import CheckedRun, check_run, split_into_runs
 from schedgen_backups.core.capture.object_reader import FailedObject, GoneObject, LargeObject, ObjectReader
-from schedgen_backups.core.capture.reuse import LOOKUP_COUNT, EarlierObject, EarlierObjects
+from schedgen_backups.core.capture.unchanged import LOOKUP_COUNT, CheckedRun, EarlierObject, EarlierObjects, check_run, split_into_runs
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME
 from schedgen_backups.core.concurrency.adaptive_pool import AdaptivePool
 from schedgen_backups.core.concurrency.prefetch import read_ahead
 from schedgen_backups.core.errors import BucketUnreachableError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
-from schedgen_backups.core.formats.archive_member import PackedObject
-from schedgen_backups.core.formats.member_name import MemberNames
 from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
-from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.formats.tar_member import MemberNames, PackedObject
+from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, BucketClient, ListedObject
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
-from schedgen_backups.core.version import TOOL_VERSION
 
 MEMORY_BUDGET_BYTES = 64 << 20
 """Bodies that may wait for their turn; each takes up to twice its size while it is packed."""

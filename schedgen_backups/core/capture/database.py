@@ -16,19 +16,18 @@ from typing import BinaryIO
 
 from schedgen_backups.core.capture.dump_plan import choose_side_tables, make_pattern, place_side_tables
 from schedgen_backups.core.capture.table_dumps import SideDumps
-from schedgen_backups.core.concurrency.throttle import Throttle
+from schedgen_backups.core.concurrency.limits import Throttle
 from schedgen_backups.core.errors import DatabaseError, DumpError
 from schedgen_backups.core.formats.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.formats.dump_text import split_dump
 from schedgen_backups.core.formats.records import DumpRecord
-from schedgen_backups.core.model import RecoveryPointId, ReferenceState
+from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId, ReferenceState
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
 from schedgen_backups.core.postgres.connection import make_client_environment
 from schedgen_backups.core.postgres.pg_dump import TRANSACTION_TIMEOUT_MAJOR, stream_dump
 from schedgen_backups.core.postgres.snapshot import Snapshot, TableName, open_snapshot
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
 from schedgen_backups.core.system.process import Program, ProgramError, run_program
-from schedgen_backups.core.version import TOOL_VERSION
 
 _ROLES_TIMEOUT_SECONDS = 120
 

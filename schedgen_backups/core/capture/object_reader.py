@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
-from schedgen_backups.core.formats.archive_member import PackedObject, pack_object
 from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.formats.tar_member import PackedObject, pack_object
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, READ_BYTES, BucketClient, ListedObject, ObjectChangedError, ObjectGoneError, new_md5
 from schedgen_backups.core.s3.object_head import ObjectHead
 

@@ -16,10 +16,9 @@ from typing import BinaryIO, cast
 
 from schedgen_backups.core.concurrency.serial_worker import OrderedWorker
 from schedgen_backups.core.errors import DumpError
-from schedgen_backups.core.formats.block_writer import BlockWriter
 from schedgen_backups.core.formats.dump_file import SideTable
 from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableFacts, TableStart, Text, split_dump
-from schedgen_backups.core.formats.member_writer import MemberWriter
+from schedgen_backups.core.formats.gzip_writer import BlockWriter, MemberWriter
 from schedgen_backups.core.postgres.snapshot import TableName
 from schedgen_backups.core.system.process import Program
 

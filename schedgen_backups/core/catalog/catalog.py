@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from schedgen_backups.core.catalog.claims import ClaimResult, Verification
+from schedgen_backups.core.catalog.check_results import ClaimResult, Verification
 from schedgen_backups.core.catalog.resume import find_unfinished
 from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer

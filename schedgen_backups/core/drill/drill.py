@@ -10,7 +10,7 @@ import time
 from datetime import datetime, timedelta, timezone
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
-from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus
 from schedgen_backups.core.catalog.pins import hold_point
 from schedgen_backups.core.drill.pdf_sample import open_referenced_pdfs
 from schedgen_backups.core.drill.report import DrillReport, DrillSeconds
@@ -21,8 +21,8 @@ from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.restore.point import Observe, RestoreRequest, restore_point
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings, DrillSettings
+from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import make_result
-from schedgen_backups.core.verify.seal import verify_point
 
 HOLD_FACTOR = 2
 """A drill may take this many times DRILL_MAX_MINUTES before it is ended; until then its point is not removed."""

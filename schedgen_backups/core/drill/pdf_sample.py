@@ -17,7 +17,7 @@ from typing import IO
 from pypdf import PdfReader
 
 from schedgen_backups.core.catalog.catalog import PointListing
-from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus, Figure
+from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus, Figure
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ObjectEntry

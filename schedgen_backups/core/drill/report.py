@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import AwareDatetime
 
-from schedgen_backups.core.catalog.claims import ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimResult, ClaimStatus
 from schedgen_backups.core.model import FrozenModel
 
 

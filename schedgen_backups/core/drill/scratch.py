@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import PointListing
-from schedgen_backups.core.drill.scratch_bucket import open_scratch_bucket, remove_server_bucket
-from schedgen_backups.core.drill.scratch_database import drop_server_database, open_scratch_database
 from schedgen_backups.core.drill.scratch_folder import ScratchFolder, open_dead_folders, open_scratch_folder
+from schedgen_backups.core.drill.scratch_targets import drop_server_database, open_scratch_bucket, open_scratch_database, remove_server_bucket
 from schedgen_backups.core.errors import BackupError, StorageError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 from typing_extensions import LiteralString
 
-from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.postgres.connection import connect_database
 from schedgen_backups.core.settings import DatabaseSettings

@@ -20,8 +20,6 @@ from typing import BinaryIO, cast
 from pydantic import ValidationError
 
 from schedgen_backups.core.errors import ObjectError
-from schedgen_backups.core.formats.archive_member import FILE_MODE, TAR_BLOCK_BYTES, PackedObject, check_members, make_header, make_padding
-from schedgen_backups.core.formats.artifact_file import make_format_error, open_artifact
 from schedgen_backups.core.formats.block_stream import BlockReader
 from schedgen_backups.core.formats.gzip_members import (
     BLOCK_BYTES,
@@ -34,9 +32,17 @@ from schedgen_backups.core.formats.gzip_members import (
     read_members,
     store_member,
 )
-from schedgen_backups.core.formats.member_name import RESERVED_FOLDER
-from schedgen_backups.core.formats.member_writer import MemberWriter
-from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
+from schedgen_backups.core.formats.gzip_writer import MemberWriter
+from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry, make_format_error, open_artifact
+from schedgen_backups.core.formats.tar_member import (
+    FILE_MODE,
+    RESERVED_FOLDER,
+    TAR_BLOCK_BYTES,
+    PackedObject,
+    check_members,
+    make_header,
+    make_padding,
+)
 from schedgen_backups.core.system.reflink import SHARED_BLOCK_BYTES, can_share_blocks, measure_gap
 from schedgen_backups.core.system.writeback import WriteBack
 

@@ -17,13 +17,10 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 
 from schedgen_backups.core.concurrency.serial_worker import OrderedWorker
-from schedgen_backups.core.formats.artifact_file import make_format_error, open_artifact
-from schedgen_backups.core.formats.block_writer import BlockWriter
 from schedgen_backups.core.formats.dump_text import SECTION_END, DumpDigest, DumpFacts, Segment, TableEnd, TableFacts, TableStart, Text
-from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, read_footer, read_members
-from schedgen_backups.core.formats.member_writer import MemberWriter
-from schedgen_backups.core.formats.parallel_members import read_members_side_by_side
-from schedgen_backups.core.formats.records import DumpRecord, TableEntry
+from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, read_footer, read_members, read_members_side_by_side
+from schedgen_backups.core.formats.gzip_writer import BlockWriter, MemberWriter
+from schedgen_backups.core.formats.records import DumpRecord, TableEntry, make_format_error, open_artifact
 from schedgen_backups.core.system.writeback import WriteBack
 
 _COPY_BYTES = 4 * BLOCK_BYTES

@@ -1,14 +1,37 @@
-"""What an artifact says of itself, inside itself: the record of a dump or an archive, and the entry of each table and object.
-
-Add a field here when a lone file must be able to tell it; give it a default, so that files written before it can still be read. What ties two
-artifacts together stands in `model`. Described in docs/file-format.md.
-"""
+"""What a dump and an archive say about themselves: record and index, as frozen values, and the errors of opening either file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
 from pydantic import AwareDatetime, Field
 
+from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, ReferenceState
+
+_Opened = TypeVar("_Opened")
+
+
+@contextmanager
+def open_artifact(path: Path, read: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
+    """What `read` makes of the open file is there within the block; VerificationError (permanent) names the file, or says that it is missing."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise VerificationError(f"{path} cannot be read: {error.strerror}", hint="Is the file where the manifest says it is?") from error
+    with file:
+        try:
+            yield read(file)
+        except VerificationError as error:
+            raise VerificationError(f"{path.name}: {error.message}", hint=error.hint) from error
+
+
+def make_format_error(reason: str) -> VerificationError:
+    """The error that says why a file is not what it should be."""
+    return VerificationError(reason, hint="Use another copy or another recovery point.")
 
 
 class TableEntry(FrozenModel):

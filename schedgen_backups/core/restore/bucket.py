@@ -16,8 +16,8 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
-from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus, Figure
-from schedgen_backups.core.concurrency.byte_budget import ByteBudget
+from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus, Figure
+from schedgen_backups.core.concurrency.limits import ByteBudget
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.block_stream import BlockReader

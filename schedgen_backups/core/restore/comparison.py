@@ -16,7 +16,7 @@ from typing import cast
 from psycopg import sql
 from typing_extensions import LiteralString
 
-from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus, Figure
+from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus, Figure
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.dump_text import DumpDigest, Rows, TableFacts, split_dump, split_table
 from schedgen_backups.core.formats.records import TableEntry

@@ -20,8 +20,8 @@ from typing_extensions import LiteralString
 from schedgen_backups.core.concurrency.serial_worker import OrderedWorker
 from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
+from schedgen_backups.core.formats.dump_sections import LargeObjectFilter
 from schedgen_backups.core.formats.dump_text import DumpDigest, Text, split_dump
-from schedgen_backups.core.formats.large_objects import LargeObjectFilter
 from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
 from schedgen_backups.core.postgres.connection import connect_database, count_user_relations, make_client_environment, translate_errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from schedgen_backups.core.restore.object_selection import ObjectDifference
+from schedgen_backups.core.restore.objects import ObjectDifference
 from schedgen_backups.core.restore.table_diff import TableDiff
 
 

@@ -14,7 +14,7 @@ from threading import Event
 from typing import Any
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.claims import ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimResult, ClaimStatus
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump

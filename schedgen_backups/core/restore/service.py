@@ -14,23 +14,31 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.claims import ClaimStatus
+from schedgen_backups.core.catalog.check_results import ClaimStatus
 from schedgen_backups.core.catalog.pins import hold_point
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
-from schedgen_backups.core.formats.member_name import digest_name
 from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.postgres.connection import count_user_relations
 from schedgen_backups.core.restore.log import RestoreLogDraft, logged_restore
-from schedgen_backups.core.restore.object_restore import check_archive_belongs, extract_objects, restore_objects
-from schedgen_backups.core.restore.object_selection import ObjectDifference, ObjectStanding, compare_objects, select_keys, select_objects
+from schedgen_backups.core.restore.objects import (
+    ObjectDifference,
+    ObjectStanding,
+    check_archive_belongs,
+    compare_objects,
+    extract_objects,
+    restore_objects,
+    select_keys,
+    select_objects,
+)
 from schedgen_backups.core.restore.point import Observe, RestoreReport, RestoreRequest, describe_restore, restore_point
 from schedgen_backups.core.restore.safety_backup import SafetyBackup, take_safety_backup
 from schedgen_backups.core.restore.swap import finish_swap, open_swap
-from schedgen_backups.core.restore.table_restore import RestoredTables, TableRequest, open_restored_tables, read_keys
 from schedgen_backups.core.restore.table_write import WriteMode, WrittenRows, write_rows
+from schedgen_backups.core.restore.tables import RestoredTables, TableRequest, open_restored_tables, read_keys
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 

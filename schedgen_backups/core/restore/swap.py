@@ -19,7 +19,7 @@ from typing_extensions import LiteralString
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
-from schedgen_backups.core.restore.side_database import MAINTENANCE_DATABASE, open_scratch_database
+from schedgen_backups.core.restore.tables import MAINTENANCE_DATABASE, open_scratch_database
 from schedgen_backups.core.settings import DatabaseSettings
 
 _SWAP_ATTEMPTS = 20

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, is_ours
 from schedgen_backups.core.catalog.pins import pin_path, read_pin
-from schedgen_backups.core.retention.retention import Candidate, RetentionPlan, RetentionPolicy, plan_retention
+from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from minio import Minio
 from minio.commonconfig import Tags
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
-from schedgen_backups.core.concurrency.throttle import Throttle
+from schedgen_backups.core.concurrency.limits import Throttle
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.formats.gzip_members import Digest
 from schedgen_backups.core.formats.records import ObjectEntry

@@ -22,9 +22,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from minio.helpers import BaseURL, check_object_name, quote
 from urllib3.util import wait_for_read
 
-from schedgen_backups.core.concurrency.throttle import Throttle
+from schedgen_backups.core.concurrency.limits import Throttle
+from schedgen_backups.core.model import TOOL_VERSION
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups.core.version import TOOL_VERSION
 
 _BUFFER_BYTES = 64 << 10
 """For the head of an answer and what comes with it, per connection."""

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus, Figure
+from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus, Figure
 from schedgen_backups.core.concurrency.serial_worker import OrderedWorker
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive

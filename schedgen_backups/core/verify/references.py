@@ -10,14 +10,14 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from schedgen_backups.core.catalog.claims import Claim, ClaimResult, ClaimStatus, Figure
+from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus, Figure
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
-from schedgen_backups.core.formats.member_name import digest_name
+from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.model import MissingReference, ReferenceState, ReferenceSummary, ReferenceVerdict
 from schedgen_backups.core.verify.files import make_result, name_some
-from schedgen_backups.core.verify.live import LiveSystem
+from schedgen_backups.core.verify.live_system import LiveSystem
 
 _NAMED_MISSING = 1000
 

@@ -1,7 +1,4 @@
-"""Writes gzip members into a file: blocks compressed on several threads, in the order given, with the digest of all of it.
-
-Here lives the writing; what a member and the footer look like is `gzip_members`' business, what is in them that of `dump_file` and `archive_file`.
-"""
+"""Writes gzip members into a file: blocks compressed on several threads, in the order given, with the digest of the whole file."""
 
 from __future__ import annotations
 
@@ -13,8 +10,31 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from schedgen_backups.core.formats.gzip_members import Digest, compress_member, footer_member
+from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, Digest, compress_member, footer_member
 from schedgen_backups.core.system.reflink import measure_gap, split_at_blocks
+
+
+class BlockWriter:
+    """Pieces that were appended reach the member writer in order, in blocks of at least `BLOCK_BYTES`, and at each `end_block`."""
+
+    def __init__(self, members: MemberWriter) -> None:
+        self._members = members
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+
+    def append(self, data: bytes) -> None:
+        """Takes one piece in."""
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes >= BLOCK_BYTES:
+            self.end_block()
+
+    def end_block(self) -> None:
+        """The next piece starts a member of its own."""
+        if self._pending_bytes:
+            self._members.write_block(b"".join(self._pending))
+            self._pending = []
+            self._pending_bytes = 0
 
 
 @dataclass(frozen=True)

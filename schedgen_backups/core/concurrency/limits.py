@@ -1,11 +1,9 @@
-"""A budget of memory that several threads share: who wants bytes waits until they are free.
-
-Used where many bodies are in memory at once. What the bytes are is the caller's business.
-"""
+"""Limits that several threads share: a memory budget and a rate limit."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -31,3 +29,27 @@ class ByteBudget:
             with self._changed:
                 self._held_bytes -= wanted
                 self._changed.notify_all()
+
+
+_BURST_SECONDS = 1.0
+"""What was not used in this time may be used at once afterwards."""
+
+
+class Throttle:
+    """Bytes that pass, from any thread, are together no faster than the rate; without a rate they pass at once."""
+
+    def __init__(self, max_mb_per_second: int) -> None:
+        self._bytes_per_second = max_mb_per_second * 1_000_000
+        self._lock = threading.Lock()
+        self._paid_until = time.monotonic() - _BURST_SECONDS
+
+    def wait_for(self, size_bytes: int) -> None:
+        """So many bytes may have passed by now."""
+        if not self._bytes_per_second:
+            return
+        now = time.monotonic()
+        with self._lock:
+            self._paid_until = max(self._paid_until, now - _BURST_SECONDS) + size_bytes / self._bytes_per_second
+            pause = self._paid_until - now
+        if pause > 0:
+            time.sleep(pause)

@@ -1,8 +1,4 @@
-"""Decides which recovery points are kept and which may go, and why: a pure function of the points, the policy and the time.
-
-No file is looked at and none is removed here; `pruning` does that, after planning again. What is verified comes from `catalog`. Add a rule as another
-reason to keep: nothing but the absence of every reason removes a point, and doubt keeps everything.
-"""
+"""Decides which recovery points retention keeps and why: a pure function of the points, the policy and the time."""
 
 from __future__ import annotations
 
@@ -148,3 +144,13 @@ def _week_of(at: datetime, policy: RetentionPolicy) -> Hashable:
 def _month_of(at: datetime, policy: RetentionPolicy) -> Hashable:
     local = at.astimezone(policy.timezone)
     return local.year, local.month
+
+
+def make_retention_table(plan: RetentionPlan) -> str:
+    """A line per recovery point, oldest first."""
+    lines = ["| recovery point | state | decision | because |", "| --- | --- | --- | --- |"]
+    for decision in plan.decisions:
+        point = decision.candidate
+        because = "; ".join(decision.reasons).replace("|", "\\|")
+        lines.append(f"| {point.point_id} | {point.state.value} | {'keep' if decision.is_kept else 'remove'} | {because} |")
+    return "\n".join(lines)

@@ -8,15 +8,14 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.claims import SEALING_CLAIMS, Claim, ClaimResult, ClaimStatus, Verification
+from schedgen_backups.core.catalog.check_results import SEALING_CLAIMS, Claim, ClaimResult, ClaimStatus, Verification
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
-from schedgen_backups.core.model import Artifact, ArtifactKind, Manifest, Origin, RecoveryPointId, ReferenceSummary
+from schedgen_backups.core.model import TOOL_VERSION, Artifact, ArtifactKind, Manifest, Origin, RecoveryPointId, ReferenceSummary
 from schedgen_backups.core.verify.files import Observe, verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
-from schedgen_backups.core.verify.live import LiveSystem
+from schedgen_backups.core.verify.live_system import LiveSystem
 from schedgen_backups.core.verify.references import verify_references
-from schedgen_backups.core.version import TOOL_VERSION
 
 
 def verify_point(

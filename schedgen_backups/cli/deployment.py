@@ -1,7 +1,4 @@
-"""What a deployment of the application needs of a backup: the point before it, a marker file for its script, and the commands of a rollback.
-
-Values and texts only; the command `last` prints them, and `backup --write-marker` writes the marker. Restoring itself is in `restore_commands`.
-"""
+"""The commands around a deployment of the application: `last` and the rollback it prints, markers, pins."""
 
 from __future__ import annotations
 
@@ -11,12 +8,20 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from schedgen_backups.config.variable_reader import Reader
+import typer
+from rich.markup import escape
+
+from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
+from schedgen_backups.config.environment import load_environment
+from schedgen_backups.config.points import open_catalog
+from schedgen_backups.config.reader import Reader
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.errors import ConfigurationError, StorageError
-from schedgen_backups.core.spans import describe_labels
+from schedgen_backups.core.units import describe_labels
+from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 
 @dataclass(frozen=True)
@@ -82,3 +87,52 @@ def write_marker(path: Path, catalog: Catalog, point: PointListing) -> None:
         Path(file.name).replace(target)
     except OSError as error:
         raise StorageError(f"the marker {path} cannot be written: {error.strerror}", hint="The recovery point is verified all the same.") from error
+
+
+@app.command()
+def last(
+    *,
+    label: Annotated[str, typer.Option(help="Only points with this label: key, or key=value.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Print the newest verified recovery point and the commands that go back to it; ends with 3 when there is none."""
+    catalog = open_catalog()
+    point = find_last(catalog, label)
+    if point is None or point.manifest is None:
+        asked = f" with the label {label}" if label else ""
+        err.print(escape(f"there is no verified recovery point{asked} in {catalog.directory}"))
+        raise CommandEnd(VERIFICATION_EXIT_CODE)
+    rollback = make_rollback(point, load_environment())
+    origin, pin = point.manifest.origin, read_pin(catalog, point.point_id)
+    pinned_until = pin.expires_at.isoformat() if pin is not None and pin.expires_at is not None else None
+    if as_json:
+        print_json(
+            {
+                "id": point.point_id.text,
+                "taken_at": point.point_id.taken_at.isoformat(),
+                "location": str(catalog.directory),
+                "labels": dict(origin.labels),
+                "reason": origin.reason,
+                "git_commit": origin.git_commit,
+                "git_branch": origin.git_branch,
+                "is_pinned": pin is not None,
+                "pinned_until": pinned_until,
+                "rollback": {"database": rollback.database, "bucket": rollback.bucket},
+            }
+        )
+        return
+    lines = {
+        "taken": f"{point.point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC",
+        "in": str(catalog.directory),
+        "labels": describe_labels(origin.labels),
+        "reason": origin.reason,
+        "git": f"{origin.git_commit} {origin.git_branch}".strip(),
+        "pinned": f"{pin.reason}, until {pinned_until or 'it is unpinned'}" if pin is not None else "",
+    }
+    out.print(f"[bold]{point.point_id}[/]")
+    for name, value in lines.items():
+        if value:
+            out.print(f"  {name:7} {escape(value)}", soft_wrap=True)
+    out.print("To go back, stop the application and run:", soft_wrap=True)
+    for command in (rollback.database, rollback.bucket):
+        out.print(f"  {escape(command)}", soft_wrap=True)

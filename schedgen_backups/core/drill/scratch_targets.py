@@ -1,8 +1,4 @@
-"""An empty PostgreSQL database to restore into: on a server that is named, or on one of our own from programs on this machine.
-
-Never on the server that was backed up unless somebody said so. Add here how a server is chosen and what is made and dropped on it. The folder, its
-lock and its record belong to `scratch_folder`, loading to `database_restore`.
-"""
+"""The empty database and the empty bucket that a drill restores into, made and removed by it."""
 
 from __future__ import annotations
 
@@ -15,17 +11,20 @@ from pathlib import Path
 from typing import cast
 
 import psycopg
+from minio.deleteobjects import DeleteObject
 from psycopg import sql
 from typing_extensions import LiteralString
 
-from schedgen_backups.core.drill.scratch_folder import ScratchFolder, ServerDatabase
-from schedgen_backups.core.errors import ConfigurationError, DatabaseError
+from schedgen_backups.core.drill.scratch_folder import ScratchFolder, ServerBucket, ServerDatabase
+from schedgen_backups.core.errors import BucketError, ConfigurationError, DatabaseError
 from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.postgres.client_programs import INSTALLED_BIN_DIRS
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.restore.database import CREATE_ROLE
+from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
-from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 _COMMENT = "made by a restore drill of schedgen-backups; may be dropped when no drill runs"
@@ -168,3 +167,67 @@ def _make_database(server: DatabaseSettings, name: str, encoding: str) -> Databa
                 hint="The role of DRILL_DATABASE_URL needs CREATEDB, and superuser where the dump needs extensions or roles.",
             ) from error
     return server.with_database(name)
+
+
+_STALL_TIMEOUT_SECONDS = 60.0
+"""Nothing here carries an object's body."""
+
+
+@dataclass(frozen=True)
+class ScratchBucket:
+    """The empty bucket and what there is to say of its server."""
+
+    settings: BucketSettings
+    description: str
+
+
+class _BucketMaker(BucketClient):
+    """A bucket that may be made and removed."""
+
+    def make(self) -> None:
+        with self.translate_errors(""):
+            self._client.make_bucket(self._bucket)
+
+    def remove(self) -> None:
+        """The bucket is gone with all that is in it, old versions included; nothing when there was none."""
+        with self.translate_errors(""):
+            if not self._client.bucket_exists(self._bucket):
+                return
+            entries = self._client.list_objects(self._bucket, recursive=True, include_version=self.is_versioned() is True)
+            doomed = (DeleteObject(entry.object_name or "", entry.version_id) for entry in entries)
+            for error in self._client.remove_objects(self._bucket, doomed):
+                raise BucketError(f"object {error.name!r} of the scratch bucket {self._bucket} was not removed: {error.message}")
+            self._client.remove_bucket(self._bucket)
+
+
+@contextmanager
+def open_scratch_bucket(folder: ScratchFolder, drill: DrillSettings) -> Generator[ScratchBucket, None, None]:
+    """An empty bucket is there within the block; bucket and server are gone after it. BucketError when the server refuses."""
+    if drill.bucket is None:
+        with EmbeddedS3(folder.path / "s3") as server:
+            settings = server.settings(folder.bucket_name)
+            _make_bucket(settings)
+            yield ScratchBucket(settings, "an embedded S3 server")
+        return
+    settings = drill.bucket.with_bucket(folder.bucket_name)
+    made = ServerBucket(endpoint=settings.endpoint, name=settings.bucket)
+    folder.write_record(bucket=made)
+    try:
+        _make_bucket(settings)
+        yield ScratchBucket(settings, f"the S3 server at {settings.endpoint}")
+    finally:
+        remove_server_bucket(settings, made)
+        folder.write_record(bucket=None)
+
+
+def remove_server_bucket(server: BucketSettings, made: ServerBucket) -> None:
+    """The scratch bucket is gone with its objects. BucketError otherwise."""
+    client = _BucketMaker(server.with_bucket(made.name), threads=1, stall_timeout_seconds=_STALL_TIMEOUT_SECONDS)
+    with client:
+        client.remove()
+
+
+def _make_bucket(settings: BucketSettings) -> None:
+    client = _BucketMaker(settings, threads=1, stall_timeout_seconds=_STALL_TIMEOUT_SECONDS)
+    with client:
+        client.make()

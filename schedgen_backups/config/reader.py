@@ -1,14 +1,11 @@
-"""Reads single variables out of an environment: their defaults, their types, and one message about everything that is wrong with them.
-
-Add a kind of value that several settings have. Which variables make which settings is the business of `environment` and `drill_settings`.
-"""
+"""Reads single variables: text, numbers, switches and files of secrets, and collects what is wrong with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
-from schedgen_backups.config.value_files import list_file_problems
 from schedgen_backups.config.variables import VARIABLES
 from schedgen_backups.core.errors import ConfigurationError
 
@@ -73,3 +70,36 @@ class Reader:
             raise ConfigurationError(
                 "; ".join(dict.fromkeys(self._problems)), hint="Set it in .env or in the environment; `schedgen-backups doctor` checks all."
             )
+
+
+FILE_SUFFIX = "_FILE"
+
+
+def read_value_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with the files' contents as values. What cannot be used stays as it is, for `list_file_problems` to name."""
+    values = dict(environment)
+    for variable in VARIABLES:
+        path = values.get(variable.name + FILE_SUFFIX, "").strip()
+        if path and not values.get(variable.name, "").strip():
+            try:
+                values[variable.name] = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError):
+                continue  # whoever asks for the value is told, by `list_file_problems`
+            del values[variable.name + FILE_SUFFIX]
+    return values
+
+
+def list_file_problems(values: Mapping[str, str], name: str) -> list[str]:
+    """What is wrong with the file that is to hold this variable's value, after `read_value_files`; never the content."""
+    path = values.get(name + FILE_SUFFIX, "").strip()
+    if not path:
+        return []
+    if values.get(name, "").strip():
+        return [f"{name} and {name}{FILE_SUFFIX} are both set"]
+    try:
+        Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        return [f"{name}{FILE_SUFFIX} names {path}, which cannot be read ({error.strerror or type(error).__name__})"]
+    except UnicodeDecodeError:
+        return [f"{name}{FILE_SUFFIX} names {path}, which is no text"]
+    return []

@@ -1,14 +1,36 @@
-"""Reads why something failed out of what Dagster says of it: an exception in a step, an event of a run, the evaluation of a check.
-
-Texts for `hooks` and `outbox`; what is made of them is the business of `alerting`, which knows no Dagster.
-"""
+"""Failures of steps as Dagster records them: written with exit code and hint, and read back as the cause."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import dagster as dg
 
-from schedgen_backups.core.errors import BackupError
-from schedgen_backups.monitoring.step_failures import INTERRUPTION
+from schedgen_backups.core.errors import BackupError, ConfigurationError, LockHeldError
+
+EXIT_CODE_KEY = "exit_code"
+INTERRUPTION = "DagsterExecutionInterruptedError"
+"""What Dagster makes of SIGINT and SIGTERM during a step; the class itself is not part of its public names."""
+
+
+@contextmanager
+def explain_failure(exit_code: int) -> Generator[None, None, None]:
+    """Errors of core within the block fail the step with their message and hint, and with this exit code unless they have one of their own."""
+    try:
+        yield
+    except BackupError as error:
+        own_code = error.exit_code if isinstance(error, ConfigurationError | LockHeldError) else exit_code
+        raise dg.Failure(
+            description=str(error),
+            metadata={
+                EXIT_CODE_KEY: own_code,
+                "error": type(error).__name__,
+                "hint": error.hint or "none",
+                "trying_again_can_help": error.is_retryable,
+            },
+            allow_retries=error.is_retryable,
+        ) from error
 
 
 def explain_exception(error: BaseException | None) -> tuple[str, str]:

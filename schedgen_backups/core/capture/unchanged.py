@@ -1,8 +1,4 @@
-"""Finds the objects of a bucket's listing that an older archive holds unchanged, as far as the listing tells.
-
-Add a rule to `EarlierObjects.find` when something besides key, size, ETag and time tells that an object changed. Nothing here may end a capture: an
-older archive that is damaged, cut short or gone only costs the time of asking the bucket. Nothing is held in memory per object.
-"""
+"""Unchanged objects: found in an earlier archive and copied as compressed bytes instead of being downloaded again."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import io
 import json
 import os
 import sqlite3
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -21,12 +17,75 @@ from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.resume import find_archive, read_journal
 from schedgen_backups.core.errors import StorageError, VerificationError
-from schedgen_backups.core.formats.archive_file import ArchiveFile
-from schedgen_backups.core.formats.artifact_file import make_format_error
-from schedgen_backups.core.formats.member_name import digest_name
-from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFile
+from schedgen_backups.core.formats.gzip_members import read_members
+from schedgen_backups.core.formats.records import ObjectEntry, make_format_error
+from schedgen_backups.core.formats.tar_member import check_members, digest_name
 from schedgen_backups.core.s3.client import ListedObject
 from schedgen_backups.core.settings import BucketSettings
+
+
+@dataclass(frozen=True)
+class CheckedRun:
+    """Objects that are unchanged to the byte, one behind the other."""
+
+    entries: tuple[ObjectEntry, ...]
+    file: EarlierFile
+    data: memoryview
+    """Their members."""
+
+
+def split_into_runs(found: Iterable[EarlierObject | None]) -> Iterator[int]:
+    """Yields how many of the objects make up the next run, each with its neighbours in the file, at most `COPY_BYTES` long; each None is alone."""
+    count = size_bytes = 0
+    last: EarlierObject | None = None
+    for earlier in found:
+        is_next = (
+            last is not None
+            and earlier is not None
+            and last.file is earlier.file
+            and last.entry.offset + last.entry.length == earlier.entry.offset
+            and size_bytes + earlier.entry.length <= COPY_BYTES
+        )
+        if count and not is_next:
+            yield count
+            count = size_bytes = 0
+        count += 1
+        size_bytes += earlier.entry.length if earlier is not None else 0
+        last = earlier
+    if count:
+        yield count
+
+
+def check_run(run: Sequence[EarlierObject]) -> Iterator[CheckedRun | None]:
+    """Yields the objects of a run in order, as many together as are these objects to the byte; None for each that is not. May run in any thread."""
+    start = run[0].entry.offset
+    file = run[0].file
+    try:
+        data = file.read_range(start, run[-1].entry.offset + run[-1].entry.length - start)
+    except VerificationError:  # the bucket has the objects; the checks of that archive tell what is wrong with it
+        data = b""
+    opened = io.BytesIO(data)
+    good: list[ObjectEntry] = []
+
+    def gather() -> CheckedRun:
+        first, last = good[0], good[-1]
+        return CheckedRun(tuple(good), file, memoryview(data)[first.offset - start : last.offset + last.length - start])
+
+    for earlier in run:
+        entry = earlier.entry
+        try:
+            check_members(entry, read_members(opened, entry.offset - start, entry.length))
+        except VerificationError:  # as above
+            if good:
+                yield gather()
+            good = []
+            yield None
+        else:
+            good.append(entry)
+    if good:
+        yield gather()
+
 
 LOOKUP_COUNT = 100
 """SQLite gives up the interpreter's lock with every query, and gets it back late while other threads work."""

@@ -1,7 +1,4 @@
-"""Cuts the text behind a dump's rows into the items that pg_dump announces, so that indexes can be built side by side.
-
-Add what pg_dump's comments tell of an item. Who runs which item when is the business of `parallel_load`.
-"""
+"""The sections of pg_dump's text: large objects, and what follows the rows (indexes, constraints, triggers)."""
 
 from __future__ import annotations
 
@@ -9,6 +6,36 @@ import re
 from dataclasses import dataclass
 
 from schedgen_backups.core.formats.dump_text import IDENTIFIER, unquote_identifier
+
+_SECTION = re.compile(rb"-- (?:Data for )?Name: .*; Type: (?P<kind>[A-Z ]+); Schema: ")
+_LARGE_OBJECT_KINDS = frozenset({b"BLOBS"})
+_LEFT_OUT = frozenset({b"BEGIN;", b"COMMIT;"})
+
+
+class LargeObjectFilter:
+    """Passes on text without the transactions around large objects; text comes in any pieces."""
+
+    def __init__(self) -> None:
+        self._unfinished = b""
+        self._is_inside = False
+
+    def filter_text(self, text: bytes) -> bytes:
+        """The whole lines among what came so far, without those that are left out."""
+        *lines, self._unfinished = (self._unfinished + text).split(b"\n")
+        return b"".join(line + b"\n" for line in lines if self._is_kept(line))
+
+    def flush(self) -> bytes:
+        """What is left of a line that has not ended: before rows, and at the end."""
+        rest, self._unfinished = self._unfinished, b""
+        return rest
+
+    def _is_kept(self, line: bytes) -> bool:
+        if line.startswith(b"-- "):
+            section = _SECTION.match(line)
+            if section is not None:
+                self._is_inside = section["kind"] in _LARGE_OBJECT_KINDS
+        return not (self._is_inside and line in _LEFT_OUT)
+
 
 _ITEM = re.compile(rb"^--\n-- (?:Data for )?Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: .*\n--\n", re.MULTILINE)
 _SETTING = re.compile(rb"^SET (?P<name>default_tablespace|default_table_access_method|default_with_oids) = .*;\n", re.MULTILINE)
