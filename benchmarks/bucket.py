@@ -78,10 +78,10 @@ class BucketBench:
         return contestants
 
     def _measure_next_night(self) -> tuple[Timing, ...]:
-        earlier = self._newest[-1]
+        previous = self._newest[-1]
         contestants = {
-            OURS: Contestant(self._capture, lambda: forget(self.catalog, [earlier])),
-            COPY: Contestant(lambda: (run_shell(f"cp '{self._path_of(earlier)}' '{self.folder}/copied'; sync '{self.folder}/copied'"), 0)[1]),
+            OURS: Contestant(self._capture, lambda: forget(self.catalog, [previous])),
+            COPY: Contestant(lambda: (run_shell(f"cp '{self._path_of(previous)}' '{self.folder}/copied'; sync '{self.folder}/copied'"), 0)[1]),
         }
         if has_program("restic"):
             contestants[RESTIC] = Contestant(self._back_up_with_restic)

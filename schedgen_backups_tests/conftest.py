@@ -17,8 +17,8 @@ from minio.deleteobjects import DeleteObject
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.demo.seed import SeedSummary, seed_application
-from schedgen_backups_tests.minio_server import MinioServer
-from schedgen_backups_tests.servers import FAST_SERVER_OPTIONS, S3Server, client_of
+from schedgen_backups_tests.support.minio_server import MinioServer
+from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, S3Server, client_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

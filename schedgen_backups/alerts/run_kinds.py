@@ -1,7 +1,7 @@
-"""What a run is there for, which decides how its failure is told and what ends its incident: a backup, retention, a restore, a drill, an audit.
+"""What a run is there for, which decides how its failure is told and what ends its incident: backup, retention, restore, drill, audit.
 
-A table and the lookup in it. Add a duty when a failing run of a new job must not be taken for a failed backup; when and how people are told is the
-business of `hooks`, `outbox` and `alerting`.
+A table and the lookup in it. Add a kind when a failing run of a new job must not be taken for a failed backup.
+When and how alerts go out is decided in `service`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DRILL_CHECK_NAMES = ("point_is_restored", "point_is_equal", "referenced_pdfs_ope
 
 
 @dataclass(frozen=True)
-class Duty:
+class RunKind:
     """One kind of run."""
 
     noun: str
@@ -34,7 +34,7 @@ class Duty:
         return self.kind_prefix == BACKUP.kind_prefix
 
 
-BACKUP = Duty(
+BACKUP = RunKind(
     noun="Backup",
     kind_prefix="run: ",
     severity=Severity.CRITICAL,
@@ -42,7 +42,7 @@ BACKUP = Duty(
     job_names=frozenset({"backup_job"}),
 )
 """Also whatever is none of the others: better told as too much than as too little."""
-RETENTION = Duty(
+RETENTION = RunKind(
     noun="Retention",
     kind_prefix="retention: ",
     # The operators' MEDIUM is "more than 7 kept": nothing is lost, but the disk fills.
@@ -51,7 +51,7 @@ RETENTION = Duty(
     job_names=frozenset({"prune_job"}),
     subjects=frozenset({"prune_recovery_points"}),
 )
-RESTORE = Duty(
+RESTORE = RunKind(
     noun="Restore",
     kind_prefix="restore: ",
     severity=Severity.HIGH,
@@ -59,7 +59,7 @@ RESTORE = Duty(
     job_names=frozenset({"restore_job"}),
     subjects=frozenset({"restore_recovery_point"}),
 )
-AUDIT = Duty(
+AUDIT = RunKind(
     noun="Audit of the live system",
     kind_prefix="audit: ",
     severity=Severity.MEDIUM,
@@ -67,7 +67,7 @@ AUDIT = Duty(
     job_names=frozenset({"audit_job"}),
     subjects=frozenset({"live_system_live_references_resolve"}),
 )
-DRILL = Duty(
+DRILL = RunKind(
     noun="Restore drill",
     kind_prefix="drill: ",
     # Tonight's backup may still be good; that it can be restored is what nobody knows any more.
@@ -77,9 +77,9 @@ DRILL = Duty(
     subjects=frozenset({"restore_drill", *(f"restore_drill_{name}" for name in DRILL_CHECK_NAMES)}),
 )
 OTHER_DUTIES = (RETENTION, RESTORE, DRILL, AUDIT)
-DUTIES = (BACKUP, *OTHER_DUTIES)
+RUN_KINDS = (BACKUP, *OTHER_DUTIES)
 
 
-def find_duty(job_name: str, subject: str) -> Duty:
+def find_run_kind(job_name: str, subject: str) -> RunKind:
     """What a run of this job, or this step of it, is for; a step that is pressed in the UI has no job of ours."""
-    return next((duty for duty in OTHER_DUTIES if job_name in duty.job_names or subject in duty.subjects), BACKUP)
+    return next((run_kind for run_kind in OTHER_DUTIES if job_name in run_kind.job_names or subject in run_kind.subjects), BACKUP)

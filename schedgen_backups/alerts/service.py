@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from schedgen_backups.alerts.run_kinds import find_duty
+from schedgen_backups.alerts.run_kinds import find_run_kind
 from schedgen_backups.config.alerts import AlertSettings, read_alert_settings
 from schedgen_backups.config.environment import read_backup_directory
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.freshness import describe_freshness
+from schedgen_backups.core.catalog.selection import describe_freshness
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.channels import Delivery
 from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
@@ -41,7 +41,7 @@ class Failure:
     job_name: str
 
 
-class AlertDesk:
+class AlertService:
     """Settings, notifier and catalog, as the environment names them at this moment. ConfigurationError when an alert's setting is wrong."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -51,20 +51,20 @@ class AlertDesk:
 
     def raise_failure(self, failure: Failure) -> Outcome:
         """People are told of the failed step or run."""
-        duty = find_duty(failure.job_name, failure.subject)
+        run_kind = find_run_kind(failure.job_name, failure.subject)
         is_size = failure.subject.endswith(_SIZE_CHECKS)
         return self.raise_trouble(
-            f"{duty.kind_prefix}{failure.subject} failed",
-            Severity.HIGH if is_size else duty.severity,
-            f"{duty.noun} failed: {failure.subject}",
+            f"{run_kind.kind_prefix}{failure.subject} failed",
+            Severity.HIGH if is_size else run_kind.severity,
+            f"{run_kind.noun} failed: {failure.subject}",
             failure.cause,
-            next_step=failure.next_step or duty.next_step,
+            next_step=failure.next_step or run_kind.next_step,
             run_id=failure.run_id,
         )
 
     def ping_failure(self, failure: Failure) -> bool:
         """The heartbeat service knows that there is no backup; False when there is none, it did not answer, or the run was for something else."""
-        if not find_duty(failure.job_name, failure.subject).is_backup:
+        if not find_run_kind(failure.job_name, failure.subject).is_backup:
             return False
         return ping_heartbeat(self.settings.heartbeat_url, Signal.FAIL, f"{failure.subject}: {failure.cause}")
 
@@ -83,9 +83,9 @@ class AlertDesk:
             )
         )
 
-    def report_recovery(self, kinds: frozenset[str]) -> Outcome:
+    def report_resolved(self, kinds: frozenset[str]) -> Outcome:
         """The incidents of these kinds are over, and people are told once."""
-        return self.notifier.report_recovery(kinds, facts=self._make_facts(""), now=datetime.now(timezone.utc))
+        return self.notifier.report_resolved(kinds, facts=self._make_facts(""), now=datetime.now(timezone.utc))
 
     def list_open_kinds(self, *prefixes: str) -> frozenset[str]:
         """The kinds of open incidents that begin so."""

@@ -14,11 +14,11 @@ import typer
 from rich.markup import escape
 
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
-from schedgen_backups.config.environment import load_environment
-from schedgen_backups.config.points import open_catalog
+from schedgen_backups.config.environment import load_environment, open_catalog
 from schedgen_backups.config.reader import Reader
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.catalog.selection import find_newest_verified
 from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.units import describe_labels
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
@@ -30,18 +30,6 @@ class Rollback:
 
     database: str
     bucket: str
-
-
-def find_last(catalog: Catalog, label: str = "") -> PointListing | None:
-    """The newest verified point, or the newest with this label, which is `key` or `key=value`; None when there is none."""
-    key, separator, value = label.partition("=")
-
-    def has_label(point: PointListing) -> bool:
-        labels = point.manifest.origin.labels if point.manifest is not None else {}
-        return not label or (labels.get(key) == value if separator else key in labels)
-
-    fitting = [point for point in catalog.list_points() if point.state is PointState.VERIFIED and point.manifest is not None and has_label(point)]
-    return fitting[-1] if fitting else None
 
 
 def make_rollback(point: PointListing, environment: Mapping[str, str]) -> Rollback:
@@ -97,7 +85,7 @@ def last(
 ) -> None:
     """Print the newest verified recovery point and the commands that go back to it; ends with 3 when there is none."""
     catalog = open_catalog()
-    point = find_last(catalog, label)
+    point = find_newest_verified(catalog, label=label)
     if point is None or point.manifest is None:
         asked = f" with the label {label}" if label else ""
         err.print(escape(f"there is no verified recovery point{asked} in {catalog.directory}"))

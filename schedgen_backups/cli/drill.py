@@ -14,11 +14,11 @@ from rich.table import Table
 
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
 from schedgen_backups.cli.progress import draw_results, format_age
-from schedgen_backups.config.points import LATEST
+from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.runs.launch import run_drill
-from schedgen_backups.runs.results import DrillOutcome
+from schedgen_backups.runs.results import DrillResult
 
 
 @app.command()
@@ -27,7 +27,7 @@ def drill(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Restore a recovery point into scratch servers, compare it, open PDFs by key, measure the time; ends with 3 when a claim does not hold."""
+    """Restore a recovery point into scratch servers, compare it, open PDFs by key, measure the time; ends with 3 when a check does not hold."""
     if point_id != LATEST:
         RecoveryPointId.parse(point_id)
     with err.status("drilling a restore"):
@@ -37,13 +37,13 @@ def drill(
     elif outcome.report is not None:
         _print_report(outcome.report)
     for failure in () if as_json else outcome.failures:
-        # What a claim says stands in the table already.
+        # What a check says stands in the table already.
         if outcome.report is None:
             err.print(f"[bold red]{escape(failure.step)} failed:[/] {escape(failure.reason)}")
     raise CommandEnd(outcome.exit_code)
 
 
-def _to_json(outcome: DrillOutcome) -> dict[str, object]:
+def _to_json(outcome: DrillResult) -> dict[str, object]:
     report = outcome.report
     return {
         "run_id": outcome.run_id,

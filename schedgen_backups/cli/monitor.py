@@ -11,13 +11,13 @@ from datetime import datetime, timezone
 from rich.markup import escape
 from rich.table import Table
 
-from schedgen_backups.alerts.service import AlertDesk, send_test_alert
+from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
-from schedgen_backups.cli.progress import draw_findings
+from schedgen_backups.cli.progress import draw_precondition_results
 from schedgen_backups.config.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
-from schedgen_backups.core.catalog.freshness import look_at_freshness
+from schedgen_backups.core.catalog.selection import measure_freshness
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.verify.live_system import LiveApplication, audit_live_system, describe_audit
+from schedgen_backups.core.verify.live_system import LiveApplication, check_consistency, describe_consistency
 from schedgen_backups.doctor.checks import Verdict, examine
 from schedgen_backups.exit_codes import CONFIGURATION_EXIT_CODE, VERIFICATION_EXIT_CODE
 
@@ -31,13 +31,13 @@ _LISTED_KEYS = 200
 @app.command()
 def status(*, as_json: JsonOption = False) -> None:
     """Say in one line whether there is a young enough verified recovery point; ends with 0, 1 (soon too old) or 2 (too old or none)."""
-    desk = AlertDesk(load_environment())
-    freshness = look_at_freshness(desk.catalog, datetime.now(timezone.utc))
-    max_age = desk.settings.max_age
+    service = AlertService(load_environment())
+    freshness = measure_freshness(service.catalog, datetime.now(timezone.utc))
+    max_age = service.settings.max_age
     exit_code = _STATUS_CRITICAL if freshness.is_too_old(max_age) else _STATUS_WARNING if freshness.is_too_old(max_age * _WARNING_SHARE) else 0
     word = {0: "OK", _STATUS_WARNING: "WARNING", _STATUS_CRITICAL: "CRITICAL"}[exit_code]
     hours = max_age.total_seconds() / 3600
-    incidents = [incident.kind for incident in desk.notifier.read_incidents()]
+    incidents = [incident.kind for incident in service.notifier.read_incidents()]
     if as_json:
         point_id = freshness.newest.point_id.text if freshness.newest is not None else None
         age_seconds = freshness.age.total_seconds() if freshness.age is not None else None
@@ -53,12 +53,12 @@ def status(*, as_json: JsonOption = False) -> None:
 @app.command()
 def doctor(*, as_json: JsonOption = False) -> None:
     """Check every precondition of a backup: settings, servers, versions, privileges, space, clock."""
-    findings = list(examine(load_environment()))
+    results = list(examine(load_environment()))
     if as_json:
-        print_json([{"what": f.subject, "state": f.verdict.value, "detail": f.detail, "fix": f.fix} for f in findings])
+        print_json([{"what": f.subject, "state": f.verdict.value, "detail": f.detail, "fix": f.fix} for f in results])
     else:
-        out.print(draw_findings(findings))
-    raise CommandEnd(CONFIGURATION_EXIT_CODE if any(finding.verdict is Verdict.PROBLEM for finding in findings) else 0)
+        out.print(draw_precondition_results(results))
+    raise CommandEnd(CONFIGURATION_EXIT_CODE if any(result.verdict is Verdict.PROBLEM for result in results) else 0)
 
 
 @app.command()
@@ -66,7 +66,7 @@ def audit(*, as_json: JsonOption = False) -> None:
     """Look at the live system: rows whose object is missing, objects that no row refers to. Ends with 3 when a row's object is missing."""
     environment = load_environment()
     live = LiveApplication(read_database_settings(environment), read_bucket_settings(environment), read_backup_settings(environment))
-    found = audit_live_system(live)
+    found = check_consistency(live)
     if as_json:
         print_json(
             {
@@ -79,7 +79,7 @@ def audit(*, as_json: JsonOption = False) -> None:
             }
         )
     else:
-        out.print(escape(describe_audit(found)))
+        out.print(escape(describe_consistency(found)))
         for name, keys in (("row without object", found.rows_without_object), ("object without row", found.objects_without_row)):
             for key in keys[:_LISTED_KEYS]:
                 out.print(f"{name}: {escape(key)}")
@@ -91,10 +91,10 @@ def audit(*, as_json: JsonOption = False) -> None:
 @app.command(name="alert-test")
 def test_alerts() -> None:
     """Send a test alert through every channel and print what each answered; ends with 4 when one did not accept it."""
-    desk = AlertDesk(load_environment())
-    if not desk.notifier.channels:
+    service = AlertService(load_environment())
+    if not service.notifier.channels:
         raise ConfigurationError("no channel is configured", hint="Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL.")
-    deliveries = send_test_alert(desk.notifier)
+    deliveries = send_test_alert(service.notifier)
     table = Table("channel", "accepted", "answer", box=None, pad_edge=False, header_style="bold")
     for delivery in deliveries:
         table.add_row(escape(delivery.channel), "[green]yes[/]" if delivery.is_accepted else "[bold red]no[/]", escape(delivery.answer))

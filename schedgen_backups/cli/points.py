@@ -15,18 +15,19 @@ import typer
 from rich.markup import escape
 
 from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, out, print_json
-from schedgen_backups.cli.progress import describe_rungs, draw_plan, draw_points, draw_results, draw_tables, show_progress
+from schedgen_backups.cli.progress import describe_levels, draw_plan, draw_points, draw_results, draw_tables, show_progress
 from schedgen_backups.config.environment import (
     load_environment,
+    open_catalog,
     read_backup_settings,
     read_bucket_settings,
     read_database_settings,
     read_retention_policy,
 )
-from schedgen_backups.config.points import get_point, open_catalog
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.check_results import ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, remove_pin, write_pin
+from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -66,7 +67,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one recovery point: its files, what was proven of it and when, who asked for it; or its tables, or its objects."""
-    point = get_point(open_catalog(), point_id)
+    point = resolve_point(open_catalog(), point_id)
     if tables or objects is not None:
         _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
         return
@@ -76,7 +77,7 @@ def show(
     out.print(f"[bold]{point.point_id}[/]  {point.state.value}  taken {point.point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC")
     for artifact in point.artifacts:
         out.print(f"  {artifact.name.kind.value:9} {format_bytes(artifact.size_bytes):>9}  {escape(str(artifact.path))}")
-    out.print(f"  rungs     {describe_rungs(point)}")
+    out.print(f"  levels     {describe_levels(point)}")
     if point.manifest is not None:
         origin = point.manifest.origin
         described = {
@@ -99,14 +100,14 @@ def verify(
     every: Annotated[bool, typer.Option("--all", help="Verify every recovery point.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read files again from the disk and check every claim on them; ends with 3 when one fails."""
+    """Read files again from the disk and check every check on them; ends with 3 when one fails."""
     if bool(subject) == every:
         raise ConfigurationError("name either one recovery point or file, or --all", hint="schedgen-backups verify latest")
     if not every and Path(subject).is_file():
         results = {subject: _verify_file(Path(subject))}
     else:
         catalog = open_catalog()
-        points = catalog.list_points() if every else (get_point(catalog, subject),)
+        points = catalog.list_points() if every else (resolve_point(catalog, subject),)
         results = {point.point_id.text: _verify_listed(catalog, point) for point in points}
     if as_json:
         print_json({name: [result.model_dump(mode="json") for result in found] for name, found in results.items()})
@@ -114,7 +115,7 @@ def verify(
         for name, found in results.items():
             out.print(f"[bold]{escape(name)}[/]")
             out.print(draw_results(found))
-    allowed = {ClaimStatus.PASSED, ClaimStatus.NOT_CONFIGURED}
+    allowed = {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}
     is_good = all(result.status in allowed for found in results.values() for result in found)
     raise CommandEnd(0 if is_good else VERIFICATION_EXIT_CODE)
 
@@ -128,7 +129,7 @@ def pin(
 ) -> None:
     """Keep a recovery point whatever retention says."""
     catalog = open_catalog()
-    point = get_point(catalog, point_id)
+    point = resolve_point(catalog, point_id)
     now = datetime.now(timezone.utc)
     expires_at = now + timedelta(days=days) if days else None
     user = getpass.getuser()
@@ -140,7 +141,7 @@ def pin(
 def unpin(point_id: PointArgument) -> None:
     """Let retention decide about a recovery point again."""
     catalog = open_catalog()
-    point = get_point(catalog, point_id)
+    point = resolve_point(catalog, point_id)
     out.print(f"{point.point_id} is {'no longer pinned' if remove_pin(catalog, point.point_id) else 'not pinned'}")
 
 
@@ -190,7 +191,7 @@ def _browse(point: PointListing, *, is_tables: bool, prefix: str | None, as_json
         print_json(answer)
 
 
-def _verify_listed(catalog: Catalog, point: PointListing) -> tuple[ClaimResult, ...]:
+def _verify_listed(catalog: Catalog, point: PointListing) -> tuple[CheckResult, ...]:
     total = point.size_bytes
     with show_progress(err, {"verify": (f"verify {point.point_id}", total)}) as bars:
         verification, _summary = verify_point(
@@ -198,12 +199,12 @@ def _verify_listed(catalog: Catalog, point: PointListing) -> tuple[ClaimResult, 
             point,
             checked_by=CHECKED_BY,
             live=_find_live() if point.manifest is None else None,
-            observe=lambda size_bytes: bars.advance("verify", size_bytes),
+            on_progress=lambda size_bytes: bars.advance("verify", size_bytes),
         )
     return verification.results
 
 
-def _verify_file(path: Path) -> tuple[ClaimResult, ...]:
+def _verify_file(path: Path) -> tuple[CheckResult, ...]:
     name = ArtifactName.from_file_name(path.name)
     is_dump = name.kind is ArtifactKind.DATABASE if name is not None else not path.name.endswith(ArtifactKind.BUCKET.file_suffix)
     with show_progress(err, {"verify": (f"verify {path.name}", path.stat().st_size)}) as bars:
@@ -212,12 +213,12 @@ def _verify_file(path: Path) -> tuple[ClaimResult, ...]:
             bars.advance("verify", size_bytes)
 
         if is_dump:
-            return (*verify_dump(path, observe=passed), verify_dump_against_snapshot(path))
-        return (*verify_archive(path, observe=passed), verify_every_object(path))
+            return (*verify_dump(path, on_progress=passed), verify_dump_against_snapshot(path))
+        return (*verify_archive(path, on_progress=passed), verify_every_object(path))
 
 
 def _find_live() -> LiveSystem | None:
-    """The live system, where it is configured: a point that was never sealed has no verdicts yet."""
+    """The live system, where it is configured: a point that was never committed has no verdicts yet."""
     environment = load_environment()
     try:
         return LiveApplication(read_database_settings(environment), read_bucket_settings(environment), read_backup_settings(environment))
@@ -231,7 +232,7 @@ def _point_to_json(point: PointListing) -> dict[str, object]:
         "taken_at": point.point_id.taken_at.isoformat(),
         "state": point.state.value,
         "artifacts": {artifact.name.kind.value: {"path": str(artifact.path), "size_bytes": artifact.size_bytes} for artifact in point.artifacts},
-        "rungs": {rung.rung.value: rung.status.value for rung in point.verification.rungs()},
+        "levels": {level.level.value: level.status.value for level in point.verification.levels()},
         "manifest": point.manifest.model_dump(mode="json") if point.manifest else None,
         "verification": point.verification.model_dump(mode="json"),
     }

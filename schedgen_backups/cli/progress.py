@@ -26,15 +26,15 @@ from rich.progress import (
 from rich.table import Table
 
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, PointListing, PointState
-from schedgen_backups.core.catalog.check_results import ClaimResult, ClaimStatus, Rung
+from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus, VerificationLevel
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.retention.plan import RetentionPlan
 from schedgen_backups.core.units import format_bytes
-from schedgen_backups.doctor.checks import Finding, Verdict
+from schedgen_backups.doctor.checks import PreconditionResult, Verdict
 
 _STATE_STYLES = {PointState.VERIFIED: "green", PointState.UNVERIFIED: "yellow", PointState.PARTIAL: "yellow", PointState.FAILED: "bold red"}
-_STATUS_STYLES = {ClaimStatus.PASSED: "green", ClaimStatus.FAILED: "bold red", ClaimStatus.NOT_CONFIGURED: "yellow", ClaimStatus.UNKNOWN: "dim"}
+_STATUS_STYLES = {CheckStatus.PASSED: "green", CheckStatus.FAILED: "bold red", CheckStatus.NOT_CONFIGURED: "yellow", CheckStatus.UNKNOWN: "dim"}
 _VERDICT_STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold red"}
 _POLL_SECONDS = 0.2
 
@@ -47,7 +47,7 @@ def draw_points(points: Iterable[PointListing], now: datetime) -> Table:
     for name in ("database", "bucket"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("highest rung", no_wrap=True)
+    table.add_column("highest level", no_wrap=True)
     table.add_column("reason", overflow="fold")
     for point in points:
         sizes = [artifact.size_bytes if (artifact := point.artifact(kind)) else None for kind in ArtifactKind]
@@ -56,20 +56,20 @@ def draw_points(points: Iterable[PointListing], now: datetime) -> Table:
             format_age(now - point.point_id.taken_at),
             *("-" if size is None else format_bytes(size) for size in sizes),
             f"[{_STATE_STYLES[point.state]}]{point.state.value}[/]",
-            find_highest_rung(point),
+            find_highest_level(point),
             escape(point.manifest.origin.reason) if point.manifest else "",
         )
     return table
 
 
-def draw_results(results: Iterable[ClaimResult]) -> Table:
-    """One line per claim."""
+def draw_results(results: Iterable[CheckResult]) -> Table:
+    """One line per check."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("claim", no_wrap=True)
+    table.add_column("check", no_wrap=True)
     table.add_column("result", no_wrap=True)
     table.add_column("what was seen", overflow="fold")
     for result in results:
-        table.add_row(result.claim.value, f"[{_STATUS_STYLES[result.status]}]{result.status.value}[/]", escape(result.summary))
+        table.add_row(result.check.value, f"[{_STATUS_STYLES[result.status]}]{result.status.value}[/]", escape(result.summary))
     return table
 
 
@@ -84,15 +84,15 @@ def draw_tables(tables: Iterable[TableEntry]) -> Table:
     return drawn
 
 
-def draw_findings(findings: Iterable[Finding]) -> Table:
+def draw_precondition_results(results: Iterable[PreconditionResult]) -> Table:
     """One line per precondition, with the fix below where there is one to make."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("what", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("detail", overflow="fold")
-    for finding in findings:
-        detail = escape(finding.detail) + (f"\n[bold]fix:[/] {escape(finding.fix)}" if finding.fix else "")
-        table.add_row(finding.subject, f"[{_VERDICT_STYLES[finding.verdict]}]{finding.verdict.value}[/]", detail)
+    for result in results:
+        detail = escape(result.detail) + (f"\n[bold]fix:[/] {escape(result.fix)}" if result.fix else "")
+        table.add_row(result.subject, f"[{_VERDICT_STYLES[result.verdict]}]{result.verdict.value}[/]", detail)
     return table
 
 
@@ -109,15 +109,15 @@ def draw_plan(plan: RetentionPlan) -> Table:
     return table
 
 
-def find_highest_rung(point: PointListing) -> str:
-    """The highest rung that was seen to hold, or a dash."""
-    passed = [rung.rung.value for rung in point.verification.rungs() if rung.status is ClaimStatus.PASSED]
+def find_highest_level(point: PointListing) -> str:
+    """The highest level that was seen to hold, or a dash."""
+    passed = [level.level.value for level in point.verification.levels() if level.status is CheckStatus.PASSED]
     return passed[-1] if passed else "-"
 
 
-def describe_rungs(point: PointListing) -> str:
-    """Every rung with its status, lowest first."""
-    return ", ".join(f"{rung.value}: {point.verification.rung(rung).status.value}" for rung in Rung)
+def describe_levels(point: PointListing) -> str:
+    """Every level with its status, lowest first."""
+    return ", ".join(f"{level.value}: {point.verification.level(level).status.value}" for level in VerificationLevel)
 
 
 def format_age(age: timedelta) -> str:

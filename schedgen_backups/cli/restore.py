@@ -16,14 +16,15 @@ from rich.markup import escape
 from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, out, print_json
 from schedgen_backups.cli.progress import draw_results, show_progress
 from schedgen_backups.cli.tables import draw_diffs, draw_objects
-from schedgen_backups.config.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
-from schedgen_backups.config.points import get_point, open_catalog
+from schedgen_backups.config.environment import load_environment, open_catalog, read_backup_settings, read_bucket_settings, read_database_settings
 from schedgen_backups.config.targets import read_bucket_target, read_database_target
+from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.errors import ConfigurationError, RestoreError
 from schedgen_backups.core.model import ArtifactKind
-from schedgen_backups.core.restore.differences import diffs_to_json, objects_to_json
+from schedgen_backups.core.restore.objects import objects_to_json
 from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest
-from schedgen_backups.core.restore.service import RestoreDesk, Terms
+from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
+from schedgen_backups.core.restore.table_diff import diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
 from schedgen_backups.core.restore.tables import RestoredTables, TableRequest, make_side_name
 from schedgen_backups.core.settings import BucketSettings
@@ -62,15 +63,15 @@ def restore(
 ) -> None:
     """Restore the database, the bucket or both, into empty targets unless told otherwise, and compare them with what was captured."""
     environment = load_environment()
-    desk = _open_desk(reason, is_safety_wanted=safety_backup)
+    service = _open_service(reason, is_safety_wanted=safety_backup)
     request = RestoreRequest(
-        point=get_point(desk.catalog, point_id, as_of=as_of),
+        point=resolve_point(service.catalog, point_id, as_of=as_of),
         database=read_database_target(database, environment) if database else None,
         bucket=read_bucket_target(bucket, environment) if bucket else None,
         replace_contents=into_nonempty,
         jobs=jobs,
     )
-    steps = desk.describe_whole(request, is_swap=swap)
+    steps = service.describe_whole(request, is_swap=swap)
     if not as_json:
         for step in steps:
             err.print(f"{'would ' if dry_run else ''}{escape(step)}")
@@ -82,7 +83,7 @@ def restore(
         target = request.database or request.bucket
         demand_confirmation(target.database if request.database else request.bucket.bucket if request.bucket else "", confirm)  # type: ignore[union-attr]
     with show_progress(err, _describe_phases(request)) as bars:
-        report = desk.restore_whole(request, is_swap=swap, observe=bars.advance)
+        report = service.restore_whole(request, is_swap=swap, on_progress=bars.advance)
     _print_report(report, as_json=as_json)
 
 
@@ -104,21 +105,21 @@ def restore_tables(
 ) -> None:
     """Restore tables into a database beside the live one and show how they differ; with --write put rows back. Reads only the tables' bytes."""
     environment = load_environment()
-    desk = _open_desk(reason, is_safety_wanted=safety_backup)
+    service = _open_service(reason, is_safety_wanted=safety_backup)
     live = read_database_target(database, environment) if database else read_database_settings(environment)
-    request = TableRequest(get_point(desk.catalog, point_id, as_of=as_of), tuple(table), live, where, side_database)
-    with desk.open_tables(request) as restored:
+    request = TableRequest(resolve_point(service.catalog, point_id, as_of=as_of), tuple(table), live, where, side_database)
+    with service.open_tables(request) as restored:
         answer: dict[str, object] = {"id": request.point.point_id.text, "tables": diffs_to_json(restored.diffs)}
         if not as_json:
             out.print(draw_diffs(restored.diffs))
         if write is not None:
             demand_confirmation(live.database, confirm)
-            written = desk.write_back(request, restored, write)
+            written = service.write_back(request, restored, write)
             answer["written"] = {rows.table.qualified_name: rows.count for rows in written}
             for rows in () if as_json else written:
                 out.print(f"{escape(rows.table.qualified_name)}: {rows.count} rows put back into {escape(live.label)}")
         elif not diff_only:
-            _keep_side(request, restored)
+            _keep_separate(request, restored)
             answer["side_database"] = restored.scratch.settings.database
     if as_json:
         print_json(answer)
@@ -144,25 +145,25 @@ def restore_objects(
     environment = load_environment()
     if sum((to is not None, bool(bucket), back)) != 1:
         raise ConfigurationError("where to is not said, or said twice", hint="Give one of --to FOLDER, --bucket NAME and --back.")
-    desk = _open_desk(reason, is_safety_wanted=safety_backup)
-    point = get_point(desk.catalog, point_id, as_of=as_of)
-    entries = desk.find_objects(point, tuple(key))
+    service = _open_service(reason, is_safety_wanted=safety_backup)
+    point = resolve_point(service.catalog, point_id, as_of=as_of)
+    entries = service.find_objects(point, tuple(key))
     if to is not None:
-        paths = () if dry_run else desk.extract_objects(point, entries, to, overwrite=overwrite)
+        paths = () if dry_run else service.extract_objects(point, entries, to, overwrite=overwrite)
         if as_json:
             print_json({"id": point.point_id.text, "objects": [entry.key for entry in entries], "files": [str(path) for path in paths]})
         for text in () if as_json else [str(path) for path in paths] or [f"would write {entry.key}" for entry in entries]:
             out.print(escape(text))
         return
     target: BucketSettings = read_bucket_target(bucket or read_bucket_settings(environment).bucket, environment)
-    differences = desk.compare(entries, target)
+    differences = service.compare(entries, target)
     if not as_json:
         out.print(draw_objects(differences))
     written = ()
     if not dry_run:
         if overwrite or back:
             demand_confirmation(target.bucket, confirm)
-        written = desk.restore_objects(point, differences, target, overwrite=overwrite)
+        written = service.restore_objects(point, differences, target, overwrite=overwrite)
     if as_json:
         print_json({"id": point.point_id.text, "objects": objects_to_json(differences), "written": [entry.key for entry in written]})
     elif not dry_run:
@@ -187,11 +188,11 @@ def undelete(
 ) -> None:
     """Bring back deleted rows with the objects that they refer to: only what is missing is written, objects first."""
     environment = load_environment()
-    desk = _open_desk(reason, is_safety_wanted=safety_backup)
+    service = _open_service(reason, is_safety_wanted=safety_backup)
     live = read_database_target(database, environment) if database else read_database_settings(environment)
     target = read_bucket_target(bucket or read_bucket_settings(environment).bucket, environment)
-    request = TableRequest(get_point(desk.catalog, point_id, as_of=as_of), (table,), live, where)
-    with desk.open_undelete(request, key_column, target) as found:
+    request = TableRequest(resolve_point(service.catalog, point_id, as_of=as_of), (table,), live, where)
+    with service.open_undelete(request, key_column, target) as found:
         diffs = found.tables.diffs
         answer: dict[str, object] = {
             "tables": diffs_to_json(diffs),
@@ -205,7 +206,7 @@ def undelete(
                 err.print(f"[yellow]note:[/] the archive has no object {escape(lost)}")
         if not dry_run:
             demand_confirmation(live.database, confirm)
-            objects, rows = desk.finish_undelete(request, found, target)
+            objects, rows = service.finish_undelete(request, found, target)
             answer |= {"rows_written": rows, "objects_written": [entry.key for entry in objects]}
             if not as_json:
                 out.print(f"{rows} rows and {len(objects)} objects brought back")
@@ -221,12 +222,12 @@ def demand_confirmation(name: str, confirm: str) -> None:
         raise RestoreError(f"not confirmed: {name!r} was not typed, nothing was written", hint=f"--confirm {name}")
 
 
-def _open_desk(reason: str, *, is_safety_wanted: bool) -> RestoreDesk:
-    terms = Terms(CHECKED_BY, reason, is_safety_wanted)
-    return RestoreDesk(open_catalog(), read_backup_settings(load_environment()), terms, tell=lambda text: err.print(escape(text)))
+def _open_service(reason: str, *, is_safety_wanted: bool) -> RestoreService:
+    options = RestoreOptions(CHECKED_BY, reason, is_safety_wanted)
+    return RestoreService(open_catalog(), read_backup_settings(load_environment()), options, report=lambda text: err.print(escape(text)))
 
 
-def _keep_side(request: TableRequest, restored: RestoredTables) -> None:
+def _keep_separate(request: TableRequest, restored: RestoredTables) -> None:
     name = restored.scratch.settings.database
     restored.scratch.keep(f"schedgen-backups: {', '.join(request.names)} of recovery point {request.point.point_id}")
     err.print(f'the tables are in the database {escape(name)} on the same server; look, copy what you need, then: DROP DATABASE "{escape(name)}";')

@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from rich.markup import escape
 from rich.table import Table
 
-from schedgen_backups.core.restore.differences import describe_rows
 from schedgen_backups.core.restore.objects import ObjectDifference, ObjectStanding
-from schedgen_backups.core.restore.table_diff import TableDiff
+from schedgen_backups.core.restore.table_diff import TableDiff, describe_rows
 from schedgen_backups.core.units import format_bytes
 
 _LISTED = 50

@@ -37,4 +37,4 @@ def find_longest_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:
     # On the zone's own clock, and only then as moments: a tick keeps its hour when the clocks are changed, as Dagster's do.
     clock = croniter(cron_schedule, datetime.now(timezone).replace(tzinfo=None))
     ticks = [clock.get_next(datetime).replace(tzinfo=timezone).timestamp() for _ in range(_TICKS_AHEAD)]
-    return timedelta(seconds=max(later - earlier for earlier, later in pairwise(ticks)))
+    return timedelta(seconds=max(later - previous for previous, later in pairwise(ticks)))

@@ -29,7 +29,7 @@ def _find_version() -> str:
 TOOL_VERSION = _find_version()
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _ID_FORMAT = "%Y%m%d_%H%M%S"
 _ID_PATTERN = re.compile(r"[0-9]{8}_[0-9]{6}")
 _FILE_PATTERN = re.compile(r"(?P<prefix>db|minio)_(?P<name>.+)_(?P<id>[0-9]{8}_[0-9]{6})\.(?P<suffix>sql|tar)\.gz")
@@ -194,7 +194,7 @@ class Manifest(FrozenModel):
     tool_version: str
     point_id: str
     snapshot_at: AwareDatetime
-    sealed_at: AwareDatetime
+    committed_at: AwareDatetime
     artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1)]
     references: ReferenceSummary
     origin: Origin = Origin()

@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from enum import Enum
 
 from schedgen_backups.core.errors import ConfigurationError
 
-LOWEST_SHARE = 0.5
-HIGHEST_SHARE = 3.0
 _STEP = 1000
 
 
-class SizeVerdict(str, Enum):
-    """How a size compares with the one before."""
-
-    PLAUSIBLE = "plausible"
-    FIRST = "nothing to compare with"
-    DROPPED = "dropped by more than half"
-    GREW = "grew to more than three times"
+NAMED_LIMIT = 10
 
 
-@dataclass(frozen=True)
-class SizeComparison:
-    """One size beside the one before."""
-
-    size_bytes: int
-    previous_bytes: int | None
-
-    @property
-    def verdict(self) -> SizeVerdict:
-        """What the operators would say of it."""
-        if not self.previous_bytes:
-            return SizeVerdict.FIRST
-        share = self.size_bytes / self.previous_bytes
-        if share < LOWEST_SHARE:
-            return SizeVerdict.DROPPED
-        return SizeVerdict.GREW if share > HIGHEST_SHARE else SizeVerdict.PLAUSIBLE
-
-    @property
-    def change_percent(self) -> float:
-        """Change against the size before; 0 when there is none."""
-        return round(100 * (self.size_bytes / self.previous_bytes - 1), 1) if self.previous_bytes else 0.0
+def name_some(names: Sequence[str], *, limit: int = NAMED_LIMIT) -> str:
+    """Return the first names separated by commas, and how many more there are."""
+    named = ", ".join(names[:limit])
+    return f"{named} and {len(names) - limit} more" if len(names) > limit else named
 
 
 def format_bytes(size_bytes: float) -> str:

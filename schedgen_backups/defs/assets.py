@@ -15,13 +15,14 @@ import dagster as dg
 from schedgen_backups import run_tags
 from schedgen_backups.config.alerts import read_alert_settings, read_max_age
 from schedgen_backups.config.environment import load_environment
-from schedgen_backups.config.pin_tag import pin_as_tagged
 from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.pins import Pin, write_pin
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId
-from schedgen_backups.core.units import format_bytes
-from schedgen_backups.core.verify.commit import seal_point
-from schedgen_backups.defs.hooks import alert_on_step_failure, announce_recovery_point, tell_start
+from schedgen_backups.core.units import describe_labels, format_bytes, parse_span
+from schedgen_backups.core.verify.commit import commit_point
+from schedgen_backups.defs.hooks import alert_on_step_failure, announce_recovery_point, report_start
 from schedgen_backups.defs.resources import POOL, BackupResource
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
@@ -51,7 +52,7 @@ def database_dump(context: dg.AssetExecutionContext, backup: BackupResource) -> 
     with explain_failure(DATABASE_EXIT_CODE):
         settings, options = backup.read_database(), backup.read_backup()
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
-        tell_start(context.run.run_id)
+        report_start(context.run.run_id)
         point_id = find_point_id(context.instance, context.run.run_id)
         started = time.monotonic()
         captured = take_database_dump(catalog, settings, options, point_id)
@@ -137,18 +138,18 @@ def minio_archive(context: dg.AssetExecutionContext, backup: BackupResource) -> 
     ),
 )
 def recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
-    """The newest pair of dump and archive is sealed: this run's, or when materialised alone the newest there is."""
+    """The newest pair of dump and archive is committed: this run's, or when materialised alone the newest there is."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
         own_id = find_point_id(context.instance, context.run.run_id)
         points = catalog.list_points()
         complete = [point.point_id for point in points if len(point.artifacts) == len(ArtifactKind)]
         own = [point.point_id for point in points if point.point_id == own_id]
-        any_left = [point.point_id for point in points]  # sealing refuses it and says which half is missing
+        any_left = [point.point_id for point in points]  # committing refuses it and says which half is missing
         point_id = (own or complete[-1:] or any_left[-1:] or [own_id])[0]
         origin = read_origin(context.run.tags, context.run.run_id)
-        manifest, verification = seal_point(catalog, point_id, origin=origin, live=backup.read_live())
-        pin = pin_as_tagged(catalog, point_id, context.run.tags, origin)
+        manifest, verification = commit_point(catalog, point_id, origin=origin, live=backup.read_live())
+        pin = _pin_as_tagged(catalog, point_id, context.run.tags, origin)
         read_alert_settings(load_environment())  # the point is safe by now; nobody would be told of the next failure
     references = manifest.references
     return dg.MaterializeResult(
@@ -157,8 +158,8 @@ def recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) ->
             "path": dg.MetadataValue.path(catalog.directory / f"manifest_{point_id}.json"),
             "bytes": sum(artifact.size_bytes for artifact in manifest.artifacts),
             "snapshot_at": dg.MetadataValue.timestamp(manifest.snapshot_at),
-            "rungs": ", ".join(f"{rung.rung.value}: {rung.status.value}" for rung in verification.rungs()),
-            "rungs_passed": sum(rung.status.value == "passed" for rung in verification.rungs()),
+            "levels": ", ".join(f"{level.level.value}: {level.status.value}" for level in verification.levels()),
+            "levels_passed": sum(level.status.value == "passed" for level in verification.levels()),
             "references": references.reference_count,
             "references_resolved": references.resolved_count,
             "reason": origin.reason or "none given",
@@ -204,3 +205,15 @@ def _describe_tables(tables: tuple[TableEntry, ...]) -> str:
     if len(largest) > _LISTED_TABLES:
         lines.append(f"| {len(largest) - _LISTED_TABLES} more | | |")
     return "\n".join(lines)
+
+
+def _pin_as_tagged(catalog: Catalog, point_id: RecoveryPointId, tags: Mapping[str, str], origin: Origin) -> Pin | None:
+    """Pin the point when the run's tags ask for it, with its labels or reason as the reason; return the pin. ConfigurationError for a bad span."""
+    if run_tags.PIN_FOR not in tags:
+        return None
+    span = parse_span(tags[run_tags.PIN_FOR])
+    now = datetime.now(timezone.utc)
+    reason = describe_labels(origin.labels) or origin.reason or "pinned when it was taken"
+    pin = Pin(point_id=point_id.text, reason=reason, pinned_by=origin.user, pinned_at=now, expires_at=now + span)
+    write_pin(catalog, pin)
+    return pin

@@ -6,7 +6,7 @@ backup, so the check blocks nothing. The command `audit` does the same from a te
 
 import dagster as dg
 
-from schedgen_backups.core.verify.live_system import audit_live_system, describe_audit
+from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
 from schedgen_backups.defs.assets import OWNERS
 from schedgen_backups.defs.checks import with_alerts
 from schedgen_backups.defs.resources import BackupResource
@@ -28,11 +28,11 @@ live_system = dg.AssetSpec(
 def live_references_resolve(backup: BackupResource) -> dg.AssetCheckResult:
     """Every object that a row of the live database refers to is in the live bucket."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        found = audit_live_system(backup.read_live())
+        found = check_consistency(backup.read_live())
     return dg.AssetCheckResult(
         passed=found.is_coherent,
         severity=dg.AssetCheckSeverity.WARN,
-        description=describe_audit(found),
+        description=describe_consistency(found),
         metadata={
             "references": found.reference_count,
             "objects": found.object_count,

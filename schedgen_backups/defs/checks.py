@@ -1,7 +1,7 @@
-"""The blocking checks between the captured files and the recovery point: one claim each, green when it holds, red when not or unknown.
+"""The blocking checks between the captured files and the recovery point: one check each, green when it holds, red when not or unknown.
 
 A check reads the files again, never what an asset remembers, and records what it saw beside them. Run alone, it looks at the newest point.
-What a claim means and how it is looked at is core's business (`verification`, `verify`). Add one when there is another claim.
+What a check means and how it is looked at is core's business (`verification`, `verify`). Add one when there is another check.
 """
 
 import warnings
@@ -10,14 +10,15 @@ from pathlib import Path
 import dagster as dg
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.check_results import ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ArtifactKind
-from schedgen_backups.core.units import SizeComparison, SizeVerdict, format_bytes
+from schedgen_backups.core.units import format_bytes
 from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.core.verify.references import verify_references
+from schedgen_backups.core.verify.size_change import SizeComparison, SizeVerdict
 from schedgen_backups.defs.assets import database_dump, describe_holder, find_point_id, minio_archive
 from schedgen_backups.defs.hooks import alert_on_step_failure
 from schedgen_backups.defs.resources import BackupResource
@@ -121,26 +122,26 @@ def _find_subject(context: dg.AssetCheckExecutionContext, backup: BackupResource
     return catalog, point, point.get_path(kind)
 
 
-def _report(context: dg.AssetCheckExecutionContext, catalog: Catalog, point: PointListing, results: tuple[ClaimResult, ...]) -> dg.AssetCheckResult:
+def _report(context: dg.AssetCheckExecutionContext, catalog: Catalog, point: PointListing, results: tuple[CheckResult, ...]) -> dg.AssetCheckResult:
     catalog.record_results(point.point_id, tuple(result.model_copy(update={"checked_by": context.run.run_id}) for result in results))
     is_passed = all(result.is_passed for result in results)
-    is_unconfigured = all(result.status in {ClaimStatus.PASSED, ClaimStatus.NOT_CONFIGURED} for result in results)
+    is_unconfigured = all(result.status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED} for result in results)
     return dg.AssetCheckResult(
         passed=is_passed,
         severity=dg.AssetCheckSeverity.WARN if is_unconfigured else dg.AssetCheckSeverity.ERROR,
-        description="; ".join(f"{result.claim.value} {result.status.value}: {result.summary}" for result in results),
+        description="; ".join(f"{result.check.value} {result.status.value}: {result.summary}" for result in results),
         metadata={"recovery_point": point.point_id.text, **{name: value for result in results for name, value in result.figures.items()}},
     )
 
 
 def _compare_with_previous(catalog: Catalog, point: PointListing, kind: ArtifactKind, path: Path) -> dg.AssetCheckResult:
-    """Compared with the newest older file, sealed or not: after a drop that was meant, the next night compares with the smaller one."""
+    """Compared with the newest older file, committed or not: after a drop that was meant, the next night compares with the smaller one."""
     source_name = next(artifact.name.source_name for artifact in point.artifacts if artifact.name.kind is kind)
     older = [
         artifact.path
-        for earlier in catalog.list_points()
-        if earlier.point_id < point.point_id
-        for artifact in earlier.artifacts
+        for previous in catalog.list_points()
+        if previous.point_id < point.point_id
+        for artifact in previous.artifacts
         if artifact.name.kind is kind and artifact.name.source_name == source_name
     ]
     previous_bytes = _read_plain_bytes(kind, older[-1]) if older else None

@@ -1,4 +1,4 @@
-"""The weekly proof: the asset `restore_drill`, which restores a recovery point into scratch servers, and its checks, one claim each.
+"""The weekly proof: the asset `restore_drill`, which restores a recovery point into scratch servers, and its checks, one check each.
 
 A drill writes into nothing but what it starts or makes itself, so that it may be an asset where a restore may not. What is looked at and measured is
 core's business (`core.drill`); the checks read what it recorded beside the point. When it runs stands in `schedules`.
@@ -12,10 +12,10 @@ from pydantic import Field
 
 from schedgen_backups.config.drill import read_drill_max_age, read_drill_max_minutes, read_drill_settings
 from schedgen_backups.config.environment import load_environment
-from schedgen_backups.config.points import LATEST
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus
-from schedgen_backups.core.drill.drill import HOLD_FACTOR, run_drill
+from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
+from schedgen_backups.core.catalog.selection import LATEST
+from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, run_drill
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import RecoveryPointId
@@ -30,7 +30,7 @@ GROUP = "restore_drill"
 DRILL_POOL = "restore_drill"
 """One drill at a time; it waits for no backup, and no backup for it."""
 REPORT_KEY = "report"
-MAX_RUNTIME_SECONDS = read_drill_max_minutes() * HOLD_FACTOR * 60
+MAX_RUNTIME_SECONDS = read_drill_max_minutes() * PIN_TIME_FACTOR * 60
 
 
 class DrillConfig(dg.Config):
@@ -69,7 +69,7 @@ def restore_drill(context: dg.AssetExecutionContext, config: DrillConfig, backup
 @dg.asset_check(asset=restore_drill, blocking=True)
 def point_is_restored(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
     """All tables with their rows and all objects were there after the restore."""
-    return _report(context, backup, Claim.DATABASE_IS_RESTORED, Claim.BUCKET_IS_RESTORED)
+    return _report(context, backup, Check.DATABASE_IS_RESTORED, Check.BUCKET_IS_RESTORED)
 
 
 @dg.asset_check(asset=restore_drill, blocking=True)
@@ -78,25 +78,25 @@ def point_is_equal(context: dg.AssetCheckExecutionContext, backup: BackupResourc
 
     A warning, never green, where two versions of PostgreSQL write the schema's text differently.
     """
-    return _report(context, backup, Claim.DATABASE_IS_EQUAL, Claim.BUCKET_IS_EQUAL)
+    return _report(context, backup, Check.DATABASE_IS_EQUAL, Check.BUCKET_IS_EQUAL)
 
 
 @dg.asset_check(asset=restore_drill, blocking=True)
 def referenced_pdfs_open(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
     """A sample of the objects that the restored database names was fetched by key from the restored bucket, and opened as PDF."""
-    return _report(context, backup, Claim.REFERENCED_PDFS_OPEN)
+    return _report(context, backup, Check.REFERENCED_PDFS_OPEN)
 
 
 @dg.asset_check(asset=restore_drill, blocking=True)
 def operator_checks_hold(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
     """Each statement of DRILL_SQL_CHECKS returned true in the restored database. A warning, never green, where there are none."""
-    return _report(context, backup, Claim.OPERATOR_CHECKS_HOLD)
+    return _report(context, backup, Check.OPERATOR_CHECKS_HOLD)
 
 
 @dg.asset_check(asset=restore_drill)
 def drill_is_in_time(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
     """The drill took no longer than DRILL_MAX_MINUTES. A warning: the data is none the worse for it."""
-    result = _report(context, backup, Claim.DRILL_IS_IN_TIME)
+    result = _report(context, backup, Check.DRILL_IS_IN_TIME)
     return result._replace(severity=dg.AssetCheckSeverity.WARN)
 
 
@@ -114,33 +114,33 @@ def _make_figures(report: DrillReport) -> dict[str, Any]:
         "objects": report.object_count,
         "restored_into": report.target,
         "snapshot_at": dg.MetadataValue.timestamp(report.snapshot_at),
-        "claims": "; ".join(f"{result.claim.value} {result.status.value}" for result in report.results),
+        "checks": "; ".join(f"{result.check.value} {result.status.value}" for result in report.results),
         "notes": "\n".join(report.notes) or "none",
         REPORT_KEY: dg.MetadataValue.json(report.model_dump(mode="json")),
     }
 
 
-def _report(context: dg.AssetCheckExecutionContext, backup: BackupResource, *claims: Claim) -> dg.AssetCheckResult:
+def _report(context: dg.AssetCheckExecutionContext, backup: BackupResource, *checks: Check) -> dg.AssetCheckResult:
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog = Catalog(backup.read_backup().directory)
-        point = _find_subject(catalog, context.run.run_id, claims[0])
-    results = [result for claim in claims if (result := point.verification.result(claim)) is not None]
+        point = _find_subject(catalog, context.run.run_id, checks[0])
+    results = [result for check in checks if (result := point.verification.result(check)) is not None]
     return dg.AssetCheckResult(
-        passed=len(results) == len(claims) and all(result.is_passed for result in results),
-        severity=_judge(results, len(claims)),
-        description="; ".join(f"{result.claim.value} {result.status.value}: {result.summary}" for result in results),
+        passed=len(results) == len(checks) and all(result.is_passed for result in results),
+        severity=_judge(results, len(checks)),
+        description="; ".join(f"{result.check.value} {result.status.value}: {result.summary}" for result in results),
         metadata={"recovery_point": point.point_id.text, **{name: value for result in results for name, value in result.figures.items()}},
     )
 
 
-def _judge(results: list[ClaimResult], claim_count: int) -> dg.AssetCheckSeverity:
-    is_wrong = len(results) < claim_count or any(result.status is ClaimStatus.FAILED for result in results)
+def _judge(results: list[CheckResult], check_count: int) -> dg.AssetCheckSeverity:
+    is_wrong = len(results) < check_count or any(result.status is CheckStatus.FAILED for result in results)
     return dg.AssetCheckSeverity.ERROR if is_wrong else dg.AssetCheckSeverity.WARN
 
 
-def _find_subject(catalog: Catalog, run_id: str, claim: Claim) -> PointListing:
+def _find_subject(catalog: Catalog, run_id: str, check: Check) -> PointListing:
     """The point that this run drilled, otherwise the one that was drilled last."""
-    found = [(result, point) for point in catalog.list_points() if (result := point.verification.result(claim)) is not None]
+    found = [(result, point) for point in catalog.list_points() if (result := point.verification.result(check)) is not None]
     own = [point for result, point in found if result.checked_by == run_id]
     if own:
         return own[0]

@@ -1,4 +1,4 @@
-"""The jobs: `backup_job` takes, checks and seals a recovery point, `restore_drill_job` proves one, `prune_job` removes those that may go.
+"""The jobs: `backup_job` takes, checks and commits a recovery point, `restore_drill_job` proves one, `prune_job` removes those that may go.
 
 A job is a selection of assets with their checks, or one op; add one when a run of another kind is wanted. Work belongs to assets and core, times to
 `schedules`, asking for a run to `sensors`.
@@ -22,7 +22,7 @@ MAX_RUNTIME_TAG = "dagster/max_runtime"
 backup_job = dg.define_asset_job(
     "backup_job",
     selection=dg.AssetSelection.assets("database_dump", "minio_archive", "recovery_point"),
-    description="Takes a recovery point of the database and the bucket, verifies it and seals it.",
+    description="Takes a recovery point of the database and the bucket, verifies it and commits it.",
     tags={MAX_RUNTIME_TAG: str(read_max_hours() * 3600)},
 )
 

@@ -10,13 +10,14 @@ import dagster as dg
 from pydantic import Field
 
 from schedgen_backups.config.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
-from schedgen_backups.config.points import get_point
 from schedgen_backups.config.targets import read_bucket_target, read_database_target
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.errors import RestoreError, VerificationError
-from schedgen_backups.core.restore.differences import diffs_to_json, objects_to_json
+from schedgen_backups.core.restore.objects import objects_to_json
 from schedgen_backups.core.restore.point import RestoreRequest
-from schedgen_backups.core.restore.service import RestoreDesk, Terms
+from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
+from schedgen_backups.core.restore.table_diff import diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
 from schedgen_backups.core.restore.tables import TableRequest
 from schedgen_backups.defs.hooks import alert_on_step_failure
@@ -53,10 +54,10 @@ class _Work:
         self._log = context.log
         self._config = config
         self._environment = load_environment()
-        options = read_backup_settings(self._environment)
-        terms = Terms(f"run {context.run_id}", config.reason, config.safety_backup)
-        self._desk = RestoreDesk(Catalog(options.directory), options, terms, tell=self._log.info)
-        self._point: PointListing = get_point(self._desk.catalog, config.point, as_of=config.as_of)
+        backup = read_backup_settings(self._environment)
+        options = RestoreOptions(f"run {context.run_id}", config.reason, config.safety_backup)
+        self._service = RestoreService(Catalog(backup.directory), backup, options, report=self._log.info)
+        self._point: PointListing = resolve_point(self._service.catalog, config.point, as_of=config.as_of)
 
     def run(self) -> dict[str, dg.MetadataValue]:
         """What was found and done, for the run's events."""
@@ -85,15 +86,15 @@ class _Work:
             raise RestoreError(
                 "nothing to restore: neither a database nor a bucket is named", hint="Set `database`, `bucket`, `tables` or `objects`."
             )
-        steps = self._desk.describe_whole(request, is_swap=config.swap)
+        steps = self._service.describe_whole(request, is_swap=config.swap)
         found: dict[str, dg.MetadataValue] = {"steps": dg.MetadataValue.md("\n".join(f"- {step}" for step in steps))}
         name = request.database.database if request.database is not None else request.bucket.bucket if request.bucket is not None else ""
         if self._is_confirmed(name):
-            report = self._desk.restore_whole(request, is_swap=config.swap)
+            report = self._service.restore_whole(request, is_swap=config.swap)
             found["results"] = dg.MetadataValue.json([result.model_dump(mode="json") for result in report.results])
             found["is_equal"] = dg.MetadataValue.bool(report.is_equal)
             if not report.is_equal:
-                summaries = "; ".join(f"{result.claim.value}: {result.summary}" for result in report.results if not result.is_passed)
+                summaries = "; ".join(f"{result.check.value}: {result.summary}" for result in report.results if not result.is_passed)
                 raise VerificationError(f"restored, and not seen to be equal: {summaries}")
         return found
 
@@ -105,36 +106,36 @@ class _Work:
             raise RestoreError(f"`write: {config.write}` is no word for rows", hint="Use missing, changed, or leave it empty.")
         if config.key_column:
             return self._undelete(request)
-        with self._desk.open_tables(request) as restored:
+        with self._service.open_tables(request) as restored:
             found: dict[str, dg.MetadataValue] = {"difference": dg.MetadataValue.json(diffs_to_json(restored.diffs))}
             if config.write and self._is_confirmed(live.database):
-                written = self._desk.write_back(request, restored, WriteMode(config.write))
+                written = self._service.write_back(request, restored, WriteMode(config.write))
                 found["rows_written"] = dg.MetadataValue.int(sum(rows.count for rows in written))
         return found
 
     def _undelete(self, request: TableRequest) -> dict[str, dg.MetadataValue]:
         bucket = read_bucket_target(self._config.bucket or read_bucket_settings(self._environment).bucket, self._environment)
-        with self._desk.open_undelete(request, self._config.key_column, bucket) as undelete:
+        with self._service.open_undelete(request, self._config.key_column, bucket) as undelete:
             found: dict[str, dg.MetadataValue] = {
                 "difference": dg.MetadataValue.json(diffs_to_json(undelete.tables.diffs)),
                 "objects": dg.MetadataValue.json(objects_to_json(undelete.differences)),
             }
             if self._is_confirmed(request.live.database):
-                objects, rows = self._desk.finish_undelete(request, undelete, bucket)
+                objects, rows = self._service.finish_undelete(request, undelete, bucket)
                 found |= {"rows_written": dg.MetadataValue.int(rows), "objects_written": dg.MetadataValue.int(len(objects))}
         return found
 
     def _restore_objects(self) -> dict[str, dg.MetadataValue]:
         config = self._config
-        entries = self._desk.find_objects(self._point, tuple(config.objects))
+        entries = self._service.find_objects(self._point, tuple(config.objects))
         if config.to_folder:
-            paths = self._desk.extract_objects(self._point, entries, Path(config.to_folder), overwrite=config.overwrite)
+            paths = self._service.extract_objects(self._point, entries, Path(config.to_folder), overwrite=config.overwrite)
             return {"files": dg.MetadataValue.json([str(path) for path in paths])}
         target = read_bucket_target(config.bucket or read_bucket_settings(self._environment).bucket, self._environment)
-        differences = self._desk.compare(entries, target)
+        differences = self._service.compare(entries, target)
         found: dict[str, dg.MetadataValue] = {"objects": dg.MetadataValue.json(objects_to_json(differences))}
         if self._is_confirmed(target.bucket):
-            written = self._desk.restore_objects(self._point, differences, target, overwrite=config.overwrite)
+            written = self._service.restore_objects(self._point, differences, target, overwrite=config.overwrite)
             found["objects_written"] = dg.MetadataValue.int(len(written))
         return found
 

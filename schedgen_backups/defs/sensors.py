@@ -12,10 +12,10 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from schedgen_backups import run_tags
-from schedgen_backups.alerts.service import STALE_KIND, AlertDesk
+from schedgen_backups.alerts.service import STALE_KIND, AlertService
 from schedgen_backups.config.environment import load_environment, read_backup_settings, read_retention_policy
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.freshness import look_at_freshness
+from schedgen_backups.core.catalog.selection import measure_freshness
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.retention.prune import plan_pruning
 from schedgen_backups.defs.audit import AUDIT_CHECKS
@@ -33,7 +33,7 @@ def alert_outbox(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Tells of failed and cancelled runs, failed ticks and warnings that no hook has told, and that they are over."""
     cursor = OutboxCursor.model_validate_json(context.cursor or "{}")
     check_keys = [key for check in (*ALL_CHECKS, *DRILL_CHECKS, *AUDIT_CHECKS) for key in check.check_keys]
-    after = work_through_outbox(context.instance, AlertDesk(load_environment()), cursor, check_keys)
+    after = work_through_outbox(context.instance, AlertService(load_environment()), cursor, check_keys)
     context.update_cursor(after.model_dump_json())
     return dg.SkipReason("everything was told" if after != cursor else "nothing new")
 
@@ -44,12 +44,12 @@ def freshness_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     now = datetime.now(timezone.utc)
     watched_since = datetime.fromisoformat(context.cursor) if context.cursor else now
     context.update_cursor(watched_since.isoformat())
-    desk = AlertDesk(load_environment())
-    freshness = look_at_freshness(desk.catalog, now)
-    if not freshness.is_too_old(desk.settings.max_age, watched_since=watched_since):
+    service = AlertService(load_environment())
+    freshness = measure_freshness(service.catalog, now)
+    if not freshness.is_too_old(service.settings.max_age, watched_since=watched_since):
         return dg.SkipReason(f"newest verified recovery point: {freshness.describe()}")
-    hours = desk.settings.max_age.total_seconds() / 3600
-    outcome = desk.raise_trouble(
+    hours = service.settings.max_age.total_seconds() / 3600
+    outcome = service.raise_trouble(
         STALE_KIND,
         Severity.CRITICAL,
         f"No verified recovery point for {hours:.0f} hours",

@@ -22,4 +22,4 @@ def demo(*, open_ui: Annotated[bool, typer.Option("--ui", help="Start the two se
     except ImportError as error:
         raise ConfigurationError(f"the demo needs more packages: {error.name}", hint="pip install 'schedgen-backups[demo]'") from error
     folder = find_project_folder() / ".demo"
-    raise CommandEnd(ui.run_workshop(folder, out) if open_ui else walkthrough.tell_story(folder, out))
+    raise CommandEnd(ui.run_ui(folder, out) if open_ui else walkthrough.run_walkthrough(folder, out))

@@ -28,7 +28,7 @@ DEFAULT_PORT = 3000
 _END_GRACE_SECONDS = 15
 
 
-def run_workshop(folder: Path, console: Console) -> int:
+def run_ui(folder: Path, console: Console) -> int:
     """Servers, webserver and daemon ran until they were interrupted; returns 0, or the exit code of a Dagster that ended by itself."""
     port = int(os.environ.get(PORT_VARIABLE, DEFAULT_PORT))
     with open_stage(folder / "ui") as stage:

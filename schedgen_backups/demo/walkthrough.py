@@ -20,7 +20,7 @@ from schedgen_backups.cli.progress import draw_results
 from schedgen_backups.config.environment import load_environment, read_backup_settings
 from schedgen_backups.config.targets import read_bucket_target, read_database_target
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.check_results import Rung
+from schedgen_backups.core.catalog.check_results import VerificationLevel
 from schedgen_backups.core.restore.point import RestoreRequest, restore_point
 from schedgen_backups.core.units import format_bytes
 from schedgen_backups.core.verify.commit import verify_point
@@ -34,14 +34,14 @@ JOB_COUNT = 2_000
 _Result = TypeVar("_Result")
 
 
-class _Teller:
+class _Reporter:
     """Prints each step with the seconds it took, and keeps them for the end."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self.rows: list[tuple[str, str, float]] = []
 
-    def tell(self, step: str, work: Callable[[], _Result], describe: Callable[[_Result], str]) -> _Result:
+    def report(self, step: str, work: Callable[[], _Result], describe: Callable[[_Result], str]) -> _Result:
         started = time.monotonic()
         with self._console.status(step):
             result = work()
@@ -52,23 +52,23 @@ class _Teller:
         return result
 
 
-def tell_story(folder: Path, console: Console) -> int:
+def run_walkthrough(folder: Path, console: Console) -> int:
     """The demo ran from start to end; returns 0 when everything was proven equal. Runs again and again in the same folder."""
     started = time.monotonic()
-    teller = _Teller(console)
+    reporter = _Reporter(console)
     with open_stage(folder / "run") as stage:
-        teller.rows.append(("start PostgreSQL and an S3 server", "on loopback, in .demo/run", time.monotonic() - started))
-        return _play(stage, teller, console, started)
+        reporter.rows.append(("start PostgreSQL and an S3 server", "on loopback, in .demo/run", time.monotonic() - started))
+        return _play(stage, reporter, console, started)
 
 
-def _play(stage: Stage, teller: _Teller, console: Console, started: float) -> int:
+def _play(stage: Stage, reporter: _Reporter, console: Console, started: float) -> int:
     destroy_application(stage.database, stage.bucket)
-    teller.tell(
+    reporter.report(
         "seed the application",
         lambda: seed_application(stage.database, stage.bucket, user_count=USER_COUNT, job_count=JOB_COUNT),
         lambda seeded: f"{seeded.users} users, {seeded.jobs} jobs, {seeded.objects} PDFs ({format_bytes(seeded.object_bytes)})",
     )
-    outcome = teller.tell(
+    outcome = reporter.report(
         "back up through Dagster",
         lambda: run_backup("demo", {"made-by": "demo"}),
         lambda ended: f"recovery point {ended.point_id}" if ended.is_success else "failed",
@@ -81,18 +81,21 @@ def _play(stage: Stage, teller: _Teller, console: Console, started: float) -> in
     options = read_backup_settings(environment)
     catalog = Catalog(options.directory)
     point = catalog.get_point(outcome.point_id)
-    verification, references = teller.tell(
+    verification, references = reporter.report(
         "verify the files",
         lambda: verify_point(catalog, point, checked_by="demo"),
-        lambda found: ", ".join(f"{rung.value}: {found[0].rung(rung).status.value}" for rung in (Rung.STORED, Rung.PARSED, Rung.COHERENT)),
+        lambda found: ", ".join(
+            f"{level.value}: {found[0].level(level).status.value}"
+            for level in (VerificationLevel.STORED, VerificationLevel.PARSED, VerificationLevel.COHERENT)
+        ),
     )
-    teller.tell(
+    reporter.report(
         "destroy the originals",
         lambda: destroy_application(stage.database, stage.bucket),
         lambda _nothing: "database dropped and made anew, bucket emptied",
     )
     request = RestoreRequest(point, read_database_target(DATABASE, environment), read_bucket_target(BUCKET, environment))
-    report = teller.tell(
+    report = reporter.report(
         "restore and compare",
         lambda: restore_point(request, options, catalog=catalog, restored_by="demo"),
         lambda done: "equal" if done.is_equal else "NOT equal",
@@ -101,7 +104,7 @@ def _play(stage: Stage, teller: _Teller, console: Console, started: float) -> in
     console.print("[bold]What was proven[/]")
     console.print(draw_results((*verification.results, *report.results)))
     console.print()
-    console.print(_draw_times(teller.rows, time.monotonic() - started))
+    console.print(_draw_times(reporter.rows, time.monotonic() - started))
     resolved = f"{references.resolved_count} of {references.reference_count}" if references else "unknown"
     console.print(f"PDFs that the database refers to and the recovery point holds: {resolved}")
     console.print()

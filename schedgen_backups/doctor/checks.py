@@ -31,7 +31,7 @@ class Verdict(str, Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class PreconditionResult:
     """One precondition, how it stands, and what to do about it."""
 
     subject: str
@@ -47,66 +47,66 @@ _SPACE_FACTOR = 1.5
 _Value = TypeVar("_Value")
 
 
-def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
+def examine(environment: Mapping[str, str]) -> Iterator[PreconditionResult]:
     """Yields a finding per precondition, as they are looked at; errors of the looks are findings too."""
     backup = yield from _read("settings of the backup", lambda: read_backup_settings(environment))
     database = yield from _read("settings of the database", lambda: read_database_settings(environment))
     bucket = yield from _read("settings of the bucket", lambda: read_bucket_settings(environment))
     if backup is not None:
         yield from _look("backup directory", lambda: _examine_directory(backup))
-        yield Finding("schedule", Verdict.OK, f"{backup.schedule} in {backup.timezone}")
+        yield PreconditionResult("schedule", Verdict.OK, f"{backup.schedule} in {backup.timezone}")
     if database is not None and backup is not None:
         yield from examine_database(database, backup)
     if bucket is not None and backup is not None:
         yield from examine_bucket(bucket, backup)
 
 
-def examine_database(database: DatabaseSettings, backup: BackupSettings) -> Iterator[Finding]:
+def examine_database(database: DatabaseSettings, backup: BackupSettings) -> Iterator[PreconditionResult]:
     """Yields what is found in the database; that it cannot be reached is a finding too."""
     yield from _look("database", lambda: _examine_database(database, backup))
 
 
-def examine_bucket(bucket: BucketSettings, backup: BackupSettings) -> Iterator[Finding]:
+def examine_bucket(bucket: BucketSettings, backup: BackupSettings) -> Iterator[PreconditionResult]:
     """Yields what is found in the bucket; that it cannot be reached is a finding too."""
     yield from _look("bucket", lambda: _examine_bucket(bucket, backup))
 
 
-def _read(subject: str, read: Callable[[], _Value]) -> Generator[Finding, None, _Value | None]:
+def _read(subject: str, read: Callable[[], _Value]) -> Generator[PreconditionResult, None, _Value | None]:
     try:
         value = read()
     except BackupError as error:
-        yield Finding(subject, Verdict.PROBLEM, error.message, error.hint)
+        yield PreconditionResult(subject, Verdict.PROBLEM, error.message, error.hint)
         return None
-    yield Finding(subject, Verdict.OK, "complete")
+    yield PreconditionResult(subject, Verdict.OK, "complete")
     return value
 
 
-def _look(subject: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _look(subject: str, look: Callable[[], Iterator[PreconditionResult]]) -> Iterator[PreconditionResult]:
     try:
         yield from look()
     except BackupError as error:
-        yield Finding(subject, Verdict.PROBLEM, error.message, error.hint)
+        yield PreconditionResult(subject, Verdict.PROBLEM, error.message, error.hint)
 
 
-def _examine_directory(backup: BackupSettings) -> Iterator[Finding]:
+def _examine_directory(backup: BackupSettings) -> Iterator[PreconditionResult]:
     catalog = Catalog(backup.directory)
     catalog.prepare()
-    yield Finding("backup directory", Verdict.OK, f"{backup.directory} can be written")
+    yield PreconditionResult("backup directory", Verdict.OK, f"{backup.directory} can be written")
     points = catalog.list_points()
     free = shutil.disk_usage(catalog.directory).free
     needed = int(max((point.size_bytes for point in points[-3:]), default=0) * _SPACE_FACTOR)
     detail = f"{format_bytes(free)} free, the last points took up to {format_bytes(needed / _SPACE_FACTOR)}"
     fix = "Make room, or move BACKUP_DIR to a larger disk."
-    yield Finding("free space", Verdict.OK if free > needed else Verdict.PROBLEM, detail, "" if free > needed else fix)
+    yield PreconditionResult("free space", Verdict.OK if free > needed else Verdict.PROBLEM, detail, "" if free > needed else fix)
 
 
-def _examine_database(database: DatabaseSettings, backup: BackupSettings) -> Iterator[Finding]:
+def _examine_database(database: DatabaseSettings, backup: BackupSettings) -> Iterator[PreconditionResult]:
     with open_snapshot(database) as snapshot:
         facts = snapshot.read_facts()
-        yield Finding("database", Verdict.OK, f"{database.label}, PostgreSQL {facts.server_version}")
+        yield PreconditionResult("database", Verdict.OK, f"{database.label}, PostgreSQL {facts.server_version}")
         skew = abs((datetime.now(timezone.utc) - snapshot.taken_at).total_seconds())
         is_close = skew < _CLOCK_TOLERANCE_SECONDS
-        yield Finding(
+        yield PreconditionResult(
             "clock",
             Verdict.OK if is_close else Verdict.PROBLEM,
             f"{skew:.0f} s apart from the database server's",
@@ -117,31 +117,31 @@ def _examine_database(database: DatabaseSettings, backup: BackupSettings) -> Ite
         yield from _look("privileges", lambda: _examine_privileges(snapshot.check_privileges, len(tables)))
         if not tables and not backup.is_empty_allowed:
             fix = "Is POSTGRES_DB right? If it is meant to be empty, set BACKUP_ALLOW_EMPTY=true."
-            yield Finding("tables", Verdict.PROBLEM, f"{database.database} has no tables", fix)
+            yield PreconditionResult("tables", Verdict.PROBLEM, f"{database.database} has no tables", fix)
         note = snapshot.find_reference_problem(backup)
         fix = "Set BACKUP_REFERENCE_QUERY to a SELECT of the object keys, or live without the proof that every referenced object is there."
-        yield Finding("references", Verdict.NOTE if note else Verdict.OK, note or backup.reference_query, fix if note else "")
+        yield PreconditionResult("references", Verdict.NOTE if note else Verdict.OK, note or backup.reference_query, fix if note else "")
 
 
-def _examine_client(database: DatabaseSettings, backup: BackupSettings, server_major: int) -> Iterator[Finding]:
+def _examine_client(database: DatabaseSettings, backup: BackupSettings, server_major: int) -> Iterator[PreconditionResult]:
     client = find_client(database, server_major, backup.postgres_bin_dir)
-    yield Finding("pg_dump", Verdict.OK, f"version {client.version} in {client.bin_dir}")
+    yield PreconditionResult("pg_dump", Verdict.OK, f"version {client.version} in {client.bin_dir}")
 
 
-def _examine_privileges(check: Callable[[], None], table_count: int) -> Iterator[Finding]:
+def _examine_privileges(check: Callable[[], None], table_count: int) -> Iterator[PreconditionResult]:
     check()
-    yield Finding("privileges", Verdict.OK, f"all {table_count} tables and their sequences can be read")
+    yield PreconditionResult("privileges", Verdict.OK, f"all {table_count} tables and their sequences can be read")
 
 
-def _examine_bucket(bucket: BucketSettings, backup: BackupSettings) -> Iterator[Finding]:
+def _examine_bucket(bucket: BucketSettings, backup: BackupSettings) -> Iterator[PreconditionResult]:
     with BucketClient(bucket, threads=1, stall_timeout_seconds=backup.stall_timeout_seconds) as client:
         client.check_exists()
         first = next(client.list_objects(), None)
         if first is None:
-            yield Finding("bucket", Verdict.NOTE, f"{bucket.label} is empty", "Is MINIO_BUCKET right?")
+            yield PreconditionResult("bucket", Verdict.NOTE, f"{bucket.label} is empty", "Is MINIO_BUCKET right?")
             return
         with client.open_object(first.key) as opened:
             next(opened.read_blocks(), b"")
         client.read_tags(first.key)
         versions = {True: "keeps versions", False: "keeps no versions", None: "does not tell whether it keeps versions"}[client.is_versioned()]
-        yield Finding("bucket", Verdict.OK, f"{bucket.label} can be listed and read; it {versions}")
+        yield PreconditionResult("bucket", Verdict.OK, f"{bucket.label} can be listed and read; it {versions}")

@@ -29,7 +29,7 @@ def describe_process(process_id: int) -> str:
     return f"{socket.gethostname()}:{process_id}:{fields[_START_TIME_FIELD - 2]}"
 
 
-def fail_dead_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
+def fail_orphaned_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
     """Unfinished runs that a process of this host had begun and left by dying are failed; returns their ids."""
     failed: list[str] = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):

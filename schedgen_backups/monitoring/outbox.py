@@ -9,42 +9,42 @@ from typing import TypeVar
 import dagster as dg
 
 from schedgen_backups import run_tags
-from schedgen_backups.alerts.run_kinds import BACKUP, OTHER_DUTIES, Duty, find_duty
+from schedgen_backups.alerts.run_kinds import BACKUP, OTHER_DUTIES, RunKind, find_run_kind
 from schedgen_backups.alerts.service import (
     CHECK_KIND_PREFIX,
     OUTBOX_KIND_PREFIX,
     RUN_SUBJECT,
     STALE_KIND,
     TICK_KIND_PREFIX,
-    AlertDesk,
+    AlertService,
     Failure,
 )
-from schedgen_backups.core.catalog.check_results import ClaimStatus
-from schedgen_backups.core.catalog.freshness import look_at_freshness
+from schedgen_backups.core.catalog.check_results import CheckStatus
+from schedgen_backups.core.catalog.selection import measure_freshness
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.heartbeat import Signal
 from schedgen_backups.core.notify.incidents import Incident
 from schedgen_backups.monitoring.failures import explain_run_failure, explain_step_failure
-from schedgen_backups.monitoring.orphaned_runs import fail_dead_runs
-from schedgen_backups.monitoring.ticks import list_failed_ticks, list_recovered
+from schedgen_backups.monitoring.orphaned_runs import fail_orphaned_runs
+from schedgen_backups.monitoring.ticks import list_failed_ticks, list_resolved
 
 _HISTORY_LIMIT = 20
 
 
-def list_ended_kinds(instance: dg.DagsterInstance, desk: AlertDesk, check_keys: list[dg.AssetCheckKey]) -> frozenset[str]:
+def list_ended_kinds(instance: dg.DagsterInstance, service: AlertService, check_keys: list[dg.AssetCheckKey]) -> frozenset[str]:
     """The kinds of open incidents whose cause has gone well after their last alert."""
-    incidents = desk.notifier.read_incidents()
+    incidents = service.notifier.read_incidents()
     if not incidents:
         return frozenset()
     kinds = frozenset(incident.kind for incident in incidents)
     names = frozenset(kind.removeprefix(TICK_KIND_PREFIX) for kind in kinds if kind.startswith(TICK_KIND_PREFIX))
-    over = {f"{TICK_KIND_PREFIX}{name}" for name in list_recovered(instance, names)}
-    newest = look_at_freshness(desk.catalog, datetime.now(timezone.utc)).newest
+    over = {f"{TICK_KIND_PREFIX}{name}" for name in list_resolved(instance, names)}
+    newest = measure_freshness(service.catalog, datetime.now(timezone.utc)).newest
     if newest is not None and newest.manifest is not None:
-        over |= _select(incidents, (BACKUP.kind_prefix, STALE_KIND), newest.manifest.sealed_at)
-    for duty in OTHER_DUTIES:
-        over |= _select(incidents, (duty.kind_prefix,), _find_success(instance, duty))
+        over |= _select(incidents, (BACKUP.kind_prefix, STALE_KIND), newest.manifest.committed_at)
+    for run_kind in OTHER_DUTIES:
+        over |= _select(incidents, (run_kind.kind_prefix,), _find_success(instance, run_kind))
     for key in check_keys:
         over |= _select(incidents, (f"{CHECK_KIND_PREFIX}{key.name}",), _find_pass(instance, key))
     return frozenset(over)
@@ -56,10 +56,10 @@ def _select(incidents: tuple[Incident, ...], prefixes: tuple[str, ...], went_wel
     return {incident.kind for incident in incidents if incident.kind.startswith(prefixes) and went_well_at > incident.announced_at}
 
 
-def _find_success(instance: dg.DagsterInstance, duty: Duty) -> datetime | None:
-    """When a run of the duty's jobs last succeeded, if none has failed since."""
+def _find_success(instance: dg.DagsterInstance, run_kind: RunKind) -> datetime | None:
+    """When a run of the run_kind's jobs last succeeded, if none has failed since."""
     newest: datetime | None = None
-    for job_name in duty.job_names:
+    for job_name in run_kind.job_names:
         finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
         records = instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=finished), limit=1)
         if records and records[0].dagster_run.status is dg.DagsterRunStatus.SUCCESS and records[0].end_time is not None:
@@ -82,7 +82,7 @@ WILL_RETRY_TAG = "dagster/will_retry"
 _BATCH = 20
 _OLDEST = timedelta(days=2)
 """What happened longer ago than this before the outbox first looked is history, not news."""
-_UNREMARKABLE = f" {ClaimStatus.NOT_CONFIGURED.value}: "
+_UNREMARKABLE = f" {CheckStatus.NOT_CONFIGURED.value}: "
 """In the description of a warning that only says so: every time the same, and the UI shows it."""
 _Made = TypeVar("_Made")
 
@@ -97,44 +97,50 @@ class OutboxCursor(FrozenModel):
     check_ids: dict[str, int] = {}
 
 
-def work_through_outbox(instance: dg.DagsterInstance, desk: AlertDesk, cursor: OutboxCursor, check_keys: list[dg.AssetCheckKey]) -> OutboxCursor:
+def work_through_outbox(
+    instance: dg.DagsterInstance, service: AlertService, cursor: OutboxCursor, check_keys: list[dg.AssetCheckKey]
+) -> OutboxCursor:
     """Everything since the cursor was told or is still to be told; returns how far it came. A part that raises is told, and the others go on."""
     horizon = datetime.now(timezone.utc) - _OLDEST
     failed = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_FAILURE, after_storage_id=cursor.failure_id)
     cancelled = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_CANCELED, after_storage_id=cursor.cancel_id)
-    _guard(desk, "runs whose process is gone", lambda: len(fail_dead_runs(instance)), 0)
-    _guard(desk, "alerts that wait for a channel", desk.notifier.flush_spool, 0)
-    failure_id = _guard(desk, "failed runs", lambda: _tell_runs(instance, desk, failed, cursor.failure_id, horizon), cursor.failure_id)
-    cancel_id = _guard(desk, "cancelled runs", lambda: _tell_runs(instance, desk, cancelled, cursor.cancel_id, horizon), cursor.cancel_id)
-    tick_seconds = _guard(desk, "failed ticks", lambda: _tell_ticks(instance, desk, cursor.tick_seconds, horizon), cursor.tick_seconds)
-    check_ids = _guard(desk, "warnings of checks", lambda: _tell_checks(instance, desk, check_keys, cursor.check_ids, horizon), cursor.check_ids)
-    _guard(desk, "what is over", lambda: desk.report_recovery(list_ended_kinds(instance, desk, check_keys)), None)
+    _guard(service, "runs whose process is gone", lambda: len(fail_orphaned_runs(instance)), 0)
+    _guard(service, "alerts that wait for a channel", service.notifier.flush_spool, 0)
+    failure_id = _guard(service, "failed runs", lambda: _report_runs(instance, service, failed, cursor.failure_id, horizon), cursor.failure_id)
+    cancel_id = _guard(service, "cancelled runs", lambda: _report_runs(instance, service, cancelled, cursor.cancel_id, horizon), cursor.cancel_id)
+    tick_seconds = _guard(service, "failed ticks", lambda: _report_ticks(instance, service, cursor.tick_seconds, horizon), cursor.tick_seconds)
+    check_ids = _guard(
+        service, "warnings of checks", lambda: _report_checks(instance, service, check_keys, cursor.check_ids, horizon), cursor.check_ids
+    )
+    _guard(service, "what is over", lambda: service.report_resolved(list_ended_kinds(instance, service, check_keys)), None)
     return OutboxCursor(failure_id=failure_id, cancel_id=cancel_id, tick_seconds=tick_seconds, check_ids=check_ids)
 
 
-def _guard(desk: AlertDesk, part: str, look: Callable[[], _Made], otherwise: _Made) -> _Made:
+def _guard(service: AlertService, part: str, look: Callable[[], _Made], otherwise: _Made) -> _Made:
     """What the part came to. One that raises must not keep the others from telling, and nothing else would tell of it."""
     kind = f"{OUTBOX_KIND_PREFIX}{part}"
     try:
         made = look()
     except Exception as error:  # noqa: BLE001 - see above; the reason is in the alert
         reason = f"{type(error).__name__}: {error}"
-        desk.raise_trouble(kind, Severity.HIGH, f"Alerts may be missing: {part}", reason, next_step="Look at the page of the sensor alert_outbox.")
+        service.raise_trouble(kind, Severity.HIGH, f"Alerts may be missing: {part}", reason, next_step="Look at the page of the sensor alert_outbox.")
         return otherwise
-    if kind in desk.list_open_kinds(OUTBOX_KIND_PREFIX):
-        desk.report_recovery(frozenset({kind}))
+    if kind in service.list_open_kinds(OUTBOX_KIND_PREFIX):
+        service.report_resolved(frozenset({kind}))
     return made
 
 
-def _tell_runs(instance: dg.DagsterInstance, desk: AlertDesk, wanted: dg.RunStatusChangeRecordsFilter, after_id: int, horizon: datetime) -> int:
+def _report_runs(
+    instance: dg.DagsterInstance, service: AlertService, wanted: dg.RunStatusChangeRecordsFilter, after_id: int, horizon: datetime
+) -> int:
     for record in instance.fetch_run_status_changes(wanted, limit=_BATCH, ascending=True).records:
         entry = record.event_log_entry
         run = instance.get_run_by_id(entry.run_id)
         if run is not None and run.tags.get(WILL_RETRY_TAG) != "true" and entry.timestamp >= horizon.timestamp():
             is_settled = (
-                _tell_cancelled(desk, run)
+                _report_cancelled(service, run)
                 if wanted.event_type is dg.DagsterEventType.RUN_CANCELED
-                else _tell_failed(instance, desk, run, entry.dagster_event)
+                else _report_failed(instance, service, run, entry.dagster_event)
             )
             if not is_settled:
                 return after_id
@@ -142,17 +148,17 @@ def _tell_runs(instance: dg.DagsterInstance, desk: AlertDesk, wanted: dg.RunStat
     return after_id
 
 
-def _tell_failed(instance: dg.DagsterInstance, desk: AlertDesk, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None) -> bool:
+def _report_failed(instance: dg.DagsterInstance, service: AlertService, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None) -> bool:
     """Whether each failure of the run is told; one that is, is tagged, so that it is not told again while another waits for a channel."""
     failures = _list_failures(instance, run, ended_by)
-    if run_tags.HEARTBEAT not in run.tags and any(desk.ping_failure(failure) for failure in failures.values()):
+    if run_tags.HEARTBEAT not in run.tags and any(service.ping_failure(failure) for failure in failures.values()):
         instance.add_run_tags(run.run_id, {run_tags.HEARTBEAT: Signal.FAIL.name.lower()})
     is_settled = True
     for name, failure in failures.items():
         tag = f"{run_tags.ALERTED_PREFIX}{name}"
         if tag in run.tags:
             continue
-        outcome = desk.raise_failure(failure)
+        outcome = service.raise_failure(failure)
         if outcome.is_settled:
             instance.add_run_tags(run.run_id, {tag: outcome.name.lower()})
         is_settled = is_settled and outcome.is_settled
@@ -168,22 +174,22 @@ def _list_failures(instance: dg.DagsterInstance, run: dg.DagsterRun, ended_by: d
     return {str(event.step_key): Failure(str(event.step_key), *explain_step_failure(event), run.run_id, run.job_name) for event in events}
 
 
-def _tell_cancelled(desk: AlertDesk, run: dg.DagsterRun) -> bool:
-    duty = find_duty(run.job_name, "")
-    return desk.raise_trouble(
-        f"{duty.kind_prefix}{run.job_name} cancelled",
-        Severity.HIGH if duty.is_backup else duty.severity,
-        f"{duty.noun} cancelled: {run.job_name}",
+def _report_cancelled(service: AlertService, run: dg.DagsterRun) -> bool:
+    run_kind = find_run_kind(run.job_name, "")
+    return service.raise_trouble(
+        f"{run_kind.kind_prefix}{run.job_name} cancelled",
+        Severity.HIGH if run_kind.is_backup else run_kind.severity,
+        f"{run_kind.noun} cancelled: {run.job_name}",
         "Somebody or something ended the run; nothing of its unfinished steps was kept.",
-        next_step=duty.next_step,
+        next_step=run_kind.next_step,
         run_id=run.run_id,
     ).is_settled
 
 
-def _tell_ticks(instance: dg.DagsterInstance, desk: AlertDesk, after_seconds: dict[str, float], horizon: datetime) -> dict[str, float]:
+def _report_ticks(instance: dg.DagsterInstance, service: AlertService, after_seconds: dict[str, float], horizon: datetime) -> dict[str, float]:
     told = dict(after_seconds)
     for tick in list_failed_ticks(instance, after_seconds=after_seconds, floor_seconds=horizon.timestamp(), except_names=frozenset({OUTBOX_NAME})):
-        outcome = desk.raise_trouble(
+        outcome = service.raise_trouble(
             f"{TICK_KIND_PREFIX}{tick.name}",
             Severity.CRITICAL,
             f"No run was started: {tick.name}",
@@ -196,13 +202,13 @@ def _tell_ticks(instance: dg.DagsterInstance, desk: AlertDesk, after_seconds: di
     return told
 
 
-def _tell_checks(
-    instance: dg.DagsterInstance, desk: AlertDesk, keys: list[dg.AssetCheckKey], after_ids: dict[str, int], horizon: datetime
+def _report_checks(
+    instance: dg.DagsterInstance, service: AlertService, keys: list[dg.AssetCheckKey], after_ids: dict[str, int], horizon: datetime
 ) -> dict[str, int]:
-    return {key.to_user_string(): _tell_check(instance, desk, key, after_ids.get(key.to_user_string(), 0), horizon) for key in keys}
+    return {key.to_user_string(): _report_check(instance, service, key, after_ids.get(key.to_user_string(), 0), horizon) for key in keys}
 
 
-def _tell_check(instance: dg.DagsterInstance, desk: AlertDesk, key: dg.AssetCheckKey, after_id: int, horizon: datetime) -> int:
+def _report_check(instance: dg.DagsterInstance, service: AlertService, key: dg.AssetCheckKey, after_id: int, horizon: datetime) -> int:
     """Checks that failed as a warning: their run went on, so nothing else tells of them."""
     history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_BATCH)
     for record in sorted((record for record in history if record.id > after_id), key=lambda record: record.id):
@@ -215,7 +221,7 @@ def _tell_check(instance: dg.DagsterInstance, desk: AlertDesk, key: dg.AssetChec
             continue
         is_news = record.create_timestamp >= horizon.timestamp() and _UNREMARKABLE not in (evaluation.description or "")
         if is_news and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
-            outcome = desk.raise_trouble(
+            outcome = service.raise_trouble(
                 f"{CHECK_KIND_PREFIX}{key.name}",
                 Severity.LOW,
                 f"Check warns: {key.name}",

@@ -49,13 +49,13 @@ def list_failed_ticks(
     return sorted(found, key=lambda tick: tick.at_seconds)
 
 
-def list_recovered(instance: dg.DagsterInstance, names: frozenset[str]) -> frozenset[str]:
+def list_resolved(instance: dg.DagsterInstance, names: frozenset[str]) -> frozenset[str]:
     """Those of the named schedules and sensors whose newest finished tick did not fail."""
-    recovered: set[str] = set()
+    resolved: set[str] = set()
     finished = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
     for state in instance.all_instigator_state():
         if state.instigator_name in names:
             newest = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1, statuses=finished)
             if newest and newest[0].status is not TickStatus.FAILURE:
-                recovered.add(state.instigator_name)
-    return frozenset(recovered)
+                resolved.add(state.instigator_name)
+    return frozenset(resolved)

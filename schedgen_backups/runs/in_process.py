@@ -20,9 +20,9 @@ from schedgen_backups.defs.assets import find_point_id
 from schedgen_backups.defs.drill import REPORT_KEY
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, CANCELLED_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import EXIT_CODE_KEY, INTERRUPTION
-from schedgen_backups.monitoring.orphaned_runs import describe_own_process, fail_dead_runs
+from schedgen_backups.monitoring.orphaned_runs import describe_own_process, fail_orphaned_runs
 from schedgen_backups.runs.home import prepare_home
-from schedgen_backups.runs.results import BackupOutcome, DrillOutcome, StepFailure
+from schedgen_backups.runs.results import BackupResult, DrillResult, StepFailure
 
 _STEP_EXIT_CODES = {"database_dump": DATABASE_EXIT_CODE, "minio_archive": BUCKET_EXIT_CODE}
 _GIT_TIMEOUT_SECONDS = 10
@@ -41,12 +41,12 @@ def make_tags(reason: str, labels: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def run_backup_job(tags: Mapping[str, str]) -> BackupOutcome:
+def run_backup_job(tags: Mapping[str, str]) -> BackupResult:
     """The backup job ran to its end against the instance of DAGSTER_HOME; how it ended is in the outcome, never raised."""
     prepare_home()
     with dg.DagsterInstance.get() as instance:
         result = _run_job(instance, "backup_job", tags, {})
-        return BackupOutcome(
+        return BackupResult(
             run_id=result.run_id,
             point_id=find_point_id(instance, result.run_id),
             is_success=result.success,
@@ -54,12 +54,12 @@ def run_backup_job(tags: Mapping[str, str]) -> BackupOutcome:
         )
 
 
-def run_drill_job(point_id: str, tags: Mapping[str, str]) -> DrillOutcome:
+def run_drill_job(point_id: str, tags: Mapping[str, str]) -> DrillResult:
     """The drill's job ran to its end against the instance of DAGSTER_HOME; how it ended is in the outcome, never raised."""
     prepare_home()
     with dg.DagsterInstance.get() as instance:
         result = _run_job(instance, "restore_drill_job", tags, {"ops": {"restore_drill": {"config": {"point_id": point_id}}}})
-        return DrillOutcome(
+        return DrillResult(
             run_id=result.run_id,
             report=_read_report(result),
             failures=tuple(_read_failure(event) for event in result.all_events if event.is_step_failure),
@@ -67,7 +67,7 @@ def run_drill_job(point_id: str, tags: Mapping[str, str]) -> DrillOutcome:
 
 
 def _run_job(instance: dg.DagsterInstance, job_name: str, tags: Mapping[str, str], run_config: Mapping[str, object]) -> dg.ExecuteInProcessResult:
-    fail_dead_runs(instance)
+    fail_orphaned_runs(instance)
     return defs.resolve_job_def(job_name).execute_in_process(
         instance=instance,
         tags={**tags, **({run_tags.PROCESS: process} if (process := describe_own_process()) else {})},

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from schedgen_backups import run_tags
-from schedgen_backups.runs.results import BackupOutcome, DrillOutcome
+from schedgen_backups.runs.results import BackupResult, DrillResult
 
 
-def run_backup(reason: str, labels: Mapping[str, str], *, pin_for: str = "") -> BackupOutcome:
+def run_backup(reason: str, labels: Mapping[str, str], *, pin_for: str = "") -> BackupResult:
     """A backup was taken through Dagster, and its point pinned for that span where one is given; how it ended is in the outcome, never raised."""
     from schedgen_backups.runs import in_process as instance  # noqa: PLC0415 - see above
 
@@ -20,7 +20,7 @@ def run_backup(reason: str, labels: Mapping[str, str], *, pin_for: str = "") -> 
     return instance.run_backup_job(instance.make_tags(reason, labels) | pinned)
 
 
-def run_drill(point_id: str) -> DrillOutcome:
+def run_drill(point_id: str) -> DrillResult:
     """A restore of the point was drilled through Dagster; how it ended is in the outcome, never raised."""
     from schedgen_backups.runs import in_process as instance  # noqa: PLC0415 - see above
 

@@ -38,7 +38,7 @@ class StepFailure:
 
 
 @dataclass(frozen=True)
-class BackupOutcome:
+class BackupResult:
     """How a run of the backup job ended."""
 
     run_id: str
@@ -56,7 +56,7 @@ class BackupOutcome:
 
 
 @dataclass(frozen=True)
-class DrillOutcome:
+class DrillResult:
     """How a run of the drill's job ended."""
 
     run_id: str
@@ -66,7 +66,7 @@ class DrillOutcome:
 
     @property
     def exit_code(self) -> int:
-        """0 when every claim was seen to hold, 3 when not, or the most telling code of what kept the drill from finding out."""
+        """0 when every check was seen to hold, 3 when not, or the most telling code of what kept the drill from finding out."""
         if self.report is not None:
             return 0 if self.report.is_passed and not self.failures else VERIFICATION_EXIT_CODE
         codes = {failure.exit_code for failure in self.failures}

@@ -17,10 +17,10 @@ from dotenv import dotenv_values
 from rich.markup import escape
 
 from schedgen_backups.cli.app import CommandEnd, app, out
-from schedgen_backups.cli.deployment import find_last
 from schedgen_backups.config.environment import find_project_folder, read_backup_directory
 from schedgen_backups.config.reader import FILE_SUFFIX, read_value_files
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.selection import find_newest_verified
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.exit_codes import CANCELLED_EXIT_CODE
 from schedgen_backups.runs.home import HOME_VARIABLE
@@ -264,7 +264,7 @@ def _finish_here(deployment: Deployment, wishes: _Wishes, place: Place, values: 
         out.print("systemd was not told: systemctl daemon-reload && systemctl enable --now schedgen-backup.timer")
     if not wishes.is_first_backup_wanted:
         return False
-    if place.points.is_dir() and (newest := find_last(Catalog(place.points))) is not None:
+    if place.points.is_dir() and (newest := find_newest_verified(Catalog(place.points))) is not None:
         out.print(f"a verified recovery point is there already: {newest.point_id}")
         return True
     out.print("first recovery point:")

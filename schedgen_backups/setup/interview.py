@@ -14,9 +14,9 @@ from zoneinfo import ZoneInfo
 import typer
 from rich.markup import escape
 
-from schedgen_backups.alerts.service import AlertDesk, send_test_alert
+from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import out
-from schedgen_backups.cli.progress import draw_findings
+from schedgen_backups.cli.progress import draw_precondition_results
 from schedgen_backups.config.cron import parse_cron
 from schedgen_backups.config.environment import (
     parse_endpoint,
@@ -27,7 +27,7 @@ from schedgen_backups.config.environment import (
 )
 from schedgen_backups.config.reader import DEFAULTS
 from schedgen_backups.core.errors import BackupError, ConfigurationError
-from schedgen_backups.doctor.checks import Finding, Verdict, examine_bucket, examine_database
+from schedgen_backups.doctor.checks import PreconditionResult, Verdict, examine_bucket, examine_database
 from schedgen_backups.setup.plan import Deployment, make_calendar
 
 NOTHING = "-"
@@ -168,9 +168,9 @@ class Interview:
         if is_elsewhere and not _is_known_here(settings.host):
             out.print(f"{escape(settings.host)} is a name of the containers' network: `backup-cli doctor` tries it there.")
             return
-        findings = examine_database(settings, read_backup_settings(_without_times(environment)))
+        results = examine_database(settings, read_backup_settings(_without_times(environment)))
         # The image brings its own pg_dump.
-        _judge([finding for finding in findings if not (is_elsewhere and finding.subject == "pg_dump")])
+        _judge([result for result in results if not (is_elsewhere and result.subject == "pg_dump")])
 
     def _try_bucket(self, *, is_elsewhere: bool) -> None:
         environment = self._environment()
@@ -188,13 +188,13 @@ class Interview:
             make_calendar(self.answers["BACKUP_SCHEDULE"])
 
     def _try_channels(self) -> None:
-        desk = AlertDesk(self._environment())
+        service = AlertService(self._environment())
         environment = self._environment()
         names = [question.name for question in (*CHANNELS, *MAIL)]
         is_new = any((environment.get(name) or DEFAULTS[name]) != (self.written.get(name) or DEFAULTS[name]) for name in names)
-        if not self.is_told or not is_new or not desk.notifier.channels:
+        if not self.is_told or not is_new or not service.notifier.channels:
             return
-        refused = [delivery for delivery in send_test_alert(desk.notifier) if not delivery.is_accepted]
+        refused = [delivery for delivery in send_test_alert(service.notifier) if not delivery.is_accepted]
         if refused:
             raise ConfigurationError(
                 "; ".join(f"{delivery.channel} did not accept the test alert: {delivery.answer}" for delivery in refused),
@@ -203,11 +203,11 @@ class Interview:
         out.print("A test alert was accepted by every channel.")
 
 
-def _judge(findings: list[Finding]) -> None:
-    problems = [finding for finding in findings if finding.verdict is Verdict.PROBLEM]
+def _judge(results: list[PreconditionResult]) -> None:
+    problems = [result for result in results if result.verdict is Verdict.PROBLEM]
     if problems:
-        raise ConfigurationError("; ".join(finding.detail for finding in problems), hint=" ".join(finding.fix for finding in problems if finding.fix))
-    out.print(draw_findings(findings))
+        raise ConfigurationError("; ".join(result.detail for result in problems), hint=" ".join(result.fix for result in problems if result.fix))
+    out.print(draw_precondition_results(results))
 
 
 def _without_times(environment: Mapping[str, str]) -> dict[str, str]:

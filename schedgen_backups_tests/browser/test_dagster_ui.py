@@ -14,8 +14,8 @@ from playwright.sync_api import Page, expect
 from schedgen_backups.core.catalog.catalog import PointState
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups_tests.browser.conftest import PATIENCE_MILLISECONDS
-from schedgen_backups_tests.edge.test_cancel import running_dagster
-from schedgen_backups_tests.edge_support import Site, wait_until
+from schedgen_backups_tests.edge.runs.test_cancel import running_dagster
+from schedgen_backups_tests.support.sites import Site, wait_until
 
 LOCATION = "schedgen_backups.definitions"
 CHECKS = ("archive_is_readable", "every_object_is_archived", "references_resolve")
@@ -36,7 +36,7 @@ def test_a_backup_is_materialised_its_checks_are_green_and_a_restore_waits_in_th
     with running_dagster(site, port):
         page.goto(f"{address}/locations/{LOCATION}/jobs/backup_job")
         page.get_by_role("button", name="Materialize all").click()
-        wait_until(lambda: [point.state for point in site.points()] == [PointState.VERIFIED], "the recovery point is sealed and verified")
+        wait_until(lambda: [point.state for point in site.points()] == [PointState.VERIFIED], "the recovery point is committed and verified")
         page.goto(f"{address}/assets/minio_archive?view=checks")
         for check in CHECKS:
             expect(page.get_by_text(check, exact=True).first).to_be_visible()

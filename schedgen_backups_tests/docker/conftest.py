@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from schedgen_backups_tests.docker_support import Stack, make_stand_ins, run_docker
+from schedgen_backups_tests.support.docker import Stack, make_stand_ins, run_docker
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups_tests.docker_support import IMAGE, PROJECT, RUN_LABEL, SECRET, Stack, run_docker, wait_for
+from schedgen_backups_tests.support.docker import IMAGE, PROJECT, RUN_LABEL, SECRET, Stack, run_docker, wait_for
 
 # The first one builds five images.
 pytestmark = pytest.mark.timeout(2400)
@@ -87,8 +87,8 @@ def test_a_killed_run_is_failed_and_told_once_and_the_next_one_works(stack: Stac
 def test_a_drill_runs_in_a_container_with_servers_of_its_own(stack: Stack, first_run: str) -> None:
     assert stack.read_run(first_run)[0] == "SUCCESS"
     assert stack.wait_for_end(stack.launch("restore_drill_job")) == "SUCCESS"
-    rungs = json.loads(stack.command_line("show", "latest", "--json"))["rungs"]
-    assert (rungs["restored"], rungs["equal"]) == ("passed", "passed"), rungs
+    levels = json.loads(stack.command_line("show", "latest", "--json"))["levels"]
+    assert (levels["restored"], levels["equal"]) == ("passed", "passed"), levels
 
 
 def test_a_backup_of_the_command_line_appears_in_the_ui(stack: Stack) -> None:

@@ -16,8 +16,8 @@ from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.demo.seed import SeedSummary, seed_application
-from schedgen_backups_tests.edge_support import Application, Site
-from schedgen_backups_tests.servers import client_of
+from schedgen_backups_tests.support.servers import client_of
+from schedgen_backups_tests.support.sites import Application, Site
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from schedgen_backups.core.capture.object_reader import FailedObject, GoneObject, LargeObject, ObjectReader
-from schedgen_backups.core.capture.unchanged import LOOKUP_COUNT, CheckedRun, EarlierObject, EarlierObjects, check_run, split_into_runs
+from schedgen_backups.core.capture.unchanged import LOOKUP_COUNT, CheckedRun, PreviousObject, PreviousObjects, check_run, split_into_runs
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME
 from schedgen_backups.core.concurrency.adaptive_pool import AdaptivePool
-from schedgen_backups.core.concurrency.prefetch import read_ahead
+from schedgen_backups.core.concurrency.prefetch import prefetch
 from schedgen_backups.core.errors import BucketUnreachableError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
@@ -47,7 +47,7 @@ class _Wanted:
 
     listed: ListedObject
     name: str
-    found: EarlierObject | None
+    found: PreviousObject | None
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def capture_bucket(
     file: BinaryIO,
     *,
     folder: Path,
-    earlier: Sequence[Path] = (),
-    unfinished: Sequence[Path] = (),
+    previous: Sequence[Path] = (),
+    resumable: Sequence[Path] = (),
     is_wanted: Callable[[str], bool] = lambda _key: True,
-    observe: Callable[[int], object] = lambda _size_bytes: None,
+    on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CapturedArchive:
     """The file holds every listed object whose key `is_wanted` and that the bucket could deliver; record and index tell of those it could not.
 
@@ -107,13 +107,13 @@ def capture_bucket(
         client.check_exists()
         listed_at = datetime.now(timezone.utc)
         with (
-            EarlierObjects(folder, settings, reread_days=backup.reread_days) as objects,
+            PreviousObjects(folder, settings, reread_days=backup.reread_days) as objects,
             ArchiveFileWriter(file, threads=backup.compression_threads, folder=folder, journal_name=JOURNAL_NAME) as writer,
         ):
-            for path in unfinished:
-                objects.add_unfinished(path)
-            any(objects.add_archive(path) for path in earlier)
-            tally = _Capture(client, writer, objects, pool, observe, most_waiting=8 * backup.download_threads).run(is_wanted)
+            for path in resumable:
+                objects.add_resumable(path)
+            any(objects.add_archive(path) for path in previous)
+            tally = _Capture(client, writer, objects, pool, on_progress, max_pending=8 * backup.download_threads).run(is_wanted)
             return writer.finish(
                 ArchiveRecord(
                     tool_version=TOOL_VERSION,
@@ -143,18 +143,18 @@ class _Capture:
         self,
         client: BucketClient,
         writer: ArchiveFileWriter,
-        earlier: EarlierObjects,
+        previous: PreviousObjects,
         pool: AdaptivePool,
-        observe: Callable[[int], object],
+        on_progress: Callable[[int], object],
         *,
-        most_waiting: int,
+        max_pending: int,
     ) -> None:
         self._client = client
         self._writer = writer
-        self._earlier = earlier
+        self._earlier = previous
         self._pool = pool
-        self._most_waiting = most_waiting
-        self._observe = observe
+        self._most_waiting = max_pending
+        self._observe = on_progress
         self._names = MemberNames()
         self._stop = threading.Event()
         self._reader = ObjectReader(client, self._stop)
@@ -166,7 +166,7 @@ class _Capture:
         waiting_bytes = 0
         try:
             listing = (listed for listed in self._client.list_objects() if is_wanted(listed.key))
-            with closing(read_ahead(listing, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches:
+            with closing(prefetch(listing, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches:
                 for listed_batch in batches:
                     batch = [(listed, self._names.choose(listed.key)) for listed in listed_batch]
                     self._tally.listed += len(batch)
@@ -223,7 +223,7 @@ class _Capture:
             self._pool.note_answer(outcome.entry.size_bytes)
         return outcome
 
-    def _copy_large(self, found: EarlierObject) -> bool:
+    def _copy_large(self, found: PreviousObject) -> bool:
         try:
             self._writer.add_copy(found.entry, cast("BinaryIO", found.file))
         except VerificationError:  # as above

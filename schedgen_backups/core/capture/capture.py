@@ -1,7 +1,7 @@
 """Takes the two halves of a recovery point and puts them into the backup directory, each on its own.
 
 One half's failure leaves the other alone. What is in the files is the business of `dump` and `archive`; that a point is whole is said by
-`sealing`, never here.
+`committing`, never here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar, cast
 from schedgen_backups.core.capture.bucket import capture_bucket
 from schedgen_backups.core.capture.database import capture_database
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, open_private, translate_storage_errors
-from schedgen_backups.core.catalog.resume import find_archive, find_unfinished, write_source
+from schedgen_backups.core.catalog.resume import find_archive, find_resumable, write_source
 from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump
@@ -44,25 +44,25 @@ def take_bucket_archive(
     Errors as of `archive.capture_bucket`, and StorageError; then nothing was published.
     """
     name = ArtifactName(ArtifactKind.BUCKET, settings.bucket, point_id)
-    unfinished = find_unfinished(catalog.directory / STAGING_NAME)
+    resumable = find_resumable(catalog.directory / STAGING_NAME)
     archives = (point.artifact(ArtifactKind.BUCKET) for point in reversed(catalog.list_points()))
-    earlier = [archive.path for archive in archives if archive is not None]
+    previous = [archive.path for archive in archives if archive is not None]
 
     def capture(file: BinaryIO, folder: Path) -> CapturedArchive:
         write_source(folder, settings, name.to_file_name())
-        return capture_bucket(settings, backup, point_id, file, folder=folder, earlier=earlier, unfinished=unfinished, is_wanted=is_wanted)
+        return capture_bucket(settings, backup, point_id, file, folder=folder, previous=previous, resumable=resumable, is_wanted=is_wanted)
 
     try:
         captured = _take(catalog, name, capture)
     except StorageError:
         # They may be what fills the disk.
-        _remove_unfinished(catalog, settings, unfinished)
+        _remove_resumable(catalog, settings, resumable)
         raise
-    _remove_unfinished(catalog, settings, unfinished)
+    _remove_resumable(catalog, settings, resumable)
     return captured
 
 
-def _remove_unfinished(catalog: Catalog, settings: BucketSettings, folders: tuple[Path, ...]) -> None:
+def _remove_resumable(catalog: Catalog, settings: BucketSettings, folders: tuple[Path, ...]) -> None:
     with translate_storage_errors(catalog.directory):
         for folder in folders:
             if find_archive(folder, settings) is not None:

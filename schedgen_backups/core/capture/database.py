@@ -14,9 +14,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from schedgen_backups.core.capture.dump_plan import choose_side_tables, make_pattern, place_side_tables
-from schedgen_backups.core.capture.table_dumps import SideDumps
-from schedgen_backups.core.concurrency.limits import Throttle
+from schedgen_backups.core.capture.dump_plan import choose_separate_tables, make_pattern, place_separate_tables
+from schedgen_backups.core.capture.table_dumps import ParallelDumps
+from schedgen_backups.core.concurrency.limits import RateLimit
 from schedgen_backups.core.errors import DatabaseError, DumpError
 from schedgen_backups.core.formats.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.formats.dump_text import split_dump
@@ -55,7 +55,7 @@ def capture_database(
         snapshot.lock_tables(tables)
         reference_note = snapshot.find_reference_problem(backup)
         with DumpFileWriter(file, threads=backup.compression_threads) as writer:
-            source = _Source(settings, backup, client, snapshot, facts.server_major, Throttle(backup.max_mb_per_second))
+            source = _Source(settings, backup, client, snapshot, facts.server_major, RateLimit(backup.max_mb_per_second))
             expected_rows = _dump_and_count(source, tables, writer, folder)
             if not sum(expected_rows.values()) and not backup.is_empty_allowed:
                 raise _empty_error(settings)
@@ -104,9 +104,9 @@ class _Source:
     client: ClientPrograms
     snapshot: Snapshot
     server_major: int
-    throttle: Throttle
+    rate_limit: RateLimit
 
-    def stream(self, options: Sequence[str], notice_start: Callable[[Program], object] = lambda _program: None) -> Generator[bytes, None, None]:
+    def stream(self, options: Sequence[str], on_start: Callable[[Program], object] = lambda _program: None) -> Generator[bytes, None, None]:
         """Yields what a pg_dump with these options writes of the snapshot; may run in any thread."""
         return stream_dump(
             self.settings,
@@ -115,34 +115,34 @@ class _Source:
             stall_timeout_seconds=self.backup.stall_timeout_seconds,
             snapshot_id=self.snapshot.snapshot_id,
             options=options,
-            notice_start=notice_start,
-            observe=self.throttle.wait_for,
+            on_start=on_start,
+            on_progress=self.rate_limit.wait_for,
         )
 
-    def stream_tables(self, tables: Sequence[TableName], notice_start: Callable[[Program], object]) -> Generator[bytes, None, None]:
+    def stream_tables(self, tables: Sequence[TableName], on_start: Callable[[Program], object]) -> Generator[bytes, None, None]:
         """Yields what pg_dump writes of these tables' rows alone."""
-        return self.stream(("--data-only", "--strict-names", *(f"--table={make_pattern(table)}" for table in tables)), notice_start)
+        return self.stream(("--data-only", "--strict-names", *(f"--table={make_pattern(table)}" for table in tables)), on_start)
 
 
 def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: DumpFileWriter, folder: Path) -> dict[TableName, int]:
     """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory once."""
     backup, snapshot = source.backup, source.snapshot
-    groups = choose_side_tables(snapshot.read_table_sizes(), backup.dump_jobs)
+    groups = choose_separate_tables(snapshot.read_table_sizes(), backup.dump_jobs)
     beside = [table for group in groups for table in group]
     with (
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool,
-        SideDumps(groups, source.stream_tables, folder, threads=backup.compression_threads) as side_dumps,
+        ParallelDumps(groups, source.stream_tables, folder, threads=backup.compression_threads) as parallel_dumps,
     ):
         counting = pool.submit(snapshot.count_rows, tables)
         try:
             with closing(source.stream([f"--exclude-table-data={make_pattern(table)}" for table in beside])) as blocks:
-                for segment in place_side_tables(split_dump(blocks), tables, beside):
+                for segment in place_separate_tables(split_dump(blocks), tables, beside):
                     if isinstance(segment, TableName):
-                        writer.add_side_table(side_dumps.take(segment))
+                        writer.add_separate_table(parallel_dumps.take(segment))
                     else:
                         writer.add(segment)
-                        side_dumps.check()
-            side_dumps.wait()
+                        parallel_dumps.check()
+            parallel_dumps.wait()
             if not writer.facts().is_complete:
                 raise DumpError(
                     "pg_dump ended with exit code 0, but its last line is missing: the dump is cut short",

@@ -15,7 +15,7 @@ LARGE_TABLE_BYTES = 64 << 20
 """Below this a table's rows take hardly longer than another pg_dump needs to read the catalogue (2026-11-25: 0.1 s, at 250 MB/s)."""
 
 
-def choose_side_tables(size_bytes: Mapping[TableName, int], jobs: int) -> tuple[tuple[TableName, ...], ...]:
+def choose_separate_tables(size_bytes: Mapping[TableName, int], jobs: int) -> tuple[tuple[TableName, ...], ...]:
     """The tables that are dumped beside the rest, in at most `jobs - 1` groups with a pg_dump each; none where nothing is gained.
 
     They are the last of the large ones: the first stay with the rest, so that whoever writes the file is never kept waiting for a table while others
@@ -44,12 +44,14 @@ def choose_side_tables(size_bytes: Mapping[TableName, int], jobs: int) -> tuple[
     return tuple(tuple(group) for group in divide(min(range(1, len(large)), key=finish)))
 
 
-def place_side_tables(segments: Iterable[Segment], tables: Sequence[TableName], side_tables: Sequence[TableName]) -> Iterator[Segment | TableName]:
+def place_separate_tables(
+    segments: Iterable[Segment], tables: Sequence[TableName], separate_tables: Sequence[TableName]
+) -> Iterator[Segment | TableName]:
     """Yields the segments of the rest, and the name of each side table where pg_dump would have written its rows.
 
     `tables` are all tables of the dump. DumpError (retryable) when a place does not come: then pg_dump wrote something else than is known of it.
     """
-    waiting = _find_predecessors(tables, side_tables)
+    waiting = _find_predecessors(tables, separate_tables)
     current = ("", "")
     due: list[TableName] = []
     held = b""
@@ -79,9 +81,9 @@ def place_side_tables(segments: Iterable[Segment], tables: Sequence[TableName], 
         )
 
 
-def _find_predecessors(tables: Sequence[TableName], side_tables: Sequence[TableName]) -> dict[tuple[str, str], list[TableName]]:
+def _find_predecessors(tables: Sequence[TableName], separate_tables: Sequence[TableName]) -> dict[tuple[str, str], list[TableName]]:
     """Table of the rest → the side tables that follow it in the dump."""
-    beside = set(side_tables)
+    beside = set(separate_tables)
     followers: dict[tuple[str, str], list[TableName]] = {}
     before = ("", "")
     for table in sorted(tables, key=_order_of):

@@ -14,9 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 
-from schedgen_backups.core.concurrency.serial_worker import OrderedWorker
+from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import DumpError
-from schedgen_backups.core.formats.dump_file import SideTable
+from schedgen_backups.core.formats.dump_file import SeparateTable
 from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableFacts, TableStart, Text, split_dump
 from schedgen_backups.core.formats.gzip_writer import BlockWriter, MemberWriter
 from schedgen_backups.core.postgres.snapshot import TableName
@@ -29,7 +29,7 @@ StreamTables = Callable[[Sequence[TableName], Callable[[Program], object]], Gene
 """Yields what pg_dump writes of these tables' data; the callable wants to know the program once it runs."""
 
 
-class SideDumps:
+class ParallelDumps:
     """A pg_dump for each group of tables, all begun at once, so that each has locked its tables; ended at the latest when the block is left."""
 
     def __init__(self, groups: Sequence[Sequence[TableName]], stream: StreamTables, folder: Path, *, threads: int) -> None:
@@ -37,11 +37,11 @@ class SideDumps:
         self._lock = threading.Lock()
         self._programs: list[Program] = []
         self._is_ending = False
-        self._tables: dict[TableName, Future[SideTable]] = {table: Future() for group in groups for table in group}
+        self._tables: dict[TableName, Future[SeparateTable]] = {table: Future() for group in groups for table in group}
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(groups)), thread_name_prefix="table")
         self._running = [self._pool.submit(self._dump, group) for group in groups]
 
-    def take(self, table: TableName) -> SideTable:
+    def take(self, table: TableName) -> SeparateTable:
         """The table's rows, once they are there; their file is the caller's to close. Errors of its pg_dump are raised."""
         return self._tables.pop(table).result()
 
@@ -56,7 +56,7 @@ class SideDumps:
         for running in self._running:
             running.result()
 
-    def __enter__(self) -> SideDumps:
+    def __enter__(self) -> ParallelDumps:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -79,7 +79,7 @@ class SideDumps:
     def _dump(self, group: Sequence[TableName]) -> None:
         futures = {(table.schema_name, table.name): self._tables[table] for table in group}
         try:
-            with OrderedWorker("digest") as worker, closing(self._stream(group, self._notice)) as blocks:
+            with SerialWorker("digest") as worker, closing(self._stream(group, self._notice)) as blocks:
                 digest = DumpDigest(worker)
                 segments = split_dump(blocks)
                 above = b""
@@ -106,7 +106,7 @@ class SideDumps:
                 future.set_exception(error)
             raise
 
-    def _write(self, start: TableStart, segments: Iterator[Segment], digest: DumpDigest, comment: bytes) -> SideTable:
+    def _write(self, start: TableStart, segments: Iterator[Segment], digest: DumpDigest, comment: bytes) -> SeparateTable:
         """Reads on to the table's end."""
         with ExitStack() as stack:
             file = stack.enter_context(cast("BinaryIO", TemporaryFile(dir=self._folder)))  # noqa: SIM115 - it is one
@@ -130,4 +130,4 @@ class SideDumps:
             members.close()
             # The file is the caller's from here on.
             stack.pop_all()
-            return SideTable(comment, facts, size_bytes, file, length)
+            return SeparateTable(comment, facts, size_bytes, file, length)

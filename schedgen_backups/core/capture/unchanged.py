@@ -30,34 +30,34 @@ class CheckedRun:
     """Objects that are unchanged to the byte, one behind the other."""
 
     entries: tuple[ObjectEntry, ...]
-    file: EarlierFile
+    file: PreviousFile
     data: memoryview
     """Their members."""
 
 
-def split_into_runs(found: Iterable[EarlierObject | None]) -> Iterator[int]:
+def split_into_runs(found: Iterable[PreviousObject | None]) -> Iterator[int]:
     """Yields how many of the objects make up the next run, each with its neighbours in the file, at most `COPY_BYTES` long; each None is alone."""
     count = size_bytes = 0
-    last: EarlierObject | None = None
-    for earlier in found:
+    last: PreviousObject | None = None
+    for previous in found:
         is_next = (
             last is not None
-            and earlier is not None
-            and last.file is earlier.file
-            and last.entry.offset + last.entry.length == earlier.entry.offset
-            and size_bytes + earlier.entry.length <= COPY_BYTES
+            and previous is not None
+            and last.file is previous.file
+            and last.entry.offset + last.entry.length == previous.entry.offset
+            and size_bytes + previous.entry.length <= COPY_BYTES
         )
         if count and not is_next:
             yield count
             count = size_bytes = 0
         count += 1
-        size_bytes += earlier.entry.length if earlier is not None else 0
-        last = earlier
+        size_bytes += previous.entry.length if previous is not None else 0
+        last = previous
     if count:
         yield count
 
 
-def check_run(run: Sequence[EarlierObject]) -> Iterator[CheckedRun | None]:
+def check_run(run: Sequence[PreviousObject]) -> Iterator[CheckedRun | None]:
     """Yields the objects of a run in order, as many together as are these objects to the byte; None for each that is not. May run in any thread."""
     start = run[0].entry.offset
     file = run[0].file
@@ -72,8 +72,8 @@ def check_run(run: Sequence[EarlierObject]) -> Iterator[CheckedRun | None]:
         first, last = good[0], good[-1]
         return CheckedRun(tuple(good), file, memoryview(data)[first.offset - start : last.offset + last.length - start])
 
-    for earlier in run:
-        entry = earlier.entry
+    for previous in run:
+        entry = previous.entry
         try:
             check_members(entry, read_members(opened, entry.offset - start, entry.length))
         except VerificationError:  # as above
@@ -89,7 +89,7 @@ def check_run(run: Sequence[EarlierObject]) -> Iterator[CheckedRun | None]:
 
 LOOKUP_COUNT = 100
 """SQLite gives up the interpreter's lock with every query, and gets it back late while other threads work."""
-_DATABASE_NAME = "earlier.sqlite"
+_DATABASE_NAME = "previous.sqlite"
 _SETTLED = timedelta(seconds=2)
 """Last-Modified has whole seconds: an object that was read so soon after it was written may have been written once more in the same second."""
 _CLOCK_ERROR = timedelta(days=1)
@@ -97,7 +97,7 @@ _OVERHEAD_BYTES = 1 << 20
 """More than a header and the frames of its members ever add to an object's bytes."""
 
 
-class EarlierFile(io.FileIO):
+class PreviousFile(io.FileIO):
     """An older archive that is open for reading; what the disk refuses is a VerificationError, as other damage is."""
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -112,21 +112,21 @@ class EarlierFile(io.FileIO):
 
 
 @dataclass(frozen=True)
-class EarlierObject:
+class PreviousObject:
     """An object of an older archive that the listing calls unchanged; its bytes nobody has looked at yet."""
 
     entry: ObjectEntry
-    file: EarlierFile
+    file: PreviousFile
 
 
-class EarlierObjects:
+class PreviousObjects:
     """The objects of older archives of one bucket, to be looked up by key; a context manager. For one thread."""
 
     def __init__(self, folder: Path, settings: BucketSettings, *, reread_days: int) -> None:
         self._settings = settings
         self._limit = timedelta(days=reread_days)
         self._now = datetime.now(timezone.utc)
-        self._files: list[EarlierFile] = []
+        self._files: list[PreviousFile] = []
         self._path = folder / _DATABASE_NAME
         with self._explain_database():
             self._database = sqlite3.connect(self._path, isolation_level=None)
@@ -151,7 +151,7 @@ class EarlierObjects:
             return False
         return True
 
-    def add_unfinished(self, folder: Path) -> None:
+    def add_resumable(self, folder: Path) -> None:
         """What the unfinished archive in this staging folder holds can be found, where nothing added before has it."""
         path = find_archive(folder, self._settings)
         if path is None or not self._limit:
@@ -162,7 +162,7 @@ class EarlierObjects:
         except OSError:  # as above
             return
 
-    def find(self, listed: Sequence[tuple[ListedObject, str]]) -> list[EarlierObject | None]:
+    def find(self, listed: Sequence[tuple[ListedObject, str]]) -> list[PreviousObject | None]:
         """Each listed object, given with its name in the tar, as an older archive has it; None where the listing tells that it is another one now.
 
         At most `LOOKUP_COUNT` at a time.
@@ -185,13 +185,13 @@ class EarlierObjects:
         for file in self._files:
             file.close()
 
-    def __enter__(self) -> EarlierObjects:
+    def __enter__(self) -> PreviousObjects:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _compare(self, listed: ListedObject, member_name: str, row: tuple[EarlierFile, bytes] | None) -> EarlierObject | None:
+    def _compare(self, listed: ListedObject, member_name: str, row: tuple[PreviousFile, bytes] | None) -> PreviousObject | None:
         if row is None or listed.modified_at is None or not listed.etag:
             return None
         try:
@@ -206,15 +206,15 @@ class EarlierObjects:
             return None
         if entry.length > entry.size_bytes + entry.size_bytes // 1000 + _OVERHEAD_BYTES:
             return None
-        return EarlierObject(entry.model_copy(update={"is_changed": False}) if entry.is_changed else entry, row[0])
+        return PreviousObject(entry.model_copy(update={"is_changed": False}) if entry.is_changed else entry, row[0])
 
     def _is_fresh(self, key: str, age: timedelta) -> bool:
         # Each key has its own day in the second half of the time, so that one night does not read the whole bucket.
         share = digest_name(key)[0] / 512
         return -_CLOCK_ERROR < age < self._limit * (0.5 + share)
 
-    def _open(self, path: Path) -> EarlierFile:
-        file = EarlierFile(path)
+    def _open(self, path: Path) -> PreviousFile:
+        file = PreviousFile(path)
         self._files.append(file)
         return file
 

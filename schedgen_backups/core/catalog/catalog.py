@@ -18,8 +18,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from schedgen_backups.core.catalog.check_results import ClaimResult, Verification
-from schedgen_backups.core.catalog.resume import find_unfinished
+from schedgen_backups.core.catalog.check_results import CheckResult, Verification
+from schedgen_backups.core.catalog.resume import find_resumable
 from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, FrozenModel, Manifest, RecoveryPointId
@@ -38,7 +38,7 @@ class PointState(str, Enum):
     FAILED = "failed"
     """Looked at, and found wrong."""
     PARTIAL = "partial"
-    """Without a manifest: a half of the backup failed, or it was never sealed."""
+    """Without a manifest: a half of the backup failed, or it was never committed."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class PointListing:
             return PointState.FAILED
         if self.manifest is None:
             return PointState.PARTIAL
-        sealed = {artifact.kind: artifact.sha256 for artifact in self.manifest.artifacts}
-        is_bound = all(sealed.get(kind) == sha256 for result in self.verification.results for kind, sha256 in result.artifacts.items())
+        committed = {artifact.kind: artifact.sha256 for artifact in self.manifest.artifacts}
+        is_bound = all(committed.get(kind) == sha256 for result in self.verification.results for kind, sha256 in result.artifacts.items())
         is_whole = {artifact.file_name for artifact in self.manifest.artifacts} <= {artifact.path.name for artifact in self.artifacts}
         return PointState.VERIFIED if is_bound and is_whole and self.verification.is_verified else PointState.UNVERIFIED
 
@@ -114,7 +114,7 @@ class Catalog:
     def sweep_staging(self) -> tuple[str, ...]:
         """What dead runs left in the staging folder is gone, but `unfinished` archives; returns the names. Only with the lock held."""
         staging = self.directory / STAGING_NAME
-        left = sorted(set(staging.glob("*")) - set(find_unfinished(staging)))
+        left = sorted(set(staging.glob("*")) - set(find_resumable(staging)))
         for path in left:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -177,8 +177,8 @@ class Catalog:
             path.unlink()
             _sync(self.directory)
 
-    def record_results(self, point_id: RecoveryPointId, results: tuple[ClaimResult, ...]) -> Verification:
-        """The point's verification holds these results, in place of older ones of the same claims."""
+    def record_results(self, point_id: RecoveryPointId, results: tuple[CheckResult, ...]) -> Verification:
+        """The point's verification holds these results, in place of older ones of the same checks."""
         verification = self.read_verification(point_id).with_results(results)
         self.write_verification(verification)
         return verification
@@ -189,7 +189,7 @@ class Catalog:
         return found or Verification(point_id=point_id.text)
 
     def read_manifest(self, point_id: RecoveryPointId) -> Manifest | None:
-        """The point's manifest, or None when it was never sealed."""
+        """The point's manifest, or None when it was never committed."""
         return self.read_description(f"manifest_{point_id}.json", Manifest)
 
     def list_points(self) -> tuple[PointListing, ...]:
@@ -197,8 +197,8 @@ class Catalog:
         artifacts: dict[RecoveryPointId, list[FoundArtifact]] = {}
         for artifact in self._find_artifacts():
             artifacts.setdefault(artifact.name.point_id, []).append(artifact)
-        sealed = self._find_sealed()
-        own = {point_id for point_id, found in artifacts.items() if point_id in sealed or any(map(is_ours, found))}
+        committed = self._find_committed()
+        own = {point_id for point_id, found in artifacts.items() if point_id in committed or any(map(is_ours, found))}
         return tuple(
             PointListing(
                 point_id,
@@ -206,13 +206,13 @@ class Catalog:
                 self.read_manifest(point_id),
                 self.read_verification(point_id),
             )
-            for point_id in sorted(sealed | own)
+            for point_id in sorted(committed | own)
         )
 
     def list_unmanaged(self) -> tuple[Path, ...]:
         """Files with an artifact's name that are not ours, such as those of the shell script of before; they are never touched."""
-        sealed = self._find_sealed()
-        return tuple(artifact.path for artifact in self._find_artifacts() if artifact.name.point_id not in sealed and not is_ours(artifact))
+        committed = self._find_committed()
+        return tuple(artifact.path for artifact in self._find_artifacts() if artifact.name.point_id not in committed and not is_ours(artifact))
 
     def get_point(self, point_id: RecoveryPointId) -> PointListing:
         """The recovery point with this id; ConfigurationError (permanent) when there is none."""
@@ -221,7 +221,7 @@ class Catalog:
                 return point
         raise ConfigurationError(f"there is no recovery point {point_id} in {self.directory}", hint="`schedgen-backups list` shows those there are.")
 
-    def _find_sealed(self) -> set[RecoveryPointId]:
+    def _find_committed(self) -> set[RecoveryPointId]:
         found: set[RecoveryPointId] = set()
         for path in self.directory.glob(_MANIFEST_GLOB):
             with suppress(ConfigurationError):  # somebody's copy under another name

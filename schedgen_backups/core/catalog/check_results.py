@@ -1,6 +1,6 @@
-"""What was proven of a recovery point: claims, the rungs they add up to, and when each was seen to hold.
+"""What was proven of a recovery point: checks, the levels they add up to, and when each was seen to hold.
 
-Add a claim when a new proof exists, with the rung it belongs to. A result is bound to the digests of the files it was found on, so that it
+Add a check when a new proof exists, with the level it belongs to. A result is bound to the digests of the files it was found on, so that it
 says nothing of other files. Values only: `verify` and `restore` find the results, `catalog` keeps them. Unknown is never success.
 """
 
@@ -15,7 +15,7 @@ from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenMode
 Figure = int | float | str | bool
 
 
-class Rung(str, Enum):
+class VerificationLevel(str, Enum):
     """How far a recovery point is verified, lowest first."""
 
     STORED = "stored"
@@ -25,8 +25,8 @@ class Rung(str, Enum):
     EQUAL = "equal"
 
 
-class ClaimStatus(str, Enum):
-    """What is known of a claim. Only PASSED is success."""
+class CheckStatus(str, Enum):
+    """What is known of a check. Only PASSED is success."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -34,7 +34,7 @@ class ClaimStatus(str, Enum):
     UNKNOWN = "unknown"
 
 
-class Claim(str, Enum):
+class Check(str, Enum):
     """A sentence about a recovery point that is either seen to hold or not."""
 
     DUMP_IS_STORED = "dump_is_stored"
@@ -53,31 +53,31 @@ class Claim(str, Enum):
     DRILL_IS_IN_TIME = "drill_is_in_time"
 
 
-CLAIMS_BY_RUNG: dict[Rung, tuple[Claim, ...]] = {
-    Rung.STORED: (Claim.DUMP_IS_STORED, Claim.ARCHIVE_IS_STORED),
-    Rung.PARSED: (
-        Claim.DUMP_IS_COMPLETE,
-        Claim.DUMP_MATCHES_SNAPSHOT,
-        Claim.ARCHIVE_IS_READABLE,
-        Claim.EVERY_OBJECT_IS_ARCHIVED,
+CHECKS_BY_LEVEL: dict[VerificationLevel, tuple[Check, ...]] = {
+    VerificationLevel.STORED: (Check.DUMP_IS_STORED, Check.ARCHIVE_IS_STORED),
+    VerificationLevel.PARSED: (
+        Check.DUMP_IS_COMPLETE,
+        Check.DUMP_MATCHES_SNAPSHOT,
+        Check.ARCHIVE_IS_READABLE,
+        Check.EVERY_OBJECT_IS_ARCHIVED,
     ),
-    Rung.COHERENT: (Claim.REFERENCES_RESOLVE,),
-    Rung.RESTORED: (Claim.DATABASE_IS_RESTORED, Claim.BUCKET_IS_RESTORED),
-    Rung.EQUAL: (Claim.DATABASE_IS_EQUAL, Claim.BUCKET_IS_EQUAL),
+    VerificationLevel.COHERENT: (Check.REFERENCES_RESOLVE,),
+    VerificationLevel.RESTORED: (Check.DATABASE_IS_RESTORED, Check.BUCKET_IS_RESTORED),
+    VerificationLevel.EQUAL: (Check.DATABASE_IS_EQUAL, Check.BUCKET_IS_EQUAL),
 }
-DATABASE_CLAIMS = (Claim.DUMP_IS_STORED, Claim.DUMP_IS_COMPLETE, Claim.DUMP_MATCHES_SNAPSHOT)
-BUCKET_CLAIMS = (Claim.ARCHIVE_IS_STORED, Claim.ARCHIVE_IS_READABLE, Claim.EVERY_OBJECT_IS_ARCHIVED)
-POINT_CLAIMS = (Claim.REFERENCES_RESOLVE,)
-DRILL_CLAIMS = (Claim.REFERENCED_PDFS_OPEN, Claim.OPERATOR_CHECKS_HOLD, Claim.DRILL_IS_IN_TIME)
-"""What a drill finds beside the rungs: of the data itself, or of the time it took. A point may be whole where these fail."""
-SEALING_CLAIMS = (*DATABASE_CLAIMS, *BUCKET_CLAIMS, *POINT_CLAIMS)
+DATABASE_CHECKS = (Check.DUMP_IS_STORED, Check.DUMP_IS_COMPLETE, Check.DUMP_MATCHES_SNAPSHOT)
+BUCKET_CHECKS = (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE, Check.EVERY_OBJECT_IS_ARCHIVED)
+POINT_CHECKS = (Check.REFERENCES_RESOLVE,)
+DRILL_ONLY_CHECKS = (Check.REFERENCED_PDFS_OPEN, Check.OPERATOR_CHECKS_HOLD, Check.DRILL_IS_IN_TIME)
+"""What a drill finds beside the levels: of the data itself, or of the time it took. A point may be whole where these fail."""
+COMMIT_CHECKS = (*DATABASE_CHECKS, *BUCKET_CHECKS, *POINT_CHECKS)
 
 
-class ClaimResult(FrozenModel):
-    """What was found of one claim, on which bytes, and when."""
+class CheckResult(FrozenModel):
+    """What was found of one check, on which bytes, and when."""
 
-    claim: Claim
-    status: ClaimStatus
+    check: Check
+    status: CheckStatus
     summary: str
     figures: dict[str, Figure] = {}
     checked_at: AwareDatetime
@@ -87,69 +87,69 @@ class ClaimResult(FrozenModel):
 
     @property
     def is_passed(self) -> bool:
-        """Whether the claim was seen to hold; unknown and not configured are not that."""
-        return self.status is ClaimStatus.PASSED
+        """Whether the check was seen to hold; unknown and not configured are not that."""
+        return self.status is CheckStatus.PASSED
 
 
-class RungResult(FrozenModel):
-    """How a recovery point stands on one rung."""
+class LevelResult(FrozenModel):
+    """How a recovery point stands on one level."""
 
-    rung: Rung
-    status: ClaimStatus
+    level: VerificationLevel
+    status: CheckStatus
     checked_at: AwareDatetime | None
-    """The oldest of the claims' times: the rung is no fresher than that."""
+    """The oldest of the checks' times: the level is no fresher than that."""
 
 
 class Verification(FrozenModel):
-    """All that was found of one recovery point so far, newest result per claim."""
+    """All that was found of one recovery point so far, newest result per check."""
 
     format_version: int = FORMAT_VERSION
     point_id: str
-    results: tuple[ClaimResult, ...] = ()
+    results: tuple[CheckResult, ...] = ()
 
-    def result(self, claim: Claim) -> ClaimResult | None:
-        """The newest result of this claim, or None when nobody looked."""
-        return next((result for result in self.results if result.claim is claim), None)
+    def result(self, check: Check) -> CheckResult | None:
+        """The newest result of this check, or None when nobody looked."""
+        return next((result for result in self.results if result.check is check), None)
 
-    def with_results(self, new_results: tuple[ClaimResult, ...]) -> Verification:
-        """The same with these results in place of older ones of the same claims."""
-        replaced = {result.claim for result in new_results}
-        kept = tuple(result for result in self.results if result.claim not in replaced)
-        in_order = sorted((*kept, *new_results), key=lambda result: list(Claim).index(result.claim))
+    def with_results(self, new_results: tuple[CheckResult, ...]) -> Verification:
+        """The same with these results in place of older ones of the same checks."""
+        replaced = {result.check for result in new_results}
+        kept = tuple(result for result in self.results if result.check not in replaced)
+        in_order = sorted((*kept, *new_results), key=lambda result: list(Check).index(result.check))
         return self.model_copy(update={"results": tuple(in_order)})
 
-    def rung(self, rung: Rung) -> RungResult:
-        """How the point stands on this rung: failed if any claim failed, passed if all passed, otherwise unknown."""
-        found = [self.result(claim) for claim in CLAIMS_BY_RUNG[rung]]
+    def level(self, level: VerificationLevel) -> LevelResult:
+        """How the point stands on this level: failed if any check failed, passed if all passed, otherwise unknown."""
+        found = [self.result(check) for check in CHECKS_BY_LEVEL[level]]
         results = [result for result in found if result is not None]
         statuses = {result.status for result in results}
-        if ClaimStatus.FAILED in statuses:
-            status = ClaimStatus.FAILED
+        if CheckStatus.FAILED in statuses:
+            status = CheckStatus.FAILED
         elif len(results) < len(found):
-            status = ClaimStatus.UNKNOWN
-        elif statuses == {ClaimStatus.PASSED}:
-            status = ClaimStatus.PASSED
-        elif statuses == {ClaimStatus.NOT_CONFIGURED}:
-            status = ClaimStatus.NOT_CONFIGURED
+            status = CheckStatus.UNKNOWN
+        elif statuses == {CheckStatus.PASSED}:
+            status = CheckStatus.PASSED
+        elif statuses == {CheckStatus.NOT_CONFIGURED}:
+            status = CheckStatus.NOT_CONFIGURED
         else:
-            status = ClaimStatus.UNKNOWN
+            status = CheckStatus.UNKNOWN
         checked_at = min((result.checked_at for result in results), default=None)
-        return RungResult(rung=rung, status=status, checked_at=checked_at)
+        return LevelResult(level=level, status=status, checked_at=checked_at)
 
-    def rungs(self) -> tuple[RungResult, ...]:
-        """How the point stands on every rung, lowest first."""
-        return tuple(self.rung(rung) for rung in Rung)
+    def levels(self) -> tuple[LevelResult, ...]:
+        """How the point stands on every level, lowest first."""
+        return tuple(self.level(level) for level in VerificationLevel)
 
     @property
     def is_failed(self) -> bool:
-        """Whether a claim that a rung stands on was seen to fail."""
-        return any(result.status is ClaimStatus.FAILED for result in self.results if result.claim not in DRILL_CLAIMS)
+        """Whether a check that a level stands on was seen to fail."""
+        return any(result.status is CheckStatus.FAILED for result in self.results if result.check not in DRILL_ONLY_CHECKS)
 
     @property
     def is_verified(self) -> bool:
         """Whether the bytes are right, both halves are whole, and no referenced object was lost."""
         return (
-            self.rung(Rung.STORED).status is ClaimStatus.PASSED
-            and self.rung(Rung.PARSED).status is ClaimStatus.PASSED
-            and self.rung(Rung.COHERENT).status in {ClaimStatus.PASSED, ClaimStatus.NOT_CONFIGURED}
+            self.level(VerificationLevel.STORED).status is CheckStatus.PASSED
+            and self.level(VerificationLevel.PARSED).status is CheckStatus.PASSED
+            and self.level(VerificationLevel.COHERENT).status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}
         )

@@ -56,23 +56,25 @@ def pin_path(catalog: Catalog, point_id: RecoveryPointId) -> Path:
 
 
 @contextmanager
-def hold_point(catalog: Catalog, point_id: RecoveryPointId, *, reason: str, held_by: str, longest: timedelta) -> Generator[PointListing, None, None]:
+def pin_temporarily(
+    catalog: Catalog, point_id: RecoveryPointId, *, reason: str, pinned_by: str, longest: timedelta
+) -> Generator[PointListing, None, None]:
     """The point stays within the block, and for `longest` at the most when this process dies in it.
 
     ConfigurationError when there is no such point, also when retention has removed it a moment ago.
     """
     catalog.get_point(point_id)
     now = datetime.now(timezone.utc)
-    pin = Pin(point_id=point_id.text, reason=reason, pinned_by=held_by, pinned_at=now, expires_at=now + longest)
+    pin = Pin(point_id=point_id.text, reason=reason, pinned_by=pinned_by, pinned_at=now, expires_at=now + longest)
     before = read_pin(catalog, point_id)
-    is_held_anyway = before is not None and (before.expires_at is None or before.expires_at >= now + longest)
-    if not is_held_anyway:
+    is_pinned_anyway = before is not None and (before.expires_at is None or before.expires_at >= now + longest)
+    if not is_pinned_anyway:
         write_pin(catalog, pin)
     try:
         yield catalog.get_point(point_id)
     finally:
         # Somebody may have pinned or unpinned it meanwhile.
-        if not is_held_anyway and read_pin(catalog, point_id) == pin:
+        if not is_pinned_anyway and read_pin(catalog, point_id) == pin:
             if before is not None and before.is_valid(datetime.now(timezone.utc)):
                 write_pin(catalog, before)
             else:

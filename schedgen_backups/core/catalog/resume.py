@@ -36,7 +36,7 @@ def write_source(folder: Path, settings: BucketSettings, file_name: str) -> None
     (folder / _SOURCE_NAME).write_text(source.model_dump_json(), "utf-8")
 
 
-def find_unfinished(staging: Path) -> tuple[Path, ...]:
+def find_resumable(staging: Path) -> tuple[Path, ...]:
     """Folders below `staging`, at most a week old, that hold an archive and its journal; the newest first."""
     limit = time.time() - _KEPT_SECONDS
     found = (path.parent for path in staging.glob(f"*/{JOURNAL_NAME}") if not path.parent.is_symlink() and path.lstat().st_mtime > limit)

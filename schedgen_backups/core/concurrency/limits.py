@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 
-class ByteBudget:
+class MemoryBudget:
     """So many bytes may be held at a time, by all threads together."""
 
     def __init__(self, limit_bytes: int) -> None:
@@ -35,7 +35,7 @@ _BURST_SECONDS = 1.0
 """What was not used in this time may be used at once afterwards."""
 
 
-class Throttle:
+class RateLimit:
     """Bytes that pass, from any thread, are together no faster than the rate; without a rate they pass at once."""
 
     def __init__(self, max_mb_per_second: int) -> None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 
 
-def read_ahead(items: Iterable[_Item], *, batch_count: int, batches: int) -> Generator[list[_Item], None, None]:
+def prefetch(items: Iterable[_Item], *, batch_count: int, batches: int) -> Generator[list[_Item], None, None]:
     """Yields the items in lists of at most `batch_count`, at most so many `batches` ahead; what `items` raises comes out behind what came before it.
 
     Close it when it is not read to its end: then its thread has ended.

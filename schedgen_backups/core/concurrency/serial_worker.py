@@ -14,7 +14,7 @@ _LIMIT = 8
 """Calls that wait at a time, which bounds the memory that their arguments hold."""
 
 
-class OrderedWorker:
+class SerialWorker:
     """Does calls one after another on a thread of its own; the first error comes out of the next `submit` or `wait`."""
 
     def __init__(self, name: str) -> None:
@@ -36,7 +36,7 @@ class OrderedWorker:
         """The thread has ended; calls that wait are dropped. Safe to call twice."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def __enter__(self) -> OrderedWorker:
+    def __enter__(self) -> SerialWorker:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -17,7 +17,7 @@ class Call:
         self.following = tuple(following)
 
 
-class ChainedCalls:
+class TaskGraph:
     """Makes calls on `threads` threads, in the order in which they may be made. For one thread."""
 
     def __init__(self, threads: int, name: str) -> None:
@@ -28,19 +28,19 @@ class ChainedCalls:
     def run(self, calls: Iterable[Call], on_error: Callable[[], object]) -> None:
         """Every call and what follows it was made; the first error is raised once those have ended that had begun, which `on_error` may tell to."""
         pool = ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix=self._name)
-        unfinished: dict[Future[object], Call] = {}
+        resumable: dict[Future[object], Call] = {}
 
         def submit(following: Iterable[Call]) -> None:
             for call in following:
                 self.unfinished_count += 1
-                unfinished[pool.submit(call.act)] = call
+                resumable[pool.submit(call.act)] = call
 
         try:
             submit(calls)
-            while unfinished:
-                for future in wait(unfinished, return_when=FIRST_COMPLETED).done:
+            while resumable:
+                for future in wait(resumable, return_when=FIRST_COMPLETED).done:
                     future.result()
-                    submit(unfinished.pop(future).following)
+                    submit(resumable.pop(future).following)
                     self.unfinished_count -= 1
         except BaseException:
             on_error()

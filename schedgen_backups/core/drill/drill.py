@@ -1,7 +1,7 @@
 """Restores a recovery point into an empty database and an empty bucket, looks whether it is all there, and measures how long that takes.
 
 Restoring and comparing is `restore`'s work, and the same as in an emergency; where to is `scratch`'s. Add here what a drill looks at beyond that,
-as a claim. Nothing here touches the live system.
+as a check. Nothing here touches the live system.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from datetime import datetime, timedelta, timezone
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
-from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus
-from schedgen_backups.core.catalog.pins import hold_point
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
+from schedgen_backups.core.catalog.pins import pin_temporarily
+from schedgen_backups.core.catalog.selection import find_newest_verified
 from schedgen_backups.core.drill.pdf_sample import open_referenced_pdfs
 from schedgen_backups.core.drill.report import DrillReport, DrillSeconds
 from schedgen_backups.core.drill.scratch import Scratch, open_scratch, sweep_scratch
@@ -19,12 +20,12 @@ from schedgen_backups.core.drill.sql_checks import SqlCheck, read_sql_checks, ru
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
-from schedgen_backups.core.restore.point import Observe, RestoreRequest, restore_point
+from schedgen_backups.core.restore.point import OnProgress, RestoreRequest, restore_point
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings, DrillSettings
 from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import make_result
 
-HOLD_FACTOR = 2
+PIN_TIME_FACTOR = 2
 """A drill may take this many times DRILL_MAX_MINUTES before it is ended; until then its point is not removed."""
 _SECONDS_PER_MINUTE = 60
 
@@ -33,10 +34,10 @@ def find_drill_point(catalog: Catalog, point_id: RecoveryPointId | None) -> Reco
     """The point of this id, or the newest verified one; VerificationError when there is none, ConfigurationError when there is no such point."""
     if point_id is not None:
         return catalog.get_point(point_id).point_id
-    verified = [point.point_id for point in catalog.list_points() if point.state is PointState.VERIFIED]
-    if not verified:
+    newest = find_newest_verified(catalog)
+    if newest is None:
         raise VerificationError(f"there is no verified recovery point in {catalog.directory}", hint="Take one: schedgen-backups backup")
-    return verified[-1]
+    return newest.point_id
 
 
 def run_drill(
@@ -47,7 +48,7 @@ def run_drill(
     *,
     source: DatabaseSettings | None,
     drilled_by: str,
-    observe: Observe = lambda _phase, _size_bytes: None,
+    on_progress: OnProgress = lambda _phase, _size_bytes: None,
 ) -> DrillReport:
     """The point (None: the newest verified one) was restored and looked at, and the catalog knows what was found; nothing of the drill is left.
 
@@ -58,15 +59,15 @@ def run_drill(
     checks = read_sql_checks(drill.sql_checks_path) if drill.sql_checks_path is not None else ()
     swept = sweep_scratch(drill)
     chosen = find_drill_point(catalog, point_id)
-    longest = timedelta(minutes=drill.max_minutes * HOLD_FACTOR)
-    with hold_point(catalog, chosen, reason="a restore drill reads it", held_by=drilled_by, longest=longest) as point:
+    longest = timedelta(minutes=drill.max_minutes * PIN_TIME_FACTOR)
+    with pin_temporarily(catalog, chosen, reason="a restore drill reads it", pinned_by=drilled_by, longest=longest) as point:
         began_at = datetime.now(timezone.utc)
         started = time.monotonic()
         with open_scratch(point, drill, source) as scratch:
             ready = time.monotonic()
             try:
                 report = _look(
-                    catalog, point, backup, drill, checks, scratch, drilled_by=drilled_by, observe=observe, began=(began_at, started, ready)
+                    catalog, point, backup, drill, checks, scratch, drilled_by=drilled_by, on_progress=on_progress, began=(began_at, started, ready)
                 )
             except VerificationError:
                 # The restore says what is wrong and records nothing.
@@ -84,18 +85,20 @@ def _look(
     scratch: Scratch,
     *,
     drilled_by: str,
-    observe: Observe,
+    on_progress: OnProgress,
     began: tuple[datetime, float, float],
 ) -> DrillReport:
     began_at, started, ready = began
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
         snapshot_at = dump.record.snapshot_at
     request = RestoreRequest(point, scratch.database, scratch.bucket)
-    restored = restore_point(request, backup, catalog=catalog, restored_by=drilled_by, observe=observe)
+    restored = restore_point(request, backup, catalog=catalog, restored_by=drilled_by, on_progress=on_progress)
     compared = time.monotonic()
-    sampled = open_referenced_pdfs(point, scratch.database, scratch.bucket, backup, observe=lambda size_bytes: observe("sample", size_bytes))
+    sampled = open_referenced_pdfs(point, scratch.database, scratch.bucket, backup, on_progress=lambda size_bytes: on_progress("sample", size_bytes))
     opened = time.monotonic()
-    held = run_sql_checks(checks, scratch.database, timeout_seconds=backup.stall_timeout_seconds, observe=lambda count: observe("sql checks", count))
+    held = run_sql_checks(
+        checks, scratch.database, timeout_seconds=backup.stall_timeout_seconds, on_progress=lambda count: on_progress("sql checks", count)
+    )
     ended = time.monotonic()
     found = (sampled, held, _judge_time(ended - started, drill))
     signed = tuple(result.model_copy(update={"checked_by": drilled_by}) for result in found)
@@ -120,12 +123,12 @@ def _look(
     )
 
 
-def _judge_time(total_seconds: float, drill: DrillSettings) -> ClaimResult:
+def _judge_time(total_seconds: float, drill: DrillSettings) -> CheckResult:
     minutes = total_seconds / _SECONDS_PER_MINUTE
     is_in_time = minutes <= drill.max_minutes
     return make_result(
-        Claim.DRILL_IS_IN_TIME,
-        ClaimStatus.PASSED if is_in_time else ClaimStatus.FAILED,
+        Check.DRILL_IS_IN_TIME,
+        CheckStatus.PASSED if is_in_time else CheckStatus.FAILED,
         f"{minutes:.1f} minutes, allowed are {drill.max_minutes}",
         {"minutes": round(minutes, 3), "allowed_minutes": drill.max_minutes},
     )

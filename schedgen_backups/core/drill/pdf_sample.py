@@ -1,7 +1,7 @@
 """Opens PDFs the way the application finds them: a key from the restored database, the object from the restored bucket, looked at as a PDF.
 
 A sample, another one for each recovery point. Add here what it means for a referenced object to open; that every object is there with its bytes is
-compared in `bucket_restore`, and why a key has no object was judged when the point was sealed (`references`).
+compared in `bucket_restore`, and why a key has no object was judged when the point was committed (`references`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO
 from pypdf import PdfReader
 
 from schedgen_backups.core.catalog.catalog import PointListing
-from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus, Figure
+from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ObjectEntry
@@ -61,8 +61,8 @@ def open_referenced_pdfs(
     bucket: BucketSettings,
     backup: BackupSettings,
     *,
-    observe: Callable[[int], object] = lambda _size_bytes: None,
-) -> ClaimResult:
+    on_progress: Callable[[int], object] = lambda _size_bytes: None,
+) -> CheckResult:
     """`referenced_pdfs_open`: objects that the restored database names are in the restored bucket, are the recorded bytes, and parse as PDF.
 
     An object whose recorded content type is not PDF is compared and not parsed; a key that was missing with a harmless verdict is counted. Unknown
@@ -72,12 +72,12 @@ def open_referenced_pdfs(
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
         record = dump.record
     if record.reference_state is ReferenceState.NOT_CONFIGURED:
-        return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.NOT_CONFIGURED, record.reference_note, {})
+        return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.NOT_CONFIGURED, record.reference_note, {})
     count, keys = _pick_keys(database, replace(backup, reference_query=record.reference_query), Random(point.point_id.text))  # noqa: S311 - a sample
     figures: dict[str, Figure] = {"references": count, "sampled": len(keys)}
     if count != record.reference_count:
         summary = f"the restored database refers to {count} objects, the snapshot referred to {record.reference_count}"
-        return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.FAILED, summary, figures)
+        return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.FAILED, summary, figures)
     with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
         wanted = set(keys)
         entries = {entry.key: entry for entry in archive.read_entries() if entry.key in wanted}
@@ -88,7 +88,7 @@ def open_referenced_pdfs(
             entry = entries.get(key)
             if entry is not None:
                 problem = _find_problem(client, entry, tally)
-                observe(entry.size_bytes)
+                on_progress(entry.size_bytes)
             else:
                 problem = "" if _is_missing_as_recorded(point.manifest, key) else "not in the archive"
                 tally.missing += not problem
@@ -97,20 +97,20 @@ def open_referenced_pdfs(
     figures |= tally.figures()
     if problems:
         summary = f"{len(problems)} of {len(keys)} sampled objects are not what was captured: {name_some(problems)}"
-        return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.FAILED, summary, figures)
+        return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.FAILED, summary, figures)
     if tally.unreadable:
         # Nobody here can tell whether the application ever could open it; the recovery point has it as it was.
         summary = (
             f"{len(tally.unreadable)} of {len(keys)} sampled objects are the captured bytes and do not open as PDF, so they did not when they were "
             f"backed up: {name_some(tally.unreadable)}"
         )
-        return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.UNKNOWN, summary, figures)
+        return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.UNKNOWN, summary, figures)
     summary = f"{tally.opened} PDFs of {count} references were found by key in the database, fetched and opened"
     if tally.compared:
         summary += f"; {tally.compared} objects of another type are the recorded bytes"
     if tally.missing:
         summary += f"; {tally.missing} keys have no object, as was recorded"
-    return make_result(Claim.REFERENCED_PDFS_OPEN, ClaimStatus.PASSED, summary, figures)
+    return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.PASSED, summary, figures)
 
 
 def _pick_keys(database: DatabaseSettings, backup: BackupSettings, random: Random) -> tuple[int, list[str]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import AwareDatetime
 
-from schedgen_backups.core.catalog.check_results import ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.model import FrozenModel
 
 
@@ -31,7 +31,7 @@ class DrillReport(FrozenModel):
     snapshot_at: AwareDatetime
     began_at: AwareDatetime
     seconds: DrillSeconds
-    results: tuple[ClaimResult, ...]
+    results: tuple[CheckResult, ...]
     object_count: int
     target: str
     """Which servers it was restored into."""
@@ -49,5 +49,5 @@ class DrillReport(FrozenModel):
 
     @property
     def is_passed(self) -> bool:
-        """Whether every claim was seen to hold; unknown is not that, not configured is nobody's failure."""
-        return all(result.status in {ClaimStatus.PASSED, ClaimStatus.NOT_CONFIGURED} for result in self.results)
+        """Whether every check was seen to hold; unknown is not that, not configured is nobody's failure."""
+        return all(result.status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED} for result in self.results)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import PointListing
-from schedgen_backups.core.drill.scratch_folder import ScratchFolder, open_dead_folders, open_scratch_folder
+from schedgen_backups.core.drill.scratch_folder import ScratchFolder, open_orphaned_folders, open_scratch_folder
 from schedgen_backups.core.drill.scratch_targets import drop_server_database, open_scratch_bucket, open_scratch_database, remove_server_bucket
 from schedgen_backups.core.errors import BackupError, StorageError
 from schedgen_backups.core.formats.archive_file import open_archive
@@ -60,7 +60,7 @@ def open_scratch(point: PointListing, drill: DrillSettings, source: DatabaseSett
 
 def sweep_scratch(drill: DrillSettings) -> tuple[str, ...]:
     """What dead drills left is gone; returns a line for each, also for what could not be removed and is tried again by the next sweep."""
-    with open_dead_folders(drill.directory) as folders:
+    with open_orphaned_folders(drill.directory) as folders:
         return tuple(_sweep(folder, drill) for folder in folders)
 
 

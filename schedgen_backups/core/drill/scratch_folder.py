@@ -121,7 +121,7 @@ def open_scratch_folder(directory: Path) -> Generator[ScratchFolder, None, None]
 
 
 @contextmanager
-def open_dead_folders(directory: Path) -> Generator[tuple[ScratchFolder, ...], None, None]:
+def open_orphaned_folders(directory: Path) -> Generator[tuple[ScratchFolder, ...], None, None]:
     """The folders whose drills are dead, each locked within the block; none when somebody else is sweeping."""
     if not directory.is_dir():
         yield ()
@@ -130,7 +130,7 @@ def open_dead_folders(directory: Path) -> Generator[tuple[ScratchFolder, ...], N
     opened: list[ScratchFolder] = []
     try:
         if _lock(sweep):
-            opened += [folder for path in sorted(directory.iterdir()) if (folder := _open_dead(path)) is not None]
+            opened += [folder for path in sorted(directory.iterdir()) if (folder := _open_orphaned(path)) is not None]
         yield tuple(opened)
     finally:
         for descriptor in (*(folder.descriptor for folder in opened), sweep):
@@ -183,7 +183,7 @@ def _guarded(folder: ScratchFolder) -> Generator[None, None, None]:
             process.wait()
 
 
-def _open_dead(path: Path) -> ScratchFolder | None:
+def _open_orphaned(path: Path) -> ScratchFolder | None:
     """The folder with its lock held, or None: not ours, alive, or without a readable record, which is our mark."""
     match = _FOLDER_NAME.fullmatch(path.name)
     if match is None or path.is_symlink() or not (path / _LOCK_NAME).is_file():

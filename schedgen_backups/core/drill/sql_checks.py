@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 from typing_extensions import LiteralString
 
-from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.postgres.connection import connect_database
 from schedgen_backups.core.settings import DatabaseSettings
@@ -77,23 +77,23 @@ def split_sql_checks(text: str) -> tuple[SqlCheck, ...]:
 
 
 def run_sql_checks(
-    checks: tuple[SqlCheck, ...], database: DatabaseSettings, *, timeout_seconds: int, observe: Callable[[int], object] = lambda _count: None
-) -> ClaimResult:
+    checks: tuple[SqlCheck, ...], database: DatabaseSettings, *, timeout_seconds: int, on_progress: Callable[[int], object] = lambda _count: None
+) -> CheckResult:
     """`operator_checks_hold`: each check returned one row with one true. Errors of the connection are raised, those of a check make it fail.
 
     `observe` gets 1 for each check. Not configured without any.
     """
     if not checks:
-        return make_result(Claim.OPERATOR_CHECKS_HOLD, ClaimStatus.NOT_CONFIGURED, "DRILL_SQL_CHECKS names no file", {})
+        return make_result(Check.OPERATOR_CHECKS_HOLD, CheckStatus.NOT_CONFIGURED, "DRILL_SQL_CHECKS names no file", {})
     wrong: list[str] = []
     for check in checks:
         problem = _find_problem(check, database, timeout_seconds)
-        observe(1)
+        on_progress(1)
         if problem:
             wrong.append(f"{check.name} ({problem})")
-    status = ClaimStatus.FAILED if wrong else ClaimStatus.PASSED
+    status = CheckStatus.FAILED if wrong else CheckStatus.PASSED
     summary = f"{len(wrong)} of {len(checks)} checks do not hold: {name_some(wrong)}" if wrong else f"{len(checks)} of {len(checks)} checks hold"
-    return make_result(Claim.OPERATOR_CHECKS_HOLD, status, summary, {"checks": len(checks), "checks_failed": len(wrong)})
+    return make_result(Check.OPERATOR_CHECKS_HOLD, status, summary, {"checks": len(checks), "checks_failed": len(wrong)})
 
 
 def _make_check(name: str, statement: str) -> SqlCheck:

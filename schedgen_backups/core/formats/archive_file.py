@@ -146,7 +146,7 @@ class ArchiveFileWriter:
 
         try:
             self._write_filler(source.fileno(), entry.offset, entry.length)
-            check_members(entry, read_members(source, entry.offset, entry.length, observe=copy))
+            check_members(entry, read_members(source, entry.offset, entry.length, on_progress=copy))
             copy(b"", at_least=0)
         except BaseException:
             self._writer.rollback(checkpoint)
@@ -222,26 +222,26 @@ class ArchiveFile:
                 raise make_format_error(f"its record has wrong fields: {error.error_count()} errors") from error
         raise make_format_error("its index is empty")
 
-    def read_entries(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[ObjectEntry]:
+    def read_entries(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[ObjectEntry]:
         """Yields the index, in the order of the file, without holding it in memory; `observe` gets its compressed bytes."""
-        for line in self.read_entry_lines(observe=observe):
+        for line in self.read_entry_lines(on_progress=on_progress):
             try:
                 yield ObjectEntry.model_validate_json(line)
             except ValidationError as error:
                 raise make_format_error(f"a line of its index has wrong fields: {error.error_count()} errors") from error
 
-    def read_entry_lines(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+    def read_entry_lines(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
         """Yields the index as `read_entries` does, each entry as its line of JSON, which nobody has looked at."""
-        lines = self._read_index_lines(observe=observe)
+        lines = self._read_index_lines(on_progress=on_progress)
         next(lines, None)
         yield from lines
 
-    def read_object(self, entry: ObjectEntry, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+    def read_object(self, entry: ObjectEntry, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
         """Yields one object's bytes, reading only its part of the file.
 
         The header must say the same as the index, and the bytes must have the entry's size and digest: that is known when the iterator ends.
         """
-        reader = BlockReader(read_members(self._file, entry.offset, entry.length, observe=observe))
+        reader = BlockReader(read_members(self._file, entry.offset, entry.length, on_progress=on_progress))
         try:
             with tarfile.open(fileobj=reader, mode="r|", bufsize=TAR_BLOCK_BYTES, encoding="utf-8", errors="surrogateescape") as tar:
                 info = tar.next()
@@ -259,9 +259,9 @@ class ArchiveFile:
         if rest.strip(b"\0") or len(rest) != len(make_padding(info.size)):
             raise make_format_error(f"something stands behind object {entry.key!r} that does not belong there")
 
-    def _read_index_lines(self, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+    def _read_index_lines(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
         length = self.footer.footer_offset - self.footer.index_offset
-        reader = BlockReader(read_members(self._file, self.footer.index_offset, length, observe=observe))
+        reader = BlockReader(read_members(self._file, self.footer.index_offset, length, on_progress=on_progress))
         header = reader.read(TAR_BLOCK_BYTES)
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
@@ -269,11 +269,11 @@ class ArchiveFile:
             raise make_format_error(f"its index is damaged: {error}") from error
         if info.name != INDEX_NAME:
             raise make_format_error("it holds no index of an archive")
-        unfinished = b""
+        resumable = b""
         for block in reader.read_exactly(info.size):
-            *lines, unfinished = (unfinished + block).split(b"\n")
+            *lines, resumable = (resumable + block).split(b"\n")
             yield from lines
-        if unfinished or b"".join(reader.read_all()).strip(b"\0"):
+        if resumable or b"".join(reader.read_all()).strip(b"\0"):
             raise make_format_error("its index ends inside a line")
 
 

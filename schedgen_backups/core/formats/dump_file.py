@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from schedgen_backups.core.concurrency.serial_worker import OrderedWorker
+from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.formats.dump_text import SECTION_END, DumpDigest, DumpFacts, Segment, TableEnd, TableFacts, TableStart, Text
-from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, read_footer, read_members, read_members_side_by_side
+from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, read_footer, read_members, read_members_concurrently
 from schedgen_backups.core.formats.gzip_writer import BlockWriter, MemberWriter
 from schedgen_backups.core.formats.records import DumpRecord, TableEntry, make_format_error, open_artifact
 from schedgen_backups.core.system.writeback import WriteBack
@@ -41,7 +41,7 @@ class CapturedDump:
 
 
 @dataclass(frozen=True)
-class SideTable:
+class SeparateTable:
     """A table that was dumped apart from the rest."""
 
     comment: bytes
@@ -67,7 +67,7 @@ class DumpFileWriter:
     def __init__(self, file: BinaryIO, *, threads: int) -> None:
         self._write_back = WriteBack(file)
         self._writer = MemberWriter(file, threads=threads, written=self._write_back.note)
-        self._worker = OrderedWorker("digest")
+        self._worker = SerialWorker("digest")
         self._digest = DumpDigest(self._worker)
         self._blocks = BlockWriter(self._writer)
         self._positions: list[tuple[TableFacts, _Position]] = []
@@ -89,7 +89,7 @@ class DumpFileWriter:
             self._writer.call_at_position(lambda offset: setattr(position, "end", offset))
             self._positions.append((table, position))
 
-    def add_side_table(self, table: SideTable) -> None:
+    def add_separate_table(self, table: SeparateTable) -> None:
         """Appends the table's comment, its members as they are, and what ends its section; its file is closed."""
         self.add(Text(table.comment))
         self._digest.add_table(table.facts, table.size_bytes)
@@ -205,9 +205,9 @@ class DumpFile:
         """SQL that makes the roles, without passwords; empty where they could not be read."""
         return self._index[2]
 
-    def read_contents(self, *, observe: Callable[[bytes], object] = lambda _data: None) -> Iterator[bytes]:
+    def read_contents(self, *, on_progress: Callable[[bytes], object] = lambda _data: None) -> Iterator[bytes]:
         """Yields pg_dump's plain text; `observe` gets the compressed bytes."""
-        return read_members_side_by_side(self._file, 0, self.record.content_length, observe=observe)
+        return read_members_concurrently(self._file, 0, self.record.content_length, on_progress=on_progress)
 
     def read_schema(self) -> Iterator[bytes]:
         """Yields the text before the first table's rows: what makes schemas, types, functions and tables, without constraints and indexes."""
@@ -234,23 +234,23 @@ class DumpFile:
                 raise make_format_error("its list of references is damaged")
             yield [str(key) for key in value]  # type: ignore[reportUnknownVariableType]
 
-    def read_rest(self, observe: Callable[[bytes], object]) -> None:
+    def read_rest(self, on_progress: Callable[[bytes], object]) -> None:
         """Hands the bytes between the dump's end and the footer to `observe`."""
         self._file.seek(self.record.content_length)
         remaining = self.footer.footer_offset - self.record.content_length
         for block in iter(partial(self._file.read, BLOCK_BYTES), b""):
-            observe(block[:remaining])
+            on_progress(block[:remaining])
             remaining -= len(block)
             if remaining <= 0:
                 return
 
     def _read_lines(self, offset: int, length: int) -> Iterator[str]:
-        unfinished = b""
+        resumable = b""
         for block in read_members(self._file, offset, length):
-            *lines, unfinished = (unfinished + block).split(b"\n")
+            *lines, resumable = (resumable + block).split(b"\n")
             for line in lines:
                 yield line.decode("utf-8", "replace")
-        if unfinished:
+        if resumable:
             raise make_format_error("its index ends inside a line")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from schedgen_backups.core.concurrency.serial_worker import OrderedWorker
+from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 
 _END = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(?:\\unrestrict [A-Za-z0-9]+\s*)?\Z")
 _LOOKBACK_BYTES = 16 * 1024
@@ -215,7 +215,7 @@ class DumpDigest:
     With a `worker`, rows are digested on its thread while the caller goes on.
     """
 
-    def __init__(self, worker: OrderedWorker | None = None) -> None:
+    def __init__(self, worker: SerialWorker | None = None) -> None:
         self._worker = worker
         self._tables: list[TableFacts] = []
         self._text_digest = hashlib.sha256()

@@ -148,7 +148,7 @@ class Digest(Protocol):
         ...
 
 
-def read_members(file: BinaryIO, offset: int, length: int, *, observe: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+def read_members(file: BinaryIO, offset: int, length: int, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
     """Yields the plain bytes of the members that fill exactly this range of the file, in blocks of at most 4 MiB.
 
     `observe` gets every compressed byte once, in order. VerificationError (permanent) when the range is cut short, is no gzip, fails a
@@ -163,8 +163,8 @@ def read_members(file: BinaryIO, offset: int, length: int, *, observe: Callable[
         if not chunk:
             raise VerificationError("the file ends too early", hint="Use another copy or another recovery point.")
         remaining -= len(chunk)
-        if observe is not None:
-            observe(chunk)
+        if on_progress is not None:
+            on_progress(chunk)
         plain = b""
         while chunk or len(plain) == _PIECE_BYTES:
             try:
@@ -194,8 +194,8 @@ _PIECE_LIMIT_BYTES = 4 * BLOCK_BYTES
 _PLAIN_LIMIT_BYTES = 16 * BLOCK_BYTES
 
 
-def read_members_side_by_side(
-    file: BinaryIO, offset: int, length: int, *, observe: Callable[[bytes], object] = lambda _data: None
+def read_members_concurrently(
+    file: BinaryIO, offset: int, length: int, *, on_progress: Callable[[bytes], object] = lambda _data: None
 ) -> Iterator[bytes]:
     """Yields what `read_members` yields, in other blocks, and raises what it raises; on up to four cores.
 
@@ -215,11 +215,11 @@ def read_members_side_by_side(
             blocks = unpacking.result()
             if blocks is None:
                 break
-            observe(piece)
+            on_progress(piece)
             done_bytes += len(piece)
             yield from blocks
     # Nothing where all of it was unpacked; the word for what is missing where the file ends between two members.
-    yield from read_members(file, offset + done_bytes, length - done_bytes, observe=observe)
+    yield from read_members(file, offset + done_bytes, length - done_bytes, on_progress=on_progress)
 
 
 def _cut_at_members(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:

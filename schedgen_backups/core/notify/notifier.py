@@ -78,14 +78,14 @@ class Notifier:
                 self._write(state.with_occurrence(alert.incident, alert.raised_at, is_announced=True))
             return outcome
 
-    def report_recovery(self, kinds: frozenset[str] | None, *, facts: dict[str, str], now: datetime) -> Outcome:
+    def report_resolved(self, kinds: frozenset[str] | None, *, facts: dict[str, str], now: datetime) -> Outcome:
         """The open incidents of these kinds (all when None) are closed, and one message says so; SUPPRESSED when none was open."""
         with self._state() as state:
             over = [incident for incident in state.incidents if kinds is None or incident.kind in kinds]
             if not over:
                 return Outcome.SUPPRESSED
             alert = Alert(
-                incident="recovered",
+                incident="resolved",
                 severity=Severity.INFO,
                 title="Backups work again",
                 cause="Over: " + "; ".join(f"{incident.kind} ({_describe(incident, now)})" for incident in over),

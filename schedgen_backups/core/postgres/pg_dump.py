@@ -27,12 +27,12 @@ def stream_dump(
     stall_timeout_seconds: float,
     snapshot_id: str | None = None,
     options: Sequence[str] = (),
-    notice_start: Callable[[Program], object] = lambda _program: None,
-    observe: Callable[[int], object] = lambda _size_bytes: None,
+    on_start: Callable[[Program], object] = lambda _program: None,
+    on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> Generator[bytes, None, None]:
     """Yields the plain dump as pg_dump writes it; DumpError (retryable) when pg_dump fails, hangs or is killed, at the latest at the end.
 
-    Closed early, it has ended pg_dump. `options` are more words for it; `notice_start` gets the running program, for whoever may have to stop it from
+    Closed early, it has ended pg_dump. `options` are more words for it; `on_start` gets the running program, for whoever may have to stop it from
     another thread.
     """
     arguments = [
@@ -45,12 +45,12 @@ def stream_dump(
     ]
     try:
         with Program(arguments, environment=make_client_environment(settings), stall_timeout_seconds=stall_timeout_seconds) as program:
-            notice_start(program)
+            on_start(program)
             blocks = program.read_blocks()
             if server_major < TRANSACTION_TIMEOUT_MAJOR:
                 blocks = _leave_out_transaction_timeout(blocks)
             for block in blocks:
-                observe(len(block))
+                on_progress(len(block))
                 yield block
             code = program.wait()
             if code != 0:

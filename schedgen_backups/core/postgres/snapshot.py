@@ -19,6 +19,7 @@ from typing_extensions import LiteralString
 from schedgen_backups.core.errors import ConfigurationError, DatabaseError, DumpError
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.units import name_some
 
 _USER_RELATIONS = """
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -26,7 +27,6 @@ _USER_RELATIONS = """
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                       AND d.objid = c.oid AND d.deptype = 'e')
 """
-_NAMED_LIMIT = 10
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Snapshot:
         )
         if unreadable:
             raise DatabaseError(
-                f"the role {self._settings.user} may not read {_name_some(unreadable)}",
+                f"the role {self._settings.user} may not read {name_some([str(name) for (name,) in unreadable])}",
                 hint=f'As a superuser run: GRANT pg_read_all_data TO "{self._settings.user}";',
             )
         filtered = self._rows(
@@ -108,7 +108,7 @@ class Snapshot:
         )
         if filtered:
             raise DatabaseError(
-                f"row-level security hides rows of {_name_some(filtered)} from the role {self._settings.user}",
+                f"row-level security hides rows of {name_some([str(name) for (name,) in filtered])} from the role {self._settings.user}",
                 hint=f'As a superuser run: ALTER ROLE "{self._settings.user}" BYPASSRLS;',
             )
 
@@ -216,8 +216,3 @@ def _reference_error(reason: str) -> ConfigurationError:
         f"BACKUP_REFERENCE_QUERY cannot be used: {reason.strip()}",
         hint="It must be one SELECT of one column, the object keys, that the backup role may run.",
     )
-
-
-def _name_some(rows: list[tuple[object, ...]]) -> str:
-    named = ", ".join(str(name) for (name,) in rows[:_NAMED_LIMIT])
-    return f"{named} and {len(rows) - _NAMED_LIMIT} more" if len(rows) > _NAMED_LIMIT else named

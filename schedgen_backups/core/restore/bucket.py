@@ -16,21 +16,21 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
-from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus, Figure
-from schedgen_backups.core.concurrency.limits import ByteBudget
+from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
+from schedgen_backups.core.concurrency.limits import MemoryBudget
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.block_stream import BlockReader
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, PARALLEL_PARTS, PART_BYTES, BucketClient, ObjectGoneError
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
+from schedgen_backups.core.units import name_some
 
 _AHEAD = 4
 _MEMORY_BUDGET_BYTES = 64 << 20
 """Bodies on their way into the bucket; the SDK holds those of small objects twice."""
-_NAMED_DIFFERENCES = 10
 
-Observe = Callable[[int], object]
+OnProgress = Callable[[int], object]
 _Done = TypeVar("_Done")
 
 
@@ -41,7 +41,7 @@ def restore_bucket(
     *,
     overwrite: bool,
     stop: Event,
-    observe: Observe = lambda _size_bytes: None,
+    on_progress: OnProgress = lambda _size_bytes: None,
 ) -> int:
     """The target holds every object of the archive; returns how many. Objects of other keys stay.
 
@@ -53,7 +53,7 @@ def restore_bucket(
         if not overwrite and not client.is_empty():
             raise make_bucket_not_empty_error(target)
 
-        budget = ByteBudget(_MEMORY_BUDGET_BYTES)
+        budget = MemoryBudget(_MEMORY_BUDGET_BYTES)
 
         def write(entry: ObjectEntry) -> ObjectEntry:
             if stop.is_set():
@@ -64,7 +64,7 @@ def restore_bucket(
 
         count = 0
         for entry in _for_each(archive_path, backup.download_threads, write):
-            observe(entry.size_bytes)
+            on_progress(entry.size_bytes)
             count += 1
     return count
 
@@ -84,8 +84,8 @@ def write_object(client: BucketClient, archive_path: Path, entry: ObjectEntry) -
 
 
 def compare_bucket(
-    archive_path: Path, target: BucketSettings, backup: BackupSettings, *, observe: Observe = lambda _size_bytes: None
-) -> tuple[ClaimResult, ClaimResult]:
+    archive_path: Path, target: BucketSettings, backup: BackupSettings, *, on_progress: OnProgress = lambda _size_bytes: None
+) -> tuple[CheckResult, CheckResult]:
     """`bucket_is_restored` (every object is there with its size) and `bucket_is_equal` (bytes, content type, headers, metadata, tags).
 
     Every object is read back from the bucket. Errors of the bucket are raised; `observe` gets each object's size.
@@ -99,7 +99,7 @@ def compare_bucket(
             return entry, find_difference(client, entry)
 
         for entry, difference in _for_each(archive_path, backup.download_threads, compare):
-            observe(entry.size_bytes)
+            on_progress(entry.size_bytes)
             count += 1
             size_bytes += entry.size_bytes
             if difference in {"missing", "size"}:
@@ -109,9 +109,9 @@ def compare_bucket(
         listed = sum(1 for _listed in client.list_objects())
     figures: dict[str, Figure] = {"objects": count, "size_bytes": size_bytes, "other_objects": max(0, listed - count)}
     restored = _make_result(
-        Claim.BUCKET_IS_RESTORED, missing, f"{count} objects with {size_bytes} bytes are there", "are missing or of another size", figures
+        Check.BUCKET_IS_RESTORED, missing, f"{count} objects with {size_bytes} bytes are there", "are missing or of another size", figures
     )
-    equal = _make_result(Claim.BUCKET_IS_EQUAL, differing, f"{count} objects are equal in bytes, content type, metadata and tags", "differ", figures)
+    equal = _make_result(Check.BUCKET_IS_EQUAL, differing, f"{count} objects are equal in bytes, content type, metadata and tags", "differ", figures)
     return restored, equal
 
 
@@ -161,12 +161,11 @@ def find_difference(client: BucketClient, entry: ObjectEntry) -> str:
     return next((name for name, (there, expected) in pairs.items() if there != expected), "")
 
 
-def _make_result(claim: Claim, wrong: list[str], success: str, failure: str, figures: dict[str, Figure]) -> ClaimResult:
-    more = f" and {len(wrong) - _NAMED_DIFFERENCES} more" if len(wrong) > _NAMED_DIFFERENCES else ""
-    return ClaimResult(
-        claim=claim,
-        status=ClaimStatus.FAILED if wrong else ClaimStatus.PASSED,
-        summary=f"{len(wrong)} objects {failure}: {', '.join(wrong[:_NAMED_DIFFERENCES])}{more}" if wrong else success,
+def _make_result(check: Check, wrong: list[str], success: str, failure: str, figures: dict[str, Figure]) -> CheckResult:
+    return CheckResult(
+        check=check,
+        status=CheckStatus.FAILED if wrong else CheckStatus.PASSED,
+        summary=f"{len(wrong)} objects {failure}: {name_some(wrong)}" if wrong else success,
         figures=figures,
         checked_at=datetime.now(timezone.utc),
     )

@@ -16,7 +16,7 @@ from typing import cast
 from psycopg import sql
 from typing_extensions import LiteralString
 
-from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus, Figure
+from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.dump_text import DumpDigest, Rows, TableFacts, split_dump, split_table
 from schedgen_backups.core.formats.records import TableEntry
@@ -24,8 +24,8 @@ from schedgen_backups.core.postgres.client_programs import find_client
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.postgres.pg_dump import stream_dump
 from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.units import name_some
 
-_NAMED_DIFFERENCES = 10
 _DIGEST_BITS = 256
 
 
@@ -34,8 +34,8 @@ def compare_database(
     target: DatabaseSettings,
     backup: BackupSettings,
     *,
-    observe: Callable[[int], object] = lambda _size_bytes: None,
-) -> tuple[ClaimResult, ClaimResult]:
+    on_progress: Callable[[int], object] = lambda _size_bytes: None,
+) -> tuple[CheckResult, CheckResult]:
     """`database_is_restored` (the same tables with as many rows) and `database_is_equal` (every row and all else the same).
 
     Errors of the target and of its pg_dump are raised. `observe` gets the plain bytes of the second dump.
@@ -45,7 +45,7 @@ def compare_database(
             target_major = connection.info.server_version // 10000
         client = find_client(target, target_major, backup.postgres_bin_dir)
         contents = DumpDigest()
-        blocks = stream_dump(target, client, server_major=target_major, stall_timeout_seconds=backup.stall_timeout_seconds, observe=observe)
+        blocks = stream_dump(target, client, server_major=target_major, stall_timeout_seconds=backup.stall_timeout_seconds, on_progress=on_progress)
         with closing(blocks):
             for segment in split_dump(blocks):
                 contents.add(segment)
@@ -55,21 +55,21 @@ def compare_database(
         differing, reordered = _compare_rows(dump, found, target)
         figures: dict[str, Figure] = {"tables": len(dump.tables), "rows": dump.record.row_count, "reordered_tables": reordered}
         if differing or not restored.is_passed:
-            names = _name_some(differing) or restored.summary
-            return restored, _make_result(Claim.DATABASE_IS_EQUAL, ClaimStatus.FAILED, f"rows differ: {names}", figures)
+            names = name_some(differing) or restored.summary
+            return restored, _make_result(Check.DATABASE_IS_EQUAL, CheckStatus.FAILED, f"rows differ: {names}", figures)
         if facts.text_sha256 == dump.record.text_sha256:
             summary = f"{len(dump.tables)} tables, {dump.record.row_count} rows and the schema are equal"
-            return restored, _make_result(Claim.DATABASE_IS_EQUAL, ClaimStatus.PASSED, summary, figures)
+            return restored, _make_result(Check.DATABASE_IS_EQUAL, CheckStatus.PASSED, summary, figures)
         if (client.version, target_major) != (dump.record.client_version, dump.record.server_major):
             summary = (
                 f"every row is equal; the schema's text cannot be compared: it was written by pg_dump {dump.record.client_version} of server "
                 f"{dump.record.server_major}, and now by pg_dump {client.version} of server {target_major}"
             )
-            return restored, _make_result(Claim.DATABASE_IS_EQUAL, ClaimStatus.UNKNOWN, summary, figures)
-        return restored, _make_result(Claim.DATABASE_IS_EQUAL, ClaimStatus.FAILED, "the schema, a sequence or a large object differs", figures)
+            return restored, _make_result(Check.DATABASE_IS_EQUAL, CheckStatus.UNKNOWN, summary, figures)
+        return restored, _make_result(Check.DATABASE_IS_EQUAL, CheckStatus.FAILED, "the schema, a sequence or a large object differs", figures)
 
 
-def _compare_counts(expected: tuple[TableEntry, ...], found: dict[tuple[str, str], TableFacts]) -> ClaimResult:
+def _compare_counts(expected: tuple[TableEntry, ...], found: dict[tuple[str, str], TableFacts]) -> CheckResult:
     wrong: list[str] = []
     for table in expected:
         there = found.get((table.schema_name, table.name))
@@ -77,9 +77,9 @@ def _compare_counts(expected: tuple[TableEntry, ...], found: dict[tuple[str, str
             wrong.append(f"{table.qualified_name} ({there.rows if there else 'missing'} instead of {table.rows})")
     rows = sum(table.rows for table in expected)
     if wrong:
-        return _make_result(Claim.DATABASE_IS_RESTORED, ClaimStatus.FAILED, f"row counts differ: {_name_some(wrong)}", {})
+        return _make_result(Check.DATABASE_IS_RESTORED, CheckStatus.FAILED, f"row counts differ: {name_some(wrong)}", {})
     summary = f"{len(expected)} tables with {rows} rows are there"
-    return _make_result(Claim.DATABASE_IS_RESTORED, ClaimStatus.PASSED, summary, {"tables": len(expected), "rows": rows})
+    return _make_result(Check.DATABASE_IS_RESTORED, CheckStatus.PASSED, summary, {"tables": len(expected), "rows": rows})
 
 
 def _compare_rows(dump: DumpFile, found: dict[tuple[str, str], TableFacts], target: DatabaseSettings) -> tuple[list[str], int]:
@@ -103,9 +103,9 @@ def _compare_rows(dump: DumpFile, found: dict[tuple[str, str], TableFacts], targ
 def _add_up_rows(blocks: Iterable[bytes]) -> tuple[int, int]:
     """The number of rows and the sum of their digests, which is the same in any order."""
     count = total = 0
-    unfinished = b""
+    resumable = b""
     for block in blocks:
-        *rows, unfinished = (unfinished + block).split(b"\n")
+        *rows, resumable = (resumable + block).split(b"\n")
         for row in rows:
             total += int.from_bytes(hashlib.sha256(row).digest(), "big")
         count += len(rows)
@@ -130,9 +130,5 @@ def _stored_rows(table: TableEntry, target: DatabaseSettings) -> Iterator[bytes]
                 yield bytes(block)
 
 
-def _make_result(claim: Claim, status: ClaimStatus, summary: str, figures: dict[str, Figure]) -> ClaimResult:
-    return ClaimResult(claim=claim, status=status, summary=summary, figures=figures, checked_at=datetime.now(timezone.utc))
-
-
-def _name_some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED_DIFFERENCES]) + (f" and {len(names) - _NAMED_DIFFERENCES} more" if len(names) > _NAMED_DIFFERENCES else "")
+def _make_result(check: Check, status: CheckStatus, summary: str, figures: dict[str, Figure]) -> CheckResult:
+    return CheckResult(check=check, status=status, summary=summary, figures=figures, checked_at=datetime.now(timezone.utc))

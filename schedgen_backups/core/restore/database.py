@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 from typing_extensions import LiteralString
 
-from schedgen_backups.core.concurrency.serial_worker import OrderedWorker
+from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.dump_sections import LargeObjectFilter
@@ -85,7 +85,7 @@ def restore_database(
     replace_contents: bool,
     stop: Event,
     jobs: int = 1,
-    observe: Callable[[int], object] = lambda _size_bytes: None,
+    on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> tuple[str, ...]:
     """The target holds the dump, and nothing else if `replace_contents`; returns notes on roles that could not be made.
 
@@ -99,7 +99,7 @@ def restore_database(
             raise make_not_empty_error(target, relation_count)
         notes = _make_missing_roles(dump.roles, target)
         if jobs > 1 and not relation_count and can_load_in_parallel(dump):
-            load = ParallelLoad(dump_path, target, backup, client, jobs=jobs, stop=stop, observe=observe)
+            load = ParallelLoad(dump_path, target, backup, client, jobs=jobs, stop=stop, on_progress=on_progress)
             try:
                 load.run()
             except BaseException as error:
@@ -122,7 +122,7 @@ def restore_database(
                 stdout=subprocess.DEVNULL,
             ) as psql:
                 try:
-                    _feed(psql, dump, is_atomic=is_atomic, replace_contents=replace_contents, stop=stop, observe=observe)
+                    _feed(psql, dump, is_atomic=is_atomic, replace_contents=replace_contents, stop=stop, on_progress=on_progress)
                 except ProgramError as error:
                     code = psql.wait()
                     said = psql.stderr_tail or f"exit code {code}"
@@ -143,16 +143,16 @@ def make_not_empty_error(target: DatabaseSettings, relation_count: int) -> Targe
     )
 
 
-def _feed(psql: Program, dump: DumpFile, *, is_atomic: bool, replace_contents: bool, stop: Event, observe: Callable[[int], object]) -> None:
+def _feed(psql: Program, dump: DumpFile, *, is_atomic: bool, replace_contents: bool, stop: Event, on_progress: Callable[[int], object]) -> None:
     psql.write(SESSION_SETTINGS.encode())
     if is_atomic:
         psql.write(b"BEGIN;\n")
     if replace_contents:
         psql.write(_REMOVE_EVERYTHING.encode())
     large_objects = LargeObjectFilter()
-    with OrderedWorker("digest") as worker:
+    with SerialWorker("digest") as worker:
         contents = DumpDigest(worker)
-        for segment in split_dump(dump.read_contents(observe=lambda block: observe(len(block)))):
+        for segment in split_dump(dump.read_contents(on_progress=lambda block: on_progress(len(block)))):
             if stop.is_set():
                 raise RestoreError("the restore of the database was stopped")
             contents.add(segment)

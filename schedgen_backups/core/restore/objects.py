@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
@@ -18,9 +19,9 @@ from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.restore.bucket import find_difference, write_object
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import BackupSettings, BucketSettings
+from schedgen_backups.core.units import name_some
 
 _GLOB_CHARACTERS = frozenset("*?[")
-_NAMED = 10
 
 
 class ObjectStanding(str, Enum):
@@ -54,7 +55,7 @@ def select_objects(archive: ArchiveFile, patterns: tuple[str, ...]) -> tuple[Obj
             chosen.append(entry)
             unused.difference_update(matching)
     if unused:
-        named = ", ".join(repr(pattern) for pattern in sorted(unused)[:_NAMED])
+        named = name_some([repr(pattern) for pattern in sorted(unused)])
         raise RestoreError(
             f"the archive of {archive.record.bucket} holds no object for {named}",
             hint="Name a key, a prefix that ends in /, or a glob; `schedgen-backups show ID --objects PREFIX` lists what there is.",
@@ -98,9 +99,6 @@ def _matches(key: str, pattern: str) -> bool:
     return not _GLOB_CHARACTERS.isdisjoint(pattern) and fnmatchcase(key, pattern)
 
 
-_NAMED = 5
-
-
 def check_archive_belongs(archive: ArchiveFile, point_id: RecoveryPointId) -> None:
     """The archive is the point's own; VerificationError when the file was exchanged with another point's."""
     if archive.record.point_id != point_id.text:
@@ -125,9 +123,8 @@ def restore_objects(
     """
     different = [difference.entry.key for difference in differences if difference.standing is ObjectStanding.DIFFERENT]
     if different and not overwrite:
-        more = f" and {len(different) - _NAMED} more" if len(different) > _NAMED else ""
         raise TargetNotEmptyError(
-            f"{target.label} holds other objects of the same keys: {', '.join(different[:_NAMED])}{more}; nothing was written",
+            f"{target.label} holds other objects of the same keys: {name_some(different)}; nothing was written",
             hint="Look at the difference, then overwrite them with --overwrite, or restore into a folder or another bucket.",
         )
     wanted = [difference.entry for difference in differences if difference.standing is not ObjectStanding.SAME]
@@ -186,3 +183,16 @@ def _write_file(archive: ArchiveFile, entry: ObjectEntry, path: Path) -> None:
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
+
+
+def objects_to_json(differences: Iterable[ObjectDifference]) -> list[dict[str, object]]:
+    """Return the differences as values for JSON."""
+    return [
+        {
+            "key": difference.entry.key,
+            "size_bytes": difference.entry.size_bytes,
+            "standing": difference.standing.value,
+            "difference": difference.what,
+        }
+        for difference in differences
+    ]

@@ -15,7 +15,7 @@ from threading import Event
 
 from psycopg import sql
 
-from schedgen_backups.core.concurrency.task_graph import Call, ChainedCalls
+from schedgen_backups.core.concurrency.task_graph import Call, TaskGraph
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.dump_sections import PostDataItem, split_post_data
@@ -69,16 +69,16 @@ class RowSessions:
 
     def _read(self, read_table: ReadTable, sessions: Sequence[Future[None]]) -> None:
         contents = DumpDigest()
-        unfinished: list[bytes] = []
+        resumable: list[bytes] = []
         with open_dump(self._path) as dump:
             for segment in read_table(dump, self._table):
                 contents.add(segment)
                 if isinstance(segment, Rows):
                     end = segment.data.rfind(b"\n") + 1
-                    unfinished.append(segment.data[:end] if end else segment.data)
+                    resumable.append(segment.data[:end] if end else segment.data)
                     if end:
-                        self._put(b"".join(unfinished), sessions)
-                        unfinished = [segment.data[end:]]
+                        self._put(b"".join(resumable), sessions)
+                        resumable = [segment.data[end:]]
         if [facts.sha256 for facts in contents.facts().tables] != [self._table.sha256]:
             raise VerificationError(f"the rows of {self._table.qualified_name} are not what was captured")
         for _session in sessions:
@@ -130,12 +130,12 @@ class ParallelLoad:
         *,
         jobs: int,
         stop: Event,
-        observe: Callable[[int], object],
+        on_progress: Callable[[int], object],
     ) -> None:
         self._path, self._target, self._backup, self._client = dump_path, target, backup, client
-        self._jobs, self._stop, self._observe = jobs, stop, observe
+        self._jobs, self._stop, self._observe = jobs, stop, on_progress
         self._has_failed = Event()
-        self._calls = ChainedCalls(jobs, "load")
+        self._calls = TaskGraph(jobs, "load")
         self._encoding = ""
         self._is_restricted = False
 

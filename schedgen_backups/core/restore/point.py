@@ -14,7 +14,7 @@ from threading import Event
 from typing import Any
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.check_results import ClaimResult, ClaimStatus
+from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -26,7 +26,7 @@ from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.files import verify_archive, verify_dump
 
-Observe = Callable[[str, int], object]
+OnProgress = Callable[[str, int], object]
 """Gets the name of what goes on (`verify`, `database`, `bucket`, `compare`) and the bytes that passed."""
 
 
@@ -47,7 +47,7 @@ class RestoreRequest:
 class RestoreReport:
     """What a restore did and what was seen afterwards."""
 
-    results: tuple[ClaimResult, ...]
+    results: tuple[CheckResult, ...]
     seconds: dict[str, float]
     """Phase → seconds: verify, restore, compare."""
     object_count: int
@@ -56,7 +56,7 @@ class RestoreReport:
     @property
     def is_equal(self) -> bool:
         """Whether every comparison passed; unknown is not that."""
-        return all(result.status is ClaimStatus.PASSED for result in self.results)
+        return all(result.status is CheckStatus.PASSED for result in self.results)
 
 
 def describe_restore(request: RestoreRequest, backup: BackupSettings) -> tuple[str, ...]:
@@ -92,9 +92,9 @@ def restore_point(
     *,
     catalog: Catalog | None = None,
     restored_by: str = "",
-    observe: Observe = lambda _phase, _size_bytes: None,
+    on_progress: OnProgress = lambda _phase, _size_bytes: None,
 ) -> RestoreReport:
-    """The targets hold the recovery point, and the report says whether they equal it; `catalog` keeps the rungs when it is given.
+    """The targets hold the recovery point, and the report says whether they equal it; `catalog` keeps the levels when it is given.
 
     VerificationError when a file is damaged, RestoreError (TargetNotEmptyError) when a target cannot take it: then nothing was written.
     RestoreError, BucketError or DatabaseError at the first error of writing: the database is as it was, the bucket may hold a part.
@@ -104,13 +104,13 @@ def restore_point(
     seconds: dict[str, float] = {}
     describe_restore(request, backup)
     started = time.monotonic()
-    _verify_files(request, observe)
+    _verify_files(request, on_progress)
     seconds["verify"] = time.monotonic() - started
     started = time.monotonic()
-    object_count, notes = _write(request, backup, observe)
+    object_count, notes = _write(request, backup, on_progress)
     seconds["restore"] = time.monotonic() - started
     started = time.monotonic()
-    results = _compare(request, backup, observe)
+    results = _compare(request, backup, on_progress)
     seconds["compare"] = time.monotonic() - started
     signed = tuple(result.model_copy(update={"checked_by": restored_by}) for result in results)
     if catalog is not None:
@@ -118,20 +118,20 @@ def restore_point(
     return RestoreReport(signed, seconds, object_count, notes)
 
 
-def _verify_files(request: RestoreRequest, observe: Observe) -> None:
+def _verify_files(request: RestoreRequest, on_progress: OnProgress) -> None:
     manifest = request.point.manifest
     expected = {artifact.kind: artifact.sha256 for artifact in manifest.artifacts} if manifest else {}
-    results: list[ClaimResult] = []
+    results: list[CheckResult] = []
 
     def passed(size_bytes: int) -> None:
-        observe("verify", size_bytes)
+        on_progress("verify", size_bytes)
 
     if request.database is not None:
         path = request.point.get_path(ArtifactKind.DATABASE)
-        results += verify_dump(path, expected_sha256=expected.get(ArtifactKind.DATABASE), observe=passed)
+        results += verify_dump(path, expected_sha256=expected.get(ArtifactKind.DATABASE), on_progress=passed)
     if request.bucket is not None:
         path = request.point.get_path(ArtifactKind.BUCKET)
-        results += verify_archive(path, expected_sha256=expected.get(ArtifactKind.BUCKET), observe=passed)
+        results += verify_archive(path, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=passed)
     failed = [result for result in results if not result.is_passed]
     if failed:
         raise VerificationError(
@@ -140,7 +140,7 @@ def _verify_files(request: RestoreRequest, observe: Observe) -> None:
         )
 
 
-def _write(request: RestoreRequest, backup: BackupSettings, observe: Observe) -> tuple[int, tuple[str, ...]]:
+def _write(request: RestoreRequest, backup: BackupSettings, on_progress: OnProgress) -> tuple[int, tuple[str, ...]]:
     stop = Event()
     database_load: Future[tuple[str, ...]] | None = None
     bucket_load: Future[int] | None = None
@@ -155,7 +155,7 @@ def _write(request: RestoreRequest, backup: BackupSettings, observe: Observe) ->
                     replace_contents=request.replace_contents,
                     stop=stop,
                     jobs=request.jobs,
-                    observe=lambda size_bytes: observe("database", size_bytes),
+                    on_progress=lambda size_bytes: on_progress("database", size_bytes),
                 )
             if request.bucket is not None:
                 bucket_load = pool.submit(
@@ -165,7 +165,7 @@ def _write(request: RestoreRequest, backup: BackupSettings, observe: Observe) ->
                     backup,
                     overwrite=request.replace_contents,
                     stop=stop,
-                    observe=lambda size_bytes: observe("bucket", size_bytes),
+                    on_progress=lambda size_bytes: on_progress("bucket", size_bytes),
                 )
             loads: list[Future[Any]] = [load for load in (database_load, bucket_load) if load is not None]
             done, _running = wait(loads, return_when=FIRST_EXCEPTION)
@@ -176,16 +176,16 @@ def _write(request: RestoreRequest, backup: BackupSettings, observe: Observe) ->
     return bucket_load.result() if bucket_load else 0, database_load.result() if database_load else ()
 
 
-def _compare(request: RestoreRequest, backup: BackupSettings, observe: Observe) -> tuple[ClaimResult, ...]:
-    results: list[ClaimResult] = []
+def _compare(request: RestoreRequest, backup: BackupSettings, on_progress: OnProgress) -> tuple[CheckResult, ...]:
+    results: list[CheckResult] = []
 
     def passed(size_bytes: int) -> None:
-        observe("compare", size_bytes)
+        on_progress("compare", size_bytes)
 
     if request.database is not None:
         path = request.point.get_path(ArtifactKind.DATABASE)
-        results += compare_database(path, request.database, backup, observe=passed)
+        results += compare_database(path, request.database, backup, on_progress=passed)
     if request.bucket is not None:
         path = request.point.get_path(ArtifactKind.BUCKET)
-        results += compare_bucket(path, request.bucket, backup, observe=passed)
+        results += compare_bucket(path, request.bucket, backup, on_progress=passed)
     return tuple(results)

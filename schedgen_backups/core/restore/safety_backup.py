@@ -1,7 +1,7 @@
 """Keeps what a restore is about to overwrite: a dump of the target database, an archive of the target's objects, in `safety/` of BACKUP_DIR.
 
 The files have the format and the names of every other capture, so that they are restored in the same way (BACKUP_DIR=…/safety). They are no recovery
-points: nothing seals them, retention does not count them, and the next safety backup removes those that are older than thirty days.
+points: nothing commits them, retention does not count them, and the next safety backup removes those that are older than thirty days.
 """
 
 from __future__ import annotations

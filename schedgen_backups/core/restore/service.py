@@ -14,8 +14,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.check_results import ClaimStatus
-from schedgen_backups.core.catalog.pins import hold_point
+from schedgen_backups.core.catalog.check_results import CheckStatus
+from schedgen_backups.core.catalog.pins import pin_temporarily
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -34,20 +34,21 @@ from schedgen_backups.core.restore.objects import (
     select_keys,
     select_objects,
 )
-from schedgen_backups.core.restore.point import Observe, RestoreReport, RestoreRequest, describe_restore, restore_point
+from schedgen_backups.core.restore.point import OnProgress, RestoreReport, RestoreRequest, describe_restore, restore_point
 from schedgen_backups.core.restore.safety_backup import SafetyBackup, take_safety_backup
 from schedgen_backups.core.restore.swap import finish_swap, open_swap
 from schedgen_backups.core.restore.table_write import WriteMode, WrittenRows, write_rows
 from schedgen_backups.core.restore.tables import RestoredTables, TableRequest, open_restored_tables, read_keys
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.units import name_some
 
 _LONGEST = timedelta(days=1)
 """So long a restore that was killed keeps its point from retention."""
 
 
 @dataclass(frozen=True)
-class Terms:
+class RestoreOptions:
     """What holds for every restore: who asks and why, and whether the target is kept first."""
 
     asked_by: str
@@ -70,14 +71,14 @@ class Undelete:
         return tuple(difference for difference in self.differences if difference.standing is ObjectStanding.MISSING)
 
 
-class RestoreDesk:
+class RestoreService:
     """Restores out of one backup directory, on the same terms."""
 
-    def __init__(self, catalog: Catalog, backup: BackupSettings, terms: Terms, *, tell: Callable[[str], object]) -> None:
+    def __init__(self, catalog: Catalog, backup: BackupSettings, options: RestoreOptions, *, report: Callable[[str], object]) -> None:
         self.catalog = catalog
         self.backup = backup
-        self.terms = terms
-        self._tell = tell
+        self.options = options
+        self._report = report
         self._is_writable = os.access(catalog.directory, os.W_OK)
 
     def describe_whole(self, request: RestoreRequest, *, is_swap: bool) -> tuple[str, ...]:
@@ -93,7 +94,7 @@ class RestoreDesk:
         )
         return (lines[0], exchange, *lines[1:])
 
-    def restore_whole(self, request: RestoreRequest, *, is_swap: bool, observe: Observe = lambda _phase, _size_bytes: None) -> RestoreReport:
+    def restore_whole(self, request: RestoreRequest, *, is_swap: bool, on_progress: OnProgress = lambda _phase, _size_bytes: None) -> RestoreReport:
         """The targets hold the point, as `core.restore.restore_point` says. With `is_swap` under the live one's name, which is kept under another.
 
         RestoreError, with the live database as it was, when the restored one is not equal.
@@ -104,10 +105,10 @@ class RestoreDesk:
             self.describe_whole(request, is_swap=is_swap)
             self._keep_whole(request, is_swap=is_swap)
             if is_swap and request.database is not None:
-                report, old_name = self._restore_by_swap(request, request.database, observe)
-                self._tell(f"the database of before is called {old_name}; drop it when nobody needs it")
+                report, old_name = self._restore_by_swap(request, request.database, on_progress)
+                self._report(f"the database of before is called {old_name}; drop it when nobody needs it")
             else:
-                report = restore_point(request, self.backup, catalog=self._find_catalog(), restored_by=self.terms.asked_by, observe=observe)
+                report = restore_point(request, self.backup, catalog=self._find_catalog(), restored_by=self.options.asked_by, on_progress=on_progress)
             draft.result = "done: equal" if report.is_equal else f"done: {_describe_rest(report)}"
         return report
 
@@ -181,13 +182,13 @@ class RestoreDesk:
             draft.result = f"done: {count} rows, {len(objects)} objects"
         return objects, count
 
-    def _restore_by_swap(self, request: RestoreRequest, live: DatabaseSettings, observe: Observe) -> tuple[RestoreReport, str]:
+    def _restore_by_swap(self, request: RestoreRequest, live: DatabaseSettings, on_progress: OnProgress) -> tuple[RestoreReport, str]:
         with open_dump(request.point.get_path(ArtifactKind.DATABASE)) as dump:
             encoding = dump.record.encoding
         with open_swap(live, request.point.point_id, _make_now_id(), encoding=encoding) as swap:
             fresh = replace(request, database=swap.fresh)
-            report = restore_point(fresh, self.backup, catalog=self._find_catalog(), restored_by=self.terms.asked_by, observe=observe)
-            failed = [result for result in report.results if result.status is ClaimStatus.FAILED]
+            report = restore_point(fresh, self.backup, catalog=self._find_catalog(), restored_by=self.options.asked_by, on_progress=on_progress)
+            failed = [result for result in report.results if result.status is CheckStatus.FAILED]
             if failed:
                 raise RestoreError(f"what was restored is not what was captured, {live.label} is as it was: {failed[0].summary}")
             finish_swap(swap)
@@ -217,15 +218,15 @@ class RestoreDesk:
         bucket: BucketSettings | None = None,
         is_wanted: Callable[[str], bool] = lambda _key: True,
     ) -> SafetyBackup | None:
-        if not self.terms.is_safety_wanted:
+        if not self.options.is_safety_wanted:
             return None
         kept = take_safety_backup(self.backup, database=database, bucket=bucket, is_wanted=is_wanted)
         for path in kept.paths:
-            self._tell(f"what was there before is in {path}")
+            self._report(f"what was there before is in {path}")
         return kept
 
     def _find_catalog(self) -> Catalog | None:
-        """Where the rungs that a restore reaches are kept."""
+        """Where the levels that a restore reaches are kept."""
         return self.catalog if self._is_writable else None
 
     @contextmanager
@@ -233,13 +234,13 @@ class RestoreDesk:
         """The restore has an entry in the log, and retention leaves its point alone; neither where the backups lie on something read-only."""
         directory = self.catalog.directory
         if not self._is_writable:
-            self._tell(f"{directory} cannot be written: this restore is in no log")
+            self._report(f"{directory} cannot be written: this restore is in no log")
             yield RestoreLogDraft()
             return
-        reason, asked_by = self.terms.reason, self.terms.asked_by
+        reason, asked_by = self.options.reason, self.options.asked_by
         with (
             logged_restore(directory, point_id=point.point_id.text, subject=subject, target=target, reason=reason) as draft,
-            hold_point(self.catalog, point.point_id, reason="a restore reads it", held_by=asked_by, longest=_LONGEST),
+            pin_temporarily(self.catalog, point.point_id, reason="a restore reads it", pinned_by=asked_by, longest=_LONGEST),
         ):
             yield draft
 
@@ -249,7 +250,7 @@ def _make_now_id() -> RecoveryPointId:
 
 
 def _describe_rest(report: RestoreReport) -> str:
-    return "; ".join(f"{result.claim.value} {result.status.value}" for result in report.results if result.status is not ClaimStatus.PASSED)
+    return "; ".join(f"{result.check.value} {result.status.value}" for result in report.results if result.status is not CheckStatus.PASSED)
 
 
 def _name_tables(request: TableRequest) -> str:
@@ -258,5 +259,4 @@ def _name_tables(request: TableRequest) -> str:
 
 
 def _name_objects(entries: tuple[ObjectEntry, ...] | list[ObjectEntry]) -> str:
-    named = ", ".join(entry.key for entry in entries[:3])
-    return f"objects {named}" + (f" and {len(entries) - 3} more" if len(entries) > 3 else "")  # noqa: PLR2004 - as many as were named
+    return f"objects {name_some([entry.key for entry in entries], limit=3)}"

@@ -6,7 +6,7 @@ compared as wholes. Add a difference that people must see; writing belongs to `t
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -226,3 +226,39 @@ def _pair(left: Iterator[tuple[str, list[str]]], right: Iterator[tuple[str, list
         else:
             yield here[0], here[1], there[1]
             here, there = next(left, None), next(right, None)
+
+
+def diffs_to_json(diffs: Iterable[TableDiff]) -> list[dict[str, object]]:
+    """Return the differences as values for JSON."""
+    return [
+        {
+            "table": diff.table.qualified_name,
+            "only_in_backup": diff.only_captured,
+            "only_live": diff.only_live,
+            "changed": diff.changed,
+            "same": diff.same,
+            "note": describe_rows(diff),
+        }
+        for diff in diffs
+    ]
+
+
+def describe_rows(diff: TableDiff) -> str:
+    """Which rows differ, and what else must be known of the comparison."""
+    parts = [
+        f"{name}: {', '.join(keys)}{' …' if count > len(keys) else ''}"
+        for name, keys, count in (
+            ("only in backup", diff.only_captured_keys, diff.only_captured),
+            ("only live", diff.only_live_keys, diff.only_live),
+            ("changed", diff.changed_keys, diff.changed),
+        )
+        if keys
+    ]
+    if not diff.shape.is_there:
+        parts.append("the live database has no such table")
+    elif not diff.shape.key:
+        parts.append("no primary key: rows are compared as wholes")
+    for name, columns in (("backup", diff.shape.only_captured), ("live table", diff.shape.only_live)):
+        if columns and diff.shape.is_there:
+            parts.append(f"columns that only the {name} has are not compared: {', '.join(columns)}")
+    return "; ".join(parts)

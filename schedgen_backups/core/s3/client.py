@@ -20,7 +20,7 @@ from minio import Minio
 from minio.commonconfig import Tags
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
-from schedgen_backups.core.concurrency.limits import Throttle
+from schedgen_backups.core.concurrency.limits import RateLimit
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.formats.gzip_members import Digest
 from schedgen_backups.core.formats.records import ObjectEntry
@@ -81,10 +81,10 @@ class WholeObject:
 class OpenObject:
     """An object whose body is being read."""
 
-    def __init__(self, head: ObjectHead, response: urllib3.BaseHTTPResponse, throttle: Throttle) -> None:
+    def __init__(self, head: ObjectHead, response: urllib3.BaseHTTPResponse, rate_limit: RateLimit) -> None:
         self.head = head
         self._response = response
-        self._throttle = throttle
+        self._throttle = rate_limit
 
     def read_blocks(self) -> Iterator[bytes]:
         """Yields the body as it is stored; ends early without an error when the server cuts it short: compare the length."""
@@ -108,7 +108,7 @@ class BucketClient:
         max_mb_per_second: int = 0,
         on_busy: Callable[[], object] = lambda: None,
     ) -> None:
-        self._throttle = Throttle(max_mb_per_second)
+        self._throttle = RateLimit(max_mb_per_second)
         self.settings = settings
         self._bucket = settings.bucket
         certificates = os.environ.get("SSL_CERT_FILE") or certifi.where()

@@ -22,7 +22,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from minio.helpers import BaseURL, check_object_name, quote
 from urllib3.util import wait_for_read
 
-from schedgen_backups.core.concurrency.limits import Throttle
+from schedgen_backups.core.concurrency.limits import RateLimit
 from schedgen_backups.core.model import TOOL_VERSION
 from schedgen_backups.core.settings import BucketSettings
 
@@ -59,7 +59,7 @@ class DirectGets:
     def __init__(
         self,
         settings: BucketSettings,
-        throttle: Throttle,
+        rate_limit: RateLimit,
         *,
         certificates: str,
         connect_timeout_seconds: float,
@@ -68,7 +68,7 @@ class DirectGets:
     ) -> None:
         self._settings = settings
         self._on_busy = on_busy
-        self._throttle = throttle
+        self._throttle = rate_limit
         self._connect_timeout_seconds = connect_timeout_seconds
         self._stall_timeout_seconds = stall_timeout_seconds
         self._tls = ssl.create_default_context(cafile=certificates) if settings.is_secure else None

@@ -1,7 +1,7 @@
 """Makes the calling thread, and every thread and program it starts later, yield processor and disk to others.
 
 Used by runs, which are processes of their own: a priority that was lowered cannot be raised again without privileges. How fast bytes may pass is in
-`throttle`. A machine that refuses is slower for others, and no reason not to back up.
+`rate_limit`. A machine that refuses is slower for others, and no reason not to back up.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Turns two verified files into a recovery point: looks at every claim that was not seen to hold in this run, then writes the manifest.
+"""Turns two verified files into a recovery point: looks at every check that was not seen to hold in this run, then writes the manifest.
 
-The manifest is the commit mark, so nothing may be sealed that is not verified. Who asks for it (a run, a person) is the caller's business.
+The manifest is the commit mark, so nothing may be committed that is not verified. Who asks for it (a run, a person) is the caller's business.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.check_results import SEALING_CLAIMS, Claim, ClaimResult, ClaimStatus, Verification
+from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckResult, CheckStatus, Verification
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import TOOL_VERSION, Artifact, ArtifactKind, Manifest, Origin, RecoveryPointId, ReferenceSummary
-from schedgen_backups.core.verify.files import Observe, verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
+from schedgen_backups.core.verify.files import OnProgress, verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.core.verify.live_system import LiveSystem
 from schedgen_backups.core.verify.references import verify_references
 
@@ -24,56 +24,56 @@ def verify_point(
     *,
     checked_by: str,
     live: LiveSystem | None = None,
-    observe: Observe = lambda _size_bytes: None,
+    on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[Verification, ReferenceSummary | None]:
-    """Every claim on files of the point was looked at anew and recorded; returns all that is known now and what the references came to.
+    """Every check on files of the point was looked at anew and recorded; returns all that is known now and what the references came to.
 
-    Claims on a half that the point lacks stay unknown. Errors of `live` are raised.
+    Checks on a half that the point lacks stay unknown. Errors of `live` are raised.
     """
-    results: list[ClaimResult] = []
+    results: list[CheckResult] = []
     summary: ReferenceSummary | None = None
     manifest = point.manifest
     expected = {artifact.kind: artifact.sha256 for artifact in manifest.artifacts} if manifest else {}
     dump = point.artifact(ArtifactKind.DATABASE)
     archive = point.artifact(ArtifactKind.BUCKET)
     if dump is not None:
-        results += verify_dump(dump.path, expected_sha256=expected.get(ArtifactKind.DATABASE), observe=observe)
+        results += verify_dump(dump.path, expected_sha256=expected.get(ArtifactKind.DATABASE), on_progress=on_progress)
         results.append(verify_dump_against_snapshot(dump.path))
     if archive is not None:
-        results += verify_archive(archive.path, expected_sha256=expected.get(ArtifactKind.BUCKET), observe=observe)
+        results += verify_archive(archive.path, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=on_progress)
         results.append(verify_every_object(archive.path))
     if dump is not None and archive is not None:
         result, summary = verify_references(dump.path, archive.path, live=live, known=manifest.references if manifest else None)
         results.append(result)
     for kind in expected:
         if point.artifact(kind) is None:
-            claim = Claim.DUMP_IS_STORED if kind is ArtifactKind.DATABASE else Claim.ARCHIVE_IS_STORED
+            check = Check.DUMP_IS_STORED if kind is ArtifactKind.DATABASE else Check.ARCHIVE_IS_STORED
             now = datetime.now(timezone.utc)
-            results.append(ClaimResult(claim=claim, status=ClaimStatus.FAILED, summary="the file is missing", checked_at=now))
+            results.append(CheckResult(check=check, status=CheckStatus.FAILED, summary="the file is missing", checked_at=now))
     signed = tuple(result.model_copy(update={"checked_by": checked_by}) for result in results)
     return catalog.record_results(point.point_id, signed), summary
 
 
-def seal_point(catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin, live: LiveSystem) -> tuple[Manifest, Verification]:
-    """The recovery point has a manifest. Claims that this run (`origin.run_id`) has not seen to hold are looked at first.
+def commit_point(catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin, live: LiveSystem) -> tuple[Manifest, Verification]:
+    """The recovery point has a manifest. Checks that this run (`origin.run_id`) has not seen to hold are looked at first.
 
-    VerificationError (permanent) when a half is missing or a claim fails: the files stay as a partial point. A point that is sealed already
+    VerificationError (permanent) when a half is missing or a check fails: the files stay as a partial point. A point that is committed already
     is verified again and keeps its manifest.
     """
     point = catalog.get_point(point_id)
     verification = point.verification
-    own = {result.claim for result in verification.results if result.checked_by == origin.run_id and result.status is not ClaimStatus.UNKNOWN}
+    own = {result.check for result in verification.results if result.checked_by == origin.run_id and result.status is not CheckStatus.UNKNOWN}
     dump_path = point.get_path(ArtifactKind.DATABASE)
     archive_path = point.get_path(ArtifactKind.BUCKET)
-    if point.manifest is not None or not origin.run_id or not own >= set(SEALING_CLAIMS):
+    if point.manifest is not None or not origin.run_id or not own >= set(COMMIT_CHECKS):
         verification, references = verify_point(catalog, point, checked_by=origin.run_id, live=live)
     else:
         _result, references = verify_references(dump_path, archive_path, live=live)
-    failed = [result for result in verification.results if result.claim in SEALING_CLAIMS and result.status is ClaimStatus.FAILED]
+    failed = [result for result in verification.results if result.check in COMMIT_CHECKS and result.status is CheckStatus.FAILED]
     if failed or references is None:
-        reasons = "; ".join(f"{result.claim.value}: {result.summary}" for result in failed)
+        reasons = "; ".join(f"{result.check.value}: {result.summary}" for result in failed)
         raise VerificationError(
-            f"recovery point {point_id} is not sealed: {reasons or 'nothing is known of its references'}",
+            f"recovery point {point_id} is not committed: {reasons or 'nothing is known of its references'}",
             hint="The files stay in the directory as a partial point. Find the cause and run the backup again.",
         )
     if point.manifest is not None:
@@ -81,12 +81,12 @@ def seal_point(catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin, l
     with open_dump(dump_path) as dump, open_archive(archive_path) as archive:
         snapshot_at = dump.record.snapshot_at
         sources = {ArtifactKind.DATABASE: dump.record.database, ArtifactKind.BUCKET: archive.record.bucket}
-    stored = {Claim.DUMP_IS_STORED: ArtifactKind.DATABASE, Claim.ARCHIVE_IS_STORED: ArtifactKind.BUCKET}
+    stored = {Check.DUMP_IS_STORED: ArtifactKind.DATABASE, Check.ARCHIVE_IS_STORED: ArtifactKind.BUCKET}
     artifacts: list[Artifact] = []
-    for claim, kind in stored.items():
-        result = verification.result(claim)
+    for check, kind in stored.items():
+        result = verification.result(check)
         path = point.get_path(kind)
-        assert result is not None  # noqa: S101 - all sealing claims were looked at
+        assert result is not None  # noqa: S101 - all committing checks were looked at
         artifacts.append(
             Artifact(
                 kind=kind,
@@ -100,7 +100,7 @@ def seal_point(catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin, l
         tool_version=TOOL_VERSION,
         point_id=point_id.text,
         snapshot_at=snapshot_at,
-        sealed_at=datetime.now(timezone.utc),
+        committed_at=datetime.now(timezone.utc),
         artifacts=tuple(artifacts),
         references=references,
         origin=origin,

@@ -1,7 +1,7 @@
-"""Finds out whether files are what they say they are, by reading them again from the disk: the rungs `stored` and `parsed`.
+"""Finds out whether files are what they say they are, by reading them again from the disk: the levels `stored` and `parsed`.
 
-Each function looks at one or two claims and returns results, never raising for a bad file: a bad file is a failed claim. Restoring and comparing
-are rungs above, in `database_restore` and `bucket_restore`. Nothing here writes.
+Each function looks at one or two checks and returns results, never raising for a bad file: a bad file is a failed check. Restoring and comparing
+are levels above, in `database_restore` and `bucket_restore`. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus, Figure
-from schedgen_backups.core.concurrency.serial_worker import OrderedWorker
+from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
+from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
@@ -21,24 +21,23 @@ from schedgen_backups.core.formats.dump_text import DumpDigest, split_dump
 from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES
 from schedgen_backups.core.formats.records import ArchiveRecord, DumpRecord
 from schedgen_backups.core.model import ArtifactKind, ArtifactName
+from schedgen_backups.core.units import NAMED_LIMIT, name_some
 
-_NAMED_DIFFERENCES = 10
-
-Observe = Callable[[int], object]
+OnProgress = Callable[[int], object]
 
 
-def verify_dump(path: Path, *, expected_sha256: str | None = None, observe: Observe = lambda _size_bytes: None) -> tuple[ClaimResult, ...]:
+def verify_dump(path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None) -> tuple[CheckResult, ...]:
     """`dump_is_stored` and `dump_is_complete`: every byte was read again, unpacked and compared with the index that the dump carries.
 
     `expected_sha256` is the manifest's, where there is one; `observe` gets the compressed bytes as they are read.
     """
-    digest = _FileDigest(observe)
+    digest = _FileDigest(on_progress)
 
     def read() -> tuple[str, dict[str, Figure]]:
-        with open_dump(path) as dump, OrderedWorker("rows") as rows_worker, OrderedWorker("file") as file_worker:
+        with open_dump(path) as dump, SerialWorker("rows") as rows_worker, SerialWorker("file") as file_worker:
             _check_name(path, dump.record)
             contents = DumpDigest(rows_worker)
-            for segment in split_dump(dump.read_contents(observe=partial(file_worker.submit, digest.update))):
+            for segment in split_dump(dump.read_contents(on_progress=partial(file_worker.submit, digest.update))):
                 contents.add(segment)
             facts = contents.facts()
             if not facts.is_complete:
@@ -59,10 +58,10 @@ def verify_dump(path: Path, *, expected_sha256: str | None = None, observe: Obse
             figures: dict[str, Figure] = {"tables": len(facts.tables), "rows": sum(table.rows for table in facts.tables)}
             return f"{len(facts.tables)} tables, {figures['rows']} rows, complete", {**figures, "size_bytes": facts.size_bytes}
 
-    return _verify_file(path, ArtifactKind.DATABASE, (Claim.DUMP_IS_STORED, Claim.DUMP_IS_COMPLETE), digest, read, expected_sha256)
+    return _verify_file(path, ArtifactKind.DATABASE, (Check.DUMP_IS_STORED, Check.DUMP_IS_COMPLETE), digest, read, expected_sha256)
 
 
-def verify_dump_against_snapshot(path: Path) -> ClaimResult:
+def verify_dump_against_snapshot(path: Path) -> CheckResult:
     """`dump_matches_snapshot`: the dump has the tables that the snapshot had, with as many rows as were counted in it."""
 
     def read() -> tuple[str, dict[str, Figure]]:
@@ -76,15 +75,15 @@ def verify_dump_against_snapshot(path: Path) -> ClaimResult:
             rows = sum(table.rows for table in counted)
             return f"{len(counted)} tables with {rows} rows as counted in the snapshot", {"tables": len(counted), "rows": rows}
 
-    return _verify_claim(Claim.DUMP_MATCHES_SNAPSHOT, read)
+    return _verify_check(Check.DUMP_MATCHES_SNAPSHOT, read)
 
 
-def verify_archive(path: Path, *, expected_sha256: str | None = None, observe: Observe = lambda _size_bytes: None) -> tuple[ClaimResult, ...]:
+def verify_archive(path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None) -> tuple[CheckResult, ...]:
     """`archive_is_stored` and `archive_is_readable`: every byte was read again, every object unpacked and compared with its digest.
 
     `expected_sha256` is the manifest's, where there is one; `observe` gets the compressed bytes as they are read.
     """
-    digest = _FileDigest(observe)
+    digest = _FileDigest(on_progress)
 
     def read() -> tuple[str, dict[str, Figure]]:
         with open_archive(path) as archive, path.open("rb") as index_file:
@@ -95,7 +94,7 @@ def verify_archive(path: Path, *, expected_sha256: str | None = None, observe: O
             for entry in index.read_entries():
                 if entry.offset != position:
                     raise VerificationError(f"something lies before object {entry.key!r} that the index does not name")
-                for block in archive.read_object(entry, observe=digest.update):
+                for block in archive.read_object(entry, on_progress=digest.update):
                     size_bytes += len(block)
                 position += entry.length
                 count += 1
@@ -106,17 +105,17 @@ def verify_archive(path: Path, *, expected_sha256: str | None = None, observe: O
             digest.finish(partial(_read_range, path, position, archive.footer.footer_offset))
             return f"{count} objects with {size_bytes} bytes, each as captured", {"objects": count, "size_bytes": size_bytes}
 
-    return _verify_file(path, ArtifactKind.BUCKET, (Claim.ARCHIVE_IS_STORED, Claim.ARCHIVE_IS_READABLE), digest, read, expected_sha256)
+    return _verify_file(path, ArtifactKind.BUCKET, (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE), digest, read, expected_sha256)
 
 
-def verify_every_object(path: Path) -> ClaimResult:
+def verify_every_object(path: Path) -> CheckResult:
     """`every_object_is_archived`: each object that the bucket listed is in the archive, or was deleted before it could be read."""
 
     def read() -> tuple[str, dict[str, Figure]]:
         with open_archive(path) as archive:
             record = archive.record
             if record.failed_count:
-                first = "; ".join(f"{missed.key}: {missed.reason}" for missed in record.failed[:_NAMED_DIFFERENCES])
+                first = "; ".join(f"{missed.key}: {missed.reason}" for missed in record.failed[:NAMED_LIMIT])
                 raise VerificationError(f"{record.failed_count} objects could not be read: {first}")
             if record.listed_count != record.object_count + record.deleted_count:
                 raise VerificationError(f"{record.listed_count} objects were listed and {record.object_count} are in the archive")
@@ -128,15 +127,15 @@ def verify_every_object(path: Path) -> ClaimResult:
             }
             return f"{record.object_count} of {record.listed_count} listed objects, {record.deleted_count} deleted meanwhile", figures
 
-    return _verify_claim(Claim.EVERY_OBJECT_IS_ARCHIVED, read)
+    return _verify_check(Check.EVERY_OBJECT_IS_ARCHIVED, read)
 
 
 class _FileDigest:
     """Adds up the digest of a file's bytes before its footer, while something else reads them."""
 
-    def __init__(self, observe: Observe) -> None:
+    def __init__(self, on_progress: OnProgress) -> None:
         self._digest = hashlib.sha256()
-        self._observe = observe
+        self._observe = on_progress
         self.is_finished = False
 
     def update(self, data: bytes) -> None:
@@ -162,23 +161,23 @@ class _FileDigest:
 def _verify_file(
     path: Path,
     kind: ArtifactKind,
-    claims: tuple[Claim, Claim],
+    checks: tuple[Check, Check],
     digest: _FileDigest,
     read: Callable[[], tuple[str, dict[str, Figure]]],
     expected_sha256: str | None,
-) -> tuple[ClaimResult, ...]:
-    stored_claim, parsed_claim = claims
+) -> tuple[CheckResult, ...]:
+    stored_check, parsed_check = checks
     try:
         summary, figures = read()
-        status = ClaimStatus.PASSED
+        status = CheckStatus.PASSED
     except VerificationError as error:
-        summary, figures, status = error.message, {}, ClaimStatus.FAILED
+        summary, figures, status = error.message, {}, CheckStatus.FAILED
     whole_sha256, problem = _check_stored(path, kind, digest, expected_sha256)
     artifacts = {kind: whole_sha256} if whole_sha256 else {}
-    parsed = ClaimResult(claim=parsed_claim, status=status, summary=summary, figures=figures, checked_at=_now(), artifacts=artifacts)
-    stored = ClaimResult(
-        claim=stored_claim,
-        status=ClaimStatus.FAILED if problem else ClaimStatus.PASSED,
+    parsed = CheckResult(check=parsed_check, status=status, summary=summary, figures=figures, checked_at=_now(), artifacts=artifacts)
+    stored = CheckResult(
+        check=stored_check,
+        status=CheckStatus.FAILED if problem else CheckStatus.PASSED,
         summary=problem or f"{path.name} is as it was written",
         figures={"file_bytes": path.stat().st_size} if path.exists() else {},
         checked_at=_now(),
@@ -209,17 +208,17 @@ def _check_stored(path: Path, kind: ArtifactKind, digest: _FileDigest, expected_
     return whole_sha256, ""
 
 
-def _verify_claim(claim: Claim, read: Callable[[], tuple[str, dict[str, Figure]]]) -> ClaimResult:
+def _verify_check(check: Check, read: Callable[[], tuple[str, dict[str, Figure]]]) -> CheckResult:
     try:
         summary, figures = read()
     except VerificationError as error:
-        return make_result(claim, ClaimStatus.FAILED, error.message, {})
-    return make_result(claim, ClaimStatus.PASSED, summary, figures)
+        return make_result(check, CheckStatus.FAILED, error.message, {})
+    return make_result(check, CheckStatus.PASSED, summary, figures)
 
 
-def make_result(claim: Claim, status: ClaimStatus, summary: str, figures: dict[str, Figure]) -> ClaimResult:
+def make_result(check: Check, status: CheckStatus, summary: str, figures: dict[str, Figure]) -> CheckResult:
     """The result of a look that just ended."""
-    return ClaimResult(claim=claim, status=status, summary=summary, figures=figures, checked_at=_now())
+    return CheckResult(check=check, status=status, summary=summary, figures=figures, checked_at=_now())
 
 
 def _check_name(path: Path, record: DumpRecord | ArchiveRecord) -> None:
@@ -237,19 +236,13 @@ def _check_tables_lie_right(dump: DumpFile) -> None:
         position = table.offset + table.length
 
 
-def _read_range(path: Path, start: int, end: int, observe: Callable[[bytes], object]) -> None:
+def _read_range(path: Path, start: int, end: int, on_progress: Callable[[bytes], object]) -> None:
     with path.open("rb") as file:
         file.seek(start)
         remaining = end - start
         while remaining > 0 and (block := file.read(min(BLOCK_BYTES, remaining))):
-            observe(block)
+            on_progress(block)
             remaining -= len(block)
-
-
-def name_some(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    named = ", ".join(names[:_NAMED_DIFFERENCES])
-    return f"{named} and {len(names) - _NAMED_DIFFERENCES} more" if len(names) > _NAMED_DIFFERENCES else named
 
 
 def _now() -> datetime:

@@ -51,7 +51,7 @@ class LiveApplication:
 
 
 @dataclass(frozen=True)
-class LiveAudit:
+class ConsistencyReport:
     """How rows and objects of the live system fit together."""
 
     looked_at: datetime
@@ -70,7 +70,7 @@ class LiveAudit:
         return not self.rows_without_object
 
 
-def audit_live_system(live: LiveApplication) -> LiveAudit:
+def check_consistency(live: LiveApplication) -> ConsistencyReport:
     """What is true of the live system now.
 
     ConfigurationError where the reference query cannot be used. Errors of database and bucket are raised. Memory: about a hundred bytes per object.
@@ -100,7 +100,7 @@ def audit_live_system(live: LiveApplication) -> LiveAudit:
             for page in later.read_references(live.backup):
                 referenced.update(page)
         unreferenced = [key for key in unreferenced if key not in referenced]
-    return LiveAudit(
+    return ConsistencyReport(
         looked_at=looked_at,
         reference_count=len(referenced),
         object_count=len(sizes),
@@ -110,7 +110,7 @@ def audit_live_system(live: LiveApplication) -> LiveAudit:
     )
 
 
-def describe_audit(found: LiveAudit) -> str:
+def describe_consistency(found: ConsistencyReport) -> str:
     """The figures in one line."""
     return (
         f"{found.reference_count} references, {found.object_count} objects: {len(found.rows_without_object)} rows without their object, "

@@ -1,4 +1,4 @@
-"""Finds out whether every object that the database refers to is in the archive: the rung `coherent`.
+"""Finds out whether every object that the database refers to is in the archive: the level `coherent`.
 
 Reads the references from the dump and the keys from the archive, and gives each missing object a verdict. Who knows the verdict is `live`; reading
 the rest of the files again is the business of `verify`.
@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from schedgen_backups.core.catalog.check_results import Claim, ClaimResult, ClaimStatus, Figure
+from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -24,7 +24,7 @@ _NAMED_MISSING = 1000
 
 def verify_references(
     dump_path: Path, archive_path: Path, *, live: LiveSystem | None, known: ReferenceSummary | None = None
-) -> tuple[ClaimResult, ReferenceSummary]:
+) -> tuple[CheckResult, ReferenceSummary]:
     """`references_resolve`: every object that the snapshot refers to is in the archive, or has a verdict that is not our loss.
 
     Missing objects are judged by `live`, or by `known` when that was found of just the same missing objects; without either they are
@@ -39,19 +39,19 @@ def verify_references(
                 raise VerificationError("the bucket was listed before the database's snapshot: an upload in between would be missing")
             if record.reference_state is ReferenceState.NOT_CONFIGURED:
                 summary = ReferenceSummary(state=ReferenceState.NOT_CONFIGURED, note=record.reference_note)
-                return make_result(Claim.REFERENCES_RESOLVE, ClaimStatus.NOT_CONFIGURED, record.reference_note, {}), summary
+                return make_result(Check.REFERENCES_RESOLVE, CheckStatus.NOT_CONFIGURED, record.reference_note, {}), summary
             missing = _find_missing(dump.read_references(), (entry.key for entry in archive.read_entries()))
     except VerificationError as error:
-        failed = make_result(Claim.REFERENCES_RESOLVE, ClaimStatus.FAILED, error.message, {})
+        failed = make_result(Check.REFERENCES_RESOLVE, CheckStatus.FAILED, error.message, {})
         return failed, ReferenceSummary(state=ReferenceState.READ, note=error.message)
     summary = _judge(record.reference_count, missing, live, known)
     counts = ", ".join(f"{count} {verdict.value}" for verdict, count in summary.verdict_counts.items())
     text = f"{summary.resolved_count} of {summary.reference_count} references are in the archive" + (f"; {counts}" if counts else "")
-    status = ClaimStatus.PASSED if summary.is_coherent else ClaimStatus.FAILED
+    status = CheckStatus.PASSED if summary.is_coherent else CheckStatus.FAILED
     if not summary.is_coherent:
         text += f": {name_some([reference.key for reference in summary.missing])}"
     figures: dict[str, Figure] = {"references": summary.reference_count, "resolved": summary.resolved_count, "missing": len(missing)}
-    return make_result(Claim.REFERENCES_RESOLVE, status, text, figures), summary
+    return make_result(Check.REFERENCES_RESOLVE, status, text, figures), summary
 
 
 def _find_missing(references: Iterator[list[str]], archived: Iterator[str]) -> list[str]:

@@ -1,0 +1,101 @@
+"""Chooses recovery points: the newest verified one, one named by a person, one as of a time; and how old the newest is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone, tzinfo
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.errors import ConfigurationError, VerificationError
+from schedgen_backups.core.model import RecoveryPointId
+
+LATEST = "latest"
+UTC = timezone.utc
+
+
+def list_verified(catalog: Catalog) -> tuple[PointListing, ...]:
+    """Return the verified recovery points, oldest first."""
+    return tuple(point for point in catalog.list_points() if point.state is PointState.VERIFIED)
+
+
+def find_newest_verified(catalog: Catalog, *, label: str = "") -> PointListing | None:
+    """Return the newest verified point, or the newest with this label (`key` or `key=value`); None when there is none."""
+    key, separator, value = label.partition("=")
+
+    def has_label(point: PointListing) -> bool:
+        labels = point.manifest.origin.labels if point.manifest is not None else {}
+        return not label or (labels.get(key) == value if separator else key in labels)
+
+    return next((point for point in reversed(list_verified(catalog)) if has_label(point)), None)
+
+
+def resolve_point(catalog: Catalog, text: str, *, as_of: str = "", timezone: tzinfo = UTC) -> PointListing:
+    """Return the point that a person named: an id, or `latest` for the newest committed one, with `as_of` the newest verified one of that time.
+
+    `as_of` is an ISO 8601 time, in `timezone` where it has no offset. ConfigurationError when there is no such point.
+    """
+    if as_of and text != LATEST:
+        raise ConfigurationError(f"both {text} and a time are given", hint="Give `latest` as the id beside --as-of.")
+    if as_of:
+        return _find_as_of(catalog, as_of, timezone)
+    if text == LATEST:
+        committed = [point for point in catalog.list_points() if point.manifest is not None]
+        if not committed:
+            raise ConfigurationError(f"there is no committed recovery point in {catalog.directory}", hint="Take one: schedgen-backups backup")
+        return committed[-1]
+    return catalog.get_point(RecoveryPointId.parse(text))
+
+
+def _find_as_of(catalog: Catalog, text: str, timezone: tzinfo) -> PointListing:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"invalid time {text!r}", hint="Write it as 2026-11-22 14:30, or with an offset as 2026-11-22T14:30+02:00."
+        ) from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone)
+    fitting = [point for point in list_verified(catalog) if point.manifest is not None and point.manifest.snapshot_at <= moment]
+    if not fitting:
+        raise ConfigurationError(f"no verified recovery point is as old as {text}", hint="`schedgen-backups list` shows those there are.")
+    return fitting[-1]
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """The newest verified recovery point at a moment."""
+
+    newest: PointListing | None
+    now: datetime
+
+    @property
+    def age(self) -> timedelta | None:
+        """Since its data was captured; None when no point is verified."""
+        return self.now - self.newest.point_id.taken_at if self.newest is not None else None
+
+    def is_too_old(self, max_age: timedelta, *, watched_since: datetime | None = None) -> bool:
+        """Whether there is no verified point younger than `max_age`; before the first one, whether it was waited for that long."""
+        if self.age is not None:
+            return self.age > max_age
+        return watched_since is None or self.now - watched_since > max_age
+
+    def describe(self) -> str:
+        """Id and age in words."""
+        if self.newest is None or self.age is None:
+            return "none"
+        return f"{self.newest.point_id}, {self.age.total_seconds() / 3600:.1f} h old"
+
+
+def measure_freshness(catalog: Catalog, now: datetime) -> Freshness:
+    """The newest verified point; none when the directory is missing. VerificationError when a file of the catalog is damaged."""
+    if not catalog.directory.is_dir():
+        return Freshness(None, now)
+    return Freshness(find_newest_verified(catalog), now)
+
+
+def describe_freshness(catalog: Catalog, now: datetime) -> str:
+    """The same in words, whatever the state of the directory: it goes into alerts, which must go out."""
+    try:
+        return measure_freshness(catalog, now).describe()
+    except (OSError, VerificationError) as error:
+        return f"unknown ({type(error).__name__})"

@@ -1,0 +1,44 @@
+"""Whether a size is plausible after the one before it.
+
+The thresholds are the operators' own: a drop of more than half is HIGH, a rise to more than three times LOW (requirements, severities).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+LOWEST_SHARE = 0.5
+HIGHEST_SHARE = 3.0
+
+
+class SizeVerdict(str, Enum):
+    """How a size compares with the one before."""
+
+    PLAUSIBLE = "plausible"
+    FIRST = "nothing to compare with"
+    DROPPED = "dropped by more than half"
+    GREW = "grew to more than three times"
+
+
+@dataclass(frozen=True)
+class SizeComparison:
+    """One size beside the one before."""
+
+    size_bytes: int
+    previous_bytes: int | None
+
+    @property
+    def verdict(self) -> SizeVerdict:
+        """What the operators would say of it."""
+        if not self.previous_bytes:
+            return SizeVerdict.FIRST
+        share = self.size_bytes / self.previous_bytes
+        if share < LOWEST_SHARE:
+            return SizeVerdict.DROPPED
+        return SizeVerdict.GREW if share > HIGHEST_SHARE else SizeVerdict.PLAUSIBLE
+
+    @property
+    def change_percent(self) -> float:
+        """Change against the size before; 0 when there is none."""
+        return round(100 * (self.size_bytes / self.previous_bytes - 1), 1) if self.previous_bytes else 0.0

@@ -1,1 +1,0 @@
-"""Tests of `schedgen_backups.core` that need no server."""

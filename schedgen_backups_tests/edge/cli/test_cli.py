@@ -1,0 +1,281 @@
+"""The command line as a person or a script meets it: a process of its own, its exit code, what it prints on stdout and on stderr.
+
+One site with one recovery point serves all tests; who harms files works on a copy. Restores are in `test_cli_restore`, secrets in `test_secrets`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from schedgen_backups import run_tags
+from schedgen_backups.cli.app import COMMAND_MODULES
+from schedgen_backups.cli.main import app
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
+from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
+from schedgen_backups.demo.seed import SeedSummary
+from schedgen_backups_tests.support.artifacts import damage
+from schedgen_backups_tests.support.servers import run
+from schedgen_backups_tests.support.sites import Application, Site
+
+pytestmark = [pytest.mark.edge]
+
+REASON = "before [v2.1.0] goes out"
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ("-c", "user.name=A Test", "-c", "user.email=test@example.org")
+    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]) -> Iterator[tuple[Site, str]]:
+    """A site in a git checkout, and the id that `backup` printed there."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        site = Site(tmp_path_factory.mktemp("cli"), seeded_application[0], monkeypatch)
+        git(site.folder, "init", "--quiet", "--initial-branch=release/2.1")
+        git(site.folder, "add", "workspace.yaml")
+        git(site.folder, "commit", "--quiet", "--message=A commit")
+        result = site.cli("backup", "--reason", REASON, "--label", "deployment=v2.1.0", "--label", "ticket=OPS-17=b")
+        assert (result.code, result.stderr) == (0, "")
+        yield site, result.stdout
+
+
+@pytest.fixture
+def cli_site(taken: tuple[Site, str]) -> Site:
+    return taken[0]
+
+
+@pytest.fixture
+def copied(cli_site: Site, tmp_path: Path) -> Path:
+    """A backup directory with the same point, to be harmed."""
+    return Path(shutil.copytree(cli_site.directory, tmp_path / "copied"))
+
+
+def test_backup_prints_the_id_and_nothing_else(taken: tuple[Site, str]) -> None:
+    """Scripts write `id=$(schedgen-backups backup)`."""
+    site, printed = taken
+    assert [f"{point.point_id}\n" for point in site.points()] == [printed]
+
+
+def test_the_run_is_in_the_history_that_the_ui_shows(cli_site: Site) -> None:
+    with dg.DagsterInstance.from_config(str(cli_site.home)) as history:
+        run_of_ours = min(history.get_run_records(), key=lambda record: record.create_timestamp).dagster_run
+        assert (run_of_ours.job_name, run_of_ours.status) == ("backup_job", dg.DagsterRunStatus.SUCCESS)
+        assert run_of_ours.tags[run_tags.REASON] == REASON
+        assert run_of_ours.tags[run_tags.GIT_BRANCH] == "release/2.1"
+        assert run_of_ours.tags[run_tags.GIT_COMMIT] == git(cli_site.folder, "rev-parse", "HEAD")
+        materialised = history.get_latest_materialization_event(dg.AssetKey("recovery_point"))
+        assert materialised is not None
+        assert materialised.run_id == run_of_ours.run_id
+
+
+def test_the_manifest_tells_who_asked_and_from_which_commit(cli_site: Site) -> None:
+    manifest = cli_site.points()[0].manifest
+    assert manifest is not None
+    assert manifest.origin.reason == REASON
+    assert manifest.origin.labels == {"deployment": "v2.1.0", "ticket": "OPS-17=b"}
+    assert manifest.origin.git_branch == "release/2.1"
+    assert manifest.origin.git_commit == git(cli_site.folder, "rev-parse", "HEAD")
+
+
+def test_list_and_show_tell_the_same_to_people_and_to_programs(cli_site: Site) -> None:
+    [point] = cli_site.points()
+    listed = cli_site.cli("list", "--json")
+    [entry] = json.loads(listed.stdout)["points"]
+    assert (listed.code, entry["id"], entry["state"]) == (0, point.point_id.text, "verified")
+    assert entry["levels"] == {"stored": "passed", "parsed": "passed", "coherent": "passed", "restored": "unknown", "equal": "unknown"}
+    shown = cli_site.cli("show", "latest", "--json")
+    assert (shown.code, json.loads(shown.stdout)) == (0, entry)
+    text = cli_site.cli("list").stdout
+    assert all(word in text for word in (point.point_id.text, "verified", "coherent", REASON))
+    text = cli_site.cli("show", point.point_id.text).stdout
+    names = {artifact.path.name for artifact in point.artifacts}
+    assert all(word in text for word in (*names, REASON, "deployment=v2.1.0", "release/2.1", "references_resolve"))
+
+
+def test_files_of_the_old_script_are_listed_as_unmanaged(cli_site: Site, copied: Path) -> None:
+    old = copied / "db_schedgen_20250101_020000.sql.gz"
+    old.write_bytes(b"\x1f\x8b of the old script")
+    listed = json.loads(cli_site.cli("list", "--json", BACKUP_DIR=str(copied)).stdout)
+    assert (len(listed["points"]), listed["unmanaged"]) == (1, [old.name])
+
+
+def test_verify_reads_the_newest_point_again(cli_site: Site) -> None:
+    result = cli_site.cli("verify", "latest", "--json")
+    [checks] = json.loads(result.stdout).values()
+    assert result.code == 0
+    assert len(checks) == 7
+    assert {check["status"] for check in checks} == {"passed"}
+
+
+@pytest.mark.parametrize("kind", list(ArtifactKind))
+def test_verify_ends_with_3_when_a_file_is_damaged(kind: ArtifactKind, cli_site: Site, copied: Path) -> None:
+    path = Catalog(copied).list_points()[-1].get_path(kind)
+    path.write_bytes(damage(path.read_bytes(), path.stat().st_size * 4))
+    assert cli_site.cli("verify", "--all", BACKUP_DIR=str(copied)).code == 3
+    alone = cli_site.cli("verify", str(path))
+    assert alone.code == 3
+    assert "failed" in alone.stdout
+
+
+def test_a_database_that_is_not_there_ends_a_backup_with_1(cli_site: Site, tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    result = cli_site.cli("backup", POSTGRES_PORT=str(port), BACKUP_DIR=str(tmp_path / "backups"))
+    assert (result.code, result.stdout) == (1, "")
+    assert f"database_dump failed: PostgreSQL at {LOOPBACK}:{port} cannot be reached" in result.stderr
+    assert "What to do: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bucket_that_is_not_there_ends_a_backup_with_2_and_json_says_so(cli_site: Site, tmp_path: Path) -> None:
+    result = cli_site.cli("backup", "--json", MINIO_BUCKET="no-such-bucket", BACKUP_DIR=str(tmp_path / "backups"))
+    answer = json.loads(result.stdout)
+    assert (result.code, answer["success"]) == (2, False)
+    assert [failure["step"] for failure in answer["failures"]] == ["minio_archive"]
+    assert "no-such-bucket" in answer["failures"][0]["reason"]
+    assert RecoveryPointId.parse(answer["id"])
+
+
+def test_a_missing_secret_ends_a_backup_with_4(cli_site: Site, tmp_path: Path) -> None:
+    result = cli_site.cli("backup", MINIO_SECRET_KEY="", BACKUP_DIR=str(tmp_path / "backups"))
+    assert (result.code, result.stdout) == (4, ""), result.stderr
+    assert "MINIO_SECRET_KEY is not set" in result.stderr
+
+
+def test_a_lock_that_is_held_ends_a_backup_with_5(cli_site: Site, copied: Path) -> None:
+    catalog = Catalog(copied)
+    assert catalog.lock.acquire("run of somebody else")
+    result = cli_site.cli("backup", BACKUP_DIR=str(copied))
+    catalog.lock.release()
+    assert (result.code, result.stdout) == (5, "")
+    assert "in use by run of somebody else" in result.stderr
+
+
+def test_without_a_dagster_home_a_backup_ends_with_4(cli_site: Site) -> None:
+    result = cli_site.cli("backup", DAGSTER_HOME="")
+    assert (result.code, result.stdout) == (4, ""), result.stderr
+    assert "DAGSTER_HOME is not set" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("backup", "--nonsense"), "No such option"),
+        (("show", "yesterday"), "is not the id of a recovery point"),
+        (("verify", "20010203_040506"), "there is no recovery point 20010203_040506"),
+        (("backup", "--label", "v2"), "is not key=value"),
+    ],
+    ids=["option", "id", "point", "label"],
+)
+def test_what_was_typed_wrong_ends_with_4(arguments: tuple[str, ...], said: str, cli_site: Site) -> None:
+    result = cli_site.cli(*arguments)
+    assert (result.code, result.stdout) == (4, ""), result.stderr
+    assert said in result.stderr
+
+
+def test_doctor_finds_nothing_where_nothing_is_wrong(cli_site: Site) -> None:
+    result = cli_site.cli("doctor", "--json")
+    results = json.loads(result.stdout)
+    assert result.code == 0
+    assert {result["state"] for result in results} == {"ok"}
+    assert {"backup directory", "free space", "clock", "pg_dump", "privileges", "references", "bucket"} <= {result["what"] for result in results}
+
+
+def test_doctor_tells_people_in_whole_lines(cli_site: Site) -> None:
+    """In a mail from cron nobody can make the window wider."""
+    folder = cli_site.folder / ("long-" * 40)
+    result = cli_site.cli("doctor", BACKUP_DIR=str(folder), POSTGRES_PASSWORD="")
+    assert result.code == 4
+    assert "…" not in result.stdout
+    assert str(folder) in "".join(result.stdout.split())
+    assert "POSTGRES_PASSWORD is not set" in result.stdout
+    assert "fix:" in result.stdout
+
+
+def problems_of(stdout: str) -> dict[str, tuple[str, str]]:
+    return {result["what"]: (result["detail"], result["fix"]) for result in json.loads(stdout) if result["state"] == "problem"}
+
+
+def test_doctor_names_missing_credentials_and_a_pg_dump_that_is_too_old(cli_site: Site, postgres_bin_dir_17: Path) -> None:
+    result = cli_site.cli("doctor", "--json", MINIO_ACCESS_KEY="", PG_BIN_DIR=str(postgres_bin_dir_17))
+    problems = problems_of(result.stdout)
+    assert result.code == 4
+    assert problems.keys() == {"settings of the bucket", "pg_dump"}
+    assert problems["settings of the bucket"][0] == "MINIO_ACCESS_KEY is not set"
+    assert "PostgreSQL 18 and the newest pg_dump here is 17" in problems["pg_dump"][0]
+    assert "postgresql-client-18" in problems["pg_dump"][1]
+    assert all(fix for _detail, fix in problems.values())
+
+
+def test_doctor_names_a_missing_privilege_and_a_missing_bucket(cli_site: Site) -> None:
+    server = cli_site.application.database
+    run(server, "CREATE ROLE edge_nobody LOGIN PASSWORD 'edge-nobody'")
+    result = cli_site.cli("doctor", "--json", POSTGRES_USER="edge_nobody", POSTGRES_PASSWORD="edge-nobody", MINIO_BUCKET="no-such-bucket")
+    run(server, "DROP ROLE edge_nobody")
+    problems = problems_of(result.stdout)
+    assert result.code == 4
+    detail, fix = problems["privileges"]
+    assert detail.startswith("the role edge_nobody may not read public.")
+    assert "public.jobs" in detail
+    assert fix == 'As a superuser run: GRANT pg_read_all_data TO "edge_nobody";'
+    assert "no-such-bucket" in problems["bucket"][0]
+    assert all(fix for _detail, fix in problems.values())
+
+
+def find_loaded_packages(importtime: str) -> set[str]:
+    """The first part of the name of each module that Python told of."""
+    return {name.partition(".")[0] for name in re.findall(r"\d+ \| \d+ \| ([\w.]+)", importtime)}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--version",),
+        ("--help",),
+        ("list",),
+        ("show", "latest"),
+        ("verify", "latest"),
+        ("last",),
+        ("status",),
+        ("prune", "--dry-run"),
+        ("doctor",),
+        ("audit",),
+        ("restore-objects", "latest", "*", "--to", "objects"),
+        ("restore-objects", "latest", "*", "--back", "--dry-run"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_runs_no_job_does_not_load_dagster(arguments: tuple[str, ...], cli_site: Site) -> None:
+    """It would take longer than their work, and people wait for one PDF."""
+    result = cli_site.cli(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    assert result.code == 0, result.stderr[-1000:]
+    loaded = find_loaded_packages(result.stderr)
+    assert "schedgen_backups" in loaded
+    assert loaded.isdisjoint({"dagster", "dagster_shared", "pypdf"})
+
+
+def test_the_table_has_every_command_that_a_module_registers_and_no_other() -> None:
+    for name in set(COMMAND_MODULES.values()):
+        import_module(f"schedgen_backups.{name}")
+    assert typer.main.get_command(app).registered.keys() == COMMAND_MODULES.keys()  # type: ignore[attr-defined]
+
+
+def test_every_command_explains_itself() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {"backup", "list", "show", "verify", "restore", "doctor", "demo"} <= commands.keys()
+    for name, command in commands.items():
+        result = CliRunner().invoke(app, [name, "--help"])
+        assert result.exit_code == 0
+        assert str(command.help).split(".")[0].split(":")[0] in " ".join(result.output.split())

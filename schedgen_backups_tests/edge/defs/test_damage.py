@@ -1,0 +1,199 @@
+"""What is damaged, cut, missing or of an unlikely size is never committed, whoever asks for it: the job, a check alone, the recovery point alone.
+
+Captures and checks run as separate runs of one instance here, so that the files can be harmed in between.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import dagster as dg
+import pytest
+
+from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.defs.assets import database_dump, minio_archive, recovery_point
+from schedgen_backups_tests.support.servers import client_of, run
+from schedgen_backups_tests.support.sites import Site, failures_of
+
+pytestmark = [pytest.mark.edge]
+
+CAPTURES = dg.AssetSelection.assets(database_dump, minio_archive).without_checks()
+SEAL = dg.AssetSelection.assets(recovery_point)
+ROWS = "INSERT INTO jobs (note) SELECT md5(n::text) FROM generate_series(1, {count}) AS n"
+
+
+def check_of(result: dg.ExecuteInProcessResult, name: str) -> dg.AssetCheckEvaluation:
+    [evaluation] = [evaluation for evaluation in result.get_asset_check_evaluations() if evaluation.check_name == name]
+    return evaluation
+
+
+def started_steps(result: dg.ExecuteInProcessResult) -> set[str]:
+    return {str(event.step_key) for event in result.all_events if event.is_step_start}
+
+
+@pytest.fixture
+def growing(site: Site, database: DatabaseSettings) -> DatabaseSettings:
+    """The site's database is one that the test may fill and empty; its archive is that of the shared bucket."""
+    run(database, "CREATE TABLE jobs (s3_key text, note text)")
+    site.set(POSTGRES_DB=database.database)
+    return database
+
+
+@pytest.mark.parametrize(
+    ("kind", "asset", "check"),
+    [(ArtifactKind.DATABASE, database_dump, "dump_is_complete"), (ArtifactKind.BUCKET, minio_archive, "archive_is_readable")],
+    ids=["dump", "archive"],
+)
+def test_a_flipped_bit_turns_the_check_red_and_is_never_sealed(
+    kind: ArtifactKind, asset: dg.AssetsDefinition, check: str, site: Site, instance: dg.DagsterInstance
+) -> None:
+    assert site.run_selection(instance, CAPTURES).success
+    site.flip_bit(kind)
+    checked = check_of(site.run_selection(instance, dg.AssetSelection.checks_for_assets(asset)), check)
+    assert (checked.passed, checked.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert checked.description
+    committing = site.run_selection(instance, SEAL)
+    failed = failures_of(committing)["recovery_point"]
+    assert "is not committed" in failed.description
+    assert failed.metadata["exit_code"] == 3
+    [point] = site.points()
+    assert (point.state, point.manifest) == (PointState.FAILED, None)
+    site.assert_left_clean()
+
+
+@pytest.mark.parametrize("kind", list(ArtifactKind), ids=["dump", "archive"])
+def test_the_recovery_point_alone_finds_the_damage_that_no_check_looked_for(kind: ArtifactKind, site: Site, instance: dg.DagsterInstance) -> None:
+    """Blocking checks block within their own run only: Dagster lets anybody materialise the last asset alone."""
+    assert site.run_selection(instance, CAPTURES).success
+    site.flip_bit(kind)
+    assert "is not committed" in failures_of(site.run_selection(instance, SEAL))["recovery_point"].description
+    assert [(point.state, point.manifest) for point in site.points()] == [(PointState.FAILED, None)]
+
+
+def test_damage_after_a_check_passed_is_found_by_the_recovery_point_alone(site: Site, instance: dg.DagsterInstance) -> None:
+    """What an earlier run saw is not what lies on the disk now."""
+    both = dg.AssetSelection.assets(database_dump, minio_archive)
+    assert site.run_selection(instance, both).success
+    site.flip_bit(ArtifactKind.DATABASE)
+    assert "is not committed" in failures_of(site.run_selection(instance, SEAL))["recovery_point"].description
+
+
+def test_the_recovery_point_alone_verifies_and_seals_what_two_runs_ago_captured(site: Site, instance: dg.DagsterInstance) -> None:
+    assert site.run_selection(instance, CAPTURES).success
+    assert [point.state for point in site.points()] == [PointState.PARTIAL]
+    result = site.run_selection(instance, SEAL)
+    assert failures_of(result) == {}
+    [point] = site.points()
+    assert point.state is PointState.VERIFIED
+    assert point.manifest is not None
+    assert point.manifest.origin.run_id == result.run_id
+    assert {found.checked_by for found in point.verification.results} == {result.run_id}
+
+
+def test_materialised_again_the_recovery_point_keeps_its_manifest(site: Site, instance: dg.DagsterInstance) -> None:
+    assert site.run(instance).success
+    [before] = site.points()
+    assert site.run_selection(instance, SEAL).success
+    [after] = site.points()
+    assert after.manifest == before.manifest
+    assert after.state is PointState.VERIFIED
+
+
+@pytest.mark.parametrize("kind", list(ArtifactKind), ids=["without dump", "without archive"])
+def test_the_recovery_point_alone_refuses_when_a_half_is_missing(kind: ArtifactKind, site: Site, instance: dg.DagsterInstance) -> None:
+    captured = minio_archive if kind is ArtifactKind.DATABASE else database_dump
+    assert site.run_selection(instance, dg.AssetSelection.assets(captured).without_checks()).success
+    failed = failures_of(site.run_selection(instance, SEAL))["recovery_point"]
+    assert f"has no {kind.value} file" in failed.description
+    assert failed.metadata["exit_code"] == 3
+    assert [(point.state, point.manifest) for point in site.points()] == [(PointState.PARTIAL, None)]
+
+
+def test_the_recovery_point_alone_refuses_in_an_empty_directory(site: Site, instance: dg.DagsterInstance) -> None:
+    assert not site.run_selection(instance, SEAL).success
+    assert site.points() == ()
+
+
+def test_a_check_alone_says_so_when_there_is_nothing_to_look_at(site: Site, instance: dg.DagsterInstance) -> None:
+    result = site.run_selection(instance, dg.AssetSelection.checks_for_assets(database_dump))
+    assert not result.success
+    assert all("there is no database file" in failed.description for failed in failures_of(result).values())
+    assert [evaluation for evaluation in result.get_asset_check_evaluations() if evaluation.passed] == []
+
+
+def test_a_check_that_cannot_look_fails_and_is_never_green(site: Site, instance: dg.DagsterInstance) -> None:
+    """Unknown is never success."""
+    assert site.run(instance).success
+    site.points()[-1].get_path(ArtifactKind.BUCKET).write_bytes(b"not a gzip file")
+    result = site.run_selection(instance, dg.AssetSelection.checks_for_assets(minio_archive))
+    assert [evaluation.check_name for evaluation in result.get_asset_check_evaluations() if evaluation.passed] == []
+    assert not result.success
+
+
+def test_a_database_that_shrank_by_more_than_half_is_not_sealed_and_the_night_after_is(
+    site: Site, instance: dg.DagsterInstance, growing: DatabaseSettings
+) -> None:
+    run(growing, ROWS.format(count=4000))
+    assert site.run(instance).success
+    run(growing, "DELETE FROM jobs WHERE note > '4'")
+    dropped = site.run(instance)
+    check = check_of(dropped, "dump_size_is_plausible")
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "dropped by more than half" in str(check.description)
+    change = check.metadata["change_percent"].value
+    assert isinstance(change, float)
+    assert change < -50
+    assert not dropped.success
+    assert "recovery_point" not in started_steps(dropped)
+    assert [point.state for point in site.points()] == [PointState.VERIFIED, PointState.PARTIAL]
+    the_night_after = site.run(instance)
+    assert the_night_after.success
+    assert check_of(the_night_after, "dump_size_is_plausible").passed
+    assert [point.state for point in site.points()] == [PointState.VERIFIED, PointState.PARTIAL, PointState.VERIFIED]
+
+
+def test_a_database_of_three_times_the_size_is_warned_of_and_sealed(site: Site, instance: dg.DagsterInstance, growing: DatabaseSettings) -> None:
+    run(growing, ROWS.format(count=500))
+    assert site.run(instance).success
+    run(growing, ROWS.format(count=4000))
+    result = site.run(instance)
+    check = check_of(result, "dump_size_is_plausible")
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "grew to more than three times" in str(check.description)
+    assert result.success
+    assert [point.state for point in site.points()] == [PointState.VERIFIED, PointState.VERIFIED]
+
+
+def test_objects_that_shrank_by_more_than_half_are_not_sealed(
+    site: Site, instance: dg.DagsterInstance, growing: DatabaseSettings, weed_bucket: BucketSettings
+) -> None:
+    run(growing, ROWS.format(count=10))
+    site.set(MINIO_BUCKET=weed_bucket.bucket)
+    client = client_of(weed_bucket)
+    for key in ("first.pdf", "second.pdf", "third.pdf"):
+        client.put_object(weed_bucket.bucket, key, BytesIO(bytes(10_000)), 10_000)
+    assert site.run(instance).success
+    client.remove_object(weed_bucket.bucket, "first.pdf")
+    client.remove_object(weed_bucket.bucket, "second.pdf")
+    dropped = site.run(instance)
+    check = check_of(dropped, "archive_size_is_plausible")
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "10.0 kB, 30.0 kB before (-66.7 %)" in str(check.description)
+    assert "recovery_point" not in started_steps(dropped)
+    assert [point.state for point in site.points()] == [PointState.VERIFIED, PointState.PARTIAL]
+
+
+def test_a_referenced_object_that_the_application_lost_is_named_and_does_not_stop_the_backup(
+    site: Site, instance: dg.DagsterInstance, growing: DatabaseSettings
+) -> None:
+    """The backup has all there was to be had; that a row has no file is the live system's state."""
+    run(growing, "INSERT INTO jobs VALUES ('uploads/nobody/has/this.pdf', 'lost')")
+    result = site.run(instance)
+    assert result.success
+    assert "already missing in the live system" in str(check_of(result, "references_resolve").description)
+    [point] = site.points()
+    assert point.state is PointState.VERIFIED
+    assert point.manifest is not None
+    assert [missing.key for missing in point.manifest.references.missing] == ["uploads/nobody/has/this.pdf"]

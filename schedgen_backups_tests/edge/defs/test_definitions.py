@@ -1,0 +1,155 @@
+"""What the code location offers, and that it loads whatever the environment says: a location that does not load tells nobody anything.
+
+Loading is tried in fresh interpreters, with every warning an error. What the assets and checks do is the business of the other files here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from schedgen_backups.alerts.run_kinds import DRILL, DRILL_CHECK_NAMES
+from schedgen_backups.definitions import defs
+from schedgen_backups.defs.schedules import make_daily_backup_schedule
+from schedgen_backups_tests.support.sites import Site
+
+pytestmark = [pytest.mark.edge]
+
+# Dagster's own warning, about pydantic; everything else is an error.
+STRICT = ("-W", "error", "-W", "ignore:The `__fields__` attribute is deprecated:DeprecationWarning")
+LOAD = """
+import dagster as dg
+from schedgen_backups.definitions import defs
+dg.Definitions.validate_loadable(defs)
+schedule = defs.resolve_schedule_def("daily_backup_schedule")
+print(schedule.cron_schedule, schedule.execution_timezone, sep="|")
+"""
+IMPORT_CORE = """
+import importlib, pkgutil, sys
+import schedgen_backups.core as core
+names = [module.name for module in pkgutil.walk_packages(core.__path__, "schedgen_backups.core.")]
+for name in names:
+    importlib.import_module(name)
+unwanted = {"dagster", "typer", "rich", "dotenv", "schedgen_backups.config.environment", "schedgen_backups.defs.resources"}
+print(len(names) > 20, sorted(unwanted & sys.modules.keys()))
+"""
+
+
+def run_python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter in this folder, with this environment and nothing else."""
+    return subprocess.run([sys.executable, *STRICT, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_location_loads_with_an_empty_environment_and_touches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "workspace.yaml").touch()
+    loaded = run_python(LOAD, tmp_path)
+    assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, "0 2 * * *|UTC\n", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["workspace.yaml"]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"BACKUP_SCHEDULE": "every night at two", "BACKUP_TIMEZONE": "Africa/Johannesburg"},
+        {"BACKUP_SCHEDULE": "0 3 * * *", "BACKUP_TIMEZONE": "Africa/Pretoria"},
+        {"BACKUP_SCHEDULE": "0 0 2 * * *", "POSTGRES_PORT": "x", "MINIO_ENDPOINT": "http://minio:9000", "BACKUP_DOWNLOAD_THREADS": "eight"},
+        {"DRILL_SCHEDULE": "on Sundays", "DRILL_DATABASE_URL": "somewhere", "DRILL_MAX_MINUTES": "-1", "DRILL_MINIO_ENDPOINT": "http://x"},
+    ],
+    ids=["cron", "zone", "numbers", "drill"],
+)
+def test_the_location_loads_with_wrong_values_and_keeps_the_default_schedule(environment: dict[str, str], tmp_path: Path) -> None:
+    """The run of that schedule then fails with the reason, which somebody sees."""
+    (tmp_path / "workspace.yaml").touch()
+    loaded = run_python(LOAD, tmp_path, **environment)
+    assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, "0 2 * * *|UTC\n", "")
+
+
+def test_core_is_imported_without_dagster_and_the_command_line(tmp_path: Path) -> None:
+    """Core must be usable where there is no Dagster; an import chain breaks that in silence."""
+    imported = run_python(IMPORT_CORE, tmp_path)
+    assert (imported.stdout, imported.stderr) == ("True []\n", "")
+
+
+def test_the_assets_are_these_with_groups_kinds_and_owners() -> None:
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    assert {name: (spec.group_name, set(spec.kinds), list(spec.owners)) for name, spec in specs.items()} == {
+        "database_dump": ("recovery_point", {"postgres", "file"}, ["team:operations"]),
+        "minio_archive": ("recovery_point", {"s3", "file"}, ["team:operations"]),
+        "recovery_point": ("recovery_point", {"json"}, ["team:operations"]),
+        "live_system": ("live", {"postgres", "s3"}, ["team:operations"]),
+        "restore_drill": ("restore_drill", {"postgres", "s3"}, ["team:operations"]),
+    }
+    dependencies = {name: {dep.asset_key.to_user_string() for dep in spec.deps} for name, spec in specs.items()}
+    assert dependencies == {
+        "database_dump": set(),
+        "minio_archive": set(),
+        "recovery_point": {"database_dump", "minio_archive"},
+        "live_system": set(),
+        "restore_drill": {"recovery_point"},
+    }
+    assert all(spec.description for spec in specs.values())
+
+
+def test_the_checks_are_these_and_those_of_a_backup_block() -> None:
+    every = [spec for checks in defs.asset_checks or () if isinstance(checks, dg.AssetChecksDefinition) for spec in checks.check_specs]
+    assert {spec.name for spec in every if spec.asset_key.to_user_string() == "restore_drill"} == set(DRILL_CHECK_NAMES)
+    assert all(spec.description for spec in every)
+    specs = [spec for spec in every if spec.asset_key.to_user_string() != "restore_drill"]
+    assert {(spec.asset_key.to_user_string(), spec.name) for spec in specs} == {
+        ("database_dump", "dump_is_complete"),
+        ("database_dump", "dump_matches_snapshot"),
+        ("database_dump", "dump_size_is_plausible"),
+        ("minio_archive", "archive_is_readable"),
+        ("minio_archive", "every_object_is_archived"),
+        ("minio_archive", "archive_size_is_plausible"),
+        ("minio_archive", "references_resolve"),
+        ("live_system", "live_references_resolve"),
+    }
+    assert {spec.name for spec in specs if not spec.blocking} == {"live_references_resolve"}
+    [references] = [spec for spec in specs if spec.name == "references_resolve"]
+    assert {dep.asset_key.to_user_string() for dep in references.additional_deps} == {"database_dump"}
+
+
+def test_the_backup_job_takes_the_three_assets_with_all_their_checks() -> None:
+    job = defs.resolve_job_def("backup_job")
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {"database_dump", "minio_archive", "recovery_point"}
+    assert len(job.asset_layer.asset_graph.asset_check_keys) == 7
+    assert job.executor_def is dg.in_process_executor
+
+
+def test_a_restore_is_nothing_that_a_click_on_materialize_all_can_start() -> None:
+    """A drill writes into nothing but what it has started or made itself."""
+    implicit = defs.resolve_implicit_global_asset_job_def()
+    assert {node.name for node in implicit.nodes if "restore" in node.name} == DRILL.subjects
+    assert [job.name for job in defs.jobs or ()] == ["backup_job", "restore_drill_job", "prune_job", "restore_job", "audit_job"]
+
+
+@pytest.mark.parametrize("cron", ["0 2 * * *", "*/15 8-18 * * 1-5", "30 1 1 */3 *", "@daily", "0 22 * * MON-FRI"])
+@pytest.mark.parametrize("timezone", ["UTC", "Africa/Johannesburg"])
+def test_the_schedule_is_any_cron_string_in_any_time_zone(cron: str, timezone: str, site: Site) -> None:
+    site.set(BACKUP_SCHEDULE=cron, BACKUP_TIMEZONE=timezone)
+    schedule = make_daily_backup_schedule()
+    assert (schedule.cron_schedule, schedule.execution_timezone) == (cron, timezone)
+
+
+def test_the_schedule_runs_without_anybody_switching_it_on() -> None:
+    schedule = defs.resolve_schedule_def("daily_backup_schedule")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    assert schedule.job_name == "backup_job"
+
+
+def test_another_setting_that_is_wrong_does_not_move_the_schedule(site: Site) -> None:
+    """The run that then fails must be the one at the operators' hour, not one at two in the night of another zone."""
+    site.set(BACKUP_SCHEDULE="0 5 * * *", BACKUP_TIMEZONE="Africa/Johannesburg", BACKUP_DOWNLOAD_THREADS="eight")
+    schedule = make_daily_backup_schedule()
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 5 * * *", "Africa/Johannesburg")
+
+
+def test_the_schedule_is_read_from_the_operators_env_file_too(site: Site) -> None:
+    site.unset("BACKUP_SCHEDULE")
+    (site.folder / ".env").write_text("BACKUP_SCHEDULE='45 3 * * *'\n", encoding="utf-8")
+    assert make_daily_backup_schedule().cron_schedule == "45 3 * * *"

@@ -1,0 +1,206 @@
+"""The drill as Dagster and the command line run it: asset, checks, alerts, what stays beside the recovery point.
+
+What the drill itself finds is tested in `integration/test_drill`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from schedgen_backups.alerts.run_kinds import DRILL, DRILL_CHECK_NAMES
+from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
+from schedgen_backups.core.drill.report import DrillReport
+from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.definitions import defs
+from schedgen_backups.defs.drill import DRILL_CHECKS, MAX_RUNTIME_SECONDS
+from schedgen_backups.defs.jobs import MAX_RUNTIME_TAG
+from schedgen_backups.defs.schedules import make_weekly_drill_schedule
+from schedgen_backups.defs.sensors import alert_outbox
+from schedgen_backups_tests.support.inbox import Watcher, open_inbox
+from schedgen_backups_tests.support.sites import NEVER, Site, failures_of, wait_until
+
+pytestmark = [pytest.mark.edge]
+
+
+@pytest.fixture
+def backed_up(site: Site, instance: dg.DagsterInstance) -> Site:
+    """A site with one committed recovery point."""
+    assert site.run(instance).success
+    return site
+
+
+def name_servers(site: Site) -> None:
+    """Drills use the application's servers: as good for what is told of a drill, and faster than servers of its own."""
+    database, bucket = site.application.database, site.application.bucket
+    site.set(
+        DRILL_DATABASE_URL=f"postgresql://{database.user}@{database.host}:{database.port}/postgres",
+        DRILL_POSTGRES_PASSWORD=database.password,
+        DRILL_ON_SOURCE_SERVER="true",
+        DRILL_MINIO_ENDPOINT=bucket.endpoint,
+        DRILL_MINIO_ACCESS_KEY=bucket.access_key,
+        DRILL_MINIO_SECRET_KEY=bucket.secret_key,
+    )
+
+
+def evaluations_of(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+
+
+def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, object]:
+    [materialization] = result.asset_materializations_for_node("restore_drill")
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def assert_no_scratch(site: Site) -> None:
+    folder = site.directory / ".drill"
+    assert [path.name for path in (folder.iterdir() if folder.exists() else []) if path.is_dir()] == []
+
+
+def test_a_drill_of_the_newest_point_passes_and_is_measured_and_recorded(backed_up: Site, instance: dg.DagsterInstance) -> None:
+    (backed_up.folder / "checks.sql").write_text("-- there are jobs\nSELECT count(*) = 40 FROM jobs;\n", encoding="utf-8")
+    backed_up.set(DRILL_SQL_CHECKS="checks.sql")
+    result = backed_up.run(instance, "restore_drill_job")
+    assert failures_of(result) == {}
+    evaluations = evaluations_of(result)
+    assert {name: evaluation.passed for name, evaluation in evaluations.items()} == dict.fromkeys(DRILL_CHECK_NAMES, True)
+    metadata = metadata_of(result)
+    phases = [metadata[f"{name}_seconds"] for name in ("start_servers", "verify", "restore", "compare", "sample", "sql_checks")]
+    assert all(isinstance(seconds, float) and seconds >= 0 for seconds in phases)
+    assert metadata["rto_seconds"] == pytest.approx(sum(seconds for seconds in phases if isinstance(seconds, float)), abs=1)
+    report = DrillReport.model_validate(metadata["report"])
+    assert (report.is_passed, report.point_id) == (True, backed_up.points()[-1].point_id.text)
+    assert report.rpo_seconds > 0
+    [point] = backed_up.points()
+    assert [level.status for level in point.verification.levels()] == [CheckStatus.PASSED] * len(VerificationLevel)
+    backed_up.assert_left_clean()
+    assert_no_scratch(backed_up)
+
+
+def test_checks_that_are_not_configured_are_yellow_and_failed_ones_fail_the_run_and_not_the_point(
+    backed_up: Site, instance: dg.DagsterInstance
+) -> None:
+    name_servers(backed_up)
+    result = backed_up.run(instance, "restore_drill_job")
+    assert result.success
+    held = evaluations_of(result)["operator_checks_hold"]
+    assert (held.passed, held.severity) == (False, dg.AssetCheckSeverity.WARN)
+    (backed_up.folder / "checks.sql").write_text("-- nobody is there\nSELECT count(*) = 0 FROM jobs", encoding="utf-8")
+    backed_up.set(DRILL_SQL_CHECKS="checks.sql")
+    failed = backed_up.run(instance, "restore_drill_job")
+    assert list(failures_of(failed)) == ["restore_drill_operator_checks_hold"]
+    assert "nobody is there" in (evaluations_of(failed)["operator_checks_hold"].description or "")
+    assert backed_up.points()[-1].state.value == "verified"
+
+
+@pytest.mark.parametrize("kind", list(ArtifactKind))
+def test_damage_fails_the_drill_and_makes_the_point_a_failed_one(backed_up: Site, instance: dg.DagsterInstance, kind: ArtifactKind) -> None:
+    name_servers(backed_up)
+    backed_up.flip_bit(kind)
+    result = backed_up.run(instance, "restore_drill_job")
+    assert list(failures_of(result)) == ["restore_drill"]
+    assert "nothing was written" in failures_of(result)["restore_drill"].description
+    assert backed_up.points()[-1].state.value == "failed"
+    assert_no_scratch(backed_up)
+
+
+def test_a_failed_drill_is_told_once_and_ends_with_a_passed_drill_and_not_with_a_backup(site: Site) -> None:
+    (site.folder / "checks.sql").write_text("SELECT false", encoding="utf-8")
+    name_servers(site)
+    with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
+        assert site.run(instance).success
+        site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url, DRILL_SQL_CHECKS="checks.sql")
+        assert not site.run(instance, "restore_drill_job").success
+        [alert] = inbox.alerts
+        assert alert.startswith("[HIGH] Restore drill failed: restore_drill_operator_checks_hold\n")
+        assert "1 of 1 checks do not hold: SELECT false" in alert
+        outbox = Watcher(alert_outbox, instance)
+        outbox.look(2)
+        assert site.run(instance).success
+        outbox.look(2)
+        assert inbox.texts == [alert]
+        site.unset("DRILL_SQL_CHECKS")
+        assert site.run(instance, "restore_drill_job").success
+        outbox.look(2)
+        # That no checks are configured is no news.
+        assert inbox.alerts == [alert]
+        [recovery] = inbox.recoveries
+        assert "drill: restore_drill_operator_checks_hold failed" in recovery
+    secrets = [secret.encode() for secret in (site.application.database.password, site.application.bucket.secret_key)]
+    written = [path for folder in (site.home, site.directory) for path in folder.rglob("*") if path.is_file()]
+    assert len(written) > 5
+    assert [path for path in written if any(secret in path.read_bytes() for secret in secrets)] == []
+
+
+def test_a_backup_sweeps_what_a_killed_drill_left(site: Site, instance: dg.DagsterInstance) -> None:
+    script = "import os; from pathlib import Path; from schedgen_backups.core.drill.scratch_folder import open_scratch_folder\n"
+    script += f"with open_scratch_folder(Path({str(site.directory / '.drill')!r})): os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+
+    def is_swept() -> bool:
+        assert site.run(instance).success
+        return not list((site.directory / ".drill").glob("schedgen-drill-*"))
+
+    wait_until(is_swept, "a backup sweeps")
+
+
+def test_the_command_drills_prints_and_ends_with_3_when_a_claim_fails(backed_up: Site) -> None:
+    point_id = backed_up.points()[-1].point_id.text
+    result = backed_up.cli("drill", point_id)
+    assert (result.code, result.stderr) == (0, "")
+    assert all(word in result.stdout for word in (point_id, "database_is_equal", "referenced_pdfs_open", "RTO", "RPO"))
+    (backed_up.folder / "checks.sql").write_text("SELECT false", encoding="utf-8")
+    name_servers(backed_up)
+    failed = backed_up.cli("drill", "--json", DRILL_SQL_CHECKS="checks.sql")
+    assert failed.code == 3
+    printed = json.loads(failed.stdout)
+    assert (printed["success"], printed["report"]["point_id"]) == (False, point_id)
+    assert printed["rto_seconds"] == printed["report"]["seconds"]["total"]
+    assert [failure["step"] for failure in printed["failures"]] == ["restore_drill_operator_checks_hold"]
+
+
+def test_the_command_says_what_is_wrong_before_it_drills(site: Site) -> None:
+    result = site.cli("drill", "yesterday")
+    assert (result.code, "is not the id of a recovery point" in result.stderr) == (4, True)
+    result = site.cli("drill")
+    assert (result.code, "no verified recovery point" in result.stderr) == (3, True)
+
+
+def test_wrong_settings_fail_the_drill_and_no_backup(site: Site, instance: dg.DagsterInstance) -> None:
+    site.set(DRILL_DATABASE_URL="somewhere", DRILL_MAX_MINUTES="soon")
+    assert site.run(instance).success
+    [failure] = failures_of(site.run(instance, "restore_drill_job")).values()
+    assert "DRILL_DATABASE_URL" in failure.description
+
+
+def test_the_password_of_the_live_database_goes_to_no_other_server(site: Site, instance: dg.DagsterInstance) -> None:
+    """Where DRILL_POSTGRES_PASSWORD is forgotten, the login fails."""
+    assert site.run(instance).success
+    database = site.application.database
+    site.set(DRILL_DATABASE_URL=f"postgresql://{database.user}@{database.host}:{database.port}/postgres", DRILL_ON_SOURCE_SERVER="true")
+    [failure] = failures_of(site.run(instance, "restore_drill_job")).values()
+    assert "no password supplied" in failure.description
+
+
+def test_the_drill_runs_weekly_in_the_operators_time_zone_without_being_switched_on(site: Site) -> None:
+    schedule = defs.resolve_schedule_def("weekly_drill_schedule")
+    assert (schedule.cron_schedule, schedule.job_name) == ("0 4 * * 0", "restore_drill_job")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    site.set(DRILL_SCHEDULE=NEVER, BACKUP_TIMEZONE="Africa/Johannesburg")
+    moved = make_weekly_drill_schedule()
+    assert (moved.cron_schedule, moved.execution_timezone) == (NEVER, "Africa/Johannesburg")
+    site.set(DRILL_SCHEDULE="on Sundays")
+    assert make_weekly_drill_schedule().cron_schedule == "0 4 * * 0"
+
+
+def test_the_drills_job_is_the_asset_with_its_checks_and_a_limit() -> None:
+    job = defs.resolve_job_def("restore_drill_job")
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {"restore_drill"}
+    assert {key.name for key in job.asset_layer.asset_graph.asset_check_keys} == set(DRILL_CHECK_NAMES)
+    assert job.tags[MAX_RUNTIME_TAG] == str(MAX_RUNTIME_SECONDS) == "7200"
+    assert [spec.blocking for check in DRILL_CHECKS for spec in check.check_specs] == [True, True, True, True, False]
+    assert {f"restore_drill_{name}" for name in DRILL_CHECK_NAMES} | {"restore_drill"} == DRILL.subjects

@@ -1,0 +1,179 @@
+"""The commands that restore tables, objects and deleted rows, and `restore_job`, as people use them: shown first, confirmed, logged.
+
+What is restored is tested in `integration/test_table_restore` and `test_object_restore`; whole points in `test_cli_restore`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from schedgen_backups.core.restore.log import read_restore_log
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.definitions import defs
+from schedgen_backups.demo.seed import seed_application
+from schedgen_backups_tests.support.servers import client_of, run
+from schedgen_backups_tests.support.sites import QUIET, Application, Site
+
+pytestmark = [pytest.mark.edge]
+
+
+@pytest.fixture
+def seeded_site(database: DatabaseSettings, weed_bucket: BucketSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A site of its own application, which a test may harm, with one verified recovery point."""
+    seed_application(database, weed_bucket, user_count=5, job_count=10)
+    with dg.DagsterInstance.ephemeral() as instance:
+        site = Site(tmp_path, Application(database, weed_bucket), monkeypatch)
+        assert site.run(instance).success
+    return site
+
+
+def pick_job(site: Site) -> tuple[str, str]:
+    """Id and key of one job that has a PDF."""
+    [(job_id, key)] = run(site.application.database, "SELECT id::text, s3_key FROM jobs WHERE s3_key IS NOT NULL ORDER BY id LIMIT 1")
+    return job_id, key
+
+
+def delete_job(site: Site, job_id: str, key: str) -> None:
+    run(site.application.database, f"DELETE FROM jobs WHERE id = '{job_id}'")
+    client_of(site.application.bucket).remove_object(site.application.bucket.bucket, key)
+
+
+def has_object(site: Site, key: str) -> bool:
+    bucket = site.application.bucket
+    return key in {entry.object_name for entry in client_of(bucket).list_objects(bucket.bucket, recursive=True)}
+
+
+def count(site: Site, table: str) -> int:
+    [(rows,)] = run(site.application.database, f"SELECT count(*) FROM {table}")
+    return int(rows)
+
+
+def test_a_deleted_row_comes_back_with_its_object(seeded_site: Site) -> None:
+    site = seeded_site
+    job_id, key = pick_job(site)
+    delete_job(site, job_id, key)
+    rows = count(site, "jobs")
+    words = ("undelete", "latest", "jobs", "--where", f"id = '{job_id}'")
+    tried = site.cli(*words, "--dry-run")
+    assert (tried.code, key in tried.stdout, "missing" in tried.stdout) == (0, True, True), tried.stderr
+    unconfirmed = site.cli(*words)
+    assert (unconfirmed.code, "not confirmed" in unconfirmed.stderr) == (3, True)
+    assert (count(site, "jobs"), has_object(site, key)) == (rows, False)
+    done = site.cli(*words, "--confirm", site.application.database.database, "--reason", "asked by a teacher", "--json")
+    assert done.code == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["rows_written"], answer["objects_written"], answer["lost_keys"]) == (1, [key], [])
+    assert (count(site, "jobs"), has_object(site, key)) == (rows + 1, True)
+    assert json.loads(site.cli("audit", "--json").stdout)["rows_without_object"] == []
+    entry = read_restore_log(site.directory)[-1]
+    assert (entry.reason, entry.result) == ("asked by a teacher", "done: 1 rows, 1 objects")
+    [kept] = (site.directory / "safety").glob("db_*.sql.gz")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert [point.state.value for point in site.points()] == ["verified"]
+
+
+def test_a_table_is_shown_kept_beside_and_put_back(seeded_site: Site) -> None:
+    site = seeded_site
+    name = site.application.database.database
+    job_id, key = pick_job(site)
+    delete_job(site, job_id, key)
+    side = f"side_{name[-20:]}"
+    kept = site.cli("restore-tables", "latest", "jobs", "--side-database", side, "--json")
+    assert kept.code == 0, kept.stderr
+    [shown] = json.loads(kept.stdout)["tables"]
+    assert (shown["table"], shown["only_in_backup"], shown["only_live"], shown["changed"]) == ("public.jobs", 1, 0, 0)
+    assert run(site.application.database.with_database(side), "SELECT count(*) FROM jobs") == [(10,)]
+    run(site.application.database, f"DROP DATABASE {side}")
+    words = ("restore-tables", "latest", "jobs", "--side-database", side, "--write", "missing", "--no-safety-backup")
+    assert site.cli(*words).code == 3
+    written = site.cli(*words, "--confirm", name)
+    assert (written.code, "1 rows put back" in written.stdout) == (0, True), written.stderr
+    assert (count(site, "jobs"), (site.directory / "safety").exists()) == (10, False)
+    assert run(site.application.database, f"SELECT count(*) FROM pg_database WHERE datname = '{side}'") == [(0,)]
+
+
+def test_objects_are_shown_and_come_back_or_become_files(seeded_site: Site, tmp_path: Path) -> None:
+    site = seeded_site
+    bucket = site.application.bucket
+    _job_id, key = pick_job(site)
+    good = client_of(bucket).get_object(bucket.bucket, key).data
+    client_of(bucket).remove_object(bucket.bucket, key)
+    out = tmp_path / "out"
+    files = site.cli("restore-objects", "latest", key, "--to", str(out))
+    assert (files.code, (out / key).read_bytes() == good) == (0, True), files.stderr
+    dry = site.cli("restore-objects", "latest", "*", "--back", "--dry-run", "--json")
+    assert [found["key"] for found in json.loads(dry.stdout)["objects"] if found["standing"] == "missing"] == [key]
+    done = site.cli("restore-objects", "latest", "*", "--back", "--confirm", bucket.bucket)
+    assert (done.code, has_object(site, key)) == (0, True), done.stderr
+    assert site.cli("restore-objects", "latest", key).code == 4
+    assert site.cli("restore-objects", "latest", "no such key", "--to", str(out)).code == 3
+
+
+def test_a_point_can_be_browsed_without_a_restore(seeded_site: Site) -> None:
+    shown = json.loads(seeded_site.cli("show", "latest", "--tables", "--objects", "", "--json").stdout)
+    assert {table["name"]: table["rows"] for table in shown["tables"]}["public.jobs"] == 10
+    _job_id, key = pick_job(seeded_site)
+    assert key in {found["key"] for found in shown["objects"]}
+    seen = seeded_site.cli("show", "latest", "--objects", key)
+    assert (seen.stdout.count("\n"), key in seen.stdout) == (1, True)
+
+
+def test_a_point_is_chosen_by_time(seeded_site: Site) -> None:
+    [point] = seeded_site.points()
+    assert point.manifest is not None
+    taken = point.manifest.snapshot_at
+    words = ("restore", "latest", "--database", "nowhere_yet", "--dry-run")
+    before = seeded_site.cli(*words, "--as-of", taken.replace(year=2020).isoformat())
+    assert (before.code, "no verified recovery point is as old" in before.stderr) == (4, True)
+    assert seeded_site.cli(*words, "--as-of", "yesterday").code == 4
+    # The point is found; what is missing is the database.
+    found = seeded_site.cli(*words, "--as-of", taken.replace(year=2099).isoformat())
+    assert "has no database nowhere_yet" in found.stderr
+
+
+def launch(instance: dg.DagsterInstance, **config: object) -> dg.ExecuteInProcessResult:
+    run_config = {**QUIET, "ops": {"restore_recovery_point": {"config": config}}}
+    return defs.resolve_job_def("restore_job").execute_in_process(instance=instance, run_config=run_config, raise_on_error=False)
+
+
+def test_the_launchpad_tells_first_and_restores_when_confirmed(seeded_site: Site, second_database: DatabaseSettings) -> None:
+    site = seeded_site
+    target = second_database.database
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert launch(instance, database=target).success
+        assert run(second_database, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
+        assert launch(instance, database=target, confirm=target, reason="a look").success
+        assert run(second_database, "SELECT count(*) FROM jobs") == [(10,)]
+        job_id, key = pick_job(site)
+        delete_job(site, job_id, key)
+        live = site.application.database.database
+        back = launch(instance, tables=["jobs"], where=f"id = '{job_id}'", write="missing", key_column="s3_key", confirm=live)
+        assert back.success
+        assert (count(site, "jobs"), has_object(site, key)) == (10, True)
+        client_of(site.application.bucket).remove_object(site.application.bucket.bucket, key)
+        assert launch(instance, objects=[key], confirm=site.application.bucket.bucket).success
+        assert has_object(site, key)
+        assert not launch(instance).success
+    log = read_restore_log(site.directory)
+    assert (log[0].reason, log[0].result) == ("a look", "done: equal")
+    assert len(log) == 3
+
+
+def test_the_audit_is_a_check_that_warns_and_a_command_that_ends_with_3(seeded_site: Site) -> None:
+    site = seeded_site
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert site.run(instance, "audit_job").get_asset_check_evaluations()[0].passed
+        assert site.cli("audit").code == 0
+        _job_id, key = pick_job(site)
+        client_of(site.application.bucket).remove_object(site.application.bucket.bucket, key)
+        result = site.run(instance, "audit_job")
+        [found] = result.get_asset_check_evaluations()
+        assert (result.success, found.passed, found.severity) == (True, False, dg.AssetCheckSeverity.WARN)
+        assert found.description is not None
+        assert "1 rows without their object" in found.description
+        told = site.cli("audit")
+        assert (told.code, key in told.stdout) == (3, True)

@@ -1,0 +1,193 @@
+"""Retention as the operators meet it: the sensor that asks, the job that removes, `prune`, `pin` and `unpin` on the command line.
+
+Points are small real ones of chosen age and state. Which points may go is decided in core and tested in `core/test_retention`.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.defs.sensors import alert_outbox, retention_sensor
+from schedgen_backups_tests.support.artifacts import list_files
+from schedgen_backups_tests.support.histories import add_point
+from schedgen_backups_tests.support.inbox import Watcher, open_inbox
+from schedgen_backups_tests.support.sites import Site, failures_of
+
+pytestmark = [pytest.mark.edge]
+
+DAYS = (20, 15, 12, 10, 9, 1)
+"""Of the verified points of `history`: the newest three are kept, and what is younger than a week."""
+KEPT_DAYS = (10, 9, 1)
+OLD_SCRIPT = ("schedgen_20240101_020000.sql.gz", "minio_backup_20240101_020000.tar.gz", "notes.txt")
+
+
+class History:
+    """Points by their age in days, with the names of their files."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.catalog = Catalog(site.directory)
+        self.catalog.prepare()
+        self.files: dict[float, tuple[str, ...]] = {}
+        self.ids: dict[float, str] = {}
+
+    def add(self, days: float, state: PointState = PointState.VERIFIED) -> None:
+        point_id = RecoveryPointId.from_time(datetime.now(timezone.utc) - timedelta(days=days))
+        self.files[days] = add_point(self.catalog, point_id, state)
+        self.ids[days] = point_id.text
+
+    def names_of(self, *days: float) -> list[str]:
+        return sorted([name for day in days for name in self.files[day]] + list(OLD_SCRIPT))
+
+
+@pytest.fixture
+def history(site: Site) -> History:
+    found = History(site)
+    for days in DAYS:
+        found.add(days)
+    for name in OLD_SCRIPT:
+        (site.directory / name).write_bytes(b"not ours")
+    return found
+
+
+def ask(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
+    """What the sensor says; it keeps no cursor."""
+    with dg.build_sensor_context(instance=instance) as context:
+        answer = retention_sensor(context)
+    assert isinstance(answer, dg.RunRequest | dg.SkipReason)
+    return answer
+
+
+def get_metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """Of the one observation that the run reported on the recovery point."""
+    [event] = [event for event in result.all_events if event.event_type is dg.DagsterEventType.ASSET_OBSERVATION]
+    observation = event.asset_observation_data.asset_observation
+    assert observation.asset_key == dg.AssetKey("recovery_point")
+    return {name: value.value for name, value in observation.metadata.items()}
+
+
+def decide(site: Site, *words: str) -> dict[str, bool]:
+    """What `prune --json` says: id → kept."""
+    result = site.cli("prune", "--json", *words)
+    assert (result.code, result.stderr) == (0, "")
+    return {made["id"]: made["kept"] for made in json.loads(result.stdout)["decisions"]}
+
+
+def test_the_sensor_asks_for_nothing_when_nothing_goes(site: Site, instance: dg.DagsterInstance) -> None:
+    answer = ask(instance)
+    assert isinstance(answer, dg.SkipReason)
+    assert "no recovery points yet" in str(answer.skip_message)
+    young = History(site)
+    young.add(1)
+    answer = ask(instance)
+    assert isinstance(answer, dg.SkipReason)
+    assert "nothing to remove, 1 recovery points are kept" in str(answer.skip_message)
+
+
+def test_the_sensor_says_why_it_refuses_when_no_point_is_verified(site: Site, instance: dg.DagsterInstance) -> None:
+    partial = History(site)
+    partial.add(30, PointState.PARTIAL)
+    answer = ask(instance)
+    assert isinstance(answer, dg.SkipReason)
+    assert answer.skip_message == "no point is verified"
+
+
+def test_the_sensor_asks_for_the_same_plan_with_the_same_key(history: History, instance: dg.DagsterInstance) -> None:
+    """Dagster starts one run for one key, however often the sensor asks."""
+    first, second = ask(instance), ask(instance)
+    assert isinstance(first, dg.RunRequest)
+    assert isinstance(second, dg.RunRequest)
+    assert first.run_key is not None
+    assert first.run_key == second.run_key
+    history.add(11)
+    third = ask(instance)
+    assert isinstance(third, dg.RunRequest)
+    assert third.run_key != first.run_key
+
+
+def test_the_job_removes_exactly_the_planned_files_and_says_why(history: History, instance: dg.DagsterInstance) -> None:
+    result = history.site.run(instance, "prune_job")
+    assert failures_of(result) == {}
+    assert list_files(history.site.directory) == history.names_of(*KEPT_DAYS)
+    metadata = get_metadata(result)
+    assert (metadata["recovery_points_kept"], metadata["recovery_points_removed"], metadata["refusal"]) == (3, 3, "none")
+    assert metadata["bytes_freed"] > 0
+    log = "\n".join(entry.user_message for entry in instance.all_logs(result.run_id))
+    for days in DAYS:
+        line = f"| {history.ids[days]} | verified | {'keep' if days in KEPT_DAYS else 'remove'} | "
+        assert line in str(metadata["decisions"])
+        assert line in log
+    assert isinstance(ask(instance), dg.SkipReason)
+    history.site.assert_left_clean()
+
+
+def test_while_somebody_holds_the_lock_the_job_fails_removes_nothing_and_is_told_until_it_goes_well(
+    history: History,
+) -> None:
+    site = history.site
+    history.catalog.lock.acquire("a backup that runs")
+    with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
+        site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url)
+        [failed] = failures_of(site.run(instance, "prune_job")).values()
+        assert "in use by a backup that runs" in failed.description
+        [alert] = inbox.alerts
+        assert alert.startswith("[MEDIUM] Retention failed: prune_recovery_points\n")
+        assert "in use by a backup that runs" in alert
+        outbox = Watcher(alert_outbox, instance)
+        outbox.look(2)
+        assert inbox.texts == [alert]
+        pruned = site.cli("prune")
+        assert pruned.code == 5
+        assert "in use by a backup that runs" in pruned.stderr
+        assert {path.name for path in site.directory.iterdir() if path.is_file()} >= set(history.names_of(*DAYS))
+        history.catalog.lock.release()
+        assert site.run(instance).success
+        outbox.look(2)
+        assert inbox.texts == [alert]
+        assert site.run(instance, "prune_job").success
+        outbox.look(2)
+        [recovery] = inbox.recoveries
+        assert "retention: prune_recovery_points failed" in recovery
+
+
+def test_prune_does_what_its_dry_run_said(history: History) -> None:
+    site = history.site
+    said = decide(site, "--dry-run")
+    assert said == {history.ids[days]: days in KEPT_DAYS for days in DAYS}
+    assert list_files(site.directory) == history.names_of(*DAYS)
+    assert decide(site) == said
+    assert list_files(site.directory) == history.names_of(*KEPT_DAYS)
+    shown = site.cli("prune")
+    assert shown.code == 0
+    assert "3 kept, 0 removed" in shown.stdout
+    site.assert_left_clean()
+
+
+def test_a_pinned_point_stays_until_it_is_unpinned(history: History) -> None:
+    site, oldest = history.site, history.ids[20]
+    pinned = site.cli("pin", oldest, "--reason", "the audit of [2026]")
+    assert (pinned.code, pinned.stderr) == (0, "")
+    assert f"{oldest} is pinned: the audit of [2026]" in pinned.stdout
+    assert decide(site)[oldest] is True
+    assert sorted([*history.names_of(20, *KEPT_DAYS), f"pin_{oldest}.json"]) == list_files(site.directory)
+    assert "no longer pinned" in site.cli("unpin", oldest).stdout
+    assert "not pinned" in site.cli("unpin", oldest).stdout
+    assert decide(site)[oldest] is False
+    assert list_files(site.directory) == history.names_of(*KEPT_DAYS)
+
+
+def test_a_pin_for_some_days_says_until_when(history: History) -> None:
+    until = f"{datetime.now(timezone.utc) + timedelta(days=30):%Y-%m-%d}"
+    assert f"is pinned until {until}: audit" in history.site.cli("pin", "latest", "--reason", "audit", "--days", "30").stdout
+
+
+@pytest.mark.parametrize("command", [("pin", "20200101_000000", "--reason", "x"), ("unpin", "20200101_000000"), ("pin", "latest")])
+def test_a_pin_of_nothing_or_without_a_reason_is_refused(command: tuple[str, ...], history: History) -> None:
+    assert history.site.cli(*command).code == 4

@@ -1,0 +1,148 @@
+"""That nothing happened: no verified recovery point for too long is told, by the sensor to people and by `status` to monitoring.
+
+Points are real ones of the job, or small ones of a chosen age; nothing is faked but their date. Failures that do happen are in `test_outbox`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+
+import dagster as dg
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.defs.sensors import alert_outbox, freshness_watch
+from schedgen_backups_tests.support.histories import add_point
+from schedgen_backups_tests.support.inbox import CANARY, Inbox, Watcher, open_inbox
+from schedgen_backups_tests.support.sites import Site
+
+pytestmark = [pytest.mark.edge]
+
+MAX_AGE_HOURS = 10
+
+
+@pytest.fixture
+def inbox(site: Site) -> Iterator[Inbox]:
+    with open_inbox() as opened:
+        site.set(BACKUP_ALERT_WEBHOOK_URL=opened.url, BACKUP_MAX_AGE_HOURS=str(MAX_AGE_HOURS))
+        yield opened
+
+
+@pytest.fixture
+def instance(site: Site) -> Iterator[dg.DagsterInstance]:
+    """One with a home: others have no schedules."""
+    with dg.DagsterInstance.from_config(str(site.home)) as opened:
+        yield opened
+
+
+def hours_ago(hours: float) -> datetime:
+    return datetime.now(timezone.utc) - timedelta(hours=hours)
+
+
+def add_point_of(site: Site, hours: float, state: PointState = PointState.VERIFIED) -> str:
+    """A recovery point of this age is in the directory; returns its id."""
+    catalog = Catalog(site.directory)
+    catalog.prepare()
+    point_id = RecoveryPointId.from_time(hours_ago(hours))
+    add_point(catalog, point_id, state)
+    return point_id.text
+
+
+def watch_since(instance: dg.DagsterInstance, hours: float) -> Watcher:
+    """The watcher's first look was so long ago."""
+    return Watcher(freshness_watch, instance, hours_ago(hours).isoformat())
+
+
+def test_without_any_run_ever_silence_is_told_once_when_it_is_too_long(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+    early = watch_since(instance, MAX_AGE_HOURS - 0.1)
+    early.look(2)
+    assert inbox.texts == []
+    late = watch_since(instance, MAX_AGE_HOURS + 0.1)
+    late.look(3)
+    [alert] = inbox.texts
+    assert alert.startswith(f"[CRITICAL] No verified recovery point for {MAX_AGE_HOURS} hours\n")
+    assert "schedgen-backups backup" in alert
+    assert site.run(instance).success
+    late.look()
+    Watcher(alert_outbox, instance).look(2)
+    [recovery] = inbox.recoveries
+    assert "no verified recovery point" in recovery
+    assert inbox.alerts == [alert]
+
+
+def test_the_first_look_begins_the_wait_and_later_looks_do_not_begin_it_anew(instance: dg.DagsterInstance, inbox: Inbox) -> None:
+    watcher = Watcher(freshness_watch, instance)
+    watcher.look()
+    first = watcher.cursor
+    watcher.look(2)
+    assert watcher.cursor == first
+    assert inbox.texts == []
+
+
+@pytest.mark.parametrize(("hours", "told"), [(MAX_AGE_HOURS - 0.1, 0), (MAX_AGE_HOURS + 0.1, 1)], ids=["young", "old"])
+def test_a_point_that_is_too_old_is_told_at_the_first_look(hours: float, told: int, site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+    point_id = add_point_of(site, hours)
+    reason = Watcher(freshness_watch, instance).look()
+    assert point_id in reason
+    assert len(inbox.alerts) == told
+    assert all(point_id in alert for alert in inbox.alerts)
+
+
+@pytest.mark.parametrize("state", [PointState.PARTIAL, PointState.UNVERIFIED, PointState.FAILED])
+def test_a_young_point_that_is_not_verified_does_not_count(state: PointState, site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+    old = add_point_of(site, MAX_AGE_HOURS + 1)
+    add_point_of(site, 1, state)
+    Watcher(freshness_watch, instance).look()
+    [alert] = inbox.alerts
+    assert f"{old}, {MAX_AGE_HOURS + 1:.1f} h old" in alert
+
+
+def test_a_failed_backup_does_not_end_the_alarm(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+    watcher = watch_since(instance, MAX_AGE_HOURS + 1)
+    watcher.look()
+    site.set(POSTGRES_PASSWORD=CANARY)
+    assert not site.run(instance).success
+    watcher.look()
+    Watcher(alert_outbox, instance).look()
+    assert inbox.recoveries == []
+    assert len(inbox.alerts) == 2
+
+
+def test_a_channel_that_is_down_gets_the_alarm_once_when_it_is_up(instance: dg.DagsterInstance, inbox: Inbox) -> None:
+    inbox.go_down()
+    watcher = watch_since(instance, MAX_AGE_HOURS + 1)
+    watcher.look(2)
+    inbox.come_up()
+    watcher.look(2)
+    assert len(inbox.alerts) == 1
+
+
+@pytest.mark.parametrize(
+    ("hours", "code", "word"),
+    [(1, 0, "OK"), (MAX_AGE_HOURS * 0.85, 1, "WARNING"), (MAX_AGE_HOURS + 0.1, 2, "CRITICAL"), (None, 2, "CRITICAL")],
+    ids=["ok", "warning", "critical", "none"],
+)
+def test_status_ends_as_monitoring_expects_and_says_the_same_as_json(hours: float | None, code: int, word: str, site: Site) -> None:
+    site.set(BACKUP_MAX_AGE_HOURS=str(MAX_AGE_HOURS))
+    point_id = add_point_of(site, hours) if hours is not None else None
+    told = site.cli("status")
+    assert (told.code, told.stderr) == (code, "")
+    assert told.stdout.startswith(f"{word}: newest verified recovery point: {point_id or 'none'}")
+    as_json = site.cli("status", "--json")
+    found = json.loads(as_json.stdout)
+    assert as_json.code == code
+    assert (found["state"], found["id"], found["max_age_seconds"], found["open_incidents"]) == (word, point_id, MAX_AGE_HOURS * 3600, [])
+
+
+def test_status_names_what_is_still_open(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+    assert site.run(instance).success
+    site.set(POSTGRES_PASSWORD=CANARY)
+    site.run(instance)
+    assert len(inbox.alerts) == 1
+    told = site.cli("status")
+    assert told.code == 0
+    assert "open incidents: run: database_dump failed" in " ".join(told.stdout.split())
+    assert json.loads(site.cli("status", "--json").stdout)["open_incidents"] == ["run: database_dump failed"]

@@ -1,0 +1,197 @@
+"""How far the outbox goes on: past what a channel accepted and not further, never twice over the same, not into what is history.
+
+Ticks of schedules are written into the instance as the daemon writes them; runs are real ones. Which trouble is told by whom is in `test_outbox`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster._core.events import DagsterEvent
+from dagster._core.scheduler.instigation import TickStatus
+
+from schedgen_backups.definitions import defs
+from schedgen_backups.defs.sensors import alert_outbox
+from schedgen_backups.monitoring.outbox import OUTBOX_NAME, OutboxCursor
+from schedgen_backups_tests.support.inbox import CANARY, PATH_CANARY, Inbox, Ticks, Watcher, open_inbox
+from schedgen_backups_tests.support.sites import Site
+
+pytestmark = [pytest.mark.edge]
+
+SCHEDULE = "daily_backup_schedule"
+DAY_SECONDS = 86400
+
+
+@pytest.fixture
+def inbox(site: Site) -> Iterator[Inbox]:
+    with open_inbox() as opened:
+        site.set(BACKUP_ALERT_WEBHOOK_URL=opened.url)
+        yield opened
+        assert CANARY.encode() not in opened.bodies
+        assert PATH_CANARY.encode() not in opened.bodies
+
+
+@pytest.fixture
+def home(site: Site) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.from_config(str(site.home)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def outbox(home: dg.DagsterInstance) -> Watcher:
+    return Watcher(alert_outbox, home)
+
+
+def read_cursor(outbox: Watcher) -> OutboxCursor:
+    return OutboxCursor.model_validate_json(outbox.cursor or "{}")
+
+
+def add_failed_run(home: dg.DagsterInstance, *, seconds_ago: float, message: str) -> None:
+    """A run whose failure lies so far back."""
+    run = home.create_run_for_job(defs.resolve_job_def("backup_job"))
+    event = DagsterEvent(event_type_value=dg.DagsterEventType.RUN_FAILURE.value, job_name=run.job_name, message=message)
+    home.handle_new_event(
+        dg.EventLogEntry(
+            error_info=None,
+            level=logging.ERROR,
+            user_message=message,
+            run_id=run.run_id,
+            timestamp=time.time() - seconds_ago,
+            job_name=run.job_name,
+            dagster_event=event,
+        )
+    )
+
+
+def test_a_failed_tick_is_told_once_and_its_recovery_after_a_good_one(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+    """No run, so no hook: this is how a setting that Dagster itself refuses shows."""
+    ticks = Ticks(home, SCHEDULE)
+    ticks.add(TickStatus.FAILURE, reason="the schedule's function raised")
+    outbox.look(3)
+    [alert] = inbox.alerts
+    assert alert.startswith(f"[CRITICAL] No run was started: {SCHEDULE}\nthe schedule's function raised\n")
+    ticks.add(TickStatus.FAILURE, reason="the schedule's function raised again")
+    outbox.look(2)
+    assert inbox.texts == [alert]
+    ticks.add(TickStatus.SUCCESS)
+    outbox.look(2)
+    [recovery] = inbox.recoveries
+    assert f"tick: {SCHEDULE}" in recovery
+    assert "seen 2 times" in recovery
+    assert inbox.alerts == [alert]
+
+
+def test_a_good_backup_does_not_end_the_trouble_of_a_schedule(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+    """Somebody's backup by hand does not make the schedule start one tonight."""
+    Ticks(home, SCHEDULE).add(TickStatus.FAILURE, reason="still broken")
+    outbox.look()
+    assert site.run(home).success
+    outbox.look(2)
+    assert (len(inbox.alerts), inbox.recoveries) == (1, [])
+
+
+def test_a_tick_that_failed_long_after_it_began_is_told_all_the_same(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+    """A tick bears the time for which it was due: a daemon that was down makes up for a tick of hours ago."""
+    sensor, schedule = Ticks(home, "freshness_watch"), Ticks(home, SCHEDULE)
+    sensor.add(TickStatus.FAILURE, reason="the sensor raised")
+    outbox.look()
+    schedule.add(TickStatus.FAILURE, reason="the schedule raised", seconds_ago=3600)
+    outbox.look(2)
+    assert [alert.split("\n")[1] for alert in inbox.alerts] == ["the sensor raised", "the schedule raised"]
+
+
+def test_the_outbox_does_not_tell_of_its_own_ticks(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+    """A tick that failed because nobody could be told would be told for ever."""
+    Ticks(home, OUTBOX_NAME).add(TickStatus.FAILURE, reason="the outbox raised")
+    outbox.look(2)
+    assert inbox.texts == []
+
+
+def test_what_is_older_than_two_days_at_the_first_look_is_history(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+    add_failed_run(home, seconds_ago=3 * DAY_SECONDS, message="three days ago")
+    Ticks(home, SCHEDULE).add(TickStatus.FAILURE, reason="a tick three days ago", seconds_ago=3 * DAY_SECONDS)
+    outbox.look()
+    assert inbox.texts == []
+    add_failed_run(home, seconds_ago=DAY_SECONDS, message="yesterday")
+    outbox.look(2)
+    [alert] = inbox.alerts
+    assert "yesterday" in alert
+
+
+def test_an_alert_that_no_channel_takes_waits_and_comes_once(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+    outbox.look()
+    before = read_cursor(outbox)
+    inbox.go_down()
+    site.set(POSTGRES_PASSWORD=CANARY)
+    site.run(home)
+    outbox.look(3)
+    assert read_cursor(outbox).failure_id == before.failure_id
+    assert len(inbox.texts) == 4
+    inbox.come_up()
+    outbox.look(3)
+    [alert] = inbox.texts
+    assert alert.startswith("[CRITICAL] Backup failed: database_dump\n")
+    assert read_cursor(outbox).failure_id > before.failure_id
+
+
+def test_good_news_that_no_channel_takes_waits_and_comes_once(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+    site.set(POSTGRES_PASSWORD=CANARY)
+    site.run(home)
+    inbox.go_down()
+    site.set(POSTGRES_PASSWORD=site.application.database.password)
+    assert site.run(home).success
+    outbox.look(2)
+    inbox.come_up()
+    outbox.look(3)
+    [recovery] = inbox.texts
+    assert recovery.startswith("[INFO] Backups work again")
+
+
+def test_a_cancelled_run_and_a_tick_wait_for_the_channel_too(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+    inbox.go_down()
+    home.report_run_canceled(home.create_run_for_job(defs.resolve_job_def("backup_job")))
+    Ticks(home, SCHEDULE).add(TickStatus.FAILURE, reason="no run")
+    outbox.look(2)
+    inbox.come_up()
+    outbox.look(3)
+    assert sorted(text.split("\n")[0] for text in inbox.texts) == [
+        "[CRITICAL] No run was started: daily_backup_schedule",
+        "[HIGH] Backup cancelled: backup_job",
+    ]
+
+
+def test_without_a_channel_the_outbox_goes_on_and_nothing_piles_up(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+    """Whoever sets a channel later hears of what happens from then on."""
+    site.unset("BACKUP_ALERT_WEBHOOK_URL")
+    add_failed_run(home, seconds_ago=60, message="nobody to tell")
+    outbox.look()
+    site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url)
+    outbox.look(2)
+    assert inbox.alerts == []
+
+
+def test_a_part_of_the_outbox_that_raises_is_told_once_and_keeps_no_other_from_telling(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
+    """A manifest that is a folder cannot be listed, so that what is over cannot be found; the newer failure is told all the same."""
+    broken = site.directory / "manifest_20260101_020000.json"
+    add_failed_run(home, seconds_ago=60, message="one failure")
+    outbox.look()
+    broken.mkdir(parents=True)
+    add_failed_run(home, seconds_ago=30, message="the other failure")
+    home.report_run_canceled(home.create_run_for_job(defs.resolve_job_def("backup_job")))
+    outbox.look(3)
+    titles = [alert.split("\n")[0] for alert in inbox.alerts]
+    assert titles == [
+        "[CRITICAL] Backup failed: backup_job",
+        "[HIGH] Backup cancelled: backup_job",
+        "[HIGH] Alerts may be missing: what is over",
+    ]
+    broken.rmdir()
+    outbox.look(2)
+    [recovery] = inbox.recoveries
+    assert "outbox: what is over" in recovery

@@ -1,0 +1,154 @@
+"""The commands in the documents are those that there are: `bash` blocks are run, of others every command and option is looked up.
+
+`restore.md` has its own test, which runs its blocks in their order. That variables, assets and checks are named is in `test_documentation`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import typer
+
+from schedgen_backups.cli.main import app
+from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
+from schedgen_backups.demo.seed import seed_application
+from schedgen_backups_tests.support.servers import run
+from schedgen_backups_tests.support.sites import Application, Site
+
+pytestmark = [pytest.mark.edge]
+
+PROJECT = Path(__file__).resolve().parents[3]
+TESTS = PROJECT / "schedgen_backups_tests"
+DOCUMENTS = {path.name: path for path in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))}
+RUN = {
+    "BACKUP_QUICK_REFERENCE.md": "here",
+    "restore.md": "integration/restore/test_restore_document.py",
+    "file-format.md": "by the tests of the formats, with the stock tools",
+}
+"""Documents with `bash` blocks → who runs them."""
+NOT_RUN = {
+    "README.md": "installs the project, or restores to hosts of the reader's; the commands are run in test_cli and test_cli_restore",
+    "BACKUP_AUTOMATION.md": "the same commands as in the quick reference, which are run; setup is run in test_setup",
+    "BACKUP_QUICK_REFERENCE.md": "asks questions, starts servers or tells people: run in test_setup, test_drill_edge and test_cli",
+    "alerts.md": "waits for a daemon or tells people",
+    "deploy.md": "installs as root, or needs Docker or a cluster",
+    "drill.md": "takes minutes; run in test_drill_edge",
+    "file-format.md": "needs files of the reader's",
+    "growing.md": "needs several hosts",
+    "performance.md": "takes minutes to hours",
+    "restore.md": "needs Docker; listed one by one in integration/restore/test_restore_document.py",
+    "retention.md": "needs a history of weeks; run in test_retention_edge",
+}
+"""Documents with `console` blocks → why these are not run."""
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+_WORDS_BEFORE = re.compile(r"^(?:[A-Z_]+=\S*\s+|sudo\s+(?:-u\s+\S+\s+)?|env\s+)*")
+
+
+def read_blocks(document: str, language: str) -> list[str]:
+    text = DOCUMENTS[document].read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def find_calls(line: str) -> Iterator[list[str]]:
+    """The words behind each `schedgen-backups` or `backup-cli` of a line that calls it."""
+    for part in re.split(r"&&|\|\||[;|]|\$\(", re.sub(r"\s#\s.*$", "", line)):
+        called = _WORDS_BEFORE.sub("", part.strip())
+        found = re.match(r"(?:\S*/)?schedgen-backups\s+(.+)", called) or re.search(r"--rm backup-cli\s+(.+)", called)
+        if found:
+            try:
+                yield shlex.split(found[1])
+            except ValueError:  # a quotation that goes on in the next line
+                yield found[1].split()
+
+
+def list_calls(document: str) -> list[list[str]]:
+    lines = [line for block in read_blocks(document, "bash") for line in block.splitlines()]
+    lines += [line[2:] for block in read_blocks(document, "console") for line in block.splitlines() if line.startswith(("$ ", "# "))]
+    return [call for line in lines for call in find_calls(line)]
+
+
+def find_wrong_words(call: list[str]) -> list[str]:
+    """The command or the options of a call that do not exist."""
+    command = COMMANDS.get(call[0])
+    if command is None:
+        return [call[0]]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+    return [word for word in call[1:] if word.startswith("--") and word.partition("=")[0] not in known]
+
+
+def test_a_command_or_option_that_does_not_exist_is_found() -> None:
+    [first, second] = find_calls("X=1 .venv/bin/schedgen-backups back-it-up && docker compose run --rm backup-cli backup --labels a=b # and so on")
+    assert (find_wrong_words(first), find_wrong_words(second)) == (["back-it-up"], ["--labels"])
+
+
+@pytest.mark.parametrize("document", list(DOCUMENTS))
+def test_every_command_and_option_of_a_document_exists(document: str) -> None:
+    assert [call for call in list_calls(document) if find_wrong_words(call)] == []
+
+
+def test_the_documents_call_every_command_that_there_is() -> None:
+    called = {call[0] for document in DOCUMENTS for call in list_calls(document)}
+    assert set(COMMANDS) - called - {"demo"} == set(), "demo is called by make"
+
+
+def test_every_block_is_run_or_has_a_reason() -> None:
+    assert {name for name in DOCUMENTS if read_blocks(name, "bash")} <= RUN.keys()
+    assert {name for name in DOCUMENTS if read_blocks(name, "console")} <= NOT_RUN.keys()
+
+
+def test_every_variable_is_documented_once() -> None:
+    rows = [name for path in DOCUMENTS.values() for name in re.findall(r"^\| *`([A-Z][A-Z0-9_]+)`", path.read_text(encoding="utf-8"), re.MULTILINE)]
+    names = {variable.name for variable in VARIABLES}
+    assert {name: count for name, count in Counter(rows).items() if name in names and count != 1} == {}
+    assert names <= set(rows)
+
+
+@pytest.fixture
+def seeded_site(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A site with an application of its own and one recovery point."""
+    name = f"document_{uuid4().hex}"
+    application = Application(postgres_server.create_database(name), weed.settings(name.replace("_", "-")))
+    seed_application(application.database, application.bucket, user_count=10, job_count=20)
+    site = Site(tmp_path, application, monkeypatch)
+    assert site.cli("backup").code == 0
+    return site
+
+
+def test_the_quick_reference_does_what_it_says(seeded_site: Site) -> None:
+    script = "set -eo pipefail\n" + "".join(read_blocks("BACKUP_QUICK_REFERENCE.md", "bash"))
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], cwd=seeded_site.folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(seeded_site.points()) == 3
+    assert (seeded_site.folder / "resolved").is_dir()
+    database = seeded_site.application.database
+    for (name,) in run(database.with_database("postgres"), f"SELECT datname FROM pg_database WHERE datname LIKE '{database.database}_old_%'"):
+        run(database.with_database("postgres"), f'DROP DATABASE "{name}"')
+
+
+def read_architecture() -> str:
+    return DOCUMENTS["architecture.md"].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("heading", "folder"), [("core/", "core"), ("the edge", ".")])
+def test_the_architecture_names_every_module_and_no_other(heading: str, folder: str) -> None:
+    section = read_architecture().split(f"## Modules of {heading}\n", 1)[1].split("\n## ", 1)[0]
+    modules = {path.stem for path in (PROJECT / "schedgen_backups" / folder).glob("*.py")} - {"__init__"}
+    assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == modules
+
+
+def test_the_test_of_every_invariant_exists() -> None:
+    named = re.findall(r"`((?:unit|edge|integration)/[\w/]+\.py)`: `(test_\w+)`", read_architecture())
+    assert len(named) > 12
+    assert [pair for pair in named if f"def {pair[1]}(" not in (TESTS / pair[0]).read_text(encoding="utf-8")] == []

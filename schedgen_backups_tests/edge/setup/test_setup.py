@@ -1,0 +1,379 @@
+"""Setup as a person meets it, in a terminal of its own, with wrong answers first; and as a script does, without one.
+
+Servers, channels and the first recovery point are real. Of Docker only the last step is taken by a program that writes down how it was called: what
+compose does is tested in `docker/`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pwd
+import re
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pexpect
+import pytest
+from dotenv import dotenv_values
+
+from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups_tests.support.alerts import RecordingServer, closed_port, recording_server
+from schedgen_backups_tests.support.sites import Application
+
+pytestmark = [pytest.mark.edge]
+
+PROJECT = Path(__file__).resolve().parents[3]
+PATIENCE_SECONDS = 180
+OLD_ENV = "# of the application\nJWT_SECRET=canary-of-the-application\n\nBACKUP_SCHEDULE='15 3 * * *' # at night\nPOSTGRES_PASSWORD=old-canary\n"
+
+
+class Machine:
+    """A project folder, and places for what setup installs."""
+
+    def __init__(self, folder: Path, application: Application, webhook_url: str) -> None:
+        self.folder = folder / "schedgen-backups"
+        self.folder.mkdir()
+        for name in ("workspace.yaml", "dagster.yaml"):
+            (self.folder / name).write_bytes((PROJECT / name).read_bytes())
+        self.env = self.folder / ".env"
+        self.points = folder / "points"
+        self.places = {name: folder / name for name in ("unit-dir", "cron-dir", "state-dir", "log-dir")}
+        self.database, self.bucket = application.database, application.bucket
+        self.webhook_url = webhook_url
+        names = {f"{variable.name}{suffix}" for variable in VARIABLES for suffix in ("", "_FILE")} | {"DAGSTER_HOME"}
+        self.environment = {name: value for name, value in os.environ.items() if name not in names}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return (self.database.password, self.bucket.secret_key, self.webhook_url, "canary")
+
+    def words(self, *flags: str) -> list[str]:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        places = [word for name, path in self.places.items() for word in (f"--{name}", str(path))]
+        return ["-m", "schedgen_backups.cli.main", "setup", "--service-user", user, *places, *flags]
+
+    def answer_flags(self) -> list[str]:
+        """Every answer, secrets in files."""
+        files = {"postgres-password": self.database.password, "minio-secret-key": self.bucket.secret_key, "alert-webhook-url": self.webhook_url}
+        values = {
+            "postgres-host": self.database.host,
+            "postgres-port": str(self.database.port),
+            "postgres-user": self.database.user,
+            "postgres-db": self.database.database,
+            "minio-endpoint": self.bucket.endpoint,
+            "minio-bucket": self.bucket.bucket,
+            "minio-access-key": self.bucket.access_key,
+            "backup-dir": str(self.points),
+        }
+        for name, secret in files.items():
+            path = self.folder.parent / f"secret-{name}"
+            path.write_text(f"{secret}\n", encoding="utf-8")
+            values[f"{name}-file"] = str(path)
+        return [word for name, value in values.items() for word in (f"--{name}", value)]
+
+    def run(self, *flags: str, **environment: str) -> tuple[int, str]:
+        """Setup ran without a terminal; exit code, and all that it printed."""
+        done = subprocess.run(
+            [sys.executable, *self.words(*flags)],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def run_watched(self, *flags: str, **environment: str) -> tuple[int, str, set[bytes]]:
+        """As `run`, with the command lines of all processes that were seen meanwhile."""
+        seen: set[bytes] = set()
+        is_done = threading.Event()
+
+        def watch() -> None:
+            while not is_done.is_set():
+                for path in Path("/proc").glob("[0-9]*/cmdline"):
+                    with suppress(OSError):  # it has ended meanwhile
+                        seen.add(path.read_bytes())
+                is_done.wait(0.1)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            code, text = self.run(*flags, **environment)
+        finally:
+            is_done.set()
+            watcher.join()
+        return code, text, seen
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Path → content of every file below the folder."""
+        return {str(path): path.read_bytes() for path in self.folder.parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
+class Person:
+    """Answers one run of setup at a terminal."""
+
+    def __init__(self, machine: Machine, *flags: str, **environment: str) -> None:
+        self._child = pexpect.spawn(
+            sys.executable,
+            machine.words(*flags),
+            cwd=str(machine.folder),
+            env={**machine.environment, "TERM": "xterm", **environment},
+            timeout=PATIENCE_SECONDS,
+            encoding="utf-8",
+            dimensions=(60, 250),
+        )
+        self._log = self._child.logfile_read = io.StringIO()
+
+    @property
+    def seen(self) -> str:
+        """All that was on the terminal."""
+        return self._log.getvalue()
+
+    def expect(self, text: str) -> None:
+        self._child.expect_exact(text)
+
+    def answer(self, prompt: str, text: str = "") -> None:
+        self.expect(prompt)
+        self._child.expect(r": $")
+        self._child.sendline(text)
+
+    def answer_all(self, answers: Sequence[tuple[str, str]]) -> None:
+        for prompt, text in answers:
+            self.answer(prompt, text)
+
+    def interrupt(self) -> None:
+        """Ctrl-C was pressed."""
+        self._child.sendintr()
+
+    def see_the_end(self) -> int | None:
+        self._child.expect(pexpect.EOF)
+        self._child.close()
+        return self._child.exitstatus
+
+
+@pytest.fixture
+def inbox() -> Iterator[RecordingServer]:
+    with recording_server() as server:
+        yield server
+
+
+@pytest.fixture
+def machine(tmp_path: Path, application: Application, inbox: RecordingServer) -> Machine:
+    return Machine(tmp_path, application, inbox.url("/alerts/path-canary-4712"))
+
+
+def assert_secrets_are_kept(machine: Machine, seen: str) -> None:
+    assert [secret for secret in machine.secrets if secret in seen] == []
+    for path in machine.folder.glob(".env*"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def assert_first_point_is_verified(machine: Machine) -> None:
+    assert [point.state for point in Catalog(machine.points).list_points()] == [PointState.VERIFIED]
+
+
+def answer_questions(person: Person, machine: Machine, *, is_here: bool) -> None:
+    """Wrong password, bucket, cron string, zone and address, each told at once and asked again."""
+    database = [
+        ("Database server", machine.database.host),
+        ("Its port", str(machine.database.port)),
+        ("Role that may read the database", machine.database.user),
+        ("Database", machine.database.database),
+    ]
+    person.answer_all([*database, ("The role's password", "wrong")])
+    person.expect("authentication failed")
+    person.answer("Keep these answers", "n")
+    person.answer_all([*((prompt, "") for prompt, _text in database), ("The role's password", machine.database.password)])
+    person.answer("S3 server", "http://no-endpoint")
+    person.expect("expected host:port without http://")
+    bucket = [("Does it speak https", ""), ("Bucket", machine.bucket.bucket), ("Access key", machine.bucket.access_key)]
+    person.answer("S3 server", machine.bucket.endpoint)
+    person.answer_all([("Does it speak https", ""), ("Bucket", "no-such-bucket"), *bucket[2:], ("Its secret key", machine.bucket.secret_key)])
+    person.expect("bucket:")
+    person.answer("Keep these answers", "n")
+    person.answer_all([("S3 server", ""), *bucket, ("Its secret key", "")])
+    if is_here:
+        person.answer("Folder for recovery points", str(machine.points))
+    person.answer("When to back up", "every night")
+    person.expect("BACKUP_SCHEDULE is 'every night', expected a cron string")
+    person.answer("When to back up", "30 1 * * 1-5")
+    person.answer("Time zone", "Africa/Nowhere")
+    person.expect("expected a time zone's name")
+    person.answer("Time zone", "Africa/Johannesburg")
+    person.answer("Keep recovery points", "14")
+    person.answer("Address that gets alerts", f"http://127.0.0.1:{closed_port()}/nobody")
+    person.answer("Who gets alerts by mail", "")
+    person.expect("did not accept the test alert")
+    person.answer("Keep these answers", "n")
+    person.answer("Address that gets alerts", machine.webhook_url)
+    person.answer("Who gets alerts by mail", "")
+
+
+def read_answers(machine: Machine) -> dict[str, str | None]:
+    names = ("POSTGRES_PASSWORD", "MINIO_SECRET_KEY", "MINIO_BUCKET", "BACKUP_SCHEDULE", "BACKUP_TIMEZONE", "BACKUP_RETENTION_DAYS")
+    values = dotenv_values(machine.env)
+    return {name: values[name] for name in (*names, "BACKUP_ALERT_WEBHOOK_URL")}
+
+
+@pytest.mark.parametrize("deployment", ["systemd", "cron", "none"])
+def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_point(
+    deployment: str, machine: Machine, inbox: RecordingServer
+) -> None:
+    machine.env.write_text(OLD_ENV, encoding="utf-8")
+    # The first point does not depend on what takes the next ones: one deployment with files of its own and the one without take it.
+    has_point = deployment != "cron"
+    person = Person(machine, *([] if has_point else ["--no-first-backup"]))
+    person.answer("What starts the backups", "windows")
+    person.expect("one of compose, systemd, cron, none")
+    person.answer("What starts the backups", deployment)
+    answer_questions(person, machine, is_here=True)
+    assert person.see_the_end() == 0, person.seen
+    assert ("A recovery point is taken and verified." in person.seen) is has_point
+    assert read_answers(machine) == {
+        "POSTGRES_PASSWORD": machine.database.password,
+        "MINIO_SECRET_KEY": machine.bucket.secret_key,
+        "MINIO_BUCKET": machine.bucket.bucket,
+        "BACKUP_SCHEDULE": "30 1 * * 1-5",
+        "BACKUP_TIMEZONE": "Africa/Johannesburg",
+        "BACKUP_RETENTION_DAYS": "14",
+        "BACKUP_ALERT_WEBHOOK_URL": machine.webhook_url,
+    }
+    text = machine.env.read_text(encoding="utf-8")
+    assert text.startswith("# of the application\nJWT_SECRET=canary-of-the-application\n\nBACKUP_SCHEDULE='30 1 * * 1-5' # at night\n")
+    [old] = machine.folder.glob(".env.old-*")
+    assert old.read_text(encoding="utf-8") == OLD_ENV
+    assert_secrets_are_kept(machine, person.seen)
+    if has_point:
+        assert_first_point_is_verified(machine)
+    assert [received.json["text"] for received in inbox.received if "test alert" in str(received.json["text"])] != []
+    units, cron = (sorted(path.name for path in machine.places[name].glob("*")) for name in ("unit-dir", "cron-dir"))
+    if deployment == "systemd":
+        assert len(units) == 4
+        assert "OnCalendar=Mon,Tue,Wed,Thu,Fri *-*-* 1:30:00 Africa/Johannesburg\n" in (
+            machine.places["unit-dir"] / "schedgen-backup.timer"
+        ).read_text(encoding="utf-8")
+        service = (machine.places["unit-dir"] / "schedgen-backup.service").read_text(encoding="utf-8")
+        assert f"ExecStart={Path(sys.executable).parent}/schedgen-backups backup" in service
+        assert f"WorkingDirectory={machine.folder}\n" in service
+        assert f"ReadWritePaths=-{machine.points}\n" in service
+        assert "/opt/" not in service.replace(str(machine.folder), "").replace(str(Path(sys.executable).parent), "")
+    if deployment == "cron":
+        assert cron == ["schedgen-backups"]
+        line = (machine.places["cron-dir"] / "schedgen-backups").read_text(encoding="utf-8").splitlines()[-1]
+        assert line.startswith(f"30 1 * * 1-5 {pwd.getpwuid(os.geteuid()).pw_name} cd {machine.folder} && ")
+    assert bool(units) is (deployment == "systemd")
+
+
+def test_compose_is_set_up_beside_the_application_and_started_only_when_asked(machine: Machine) -> None:
+    root = machine.folder.parent
+    (root / "docker-compose.yml").write_text("services: {}\n", encoding="utf-8")
+    (root / ".env").write_text(OLD_ENV, encoding="utf-8")
+    programs = root / "programs"
+    programs.mkdir()
+    docker = programs / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$@" >>{root}/calls\n', encoding="utf-8")
+    docker.chmod(0o755)
+    person = Person(machine, PATH=f"{programs}:{os.environ['PATH']}")
+    person.expect(f"Docker with compose, and {root}/docker-compose.yml")
+    person.answer("What starts the backups", "compose")
+    answer_questions(person, machine, is_here=False)
+    person.answer("Build and start the containers now?", "y")
+    assert person.see_the_end() == 0, person.seen
+    files = f"compose -f {root}/docker-compose.yml -f {PROJECT}/docker/compose.yaml"
+    calls = [call for call in (root / "calls").read_text(encoding="utf-8").splitlines() if call != "compose version"]
+    assert calls == [
+        f"{files} up -d --build",
+        f"{files} run --rm backup-cli doctor",
+        f"{files} run --rm backup-cli backup --reason setup",
+        f"{files} run --rm backup-cli verify latest",
+    ]
+    values = dotenv_values(root / ".env")
+    assert (values["JWT_SECRET"], values["SCHEDGEN_BACKUPS_SOURCE"]) == ("canary-of-the-application", str(PROJECT))
+    assert (values["POSTGRES_PASSWORD"], values["BACKUP_RETENTION_DAYS"]) == (machine.database.password, "14")
+    assert not machine.env.exists()
+    assert_secrets_are_kept(machine, person.seen)
+    assert stat.S_IMODE((root / ".env").stat().st_mode) == 0o600
+
+
+def test_without_a_terminal_flags_and_environment_do_and_a_second_run_changes_nothing(machine: Machine, inbox: RecordingServer) -> None:
+    code, seen, processes = machine.run_watched(*machine.answer_flags(), "--deployment", "systemd", "--yes", BACKUP_RETENTION_DAYS="21")
+    assert code == 0, seen
+    assert any(b"backup\0--reason\0setup" in line for line in processes)
+    assert [line for line in processes for secret in machine.secrets[:3] if secret.encode() in line] == []
+    assert_secrets_are_kept(machine, seen)
+    assert_first_point_is_verified(machine)
+    assert dotenv_values(machine.env)["BACKUP_RETENTION_DAYS"] == "21"
+    before = machine.snapshot()
+    code, seen = machine.run("--deployment", "systemd", "--yes")
+    assert (code, machine.snapshot()) == (0, before), seen
+    assert len(re.findall(r"^unchanged: ", seen, flags=re.MULTILINE)) == 5
+    assert "written" not in seen
+    assert "a verified recovery point is there already" in seen
+    assert len([received for received in inbox.received if "test alert" in str(received.json["text"])]) == 1
+    code, seen = machine.run("--deployment", "systemd", "--yes", "--schedule", "0 4 * * *")
+    assert re.findall(r"^written: .*/(\S+?),? ?.*$", seen, flags=re.MULTILINE) != []
+    assert {name for name, content in machine.snapshot().items() if before.get(name) not in {None, content}} == {
+        str(machine.env),
+        str(machine.places["unit-dir"] / "schedgen-backup.timer"),
+    }
+
+
+def test_a_dry_run_prints_the_files_without_secrets_and_writes_nothing(machine: Machine, inbox: RecordingServer) -> None:
+    machine.env.write_text(OLD_ENV, encoding="utf-8")
+    flags = [*machine.answer_flags(), "--deployment", "cron", "--yes", "--dry-run"]
+    before = machine.snapshot()
+    code, seen = machine.run(*flags)
+    assert (code, machine.snapshot()) == (0, before), seen
+    assert [secret for secret in machine.secrets if secret in seen] == []
+    assert all(word in seen for word in (str(machine.env), "POSTGRES_PASSWORD=********", f"POSTGRES_DB={machine.database.database}", "15 3 * * *"))
+    assert inbox.received == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--schedule", "every night"), "BACKUP_SCHEDULE is 'every night'"),
+        (("--minio-bucket", "no-such-bucket"), "no-such-bucket"),
+        (("--postgres-port", "0"), "POSTGRES_PORT is '0', expected a port"),
+    ],
+)
+def test_without_a_terminal_a_wrong_answer_ends_with_4_and_nothing_is_written(flags: tuple[str, str], told: str, machine: Machine) -> None:
+    code, seen = machine.run(*machine.answer_flags(), "--deployment", "none", "--yes", *flags)
+    assert (code, told in seen) == (4, True), seen
+    assert not machine.env.exists()
+    assert not machine.points.exists()
+
+
+def test_without_a_terminal_and_without_yes_it_says_what_to_do(machine: Machine) -> None:
+    code, seen = machine.run()
+    assert (code, "--yes" in seen) == (4, True)
+
+
+def test_an_env_that_a_group_could_read_becomes_the_backups_users_own(machine: Machine) -> None:
+    """As docs/deploy.md installs it by hand: closed to its group and left to root, it would stop the nightly backup."""
+    user = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    flags = (*machine.answer_flags(), "--deployment", "cron", "--yes", "--no-first-backup", "--service-user", user)
+    assert machine.run(*flags)[0] == 0
+    os.chown(machine.env, os.geteuid(), os.getegid())
+    machine.env.chmod(0o640)
+    code, seen = machine.run(*flags)
+    assert (code, f"unchanged: {machine.env}" in seen) == (0, True), seen
+    status = machine.env.stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, pwd.getpwnam(user).pw_uid)
+
+
+def test_cancelling_at_a_question_ends_with_130_and_writes_nothing(machine: Machine) -> None:
+    person = Person(machine, "--deployment", "none")
+    person.answer("Database server", "elsewhere")
+    person.expect("Its port")
+    person.interrupt()
+    assert (person.see_the_end(), machine.env.exists()) == (130, False)

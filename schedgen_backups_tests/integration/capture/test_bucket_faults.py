@@ -1,0 +1,294 @@
+"""S3 servers and networks that fail: what passes is tried again, what does not is told, and no object is missing without a word.
+
+A proxy in front of the real server breaks chosen requests. The pauses between tries are shortened, their number is not.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from schedgen_backups.core.capture.object_reader import PARALLEL_RANGES, RANGE_BYTES
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.check_results import CheckStatus
+from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.records import ArchiveRecord
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
+from schedgen_backups.core.servers.loopback import free_ports
+from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.core.verify.files import verify_archive, verify_every_object
+from schedgen_backups_tests.support.artifacts import list_files, make_noise, publish_archive, spoken_by, write_archive
+from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy
+from schedgen_backups_tests.support.servers import client_of
+
+pytestmark = pytest.mark.integration
+
+EARLIER = "minio_schedgen-pdfs_20261101_020000.tar.gz"
+BODIES = {f"{number}.pdf": make_noise(3000 + number, number) for number in range(12)}
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schedgen_backups.core.capture.object_reader._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(urllib3.Retry, "get_backoff_time", lambda _retry: 0.0)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    """A directory with an earlier archive."""
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    write_archive(catalog.directory / EARLIER, [], point_id="20261101_020000")
+    return catalog
+
+
+@pytest.fixture
+def proxy(bucket: BucketSettings) -> Iterator[FaultyS3Proxy]:
+    """A proxy before a bucket that holds BODIES."""
+    for key, data in BODIES.items():
+        put(bucket, key, data)
+    with FaultyS3Proxy(bucket) as proxy:
+        yield proxy
+
+
+def put(bucket: BucketSettings, key: str, data: bytes) -> None:
+    client_of(bucket).put_object(bucket.bucket, key, io.BytesIO(data), len(data))
+
+
+def read_archive(path: Path) -> tuple[ArchiveRecord, dict[str, bytes]]:
+    with open_archive(path) as archive:
+        entries = list(archive.read_entries())
+        return archive.record, {entry.key: b"".join(archive.read_object(entry)) for entry in entries}
+
+
+def assert_complete(path: Path, expected: dict[str, bytes] = BODIES) -> ArchiveRecord:
+    assert {result.status for result in (*verify_archive(path), verify_every_object(path))} == {CheckStatus.PASSED}
+    record, contents = read_archive(path)
+    assert contents == expected
+    return record
+
+
+def assert_named_as_failed(path: Path, key: str) -> None:
+    """The archive holds everything but this object, says so, and does not pass for complete."""
+    assert {result.status for result in verify_archive(path)} == {CheckStatus.PASSED}
+    record, contents = read_archive(path)
+    assert contents == {name: data for name, data in BODIES.items() if name != key}
+    assert [missed.key for missed in record.failed] == [key]
+    assert record.failed_count == 1
+    result = verify_every_object(path)
+    assert result.status is CheckStatus.FAILED
+    assert key in result.summary
+
+
+def assert_refused(catalog: Catalog, bucket: BucketSettings, kind: type[BackupError], **fields: object) -> BackupError:
+    """The capture fails with this error, which holds no secret, and leaves the directory as it was."""
+    with pytest.raises(kind) as caught:
+        publish_archive(catalog, bucket, **fields)
+    assert type(caught.value) is kind
+    assert bucket.secret_key not in spoken_by(caught.value)
+    assert list_files(catalog.directory) == [EARLIER]
+    assert list((catalog.directory / ".staging").iterdir()) == []
+    return caught.value
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_server_that_is_busy_for_a_while_is_asked_again(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int) -> None:
+    proxy.fail_next(30, status=status, matching=r"\.pdf", method="GET")
+    proxy.fail_next(3, status=status, matching="list-type")
+    assert_complete(publish_archive(catalog, proxy.settings(bucket)))
+
+
+def test_a_server_that_is_busy_for_ever_is_unreachable(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.fail_next(None, status=503)
+    error = assert_refused(catalog, proxy.settings(bucket), BucketUnreachableError)
+    assert error.is_retryable
+    assert error.hint
+
+
+def test_a_listing_that_breaks_off_is_no_shorter_bucket(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.fail_next(None, status=503, matching="list-type", method="GET")
+    assert_refused(catalog, proxy.settings(bucket), BucketUnreachableError)
+    proxy.heal()
+    proxy.cut_body(200, None, matching="list-type")
+    assert_refused(catalog, proxy.settings(bucket), BucketUnreachableError)
+
+
+def test_many_objects_in_a_row_that_cannot_be_read_end_the_capture(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    for number in range(25):
+        put(bucket, f"more/{number}.pdf", b"x")
+    proxy.fail_next(None, status=503, matching=r"\.pdf", method="GET")
+    error = assert_refused(catalog, proxy.settings(bucket), BucketUnreachableError)
+    assert "objects in a row could not be read" in error.message
+
+
+def test_one_object_that_is_refused_for_ever_is_named_and_the_rest_is_kept(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.fail_next(None, status=503, matching=r"/7\.pdf", method="GET")
+    assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
+
+
+def test_a_body_that_is_cut_short_is_read_again(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.cut_body(1000, 2, matching=r"/[37]\.pdf")
+    assert_complete(publish_archive(catalog, proxy.settings(bucket)))
+    assert len(proxy.requests(method="GET", matching=r"/[37]\.pdf")) >= 4
+
+
+def test_a_body_that_is_always_cut_short_is_named(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.cut_body(1000, None, matching=r"/7\.pdf")
+    assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
+
+
+def test_a_body_with_other_bytes_than_its_etag_says_is_read_again(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.corrupt_body(1, matching=r"/7\.pdf")
+    assert_complete(publish_archive(catalog, proxy.settings(bucket)))
+
+
+def test_a_body_that_always_comes_with_other_bytes_is_named(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.corrupt_body(None, matching=r"/7\.pdf")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    assert_named_as_failed(path, "7.pdf")
+    assert "ETag" in read_archive(path)[0].failed[0].reason
+
+
+def test_a_server_that_falls_silent_in_a_body_is_noticed(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.hang(60, after_bytes=500, count=1, matching=r"/7\.pdf")
+    assert_complete(publish_archive(catalog, proxy.settings(bucket), stall_timeout_seconds=1))
+
+
+def test_an_object_that_may_not_be_read_is_named(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.fail_next(None, status=403, matching=r"/7\.pdf", method="GET")
+    assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
+
+
+def test_an_object_that_is_deleted_during_the_backup_is_counted(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    client = client_of(bucket)
+    proxy.on_request(lambda _request: client.remove_object(bucket.bucket, "7.pdf"), matching=r"/7\.pdf", method="GET", count=1)
+    path = publish_archive(catalog, proxy.settings(bucket))
+    record = assert_complete(path, {key: data for key, data in BODIES.items() if key != "7.pdf"})
+    assert (record.deleted_count, record.failed_count, record.listed_count) == (1, 0, 12)
+    assert [missed.key for missed in record.deleted] == ["7.pdf"]
+    assert verify_every_object(path).figures["deleted"] == 1
+
+
+def test_an_object_that_is_replaced_during_the_backup_is_archived_as_it_is_then(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
+    proxy.on_request(lambda _request: put(bucket, "7.pdf", b"the newer one"), matching=r"/7\.pdf", method="GET", count=1)
+    path = publish_archive(catalog, proxy.settings(bucket))
+    record = assert_complete(path, {**BODIES, "7.pdf": b"the newer one"})
+    assert record.changed_count == 1
+    with open_archive(path) as archive:
+        assert [entry.key for entry in archive.read_entries() if entry.is_changed] == ["7.pdf"]
+
+
+def test_an_object_that_is_added_after_the_listing_is_not_missed_in_the_count(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.on_request(lambda _request: put(bucket, "new.pdf", b"new"), matching=r"/7\.pdf", method="GET", count=1)
+    record = assert_complete(publish_archive(catalog, proxy.settings(bucket)))
+    assert record.listed_count == 12
+
+
+def test_a_large_object_that_breaks_off_is_gone_on_with(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    """Only the rest is asked for again, and only of the same object."""
+    data = make_noise(IN_MEMORY_BYTES + 2_000_000)
+    put(bucket, "large.bin", data)
+    proxy.cut_body(10_000_000, 2, matching="large")
+    assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": data})
+    ranges = [request.range_header for request in proxy.requests(method="GET", matching="large") if request.range_header]
+    assert len(ranges) == 1
+    assert 0 < int(ranges[0].removeprefix("bytes=").rstrip("-")) <= 10_000_000
+
+
+def test_a_large_object_that_breaks_off_without_an_end_is_named(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    put(bucket, "large.bin", make_noise(IN_MEMORY_BYTES + 2_000_000))
+    proxy.cut_body(0, None, matching="large")
+    assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "large.bin")
+
+
+def test_a_large_object_with_other_bytes_leaves_nothing_in_the_archive(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    client_of(bucket).put_object(
+        bucket.bucket, "large.bin", io.BytesIO(make_noise(IN_MEMORY_BYTES + 2_000_000)), IN_MEMORY_BYTES + 2_000_000, part_size=64 << 20
+    )
+    proxy.corrupt_body(None, matching="large")
+    assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "large.bin")
+
+
+def test_a_large_object_that_is_replaced_while_it_is_read_is_archived_whole(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    """Two halves of two objects must never become one."""
+    newer = make_noise(IN_MEMORY_BYTES + 3_000_000, 2)
+    put(bucket, "large.bin", make_noise(IN_MEMORY_BYTES + 2_000_000))
+    proxy.cut_body(5_000_000, 2, matching="large")
+    seen = []
+
+    def replace_before_the_rest(_request: object) -> None:
+        seen.append(_request)
+        if len(seen) == 3:
+            put(bucket, "large.bin", newer)
+
+    proxy.on_request(replace_before_the_rest, matching="large", method="GET")
+    record = assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": newer})
+    assert record.changed_count == 1
+
+
+def test_a_very_large_object_is_read_in_ranges_that_may_break_off(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    data = make_noise(RANGE_BYTES * PARALLEL_RANGES + 3_000_001)
+    put(bucket, "large.bin", data)
+    proxy.cut_body(5_000_000, 4, matching="large")
+    assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": data})
+    ranges = {str(request.range_header) for request in proxy.requests(method="GET", matching="large")}
+    assert {f"bytes={start}-{start + RANGE_BYTES - 1}" for start in range(0, RANGE_BYTES * PARALLEL_RANGES, RANGE_BYTES)} <= ranges
+
+
+def test_a_very_large_object_that_is_replaced_between_its_ranges_is_archived_whole(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
+    """Ranges of two objects must never become one."""
+    newer = make_noise(RANGE_BYTES * PARALLEL_RANGES + 4_000_000, 2)
+    put(bucket, "large.bin", make_noise(RANGE_BYTES * PARALLEL_RANGES + 3_000_000))
+    lock = threading.Lock()
+    seen = []
+
+    def replace_before_the_third_range(_request: object) -> None:
+        with lock:
+            seen.append(_request)
+            if len(seen) == 4:
+                put(bucket, "large.bin", newer)
+
+    proxy.on_request(replace_before_the_third_range, matching="large", method="GET")
+    record = assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": newer})
+    assert record.changed_count == 1
+
+
+def test_a_wrong_secret_is_permanent_and_not_told(catalog: Catalog, bucket: BucketSettings) -> None:
+    error = assert_refused(catalog, replace(bucket, secret_key="canary-7d1f-wrong"), BucketError)
+    assert not error.is_retryable
+    assert "MINIO_SECRET_KEY" in error.hint
+
+
+def test_an_unknown_access_key_is_permanent(catalog: Catalog, bucket: BucketSettings) -> None:
+    error = assert_refused(catalog, replace(bucket, access_key="nobody"), BucketError)
+    assert not error.is_retryable
+
+
+def test_a_missing_bucket_is_named(catalog: Catalog, bucket: BucketSettings) -> None:
+    error = assert_refused(catalog, bucket.with_bucket("no-such-bucket"), BucketError)
+    assert "has no bucket no-such-bucket" in error.message
+    assert "MINIO_BUCKET" in error.hint
+
+
+def test_a_server_that_is_down_is_unreachable(catalog: Catalog, bucket: BucketSettings) -> None:
+    (port,) = free_ports(1)
+    error = assert_refused(catalog, replace(bucket, endpoint=f"127.0.0.1:{port}"), BucketUnreachableError)
+    assert error.is_retryable
+    assert "MINIO_ENDPOINT" in error.hint
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9000", "127.0.0.1:9000/path", "not a host:1"])
+def test_an_endpoint_that_is_none_is_a_wrong_setting(catalog: Catalog, bucket: BucketSettings, endpoint: str) -> None:
+    error = assert_refused(catalog, replace(bucket, endpoint=endpoint), BucketError)
+    assert "MINIO_ENDPOINT" in error.message

@@ -1,0 +1,168 @@
+"""The next capture asks the bucket only for what changed, and gets the same archive whatever happened to the one before.
+
+A proxy records which objects were asked for. Objects are two seconds old before the first capture: younger ones are read again.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
+from schedgen_backups.core.catalog.check_results import CheckStatus
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.records import ArchiveRecord
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
+from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.core.verify.files import verify_archive, verify_every_object
+from schedgen_backups_tests.support.artifacts import damage, make_noise, publish_archive
+from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy
+from schedgen_backups_tests.support.servers import client_of
+
+pytestmark = pytest.mark.integration
+
+SECOND, THIRD = "20261123_020000", "20261124_020000"
+LARGE_BYTES = IN_MEMORY_BYTES + 4_000_001
+WAIT_SECONDS = 120
+
+CAPTURE = """
+import sys
+from pathlib import Path
+from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups_tests.support.artifacts import publish_archive
+directory, endpoint, bucket = sys.argv[1:]
+access_key, secret_key = sys.stdin.read().split()
+publish_archive(Catalog(Path(directory)), BucketSettings(endpoint, access_key, secret_key, bucket))
+"""
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    return catalog
+
+
+@pytest.fixture
+def bodies(bucket: BucketSettings) -> dict[str, bytes]:
+    """What the bucket holds: small objects, an odd key, one that is streamed; all of them settled."""
+    bodies = {f"uploads/{number:03}.pdf": make_noise(2000 + number, number) for number in range(60)}
+    bodies["text.txt"] = b"a line of text\n" * 9000
+    bodies["empty"] = b""
+    bodies["e\u0301.pdf"] = make_noise(100, 7)
+    bodies["large.bin"] = make_noise(LARGE_BYTES, 8)
+    for key, data in bodies.items():
+        put(bucket, key, data)
+    time.sleep(2.1)
+    return bodies
+
+
+@pytest.fixture
+def proxy(bucket: BucketSettings, bodies: dict[str, bytes]) -> Iterator[FaultyS3Proxy]:
+    del bodies
+    with FaultyS3Proxy(bucket) as proxy:
+        yield proxy
+
+
+def put(bucket: BucketSettings, key: str, data: bytes) -> None:
+    client_of(bucket).put_object(bucket.bucket, key, io.BytesIO(data), len(data), metadata={"author": "somebody"})
+
+
+def assert_holds(path: Path, expected: dict[str, bytes]) -> ArchiveRecord:
+    assert {result.status for result in (*verify_archive(path), verify_every_object(path))} == {CheckStatus.PASSED}
+    with open_archive(path) as archive:
+        entries = list(archive.read_entries())
+        assert {entry.key: b"".join(archive.read_object(entry)) for entry in entries} == expected
+        assert all(entry.metadata == {"author": "somebody"} for entry in entries)
+        return archive.record
+
+
+def list_asked(proxy: FaultyS3Proxy, bucket: BucketSettings, since: int = 0) -> set[str]:
+    """The keys that were asked for since so many requests."""
+    paths = [urlsplit(request.path).path for request in proxy.requests(method="GET")[since:]]
+    prefix = f"/{bucket.bucket}/"
+    return {unquote(path.removeprefix(prefix)) for path in paths if path.startswith(prefix) and path != prefix}
+
+
+def test_the_next_capture_asks_only_for_what_changed(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, bodies: dict[str, bytes]
+) -> None:
+    assert assert_holds(publish_archive(catalog, proxy.settings(bucket)), bodies).reused_count == 0
+    assert list_asked(proxy, bucket) == set(bodies)
+    put(bucket, "uploads/030.pdf", b"another body")
+    put(bucket, "uploads/new.pdf", b"a new one")
+    client_of(bucket).remove_object(bucket.bucket, "uploads/010.pdf")
+    changed = {**bodies, "uploads/030.pdf": b"another body", "uploads/new.pdf": b"a new one"}
+    del changed["uploads/010.pdf"]
+    since = len(proxy.requests(method="GET"))
+    record = assert_holds(publish_archive(catalog, proxy.settings(bucket), SECOND), changed)
+    assert list_asked(proxy, bucket, since) == {"uploads/030.pdf", "uploads/new.pdf"}
+    assert record.reused_count == len(changed) - 2
+
+
+def test_a_damaged_older_archive_costs_time_and_nothing_else(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, bodies: dict[str, bytes]
+) -> None:
+    """One flipped bit in a small object, one in the large one: these two are asked for again."""
+    path = publish_archive(catalog, proxy.settings(bucket))
+    with open_archive(path) as archive:
+        entries = {entry.key: entry for entry in archive.read_entries()}
+    data = path.read_bytes()
+    for key in ("uploads/017.pdf", "large.bin"):
+        data = damage(data, 8 * (entries[key].offset + entries[key].length // 2))
+    path.write_bytes(data)
+    since = len(proxy.requests(method="GET"))
+    assert_holds(publish_archive(catalog, proxy.settings(bucket), SECOND), bodies)
+    assert list_asked(proxy, bucket, since) == {"uploads/017.pdf", "large.bin"}
+    # The newest is a stump now: the one before it is used.
+    newest = next(catalog.directory.glob(f"*{SECOND}*"))
+    newest.write_bytes(newest.read_bytes()[:5000])
+    since = len(proxy.requests(method="GET"))
+    assert_holds(publish_archive(catalog, proxy.settings(bucket), THIRD), bodies)
+    assert list_asked(proxy, bucket, since) == {"uploads/017.pdf", "large.bin"}
+
+
+def test_a_killed_capture_is_taken_over(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, bodies: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Killed while the last object's answer hangs: the next capture asks for that one only."""
+    last = max(bodies)
+    proxy.hang(WAIT_SECONDS, matching=last)
+    settings = proxy.settings(bucket)
+    words = [sys.executable, "-c", CAPTURE, str(catalog.directory), settings.endpoint, settings.bucket]
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log) as process:
+        assert process.stdin is not None
+        process.stdin.write(f"{settings.access_key} {settings.secret_key}".encode())
+        process.stdin.close()
+        try:
+            wait_for_lines(catalog.directory / STAGING_NAME, len(bodies) - 1, process)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    proxy.heal()
+    assert catalog.sweep_staging() == ()
+    since = len(proxy.requests(method="GET"))
+    record = assert_holds(publish_archive(catalog, settings, SECOND), bodies)
+    assert list_asked(proxy, bucket, since) == {last}
+    assert record.reused_count == len(bodies) - 1
+    assert list((catalog.directory / STAGING_NAME).iterdir()) == []
+
+
+def wait_for_lines(staging: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    """The journal of the capture under way names so many objects."""
+    end = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < end:
+        if sum(path.read_bytes().count(b"\n") for path in staging.glob("*/entries.jsonl")) == count:
+            return
+        assert process.poll() is None
+        time.sleep(0.05)
+    pytest.fail("the capture did not come so far")

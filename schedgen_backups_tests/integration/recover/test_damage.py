@@ -1,0 +1,86 @@
+"""Bits that flip and files that end early, at random places of real files: the stand-alone script always finds them and writes nothing.
+
+Places come from a seed, so that a failure can be repeated. The package's own reader is tested the same way in `test_damage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from uuid import uuid4
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.model import Origin, RecoveryPointId
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups.core.verify.commit import commit_point
+from schedgen_backups.core.verify.live_system import LiveApplication
+from schedgen_backups.demo.seed import seed_application
+from schedgen_backups_tests.support.artifacts import POINT, damage, make_backup, publish_archive, publish_dump
+from schedgen_backups_tests.support.recover import Recovery
+from schedgen_backups_tests.support.servers import S3Server, client_of, run
+
+pytestmark = pytest.mark.integration
+
+PLACES = 40
+ID = RecoveryPointId(POINT)
+
+
+@pytest.fixture(scope="module")
+def committed(postgres_server: EmbeddedPostgres, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """The dump and the archive of a committed point."""
+    name = f"test_{uuid4().hex}"
+    source, source_bucket = postgres_server.create_database(name), s3_server.settings(f"test-{uuid4().hex}")
+    seed_application(source, source_bucket, user_count=20, job_count=40)
+    catalog = Catalog(tmp_path_factory.mktemp("damage") / "backups")
+    catalog.prepare()
+    paths = publish_dump(catalog, source), publish_archive(catalog, source_bucket)
+    commit_point(catalog, ID, origin=Origin(run_id="run"), live=LiveApplication(source, source_bucket, make_backup(catalog.directory)))
+    yield paths
+    postgres_server.drop_database(name)
+
+
+def spoil(data: bytes, way: str, random: Random) -> bytes:
+    if way == "flipped":
+        return damage(data, random.randrange(len(data) * 8))
+    return data[: random.randrange(len(data))]
+
+
+@pytest.mark.parametrize("is_committed", [True, False], ids=["committed", "alone"])
+@pytest.mark.parametrize("half", [0, 1], ids=["dump", "archive"])
+@pytest.mark.parametrize("way", ["flipped", "cut"])
+def test_damage_at_random_places_is_found_and_nothing_is_written(
+    committed: tuple[Path, Path],
+    database: DatabaseSettings,
+    s3_server: S3Server,
+    postgres_bin_dir: Path,
+    tmp_path: Path,
+    half: int,
+    way: str,
+    *,
+    is_committed: bool,
+) -> None:
+    """Without a manifest the file's own digests must do."""
+    bucket = s3_server.settings(f"test-{uuid4().hex}")
+    recovery = Recovery(committed[half].parent, database, bucket, postgres_bin_dir, tmp_path)
+    path = committed[half]
+    manifest = path.parent / f"manifest_{POINT}.json"
+    whole, commit = path.read_bytes(), manifest.read_bytes()
+    if not is_committed:
+        manifest.unlink()
+    try:
+        for seed in range(PLACES):
+            path.write_bytes(spoil(whole, way, Random(f"{half} {way} {seed}")))  # noqa: S311 - places, not secrets
+            done = recovery.run("restore", POINT, *recovery.to_bucket)
+            assert done.returncode == 3 or (not is_committed and "there is no recovery point" in done.stderr), (seed, done)
+            assert len(done.stderr.splitlines()) == 2, (seed, done)
+            assert "Traceback" not in done.stderr
+    finally:
+        path.write_bytes(whole)
+        manifest.write_bytes(commit)
+    assert run(database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
+    assert not client_of(bucket).bucket_exists(bucket.bucket)
+    assert recovery.run("verify").returncode == 0

@@ -1,0 +1,205 @@
+"""A dump that is loaded in several sessions: equal for every kind of object, and empty again after any error.
+
+The load in one transaction is tested in `test_restore`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.errors import BackupError, RestoreError
+from schedgen_backups.core.formats.dump_file import DumpFile
+from schedgen_backups.core.formats.dump_sections import split_post_data
+from schedgen_backups.core.restore import parallel_load
+from schedgen_backups.core.restore.database import restore_database
+from schedgen_backups.core.restore.parallel_load import can_load_in_parallel
+from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups_tests.support.artifacts import damage, make_backup, publish_dump
+from schedgen_backups_tests.support.dumps import ODDITIES, assert_equal
+from schedgen_backups_tests.support.servers import run
+
+pytestmark = pytest.mark.integration
+
+MAKE_PLAIN = "SELECT lo_unlink(oid) FROM pg_largeobject_metadata; DROP FUNCTION announces"
+"""Takes away what a load in several sessions leaves to the one transaction."""
+RELATIONS = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+BROKEN = """
+CREATE TABLE upper (id int PRIMARY KEY); CREATE TABLE lower (upper_id int REFERENCES upper); CREATE INDEX ON lower (upper_id);
+SET session_replication_role = replica; INSERT INTO lower VALUES (7);
+"""
+
+
+class Dumped:
+    """A dump of a database, and an empty one to load it into."""
+
+    def __init__(self, source: DatabaseSettings, target: DatabaseSettings, folder: Path) -> None:
+        self.source, self.target = source, target
+        self.catalog = Catalog(folder)
+        self.catalog.prepare()
+
+    def capture(self) -> Path:
+        return publish_dump(self.catalog, self.source)
+
+    def load(self, path: Path, *, stop: Event | None = None, on_progress: Callable[[int], object] = lambda _size: None) -> None:
+        options = make_backup(self.catalog.directory)
+        restore_database(path, self.target, options, replace_contents=False, stop=stop or Event(), jobs=3, on_progress=on_progress)
+
+
+@pytest.fixture
+def dumped(database: DatabaseSettings, second_database: DatabaseSettings, tmp_path: Path) -> Dumped:
+    return Dumped(database, second_database, tmp_path / "backups")
+
+
+@pytest.mark.parametrize("change", ["", MAKE_PLAIN], ids=["one transaction", "several sessions"])
+def test_every_kind_of_object_is_equal(dumped: Dumped, change: str) -> None:
+    """With large objects, and with a function that looks like a table, the load is one transaction after all."""
+    run(dumped.source, ODDITIES)
+    if change:
+        run(dumped.source, change)
+    path = dumped.capture()
+    with path.open("rb") as file:
+        assert can_load_in_parallel(DumpFile(file)) is bool(change)
+    dumped.load(path)
+    assert_equal(path, dumped.target, dumped.catalog)
+
+
+def test_every_kind_of_object_is_equal_on_an_older_server(database_17: DatabaseSettings, dumped: Dumped) -> None:
+    run(database_17, ODDITIES)
+    run(database_17, MAKE_PLAIN)
+    path = publish_dump(dumped.catalog, database_17)
+    # Its own server has the extensions; a second database there is the target.
+    name = f"{database_17.database[:40]}_loaded"
+    run(database_17, f'CREATE DATABASE "{name}" TEMPLATE template0')
+    dumped.target = database_17.with_database(name)
+    try:
+        dumped.load(path)
+        assert_equal(path, dumped.target, dumped.catalog)
+    finally:
+        run(database_17, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def every_table_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each table's rows are shared by several sessions, also few and small ones."""
+    monkeypatch.setattr(parallel_load, "_WIDE_TABLE_BYTES", 0)
+    monkeypatch.setattr(parallel_load, "_WIDE_ROW_BYTES", 0)
+
+
+@pytest.mark.usefixtures("every_table_is_wide")
+def test_every_kind_of_object_is_equal_when_sessions_share_the_rows(dumped: Dumped) -> None:
+    run(dumped.source, ODDITIES)
+    run(dumped.source, MAKE_PLAIN)
+    path = dumped.capture()
+    dumped.load(path)
+    assert_equal(path, dumped.target, dumped.catalog)
+
+
+def test_rows_of_a_wide_table_are_shared_and_all_there(dumped: Dumped) -> None:
+    """Large values that hardly compress: enough of them that no session alone gets all, in blocks that end within a row."""
+    value = "SELECT string_agg(md5((n * 1000 + part)::text), '') FROM generate_series(1, 3000) part"
+    run(dumped.source, f"CREATE TABLE wide AS SELECT n, ({value}) AS value FROM generate_series(1, 200) n")
+    path = dumped.capture()
+    with path.open("rb") as file:
+        (table,) = DumpFile(file).tables
+    assert parallel_load.is_wide(table)
+    dumped.load(path)
+    assert_equal(path, dumped.target, dumped.catalog)
+    assert run(dumped.target, "SELECT count(DISTINCT xmin::text) > 1 FROM wide") == [(True,)]
+
+
+@pytest.mark.usefixtures("every_table_is_wide")
+def test_rows_that_the_server_refuses_leave_an_empty_database(dumped: Dumped) -> None:
+    """The check looks at a table that is loaded later, which pg_dump cannot know."""
+    run(dumped.source, "CREATE TABLE z_later (n int); INSERT INTO z_later VALUES (1)")
+    run(dumped.source, "CREATE FUNCTION is_there() RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN EXISTS (SELECT FROM public.z_later); END'")
+    run(dumped.source, "CREATE TABLE a (n int CHECK (is_there())); INSERT INTO a SELECT generate_series(1, 300000)")
+    with pytest.raises(BackupError, match="violates check constraint"):
+        dumped.load(dumped.capture())
+    assert run(dumped.target, RELATIONS) == [(0,)]
+
+
+def test_an_error_behind_the_rows_leaves_an_empty_database(dumped: Dumped) -> None:
+    run(dumped.source, BROKEN)
+    with pytest.raises(RestoreError, match="violates foreign key constraint"):
+        dumped.load(dumped.capture())
+    assert run(dumped.target, RELATIONS) == [(0,)]
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_damaged_table_leaves_an_empty_database(dumped: Dumped, request: pytest.FixtureRequest, *, is_shared: bool) -> None:
+    if is_shared:
+        request.getfixturevalue("every_table_is_wide")
+    run(
+        dumped.source,
+        "CREATE TABLE a AS SELECT n FROM generate_series(1, 1000) n; CREATE TABLE b AS SELECT md5(n::text) FROM generate_series(1, 9000) n",
+    )
+    path = dumped.capture()
+    good = path.read_bytes()
+    with path.open("rb") as file:
+        table = DumpFile(file).tables[-1]
+    path.write_bytes(damage(good, (table.offset + table.length // 2) * 8))
+    with pytest.raises(BackupError):
+        dumped.load(path)
+    assert run(dumped.target, RELATIONS) == [(0,)]
+
+
+def test_a_load_that_is_stopped_leaves_an_empty_database(dumped: Dumped) -> None:
+    run(dumped.source, "CREATE TABLE a AS SELECT n FROM generate_series(1, 1000) n; CREATE INDEX ON a (n)")
+    stop = Event()
+    with pytest.raises(RestoreError, match="stopped"):
+        dumped.load(dumped.capture(), stop=stop, on_progress=lambda _size: stop.set())
+    assert run(dumped.target, RELATIONS) == [(0,)]
+
+
+def test_indexes_of_every_sort_of_name_are_built(dumped: Dumped) -> None:
+    """Names that need quotes, an index of a partitioned table and of its part, and of a view whose rows come last."""
+    run(
+        dumped.source,
+        """
+        CREATE SCHEMA "Odd.""Schema"; CREATE TABLE "Odd.""Schema"."a ""b"" ON c.d" (n int PRIMARY KEY, "x y" text);
+        INSERT INTO "Odd.""Schema"."a ""b"" ON c.d" SELECT n, md5(n::text) FROM generate_series(1, 500) n;
+        CREATE UNIQUE INDEX "on ""x.y"" too" ON "Odd.""Schema"."a ""b"" ON c.d" (lower("x y"));
+        CREATE TABLE measured (day date NOT NULL, n int) PARTITION BY RANGE (day);
+        CREATE TABLE measured_2026 PARTITION OF measured FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+        INSERT INTO measured SELECT '2026-01-01'::date + n, n FROM generate_series(0, 300) n; CREATE INDEX ON measured (n);
+        CREATE MATERIALIZED VIEW days AS SELECT day, count(*) FROM measured GROUP BY day; CREATE UNIQUE INDEX ON days (day);
+        """,
+    )
+    path = dumped.capture()
+    dumped.load(path)
+    assert_equal(path, dumped.target, dumped.catalog)
+    tables = "SELECT oid FROM pg_class WHERE relkind IN ('r', 'p', 'm') AND oid >= 16384"
+    names = f"SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid IN ({tables}) ORDER BY 1"
+    assert run(dumped.target, names) == run(dumped.source, names)
+
+
+@pytest.mark.parametrize(
+    ("statement", "table"),
+    [
+        ("CREATE INDEX i ON public.event USING btree (at);", ("public", "event")),
+        ('CREATE UNIQUE INDEX "i ON x.y" ON ONLY "a b"."c""d" USING btree (lower(e));', ("a b", 'c"d')),
+        ("ALTER TABLE ONLY public.event\n    ADD CONSTRAINT event_pkey PRIMARY KEY (id);", ("public", "event")),
+        ("ALTER TABLE public.event\n    ADD CONSTRAINT positive CHECK ((id > 0)) NOT VALID;", ("public", "event")),
+        ("CREATE INDEX CONCURRENTLY i ON event (at);", None),
+    ],
+)
+def test_an_item_tells_the_table_it_builds_on(statement: str, table: tuple[str, str] | None) -> None:
+    text = f"--\n-- Name: event i; Type: INDEX; Schema: public; Owner: x\n--\n\n{statement}\n\n\n".encode()
+    (item,) = split_post_data(b"", text)
+    assert item.table == table
+
+
+def test_items_keep_the_settings_that_hold_before_them() -> None:
+    schema = b"SET default_tablespace = '';\n\nSET default_table_access_method = heap;\n\nCREATE TABLE a (b int);\n"
+    first = b"SET default_tablespace = fast;\n\n"
+    index = b"--\n-- Name: i; Type: INDEX; Schema: public; Owner: x; Tablespace: fast\n--\n\nCREATE INDEX i ON a (b);\n\n\n"
+    foreign = b"--\n-- Name: a f; Type: FK CONSTRAINT; Schema: public; Owner: x\n--\n\nALTER TABLE a ADD FOREIGN KEY (b) REFERENCES c;\n\n\n"
+    items = split_post_data(schema, first + index + foreign)
+    assert b"".join(item.text for item in items) == first + index + foreign
+    assert [(item.kind, item.is_build) for item in items] == [("", False), ("INDEX", True), ("FK CONSTRAINT", False)]
+    assert items[1].settings == b"SET default_tablespace = fast;\nSET default_table_access_method = heap;\n"

@@ -1,0 +1,182 @@
+"""A restore that takes the live database's place by renaming: whole, or not at all, with the old one kept and its users not in the way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.pins import Pin, read_pin
+from schedgen_backups.core.errors import RestoreError
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.restore.log import read_restore_log
+from schedgen_backups.core.restore.point import RestoreRequest
+from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
+from schedgen_backups.core.restore.swap import finish_swap, open_swap
+from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups_tests.support.artifacts import POINT, make_backup, publish_dump
+from schedgen_backups_tests.support.servers import connect, run
+from schedgen_backups_tests.support.sites import wait_until
+
+pytestmark = pytest.mark.integration
+
+ID = RecoveryPointId(POINT)
+NOW = RecoveryPointId("20261124_020000")
+DATABASES = "SELECT datname FROM pg_database WHERE datname LIKE '{}%' ORDER BY 1"
+SWAP_AND_WAIT = """
+import json, sys, time
+from schedgen_backups.core.restore.swap import open_swap
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.settings import DatabaseSettings
+live = DatabaseSettings(**json.loads(sys.stdin.readline()))
+with open_swap(live, RecoveryPointId("20261122_020000"), RecoveryPointId("20261123_020000"), encoding="UTF8"):
+    print("open", flush=True)
+    time.sleep(600)
+"""
+
+
+@dataclass(frozen=True)
+class Live:
+    """A database that was captured and went wrong since."""
+
+    database: DatabaseSettings
+    service: RestoreService
+    told: list[str]
+
+    @property
+    def request(self) -> RestoreRequest:
+        return RestoreRequest(self.service.catalog.get_point(ID), self.database, None)
+
+    def names(self) -> list[str]:
+        return [name for (name,) in run(self.database.with_database("postgres"), DATABASES.format(self.database.database))]
+
+
+@pytest.fixture
+def live(database: DatabaseSettings, tmp_path: Path) -> Iterator[Live]:
+    run(database, "CREATE TABLE jobs (id int PRIMARY KEY, s3_key text); INSERT INTO jobs VALUES (1, 'a'), (2, 'b')")
+    run(database, f"ALTER DATABASE \"{database.database}\" SET statement_timeout = '77s'")
+    run(database, f'ALTER DATABASE "{database.database}" SET search_path = public, pg_catalog')
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    publish_dump(catalog, database)
+    run(database, "DELETE FROM jobs")
+    told: list[str] = []
+    made = Live(
+        database, RestoreService(catalog, make_backup(catalog.directory), RestoreOptions("a test", "it went wrong"), report=told.append), told
+    )
+    yield made
+    for name in made.names():
+        if name != database.database:
+            run(database.with_database("postgres"), f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def test_the_restored_database_takes_the_name_and_the_old_one_keeps_its_rows(live: Live) -> None:
+    report = live.service.restore_whole(live.request, is_swap=True)
+    assert report.is_equal
+    assert run(live.database, "SELECT count(*) FROM jobs") == [(2,)]
+    old = f"{live.database.database}_old_{POINT}"
+    assert live.names() == [live.database.database, old]
+    assert run(live.database.with_database(old), "SELECT count(*) FROM jobs") == [(0,)]
+    assert old in live.told[-1]
+    assert run(live.database, "SHOW statement_timeout") == [("77s",)]
+    assert run(live.database, "SHOW search_path") == [("public, pg_catalog",)]
+    [entry] = read_restore_log(live.service.catalog.directory)
+    assert (entry.subject, entry.reason, entry.result) == ("database", "it went wrong", "done: equal")
+
+
+def test_retention_leaves_a_point_alone_while_it_is_restored(live: Live) -> None:
+    seen: list[Pin | None] = []
+    request = RestoreRequest(live.service.catalog.get_point(ID), live.database.with_database(f"{live.database.database}_new"), None)
+    live.service.restore_whole(request, is_swap=True, on_progress=lambda _phase, _size: seen.append(read_pin(live.service.catalog, ID)))
+    assert {pin.reason for pin in seen if pin is not None} == {"a restore reads it"}
+    assert None not in seen
+    assert read_pin(live.service.catalog, ID) is None
+
+
+def test_a_database_whose_rows_and_tables_are_gone_is_kept_all_the_same(live: Live) -> None:
+    """What went wrong is why somebody restores; here the operators' own reference query has lost its table, too."""
+    backup = replace(live.service.backup, reference_query="SELECT k FROM gone", is_reference_query_default=False)
+    service = RestoreService(live.service.catalog, backup, RestoreOptions("a test"), report=live.told.append)
+    report = service.restore_whole(replace(live.request, replace_contents=True), is_swap=False)
+    assert report.is_equal
+    [kept] = (service.catalog.directory / "safety").glob("db_*.sql.gz")
+    assert str(kept) in live.told[0]
+    assert run(live.database, "SELECT count(*) FROM jobs") == [(2,)]
+
+
+def test_users_that_connect_again_and_again_do_not_stop_it(live: Live) -> None:
+    is_over = threading.Event()
+    sessions = [0]
+
+    def use() -> None:
+        while not is_over.is_set():
+            try:
+                with connect(live.database) as connection:
+                    sessions[0] += 1
+                    while not is_over.is_set():
+                        connection.execute("SELECT pg_sleep(0.01)")
+            except psycopg.Error:
+                continue
+
+    user = threading.Thread(target=use)
+    user.start()
+    try:
+        wait_until(lambda: sessions[0] > 0, "the application connects")
+        assert live.service.restore_whole(live.request, is_swap=True).is_equal
+    finally:
+        is_over.set()
+        user.join()
+    assert run(live.database, "SELECT count(*) FROM jobs") == [(2,)]
+
+
+def test_a_database_that_is_not_there_yet_simply_gets_the_name(live: Live) -> None:
+    name = f"{live.database.database}_new"
+    request = RestoreRequest(live.service.catalog.get_point(ID), live.database.with_database(name), None)
+    assert live.service.restore_whole(request, is_swap=True).is_equal
+    assert live.names() == [live.database.database, name]
+
+
+def test_an_earlier_exchange_that_nobody_dropped_refuses_the_next(live: Live) -> None:
+    live.service.restore_whole(live.request, is_swap=True)
+    before = live.names()
+    run(live.database, "DELETE FROM jobs")
+    with pytest.raises(RestoreError, match="already, of an earlier exchange"):
+        live.service.restore_whole(live.request, is_swap=True)
+    assert (live.names(), run(live.database, "SELECT count(*) FROM jobs")) == (before, [(0,)])
+
+
+def test_an_error_on_the_way_leaves_the_live_database_and_nothing_else(live: Live) -> None:
+    def break_off() -> None:
+        with open_swap(live.database, ID, NOW, encoding="UTF8") as swap:
+            assert swap.fresh.database in live.names()
+            raise RestoreError("stop here")
+
+    with pytest.raises(RestoreError, match="stop here"):
+        break_off()
+    assert live.names() == [live.database.database]
+
+
+def test_what_a_killed_swap_left_is_removed_by_the_next(live: Live) -> None:
+    words = [sys.executable, "-c", SWAP_AND_WAIT]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(asdict(live.database)) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "open\n"
+        process.kill()
+    assert len(live.names()) == 2
+    sessions = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    wait_until(lambda: run(live.database, sessions) == [(0,)], "the killed process's session ends")
+    with open_swap(live.database, ID, NOW, encoding="UTF8") as swap:
+        assert live.names() == [live.database.database, swap.fresh.database]
+        finish_swap(swap)
+    assert live.names() == [live.database.database, f"{live.database.database}_old_{POINT}"]

@@ -1,0 +1,223 @@
+"""Every object that the database refers to is in the archive, or somebody says what became of it.
+
+The verdicts of the design: deleted during the backup, already missing in the live system, lost by us. What is lost or unknown is
+never committed.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.check_results import Check, CheckStatus, VerificationLevel
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.model import Manifest, Origin, RecoveryPointId, ReferenceState, ReferenceVerdict
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.core.verify.commit import commit_point, verify_point
+from schedgen_backups.core.verify.live_system import LiveApplication
+from schedgen_backups.core.verify.references import verify_references
+from schedgen_backups_tests.support.artifacts import POINT, get_status, get_summary, make_backup, publish_archive, publish_dump
+from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy
+from schedgen_backups_tests.support.servers import client_of, run
+
+pytestmark = pytest.mark.integration
+
+ID = RecoveryPointId(POINT)
+KEYS = ("uploads/1.pdf", "uploads/zwei ä.pdf", "100%.pdf", "a b")
+
+
+class System:
+    """An application with a database, a bucket and a backup directory."""
+
+    def __init__(self, database: DatabaseSettings, bucket: BucketSettings, catalog: Catalog) -> None:
+        self.database = database
+        self.bucket = bucket
+        self.catalog = catalog
+        self.live = LiveApplication(database, bucket, make_backup(catalog.directory))
+
+    def put(self, key: str) -> None:
+        client_of(self.bucket).put_object(self.bucket.bucket, key, io.BytesIO(key.encode()), len(key.encode()))
+
+    def remove(self, key: str) -> None:
+        client_of(self.bucket).remove_object(self.bucket.bucket, key)
+
+    def refer_to(self, key: str) -> None:
+        run(self.database, f"INSERT INTO jobs VALUES ('{key}')")
+
+    def forget(self, key: str) -> None:
+        run(self.database, f"DELETE FROM jobs WHERE s3_key = '{key}'")
+
+    def capture(self) -> tuple[Path, Path]:
+        return publish_dump(self.catalog, self.database), publish_archive(self.catalog, self.bucket)
+
+    def commit(self) -> Manifest:
+        return commit_point(self.catalog, ID, origin=Origin(run_id="run"), live=self.live)[0]
+
+
+@pytest.fixture
+def system(database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) -> System:
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    system = System(database, bucket, catalog)
+    run(database, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES (NULL)")
+    for key in KEYS:
+        system.put(key)
+        system.refer_to(key)
+    return system
+
+
+def test_when_every_object_is_there_the_claim_holds_and_the_point_is_sealed(system: System) -> None:
+    system.put("an object that no row refers to")
+    dump, archive = system.capture()
+    result, summary = verify_references(dump, archive, live=None)
+    assert (result.status, summary.reference_count, summary.resolved_count) == (CheckStatus.PASSED, 4, 4)
+    manifest = system.commit()
+    assert manifest.references == summary
+    assert system.catalog.get_point(ID).state is PointState.VERIFIED
+
+
+def test_an_object_that_nobody_has_was_missing_already_and_is_named(system: System) -> None:
+    system.refer_to("gone long ago.pdf")
+    dump, archive = system.capture()
+    result, summary = verify_references(dump, archive, live=system.live)
+    assert result.status is CheckStatus.PASSED
+    assert "1 already missing in the live system" in result.summary
+    assert [(missing.key, missing.verdict) for missing in summary.missing] == [("gone long ago.pdf", ReferenceVerdict.MISSING)]
+    assert system.commit().references.verdict_counts == {ReferenceVerdict.MISSING: 1}
+
+
+def test_an_object_that_is_deleted_with_its_row_during_the_backup_is_no_loss(system: System) -> None:
+    dump = publish_dump(system.catalog, system.database)
+    system.remove("a b")
+    system.forget("a b")
+    archive = publish_archive(system.catalog, system.bucket)
+    result, summary = verify_references(dump, archive, live=system.live)
+    assert result.status is CheckStatus.PASSED
+    assert summary.verdict_counts == {ReferenceVerdict.DELETED: 1}
+
+
+def test_an_object_that_we_lost_fails_the_claim_and_is_never_sealed(system: System) -> None:
+    """The listing left it out, and the live bucket has it."""
+    dump = publish_dump(system.catalog, system.database)
+    system.remove("a b")
+    archive = publish_archive(system.catalog, system.bucket)
+    system.put("a b")
+    result, summary = verify_references(dump, archive, live=system.live)
+    assert result.status is CheckStatus.FAILED
+    assert summary.verdict_counts == {ReferenceVerdict.LOST: 1}
+    assert "a b" in result.summary
+    with pytest.raises(VerificationError, match=r"is not committed: references_resolve: .*1 lost by us"):
+        system.commit()
+    point = system.catalog.get_point(ID)
+    assert (point.manifest, point.state) == (None, PointState.FAILED)
+    assert dump.exists()
+    assert archive.exists()
+
+
+def test_an_object_that_could_not_be_read_is_a_loss_and_not_a_deletion(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schedgen_backups.core.capture.object_reader._FIRST_PAUSE_SECONDS", 0.01)
+    dump = publish_dump(system.catalog, system.database)
+    with FaultyS3Proxy(system.bucket) as proxy:
+        proxy.fail_next(None, status=403, matching=r"/uploads/1\.pdf", method="GET")
+        archive = publish_archive(system.catalog, proxy.settings(system.bucket))
+    _result, summary = verify_references(dump, archive, live=system.live)
+    assert [(missing.key, missing.verdict) for missing in summary.missing] == [("uploads/1.pdf", ReferenceVerdict.LOST)]
+    with pytest.raises(VerificationError, match="every_object_is_archived"):
+        system.commit()
+
+
+def test_a_missing_object_that_nobody_can_judge_is_unknown_and_no_success(system: System) -> None:
+    system.refer_to("gone long ago.pdf")
+    dump, archive = system.capture()
+    result, summary = verify_references(dump, archive, live=None)
+    assert (result.status, summary.verdict_counts) == (CheckStatus.FAILED, {ReferenceVerdict.UNKNOWN: 1})
+
+
+def test_the_worst_is_named_first(system: System) -> None:
+    for number in range(20):
+        system.refer_to(f"missing {number:02}")
+    dump = publish_dump(system.catalog, system.database)
+    system.remove("uploads/1.pdf")
+    archive = publish_archive(system.catalog, system.bucket)
+    system.put("uploads/1.pdf")
+    result, summary = verify_references(dump, archive, live=system.live)
+    assert summary.missing[0].verdict is ReferenceVerdict.LOST
+    assert "uploads/1.pdf" in result.summary
+    assert "and 11 more" in result.summary
+
+
+def test_a_bucket_that_was_listed_before_the_snapshot_is_refused(system: System) -> None:
+    """An upload in between would be in the database and not in the archive."""
+    archive = publish_archive(system.catalog, system.bucket)
+    dump = publish_dump(system.catalog, system.database)
+    result, _summary = verify_references(dump, archive, live=system.live)
+    assert result.status is CheckStatus.FAILED
+    assert "listed before the database's snapshot" in result.summary
+    with pytest.raises(VerificationError, match="is not committed"):
+        system.commit()
+
+
+def test_halves_of_two_points_are_refused(system: System) -> None:
+    dump = publish_dump(system.catalog, system.database, "20261121_020000")
+    archive = publish_archive(system.catalog, system.bucket)
+    result, _summary = verify_references(dump, archive, live=system.live)
+    assert result.status is CheckStatus.FAILED
+    assert "the dump is of point 20261121_020000" in result.summary
+
+
+def test_without_a_query_the_claim_is_not_configured_and_the_point_is_sealed(system: System) -> None:
+    run(system.database, "ALTER TABLE jobs RENAME TO tasks")
+    dump, archive = system.capture()
+    result, summary = verify_references(dump, archive, live=system.live)
+    assert (result.status, summary.state) == (CheckStatus.NOT_CONFIGURED, ReferenceState.NOT_CONFIGURED)
+    assert system.commit().references.state is ReferenceState.NOT_CONFIGURED
+    verification = system.catalog.read_verification(ID)
+    assert verification.level(VerificationLevel.COHERENT).status is CheckStatus.NOT_CONFIGURED
+    assert verification.is_verified
+
+
+def test_verdicts_of_the_manifest_are_good_for_a_later_look_without_the_live_system(system: System) -> None:
+    system.refer_to("gone long ago.pdf")
+    system.capture()
+    manifest = system.commit()
+    verification, summary = verify_point(system.catalog, system.catalog.get_point(ID), checked_by="later", live=None)
+    assert summary == manifest.references
+    assert get_status(verification.results, Check.REFERENCES_RESOLVE) is CheckStatus.PASSED
+
+
+def test_verdicts_about_other_objects_are_not_believed(system: System) -> None:
+    system.refer_to("gone long ago.pdf")
+    dump, archive = system.capture()
+    known = system.commit().references
+    for changed in (known.model_copy(update={"missing_sha256": "0" * 64}), known.model_copy(update={"missing_sha256": ""})):
+        result, _summary = verify_references(dump, archive, live=None, known=changed)
+        assert result.status is CheckStatus.FAILED
+
+
+def test_sealing_a_sealed_point_again_keeps_its_manifest(system: System) -> None:
+    system.capture()
+    first = system.commit()
+    assert system.commit() == first
+
+
+def test_a_point_with_one_half_is_not_sealed(system: System) -> None:
+    publish_dump(system.catalog, system.database)
+    with pytest.raises(VerificationError, match="has no bucket file"):
+        system.commit()
+    assert system.catalog.get_point(ID).state is PointState.PARTIAL
+
+
+def test_what_was_seen_on_a_restore_does_not_stand_for_looking_at_the_files(system: System) -> None:
+    """A result of this run on another check must not let the committing ones be passed over."""
+    system.capture()
+    point = system.catalog.get_point(ID)
+    results = verify_point(system.catalog, point, checked_by="run", live=system.live)[0].results
+    kept = next(result for result in results if result.check is Check.DUMP_IS_STORED)
+    other = kept.model_copy(update={"check": Check.DATABASE_IS_EQUAL})
+    (system.catalog.directory / f"verification_{ID}.json").unlink()
+    system.catalog.record_results(ID, (other,))
+    assert system.commit().artifacts
+    assert get_summary(system.catalog.read_verification(ID).results, Check.ARCHIVE_IS_READABLE)

@@ -1,0 +1,131 @@
+"""Alerts, and real local services that take them: an HTTP server that remembers and answers as told, a port where nobody listens.
+
+For tests of everything that reaches out of the house (`channels`, `notifier`, `heartbeat`). The SMTP server lives where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from schedgen_backups.core.notify.alert import Alert, Severity
+from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
+from schedgen_backups_tests.support.http_server import JoiningHTTPServer
+
+SECRET = "T0CANARY/B1CANARY/x2Canary3Secret"
+RAISED_AT = datetime(2026, 3, 1, 2, 10, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server says to one request."""
+
+    status: int = 200
+    body: str = "ok"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request as it came."""
+
+    path: str
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+class RecordingServer(JoiningHTTPServer):
+    """Takes every POST; `answers` are given in their order, then 200."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        self.answers: list[Answer] = []
+        self.default = Answer()
+        super().__init__(_Handler)
+
+    def url(self, path: str = f"/services/{SECRET}") -> str:
+        return f"http://{self.endpoint}{path}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: RecordingServer
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.received.append(Received(self.path, body))
+        answer = self.server.answers.pop(0) if self.server.answers else self.server.default
+        data = answer.body.encode()
+        self.send_response(answer.status)
+        for name, value in {**answer.headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST  # noqa: N815 - the base class's name
+
+    def log_message(self, *_args: object) -> None:
+        """Nothing: the test's output is its own."""
+
+
+@contextmanager
+def recording_server() -> Generator[RecordingServer, None, None]:
+    """A server for the block."""
+    server = RecordingServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def silent_server() -> Generator[int, None, None]:
+    """A port where connections are taken and nothing is ever said."""
+    held: list[socket.socket] = []
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        def take() -> None:
+            while True:
+                try:
+                    held.append(listener.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for connection in held:
+        connection.close()
+
+
+def closed_port() -> int:
+    """Where nobody listens."""
+    return free_ports(1)[0]
+
+
+def make_alert(**fields: object) -> Alert:
+    """An alert like those of a failed dump."""
+    values: dict[str, object] = {
+        "incident": "database_dump failed",
+        "severity": Severity.CRITICAL,
+        "title": "Backup failed: database_dump",
+        "cause": "pg_dump ended with 1: connection refused",
+        "next_step": "Is the server up?",
+        "facts": {"newest verified": "20260228_020000, 24.2 h old", "run": "abc"},
+        "link": "https://dagster.example.com/runs/abc",
+        "raised_at": RAISED_AT,
+    }
+    return Alert.model_validate({**values, **fields})

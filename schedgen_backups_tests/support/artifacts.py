@@ -1,0 +1,230 @@
+"""Small artifacts made without a server: entries, archives and dumps with chosen content, for tests of files and formats.
+
+What is written here goes through the same writers that a capture uses. Add a helper when a second file needs it; servers and
+their fixtures belong to `conftest` and `servers`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import BinaryIO, cast
+
+from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
+from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
+from schedgen_backups.core.formats.dump_file import CapturedDump, DumpFileWriter
+from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, split_dump
+from schedgen_backups.core.formats.records import ArchiveRecord, DumpRecord, ObjectEntry
+from schedgen_backups.core.formats.tar_member import MemberNames, pack_object
+from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId, ReferenceState
+from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+
+POINT = "20261122_020000"
+TAKEN_AT = datetime(2026, 11, 22, 2, 0, tzinfo=timezone.utc)
+DUMP_NAME = f"db_schedgen_{POINT}.sql.gz"
+ARCHIVE_NAME = f"minio_schedgen-pdfs_{POINT}.tar.gz"
+DUMP_HEAD = (
+    b"--\n-- PostgreSQL database dump\n--\n\n\\restrict abc123\n\n-- Dumped from database version 18.6\n"
+    b"-- Dumped by pg_dump version 18.6\n\nSET statement_timeout = 0;\n\n"
+)
+DUMP_TAIL = b"--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc123\n\n"
+
+
+@dataclass(frozen=True)
+class TableText:
+    """A table as a test wants it in a dump: `columns` without quotes, `rows` in COPY's text form without newlines."""
+
+    name: str
+    rows: tuple[bytes, ...]
+    schema_name: str = "public"
+    columns: tuple[str, ...] = ("a",)
+
+    @property
+    def row_data(self) -> bytes:
+        return b"".join(row + b"\n" for row in self.rows)
+
+    @property
+    def text(self) -> bytes:
+        """What pg_dump writes for it; it puts a space for a newline in its comments."""
+        spoken = self.name.replace("\n", " ").replace("\r", " ")
+        columns = f"({', '.join(map(quote_name, self.columns))}) " if self.columns else ""
+        statement = f"COPY {quote_name(self.schema_name)}.{quote_name(self.name)} {columns}FROM stdin;\n"
+        comment = f"--\n-- Data for Name: {spoken}; Type: TABLE DATA; Schema: x; Owner: x\n--\n\n"
+        return (comment + statement).encode() + self.row_data + b"\\.\n\n\n"
+
+
+def quote_name(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def make_dump_text(tables: Iterable[TableText], *, head: bytes = DUMP_HEAD, tail: bytes = DUMP_TAIL) -> bytes:
+    return head + b"".join(table.text for table in tables) + tail
+
+
+def read_facts(blocks: Iterable[bytes]) -> DumpFacts:
+    digest = DumpDigest()
+    for segment in split_dump(blocks):
+        digest.add(segment)
+    return digest.facts()
+
+
+def make_noise(size_bytes: int, seed: int = 1) -> bytes:
+    """Bytes that do not compress, the same for the same seed."""
+    return Random(seed).randbytes(size_bytes)  # noqa: S311 - nothing secret
+
+
+def cut(data: bytes, borders: Iterable[int]) -> list[bytes]:
+    """The data in pieces, cut at these positions; a position twice gives an empty piece."""
+    positions = [0, *sorted(borders), len(data)]
+    return [data[start:end] for start, end in pairwise(positions)]
+
+
+def write_dump(path: Path, tables: Sequence[TableText], *, point_id: str = POINT, references: Sequence[str] = ()) -> CapturedDump:
+    with path.open("wb") as file, DumpFileWriter(cast("BinaryIO", file), threads=2) as writer:
+        for segment in split_dump([make_dump_text(tables)]):
+            writer.add(segment)
+        writer.add_references(list(references))
+        contents = writer.facts()
+        record = DumpRecord(
+            tool_version="test",
+            point_id=point_id,
+            database="schedgen",
+            server_version="18.6",
+            server_major=18,
+            client_version="18.6",
+            snapshot_at=TAKEN_AT,
+            finished_at=TAKEN_AT,
+            encoding="UTF8",
+            table_count=len(contents.tables),
+            row_count=sum(table.rows for table in contents.tables),
+            relation_count=len(contents.tables),
+            large_object_count=0,
+            size_bytes=contents.size_bytes,
+            text_sha256=contents.text_sha256,
+            content_length=writer.content_length,
+            reference_state=ReferenceState.READ,
+            reference_query="SELECT s3_key FROM jobs",
+            reference_count=writer.reference_count,
+            role_count=0,
+        )
+        counted = {(table.schema_name, table.name): len(table.rows) for table in tables}
+        return writer.finish(record, counted, 'CREATE ROLE "schedgen";')
+
+
+def make_entry(key: str, data: bytes, *, member_name: str | None = None, **fields: object) -> ObjectEntry:
+    """An entry that fits the data; its place in a file is still open."""
+    values: dict[str, object] = {
+        "key": key,
+        "size_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "etag": hashlib.md5(data, usedforsecurity=False).hexdigest(),
+        "is_etag_verified": True,
+        "modified_at": TAKEN_AT,
+        "content_type": "application/pdf",
+        "member_name": key if member_name is None else member_name,
+        "offset": 0,
+        "length": 0,
+    }
+    return ObjectEntry.model_validate({**values, **fields})
+
+
+def write_archive(path: Path, objects: Iterable[tuple[ObjectEntry, bytes]], *, point_id: str = POINT) -> CapturedArchive:
+    """Member names are chosen as a capture chooses them."""
+    names = MemberNames()
+    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer:
+        for entry, data in objects:
+            writer.add_packed(pack_object(entry.model_copy(update={"member_name": names.choose(entry.key)}), data))
+        return writer.finish(make_record(writer, point_id))
+
+
+def make_record(writer: ArchiveFileWriter, point_id: str = POINT) -> ArchiveRecord:
+    """The record of a capture that went well and ends here."""
+    return ArchiveRecord(
+        tool_version="test",
+        point_id=point_id,
+        bucket="schedgen-pdfs",
+        endpoint="127.0.0.1:9000",
+        listed_at=TAKEN_AT,
+        finished_at=TAKEN_AT,
+        listed_count=writer.object_count,
+        object_count=writer.object_count,
+        size_bytes=writer.size_bytes,
+        changed_count=0,
+        deleted_count=0,
+        failed_count=0,
+    )
+
+
+def make_result(check: Check, status: CheckStatus = CheckStatus.PASSED, **fields: object) -> CheckResult:
+    values: dict[str, object] = {"check": check, "status": status, "summary": "seen", "checked_at": TAKEN_AT}
+    return CheckResult.model_validate({**values, **fields})
+
+
+def make_backup(directory: Path, **fields: object) -> BackupSettings:
+    """Settings with few threads and a short patience, so that tests of hangs end soon."""
+    values: dict[str, object] = {"compression_threads": 2, "download_threads": 4, "stall_timeout_seconds": 60}
+    return BackupSettings(directory, **{**values, **fields})  # type: ignore[arg-type]
+
+
+def publish_dump(catalog: Catalog, database: DatabaseSettings, point_id: str = POINT, **fields: object) -> Path:
+    """A real dump is in the directory."""
+    take_database_dump(catalog, database, make_backup(catalog.directory, **fields), RecoveryPointId(point_id))
+    return catalog.directory / ArtifactName(ArtifactKind.DATABASE, database.database, RecoveryPointId(point_id)).to_file_name()
+
+
+def publish_archive(catalog: Catalog, bucket: BucketSettings, point_id: str = POINT, **fields: object) -> Path:
+    """A real archive is in the directory."""
+    take_bucket_archive(catalog, bucket, make_backup(catalog.directory, **fields), RecoveryPointId(point_id))
+    return catalog.directory / ArtifactName(ArtifactKind.BUCKET, bucket.bucket, RecoveryPointId(point_id)).to_file_name()
+
+
+def get_status(results: Iterable[CheckResult], check: Check) -> CheckStatus:
+    return next(result.status for result in results if result.check is check)
+
+
+def get_summary(results: Iterable[CheckResult], check: Check) -> str:
+    return next(result.summary for result in results if result.check is check)
+
+
+def is_refused(results: Iterable[CheckResult]) -> bool:
+    return any(result.status is CheckStatus.FAILED for result in results)
+
+
+def run_tool(*words: str | Path, cwd: Path, stdin: bytes = b"") -> tuple[int, bytes, str]:
+    """Exit code, stdout and stderr of a stock tool, in a UTF-8 locale."""
+    finished = subprocess.run(
+        [str(word) for word in words],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin:/usr/local/bin", "LC_ALL": "C.UTF-8"},
+    )
+    return finished.returncode, finished.stdout, finished.stderr.decode("utf-8", "replace")
+
+
+def list_files(folder: Path) -> list[str]:
+    """Every file below the folder, staging and lock left out, as sorted relative paths."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+
+
+def damage(data: bytes, position: int) -> bytes:
+    """The data with one bit flipped; `position` counts bits."""
+    changed = bytearray(data)
+    changed[position // 8] ^= 1 << (position % 8)
+    return bytes(changed)
+
+
+def spoken_by(error: BaseException) -> str:
+    """Every text that an error and what caused it would show, in a traceback too."""
+    return "".join(traceback.format_exception(error))

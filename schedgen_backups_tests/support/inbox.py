@@ -1,0 +1,120 @@
+"""What the tests of alerts at the edge share: an inbox that takes messages by HTTP, and one who looks with a sensor as the daemon does.
+
+The HTTP server is that of `alerts`; sites and runs are in `sites`. Add what two test files of alerts need.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+import dagster as dg
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData, TickData, TickStatus
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster_shared.error import SerializableErrorInfo
+
+from schedgen_backups_tests.support.alerts import Answer, RecordingServer, recording_server
+
+CANARY = "wrong-canary-4711"
+PATH_CANARY = "path-canary-0815"
+_GOOD_NEWS = "[INFO] Backups work again"
+
+
+class Inbox:
+    """Everything that people were told."""
+
+    def __init__(self, server: RecordingServer) -> None:
+        self._server = server
+        self.url = server.url(f"/alerts/{PATH_CANARY}")
+
+    @property
+    def texts(self) -> list[str]:
+        """Every message, refused ones included."""
+        return [str(received.json["text"]) for received in self._server.received]
+
+    @property
+    def recoveries(self) -> list[str]:
+        """Messages that something is over."""
+        return [text for text in self.texts if text.startswith(_GOOD_NEWS)]
+
+    @property
+    def alerts(self) -> list[str]:
+        """Every other message."""
+        return [text for text in self.texts if not text.startswith(_GOOD_NEWS)]
+
+    @property
+    def bodies(self) -> bytes:
+        """All that was ever sent, as bytes."""
+        return b"\n".join(received.body for received in self._server.received)
+
+    def go_down(self) -> None:
+        """From now on every message is refused."""
+        self._server.default = Answer(HTTPStatus.FORBIDDEN)
+
+    def take_only(self, number: int) -> None:
+        """So many more messages are taken, and the others are refused."""
+        self._server.answers = [Answer()] * number
+        self.go_down()
+
+    def come_up(self) -> None:
+        """Messages are taken again; those that were refused are forgotten."""
+        self._server.received.clear()
+        self._server.default = Answer()
+
+
+@contextmanager
+def open_inbox() -> Generator[Inbox, None, None]:
+    """An inbox for the block."""
+    with recording_server() as server:
+        yield Inbox(server)
+
+
+class Watcher:
+    """Looks with a sensor again and again, and carries its cursor on."""
+
+    def __init__(self, sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None = None) -> None:
+        self._sensor = sensor
+        self._instance = instance
+        self.cursor = cursor
+
+    def look(self, times: int = 1) -> str:
+        """The sensor was evaluated; returns the last reason it gave for asking for no run."""
+        reason = ""
+        for _ in range(times):
+            with dg.build_sensor_context(instance=self._instance, cursor=self.cursor) as context:
+                answer = self._sensor(context)
+                assert isinstance(answer, dg.SkipReason)
+                reason = answer.skip_message or ""
+                self.cursor = context.cursor
+        return reason
+
+
+class Ticks:
+    """Ticks of one schedule, written into the instance as the daemon writes them."""
+
+    def __init__(self, instance: dg.DagsterInstance, name: str) -> None:
+        self._instance = instance
+        location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="schedgen_backups.definitions"))
+        origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
+        self._state = instance.add_instigator_state(
+            InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.DECLARED_IN_CODE, ScheduleInstigatorData("0 2 * * *"))
+        )
+
+    def add(self, status: TickStatus, *, reason: str = "", seconds_ago: float = 0.0) -> None:
+        """A tick of so long ago has ended so."""
+        self._instance.create_tick(
+            TickData(
+                self._state.instigator_origin_id,
+                self._state.instigator_name,
+                InstigatorType.SCHEDULE,
+                status,
+                time.time() - seconds_ago,
+                run_ids=[] if status is TickStatus.SUCCESS else None,
+                error=SerializableErrorInfo(reason, [], "ValueError") if reason else None,
+                selector_id=self._state.selector_id,
+            )
+        )

@@ -1,0 +1,52 @@
+"""What tests share about the real servers: a client that is not the product's, and a plain way to run SQL.
+
+Fixtures are in `conftest`; add here what test files import by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from minio import Minio
+
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
+from schedgen_backups_tests.support.minio_server import MinioServer
+
+if TYPE_CHECKING:
+    from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+
+S3Server = EmbeddedS3 | MinioServer
+# Tests never need to survive a power cut.
+FAST_SERVER_OPTIONS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+
+
+def client_of(bucket: BucketSettings) -> Minio:
+    """A client with the SDK's own defaults, to look at a bucket with eyes other than the product's."""
+    return Minio(
+        bucket.endpoint,
+        access_key=bucket.access_key,
+        secret_key=bucket.secret_key,
+        secure=bucket.is_secure,
+        region=bucket.region,
+    )
+
+
+def connect(database: DatabaseSettings) -> psycopg.Connection[tuple[Any, ...]]:
+    """An open connection on which every statement is its own transaction."""
+    return psycopg.connect(
+        host=database.host,
+        port=database.port,
+        user=database.user,
+        password=database.password,
+        dbname=database.database,
+        sslmode=database.ssl_mode,
+        autocommit=True,
+    )
+
+
+def run(database: DatabaseSettings, statement: str) -> list[tuple[Any, ...]]:
+    """The rows of one SQL text, or none when it has no result."""
+    with connect(database) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []

@@ -1,0 +1,285 @@
+"""What of an older archive is used again, and that damage in it never reaches a new one."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from itertools import accumulate
+from pathlib import Path
+from random import Random
+from typing import BinaryIO, cast
+
+import pytest
+
+from schedgen_backups.core.capture.unchanged import PreviousFile, PreviousObject, PreviousObjects, check_run, split_into_runs
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
+from schedgen_backups.core.catalog.resume import JOURNAL_NAME
+from schedgen_backups.core.errors import StorageError, VerificationError
+from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFileWriter, open_archive
+from schedgen_backups.core.formats.gzip_members import compress_member, read_members
+from schedgen_backups.core.formats.gzip_writer import MemberWriter
+from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
+from schedgen_backups.core.s3.client import ListedObject
+from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, POINT, TAKEN_AT, damage, make_entry, make_noise, write_archive
+
+BUCKET = BucketSettings("127.0.0.1:9000", "key", "secret", "schedgen-pdfs")
+BODIES = {f"{number:02}.pdf": make_noise(200 + 40 * number, number) for number in range(20)}
+
+
+def make_earlier_entry(key: str, data: bytes, **fields: object) -> ObjectEntry:
+    values: dict[str, object] = {"read_at": datetime.now(timezone.utc) - timedelta(hours=1), **fields}
+    return make_entry(key, data, **values)
+
+
+def list_entry(entry: ObjectEntry) -> ListedObject:
+    """The line of a listing that shows this object unchanged."""
+    return ListedObject(entry.key, entry.size_bytes, entry.etag, None, entry.modified_at + timedelta(milliseconds=400))
+
+
+def find(objects: PreviousObjects, listed: ListedObject, member_name: str) -> PreviousObject | None:
+    (found,) = objects.find([(listed, member_name)])
+    return found
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / ARCHIVE_NAME
+    write_archive(path, [(make_earlier_entry(key, data), data) for key, data in BODIES.items()])
+    return path
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Iterator[PreviousObjects]:
+    with PreviousObjects(tmp_path, BUCKET, reread_days=30) as objects:
+        yield objects
+
+
+def read_entries(path: Path) -> dict[str, ObjectEntry]:
+    with open_archive(path) as archive:
+        return {entry.key: entry for entry in archive.read_entries()}
+
+
+def test_an_unchanged_object_is_found_with_its_bytes(archive: Path, objects: PreviousObjects) -> None:
+    assert objects.add_archive(archive)
+    for key, entry in read_entries(archive).items():
+        found = find(objects, list_entry(entry), key)
+        assert found is not None
+        (checked,) = check_run([found])
+        assert checked is not None
+        assert checked.data == archive.read_bytes()[entry.offset : entry.offset + entry.length]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": "other.pdf"},
+        {"size_bytes": 1},
+        {"etag": "0" * 32},
+        {"etag": ""},
+        {"version_id": "7"},
+        {"modified_at": TAKEN_AT + timedelta(seconds=1)},
+        {"modified_at": TAKEN_AT - timedelta(milliseconds=1)},
+        {"modified_at": None},
+    ],
+    ids=str,
+)
+def test_an_object_that_the_listing_shows_otherwise_is_not_used(archive: Path, objects: PreviousObjects, change: dict[str, object]) -> None:
+    objects.add_archive(archive)
+    listed = list_entry(read_entries(archive)["07.pdf"])
+    assert find(objects, listed, "07.pdf") is not None
+    assert find(objects, replace(listed, **change), "07.pdf") is None  # type: ignore[arg-type]
+
+
+def test_an_object_that_gets_another_name_in_the_tar_is_not_used(archive: Path, objects: PreviousObjects) -> None:
+    objects.add_archive(archive)
+    assert find(objects, list_entry(read_entries(archive)["07.pdf"]), ".schedgen-backups/keys/07") is None
+
+
+def test_an_object_that_was_read_in_the_second_it_was_written_is_not_used(tmp_path: Path, objects: PreviousObjects) -> None:
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    ages = {"just.pdf": timedelta(seconds=1), "settled.pdf": timedelta(seconds=2)}
+    entries = [make_earlier_entry(key, b"x", modified_at=now - age, read_at=now) for key, age in ages.items()]
+    write_archive(tmp_path / ARCHIVE_NAME, [(entry, b"x") for entry in entries])
+    objects.add_archive(tmp_path / ARCHIVE_NAME)
+    assert [find(objects, list_entry(entry), entry.key) is not None for entry in entries] == [False, True]
+
+
+def test_every_object_is_read_again_within_the_days_allowed_and_not_all_in_one_night(tmp_path: Path) -> None:
+    now = datetime.now(timezone.utc)
+    written = now.replace(microsecond=0) - timedelta(days=60)
+    counts: dict[int, int] = {}
+    for days in (0, 14, 22, 30):
+        folder = tmp_path / str(days)
+        folder.mkdir()
+        entries = [make_earlier_entry(f"{number}.pdf", b"x", modified_at=written, read_at=now - timedelta(days=days)) for number in range(64)]
+        write_archive(folder / ARCHIVE_NAME, [(entry, b"x") for entry in entries])
+        with PreviousObjects(folder, BUCKET, reread_days=30) as objects:
+            objects.add_archive(folder / ARCHIVE_NAME)
+            counts[days] = sum(find(objects, list_entry(entry), entry.key) is not None for entry in entries)
+    assert (counts[0], counts[14], counts[30]) == (64, 64, 0)
+    assert 8 < counts[22] < 56
+
+
+def test_with_no_days_allowed_nothing_is_used(archive: Path, tmp_path: Path) -> None:
+    with PreviousObjects(tmp_path, BUCKET, reread_days=0) as objects:
+        objects.add_archive(archive)
+        assert find(objects, list_entry(read_entries(archive)["07.pdf"]), "07.pdf") is None
+
+
+@pytest.mark.parametrize("other", [replace(BUCKET, bucket="other"), replace(BUCKET, endpoint="127.0.0.1:9999")], ids=["bucket", "server"])
+def test_an_archive_of_another_bucket_is_not_used(archive: Path, tmp_path: Path, other: BucketSettings) -> None:
+    with PreviousObjects(tmp_path, other, reread_days=30) as objects:
+        assert not objects.add_archive(archive)
+        assert find(objects, list_entry(read_entries(archive)["07.pdf"]), "07.pdf") is None
+
+
+def test_no_flipped_bit_of_an_older_archive_reaches_a_new_one(archive: Path, tmp_path: Path) -> None:
+    """Whatever is damaged, index and footer included: what passes the check unpacks to the object as it was captured."""
+    entries = read_entries(archive)
+    whole = archive.read_bytes()
+    random = Random(5)  # noqa: S311 - nothing secret
+    used = refused = 0
+    for _round in range(150):
+        archive.write_bytes(damage(whole, random.randrange(8 * len(whole))))
+        with PreviousObjects(tmp_path, BUCKET, reread_days=30) as objects:
+            objects.add_archive(archive)
+            for key, entry in entries.items():
+                found = find(objects, list_entry(entry), key)
+                (checked,) = check_run([found]) if found is not None else (None,)
+                if checked is None or found is None:
+                    refused += 1
+                    continue
+                used += 1
+                plain = b"".join(read_members(io.BytesIO(checked.data), 0, len(checked.data)))
+                assert BODIES[key] in plain
+                assert found.entry.model_dump(exclude={"offset", "length", "read_at"}) == entry.model_dump(exclude={"offset", "length", "read_at"})
+    assert used > 0
+    assert refused > 0
+
+
+def test_an_archive_that_is_cut_short_or_gone_is_passed_over(archive: Path, objects: PreviousObjects, tmp_path: Path) -> None:
+    archive.write_bytes(archive.read_bytes()[:-100])
+    assert not objects.add_archive(archive)
+    assert not objects.add_archive(tmp_path / "gone.tar.gz")
+
+
+def test_what_the_disk_refuses_to_read_is_damage(tmp_path: Path) -> None:
+    with PreviousFile(tmp_path / "file", "w") as file, pytest.raises(VerificationError):
+        file.read_range(0, 1)
+
+
+def test_a_full_disk_under_the_lookup_is_a_storage_error(archive: Path) -> None:
+    folder = archive.parent / "gone"
+    with pytest.raises(StorageError, match=r"previous\.sqlite"):
+        PreviousObjects(folder, BUCKET, reread_days=30)
+
+
+def test_copied_objects_lie_in_the_new_archive_as_in_the_old(archive: Path, objects: PreviousObjects, tmp_path: Path) -> None:
+    objects.add_archive(archive)
+    record = open_record(archive)
+    path = tmp_path / "new.tar.gz"
+    # Without the tenth: two runs.
+    entries = {key: entry for key, entry in read_entries(archive).items() if key != "10.pdf"}
+    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path) as writer:
+        found = objects.find([(list_entry(entry), key) for key, entry in entries.items()])
+        counts = list(split_into_runs(found))
+        for end, count in zip(accumulate(counts), counts, strict=True):
+            for checked in check_run([previous for previous in found[end - count : end] if previous is not None]):
+                assert checked is not None
+                writer.add_copies(checked.entries, checked.file.fileno(), checked.data)
+        writer.finish(record)
+    with open_archive(path) as copied:
+        assert {entry.key: b"".join(copied.read_object(entry)) for entry in copied.read_entries()} == {key: BODIES[key] for key in entries}
+
+
+def test_a_run_ends_where_the_next_object_is_not_its_neighbour(archive: Path) -> None:
+    with PreviousFile(archive) as file, PreviousFile(archive) as other:
+        one, two, three, four, *_rest = [PreviousObject(entry, file) for entry in read_entries(archive).values()]
+        assert list(split_into_runs([one, two, None, three, four])) == [2, 1, 2]
+        assert list(split_into_runs([None, None, one])) == [1, 1, 1]
+        assert list(split_into_runs([one, three, four])) == [1, 2]
+        assert list(split_into_runs([one, PreviousObject(two.entry, other), three])) == [1, 1, 1]
+        large = PreviousObject(two.entry.model_copy(update={"length": COPY_BYTES}), file)
+        assert list(split_into_runs([one, large])) == [1, 1]
+    assert list(split_into_runs([])) == []
+
+
+def test_damage_in_a_run_is_refused_alone(archive: Path) -> None:
+    entries = list(read_entries(archive).values())
+    whole = archive.read_bytes()
+    archive.write_bytes(damage(whole, 8 * (entries[7].offset + entries[7].length // 2)))
+    with PreviousFile(archive) as file:
+        before, refused, behind = check_run([PreviousObject(entry, file) for entry in entries])
+    assert refused is None
+    assert before is not None
+    assert behind is not None
+    assert (before.entries, behind.entries) == (tuple(entries[:7]), tuple(entries[8:]))
+    assert before.data == whole[: entries[7].offset]
+    assert behind.data == whole[entries[8].offset : entries[-1].offset + entries[-1].length]
+
+
+def test_a_file_that_became_shorter_refuses_what_it_lacks(archive: Path) -> None:
+    entries = list(read_entries(archive).values())
+    archive.write_bytes(archive.read_bytes()[: entries[3].offset + 10])
+    with PreviousFile(archive) as file:
+        first, *others = check_run([PreviousObject(entry, file) for entry in entries])
+    assert first is not None
+    assert first.entries == tuple(entries[:3])
+    assert others == [None] * (len(entries) - 3)
+
+
+def open_record(path: Path) -> ArchiveRecord:
+    with open_archive(path) as archive:
+        return archive.record
+
+
+def test_a_large_object_is_copied_with_a_check_of_every_byte(tmp_path: Path) -> None:
+    data = make_noise(20_000_003)
+    path = tmp_path / ARCHIVE_NAME
+    write_archive(path, [(make_entry("large", data), data)])
+    (entry,) = read_entries(path).values()
+    new = tmp_path / "new.tar.gz"
+    with new.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path) as writer, PreviousFile(path) as source:
+        with pytest.raises(VerificationError):
+            writer.add_copy(entry.model_copy(update={"sha256": "0" * 64}), cast("BinaryIO", source))
+        assert new.stat().st_size == 0
+        writer.add_copy(entry, cast("BinaryIO", source))
+        writer.finish(open_record(path))
+    with open_archive(new) as copied:
+        assert b"".join(copied.read_object(next(copied.read_entries()))) == data
+
+
+def test_members_are_copied_where_the_kernel_cannot(tmp_path: Path) -> None:
+    """Not a descriptor of a file: the same answer as from another file system."""
+    data = compress_member(b"one") + compress_member(b"two")
+    path = tmp_path / "file.gz"
+    with path.open("w+b") as file, MemberWriter(cast("BinaryIO", file), threads=2) as writer:
+        writer.write_block(b"zero")
+        writer.copy_members(-1, 0, data)
+        writer.write_block(b"three")
+        length = writer.flush()
+    with path.open("rb") as file:
+        assert b"".join(read_members(file, 0, length)) == b"zeroonetwothree"
+
+
+def test_sweeping_keeps_an_unfinished_archive_for_a_week_and_no_dump(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path)
+    staging = tmp_path / STAGING_NAME
+    for name, age in (("new", 6), ("old", 8)):
+        folder = staging / name
+        folder.mkdir(parents=True)
+        journal = folder / JOURNAL_NAME
+        journal.write_bytes(b"")
+        set_age(journal, days=age)
+    (staging / f"{POINT}-database").mkdir()
+    assert catalog.sweep_staging() == (f"{POINT}-database", "old")
+    assert [path.name for path in staging.iterdir()] == ["new"]
+
+
+def set_age(path: Path, *, days: int) -> None:
+    then = datetime.now(timezone.utc).timestamp() - days * 24 * 3600
+    os.utime(path, (then, then))

@@ -1,0 +1,296 @@
+"""The backup directory: files get in whole or not at all, nothing is overwritten, and each point is worth what was seen of it.
+
+Artifacts here are small ones made without a server. The lock is tested in `test_lock`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, PointState, open_private
+from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckStatus
+from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
+from schedgen_backups.core.model import Artifact, ArtifactKind, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
+from schedgen_backups.core.system.lock import LOCK_NAME
+from schedgen_backups_tests.support.artifacts import (
+    ARCHIVE_NAME,
+    DUMP_NAME,
+    POINT,
+    TAKEN_AT,
+    TableText,
+    list_files,
+    make_entry,
+    make_result,
+    write_archive,
+    write_dump,
+)
+
+ID = RecoveryPointId(POINT)
+WRITE_PAST_THE_LIMIT = """
+import resource, sys
+from pathlib import Path
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.errors import StorageError
+from schedgen_backups_tests.support.artifacts import TableText, write_dump
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+catalog = Catalog(Path(sys.argv[1]))
+try:
+    with catalog.stage("x") as folder:
+        write_dump(folder / sys.argv[2], [TableText("jobs", tuple(b"%d" % (n * n * 7919) for n in range(2000)))])
+        catalog.publish(folder / sys.argv[2])
+except StorageError as error:
+    print(error.message)
+"""
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    return catalog
+
+
+def add_point(catalog: Catalog, *, is_committed: bool = True) -> Manifest:
+    """A point of two small artifacts, and its manifest whether written or not."""
+    dump = write_dump(catalog.directory / DUMP_NAME, [TableText("jobs", (b"1",))])
+    archive = write_archive(catalog.directory / ARCHIVE_NAME, [(make_entry("a", b"1"), b"1")])
+    sizes = {
+        ArtifactKind.DATABASE: (DUMP_NAME, dump.size_bytes, dump.sha256),
+        ArtifactKind.BUCKET: (ARCHIVE_NAME, archive.size_bytes, archive.sha256),
+    }
+    manifest = Manifest(
+        tool_version="test",
+        point_id=POINT,
+        snapshot_at=TAKEN_AT,
+        committed_at=TAKEN_AT,
+        artifacts=tuple(
+            Artifact(kind=kind, file_name=name, source_name="x", size_bytes=size, sha256=sha256) for kind, (name, size, sha256) in sizes.items()
+        ),
+        references=ReferenceSummary(state=ReferenceState.READ),
+    )
+    if is_committed:
+        catalog.write_manifest(manifest)
+    return manifest
+
+
+def record_all(catalog: Catalog, manifest: Manifest) -> None:
+    """Every check was seen to hold on the manifest's files."""
+    digests = {artifact.kind: artifact.sha256 for artifact in manifest.artifacts}
+    catalog.record_results(ID, tuple(make_result(check, artifacts=digests) for check in COMMIT_CHECKS))
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_published_file_is_in_the_directory_and_its_staging_is_gone(catalog: Catalog) -> None:
+    with catalog.stage("x") as folder:
+        (folder / "file.gz").write_bytes(b"content")
+        assert list_files(catalog.directory) == [f"{STAGING_NAME}/x/file.gz"]
+        assert catalog.publish(folder / "file.gz") == catalog.directory / "file.gz"
+    assert list_files(catalog.directory) == ["file.gz"]
+
+
+def test_publishing_never_overwrites(catalog: Catalog) -> None:
+    (catalog.directory / "file.gz").write_bytes(b"first")
+    with pytest.raises(StorageError, match="exists already and is never overwritten"), catalog.stage("x") as folder:  # noqa: PT012 - staged first
+        (folder / "file.gz").write_bytes(b"second")
+        catalog.publish(folder / "file.gz")
+    assert (catalog.directory / "file.gz").read_bytes() == b"first"
+    assert list_files(catalog.directory) == ["file.gz"]
+
+
+def test_a_manifest_is_never_written_again(catalog: Catalog) -> None:
+    manifest = add_point(catalog)
+    with pytest.raises(StorageError, match="never overwritten"):
+        catalog.write_manifest(manifest.model_copy(update={"tool_version": "another"}))
+    assert catalog.read_manifest(ID) == manifest
+
+
+def test_an_error_while_writing_publishes_nothing_and_leaves_no_staging(catalog: Catalog) -> None:
+    with pytest.raises(RuntimeError), catalog.stage("x") as folder:  # noqa: PT012 - the file is half-written
+        (folder / DUMP_NAME).write_bytes(b"half")
+        raise RuntimeError
+    assert list_files(catalog.directory) == []
+    assert catalog.list_points() == ()
+
+
+def test_half_written_files_are_no_points(catalog: Catalog) -> None:
+    with catalog.stage("x") as folder:
+        write_dump(folder / DUMP_NAME, [TableText("jobs", (b"1",))])
+        (folder / f"manifest_{POINT}.json").write_text("{")
+        assert catalog.list_points() == ()
+        assert catalog.list_unmanaged() == ()
+
+
+def test_what_a_dead_run_left_is_swept(catalog: Catalog) -> None:
+    left = catalog.directory / STAGING_NAME / f"{POINT}-database"
+    left.mkdir(parents=True)
+    (left / DUMP_NAME).write_bytes(b"half")
+    (catalog.directory / STAGING_NAME / f"verification_{POINT}.json.17").write_bytes(b"half")
+    add_point(catalog)
+    before = list_files(catalog.directory)
+    assert catalog.sweep_staging() == (f"{POINT}-database", f"verification_{POINT}.json.17")
+    assert list_files(catalog.directory) == [name for name in before if not name.startswith(STAGING_NAME)]
+    assert catalog.sweep_staging() == ()
+
+
+def test_sweeping_follows_no_link_out_of_the_staging_folder(catalog: Catalog, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_bytes(b"1")
+    (catalog.directory / STAGING_NAME).mkdir()
+    (catalog.directory / STAGING_NAME / "link").symlink_to(elsewhere)
+    assert catalog.sweep_staging() == ("link",)
+    assert (elsewhere / "precious").exists()
+    assert list((catalog.directory / STAGING_NAME).iterdir()) == []
+
+
+def test_files_and_folders_are_for_their_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        catalog = Catalog(tmp_path / "backups")
+        catalog.prepare()
+        with catalog.stage("x") as folder:
+            assert mode_of(folder) == 0o700
+            assert mode_of(folder.parent) == 0o700
+            os.close(open_private(folder / "file"))
+            catalog.publish(folder / "file")
+        catalog.write_manifest(add_point(catalog, is_committed=False))
+        catalog.record_results(ID, (make_result(Check.DUMP_IS_STORED),))
+        catalog.lock.acquire("test")
+        catalog.lock.release()
+    finally:
+        os.umask(before)
+    assert mode_of(catalog.directory) == 0o700
+    for name in ("file", f"manifest_{POINT}.json", f"verification_{POINT}.json", LOCK_NAME):
+        assert mode_of(catalog.directory / name) == 0o600, name
+
+
+def test_a_private_file_is_never_one_that_was_there_before(tmp_path: Path) -> None:
+    (tmp_path / "there").write_bytes(b"somebody's")
+    with pytest.raises(FileExistsError):
+        open_private(tmp_path / "there")
+
+
+def test_a_directory_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        Catalog(tmp_path / "file" / "backups").prepare()
+
+
+def test_artifacts_without_a_manifest_are_a_partial_point(catalog: Catalog) -> None:
+    add_point(catalog, is_committed=False)
+    (catalog.directory / DUMP_NAME).unlink()
+    (point,) = catalog.list_points()
+    assert (point.point_id, point.state) == (ID, PointState.PARTIAL)
+    assert point.get_path(ArtifactKind.BUCKET).name == ARCHIVE_NAME
+    with pytest.raises(VerificationError, match="has no database file"):
+        point.get_path(ArtifactKind.DATABASE)
+
+
+def test_a_sealed_point_is_unverified_until_every_claim_was_seen(catalog: Catalog) -> None:
+    manifest = add_point(catalog)
+    assert catalog.get_point(ID).state is PointState.UNVERIFIED
+    record_all(catalog, manifest)
+    assert catalog.get_point(ID).state is PointState.VERIFIED
+    catalog.record_results(ID, (make_result(Check.DUMP_IS_STORED, CheckStatus.UNKNOWN),))
+    assert catalog.get_point(ID).state is PointState.UNVERIFIED
+    catalog.record_results(ID, (make_result(Check.DUMP_IS_STORED, CheckStatus.FAILED),))
+    assert catalog.get_point(ID).state is PointState.FAILED
+
+
+def test_results_found_on_other_bytes_say_nothing_of_these(catalog: Catalog) -> None:
+    manifest = add_point(catalog)
+    exchanged = tuple(artifact.model_copy(update={"sha256": "0" * 64}) for artifact in manifest.artifacts)
+    record_all(catalog, manifest.model_copy(update={"artifacts": exchanged}))
+    assert catalog.get_point(ID).state is PointState.UNVERIFIED
+
+
+def test_a_point_whose_file_is_gone_is_not_verified(catalog: Catalog) -> None:
+    record_all(catalog, add_point(catalog))
+    (catalog.directory / ARCHIVE_NAME).unlink()
+    assert catalog.get_point(ID).state is not PointState.VERIFIED
+
+
+def test_files_of_the_old_script_are_unmanaged_and_never_points(catalog: Catalog) -> None:
+    old = catalog.directory / "db_schedgen_20260101_020000.sql.gz"
+    old.write_bytes(b"\x1f\x8b old")
+    empty = catalog.directory / "minio_schedgen-pdfs_20260101_020000.tar.gz"
+    empty.write_bytes(b"")
+    (catalog.directory / "notes.txt").write_text("mine")
+    add_point(catalog)
+    assert [point.point_id for point in catalog.list_points()] == [ID]
+    assert set(catalog.list_unmanaged()) == {old, empty}
+
+
+def test_points_are_listed_oldest_first(catalog: Catalog) -> None:
+    ids = ["20260102_020000", "20251231_235959", "20260101_000000"]
+    for point_id in ids:
+        write_dump(catalog.directory / f"db_schedgen_{point_id}.sql.gz", [TableText("jobs", (b"1",))], point_id=point_id)
+    assert [str(point.point_id) for point in catalog.list_points()] == sorted(ids)
+
+
+def test_a_copy_that_somebody_made_of_a_manifest_hides_no_point(catalog: Catalog) -> None:
+    manifest = add_point(catalog)
+    (catalog.directory / f"manifest_{POINT} (copy).json").write_text(manifest.model_dump_json())
+    assert [point.point_id for point in catalog.list_points()] == [ID]
+    assert catalog.list_unmanaged() == ()
+
+
+def test_a_damaged_manifest_is_told_by_name(catalog: Catalog) -> None:
+    add_point(catalog)
+    (catalog.directory / f"manifest_{POINT}.json").write_text('{"tool_version": ')
+    with pytest.raises(VerificationError, match=f"manifest_{POINT}.json cannot be read"):
+        catalog.list_points()
+
+
+def test_a_point_that_is_not_there_is_a_wrong_setting(catalog: Catalog) -> None:
+    with pytest.raises(ConfigurationError, match="there is no recovery point 20000101_000000"):
+        catalog.get_point(RecoveryPointId("20000101_000000"))
+
+
+def test_a_full_disk_is_a_storage_error_and_publishes_nothing(catalog: Catalog) -> None:
+    """/dev/full refuses every write as a full disk does."""
+    with pytest.raises(StorageError, match="is full") as caught, catalog.stage("x") as folder:  # noqa: PT012 - the disk fills while writing
+        (folder / DUMP_NAME).symlink_to("/dev/full")
+        write_dump(folder / DUMP_NAME, [TableText("jobs", (b"1",))])
+        catalog.publish(folder / DUMP_NAME)
+    assert "Nothing was published" in caught.value.hint
+    assert not caught.value.is_retryable
+    assert list_files(catalog.directory) == []
+
+
+def test_a_quota_is_told_like_a_full_disk(catalog: Catalog) -> None:
+    with pytest.raises(StorageError, match="is full"), catalog.stage("x"):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
+def test_a_file_that_reaches_the_limit_of_the_system_is_not_published(catalog: Catalog) -> None:
+    add_point(catalog)
+    before = list_files(catalog.directory)
+    name = "db_schedgen_20261123_020000.sql.gz"
+    finished = subprocess.run(
+        [sys.executable, "-c", WRITE_PAST_THE_LIMIT, str(catalog.directory), name],
+        cwd=Path(__file__).parents[4],  # where the tests' own package is found
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "File too large" in finished.stdout
+    assert list_files(catalog.directory) == before
+
+
+def test_a_verification_is_written_anew(catalog: Catalog) -> None:
+    catalog.record_results(ID, (make_result(Check.DUMP_IS_STORED),))
+    verification = catalog.record_results(ID, (make_result(Check.DUMP_IS_STORED, CheckStatus.FAILED),))
+    assert catalog.read_verification(ID) == verification
+    assert [result.status for result in verification.results] == [CheckStatus.FAILED]
+    assert list_files(catalog.directory) == [f"verification_{POINT}.json"]

@@ -1,0 +1,84 @@
+"""How old the newest verified point is: only verified ones count, and thresholds hold to the second.
+
+Points are small real ones.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.selection import Freshness, describe_freshness, measure_freshness
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups_tests.support.artifacts import TAKEN_AT
+from schedgen_backups_tests.support.histories import add_point, name_night
+
+LIMIT = timedelta(hours=26)
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    return catalog
+
+
+def test_the_newest_verified_point_counts_and_bad_newer_ones_do_not(catalog: Catalog) -> None:
+    states = (PointState.VERIFIED, PointState.VERIFIED, PointState.UNVERIFIED, PointState.FAILED, PointState.PARTIAL)
+    for day, state in enumerate(states):
+        add_point(catalog, name_night(day), state)
+    freshness = measure_freshness(catalog, TAKEN_AT + timedelta(days=5))
+    assert freshness.newest is not None
+    assert freshness.newest.point_id == name_night(1)
+    assert freshness.age == timedelta(days=4)
+    assert freshness.describe() == f"{name_night(1)}, 96.0 h old"
+
+
+@pytest.mark.parametrize(("age", "is_too_old"), [(LIMIT - SECOND, False), (LIMIT, False), (LIMIT + SECOND, True)])
+def test_a_point_is_too_old_after_the_limit(catalog: Catalog, age: timedelta, is_too_old: bool) -> None:  # noqa: FBT001 - a table
+    add_point(catalog, name_night(0))
+    assert measure_freshness(catalog, TAKEN_AT + age).is_too_old(LIMIT) is is_too_old
+
+
+def test_how_long_somebody_has_watched_does_not_matter_once_there_is_a_point(catalog: Catalog) -> None:
+    add_point(catalog, name_night(0))
+    now = TAKEN_AT + LIMIT + SECOND
+    assert measure_freshness(catalog, now).is_too_old(LIMIT, watched_since=now)
+
+
+@pytest.mark.parametrize(("watched", "is_too_old"), [(timedelta(0), False), (LIMIT, False), (LIMIT + SECOND, True)])
+def test_the_first_point_is_waited_for_as_long(catalog: Catalog, watched: timedelta, is_too_old: bool) -> None:  # noqa: FBT001 - a table
+    add_point(catalog, name_night(0), PointState.UNVERIFIED)
+    freshness = measure_freshness(catalog, TAKEN_AT)
+    assert freshness.age is None
+    assert freshness.is_too_old(LIMIT, watched_since=TAKEN_AT - watched) is is_too_old
+
+
+def test_nothing_verified_is_too_old_when_nobody_says_since_when_it_is_waited_for(catalog: Catalog) -> None:
+    assert measure_freshness(catalog, TAKEN_AT).is_too_old(LIMIT)
+
+
+def test_a_directory_that_is_not_there_has_no_newest_point(tmp_path: Path) -> None:
+    """The disk is not mounted, say: that is trouble, and is not made into an empty folder."""
+    missing = Catalog(tmp_path / "missing")
+    assert measure_freshness(missing, TAKEN_AT) == Freshness(None, TAKEN_AT)
+    assert describe_freshness(missing, TAKEN_AT) == "none"
+    assert not missing.directory.exists()
+
+
+def test_a_point_whose_file_is_gone_is_not_the_newest_verified_one(catalog: Catalog) -> None:
+    add_point(catalog, name_night(0))
+    (catalog.directory / add_point(catalog, name_night(1))[0]).unlink()
+    assert describe_freshness(catalog, TAKEN_AT + timedelta(days=1)) == f"{name_night(0)}, 24.0 h old"
+
+
+def test_a_damaged_catalog_is_told_and_stops_no_alert(catalog: Catalog) -> None:
+    add_point(catalog, name_night(0))
+    (catalog.directory / f"manifest_{name_night(0)}.json").write_bytes(b"{")
+    with pytest.raises(VerificationError):
+        measure_freshness(catalog, TAKEN_AT)
+    assert describe_freshness(catalog, TAKEN_AT) == "unknown (VerificationError)"

@@ -1,0 +1,135 @@
+"""How many requests are in flight: near the best fixed number on every simulated server, within bounds, and fewer at once when the server refuses."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+
+import pytest
+
+from schedgen_backups.core.concurrency.adaptive_pool import AdaptiveLimit, AdaptivePool
+
+SECONDS = 120.0
+
+
+def serve(latency: float, capacity: int, get_limit: Callable[[], int], report: Callable[[float, int], object] = lambda _now, _flying: None) -> float:
+    """Requests per second of a server that works on `capacity` requests at a time; the others wait. The clock is simulated."""
+    generator = random.Random(1)  # noqa: S311 - a simulation
+    now, done = 0.0, 0
+    flying: list[float] = []
+    free = [0.0] * capacity
+    while now < SECONDS:
+        while len(flying) < get_limit():
+            end = max(now, heapq.heappop(free)) + latency * generator.uniform(0.7, 1.3)
+            heapq.heappush(free, end)
+            heapq.heappush(flying, end)
+        now = heapq.heappop(flying)
+        done += 1
+        report(now, len(flying) + 1)
+    return done / SECONDS
+
+
+@pytest.mark.parametrize("most", [1, 3, 16, 64])
+@pytest.mark.parametrize(("latency", "capacity"), [(0.002, 1), (0.004, 4), (0.02, 3), (0.02, 16), (0.05, 10), (0.1, 64), (0.3, 200)])
+def test_it_is_nearly_as_fast_as_the_best_fixed_number_and_stays_within_bounds(latency: float, capacity: int, most: int) -> None:
+    limit = AdaptiveLimit(most, now=0.0)
+    seen: set[int] = set()
+
+    def report(now: float, _flying: int) -> None:
+        seen.add(limit.limit)
+        limit.note_answer(100_000, now=now)
+
+    speed = serve(latency, capacity, lambda: limit.limit, report)
+    best = max(serve(latency, capacity, lambda fixed=fixed: fixed) for fixed in (1, 3, 16, 64) if fixed <= most)
+    assert speed >= 0.85 * best
+    assert min(seen) >= 1
+    assert max(seen) <= most
+
+
+def test_a_server_that_more_requests_do_not_make_faster_gets_few() -> None:
+    limit = AdaptiveLimit(64, now=0.0)
+    serve(0.004, 2, lambda: limit.limit, lambda now, _flying: limit.note_answer(100_000, now=now))
+    assert limit.limit <= 10
+
+
+def test_refusals_halve_it_once_in_a_moment_down_to_one() -> None:
+    limit = AdaptiveLimit(64, now=0.0, start=64)
+    for _ in range(50):
+        limit.note_refusal(now=1.0)
+    assert limit.limit == 32
+    for second in range(2, 12):
+        limit.note_refusal(now=float(second))
+    assert limit.limit == 1
+
+
+def test_it_stays_near_what_the_server_takes_and_grows_again_when_that_is_more() -> None:
+    """The server refuses what is above its number; after a minute it refuses nothing."""
+    limit = AdaptiveLimit(64, now=0.0, start=64)
+    refused: list[float] = []
+    seen: list[int] = []
+
+    def report(now: float, flying: int) -> None:
+        if now < SECONDS / 2:
+            seen.append(limit.limit)
+        if now < SECONDS / 2 and flying > 10:
+            refused.append(now)
+            limit.note_refusal(now=now)
+        else:
+            limit.note_answer(100_000, now=now)
+
+    serve(0.05, 64, lambda: limit.limit, report)
+    assert len(refused) < 0.2 * len(seen)
+    assert sum(seen) / len(seen) >= 4
+    assert limit.limit > 24
+
+
+def test_a_pool_does_every_call_and_hands_on_its_errors() -> None:
+    with AdaptivePool(16, "test") as pool:
+        futures = [pool.submit(divmod, 100, number) for number in range(500)]
+        assert [future.result() for future in futures[1:]] == [divmod(100, number) for number in range(1, 500)]
+        with pytest.raises(ZeroDivisionError):
+            futures[0].result()
+
+
+def test_a_pool_does_no_more_calls_at_a_time_than_its_limit() -> None:
+    """It begins with eight of its 32 threads."""
+    lock = threading.Lock()
+    running: list[int] = [0]
+    most: list[int] = []
+    first_eight = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        with lock:
+            running[0] += 1
+            most.append(running[0])
+        if number < 8:
+            first_eight.wait(60)
+        with lock:
+            running[0] -= 1
+
+    with AdaptivePool(32, "test") as pool:
+        for future in [pool.submit(work, number) for number in range(200)]:
+            future.result()
+    assert max(most) == 8
+
+
+def test_a_pool_that_is_closed_has_no_threads_and_cancels_what_has_not_begun() -> None:
+    before = set(threading.enumerate())
+    may_end = threading.Event()
+    pool = AdaptivePool(1, "test")
+    running, waiting = pool.submit(may_end.wait, 60), pool.submit(may_end.wait, 60)
+    while not running.running():
+        time.sleep(0.01)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    with pytest.raises(CancelledError):
+        waiting.result(60)
+    may_end.set()
+    closing.join()
+    pool.close()
+    assert running.result() is True
+    assert set(threading.enumerate()) == before

@@ -1,0 +1,59 @@
+"""What a backup takes of the machine: bytes per second, memory, processor."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from schedgen_backups.core.concurrency.limits import MemoryBudget, RateLimit
+
+LOWER = "import os; from schedgen_backups.core.system.priority import lower_priority; print(lower_priority({0}), os.getpriority(os.PRIO_PROCESS, 0))"
+
+
+def test_bytes_pass_no_faster_than_the_rate_from_all_threads_together() -> None:
+    """Eight threads, 4 MB at 2 MB/s, of which one second's worth may pass at once."""
+    rate_limit = RateLimit(2)
+    started = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(rate_limit.wait_for, [125_000] * 32))
+    assert time.monotonic() - started > 0.9
+
+
+def test_without_a_rate_nothing_waits() -> None:
+    rate_limit = RateLimit(0)
+    for _block in range(1000):
+        rate_limit.wait_for(1 << 40)
+
+
+def test_no_more_bytes_are_held_than_the_budget_has() -> None:
+    budget = MemoryBudget(100)
+    lock = threading.Lock()
+    held: list[int] = [0]
+    most: list[int] = []
+
+    def work(size_bytes: int) -> None:
+        with budget.hold(size_bytes):
+            with lock:
+                held[0] += min(size_bytes, 100)
+                most.append(held[0])
+            time.sleep(0.002)
+            with lock:
+                held[0] -= min(size_bytes, 100)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [10, 60, 30, 100, 500, 1] * 8))
+    assert max(most) == 100
+    assert held == [0]
+
+
+def test_a_run_is_nicer_than_it_was_and_never_less_nice() -> None:
+    """In processes of their own: what was lowered stays so."""
+    assert run_python(LOWER.format(19)) == " 19"
+    assert run_python("import os; os.nice(15); " + LOWER.format(10)).endswith(" 15")
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.rstrip("\n")

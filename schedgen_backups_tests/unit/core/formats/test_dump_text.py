@@ -1,0 +1,230 @@
+"""pg_dump's plain text, cut at the borders of tables: no byte is lost, and nothing that looks like a table is taken for one.
+
+Texts here are made by hand in pg_dump's form; the real pg_dump's are in the integration tests. Add a case for every oddity
+that a real dump showed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schedgen_backups.core.formats.dump_text import DumpDigest, Rows, TableStart, Text, split_dump
+from schedgen_backups_tests.support.artifacts import DUMP_HEAD, DUMP_TAIL, TableText, cut, make_dump_text, read_facts
+
+ROWS_LIKE_STATEMENTS = (
+    b"COPY public.x (a) FROM stdin;",
+    b"-- PostgreSQL database dump complete",
+    b"--",
+    b"",
+    b"\\\\.",
+    b"\\\\.\\n",
+    b"x\\\\.",
+    b"\\N",
+    b"-- Data for Name: x; Type: TABLE DATA; Schema: public; Owner: x",
+    b"\\\\unrestrict abc123",
+)
+names = st.one_of(
+    st.sampled_from(["jobs", "Jobs", "two words", "a.b", 'a"b', "zeilen\numbruch", "課程", "select", "(a)", "x) FROM stdin;", ";", "--"]),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=12),
+)
+rows = st.one_of(
+    st.sampled_from(ROWS_LIKE_STATEMENTS),
+    st.text(st.characters(exclude_characters="\0\n\r\\", exclude_categories=("Cs",)), max_size=30).map(str.encode),
+)
+tables_strategy = st.lists(
+    st.builds(
+        TableText,
+        name=names,
+        schema_name=names,
+        columns=st.lists(names, max_size=3).map(tuple),
+        rows=st.lists(rows, max_size=6).map(tuple),
+    ),
+    max_size=4,
+)
+
+
+@given(tables_strategy, st.data())
+@settings(deadline=None)
+def test_tables_and_bytes_are_the_same_wherever_the_chunks_are_cut(tables: list[TableText], data: st.DataObject) -> None:
+    text = make_dump_text(tables)
+    borders = data.draw(st.lists(st.integers(0, len(text)), max_size=20))
+    chunks = cut(text, borders)
+    assert b"".join(segment.data for segment in split_dump(chunks)) == text
+    facts = read_facts(chunks)
+    assert [(table.schema_name, table.name, table.rows, table.sha256) for table in facts.tables] == [
+        (table.schema_name, table.name, len(table.rows), hashlib.sha256(table.row_data).hexdigest()) for table in tables
+    ]
+    assert facts == read_facts([text])
+    assert facts.size_bytes == len(text)
+    assert facts.is_complete
+
+
+@given(tables_strategy)
+@settings(max_examples=20, deadline=None)
+def test_a_stream_of_single_bytes_is_split_like_one_block(tables: list[TableText]) -> None:
+    text = make_dump_text(tables)
+    single = [text[position : position + 1] for position in range(len(text))]
+    assert b"".join(segment.data for segment in split_dump(single)) == text
+    assert read_facts(single) == read_facts([text])
+
+
+@given(tables_strategy, st.data())
+@settings(deadline=None)
+def test_any_other_row_gives_another_digest(tables: list[TableText], data: st.DataObject) -> None:
+    text = make_dump_text([*tables, TableText("last", (b"1\tone", b"2\ttwo"))])
+    changed = make_dump_text([*tables, TableText("last", (b"1\tone", data.draw(rows.filter(lambda row: row != b"2\ttwo"))))])
+    assert read_facts([text]).tables[-1].sha256 != read_facts([changed]).tables[-1].sha256
+    assert read_facts([text]).text_sha256 == read_facts([changed]).text_sha256
+
+
+def test_a_table_without_columns_has_its_rows() -> None:
+    facts = read_facts([make_dump_text([TableText("nothing", (b"", b"", b""), columns=())])])
+    assert [(table.name, table.columns, table.rows, table.size_bytes) for table in facts.tables] == [("nothing", "", 3, 3)]
+
+
+def test_a_table_without_rows_is_a_table() -> None:
+    facts = read_facts([make_dump_text([TableText("empty", ()), TableText("full", (b"1",))])])
+    assert [(table.name, table.rows) for table in facts.tables] == [("empty", 0), ("full", 1)]
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "dotted.name", 'quo"te', "a\n\nCOPY public.x (a) FROM stdin;\n", 'x" (a) FROM stdin;'])
+def test_odd_names_come_back_as_they_are_in_the_catalog(name: str) -> None:
+    start = next(
+        segment
+        for segment in split_dump([make_dump_text([TableText(name, (b"1",), schema_name=name, columns=(name,))])])
+        if isinstance(segment, TableStart)
+    )
+    assert (start.schema_name, start.name) == (name, name)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"COPY public.x (a) FROM stdin;\n",
+        b"\n\nCOPY public.x (a) FROM stdin;\n1\n\\.\n",
+        b"--\n\nCOPY public.x (a) FROM stdin;\n1\n",
+        b"-- Data for Name: x\n--\n\nCOPY public.x (a) FROM stdin;\n",
+        b"\n\nCOPY (SELECT 1) TO STDOUT;\n",
+    ],
+)
+def test_a_function_that_talks_of_copy_is_no_table(body: bytes) -> None:
+    function = b"CREATE FUNCTION public.f() RETURNS void LANGUAGE sql AS $$\n" + body + b"$$;\n\n\n"
+    facts = read_facts([make_dump_text([TableText("jobs", (b"1", b"2"))], head=DUMP_HEAD + function)])
+    assert [(table.name, table.rows) for table in facts.tables] == [("jobs", 2)]
+    assert facts.is_complete
+
+
+def test_a_text_that_is_announced_like_a_table_swallows_the_next_one_and_so_is_seen() -> None:
+    """Nothing tells such a text from a table, but the table behind it is then missing from what the snapshot has."""
+    body = TableText("x", ()).text.removesuffix(b"\\.\n\n\n")
+    facts = read_facts([make_dump_text([TableText("jobs", (b"1",))], head=DUMP_HEAD + body)])
+    assert "jobs" not in [table.name for table in facts.tables]
+
+
+@pytest.mark.timeout(30)
+def test_a_statement_that_is_cut_anywhere_is_read_in_no_time() -> None:
+    """Some ways to match a list of columns take for ever on one that is cut short."""
+    columns = ", ".join(f"a_column_of_some_length_{number}" for number in range(100))
+    before, behind = make_dump_text([TableText("jobs", (b"1",), columns=("COLUMNS",))]).split(b'"COLUMNS"')
+    text = before + columns.encode() + behind
+    expected = read_facts([text])
+    assert [(table.name, table.columns, table.rows) for table in expected.tables] == [("jobs", f"({columns})", 1)]
+    for border in range(len(before) - 20, len(text) - len(behind) + 20, 7):
+        assert read_facts(cut(text, [border])) == expected
+
+
+def test_a_very_long_row_passes_without_being_held() -> None:
+    fed = 0
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal fed
+        whole = make_dump_text([TableText("jobs", (b"ROW",))])
+        head, tail = whole.split(b"ROW")
+        for block in (head, *[b"x" * (1 << 20)] * 64, tail):
+            fed += len(block)
+            yield block
+
+    passed = 0
+    longest = 0
+    for segment in split_dump(blocks()):
+        passed += len(segment.data)
+        if isinstance(segment, Rows):
+            assert fed - passed < 1024
+            longest = max(longest, len(segment.data))
+    assert longest <= (1 << 20) + 64
+    assert passed == fed
+
+
+def test_a_very_long_text_passes_without_being_held() -> None:
+    """Large objects are statements of megabytes without a newline."""
+    fed = 0
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal fed
+        for block in (DUMP_HEAD, b"SELECT pg_catalog.lowrite(0, '\\x", *[b"ab" * (1 << 19)] * 32, b"');\n", DUMP_TAIL):
+            fed += len(block)
+            yield block
+
+    passed = 0
+    for segment in split_dump(blocks()):
+        assert isinstance(segment, Text)
+        passed += len(segment.data)
+        assert fed - passed <= (1 << 20) + (32 << 10)
+    assert passed == fed
+
+
+def test_a_dump_cut_anywhere_before_its_last_line_is_not_complete() -> None:
+    text = make_dump_text([TableText("jobs", (b"1", b"2"))])
+    end = text.index(b"dump complete\n") + len(b"dump complete\n")
+    for length in range(end):
+        assert not read_facts([text[:length]]).is_complete, length
+    assert read_facts([text]).is_complete
+
+
+@pytest.mark.parametrize("tail", [b"", b"\nCREATE INDEX half", b"\n--\n-- Name: jobs; Type: TABLE\n--\n\n"])
+def test_a_last_line_inside_the_dump_does_not_end_it(tail: bytes) -> None:
+    """A comment on a table may quote it; a dump cut short behind that is still cut short."""
+    quoted = b"COMMENT ON TABLE public.jobs IS 'from a file:\n--\n-- PostgreSQL database dump complete\n--\n';\n"
+    assert not read_facts([make_dump_text([TableText("jobs", (b"1",))], tail=quoted + tail)]).is_complete
+
+
+def test_rows_that_say_the_dump_is_complete_do_not_end_it() -> None:
+    text = make_dump_text([TableText("jobs", (b"--", b"-- PostgreSQL database dump complete", b"--", b""))], tail=b"")
+    assert not read_facts([text]).is_complete
+
+
+def test_a_dump_that_ends_inside_a_table_is_not_complete() -> None:
+    assert not read_facts([DUMP_TAIL + make_dump_text([TableText("jobs", (b"1",))]).partition(b"\\.\n")[0]]).is_complete
+
+
+def test_an_end_as_of_older_programs_without_the_restrict_key_counts() -> None:
+    assert read_facts([make_dump_text([], tail=b"--\n-- PostgreSQL database dump complete\n--\n\n")]).is_complete
+
+
+def test_the_random_key_and_the_versions_do_not_change_the_digest_and_everything_else_does() -> None:
+    text = make_dump_text([TableText("jobs", (b"1",))])
+    expected = read_facts([text]).text_sha256
+    other_key = text.replace(b"abc123", b"Zz9")
+    other_version = text.replace(b"version 18.6", b"version 18.7 (Debian 18.7-1.pgdg)")
+    other_setting = text.replace(b"statement_timeout = 0", b"statement_timeout = 1")
+    assert read_facts([other_key]).text_sha256 == expected
+    assert read_facts([other_version]).text_sha256 == expected
+    assert read_facts([other_setting]).text_sha256 != expected
+
+
+@given(st.integers(1, 200))
+def test_the_unstable_lines_are_left_out_however_the_chunks_are_cut(size_bytes: int) -> None:
+    text = make_dump_text([TableText("jobs", (b"1",))])
+    pieces = [text[start : start + size_bytes] for start in range(0, len(text), size_bytes)]
+    assert read_facts(pieces).text_sha256 == read_facts([text.replace(b"abc123", b"other")]).text_sha256
+
+
+def test_an_empty_dump_has_nothing() -> None:
+    facts = DumpDigest().facts()
+    assert (facts.tables, facts.size_bytes, facts.is_complete) == ((), 0, False)
+    assert list(split_dump([])) == []

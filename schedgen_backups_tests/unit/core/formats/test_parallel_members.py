@@ -1,0 +1,93 @@
+"""Members that are unpacked on several threads give the bytes, and the errors, that reading them one after the other gives."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections import deque
+from itertools import cycle, islice
+
+import pytest
+
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.gzip_members import (
+    BLOCK_BYTES,
+    MEMBER_HEADER,
+    compress_member,
+    read_members,
+    read_members_concurrently,
+    store_member,
+)
+from schedgen_backups_tests.support.artifacts import make_noise
+
+_WORDS = [b"lecture", b"exam", b"Monday", b"venue", b"group", b"\n"]
+
+
+def _make_text(size_bytes: int) -> bytes:
+    """Words in an order that repeats late."""
+    order = make_noise(4096)
+    return b" ".join(_WORDS[place % len(_WORDS)] for place in islice(cycle(order), size_bytes // 4 + 1))[:size_bytes]
+
+
+SHAPES = {
+    "nothing": [],
+    "one small member": [compress_member(b"a")],
+    "many small members": [compress_member(_make_text(size)) for size in range(300)],
+    "many large members": [compress_member(_make_text(BLOCK_BYTES + size)) for size in range(40)],
+    "members that unpack to much": [compress_member(b"0" * (9 * BLOCK_BYTES))] * 12,
+    "one member larger than what is read ahead": [store_member(make_noise(6 * BLOCK_BYTES)), compress_member(b"end")],
+    "gzip files within members": [store_member(MEMBER_HEADER + gzip.compress(make_noise(9000)) * 30) for _ in range(40)],
+    "headers only": [store_member(MEMBER_HEADER * 200_000)] * 3,
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_bytes_are_those_of_reading_one_after_the_other(name: str) -> None:
+    data = b"".join(SHAPES[name])
+    file = io.BytesIO(b"before" + data + b"behind")
+    observed: list[bytes] = []
+    plain = b"".join(read_members_concurrently(file, 6, len(data), on_progress=observed.append))
+    assert plain == b"".join(read_members(file, 6, len(data)))
+    assert b"".join(observed) == data
+
+
+def _find_error(data: bytes, length: int, *, is_side_by_side: bool) -> str:
+    read = read_members_concurrently if is_side_by_side else read_members
+    with pytest.raises(VerificationError) as caught:
+        deque(read(io.BytesIO(data), 0, length), maxlen=0)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [1, 9, BLOCK_BYTES // 3, 3 * BLOCK_BYTES])
+def test_a_range_that_is_cut_short_is_told_in_the_same_words(cut: int) -> None:
+    data = b"".join(SHAPES["many large members"])
+    for bytes_there, length in ((data[:-cut], len(data)), (data, len(data) - cut)):
+        found = _find_error(bytes_there, length, is_side_by_side=True)
+        assert found == _find_error(bytes_there, length, is_side_by_side=False)
+
+
+@pytest.mark.parametrize("count", [0, 1, 39])
+def test_a_range_that_is_cut_short_between_two_members_is_told_too(count: int) -> None:
+    members = SHAPES["many large members"]
+    found = _find_error(b"".join(members[:count]), len(b"".join(members)), is_side_by_side=True)
+    assert found == _find_error(b"".join(members[:count]), len(b"".join(members)), is_side_by_side=False)
+
+
+@pytest.mark.parametrize("place", [0, 1, 5000, 700_000, -3, -200_000])
+def test_a_byte_that_flipped_is_found(place: int) -> None:
+    data = bytearray(b"".join(SHAPES["many large members"]))
+    data[place] ^= 0x10
+    assert _find_error(bytes(data), len(data), is_side_by_side=True)
+
+
+def test_what_stands_before_the_damage_is_given_out_once() -> None:
+    members = SHAPES["many large members"]
+    data = bytearray(b"".join(members))
+    data[len(b"".join(members[:30])) + 5000] ^= 1
+    given = bytearray()
+    blocks = read_members_concurrently(io.BytesIO(bytes(data)), 0, len(data))
+    with pytest.raises(VerificationError):
+        deque(map(given.extend, blocks), maxlen=0)
+    whole = b"".join(read_members(io.BytesIO(b"".join(members)), 0, len(data)))
+    assert len(given) >= len(b"".join(gzip.decompress(member) for member in members[:30]))
+    assert whole.startswith(given[: 30 * BLOCK_BYTES])

@@ -1,0 +1,221 @@
+"""Pruning removes exactly the planned points' files and nothing else, and a crash at any moment leaves a directory that says the truth.
+
+Points are small real ones. What is planned is tested in `test_retention`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.pins import Pin, read_pin, remove_pin, write_pin
+from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.retention.plan import RetentionPlan, RetentionPolicy
+from schedgen_backups.core.retention.prune import plan_pruning, remove_points
+from schedgen_backups_tests.support.artifacts import TAKEN_AT, damage, list_files
+from schedgen_backups_tests.support.histories import add_point, name_night
+
+POLICY = RetentionPolicy(keep_days=2, keep_last=2)
+NOW = TAKEN_AT + timedelta(days=6, hours=1)
+STATES = (PointState.VERIFIED, PointState.PARTIAL, PointState.FAILED, PointState.VERIFIED, PointState.VERIFIED, PointState.UNVERIFIED)
+"""Of nights 0 to 5; with POLICY at NOW the first three go, and the fourth and fifth stay as the last two verified ones."""
+DOOMED = 3
+
+
+class CrashingCatalog(Catalog):
+    """Removes so many files and then cannot remove another one."""
+
+    def __init__(self, directory: Path, removals: int) -> None:
+        super().__init__(directory)
+        self._left = removals
+
+    def remove_file(self, path: Path) -> None:
+        if self._left == 0:
+            raise StorageError(f"{path.name} cannot be removed")
+        self._left -= 1
+        super().remove_file(path)
+
+
+def fill(directory: Path, states: Iterable[PointState] = STATES) -> tuple[Catalog, list[tuple[str, ...]]]:
+    """A catalog with a point a night, and the names of each point's files."""
+    catalog = Catalog(directory)
+    catalog.prepare()
+    return catalog, [add_point(catalog, name_night(day), state) for day, state in enumerate(states)]
+
+
+def make_pin(day: int, *, expires_at: datetime | None = None) -> Pin:
+    return Pin(point_id=name_night(day).text, reason="before 2.0", pinned_by="me", pinned_at=TAKEN_AT, expires_at=expires_at)
+
+
+def list_removed(plan: RetentionPlan) -> list[RecoveryPointId]:
+    return [decision.candidate.point_id for decision in plan.removed]
+
+
+def test_exactly_the_files_of_the_planned_points_go(tmp_path: Path) -> None:
+    catalog, files = fill(tmp_path)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir() if path.is_file()}
+    report = remove_points(catalog, POLICY, NOW)
+    doomed = {name for names in files[:DOOMED] for name in names}
+    assert list_files(tmp_path) == sorted(name for names in files[DOOMED:] for name in names)
+    assert set(report.removed_files) == doomed
+    assert report.freed_bytes == sum(sizes[name] for name in doomed)
+    assert list_removed(report.plan) == [name_night(day) for day in range(DOOMED)]
+
+
+def test_a_dry_plan_is_what_is_done_and_changes_nothing(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path)
+    before = list_files(tmp_path)
+    plan = plan_pruning(catalog, POLICY, NOW)
+    assert list_files(tmp_path) == before
+    assert remove_points(catalog, POLICY, NOW).plan == plan
+
+
+def test_pruning_twice_removes_nothing_more(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path)
+    remove_points(catalog, POLICY, NOW)
+    assert remove_points(catalog, POLICY, NOW).removed_files == ()
+
+
+def test_files_of_the_old_script_and_unknown_ones_stay(tmp_path: Path) -> None:
+    """One of the script's has the second of a point that goes: it ran at two o'clock as well."""
+    catalog, files = fill(tmp_path)
+    foreign = {
+        f"db_other_{name_night(0)}.sql.gz": b"\x1f\x8b of the script",
+        f"db_other_{name_night(1)}.sql.gz": b"\x1f\x8b of the script",
+        "db_schedgen_20200101_020000.sql.gz": b"\x1f\x8b of the script",
+        "minio_schedgen-pdfs_20200101_020000.tar.gz": b"",
+        "notes.txt": b"mine",
+        f"manifest_{name_night(0)} (copy).json": b"{}",
+        f"db_schedgen_{name_night(0)}.sql.gz.bak": b"mine",
+        f"pin_{name_night(0)}.json~": b"mine",
+    }
+    for name, data in foreign.items():
+        (tmp_path / name).write_bytes(data)
+    remove_points(catalog, POLICY, NOW)
+    assert list_files(tmp_path) == sorted([*foreign, *(name for names in files[DOOMED:] for name in names)])
+    assert {name: (tmp_path / name).read_bytes() for name in foreign} == foreign
+
+
+def test_a_damaged_file_goes_with_its_point(tmp_path: Path) -> None:
+    """Its own record may be what is damaged; the manifest still names it."""
+    catalog, files = fill(tmp_path)
+    dump = tmp_path / files[0][0]
+    dump.write_bytes(damage(dump.read_bytes(), 8 * dump.stat().st_size - 1)[:-40])
+    remove_points(catalog, POLICY, NOW)
+    assert list_files(tmp_path) == sorted(name for names in files[DOOMED:] for name in names)
+
+
+def test_a_crash_between_any_two_removals_is_finished_by_the_next_prune(tmp_path: Path) -> None:
+    doomed = sum(len(names) for names in fill(tmp_path / "count")[1][:DOOMED])
+    assert doomed == 10
+    for removals in range(doomed):
+        directory = tmp_path / f"crash-{removals}"
+        _catalog, files = fill(directory)
+        with pytest.raises(StorageError, match="cannot be removed"):
+            remove_points(CrashingCatalog(directory, removals), POLICY, NOW)
+        assert sum(len(names) for names in files) - len(list_files(directory)) == removals
+        catalog = Catalog(directory)
+        for point in catalog.list_points():
+            day = (point.point_id.taken_at - TAKEN_AT).days
+            present = [name for name in files[day] if (directory / name).exists()]
+            assert point.state is not PointState.VERIFIED or present == list(files[day])
+            if day >= DOOMED:
+                assert (point.state, present) == (STATES[day], list(files[day]))
+        remove_points(catalog, POLICY, NOW)
+        assert list_files(directory) == sorted(name for names in files[DOOMED:] for name in names)
+
+
+def test_no_half_of_a_point_is_ever_listed_as_one(tmp_path: Path) -> None:
+    """The manifest is the first file to go, so that the rest is a partial point."""
+    catalog, _files = fill(tmp_path, [PointState.VERIFIED] * 5)
+    with pytest.raises(StorageError):
+        remove_points(CrashingCatalog(tmp_path, 1), POLICY, NOW)
+    assert [point.state for point in catalog.list_points()] == [PointState.PARTIAL, *[PointState.VERIFIED] * 4]
+
+
+def test_a_directory_without_a_verified_point_loses_nothing(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path, [PointState.UNVERIFIED, PointState.PARTIAL, PointState.FAILED])
+    before = list_files(tmp_path)
+    report = remove_points(catalog, POLICY, NOW + timedelta(days=1000))
+    assert report.plan.refusal == "no point is verified"
+    assert (report.removed_files, report.freed_bytes, list_files(tmp_path)) == ((), 0, before)
+
+
+def test_a_clock_that_was_set_back_loses_nothing(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path)
+    before = list_files(tmp_path)
+    report = remove_points(catalog, POLICY, TAKEN_AT + timedelta(days=3))
+    assert "lies in the future" in report.plan.refusal
+    assert list_files(tmp_path) == before
+
+
+def test_a_pin_is_kept_and_read_back(tmp_path: Path) -> None:
+    catalog, files = fill(tmp_path)
+    pin = make_pin(0)
+    write_pin(catalog, pin)
+    assert read_pin(catalog, name_night(0)) == pin
+    assert read_pin(catalog, name_night(1)) is None
+    path = tmp_path / f"pin_{name_night(0)}.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    remove_points(catalog, POLICY, NOW)
+    assert list_files(tmp_path) == sorted([path.name, *files[0], *(name for names in files[DOOMED:] for name in names)])
+    assert catalog.get_point(name_night(0)).state is PointState.VERIFIED
+
+
+def test_a_pin_that_was_written_again_holds_its_newest_words(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path)
+    write_pin(catalog, make_pin(0))
+    longer = make_pin(0, expires_at=NOW)
+    write_pin(catalog, longer)
+    assert read_pin(catalog, name_night(0)) == longer
+
+
+def test_a_pin_that_was_taken_away_protects_no_more(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path)
+    write_pin(catalog, make_pin(0))
+    assert name_night(0) not in list_removed(plan_pruning(catalog, POLICY, NOW))
+    assert remove_pin(catalog, name_night(0)) is True
+    assert remove_pin(catalog, name_night(0)) is False
+    assert name_night(0) in list_removed(plan_pruning(catalog, POLICY, NOW))
+
+
+def test_an_expired_pin_does_not_protect_and_goes_with_its_point(tmp_path: Path) -> None:
+    catalog, files = fill(tmp_path)
+    write_pin(catalog, make_pin(0, expires_at=NOW))
+    write_pin(catalog, make_pin(2, expires_at=NOW + timedelta(seconds=1)))
+    report = remove_points(catalog, POLICY, NOW)
+    assert list_removed(report.plan) == [name_night(0), name_night(1)]
+    assert f"pin_{name_night(0)}.json" in report.removed_files
+    left = [*files[2], f"pin_{name_night(2)}.json", *(name for names in files[DOOMED:] for name in names)]
+    assert list_files(tmp_path) == sorted(left)
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"point_id": ', b"\xff\xfe", b'{"reason": "x"}'])
+def test_a_damaged_pin_stops_everything(tmp_path: Path, damaged: bytes) -> None:
+    """It may have protected what would go; so nothing goes until somebody has looked."""
+    catalog, _files = fill(tmp_path)
+    (tmp_path / f"pin_{name_night(4)}.json").write_bytes(damaged)
+    before = list_files(tmp_path)
+    with pytest.raises(VerificationError, match=f"pin_{name_night(4)}.json cannot be read"):
+        remove_points(catalog, POLICY, NOW)
+    assert list_files(tmp_path) == before
+
+
+def test_a_damaged_manifest_stops_everything(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path)
+    (tmp_path / f"manifest_{name_night(0)}.json").write_bytes(b"{")
+    before = list_files(tmp_path)
+    with pytest.raises(VerificationError, match="cannot be read"):
+        remove_points(catalog, POLICY, NOW)
+    assert list_files(tmp_path) == before
+
+
+def test_a_pin_names_a_point_and_never_a_path(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path, [])
+    with pytest.raises(ConfigurationError, match="is not the id of a recovery point"):
+        write_pin(catalog, make_pin(0).model_copy(update={"point_id": "../../etc/passwd"}))
