@@ -21,7 +21,7 @@ from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.restore.bucket import restore_bucket
 from schedgen_backups.core.restore.objects import select_keys
-from schedgen_backups.core.settings import BackupSettings, BucketSettings
+from schedgen_backups.core.settings import BucketSettings, CaptureSettings
 from schedgen_backups.core.verify.files import verify_archive
 
 CURL = "curl, bodies thrown away (limit)"
@@ -38,7 +38,7 @@ class BucketBench:
         self.shape, self.settings, self.files, self.folder, self.rounds = shape, settings, files, folder, rounds
         self.catalog = Catalog(folder / "points")
         self.catalog.prepare()
-        self.options = BackupSettings(self.catalog.directory, download_threads=16)
+        self.options = CaptureSettings()
         self._ids = make_point_ids()
         self._newest: list[RecoveryPointId] = []
         self._restic = {"RESTIC_REPOSITORY": str(folder / "restic"), "RESTIC_PASSWORD": "benchmark", "RESTIC_CACHE_DIR": str(folder / "cache")}
@@ -94,7 +94,7 @@ class BucketBench:
         target = self.settings.with_bucket(f"{self.settings.bucket}-restored")
 
         def restore() -> int:
-            restore_bucket(self._path_of(self._newest[-1]), target, self.options, overwrite=False, stop=Event())
+            restore_bucket(self._path_of(self._newest[-1]), target, self.options.transfer, overwrite=False, stop=Event())
             return 0
 
         def upload() -> int:

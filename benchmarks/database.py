@@ -20,7 +20,7 @@ from schedgen_backups.core.postgres.connection import make_client_environment
 from schedgen_backups.core.restore.database import restore_database
 from schedgen_backups.core.restore.tables import TableRequest, drop_database, open_restored_tables
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.settings import CaptureSettings, DatabaseSettings
 from schedgen_backups.core.verify.files import verify_dump
 
 CAPTURE, RESTORE, TABLE = "database capture", "database restore", "one table"
@@ -38,7 +38,7 @@ def measure_database(postgres: EmbeddedPostgres, settings: DatabaseSettings, fol
     """Capture, restore and one table."""
     catalog = Catalog(folder / "database-points")
     catalog.prepare()
-    options = BackupSettings(catalog.directory)
+    options = CaptureSettings()
     client = find_client(settings, postgres.server_version, None)
     environment = make_client_environment(settings)
     dump = f"'{client.pg_dump}' --no-password"
@@ -87,7 +87,7 @@ def forget(catalog: Catalog, newest: list[RecoveryPointId]) -> None:
                 artifact.path.unlink()
 
 
-def _measure_restore(postgres: EmbeddedPostgres, folder: Path, path: Path, options: BackupSettings, *, rounds: int) -> tuple[Timing, ...]:
+def _measure_restore(postgres: EmbeddedPostgres, folder: Path, path: Path, options: CaptureSettings, *, rounds: int) -> tuple[Timing, ...]:
     target = postgres.create_database("restored")
     script = folder / "script.sql.gz"
 
@@ -100,7 +100,7 @@ def _measure_restore(postgres: EmbeddedPostgres, folder: Path, path: Path, optio
         return 0
 
     def ours(jobs: int) -> int:
-        restore_database(path, target, options, replace_contents=False, stop=Event(), jobs=jobs)
+        restore_database(path, target, options.transfer, replace_contents=False, stop=Event(), jobs=jobs)
         return 0
 
     contestants = {STOCK_RESTORE: Contestant(stock, renew), OURS: Contestant(lambda: ours(1), renew), OURS_JOBS: Contestant(lambda: ours(2), renew)}
@@ -108,10 +108,12 @@ def _measure_restore(postgres: EmbeddedPostgres, folder: Path, path: Path, optio
 
 
 def _measure_table(
-    catalog: Catalog, point_id: RecoveryPointId, settings: DatabaseSettings, options: BackupSettings, *, rounds: int
+    catalog: Catalog, point_id: RecoveryPointId, settings: DatabaseSettings, options: CaptureSettings, *, rounds: int
 ) -> tuple[Timing, ...]:
     def ours() -> int:
-        with open_restored_tables(TableRequest(catalog.get_point(point_id), ("users",), settings, side_name="one_table"), options) as restored:
+        with open_restored_tables(
+            TableRequest(catalog.get_point(point_id), ("users",), settings, side_name="one_table"), options.transfer
+        ) as restored:
             return restored.tables[0].size_bytes
 
     return run_in_turn(TABLE, {OURS: Contestant(ours)}, rounds=rounds)

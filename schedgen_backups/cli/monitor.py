@@ -14,10 +14,13 @@ from rich.table import Table
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
 from schedgen_backups.cli.progress import draw_precondition_results
-from schedgen_backups.config.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
+from schedgen_backups.config.environment import (
+    load_environment,
+    read_live_application,
+)
 from schedgen_backups.core.catalog.selection import measure_freshness
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.verify.live_system import LiveApplication, check_consistency, describe_consistency
+from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
 from schedgen_backups.doctor.checks import Verdict, examine
 from schedgen_backups.exit_codes import CONFIGURATION_EXIT_CODE, VERIFICATION_EXIT_CODE
 
@@ -65,7 +68,7 @@ def doctor(*, as_json: JsonOption = False) -> None:
 def audit(*, as_json: JsonOption = False) -> None:
     """Look at the live system: rows whose object is missing, objects that no row refers to. Ends with 3 when a row's object is missing."""
     environment = load_environment()
-    live = LiveApplication(read_database_settings(environment), read_bucket_settings(environment), read_backup_settings(environment))
+    live = read_live_application(environment)
     found = check_consistency(live)
     if as_json:
         print_json(

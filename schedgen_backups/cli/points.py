@@ -19,9 +19,7 @@ from schedgen_backups.cli.progress import describe_levels, draw_plan, draw_point
 from schedgen_backups.config.environment import (
     load_environment,
     open_catalog,
-    read_backup_settings,
-    read_bucket_settings,
-    read_database_settings,
+    read_live_application,
     read_retention_policy,
 )
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
@@ -36,7 +34,7 @@ from schedgen_backups.core.retention.prune import plan_pruning, remove_points
 from schedgen_backups.core.units import format_bytes
 from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
-from schedgen_backups.core.verify.live_system import LiveApplication, LiveSystem
+from schedgen_backups.core.verify.live_system import LiveSystem
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 
@@ -221,7 +219,7 @@ def _find_live() -> LiveSystem | None:
     """The live system, where it is configured: a point that was never committed has no verdicts yet."""
     environment = load_environment()
     try:
-        return LiveApplication(read_database_settings(environment), read_bucket_settings(environment), read_backup_settings(environment))
+        return read_live_application(environment)
     except ConfigurationError:
         return None
 

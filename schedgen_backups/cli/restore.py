@@ -224,7 +224,7 @@ def demand_confirmation(name: str, confirm: str) -> None:
 
 def _open_service(reason: str, *, is_safety_wanted: bool) -> RestoreService:
     options = RestoreOptions(CHECKED_BY, reason, is_safety_wanted)
-    return RestoreService(open_catalog(), read_backup_settings(load_environment()), options, report=lambda text: err.print(escape(text)))
+    return RestoreService(open_catalog(), read_backup_settings(load_environment()).capture, options, report=lambda text: err.print(escape(text)))
 
 
 def _keep_separate(request: TableRequest, restored: RestoredTables) -> None:

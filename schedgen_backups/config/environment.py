@@ -20,7 +20,16 @@ from schedgen_backups.config.variables import DEFAULT_SCHEDULE
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.retention.plan import RetentionPolicy
-from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY, BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.settings import (
+    DEFAULT_REFERENCE_QUERY,
+    BackupSettings,
+    BucketSettings,
+    CaptureSettings,
+    DatabaseSettings,
+    References,
+    TransferSettings,
+)
+from schedgen_backups.core.verify.live_system import LiveApplication
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 _MOST_THREADS = 64
@@ -93,34 +102,37 @@ def read_backup_settings(environment: Mapping[str, str]) -> BackupSettings:
     query = reader.text("BACKUP_REFERENCE_QUERY")
     schedule, timezone = _parse_schedule(reader)
     reader.number("BACKUP_MAX_HOURS", 1, 24 * 31)  # used by definitions; here only to tell what is wrong
+    threads, jobs = reader.text("BACKUP_COMPRESSION_THREADS"), reader.text("BACKUP_DUMP_JOBS")
+    cores = os.cpu_count() or 1
+    transfer = TransferSettings(
+        compression_threads=reader.number("BACKUP_COMPRESSION_THREADS", 1, _MOST_THREADS) if threads else min(cores, 8),
+        dump_jobs=reader.number("BACKUP_DUMP_JOBS", 1, _MOST_THREADS) if jobs else 1 + (cores >= _CORES_FOR_TWO_DUMPS),
+        download_threads=reader.number("BACKUP_DOWNLOAD_THREADS", 1, _MOST_THREADS),
+        stall_timeout_seconds=reader.number("BACKUP_STALL_TIMEOUT_SECONDS", 1, 24 * 3600),
+        max_mb_per_second=reader.number("BACKUP_MAX_MB_PER_SECOND", 0, 100_000),
+        postgres_bin_dir=Path(reader.text("PG_BIN_DIR")) if reader.text("PG_BIN_DIR") else None,
+    )
+    capture = CaptureSettings(
+        transfer=transfer,
+        references=References(query, is_default=query == DEFAULT_REFERENCE_QUERY),
+        is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
+        reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
+    )
     settings = BackupSettings(
         directory=read_backup_directory(environment),
-        reference_query=query,
-        is_reference_query_default=query == DEFAULT_REFERENCE_QUERY,
-        is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
+        capture=capture,
         schedule=schedule,
         timezone=timezone,
-        compression_threads=(
-            reader.number("BACKUP_COMPRESSION_THREADS", 1, _MOST_THREADS)
-            if reader.text("BACKUP_COMPRESSION_THREADS")
-            else min(os.cpu_count() or 1, 8)
-        ),
-        dump_jobs=(
-            reader.number("BACKUP_DUMP_JOBS", 1, _MOST_THREADS)
-            if reader.text("BACKUP_DUMP_JOBS")
-            else 2
-            if (os.cpu_count() or 1) >= _CORES_FOR_TWO_DUMPS
-            else 1
-        ),
-        download_threads=reader.number("BACKUP_DOWNLOAD_THREADS", 1, _MOST_THREADS),
-        reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
-        max_mb_per_second=reader.number("BACKUP_MAX_MB_PER_SECOND", 0, 100_000),
         nice=reader.number("BACKUP_NICE", 0, 19),
-        stall_timeout_seconds=reader.number("BACKUP_STALL_TIMEOUT_SECONDS", 1, 24 * 3600),
-        postgres_bin_dir=Path(reader.text("PG_BIN_DIR")) if reader.text("PG_BIN_DIR") else None,
     )
     reader.check()
     return settings
+
+
+def read_live_application(environment: Mapping[str, str]) -> LiveApplication:
+    """Return the database and the bucket to ask about the live system."""
+    capture = read_backup_settings(environment).capture
+    return LiveApplication(read_database_settings(environment), read_bucket_settings(environment), capture.transfer, capture.references)
 
 
 def read_backup_directory(environment: Mapping[str, str]) -> Path:

@@ -65,31 +65,53 @@ class BucketSettings:
 
 
 @dataclass(frozen=True)
+class TransferSettings:
+    """How data is moved: concurrency, rate, time limits, client programs."""
+
+    compression_threads: int = 2
+    dump_jobs: int = 1
+    """Maximum number of concurrent pg_dumps, where there are several large tables."""
+    download_threads: int = 16
+    """Maximum number of concurrent object transfers; lowered automatically when more would not be faster."""
+    stall_timeout_seconds: int = 600
+    """Seconds without data after which pg_dump, psql or the S3 server is considered hung."""
+    max_mb_per_second: int = 0
+    """Maximum rate of reading dump and objects, in millions of bytes per second; 0 means unlimited."""
+    postgres_bin_dir: Path | None = None
+    """A directory with pg_dump, psql and pg_dumpall that is searched before any other."""
+
+
+@dataclass(frozen=True)
+class References:
+    """The query whose rows are the object keys that the database refers to."""
+
+    query: str = DEFAULT_REFERENCE_QUERY
+    is_default: bool = True
+    """Whether nobody configured the query: then a missing table means "not configured" and not an error."""
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """How a recovery point is taken."""
+
+    transfer: TransferSettings = field(default_factory=TransferSettings)
+    references: References = field(default_factory=References)
+    is_empty_allowed: bool = False
+    reread_days: int = 30
+    """Days for which an unchanged object is copied from the previous archive before it is read from the bucket again; 0 means never copied."""
+
+
+@dataclass(frozen=True)
 class BackupSettings:
-    """Where recovery points are kept and how they are taken."""
+    """Where recovery points are kept, how and when they are taken."""
 
     directory: Path
     """Absolute path of BACKUP_DIR."""
-    reference_query: str = DEFAULT_REFERENCE_QUERY
-    is_reference_query_default: bool = True
-    is_empty_allowed: bool = False
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
     schedule: str = "0 2 * * *"
     timezone: tzinfo = field(default_factory=lambda: ZoneInfo("UTC"))
-    compression_threads: int = 2
-    dump_jobs: int = 1
-    """So many pg_dumps at a time, where there are several large tables."""
-    download_threads: int = 16
-    """At most so many objects are read or written at a time; how many are read, the server's speed decides."""
-    stall_timeout_seconds: int = 600
-    """No byte for this long from pg_dump, psql or the S3 server means that it hangs."""
-    reread_days: int = 30
-    """An unchanged object is copied from archive to archive for less than so many days, then read from the bucket again; 0 means each time."""
-    max_mb_per_second: int = 0
-    """Dump and objects are read no faster, in millions of bytes; 0 means as fast as it goes."""
     nice: int = 10
     """Niceness of a run, 0 to 19."""
-    postgres_bin_dir: Path | None = None
-    """A folder with pg_dump, psql and pg_dumpall that goes before every other one."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def database_dump(context: dg.AssetExecutionContext, backup: BackupResource) -> 
         report_start(context.run.run_id)
         point_id = find_point_id(context.instance, context.run.run_id)
         started = time.monotonic()
-        captured = take_database_dump(catalog, settings, options, point_id)
+        captured = take_database_dump(catalog, settings, options.capture, point_id)
         seconds = time.monotonic() - started
     record = captured.record
     name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
@@ -100,7 +100,7 @@ def minio_archive(context: dg.AssetExecutionContext, backup: BackupResource) -> 
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
         point_id = find_point_id(context.instance, context.run.run_id)
         started = time.monotonic()
-        captured = take_bucket_archive(catalog, settings, options, point_id)
+        captured = take_bucket_archive(catalog, settings, options.capture, point_id)
         seconds = time.monotonic() - started
     record = captured.record
     name = ArtifactName(ArtifactKind.BUCKET, settings.bucket, point_id)

@@ -59,7 +59,7 @@ def restore_drill(context: dg.AssetExecutionContext, config: DrillConfig, backup
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
         drill, source = read_drill_settings(load_environment()), backup.read_database()
         started = time.monotonic()
-        report = run_drill(Catalog(options.directory), point_id, options, drill, source=source, drilled_by=context.run.run_id)
+        report = run_drill(Catalog(options.directory), point_id, options.capture.transfer, drill, source=source, drilled_by=context.run.run_id)
         seconds = time.monotonic() - started
     for note in report.notes:
         context.log.warning(note)

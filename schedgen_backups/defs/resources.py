@@ -11,7 +11,13 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from schedgen_backups.config.drill import read_drill_settings
-from schedgen_backups.config.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
+from schedgen_backups.config.environment import (
+    load_environment,
+    read_backup_settings,
+    read_bucket_settings,
+    read_database_settings,
+    read_live_application,
+)
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.drill.scratch import sweep_scratch
 from schedgen_backups.core.errors import ConfigurationError
@@ -42,7 +48,7 @@ class BackupResource(dg.ConfigurableResource[object]):
 
     def read_live(self) -> LiveApplication:
         """The live system that missing references are asked about."""
-        return LiveApplication(self.read_database(), self.read_bucket(), self.read_backup())
+        return read_live_application(load_environment())
 
     def open_catalog(self, holder: str) -> Catalog:
         """The backup directory, writable and locked until the run's end; what dead runs left in it is gone. LockHeldError otherwise."""

@@ -56,7 +56,7 @@ class _Work:
         self._environment = load_environment()
         backup = read_backup_settings(self._environment)
         options = RestoreOptions(f"run {context.run_id}", config.reason, config.safety_backup)
-        self._service = RestoreService(Catalog(backup.directory), backup, options, report=self._log.info)
+        self._service = RestoreService(Catalog(backup.directory), backup.capture, options, report=self._log.info)
         self._point: PointListing = resolve_point(self._service.catalog, config.point, as_of=config.as_of)
 
     def run(self) -> dict[str, dg.MetadataValue]:

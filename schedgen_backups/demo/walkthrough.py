@@ -97,7 +97,7 @@ def _play(stage: Stage, reporter: _Reporter, console: Console, started: float) -
     request = RestoreRequest(point, read_database_target(DATABASE, environment), read_bucket_target(BUCKET, environment))
     report = reporter.report(
         "restore and compare",
-        lambda: restore_point(request, options, catalog=catalog, restored_by="demo"),
+        lambda: restore_point(request, options.capture.transfer, catalog=catalog, restored_by="demo"),
         lambda done: "equal" if done.is_equal else "NOT equal",
     )
     console.print()

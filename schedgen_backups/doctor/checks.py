@@ -115,16 +115,16 @@ def _examine_database(database: DatabaseSettings, backup: BackupSettings) -> Ite
         yield from _look("pg_dump", lambda: _examine_client(database, backup, facts.server_major))
         tables = snapshot.list_tables()
         yield from _look("privileges", lambda: _examine_privileges(snapshot.check_privileges, len(tables)))
-        if not tables and not backup.is_empty_allowed:
+        if not tables and not backup.capture.is_empty_allowed:
             fix = "Is POSTGRES_DB right? If it is meant to be empty, set BACKUP_ALLOW_EMPTY=true."
             yield PreconditionResult("tables", Verdict.PROBLEM, f"{database.database} has no tables", fix)
-        note = snapshot.find_reference_problem(backup)
+        note = snapshot.find_reference_problem(backup.capture.references)
         fix = "Set BACKUP_REFERENCE_QUERY to a SELECT of the object keys, or live without the proof that every referenced object is there."
-        yield PreconditionResult("references", Verdict.NOTE if note else Verdict.OK, note or backup.reference_query, fix if note else "")
+        yield PreconditionResult("references", Verdict.NOTE if note else Verdict.OK, note or backup.capture.references.query, fix if note else "")
 
 
 def _examine_client(database: DatabaseSettings, backup: BackupSettings, server_major: int) -> Iterator[PreconditionResult]:
-    client = find_client(database, server_major, backup.postgres_bin_dir)
+    client = find_client(database, server_major, backup.capture.transfer.postgres_bin_dir)
     yield PreconditionResult("pg_dump", Verdict.OK, f"version {client.version} in {client.bin_dir}")
 
 
@@ -134,7 +134,7 @@ def _examine_privileges(check: Callable[[], None], table_count: int) -> Iterator
 
 
 def _examine_bucket(bucket: BucketSettings, backup: BackupSettings) -> Iterator[PreconditionResult]:
-    with BucketClient(bucket, threads=1, stall_timeout_seconds=backup.stall_timeout_seconds) as client:
+    with BucketClient(bucket, threads=1, stall_timeout_seconds=backup.capture.transfer.stall_timeout_seconds) as client:
         client.check_exists()
         first = next(client.list_objects(), None)
         if first is None:

@@ -10,7 +10,7 @@ import hashlib
 import subprocess
 import traceback
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,8 @@ from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, split
 from schedgen_backups.core.formats.records import ArchiveRecord, DumpRecord, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, pack_object
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId, ReferenceState
-from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, References, TransferSettings
+from schedgen_backups.core.verify.live_system import LiveApplication
 
 POINT = "20261122_020000"
 TAKEN_AT = datetime(2026, 11, 22, 2, 0, tzinfo=timezone.utc)
@@ -170,21 +171,37 @@ def make_result(check: Check, status: CheckStatus = CheckStatus.PASSED, **fields
     return CheckResult.model_validate({**values, **fields})
 
 
-def make_backup(directory: Path, **fields: object) -> BackupSettings:
-    """Settings with few threads and a short patience, so that tests of hangs end soon."""
+def make_transfer(**fields: object) -> TransferSettings:
+    """Settings with few threads and short time limits, so that tests of hangs end soon."""
     values: dict[str, object] = {"compression_threads": 2, "download_threads": 4, "stall_timeout_seconds": 60}
-    return BackupSettings(directory, **{**values, **fields})  # type: ignore[arg-type]
+    return TransferSettings(**{**values, **fields})  # type: ignore[arg-type]
+
+
+def make_capture(**values: object) -> CaptureSettings:
+    """Settings of a capture; fields of the transfer and of the references may be given by their names."""
+    own = {field.name for field in fields(CaptureSettings)}
+    capture = {name: value for name, value in values.items() if name in own}
+    if "reference_query" in values:
+        capture["references"] = References(str(values["reference_query"]), is_default=bool(values.get("is_reference_query_default", True)))
+    others = {name: value for name, value in values.items() if name not in own and "reference_query" not in name}
+    return CaptureSettings(transfer=make_transfer(**others), **capture)  # type: ignore[arg-type]
+
+
+def make_live(database: DatabaseSettings, bucket: BucketSettings, **values: object) -> LiveApplication:
+    """The live system to ask."""
+    capture = make_capture(**values)
+    return LiveApplication(database, bucket, capture.transfer, capture.references)
 
 
 def publish_dump(catalog: Catalog, database: DatabaseSettings, point_id: str = POINT, **fields: object) -> Path:
     """A real dump is in the directory."""
-    take_database_dump(catalog, database, make_backup(catalog.directory, **fields), RecoveryPointId(point_id))
+    take_database_dump(catalog, database, make_capture(**fields), RecoveryPointId(point_id))
     return catalog.directory / ArtifactName(ArtifactKind.DATABASE, database.database, RecoveryPointId(point_id)).to_file_name()
 
 
 def publish_archive(catalog: Catalog, bucket: BucketSettings, point_id: str = POINT, **fields: object) -> Path:
     """A real archive is in the directory."""
-    take_bucket_archive(catalog, bucket, make_backup(catalog.directory, **fields), RecoveryPointId(point_id))
+    take_bucket_archive(catalog, bucket, make_capture(**fields), RecoveryPointId(point_id))
     return catalog.directory / ArtifactName(ArtifactKind.BUCKET, bucket.bucket, RecoveryPointId(point_id)).to_file_name()
 
 

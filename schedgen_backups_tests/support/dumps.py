@@ -9,14 +9,13 @@ import subprocess
 from pathlib import Path
 from threading import Event
 
-from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.restore.database import restore_database
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.verify.files import verify_dump, verify_dump_against_snapshot
-from schedgen_backups_tests.support.artifacts import make_backup
+from schedgen_backups_tests.support.artifacts import make_transfer
 
 ODDITIES = r"""
 CREATE SCHEMA "two words";
@@ -105,8 +104,8 @@ def read_record(path: Path) -> DumpRecord:
         return dump.record
 
 
-def restore(path: Path, target: DatabaseSettings, catalog: Catalog, *, replace_contents: bool = False) -> tuple[str, ...]:
-    return restore_database(path, target, make_backup(catalog.directory), replace_contents=replace_contents, stop=Event())
+def restore(path: Path, target: DatabaseSettings, *, replace_contents: bool = False) -> tuple[str, ...]:
+    return restore_database(path, target, make_transfer(), replace_contents=replace_contents, stop=Event())
 
 
 def assert_whole(path: Path) -> None:
@@ -114,8 +113,8 @@ def assert_whole(path: Path) -> None:
     assert [(result.check, result.status, result.summary) for result in results if not result.is_passed] == []
 
 
-def assert_equal(path: Path, target: DatabaseSettings, catalog: Catalog) -> None:
-    results = compare_database(path, target, make_backup(catalog.directory))
+def assert_equal(path: Path, target: DatabaseSettings) -> None:
+    results = compare_database(path, target, make_transfer())
     assert [(result.check, result.status, result.summary) for result in results if not result.is_passed] == []
 
 

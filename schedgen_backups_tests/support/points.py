@@ -17,7 +17,7 @@ from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest, r
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point
 from schedgen_backups.core.verify.live_system import LiveApplication
-from schedgen_backups_tests.support.artifacts import POINT, make_backup, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import POINT, make_transfer, publish_archive, publish_dump
 from schedgen_backups_tests.support.servers import client_of, run
 
 ID = RecoveryPointId(POINT)
@@ -41,7 +41,7 @@ class Backup:
         self.source_database, self.source_bucket = source
         self.database, self.bucket = target
         self.catalog = catalog
-        self.settings = make_backup(catalog.directory)
+        self.settings = make_transfer()
 
     def capture(self, point_id: RecoveryPointId = ID) -> None:
         self.dump = publish_dump(self.catalog, self.source_database, point_id.text)

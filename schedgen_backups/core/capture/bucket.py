@@ -27,7 +27,7 @@ from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, O
 from schedgen_backups.core.formats.tar_member import MemberNames, PackedObject
 from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, BucketClient, ListedObject
-from schedgen_backups.core.settings import BackupSettings, BucketSettings
+from schedgen_backups.core.settings import BucketSettings, CaptureSettings
 
 MEMORY_BUDGET_BYTES = 64 << 20
 """Bodies that may wait for their turn; each takes up to twice its size while it is packed."""
@@ -77,7 +77,7 @@ class _Tally:
 
 def capture_bucket(
     settings: BucketSettings,
-    backup: BackupSettings,
+    capture: CaptureSettings,
     point_id: RecoveryPointId,
     file: BinaryIO,
     *,
@@ -90,30 +90,30 @@ def capture_bucket(
     """The file holds every listed object whose key `is_wanted` and that the bucket could deliver; record and index tell of those it could not.
 
     Unchanged objects are copied from `unfinished`, staging folders of killed captures, and from the first of the `earlier` archives whose index can
-    be read. `folder` takes temporary data and the journal, `observe` gets each object's size.
+    be read. `folder` takes temporary data and the journal, `on_progress` gets each object's size.
     StorageError when `folder` has no room, BucketError (permanent) when the bucket cannot be opened, BucketUnreachableError
     (retryable) when the server stops answering. After an error the file's content is worthless.
     """
     with (
-        AdaptivePool(backup.download_threads, "download") as pool,
+        AdaptivePool(capture.transfer.download_threads, "download") as pool,
         BucketClient(
             settings,
-            threads=backup.download_threads,
-            stall_timeout_seconds=backup.stall_timeout_seconds,
-            max_mb_per_second=backup.max_mb_per_second,
+            threads=capture.transfer.download_threads,
+            stall_timeout_seconds=capture.transfer.stall_timeout_seconds,
+            max_mb_per_second=capture.transfer.max_mb_per_second,
             on_busy=pool.note_refusal,
         ) as client,
     ):
         client.check_exists()
         listed_at = datetime.now(timezone.utc)
         with (
-            PreviousObjects(folder, settings, reread_days=backup.reread_days) as objects,
-            ArchiveFileWriter(file, threads=backup.compression_threads, folder=folder, journal_name=JOURNAL_NAME) as writer,
+            PreviousObjects(folder, settings, reread_days=capture.reread_days) as objects,
+            ArchiveFileWriter(file, threads=capture.transfer.compression_threads, folder=folder, journal_name=JOURNAL_NAME) as writer,
         ):
             for path in resumable:
                 objects.add_resumable(path)
             any(objects.add_archive(path) for path in previous)
-            tally = _Capture(client, writer, objects, pool, on_progress, max_pending=8 * backup.download_threads).run(is_wanted)
+            tally = _Capture(client, writer, objects, pool, on_progress, max_pending=8 * capture.transfer.download_threads).run(is_wanted)
             return writer.finish(
                 ArchiveRecord(
                     tool_version=TOOL_VERSION,
@@ -154,7 +154,7 @@ class _Capture:
         self._earlier = previous
         self._pool = pool
         self._most_waiting = max_pending
-        self._observe = on_progress
+        self._on_progress = on_progress
         self._names = MemberNames()
         self._stop = threading.Event()
         self._reader = ObjectReader(client, self._stop)
@@ -203,7 +203,7 @@ class _Capture:
                 self._tally.reused += 1
             else:
                 self._count(self._reader.stream_to(self._writer, first.listed, first.name))
-        self._observe(sum(one.listed.size_bytes for one in waiting.wanted))
+        self._on_progress(sum(one.listed.size_bytes for one in waiting.wanted))
         return waiting.size_bytes
 
     def _read(self, group: Sequence[_Wanted]) -> list[_Outcome]:

@@ -20,21 +20,21 @@ from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
-from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings
 
 _Captured = TypeVar("_Captured")
 
 
-def take_database_dump(catalog: Catalog, settings: DatabaseSettings, backup: BackupSettings, point_id: RecoveryPointId) -> CapturedDump:
+def take_database_dump(catalog: Catalog, settings: DatabaseSettings, capture: CaptureSettings, point_id: RecoveryPointId) -> CapturedDump:
     """The directory holds the point's dump. Errors as of `dump.capture_database`, and StorageError; then nothing was published."""
     name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
-    return _take(catalog, name, lambda file, folder: capture_database(settings, backup, point_id, file, folder=folder))
+    return _take(catalog, name, lambda file, folder: capture_database(settings, capture, point_id, file, folder=folder))
 
 
 def take_bucket_archive(
     catalog: Catalog,
     settings: BucketSettings,
-    backup: BackupSettings,
+    capture: CaptureSettings,
     point_id: RecoveryPointId,
     *,
     is_wanted: Callable[[str], bool] = lambda _key: True,
@@ -48,12 +48,12 @@ def take_bucket_archive(
     archives = (point.artifact(ArtifactKind.BUCKET) for point in reversed(catalog.list_points()))
     previous = [archive.path for archive in archives if archive is not None]
 
-    def capture(file: BinaryIO, folder: Path) -> CapturedArchive:
+    def capture_objects(file: BinaryIO, folder: Path) -> CapturedArchive:
         write_source(folder, settings, name.to_file_name())
-        return capture_bucket(settings, backup, point_id, file, folder=folder, previous=previous, resumable=resumable, is_wanted=is_wanted)
+        return capture_bucket(settings, capture, point_id, file, folder=folder, previous=previous, resumable=resumable, is_wanted=is_wanted)
 
     try:
-        captured = _take(catalog, name, capture)
+        captured = _take(catalog, name, capture_objects)
     except StorageError:
         # They may be what fills the disk.
         _remove_resumable(catalog, settings, resumable)

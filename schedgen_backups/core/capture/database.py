@@ -26,7 +26,7 @@ from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_
 from schedgen_backups.core.postgres.connection import make_client_environment
 from schedgen_backups.core.postgres.pg_dump import TRANSACTION_TIMEOUT_MAJOR, stream_dump
 from schedgen_backups.core.postgres.snapshot import Snapshot, TableName, open_snapshot
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.settings import CaptureSettings, DatabaseSettings
 from schedgen_backups.core.system.process import Program, ProgramError, run_program
 
 _ROLES_TIMEOUT_SECONDS = 120
@@ -34,7 +34,7 @@ _ROLES_TIMEOUT_SECONDS = 120
 
 def capture_database(
     settings: DatabaseSettings,
-    backup: BackupSettings,
+    capture: CaptureSettings,
     point_id: RecoveryPointId,
     file: BinaryIO,
     *,
@@ -45,22 +45,22 @@ def capture_database(
     DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty database) and
     ConfigurationError (reference query) are permanent. After an error the file's content is worthless.
     """
-    with open_snapshot(settings, lock_timeout_seconds=backup.stall_timeout_seconds) as snapshot:
+    with open_snapshot(settings, lock_timeout_seconds=capture.transfer.stall_timeout_seconds) as snapshot:
         facts = snapshot.read_facts()
-        client = find_client(settings, facts.server_major, backup.postgres_bin_dir)
+        client = find_client(settings, facts.server_major, capture.transfer.postgres_bin_dir)
         snapshot.check_privileges()
         tables = snapshot.list_tables()
-        if not tables and not backup.is_empty_allowed:
+        if not tables and not capture.is_empty_allowed:
             raise _empty_error(settings)
         snapshot.lock_tables(tables)
-        reference_note = snapshot.find_reference_problem(backup)
-        with DumpFileWriter(file, threads=backup.compression_threads) as writer:
-            source = _Source(settings, backup, client, snapshot, facts.server_major, RateLimit(backup.max_mb_per_second))
+        reference_note = snapshot.find_reference_problem(capture.references)
+        with DumpFileWriter(file, threads=capture.transfer.compression_threads) as writer:
+            source = _Source(settings, capture, client, snapshot, facts.server_major, RateLimit(capture.transfer.max_mb_per_second))
             expected_rows = _dump_and_count(source, tables, writer, folder)
-            if not sum(expected_rows.values()) and not backup.is_empty_allowed:
+            if not sum(expected_rows.values()) and not capture.is_empty_allowed:
                 raise _empty_error(settings)
             if not reference_note:
-                for keys in snapshot.read_references(backup):
+                for keys in snapshot.read_references(capture.references):
                     writer.add_references(keys)
             roles, roles_note = _read_roles(client, settings)
             contents = writer.facts()
@@ -85,7 +85,7 @@ def capture_database(
                 content_length=writer.content_length,
                 left_out_settings=("transaction_timeout",) if facts.server_major < TRANSACTION_TIMEOUT_MAJOR <= client.major else (),
                 reference_state=ReferenceState.NOT_CONFIGURED if reference_note else ReferenceState.READ,
-                reference_query=backup.reference_query,
+                reference_query=capture.references.query,
                 reference_count=writer.reference_count,
                 reference_note=reference_note,
                 role_count=roles.count("CREATE ROLE "),
@@ -100,7 +100,7 @@ class _Source:
     """What every pg_dump of one capture has in common."""
 
     settings: DatabaseSettings
-    backup: BackupSettings
+    capture: CaptureSettings
     client: ClientPrograms
     snapshot: Snapshot
     server_major: int
@@ -112,7 +112,7 @@ class _Source:
             self.settings,
             self.client,
             server_major=self.server_major,
-            stall_timeout_seconds=self.backup.stall_timeout_seconds,
+            stall_timeout_seconds=self.capture.transfer.stall_timeout_seconds,
             snapshot_id=self.snapshot.snapshot_id,
             options=options,
             on_start=on_start,
@@ -126,12 +126,12 @@ class _Source:
 
 def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: DumpFileWriter, folder: Path) -> dict[TableName, int]:
     """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory once."""
-    backup, snapshot = source.backup, source.snapshot
-    groups = choose_separate_tables(snapshot.read_table_sizes(), backup.dump_jobs)
+    capture, snapshot = source.capture, source.snapshot
+    groups = choose_separate_tables(snapshot.read_table_sizes(), capture.transfer.dump_jobs)
     beside = [table for group in groups for table in group]
     with (
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool,
-        ParallelDumps(groups, source.stream_tables, folder, threads=backup.compression_threads) as parallel_dumps,
+        ParallelDumps(groups, source.stream_tables, folder, threads=capture.transfer.compression_threads) as parallel_dumps,
     ):
         counting = pool.submit(snapshot.count_rows, tables)
         try:

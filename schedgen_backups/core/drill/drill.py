@@ -21,7 +21,7 @@ from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.restore.point import OnProgress, RestoreRequest, restore_point
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings, DrillSettings
+from schedgen_backups.core.settings import DatabaseSettings, DrillSettings, TransferSettings
 from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import make_result
 
@@ -43,7 +43,7 @@ def find_drill_point(catalog: Catalog, point_id: RecoveryPointId | None) -> Reco
 def run_drill(
     catalog: Catalog,
     point_id: RecoveryPointId | None,
-    backup: BackupSettings,
+    transfer: TransferSettings,
     drill: DrillSettings,
     *,
     source: DatabaseSettings | None,
@@ -53,7 +53,7 @@ def run_drill(
     """The point (None: the newest verified one) was restored and looked at, and the catalog knows what was found; nothing of the drill is left.
 
     `source` is the database that was backed up, whose server is refused. VerificationError when a file is damaged: nothing was written then, and the
-    damage is recorded. Any other error of `scratch` and of `restore` means that the drill came to no result. `observe` gets what `restore_point`
+    damage is recorded. Any other error of `scratch` and of `restore` means that the drill came to no result. `on_progress` gets what `restore_point`
     gives it, then `sample` with sizes and `sql checks` with 1 for each.
     """
     checks = read_sql_checks(drill.sql_checks_path) if drill.sql_checks_path is not None else ()
@@ -67,7 +67,7 @@ def run_drill(
             ready = time.monotonic()
             try:
                 report = _look(
-                    catalog, point, backup, drill, checks, scratch, drilled_by=drilled_by, on_progress=on_progress, began=(began_at, started, ready)
+                    catalog, point, transfer, drill, checks, scratch, drilled_by=drilled_by, on_progress=on_progress, began=(began_at, started, ready)
                 )
             except VerificationError:
                 # The restore says what is wrong and records nothing.
@@ -79,7 +79,7 @@ def run_drill(
 def _look(
     catalog: Catalog,
     point: PointListing,
-    backup: BackupSettings,
+    transfer: TransferSettings,
     drill: DrillSettings,
     checks: tuple[SqlCheck, ...],
     scratch: Scratch,
@@ -92,12 +92,14 @@ def _look(
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
         snapshot_at = dump.record.snapshot_at
     request = RestoreRequest(point, scratch.database, scratch.bucket)
-    restored = restore_point(request, backup, catalog=catalog, restored_by=drilled_by, on_progress=on_progress)
+    restored = restore_point(request, transfer, catalog=catalog, restored_by=drilled_by, on_progress=on_progress)
     compared = time.monotonic()
-    sampled = open_referenced_pdfs(point, scratch.database, scratch.bucket, backup, on_progress=lambda size_bytes: on_progress("sample", size_bytes))
+    sampled = open_referenced_pdfs(
+        point, scratch.database, scratch.bucket, transfer, on_progress=lambda size_bytes: on_progress("sample", size_bytes)
+    )
     opened = time.monotonic()
     held = run_sql_checks(
-        checks, scratch.database, timeout_seconds=backup.stall_timeout_seconds, on_progress=lambda count: on_progress("sql checks", count)
+        checks, scratch.database, timeout_seconds=transfer.stall_timeout_seconds, on_progress=lambda count: on_progress("sql checks", count)
     )
     ended = time.monotonic()
     found = (sampled, held, _judge_time(ended - started, drill))

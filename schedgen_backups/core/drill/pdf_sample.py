@@ -10,7 +10,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import IO
 
@@ -24,7 +24,7 @@ from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind, Manifest, ReferenceState, ReferenceVerdict
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient, ObjectGoneError
-from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, References, TransferSettings
 from schedgen_backups.core.verify.files import make_result, name_some
 
 # It warns of every oddity that it can read all the same.
@@ -59,21 +59,21 @@ def open_referenced_pdfs(
     point: PointListing,
     database: DatabaseSettings,
     bucket: BucketSettings,
-    backup: BackupSettings,
+    transfer: TransferSettings,
     *,
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CheckResult:
     """`referenced_pdfs_open`: objects that the restored database names are in the restored bucket, are the recorded bytes, and parse as PDF.
 
     An object whose recorded content type is not PDF is compared and not parsed; a key that was missing with a harmless verdict is counted. Unknown
-    when the recorded bytes are no PDF, not configured where the point has no references. Errors of database and bucket are raised; `observe` gets
+    when the recorded bytes are no PDF, not configured where the point has no references. Errors of database and bucket are raised; `on_progress` gets
     each object's size.
     """
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
         record = dump.record
     if record.reference_state is ReferenceState.NOT_CONFIGURED:
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.NOT_CONFIGURED, record.reference_note, {})
-    count, keys = _pick_keys(database, replace(backup, reference_query=record.reference_query), Random(point.point_id.text))  # noqa: S311 - a sample
+    count, keys = _pick_keys(database, References(record.reference_query, is_default=False), Random(point.point_id.text))  # noqa: S311 - a sample
     figures: dict[str, Figure] = {"references": count, "sampled": len(keys)}
     if count != record.reference_count:
         summary = f"the restored database refers to {count} objects, the snapshot referred to {record.reference_count}"
@@ -83,7 +83,7 @@ def open_referenced_pdfs(
         entries = {entry.key: entry for entry in archive.read_entries() if entry.key in wanted}
     tally = _Tally()
     problems: list[str] = []
-    with BucketClient(bucket, threads=1, stall_timeout_seconds=backup.stall_timeout_seconds) as client:
+    with BucketClient(bucket, threads=1, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
         for key in keys:
             entry = entries.get(key)
             if entry is not None:
@@ -113,12 +113,12 @@ def open_referenced_pdfs(
     return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.PASSED, summary, figures)
 
 
-def _pick_keys(database: DatabaseSettings, backup: BackupSettings, random: Random) -> tuple[int, list[str]]:
+def _pick_keys(database: DatabaseSettings, references: References, random: Random) -> tuple[int, list[str]]:
     """How many keys the query gives, and a sample of them in which each is as likely (reservoir sampling, R. in Knuth, TAOCP 3.4.2)."""
     picked: list[str] = []
     count = 0
     with open_snapshot(database) as snapshot:
-        for key in _flatten(snapshot.read_references(backup)):
+        for key in _flatten(snapshot.read_references(references)):
             count += 1
             if len(picked) < SAMPLE_SIZE:
                 picked.append(key)

@@ -81,7 +81,7 @@ def run_sql_checks(
 ) -> CheckResult:
     """`operator_checks_hold`: each check returned one row with one true. Errors of the connection are raised, those of a check make it fail.
 
-    `observe` gets 1 for each check. Not configured without any.
+    `on_progress` gets 1 for each check. Not configured without any.
     """
     if not checks:
         return make_result(Check.OPERATOR_CHECKS_HOLD, CheckStatus.NOT_CONFIGURED, "DRILL_SQL_CHECKS names no file", {})

@@ -223,7 +223,7 @@ class ArchiveFile:
         raise make_format_error("its index is empty")
 
     def read_entries(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[ObjectEntry]:
-        """Yields the index, in the order of the file, without holding it in memory; `observe` gets its compressed bytes."""
+        """Yields the index, in the order of the file, without holding it in memory; `on_progress` gets its compressed bytes."""
         for line in self.read_entry_lines(on_progress=on_progress):
             try:
                 yield ObjectEntry.model_validate_json(line)

@@ -206,7 +206,7 @@ class DumpFile:
         return self._index[2]
 
     def read_contents(self, *, on_progress: Callable[[bytes], object] = lambda _data: None) -> Iterator[bytes]:
-        """Yields pg_dump's plain text; `observe` gets the compressed bytes."""
+        """Yields pg_dump's plain text; `on_progress` gets the compressed bytes."""
         return read_members_concurrently(self._file, 0, self.record.content_length, on_progress=on_progress)
 
     def read_schema(self) -> Iterator[bytes]:
@@ -235,7 +235,7 @@ class DumpFile:
             yield [str(key) for key in value]  # type: ignore[reportUnknownVariableType]
 
     def read_rest(self, on_progress: Callable[[bytes], object]) -> None:
-        """Hands the bytes between the dump's end and the footer to `observe`."""
+        """Hands the bytes between the dump's end and the footer to `on_progress`."""
         self._file.seek(self.record.content_length)
         remaining = self.footer.footer_offset - self.record.content_length
         for block in iter(partial(self._file.read, BLOCK_BYTES), b""):

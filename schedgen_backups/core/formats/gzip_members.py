@@ -151,7 +151,7 @@ class Digest(Protocol):
 def read_members(file: BinaryIO, offset: int, length: int, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
     """Yields the plain bytes of the members that fill exactly this range of the file, in blocks of at most 4 MiB.
 
-    `observe` gets every compressed byte once, in order. VerificationError (permanent) when the range is cut short, is no gzip, fails a
+    `on_progress` gets every compressed byte once, in order. VerificationError (permanent) when the range is cut short, is no gzip, fails a
     member's checksum, or ends inside a member.
     """
     file.seek(offset)

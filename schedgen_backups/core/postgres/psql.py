@@ -12,18 +12,18 @@ from collections.abc import Iterable
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.postgres.client_programs import ClientPrograms
 from schedgen_backups.core.postgres.connection import make_client_environment
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups.core.system.process import Program, ProgramError
 
 
-def feed_psql(client: ClientPrograms, target: DatabaseSettings, backup: BackupSettings, texts: Iterable[bytes]) -> None:
+def feed_psql(client: ClientPrograms, target: DatabaseSettings, transfer: TransferSettings, texts: Iterable[bytes]) -> None:
     """The database has taken every text. RestoreError with psql's words at its first error; errors of `texts` end psql and are raised."""
     words = [client.psql, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"]
     try:
         with Program(
             words,
             environment=make_client_environment(target),
-            stall_timeout_seconds=backup.stall_timeout_seconds,
+            stall_timeout_seconds=transfer.stall_timeout_seconds,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         ) as psql:

@@ -18,7 +18,7 @@ from typing_extensions import LiteralString
 
 from schedgen_backups.core.errors import ConfigurationError, DatabaseError, DumpError
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.settings import DatabaseSettings, References
 from schedgen_backups.core.units import name_some
 
 _USER_RELATIONS = """
@@ -139,7 +139,7 @@ class Snapshot:
             counts[table] = cast("int", row[0]) if row else 0
         return counts
 
-    def find_reference_problem(self, settings: BackupSettings) -> str:
+    def find_reference_problem(self, references: References) -> str:
         """Why the references cannot be read, or an empty string when they can.
 
         The built-in query fails where the application has no such table: that is "not configured". A query that the operators wrote
@@ -147,10 +147,10 @@ class Snapshot:
         """
         try:
             with self._connection.transaction(), self._connection.cursor() as cursor:
-                cursor.execute(sql.SQL("SELECT * FROM ({}) AS reference LIMIT 0").format(_as_query(settings)))
+                cursor.execute(sql.SQL("SELECT * FROM ({}) AS reference LIMIT 0").format(_as_query(references)))
                 columns = len(cursor.description or ())
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
-            if settings.is_reference_query_default:
+            if references.is_default:
                 return f"the built-in query found no such table or column: {str(error).splitlines()[0]}"
             raise _reference_error(str(error)) from error
         except psycopg.Error as error:
@@ -159,10 +159,10 @@ class Snapshot:
             raise _reference_error(f"it returns {columns} columns, one is needed")
         return ""
 
-    def read_references(self, settings: BackupSettings) -> Iterator[list[str]]:
+    def read_references(self, references: References) -> Iterator[list[str]]:
         """Yields the distinct object keys that the rows refer to, in byte order, a thousand at a time."""
         query = sql.SQL('SELECT DISTINCT key::text COLLATE "C" FROM ({}) AS reference(key) WHERE key IS NOT NULL ORDER BY 1').format(
-            _as_query(settings)
+            _as_query(references)
         )
         with translate_errors(self._settings), self._connection.cursor(name="references") as cursor:
             cursor.itersize = 1000
@@ -207,8 +207,8 @@ def open_snapshot(settings: DatabaseSettings, *, lock_timeout_seconds: float = 6
         yield Snapshot(connection, settings)
 
 
-def _as_query(settings: BackupSettings) -> sql.SQL:
-    return sql.SQL(cast("LiteralString", settings.reference_query.strip().rstrip(";")))
+def _as_query(references: References) -> sql.SQL:
+    return sql.SQL(cast("LiteralString", references.query.strip().rstrip(";")))
 
 
 def _reference_error(reason: str) -> ConfigurationError:

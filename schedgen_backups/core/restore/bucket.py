@@ -23,7 +23,7 @@ from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.block_stream import BlockReader
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, PARALLEL_PARTS, PART_BYTES, BucketClient, ObjectGoneError
-from schedgen_backups.core.settings import BackupSettings, BucketSettings
+from schedgen_backups.core.settings import BucketSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 
 _AHEAD = 4
@@ -37,7 +37,7 @@ _Done = TypeVar("_Done")
 def restore_bucket(
     archive_path: Path,
     target: BucketSettings,
-    backup: BackupSettings,
+    transfer: TransferSettings,
     *,
     overwrite: bool,
     stop: Event,
@@ -46,9 +46,9 @@ def restore_bucket(
     """The target holds every object of the archive; returns how many. Objects of other keys stay.
 
     TargetNotEmptyError when it holds something and `overwrite` is not set; RestoreError, BucketError or VerificationError at the first
-    error or when `stop` is set. `observe` gets each object's size once it is written.
+    error or when `stop` is set. `on_progress` gets each object's size once it is written.
     """
-    with BucketClient(target, threads=backup.download_threads, stall_timeout_seconds=backup.stall_timeout_seconds) as client:
+    with BucketClient(target, threads=transfer.download_threads, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
         client.check_exists()
         if not overwrite and not client.is_empty():
             raise make_bucket_not_empty_error(target)
@@ -63,7 +63,7 @@ def restore_bucket(
             return entry
 
         count = 0
-        for entry in _for_each(archive_path, backup.download_threads, write):
+        for entry in _for_each(archive_path, transfer.download_threads, write):
             on_progress(entry.size_bytes)
             count += 1
     return count
@@ -84,21 +84,21 @@ def write_object(client: BucketClient, archive_path: Path, entry: ObjectEntry) -
 
 
 def compare_bucket(
-    archive_path: Path, target: BucketSettings, backup: BackupSettings, *, on_progress: OnProgress = lambda _size_bytes: None
+    archive_path: Path, target: BucketSettings, transfer: TransferSettings, *, on_progress: OnProgress = lambda _size_bytes: None
 ) -> tuple[CheckResult, CheckResult]:
     """`bucket_is_restored` (every object is there with its size) and `bucket_is_equal` (bytes, content type, headers, metadata, tags).
 
-    Every object is read back from the bucket. Errors of the bucket are raised; `observe` gets each object's size.
+    Every object is read back from the bucket. Errors of the bucket are raised; `on_progress` gets each object's size.
     """
     missing: list[str] = []
     differing: list[str] = []
     count = size_bytes = 0
-    with BucketClient(target, threads=backup.download_threads, stall_timeout_seconds=backup.stall_timeout_seconds) as client:
+    with BucketClient(target, threads=transfer.download_threads, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
 
         def compare(entry: ObjectEntry) -> tuple[ObjectEntry, str]:
             return entry, find_difference(client, entry)
 
-        for entry, difference in _for_each(archive_path, backup.download_threads, compare):
+        for entry, difference in _for_each(archive_path, transfer.download_threads, compare):
             on_progress(entry.size_bytes)
             count += 1
             size_bytes += entry.size_bytes

@@ -23,7 +23,7 @@ from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.postgres.client_programs import find_client
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.postgres.pg_dump import stream_dump
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 
 _DIGEST_BITS = 256
@@ -32,20 +32,20 @@ _DIGEST_BITS = 256
 def compare_database(
     dump_path: Path,
     target: DatabaseSettings,
-    backup: BackupSettings,
+    transfer: TransferSettings,
     *,
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> tuple[CheckResult, CheckResult]:
     """`database_is_restored` (the same tables with as many rows) and `database_is_equal` (every row and all else the same).
 
-    Errors of the target and of its pg_dump are raised. `observe` gets the plain bytes of the second dump.
+    Errors of the target and of its pg_dump are raised. `on_progress` gets the plain bytes of the second dump.
     """
     with open_dump(dump_path) as dump:
         with connect_database(target) as connection:
             target_major = connection.info.server_version // 10000
-        client = find_client(target, target_major, backup.postgres_bin_dir)
+        client = find_client(target, target_major, transfer.postgres_bin_dir)
         contents = DumpDigest()
-        blocks = stream_dump(target, client, server_major=target_major, stall_timeout_seconds=backup.stall_timeout_seconds, on_progress=on_progress)
+        blocks = stream_dump(target, client, server_major=target_major, stall_timeout_seconds=transfer.stall_timeout_seconds, on_progress=on_progress)
         with closing(blocks):
             for segment in split_dump(blocks):
                 contents.add(segment)

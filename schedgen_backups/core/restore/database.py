@@ -26,7 +26,7 @@ from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
 from schedgen_backups.core.postgres.connection import connect_database, count_user_relations, make_client_environment, translate_errors
 from schedgen_backups.core.restore.parallel_load import SESSION_SETTINGS, ParallelLoad, can_load_in_parallel, remove_contents
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups.core.system.process import Program, ProgramError
 
 CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[^\s;]+);')
@@ -56,7 +56,7 @@ COMMENT ON SCHEMA public IS 'standard public schema';
 """
 
 
-def check_database_target(record: DumpRecord, target: DatabaseSettings, backup: BackupSettings) -> tuple[ClientPrograms, int]:
+def check_database_target(record: DumpRecord, target: DatabaseSettings, transfer: TransferSettings) -> tuple[ClientPrograms, int]:
     """The target can take the dump: reachable, not older than the source, same encoding, a psql at hand.
 
     Returns psql and the target's number of user relations. RestoreError (permanent) says why not.
@@ -74,13 +74,13 @@ def check_database_target(record: DumpRecord, target: DatabaseSettings, backup: 
             f"the dump's encoding is {record.encoding}, the target's is {encoding}",
             hint=f"Make the target anew: CREATE DATABASE {target.database} ENCODING '{record.encoding}' TEMPLATE template0;",
         )
-    return find_client(target, major, backup.postgres_bin_dir), count_user_relations(target)
+    return find_client(target, major, transfer.postgres_bin_dir), count_user_relations(target)
 
 
 def restore_database(
     dump_path: Path,
     target: DatabaseSettings,
-    backup: BackupSettings,
+    transfer: TransferSettings,
     *,
     replace_contents: bool,
     stop: Event,
@@ -90,16 +90,16 @@ def restore_database(
     """The target holds the dump, and nothing else if `replace_contents`; returns notes on roles that could not be made.
 
     TargetNotEmptyError when it holds something and `replace_contents` is not set; RestoreError at the first error of psql or when `stop` is set:
-    then the target is as it was. With several `jobs` an empty target is loaded in so many sessions (see `parallel_load`). `observe` gets the
+    then the target is as it was. With several `jobs` an empty target is loaded in so many sessions (see `parallel_load`). `on_progress` gets the
     compressed bytes that were read.
     """
     with open_dump(dump_path) as dump:
-        client, relation_count = check_database_target(dump.record, target, backup)
+        client, relation_count = check_database_target(dump.record, target, transfer)
         if relation_count and not replace_contents:
             raise make_not_empty_error(target, relation_count)
         notes = _make_missing_roles(dump.roles, target)
         if jobs > 1 and not relation_count and can_load_in_parallel(dump):
-            load = ParallelLoad(dump_path, target, backup, client, jobs=jobs, stop=stop, on_progress=on_progress)
+            load = ParallelLoad(dump_path, target, transfer, client, jobs=jobs, stop=stop, on_progress=on_progress)
             try:
                 load.run()
             except BaseException as error:
@@ -117,7 +117,7 @@ def restore_database(
             with Program(
                 [client.psql, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"],
                 environment=make_client_environment(target),
-                stall_timeout_seconds=backup.stall_timeout_seconds,
+                stall_timeout_seconds=transfer.stall_timeout_seconds,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
             ) as psql:

@@ -18,7 +18,7 @@ from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.restore.bucket import find_difference, write_object
 from schedgen_backups.core.s3.client import BucketClient
-from schedgen_backups.core.settings import BackupSettings, BucketSettings
+from schedgen_backups.core.settings import BucketSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -71,14 +71,14 @@ def select_keys(archive: ArchiveFile, keys: tuple[str, ...]) -> tuple[tuple[Obje
     return chosen, tuple(key for key in keys if key not in found)
 
 
-def compare_objects(entries: tuple[ObjectEntry, ...], target: BucketSettings, backup: BackupSettings) -> tuple[ObjectDifference, ...]:
+def compare_objects(entries: tuple[ObjectEntry, ...], target: BucketSettings, transfer: TransferSettings) -> tuple[ObjectDifference, ...]:
     """How each entry stands in the bucket, in the same order; objects of the same key are read and their bytes compared.
 
     Errors of the bucket are raised.
     """
     with (
-        BucketClient(target, threads=backup.download_threads, stall_timeout_seconds=backup.stall_timeout_seconds) as client,
-        ThreadPoolExecutor(max_workers=backup.download_threads, thread_name_prefix="compare") as pool,
+        BucketClient(target, threads=transfer.download_threads, stall_timeout_seconds=transfer.stall_timeout_seconds) as client,
+        ThreadPoolExecutor(max_workers=transfer.download_threads, thread_name_prefix="compare") as pool,
     ):
         client.check_exists()
 
@@ -112,7 +112,7 @@ def restore_objects(
     archive_path: Path,
     differences: tuple[ObjectDifference, ...],
     target: BucketSettings,
-    backup: BackupSettings,
+    transfer: TransferSettings,
     *,
     overwrite: bool,
 ) -> tuple[ObjectEntry, ...]:
@@ -129,8 +129,8 @@ def restore_objects(
         )
     wanted = [difference.entry for difference in differences if difference.standing is not ObjectStanding.SAME]
     with (
-        BucketClient(target, threads=backup.download_threads, stall_timeout_seconds=backup.stall_timeout_seconds) as client,
-        ThreadPoolExecutor(max_workers=backup.download_threads, thread_name_prefix="objects") as pool,
+        BucketClient(target, threads=transfer.download_threads, stall_timeout_seconds=transfer.stall_timeout_seconds) as client,
+        ThreadPoolExecutor(max_workers=transfer.download_threads, thread_name_prefix="objects") as pool,
     ):
 
         def write(entry: ObjectEntry) -> ObjectEntry:

@@ -24,7 +24,7 @@ from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.postgres.client_programs import ClientPrograms
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.postgres.psql import feed_psql
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 
 _WIDE_ROW_BYTES = 2048
 """About where PostgreSQL begins to compress a row's values and to move them out of it (manual, section 66.2, TOAST_TUPLE_THRESHOLD)."""
@@ -125,15 +125,15 @@ class ParallelLoad:
         self,
         dump_path: Path,
         target: DatabaseSettings,
-        backup: BackupSettings,
+        transfer: TransferSettings,
         client: ClientPrograms,
         *,
         jobs: int,
         stop: Event,
         on_progress: Callable[[int], object],
     ) -> None:
-        self._path, self._target, self._backup, self._client = dump_path, target, backup, client
-        self._jobs, self._stop, self._observe = jobs, stop, on_progress
+        self._path, self._target, self._transfer, self._client = dump_path, target, transfer, client
+        self._jobs, self._stop, self._on_progress = jobs, stop, on_progress
         self._has_failed = Event()
         self._calls = TaskGraph(jobs, "load")
         self._encoding = ""
@@ -193,7 +193,7 @@ class ParallelLoad:
             if self._stop.is_set() or self._has_failed.is_set():
                 raise RestoreError("the restore of the database was stopped")
             yield segment
-        self._observe(table.length)
+        self._on_progress(table.length)
 
     def _run_items(self, items: Sequence[PostDataItem], settings: str) -> None:
         if self._stop.is_set():
@@ -206,7 +206,7 @@ class ParallelLoad:
         # As pg_dump does: what stands between is SQL and never a command of psql (CVE-2025-8714).
         key = secrets.token_hex(16)
         begin, end = (f"\\restrict {key}\n", f"\n\\unrestrict {key}\n") if self._is_restricted else ("", "")
-        feed_psql(self._client, self._target, self._backup, chain([begin.encode()], texts, [end.encode()]))
+        feed_psql(self._client, self._target, self._transfer, chain([begin.encode()], texts, [end.encode()]))
 
 
 def can_load_in_parallel(dump: DumpFile) -> bool:

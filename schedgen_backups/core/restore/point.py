@@ -23,7 +23,7 @@ from schedgen_backups.core.restore.bucket import compare_bucket, make_bucket_not
 from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.restore.database import check_database_target, make_not_empty_error, restore_database
 from schedgen_backups.core.s3.client import BucketClient
-from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, TransferSettings
 from schedgen_backups.core.verify.files import verify_archive, verify_dump
 
 OnProgress = Callable[[str, int], object]
@@ -59,13 +59,13 @@ class RestoreReport:
         return all(result.status is CheckStatus.PASSED for result in self.results)
 
 
-def describe_restore(request: RestoreRequest, backup: BackupSettings) -> tuple[str, ...]:
+def describe_restore(request: RestoreRequest, transfer: TransferSettings) -> tuple[str, ...]:
     """What the restore would do, a line each, after looking at both targets. Raises what `restore_point` would raise before it writes."""
     lines = [f"verify the files of recovery point {request.point.point_id}, taken {request.point.point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC"]
     if request.database is not None:
         with open_dump(request.point.get_path(ArtifactKind.DATABASE)) as dump:
             record = dump.record
-            _client, relation_count = check_database_target(record, request.database, backup)
+            _client, relation_count = check_database_target(record, request.database, transfer)
         if relation_count and not request.replace_contents:
             raise make_not_empty_error(request.database, relation_count)
         if relation_count:
@@ -74,7 +74,7 @@ def describe_restore(request: RestoreRequest, backup: BackupSettings) -> tuple[s
     if request.bucket is not None:
         with open_archive(request.point.get_path(ArtifactKind.BUCKET)) as archive:
             count, size_bytes = archive.record.object_count, archive.record.size_bytes
-        with BucketClient(request.bucket, threads=1, stall_timeout_seconds=backup.stall_timeout_seconds) as client:
+        with BucketClient(request.bucket, threads=1, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
             client.check_exists()
             is_empty = client.is_empty()
         if not is_empty and not request.replace_contents:
@@ -88,7 +88,7 @@ def describe_restore(request: RestoreRequest, backup: BackupSettings) -> tuple[s
 
 def restore_point(
     request: RestoreRequest,
-    backup: BackupSettings,
+    transfer: TransferSettings,
     *,
     catalog: Catalog | None = None,
     restored_by: str = "",
@@ -102,15 +102,15 @@ def restore_point(
     if request.database is None and request.bucket is None:
         raise RestoreError("nothing to restore: neither a database nor a bucket is named", hint="Give --database, --bucket or both.")
     seconds: dict[str, float] = {}
-    describe_restore(request, backup)
+    describe_restore(request, transfer)
     started = time.monotonic()
     _verify_files(request, on_progress)
     seconds["verify"] = time.monotonic() - started
     started = time.monotonic()
-    object_count, notes = _write(request, backup, on_progress)
+    object_count, notes = _write(request, transfer, on_progress)
     seconds["restore"] = time.monotonic() - started
     started = time.monotonic()
-    results = _compare(request, backup, on_progress)
+    results = _compare(request, transfer, on_progress)
     seconds["compare"] = time.monotonic() - started
     signed = tuple(result.model_copy(update={"checked_by": restored_by}) for result in results)
     if catalog is not None:
@@ -140,7 +140,7 @@ def _verify_files(request: RestoreRequest, on_progress: OnProgress) -> None:
         )
 
 
-def _write(request: RestoreRequest, backup: BackupSettings, on_progress: OnProgress) -> tuple[int, tuple[str, ...]]:
+def _write(request: RestoreRequest, transfer: TransferSettings, on_progress: OnProgress) -> tuple[int, tuple[str, ...]]:
     stop = Event()
     database_load: Future[tuple[str, ...]] | None = None
     bucket_load: Future[int] | None = None
@@ -151,7 +151,7 @@ def _write(request: RestoreRequest, backup: BackupSettings, on_progress: OnProgr
                     restore_database,
                     request.point.get_path(ArtifactKind.DATABASE),
                     request.database,
-                    backup,
+                    transfer,
                     replace_contents=request.replace_contents,
                     stop=stop,
                     jobs=request.jobs,
@@ -162,7 +162,7 @@ def _write(request: RestoreRequest, backup: BackupSettings, on_progress: OnProgr
                     restore_bucket,
                     request.point.get_path(ArtifactKind.BUCKET),
                     request.bucket,
-                    backup,
+                    transfer,
                     overwrite=request.replace_contents,
                     stop=stop,
                     on_progress=lambda size_bytes: on_progress("bucket", size_bytes),
@@ -176,7 +176,7 @@ def _write(request: RestoreRequest, backup: BackupSettings, on_progress: OnProgr
     return bucket_load.result() if bucket_load else 0, database_load.result() if database_load else ()
 
 
-def _compare(request: RestoreRequest, backup: BackupSettings, on_progress: OnProgress) -> tuple[CheckResult, ...]:
+def _compare(request: RestoreRequest, transfer: TransferSettings, on_progress: OnProgress) -> tuple[CheckResult, ...]:
     results: list[CheckResult] = []
 
     def passed(size_bytes: int) -> None:
@@ -184,8 +184,8 @@ def _compare(request: RestoreRequest, backup: BackupSettings, on_progress: OnPro
 
     if request.database is not None:
         path = request.point.get_path(ArtifactKind.DATABASE)
-        results += compare_database(path, request.database, backup, on_progress=passed)
+        results += compare_database(path, request.database, transfer, on_progress=passed)
     if request.bucket is not None:
         path = request.point.get_path(ArtifactKind.BUCKET)
-        results += compare_bucket(path, request.bucket, backup, on_progress=passed)
+        results += compare_bucket(path, request.bucket, transfer, on_progress=passed)
     return tuple(results)

@@ -15,7 +15,7 @@ from schedgen_backups.core.capture.capture import take_bucket_archive, take_data
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, RestoreError
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
-from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY, BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, References
 
 SAFETY_NAME = "safety"
 SAFETY_DAYS = 30
@@ -31,7 +31,8 @@ class SafetyBackup:
 
 
 def take_safety_backup(
-    backup: BackupSettings,
+    directory: Path,
+    capture: CaptureSettings,
     *,
     database: DatabaseSettings | None,
     bucket: BucketSettings | None,
@@ -42,8 +43,8 @@ def take_safety_backup(
     RestoreError (permanent) with the reason when that cannot be done: nothing was restored then. LockHeldError while another one is taken.
     """
     # What is wrong with the target is why it is restored: emptied tables or a missing one must not keep it from being kept.
-    backup = replace(backup, is_empty_allowed=True, reference_query=DEFAULT_REFERENCE_QUERY, is_reference_query_default=True)
-    catalog = Catalog(backup.directory / SAFETY_NAME)
+    capture = replace(capture, is_empty_allowed=True, references=References())
+    catalog = Catalog(directory / SAFETY_NAME)
     point_id = RecoveryPointId.from_time(datetime.now(timezone.utc))
     catalog.prepare()
     catalog.lock.acquire("a safety backup")
@@ -51,9 +52,9 @@ def take_safety_backup(
         catalog.sweep_staging()
         _remove_old(catalog)
         if database is not None:
-            take_database_dump(catalog, database, backup, point_id)
+            take_database_dump(catalog, database, capture, point_id)
         if bucket is not None:
-            take_bucket_archive(catalog, bucket, backup, point_id, is_wanted=is_wanted)
+            take_bucket_archive(catalog, bucket, capture, point_id, is_wanted=is_wanted)
     except BackupError as error:
         raise RestoreError(f"the safety backup of the target failed, nothing was restored: {error.message}", hint=_HINT) from error
     finally:

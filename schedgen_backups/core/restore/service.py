@@ -40,7 +40,7 @@ from schedgen_backups.core.restore.swap import finish_swap, open_swap
 from schedgen_backups.core.restore.table_write import WriteMode, WrittenRows, write_rows
 from schedgen_backups.core.restore.tables import RestoredTables, TableRequest, open_restored_tables, read_keys
 from schedgen_backups.core.s3.client import BucketClient
-from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings
 from schedgen_backups.core.units import name_some
 
 _LONGEST = timedelta(days=1)
@@ -74,9 +74,10 @@ class Undelete:
 class RestoreService:
     """Restores out of one backup directory, on the same terms."""
 
-    def __init__(self, catalog: Catalog, backup: BackupSettings, options: RestoreOptions, *, report: Callable[[str], object]) -> None:
+    def __init__(self, catalog: Catalog, capture: CaptureSettings, options: RestoreOptions, *, report: Callable[[str], object]) -> None:
         self.catalog = catalog
-        self.backup = backup
+        self.transfer = capture.transfer
+        self._capture = capture
         self.options = options
         self._report = report
         self._is_writable = os.access(catalog.directory, os.W_OK)
@@ -87,8 +88,8 @@ class RestoreService:
         if is_swap and database is None:
             raise RestoreError("a swap needs a database, and none is named", hint="Name the live database, or leave the swap out.")
         if not is_swap or database is None:
-            return describe_restore(request, self.backup)
-        lines = describe_restore(replace(request, database=None), self.backup)
+            return describe_restore(request, self.transfer)
+        lines = describe_restore(replace(request, database=None), self.transfer)
         exchange = (
             f"load the database into a new one beside {database.label}, compare it, then exchange the names; the old one stays under another name"
         )
@@ -108,7 +109,9 @@ class RestoreService:
                 report, old_name = self._restore_by_swap(request, request.database, on_progress)
                 self._report(f"the database of before is called {old_name}; drop it when nobody needs it")
             else:
-                report = restore_point(request, self.backup, catalog=self._find_catalog(), restored_by=self.options.asked_by, on_progress=on_progress)
+                report = restore_point(
+                    request, self.transfer, catalog=self._find_catalog(), restored_by=self.options.asked_by, on_progress=on_progress
+                )
             draft.result = "done: equal" if report.is_equal else f"done: {_describe_rest(report)}"
         return report
 
@@ -116,7 +119,7 @@ class RestoreService:
     def open_tables(self, request: TableRequest) -> Generator[RestoredTables, None, None]:
         """As `core.table_restore.open_restored_tables`, with an entry in the log."""
         with self._log(request.point, _name_tables(request), f"a database beside {request.live.label}") as draft:
-            with open_restored_tables(request, self.backup) as restored:
+            with open_restored_tables(request, self.transfer) as restored:
                 yield restored
             kept = f"kept as {restored.scratch.settings.database}" if restored.scratch.is_kept else "compared only, dropped again"
             draft.result = f"done: {kept}"
@@ -137,7 +140,7 @@ class RestoreService:
 
     def compare(self, entries: tuple[ObjectEntry, ...], target: BucketSettings) -> tuple[ObjectDifference, ...]:
         """How the entries stand in the bucket."""
-        return compare_objects(entries, target, self.backup)
+        return compare_objects(entries, target, self.transfer)
 
     def restore_objects(
         self, point: PointListing, differences: tuple[ObjectDifference, ...], target: BucketSettings, *, overwrite: bool
@@ -147,7 +150,7 @@ class RestoreService:
             doomed = {difference.entry.key for difference in differences if difference.standing is ObjectStanding.DIFFERENT}
             if doomed and overwrite:
                 self._keep(bucket=target, is_wanted=doomed.__contains__)
-            written = restore_objects(point.get_path(ArtifactKind.BUCKET), differences, target, self.backup, overwrite=overwrite)
+            written = restore_objects(point.get_path(ArtifactKind.BUCKET), differences, target, self.transfer, overwrite=overwrite)
             draft.result = f"done: {len(written)} objects"
         return written
 
@@ -161,12 +164,12 @@ class RestoreService:
     @contextmanager
     def open_undelete(self, request: TableRequest, key_column: str, bucket: BucketSettings) -> Generator[Undelete, None, None]:
         """The rows are in a side database within the block, and it is known how their objects stand in the bucket. Nothing is written."""
-        with open_restored_tables(request, self.backup) as restored:
+        with open_restored_tables(request, self.transfer) as restored:
             keys = read_keys(restored.tables[0], key_column, restored.scratch.settings, where=request.where)
             with open_archive(request.point.get_path(ArtifactKind.BUCKET)) as archive:
                 check_archive_belongs(archive, request.point.point_id)
                 entries, lost_keys = select_keys(archive, keys)
-            yield Undelete(restored, compare_objects(entries, bucket, self.backup), lost_keys)
+            yield Undelete(restored, compare_objects(entries, bucket, self.transfer), lost_keys)
 
     def finish_undelete(self, request: TableRequest, undelete: Undelete, bucket: BucketSettings) -> tuple[tuple[ObjectEntry, ...], int]:
         """Bucket and table hold again what was missing, objects first; returns the objects and the number of rows."""
@@ -175,7 +178,7 @@ class RestoreService:
         ) as draft:
             self._keep(database=request.live)
             path = request.point.get_path(ArtifactKind.BUCKET)
-            objects = restore_objects(path, undelete.missing_objects, bucket, self.backup, overwrite=False)
+            objects = restore_objects(path, undelete.missing_objects, bucket, self.transfer, overwrite=False)
             restored = undelete.tables
             rows = write_rows(restored.tables, restored.scratch.settings, request.live, WriteMode.MISSING, where=request.where)
             count = sum(written.count for written in rows)
@@ -187,7 +190,7 @@ class RestoreService:
             encoding = dump.record.encoding
         with open_swap(live, request.point.point_id, _make_now_id(), encoding=encoding) as swap:
             fresh = replace(request, database=swap.fresh)
-            report = restore_point(fresh, self.backup, catalog=self._find_catalog(), restored_by=self.options.asked_by, on_progress=on_progress)
+            report = restore_point(fresh, self.transfer, catalog=self._find_catalog(), restored_by=self.options.asked_by, on_progress=on_progress)
             failed = [result for result in report.results if result.status is CheckStatus.FAILED]
             if failed:
                 raise RestoreError(f"what was restored is not what was captured, {live.label} is as it was: {failed[0].summary}")
@@ -208,7 +211,7 @@ class RestoreService:
         self._keep(database=database, bucket=request.bucket, is_wanted=lambda key: digest_name(key) in keys)
 
     def _is_empty(self, bucket: BucketSettings) -> bool:
-        with BucketClient(bucket, threads=1, stall_timeout_seconds=self.backup.stall_timeout_seconds) as client:
+        with BucketClient(bucket, threads=1, stall_timeout_seconds=self.transfer.stall_timeout_seconds) as client:
             return client.is_empty()
 
     def _keep(
@@ -220,7 +223,7 @@ class RestoreService:
     ) -> SafetyBackup | None:
         if not self.options.is_safety_wanted:
             return None
-        kept = take_safety_backup(self.backup, database=database, bucket=bucket, is_wanted=is_wanted)
+        kept = take_safety_backup(self.catalog.directory, self._capture, database=database, bucket=bucket, is_wanted=is_wanted)
         for path in kept.paths:
             self._report(f"what was there before is in {path}")
         return kept

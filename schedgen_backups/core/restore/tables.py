@@ -22,7 +22,7 @@ from schedgen_backups.core.postgres.connection import connect_database, translat
 from schedgen_backups.core.postgres.psql import feed_psql
 from schedgen_backups.core.restore.database import check_database_target
 from schedgen_backups.core.restore.table_diff import TableDiff, as_condition, diff_table, name_table
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 
 _MARK = "schedgen-backups: unfinished, removed by the next restore when its maker is gone"
 SIDE_PREFIX = "restored_"
@@ -136,15 +136,15 @@ def drop_database(database: DatabaseSettings) -> None:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.database)))
 
 
-def fill_side_database(dump_path: Path, tables: tuple[TableEntry, ...], side: DatabaseSettings, backup: BackupSettings) -> None:
+def fill_side_database(dump_path: Path, tables: tuple[TableEntry, ...], side: DatabaseSettings, transfer: TransferSettings) -> None:
     """The empty database holds the dump's schema without constraints and indexes, and the rows of these tables.
 
     All in one transaction, committed when each table's digest was seen to match. RestoreError when psql stops, VerificationError when the
     file is damaged; then the database is empty.
     """
     with open_dump(dump_path) as dump:
-        client, _relation_count = check_database_target(dump.record, side, backup)
-        feed_psql(client, side, backup, _list_texts(dump, tables))
+        client, _relation_count = check_database_target(dump.record, side, transfer)
+        feed_psql(client, side, transfer, _list_texts(dump, tables))
 
 
 def _list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes]:
@@ -187,7 +187,7 @@ class RestoredTables:
 
 
 @contextmanager
-def open_restored_tables(request: TableRequest, backup: BackupSettings) -> Generator[RestoredTables, None, None]:
+def open_restored_tables(request: TableRequest, transfer: TransferSettings) -> Generator[RestoredTables, None, None]:
     """The tables are in a side database within the block, compared with the live ones; it is dropped afterwards unless it was kept.
 
     RestoreError when a name means no table or the condition cannot be used, TargetNotEmptyError when the side database is there already,
@@ -202,7 +202,7 @@ def open_restored_tables(request: TableRequest, backup: BackupSettings) -> Gener
         raise RestoreError("a condition on rows needs exactly one table", hint="Name one table, or leave the condition out.")
     name = request.side_name or make_side_name(request.point.point_id)
     with open_scratch_database(request.live, name, encoding=encoding) as scratch:
-        fill_side_database(path, tables, scratch.settings, backup)
+        fill_side_database(path, tables, scratch.settings, transfer)
         diffs = tuple(diff_table(table, scratch.settings, request.live, where=request.where) for table in tables)
         yield RestoredTables(scratch, tables, diffs)
 

@@ -29,7 +29,7 @@ OnProgress = Callable[[int], object]
 def verify_dump(path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None) -> tuple[CheckResult, ...]:
     """`dump_is_stored` and `dump_is_complete`: every byte was read again, unpacked and compared with the index that the dump carries.
 
-    `expected_sha256` is the manifest's, where there is one; `observe` gets the compressed bytes as they are read.
+    `expected_sha256` is the manifest's, where there is one; `on_progress` gets the compressed bytes as they are read.
     """
     digest = _FileDigest(on_progress)
 
@@ -81,7 +81,7 @@ def verify_dump_against_snapshot(path: Path) -> CheckResult:
 def verify_archive(path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None) -> tuple[CheckResult, ...]:
     """`archive_is_stored` and `archive_is_readable`: every byte was read again, every object unpacked and compared with its digest.
 
-    `expected_sha256` is the manifest's, where there is one; `observe` gets the compressed bytes as they are read.
+    `expected_sha256` is the manifest's, where there is one; `on_progress` gets the compressed bytes as they are read.
     """
     digest = _FileDigest(on_progress)
 
@@ -135,12 +135,12 @@ class _FileDigest:
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._digest = hashlib.sha256()
-        self._observe = on_progress
+        self._on_progress = on_progress
         self.is_finished = False
 
     def update(self, data: bytes) -> None:
         self._digest.update(data)
-        self._observe(len(data))
+        self._on_progress(len(data))
 
     def finish(self, read_rest: Callable[[Callable[[bytes], object]], object]) -> None:
         """Takes in what was not read yet, up to the footer."""

@@ -11,7 +11,7 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import ReferenceVerdict
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
-from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, References, TransferSettings
 
 
 class LiveSystem(Protocol):
@@ -28,7 +28,8 @@ class LiveApplication:
 
     database: DatabaseSettings
     bucket: BucketSettings
-    backup: BackupSettings
+    transfer: TransferSettings
+    references: References
 
     def judge(self, keys: Iterable[str]) -> dict[str, ReferenceVerdict]:
         """Key → verdict by what is there now.
@@ -37,13 +38,13 @@ class LiveApplication:
         database still refers to an object that nobody has.
         """
         wanted = set(keys)
-        with BucketClient(self.bucket, threads=1, stall_timeout_seconds=self.backup.stall_timeout_seconds) as client:
+        with BucketClient(self.bucket, threads=1, stall_timeout_seconds=self.transfer.stall_timeout_seconds) as client:
             verdicts = {key: ReferenceVerdict.LOST for key in wanted if client.find_head(key) is not None}
         absent = wanted - verdicts.keys()
         if absent:
             with open_snapshot(self.database) as snapshot:
                 still_referenced: set[str] = set()
-                for page in snapshot.read_references(self.backup):
+                for page in snapshot.read_references(self.references):
                     still_referenced.update(absent.intersection(page))
             for key in absent:
                 verdicts[key] = ReferenceVerdict.MISSING if key in still_referenced else ReferenceVerdict.DELETED
@@ -79,15 +80,15 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
     referenced: set[str] = set()
     with open_snapshot(live.database) as snapshot:
         looked_at = snapshot.taken_at
-        problem = snapshot.find_reference_problem(live.backup)
+        problem = snapshot.find_reference_problem(live.references)
         if problem:
             raise ConfigurationError(
                 f"nothing is known of the database's references: {problem}",
                 hint="Set BACKUP_REFERENCE_QUERY to a SELECT of the column that holds object keys.",
             )
-        for page in snapshot.read_references(live.backup):
+        for page in snapshot.read_references(live.references):
             referenced.update(page)
-    with BucketClient(live.bucket, threads=1, stall_timeout_seconds=live.backup.stall_timeout_seconds) as client:
+    with BucketClient(live.bucket, threads=1, stall_timeout_seconds=live.transfer.stall_timeout_seconds) as client:
         client.check_exists()
         for listed in client.list_objects():
             sizes[listed.key] = listed.size_bytes
@@ -97,7 +98,7 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
     unreferenced = sorted(sizes.keys() - referenced)
     if unreferenced:
         with open_snapshot(live.database) as later:
-            for page in later.read_references(live.backup):
+            for page in later.read_references(live.references):
                 referenced.update(page)
         unreferenced = [key for key in unreferenced if key not in referenced]
     return ConsistencyReport(

@@ -29,7 +29,16 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point
 from schedgen_backups.core.verify.files import verify_archive, verify_every_object
 from schedgen_backups.core.verify.live_system import LiveApplication
-from schedgen_backups_tests.support.artifacts import POINT, get_status, make_backup, make_noise, publish_archive, publish_dump, run_tool
+from schedgen_backups_tests.support.artifacts import (
+    POINT,
+    get_status,
+    make_capture,
+    make_noise,
+    make_transfer,
+    publish_archive,
+    publish_dump,
+    run_tool,
+)
 from schedgen_backups_tests.support.servers import client_of, run
 
 pytestmark = pytest.mark.integration
@@ -96,8 +105,8 @@ def assert_whole(path: Path) -> None:
     assert [result.summary for result in results if not result.is_passed] == []
 
 
-def restore_and_compare(path: Path, target: BucketSettings, catalog: Catalog) -> None:
-    backup = make_backup(catalog.directory)
+def restore_and_compare(path: Path, target: BucketSettings) -> None:
+    backup = make_transfer()
     restore_bucket(path, target, backup, overwrite=False, stop=Event())
     assert [result.summary for result in compare_bucket(path, target, backup) if not result.is_passed] == []
 
@@ -122,7 +131,7 @@ def test_objects_with_odd_keys_come_back_and_tar_reads_them(
     assert run_tool("tar", "xzf", path, cwd=target) == (0, b"", "")
     for key, entry in entries.items():
         assert (target / entry.member_name).read_bytes() == expected[key]
-    restore_and_compare(path, second_bucket, catalog)
+    restore_and_compare(path, second_bucket)
     assert list_contents(second_bucket) == expected
 
 
@@ -157,7 +166,7 @@ def test_metadata_tags_and_headers_come_back(bucket: BucketSettings, second_buck
     assert entry.tags == {"pdf-type": "lecture", "term": "2026/1 = first"}
     assert entry.metadata["original-filename"] == "%C3%BC%20b.pdf"
     assert entry.headers["Cache-Control"] == "max-age=60"
-    restore_and_compare(path, second_bucket, catalog)
+    restore_and_compare(path, second_bucket)
     there = client_of(second_bucket).stat_object(second_bucket.bucket, "full.pdf")
     assert there.content_type == "application/pdf; charset=utf-8"
     assert there.metadata is not None
@@ -172,7 +181,7 @@ def test_user_metadata_with_the_name_of_a_header_stays_user_metadata(bucket: Buc
     path = publish_archive(catalog, bucket)
     entry = read_archive(path)[1]["a"]
     assert (entry.metadata, entry.headers) == ({"cache-control": "mine"}, {"Cache-Control": "no-store"})
-    restore_and_compare(path, second_bucket, catalog)
+    restore_and_compare(path, second_bucket)
 
 
 def test_a_body_that_was_stored_compressed_stays_as_it_is(bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog) -> None:
@@ -182,7 +191,7 @@ def test_a_body_that_was_stored_compressed_stays_as_it_is(bucket: BucketSettings
     _record, entries, contents = read_archive(path)
     assert contents["page.html"] == body
     assert entries["page.html"].headers["Content-Encoding"] == "gzip"
-    restore_and_compare(path, second_bucket, catalog)
+    restore_and_compare(path, second_bucket)
 
 
 @pytest.mark.parametrize("kind", ["noise", "text"])
@@ -197,7 +206,7 @@ def test_objects_of_every_size_come_back(bucket: BucketSettings, second_bucket: 
     assert contents == list_contents(bucket)
     assert (path.stat().st_size < record.size_bytes / 20) == (kind == "text")
     assert all(entry.is_etag_verified for key, entry in entries.items() if "-" not in entry.etag), entries
-    restore_and_compare(path, second_bucket, catalog)
+    restore_and_compare(path, second_bucket)
     # Restored objects have the MD5 for an ETag up to this size, whatever client put them there before.
     restored = client_of(second_bucket).list_objects(second_bucket.bucket, recursive=True)
     assert {str(item.object_name) for item in restored if "-" in str(item.etag)} == {f"{IN_MEMORY_BYTES + 1}.bin", "17500000.bin"}
@@ -263,7 +272,7 @@ def test_a_whole_application_is_backed_up_sealed_restored_and_equal(
         run(database, f"INSERT INTO jobs (s3_key) VALUES ('uploads/{pdf.name}')")
     publish_dump(catalog, database)
     publish_archive(catalog, bucket)
-    backup = make_backup(catalog.directory)
+    backup = make_capture()
     point_id = RecoveryPointId(POINT)
     manifest, verification = commit_point(catalog, point_id, origin=Origin(run_id="run"), live=LiveApplication(database, bucket, backup))
     assert verification.is_verified

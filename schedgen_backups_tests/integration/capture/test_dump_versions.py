@@ -18,7 +18,7 @@ from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups_tests.support.artifacts import get_status, get_summary, make_backup, publish_dump
+from schedgen_backups_tests.support.artifacts import get_status, get_summary, make_transfer, publish_dump
 from schedgen_backups_tests.support.dumps import ODDITIES, assert_equal, assert_whole, load_with_psql, read_record, restore
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, connect, run
 
@@ -39,8 +39,8 @@ def test_a_server_17_is_dumped_and_restored(database_17: DatabaseSettings, postg
     assert read_record(path).client_version.startswith("17")
     target = postgres_server_17.create_database(f"test_{uuid4().hex}")
     try:
-        restore(path, target, catalog)
-        assert_equal(path, target, catalog)
+        restore(path, target)
+        assert_equal(path, target)
     finally:
         postgres_server_17.drop_database(target.database)
 
@@ -48,8 +48,8 @@ def test_a_server_17_is_dumped_and_restored(database_17: DatabaseSettings, postg
 def test_a_dump_of_17_goes_into_18_with_every_row_equal(database_17: DatabaseSettings, database: DatabaseSettings, catalog: Catalog) -> None:
     run(database_17, ODDITIES)
     path = publish_dump(catalog, database_17)
-    restore(path, database, catalog)
-    results = compare_database(path, database, make_backup(catalog.directory))
+    restore(path, database)
+    results = compare_database(path, database, make_transfer())
     assert get_status(results, Check.DATABASE_IS_RESTORED) is CheckStatus.PASSED
     assert get_status(results, Check.DATABASE_IS_EQUAL) is not CheckStatus.FAILED
 
@@ -59,13 +59,13 @@ def test_a_schema_that_another_pg_dump_wrote_differently_is_unknown_and_no_succe
 ) -> None:
     run(database_17, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a')")
     path = publish_dump(catalog, database_17)
-    restore(path, database, catalog)
+    restore(path, database)
     run(database, "CREATE INDEX ON jobs (s3_key)")
-    results = compare_database(path, database, make_backup(catalog.directory))
+    results = compare_database(path, database, make_transfer())
     assert get_status(results, Check.DATABASE_IS_EQUAL) is CheckStatus.UNKNOWN
     assert "every row is equal" in get_summary(results, Check.DATABASE_IS_EQUAL)
     run(database, "UPDATE jobs SET s3_key = 'b'")
-    results = compare_database(path, database, make_backup(catalog.directory))
+    results = compare_database(path, database, make_transfer())
     assert get_status(results, Check.DATABASE_IS_EQUAL) is CheckStatus.FAILED
 
 
@@ -73,7 +73,7 @@ def test_a_dump_of_18_is_refused_by_17_with_the_reason(database: DatabaseSetting
     run(database, "CREATE TABLE t (a int); INSERT INTO t VALUES (1)")
     path = publish_dump(catalog, database)
     with pytest.raises(RestoreError, match="the dump is of PostgreSQL 18 and the target is PostgreSQL 17"):
-        restore(path, database_17, catalog)
+        restore(path, database_17)
     assert run(database_17, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
 
 
@@ -101,7 +101,7 @@ def test_a_dump_by_a_newer_client_loads_into_the_servers_own_version(some_server
     assert read_record(path).left_out_settings == (("transaction_timeout",) if is_left_out else ())
     loaded = load_with_psql(path, target, bin_dir)
     assert (loaded.returncode, loaded.stderr) == (0, "")
-    results = compare_database(path, target, make_backup(catalog.directory, postgres_bin_dir=bin_dir))
+    results = compare_database(path, target, make_transfer(postgres_bin_dir=bin_dir))
     assert [result.summary for result in results if not result.is_passed] == []
     assert run(target, "SELECT note FROM jobs") == [("SET transaction_timeout = 0;",)]
 
@@ -127,10 +127,10 @@ def test_a_database_in_another_encoding_comes_back(postgres_server: EmbeddedPost
             connection.execute(f"INSERT INTO notes VALUES (1, convert_from('\\x436166e9', '{encoding}')), (2, 'x')".encode())
         path = publish_dump(catalog, source)
         assert_whole(path)
-        restore(path, target, catalog)
-        assert_equal(path, target, catalog)
+        restore(path, target)
+        assert_equal(path, target)
         run(target, "UPDATE notes SET id = id WHERE id = 1")
-        assert_equal(path, target, catalog)
+        assert_equal(path, target)
     finally:
         for name in names:
             postgres_server.drop_database(name)

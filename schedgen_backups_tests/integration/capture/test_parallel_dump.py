@@ -65,8 +65,8 @@ def test_the_text_is_the_one_that_a_single_pg_dump_writes(
         assert [table.model_copy(update={"offset": 0, "length": 0}) for table in parallel.tables] == [
             table.model_copy(update={"offset": 0, "length": 0}) for table in serial.tables
         ]
-    restore(several, second_database, catalog)
-    assert_equal(several, second_database, catalog)
+    restore(several, second_database)
+    assert_equal(several, second_database)
 
 
 def test_the_text_is_the_same_of_an_older_server(database_17: DatabaseSettings, catalog: Catalog) -> None:

@@ -20,11 +20,19 @@ from schedgen_backups.core.drill.scratch_targets import find_server_bin_dirs
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.model import ArtifactKind, Origin, RecoveryPointId
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
-from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings, DrillSettings
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings, TransferSettings
 from schedgen_backups.core.verify.commit import commit_point
 from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.demo.seed import SeedSummary
-from schedgen_backups_tests.support.artifacts import POINT, damage, get_status, get_summary, make_backup, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import (
+    POINT,
+    damage,
+    get_status,
+    get_summary,
+    make_transfer,
+    publish_archive,
+    publish_dump,
+)
 from schedgen_backups_tests.support.dumps import ODDITIES
 from schedgen_backups_tests.support.points import put
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, S3Server, client_of, run
@@ -42,7 +50,7 @@ class Drilled:
         self.catalog.prepare()
         self.database, self.bucket = database, bucket
         fields = {"reference_query": query, "is_reference_query_default": False} if query else {}
-        self.backup: BackupSettings = make_backup(self.catalog.directory, **fields)
+        self.backup: TransferSettings = make_transfer()
         self.settings = DrillSettings(directory / "scratch")
         publish_dump(self.catalog, database, **fields)
         publish_archive(self.catalog, bucket)

@@ -28,9 +28,8 @@ from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings, DrillSettings
 from schedgen_backups.core.verify.commit import commit_point
-from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.demo.seed import seed_application
-from schedgen_backups_tests.support.artifacts import POINT, make_backup, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import POINT, make_live, publish_archive, publish_dump
 from schedgen_backups_tests.support.servers import client_of, run
 from schedgen_backups_tests.support.sites import wait_until
 
@@ -41,7 +40,7 @@ import json, sys, time
 from pathlib import Path
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.drill.drill import run_drill
-from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings, DrillSettings
+from schedgen_backups.core.settings import TransferSettings, BucketSettings, DatabaseSettings, DrillSettings
 asked = json.loads(sys.stdin.readline())
 def wait(phase, _size_bytes):
     if phase == asked["phase"]:
@@ -51,7 +50,7 @@ database = DatabaseSettings(**asked["database"]) if asked["database"] else None
 bucket = BucketSettings(**asked["bucket"]) if asked["bucket"] else None
 drill = DrillSettings(Path(asked["scratch"]), database=database, is_source_server_allowed=True, bucket=bucket)
 directory = Path(asked["directory"])
-run_drill(Catalog(directory), None, BackupSettings(directory), drill, source=None, drilled_by="a test", observe=wait)
+run_drill(Catalog(directory), None, TransferSettings(), drill, source=None, drilled_by="a test", on_progress=wait)
 print("ended", flush=True)
 """
 
@@ -68,7 +67,7 @@ def directory(postgres_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPa
         seed_application(database, bucket, user_count=10, job_count=20)
         publish_dump(catalog, database)
         publish_archive(catalog, bucket)
-        live = LiveApplication(database, bucket, make_backup(catalog.directory))
+        live = make_live(database, bucket)
         commit_point(catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=live)
     postgres_server.drop_database(database.database)
     return catalog.directory

@@ -17,9 +17,8 @@ from schedgen_backups.core.model import Origin, RecoveryPointId
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point
-from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.demo.seed import seed_application
-from schedgen_backups_tests.support.artifacts import POINT, damage, make_backup, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import POINT, damage, make_live, publish_archive, publish_dump
 from schedgen_backups_tests.support.recover import Recovery
 from schedgen_backups_tests.support.servers import S3Server, client_of, run
 
@@ -38,7 +37,7 @@ def committed(postgres_server: EmbeddedPostgres, s3_server: S3Server, tmp_path_f
     catalog = Catalog(tmp_path_factory.mktemp("damage") / "backups")
     catalog.prepare()
     paths = publish_dump(catalog, source), publish_archive(catalog, source_bucket)
-    commit_point(catalog, ID, origin=Origin(run_id="run"), live=LiveApplication(source, source_bucket, make_backup(catalog.directory)))
+    commit_point(catalog, ID, origin=Origin(run_id="run"), live=make_live(source, source_bucket))
     yield paths
     postgres_server.drop_database(name)
 

@@ -24,8 +24,16 @@ from schedgen_backups.core.restore.objects import (
     select_keys,
     select_objects,
 )
-from schedgen_backups.core.settings import BackupSettings, BucketSettings
-from schedgen_backups_tests.support.artifacts import POINT, damage, make_backup, make_entry, make_noise, publish_archive, write_archive
+from schedgen_backups.core.settings import BucketSettings, TransferSettings
+from schedgen_backups_tests.support.artifacts import (
+    POINT,
+    damage,
+    make_entry,
+    make_noise,
+    make_transfer,
+    publish_archive,
+    write_archive,
+)
 from schedgen_backups_tests.support.points import put
 from schedgen_backups_tests.support.servers import client_of
 
@@ -37,7 +45,7 @@ BODIES = {"a.pdf": b"a" * 1000, "jobs/1.pdf": b"one", "jobs/2.pdf": b"two", "job
 class Archived:
     """An archive of a bucket that goes on living, and an empty bucket."""
 
-    def __init__(self, path: Path, settings: BackupSettings, source: BucketSettings, target: BucketSettings) -> None:
+    def __init__(self, path: Path, settings: TransferSettings, source: BucketSettings, target: BucketSettings) -> None:
         self.path, self.settings, self.source, self.target = path, settings, source, target
 
     def select(self, *patterns: str) -> tuple[ObjectEntry, ...]:
@@ -51,7 +59,7 @@ def archived(bucket: BucketSettings, second_bucket: BucketSettings, tmp_path: Pa
         put(bucket, key, body, owner="somebody")
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
-    return Archived(publish_archive(catalog, bucket), make_backup(catalog.directory), bucket, second_bucket)
+    return Archived(publish_archive(catalog, bucket), make_transfer(), bucket, second_bucket)
 
 
 def read(bucket: BucketSettings, key: str) -> bytes:

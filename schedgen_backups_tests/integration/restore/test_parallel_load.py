@@ -19,7 +19,7 @@ from schedgen_backups.core.restore import parallel_load
 from schedgen_backups.core.restore.database import restore_database
 from schedgen_backups.core.restore.parallel_load import can_load_in_parallel
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups_tests.support.artifacts import damage, make_backup, publish_dump
+from schedgen_backups_tests.support.artifacts import damage, make_transfer, publish_dump
 from schedgen_backups_tests.support.dumps import ODDITIES, assert_equal
 from schedgen_backups_tests.support.servers import run
 
@@ -46,7 +46,7 @@ class Dumped:
         return publish_dump(self.catalog, self.source)
 
     def load(self, path: Path, *, stop: Event | None = None, on_progress: Callable[[int], object] = lambda _size: None) -> None:
-        options = make_backup(self.catalog.directory)
+        options = make_transfer()
         restore_database(path, self.target, options, replace_contents=False, stop=stop or Event(), jobs=3, on_progress=on_progress)
 
 
@@ -65,7 +65,7 @@ def test_every_kind_of_object_is_equal(dumped: Dumped, change: str) -> None:
     with path.open("rb") as file:
         assert can_load_in_parallel(DumpFile(file)) is bool(change)
     dumped.load(path)
-    assert_equal(path, dumped.target, dumped.catalog)
+    assert_equal(path, dumped.target)
 
 
 def test_every_kind_of_object_is_equal_on_an_older_server(database_17: DatabaseSettings, dumped: Dumped) -> None:
@@ -78,7 +78,7 @@ def test_every_kind_of_object_is_equal_on_an_older_server(database_17: DatabaseS
     dumped.target = database_17.with_database(name)
     try:
         dumped.load(path)
-        assert_equal(path, dumped.target, dumped.catalog)
+        assert_equal(path, dumped.target)
     finally:
         run(database_17, f'DROP DATABASE "{name}" WITH (FORCE)')
 
@@ -96,7 +96,7 @@ def test_every_kind_of_object_is_equal_when_sessions_share_the_rows(dumped: Dump
     run(dumped.source, MAKE_PLAIN)
     path = dumped.capture()
     dumped.load(path)
-    assert_equal(path, dumped.target, dumped.catalog)
+    assert_equal(path, dumped.target)
 
 
 def test_rows_of_a_wide_table_are_shared_and_all_there(dumped: Dumped) -> None:
@@ -108,7 +108,7 @@ def test_rows_of_a_wide_table_are_shared_and_all_there(dumped: Dumped) -> None:
         (table,) = DumpFile(file).tables
     assert parallel_load.is_wide(table)
     dumped.load(path)
-    assert_equal(path, dumped.target, dumped.catalog)
+    assert_equal(path, dumped.target)
     assert run(dumped.target, "SELECT count(DISTINCT xmin::text) > 1 FROM wide") == [(True,)]
 
 
@@ -172,7 +172,7 @@ def test_indexes_of_every_sort_of_name_are_built(dumped: Dumped) -> None:
     )
     path = dumped.capture()
     dumped.load(path)
-    assert_equal(path, dumped.target, dumped.catalog)
+    assert_equal(path, dumped.target)
     tables = "SELECT oid FROM pg_class WHERE relkind IN ('r', 'p', 'm') AND oid >= 16384"
     names = f"SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid IN ({tables}) ORDER BY 1"
     assert run(dumped.target, names) == run(dumped.source, names)

@@ -29,7 +29,7 @@ from schedgen_backups_tests.support.artifacts import (
     damage,
     get_summary,
     is_refused,
-    make_backup,
+    make_transfer,
     publish_archive,
     publish_dump,
 )
@@ -45,7 +45,7 @@ import json, sys, time
 from pathlib import Path
 from threading import Event
 from schedgen_backups.core.restore.database import restore_database
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.settings import TransferSettings, DatabaseSettings
 seen = 0
 def wait_half_way(size_bytes):
     global seen
@@ -55,7 +55,7 @@ def wait_half_way(size_bytes):
         time.sleep(600)
 target = DatabaseSettings(**json.loads(sys.stdin.readline()))
 path = Path(sys.argv[1])
-restore_database(path, target, BackupSettings(path.parent), replace_contents=sys.argv[2] == "replace", stop=Event(), observe=wait_half_way)
+restore_database(path, target, TransferSettings(), replace_contents=sys.argv[2] == "replace", stop=Event(), on_progress=wait_half_way)
 """
 
 
@@ -150,7 +150,7 @@ def test_an_error_in_the_load_leaves_a_full_target_as_it_was(database_17: Databa
     catalog.prepare()
     path = publish_dump(catalog, database_17)
     with pytest.raises(RestoreError, match=r'(?s)psql .*extension "pgcrypto" is not available') as caught:
-        restore_database(path, database, make_backup(catalog.directory), replace_contents=True, stop=Event())
+        restore_database(path, database, make_transfer(), replace_contents=True, stop=Event())
     assert "The target is as it was" in caught.value.hint
     assert run(database, "SELECT count(*) FROM mine") == [(2,)]
     assert run(database, "SELECT lo_get(5)") == [(b"x",)]
@@ -165,7 +165,7 @@ def test_an_error_behind_large_objects_leaves_nothing(database: DatabaseSettings
     path = publish_dump(catalog, database)
     run(second_database, "CREATE TABLE mine (a int)")
     with pytest.raises(RestoreError, match="violates foreign key constraint"):
-        restore_database(path, second_database, make_backup(catalog.directory), replace_contents=True, stop=Event())
+        restore_database(path, second_database, make_transfer(), replace_contents=True, stop=Event())
     assert run(second_database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [("mine",)]
     assert run(second_database, "SELECT count(*) FROM pg_largeobject_metadata") == [(0,)]
 
@@ -233,7 +233,7 @@ def test_an_error_of_the_database_stops_the_bucket(
         proxy.delay(0.5, count=None, method="PUT")
         request = RestoreRequest(catalog.get_point(ID), database, proxy.settings(second_bucket))
         with pytest.raises(RestoreError, match="pgcrypto"):
-            restore_point(request, make_backup(catalog.directory))
+            restore_point(request, make_transfer())
         assert len(proxy.requests(method="PUT")) < 60
 
 

@@ -24,9 +24,8 @@ from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point
-from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.demo.seed import seed_application
-from schedgen_backups_tests.support.artifacts import POINT, make_backup, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import POINT, make_live, make_transfer, publish_archive, publish_dump
 from schedgen_backups_tests.support.recover import SCRIPT
 from schedgen_backups_tests.support.servers import S3Server, client_of, run
 
@@ -96,7 +95,7 @@ def host(
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     (publish_dump(catalog, database), publish_archive(catalog, bucket))
-    commit_point(catalog, RecoveryPointId(POINT), origin=Origin(run_id="run"), live=LiveApplication(database, bucket, make_backup(catalog.directory)))
+    commit_point(catalog, RecoveryPointId(POINT), origin=Origin(run_id="run"), live=make_live(database, bucket))
     name = f"test_{uuid4().hex}"
     yield NewHost(tmp_path, database.with_database(name), s3_server.settings(f"test-{uuid4().hex}"), postgres_bin_dir)
     postgres_server.drop_database(name)
@@ -107,7 +106,7 @@ def find_file(host: NewHost, pattern: str) -> Path:
 
 
 def assert_database_is_equal(host: NewHost) -> None:
-    results = compare_database(find_file(host, "db_*"), host.database, make_backup(host.folder / "backups"))
+    results = compare_database(find_file(host, "db_*"), host.database, make_transfer())
     assert [result.summary for result in results if not result.is_passed] == []
 
 
@@ -115,7 +114,7 @@ def assert_database_is_equal(host: NewHost) -> None:
 def test_both_halves_are_equal_after_following_the_way(host: NewHost, way: str, last: str) -> None:
     assert last in host.follow("Before you begin", way, "Afterwards")
     assert_database_is_equal(host)
-    results = compare_bucket(find_file(host, "minio_*"), host.bucket, make_backup(host.folder / "backups"))
+    results = compare_bucket(find_file(host, "minio_*"), host.bucket, make_transfer())
     assert [result.summary for result in results if not result.is_passed] == []
     client = client_of(host.bucket)
     for listed in client.list_objects(host.bucket.bucket, recursive=True):

@@ -22,7 +22,7 @@ from schedgen_backups.core.restore.point import RestoreRequest
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.restore.swap import finish_swap, open_swap
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups_tests.support.artifacts import POINT, make_backup, publish_dump
+from schedgen_backups_tests.support.artifacts import POINT, make_capture, publish_dump
 from schedgen_backups_tests.support.servers import connect, run
 from schedgen_backups_tests.support.sites import wait_until
 
@@ -69,9 +69,7 @@ def live(database: DatabaseSettings, tmp_path: Path) -> Iterator[Live]:
     publish_dump(catalog, database)
     run(database, "DELETE FROM jobs")
     told: list[str] = []
-    made = Live(
-        database, RestoreService(catalog, make_backup(catalog.directory), RestoreOptions("a test", "it went wrong"), report=told.append), told
-    )
+    made = Live(database, RestoreService(catalog, make_capture(), RestoreOptions("a test", "it went wrong"), report=told.append), told)
     yield made
     for name in made.names():
         if name != database.database:
@@ -103,7 +101,7 @@ def test_retention_leaves_a_point_alone_while_it_is_restored(live: Live) -> None
 
 def test_a_database_whose_rows_and_tables_are_gone_is_kept_all_the_same(live: Live) -> None:
     """What went wrong is why somebody restores; here the operators' own reference query has lost its table, too."""
-    backup = replace(live.service.backup, reference_query="SELECT k FROM gone", is_reference_query_default=False)
+    backup = make_capture(reference_query="SELECT k FROM gone", is_reference_query_default=False)
     service = RestoreService(live.service.catalog, backup, RestoreOptions("a test"), report=live.told.append)
     report = service.restore_whole(replace(live.request, replace_contents=True), is_swap=False)
     assert report.is_equal

@@ -21,8 +21,8 @@ from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.restore.table_write import WriteMode, write_rows
 from schedgen_backups.core.restore.tables import TableRequest, open_restored_tables, read_keys, select_tables
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
-from schedgen_backups_tests.support.artifacts import POINT, damage, make_backup, publish_dump
+from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
+from schedgen_backups_tests.support.artifacts import POINT, damage, make_transfer, publish_dump
 from schedgen_backups_tests.support.servers import run
 from schedgen_backups_tests.support.sites import wait_until
 
@@ -44,7 +44,7 @@ INSERT INTO "odd ""name" VALUES ('NaN', '\\x00ff'), ('-Infinity', ''), (0.1, NUL
 FILL_AND_WAIT = """
 import json, sys, time
 from pathlib import Path
-from schedgen_backups.core.settings import BackupSettings, DatabaseSettings
+from schedgen_backups.core.settings import TransferSettings, DatabaseSettings
 from schedgen_backups.core.restore.tables import open_scratch_database
 with open_scratch_database(DatabaseSettings(**json.loads(sys.stdin.readline())), sys.argv[1], encoding="UTF8"):
     print("there", flush=True)
@@ -55,7 +55,7 @@ with open_scratch_database(DatabaseSettings(**json.loads(sys.stdin.readline())),
 class Tables:
     """A captured database that goes on living."""
 
-    def __init__(self, live: DatabaseSettings, settings: BackupSettings, catalog: Catalog) -> None:
+    def __init__(self, live: DatabaseSettings, settings: TransferSettings, catalog: Catalog) -> None:
         self.live, self.settings, self.catalog = live, settings, catalog
 
         # The same id in every test: the side database's name must not meet another test's.
@@ -71,7 +71,7 @@ def tables(database: DatabaseSettings, tmp_path: Path) -> Iterator[Tables]:
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     publish_dump(catalog, database)
-    made = Tables(database, make_backup(catalog.directory), catalog)
+    made = Tables(database, make_transfer(), catalog)
     yield made
     run(database, f'DROP DATABASE IF EXISTS "{made.side_name}"')
 

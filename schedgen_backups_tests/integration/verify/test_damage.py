@@ -22,9 +22,8 @@ from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point, verify_point
 from schedgen_backups.core.verify.files import verify_archive, verify_dump
-from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.demo.seed import seed_application
-from schedgen_backups_tests.support.artifacts import POINT, damage, make_backup, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import POINT, damage, make_live, make_transfer, publish_archive, publish_dump
 from schedgen_backups_tests.support.servers import S3Server, client_of, run
 
 pytestmark = pytest.mark.integration
@@ -56,7 +55,7 @@ def committed(postgres_server: EmbeddedPostgres, s3_server: S3Server, tmp_path_f
     catalog = Catalog(tmp_path_factory.mktemp("damage") / "backups")
     catalog.prepare()
     paths = {ArtifactKind.DATABASE: publish_dump(catalog, source), ArtifactKind.BUCKET: publish_archive(catalog, source_bucket)}
-    live = LiveApplication(source, source_bucket, make_backup(catalog.directory))
+    live = make_live(source, source_bucket)
     commit_point(catalog, ID, origin=Origin(run_id="run"), live=live)
     yield SealedPoint(catalog, {kind: path.read_bytes() for kind, path in paths.items()}, target, target_bucket)
     for name in names:
@@ -87,7 +86,7 @@ def test_damage_at_a_random_place_is_found_and_never_restored(committed: SealedP
         assert stored.status is CheckStatus.FAILED
         request = RestoreRequest(committed.catalog.get_point(ID), committed.database, committed.bucket)
         with pytest.raises(VerificationError):
-            restore_point(request, make_backup(committed.catalog.directory))
+            restore_point(request, make_transfer())
     finally:
         path.write_bytes(whole)
     assert run(committed.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
@@ -116,6 +115,6 @@ def test_a_file_that_is_gone_fails_the_point(committed: SealedPoint, kind: Artif
         verification, _summary = verify_point(committed.catalog, committed.catalog.get_point(ID), checked_by="test")
         assert verification.level(VerificationLevel.STORED).status is CheckStatus.FAILED
         with pytest.raises(VerificationError):
-            restore_point(RestoreRequest(committed.catalog.get_point(ID), committed.database, committed.bucket), make_backup(path.parent))
+            restore_point(RestoreRequest(committed.catalog.get_point(ID), committed.database, committed.bucket), make_transfer())
     finally:
         path.write_bytes(committed.contents[kind])

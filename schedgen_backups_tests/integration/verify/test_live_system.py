@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, References
 from schedgen_backups.core.verify.live_system import LiveApplication, check_consistency, describe_consistency
-from schedgen_backups_tests.support.artifacts import make_backup
+from schedgen_backups_tests.support.artifacts import make_live
 from schedgen_backups_tests.support.points import FILL, KEYS, put
 from schedgen_backups_tests.support.servers import client_of, run
 
@@ -18,11 +17,11 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def live(database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) -> LiveApplication:
+def live(database: DatabaseSettings, bucket: BucketSettings) -> LiveApplication:
     run(database, FILL)
     for key in KEYS:
         put(bucket, key, b"body")
-    return LiveApplication(database, bucket, make_backup(tmp_path))
+    return make_live(database, bucket)
 
 
 def test_a_system_that_fits_is_coherent(live: LiveApplication) -> None:
@@ -42,6 +41,6 @@ def test_an_audit_without_a_usable_query_is_no_success(live: LiveApplication) ->
     run(live.database, "ALTER TABLE jobs RENAME TO tasks")
     with pytest.raises(ConfigurationError, match="nothing is known"):
         check_consistency(live)
-    wrong = replace(live, backup=replace(live.backup, reference_query="SELECT", is_reference_query_default=False))
+    wrong = replace(live, references=References("SELECT", is_default=False))
     with pytest.raises(ConfigurationError, match="BACKUP_REFERENCE_QUERY"):
         check_consistency(wrong)

@@ -17,9 +17,15 @@ from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import Manifest, Origin, RecoveryPointId, ReferenceState, ReferenceVerdict
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point, verify_point
-from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.core.verify.references import verify_references
-from schedgen_backups_tests.support.artifacts import POINT, get_status, get_summary, make_backup, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import (
+    POINT,
+    get_status,
+    get_summary,
+    make_live,
+    publish_archive,
+    publish_dump,
+)
 from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy
 from schedgen_backups_tests.support.servers import client_of, run
 
@@ -36,7 +42,7 @@ class System:
         self.database = database
         self.bucket = bucket
         self.catalog = catalog
-        self.live = LiveApplication(database, bucket, make_backup(catalog.directory))
+        self.live = make_live(database, bucket)
 
     def put(self, key: str) -> None:
         client_of(self.bucket).put_object(self.bucket.bucket, key, io.BytesIO(key.encode()), len(key.encode()))
