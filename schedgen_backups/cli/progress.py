@@ -33,7 +33,13 @@ from schedgen_backups.core.retention.plan import RetentionPlan
 from schedgen_backups.core.units import format_bytes
 from schedgen_backups.doctor.checks import PreconditionResult, Verdict
 
-_STATE_STYLES = {PointState.VERIFIED: "green", PointState.UNVERIFIED: "yellow", PointState.PARTIAL: "yellow", PointState.FAILED: "bold red"}
+_STATE_STYLES = {
+    PointState.VERIFIED: "green",
+    PointState.UNVERIFIED: "yellow",
+    PointState.PARTIAL: "yellow",
+    PointState.DAMAGED: "bold red",
+    PointState.FAILED: "bold red",
+}
 _STATUS_STYLES = {CheckStatus.PASSED: "green", CheckStatus.FAILED: "bold red", CheckStatus.NOT_CONFIGURED: "yellow", CheckStatus.UNKNOWN: "dim"}
 _VERDICT_STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold red"}
 _POLL_SECONDS = 0.2

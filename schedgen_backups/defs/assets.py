@@ -155,7 +155,7 @@ def recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) ->
     return dg.MaterializeResult(
         metadata={
             "recovery_point": point_id.text,
-            "path": dg.MetadataValue.path(catalog.directory / f"manifest_{point_id}.json"),
+            "path": dg.MetadataValue.path(catalog.manifest_path(point_id)),
             "bytes": sum(artifact.size_bytes for artifact in manifest.artifacts),
             "snapshot_at": dg.MetadataValue.timestamp(manifest.snapshot_at),
             "levels": ", ".join(f"{level.level.value}: {level.status.value}" for level in verification.levels()),

@@ -232,7 +232,7 @@ def run_tool(*words: str | Path, cwd: Path, stdin: bytes = b"") -> tuple[int, by
 
 def list_files(folder: Path) -> list[str]:
     """Every file below the folder, staging and lock left out, as sorted relative paths."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name not in {".lock", ".records.lock"})
 
 
 def damage(data: bytes, position: int) -> bytes:

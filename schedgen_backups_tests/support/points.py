@@ -16,8 +16,7 @@ from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest, restore_point
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point
-from schedgen_backups.core.verify.live_system import LiveApplication
-from schedgen_backups_tests.support.artifacts import POINT, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import POINT, make_live, make_transfer, publish_archive, publish_dump
 from schedgen_backups_tests.support.servers import client_of, run
 
 ID = RecoveryPointId(POINT)
@@ -48,7 +47,7 @@ class Backup:
         self.archive = publish_archive(self.catalog, self.source_bucket, point_id.text)
 
     def commit(self, point_id: RecoveryPointId = ID) -> None:
-        live = LiveApplication(self.source_database, self.source_bucket, self.settings)
+        live = make_live(self.source_database, self.source_bucket)
         commit_point(self.catalog, point_id, origin=Origin(run_id=point_id.text), live=live)
 
     def request(self, *, replace_contents: bool = False, bucket: BucketSettings | None = None) -> RestoreRequest:

@@ -14,13 +14,14 @@ from typing import BinaryIO, TypeVar, cast
 
 from schedgen_backups.core.capture.bucket import capture_bucket
 from schedgen_backups.core.capture.database import capture_database
-from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, open_private, translate_storage_errors
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, translate_storage_errors
 from schedgen_backups.core.catalog.resume import find_archive, find_resumable, write_source
 from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings
+from schedgen_backups.core.system.files import create_private
 
 _Captured = TypeVar("_Captured")
 
@@ -72,7 +73,7 @@ def _remove_resumable(catalog: Catalog, settings: BucketSettings, folders: tuple
 def _take(catalog: Catalog, name: ArtifactName, capture: Callable[[BinaryIO, Path], _Captured]) -> _Captured:
     with catalog.stage(f"{name.point_id}-{name.kind.value}") as folder:
         path = folder / name.to_file_name()
-        with os.fdopen(open_private(path), "w+b") as file:
+        with os.fdopen(create_private(path), "w+b") as file:
             captured = capture(cast("BinaryIO", file), folder)
         catalog.publish(path)
         return captured

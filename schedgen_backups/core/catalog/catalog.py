@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,10 +24,14 @@ from schedgen_backups.core.catalog.resume import find_resumable
 from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, FrozenModel, Manifest, RecoveryPointId
-from schedgen_backups.core.system.lock import DirectoryLock
+from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, sync_path, write_atomically
+from schedgen_backups.core.system.lock import DirectoryLock, FileLock
 
 STAGING_NAME = ".staging"
 _MANIFEST_GLOB = "manifest_*.json"
+_RECORDS_LOCK_NAME = ".records.lock"
+_STALE_SECONDS = 3600
+"""Writing a small file takes milliseconds: a temporary one of this age belongs to a process that was killed."""
 _Model = TypeVar("_Model", bound=FrozenModel)
 
 
@@ -39,6 +44,8 @@ class PointState(str, Enum):
     """Looked at, and found wrong."""
     PARTIAL = "partial"
     """Without a manifest: a half of the backup failed, or it was never committed."""
+    DAMAGED = "damaged"
+    """A file of it is missing, has another size, or cannot be read. It counts for nothing, hides nothing else and is never removed."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,8 @@ class PointListing:
     artifacts: tuple[FoundArtifact, ...]
     manifest: Manifest | None
     verification: Verification
+    problems: tuple[str, ...] = ()
+    """What is wrong with its files at this moment, as far as names, sizes and the small files tell."""
 
     @property
     def size_bytes(self) -> int:
@@ -66,15 +75,16 @@ class PointListing:
 
     @property
     def state(self) -> PointState:
-        """What the point is worth; what was never looked at, or looked at as other bytes, is unverified."""
+        """What the point is worth; what was never checked, or checked as other bytes, is unverified."""
+        if self.problems:
+            return PointState.DAMAGED
         if self.verification.is_failed:
             return PointState.FAILED
         if self.manifest is None:
             return PointState.PARTIAL
         committed = {artifact.kind: artifact.sha256 for artifact in self.manifest.artifacts}
         is_bound = all(committed.get(kind) == sha256 for result in self.verification.results for kind, sha256 in result.artifacts.items())
-        is_whole = {artifact.file_name for artifact in self.manifest.artifacts} <= {artifact.path.name for artifact in self.artifacts}
-        return PointState.VERIFIED if is_bound and is_whole and self.verification.is_verified else PointState.UNVERIFIED
+        return PointState.VERIFIED if is_bound and self.verification.is_verified else PointState.UNVERIFIED
 
     def artifact(self, kind: ArtifactKind) -> FoundArtifact | None:
         """The file of this kind, or None when there is none."""
@@ -97,6 +107,7 @@ class Catalog:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.lock = DirectoryLock(directory)
+        self._records_lock = FileLock(directory / _RECORDS_LOCK_NAME)
 
     def prepare(self) -> None:
         """The directory exists, for its owner only, and can be written; ConfigurationError (permanent) otherwise."""
@@ -120,7 +131,23 @@ class Catalog:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        for path in self.directory.glob(f".*{TEMPORARY_SUFFIX}"):
+            # A writer without the lock may be at work on it this moment.
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink(missing_ok=True)
         return tuple(path.name for path in left)
+
+    def manifest_path(self, point_id: RecoveryPointId) -> Path:
+        """Return the path of the point's manifest, whether it exists or not."""
+        return self.directory / f"manifest_{point_id}.json"
+
+    def verification_path(self, point_id: RecoveryPointId) -> Path:
+        """Return the path of the point's verification, whether it exists or not."""
+        return self.directory / f"verification_{point_id}.json"
+
+    def pin_path(self, point_id: RecoveryPointId) -> Path:
+        """Return the path of the point's pin, whether it exists or not."""
+        return self.directory / f"pin_{point_id}.json"
 
     @contextmanager
     def stage(self, name: str) -> Generator[Path, None, None]:
@@ -141,29 +168,29 @@ class Catalog:
         with translate_storage_errors(self.directory):
             if target.exists():
                 raise StorageError(f"{target} exists already and is never overwritten", hint="Is another run using the same second?")
-            _sync(staged)
+            sync_path(staged)
             staged.rename(target)
-            _sync(self.directory)
+            sync_path(self.directory)
         return target
 
     def write_manifest(self, manifest: Manifest) -> Path:
         """The point's manifest is on disk; StorageError when it has one already."""
-        return self._write_json(f"manifest_{manifest.point_id}.json", manifest)
+        name = f"manifest_{manifest.point_id}.json"
+        with self.stage(name) as folder:
+            staged = folder / name
+            with os.fdopen(create_private(staged), "wb") as file:
+                file.write(_as_json(manifest))
+            return self.publish(staged)
 
     def write_verification(self, verification: Verification) -> Path:
         """The point's verification is on disk, in place of an older one."""
-        return self.write_description(_verification_name(verification.point_id), verification)
+        return self.write_description(f"verification_{verification.point_id}.json", verification)
 
     def write_description(self, name: str, value: FrozenModel) -> Path:
         """A small file of this name holds the value, in place of an older one."""
         with translate_storage_errors(self.directory):
-            # Not in the staging folder: a run that takes the lock sweeps that, and this is written without it too.
-            temporary = self.directory / f".{name}.{os.getpid()}"
-            temporary.unlink(missing_ok=True)
-            _write_private(temporary, value)
-            _sync(temporary)
-            temporary.replace(self.directory / name)
-            _sync(self.directory)
+            # Not in the staging folder: a run that takes the lock sweeps that, and this is written without it, too.
+            write_atomically(self.directory / name, _as_json(value))
         return self.directory / name
 
     def read_description(self, name: str, kind: type[_Model]) -> _Model | None:
@@ -175,39 +202,38 @@ class Catalog:
         """This one file of the directory is gone, on disk; StorageError when it cannot be removed. Only with the lock held."""
         with translate_storage_errors(self.directory):
             path.unlink()
-            _sync(self.directory)
+            sync_path(self.directory)
 
     def record_results(self, point_id: RecoveryPointId, results: tuple[CheckResult, ...]) -> Verification:
-        """The point's verification holds these results, in place of older ones of the same checks."""
-        verification = self.read_verification(point_id).with_results(results)
-        self.write_verification(verification)
+        """Add these results to the point's verification, in place of older ones of the same checks; return all results.
+
+        A verification that cannot be read is replaced: what it said is lost, and only `results` is known.
+        """
+        with self._records_lock.waited_for():
+            before = Verification(point_id=point_id.text)
+            with suppress(VerificationError):
+                before = self.read_verification(point_id)
+            verification = before.with_results(results)
+            self.write_verification(verification)
         return verification
 
     def read_verification(self, point_id: RecoveryPointId) -> Verification:
-        """What was proven of the point so far; an empty one when nobody looked."""
-        found = self.read_description(_verification_name(point_id.text), Verification)
+        """Return the results recorded for the point, none when it was never checked; VerificationError when the file is damaged."""
+        found = self.read_description(self.verification_path(point_id).name, Verification)
         return found or Verification(point_id=point_id.text)
 
     def read_manifest(self, point_id: RecoveryPointId) -> Manifest | None:
-        """The point's manifest, or None when it was never committed."""
-        return self.read_description(f"manifest_{point_id}.json", Manifest)
+        """Return the point's manifest, or None when it was never committed; VerificationError when the file is damaged."""
+        return self.read_description(self.manifest_path(point_id).name, Manifest)
 
     def list_points(self) -> tuple[PointListing, ...]:
-        """Every recovery point, oldest first, partial ones included. A file that cannot be read is a VerificationError."""
+        """Return every recovery point, oldest first, partial and damaged ones included. One bad file never hides another point."""
         artifacts: dict[RecoveryPointId, list[FoundArtifact]] = {}
         for artifact in self._find_artifacts():
             artifacts.setdefault(artifact.name.point_id, []).append(artifact)
         committed = self._find_committed()
         own = {point_id for point_id, found in artifacts.items() if point_id in committed or any(map(is_ours, found))}
-        return tuple(
-            PointListing(
-                point_id,
-                tuple(sorted(artifacts.get(point_id, []), key=lambda artifact: artifact.name.kind.value, reverse=True)),
-                self.read_manifest(point_id),
-                self.read_verification(point_id),
-            )
-            for point_id in sorted(committed | own)
-        )
+        return tuple(self._look_at(point_id, artifacts.get(point_id, [])) for point_id in sorted(committed | own))
 
     def list_unmanaged(self) -> tuple[Path, ...]:
         """Files with an artifact's name that are not ours, such as those of the shell script of before; they are never touched."""
@@ -220,6 +246,26 @@ class Catalog:
             if point.point_id == point_id:
                 return point
         raise ConfigurationError(f"there is no recovery point {point_id} in {self.directory}", hint="`schedgen-backups list` shows those there are.")
+
+    def _look_at(self, point_id: RecoveryPointId, artifacts: list[FoundArtifact]) -> PointListing:
+        ordered = tuple(sorted(artifacts, key=lambda artifact: artifact.name.kind.value, reverse=True))
+        manifest, verification, problems = None, Verification(point_id=point_id.text), list[str]()
+        try:
+            manifest = self.read_manifest(point_id)
+        except VerificationError as error:
+            problems.append(error.message)
+        try:
+            verification = self.read_verification(point_id)
+        except VerificationError as error:
+            problems.append(error.message)
+        sizes = {artifact.path.name: artifact.size_bytes for artifact in ordered}
+        for artifact in manifest.artifacts if manifest is not None else ():
+            size_bytes = sizes.get(artifact.file_name)
+            if size_bytes is None:
+                problems.append(f"{artifact.file_name} is missing")
+            elif size_bytes != artifact.size_bytes:
+                problems.append(f"{artifact.file_name} has {size_bytes} bytes, the manifest says {artifact.size_bytes}")
+        return PointListing(point_id, ordered, manifest, verification, tuple(problems))
 
     def _find_committed(self) -> set[RecoveryPointId]:
         found: set[RecoveryPointId] = set()
@@ -236,12 +282,6 @@ class Catalog:
                 found.append(FoundArtifact(name, path, path.stat().st_size))
         return found
 
-    def _write_json(self, name: str, value: FrozenModel) -> Path:
-        with self.stage(name) as folder:
-            staged = folder / name
-            _write_private(staged, value)
-            return self.publish(staged)
-
 
 @contextmanager
 def translate_storage_errors(directory: Path) -> Generator[None, None, None]:
@@ -257,35 +297,17 @@ def translate_storage_errors(directory: Path) -> Generator[None, None, None]:
         raise StorageError(f"{directory} cannot be used: {error.strerror or error}", hint="Look at the disk and at its permissions.") from error
 
 
-def open_private(path: Path) -> int:
-    """The descriptor of a new file that only its owner may read; FileExistsError when there is one already."""
-    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-
-
-def _write_private(path: Path, value: FrozenModel) -> None:
-    with os.fdopen(open_private(path), "wb") as file:
-        file.write(value.model_dump_json(indent=1, exclude_none=True).encode())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _verification_name(point_id: str) -> str:
-    return f"verification_{point_id}.json"
+def _as_json(value: FrozenModel) -> bytes:
+    return value.model_dump_json(indent=1, exclude_none=True).encode()
 
 
 def is_ours(artifact: FoundArtifact) -> bool:
-    """Whether the file describes itself as ours do; the shell script's do not."""
-    with artifact.path.open("rb") as file:
-        try:
+    """Whether the file describes itself as ours do; the shell script's do not. A file that cannot be read is not known to be ours."""
+    try:
+        with artifact.path.open("rb") as file:
             read_footer(file)
-        except VerificationError:
-            return False
+    except (OSError, VerificationError):
+        return False
     return True
 
 
@@ -295,5 +317,5 @@ def _read_model(path: Path, kind: type[_Model]) -> _Model:
     except (OSError, ValidationError) as error:
         raise VerificationError(
             f"{path.name} cannot be read: {error if isinstance(error, OSError) else 'it is damaged'}",
-            hint="The artifacts describe themselves: `schedgen-backups verify FILE` and `restore FILE` work without it.",
+            hint="The artifacts describe themselves: `schedgen-backups verify ID` reads them again, `schedgen-backups restore ID` restores them.",
         ) from error

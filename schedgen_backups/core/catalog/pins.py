@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 from pydantic import AwareDatetime
 
@@ -33,26 +32,21 @@ class Pin(FrozenModel):
 
 def write_pin(catalog: Catalog, pin: Pin) -> None:
     """The point stays until the pin expires or is removed."""
-    catalog.write_description(pin_path(catalog, RecoveryPointId.parse(pin.point_id)).name, pin)
+    catalog.write_description(catalog.pin_path(RecoveryPointId.parse(pin.point_id)).name, pin)
 
 
 def read_pin(catalog: Catalog, point_id: RecoveryPointId) -> Pin | None:
     """The point's pin, or None; a damaged pin is a VerificationError, which keeps everything."""
-    return catalog.read_description(pin_path(catalog, point_id).name, Pin)
+    return catalog.read_description(catalog.pin_path(point_id).name, Pin)
 
 
 def remove_pin(catalog: Catalog, point_id: RecoveryPointId) -> bool:
     """The point is not pinned; returns whether it was."""
-    path = pin_path(catalog, point_id)
+    path = catalog.pin_path(point_id)
     if not path.exists():
         return False
     catalog.remove_file(path)
     return True
-
-
-def pin_path(catalog: Catalog, point_id: RecoveryPointId) -> Path:
-    """Return the path of a point's pin file, whether it exists or not."""
-    return catalog.directory / f"pin_{point_id}.json"
 
 
 @contextmanager

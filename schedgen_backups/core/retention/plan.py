@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
@@ -37,11 +37,12 @@ class Candidate:
     state: PointState
     pin_reason: str | None = None
     """Why the point is pinned; None when it is not."""
+    is_pin_unreadable: bool = False
 
     @property
     def is_verified(self) -> bool:
         """Whether the point counts towards what is kept."""
-        return self.state is PointState.VERIFIED
+        return self.state is PointState.VERIFIED and not self.is_pin_unreadable
 
 
 @dataclass(frozen=True)
@@ -72,33 +73,24 @@ class RetentionPlan:
 
 
 def plan_retention(candidates: Sequence[Candidate], policy: RetentionPolicy, now: datetime) -> RetentionPlan:
-    """The decision for each point at this aware time.
+    """Return the decision for each point at this aware time.
 
-    Only verified points count towards what is kept. Never removed: the newest verified point, a pinned one, a point that is not verified before
-    a verified newer one exists. Nothing at all is removed when no point is verified, or when a point lies in the future.
+    Only verified points count towards what is kept. Never removed: the newest verified point, a pinned one, a damaged one, one whose pin cannot be
+    read, and a point that is not verified before a verified newer one exists. Nothing at all is removed when no point is verified, or when a
+    point lies in the future.
     """
     ordered = sorted(candidates, key=lambda candidate: candidate.point_id)
-    verified = [candidate for candidate in ordered if candidate.is_verified]
     ahead = [candidate for candidate in ordered if candidate.point_id.taken_at > now + CLOCK_TOLERANCE]
     if ahead:
         return _keep_all(ordered, f"point {ahead[0].point_id} lies in the future: the clock went back, or another host's is wrong")
+    verified = [candidate for candidate in ordered if candidate.is_verified]
     if not verified:
         return _keep_all(ordered, "no point is verified" if ordered else "")
+    context = _Context(ordered, verified, policy, now)
     reasons: dict[RecoveryPointId, list[str]] = {candidate.point_id: [] for candidate in ordered}
-    newest = verified[-1].point_id
-    reasons[newest].append("newest verified")
-    for candidate in ordered:
-        own = reasons[candidate.point_id]
-        if candidate.pin_reason is not None:
-            own.append(f"pinned: {candidate.pin_reason}" if candidate.pin_reason else "pinned")
-        if not candidate.is_verified and candidate.point_id > newest:
-            own.append(f"{candidate.state.value}, and no verified newer one")
-        if (_local_day(now, policy) - _local_day(candidate.point_id.taken_at, policy)).days < policy.keep_days:
-            own.append(f"of the last {policy.keep_days} days")
-    for rank, candidate in enumerate(reversed(verified[-policy.keep_last :] if policy.keep_last else [])):
-        reasons[candidate.point_id].append(f"verified number {rank + 1} of the last {policy.keep_last}")
-    _keep_last_of_each(verified, policy.keep_weeks, lambda at: _week_of(at, policy), "week", reasons)
-    _keep_last_of_each(verified, policy.keep_months, lambda at: _month_of(at, policy), "month", reasons)
+    for rule in _RULES:
+        for point_id, reason in rule(context):
+            reasons[point_id].append(reason)
     decisions = tuple(
         Decision(candidate, bool(reasons[candidate.point_id]), tuple(reasons[candidate.point_id]) or (_explain_removal(candidate, policy),))
         for candidate in ordered
@@ -110,19 +102,83 @@ def _keep_all(ordered: Sequence[Candidate], refusal: str) -> RetentionPlan:
     return RetentionPlan(tuple(Decision(candidate, is_kept=True, reasons=(refusal,)) for candidate in ordered), refusal)
 
 
-def _keep_last_of_each(
-    verified: Sequence[Candidate],
-    count: int,
-    period_of: Callable[[datetime], Hashable],
-    word: str,
-    reasons: dict[RecoveryPointId, list[str]],
-) -> None:
+@dataclass(frozen=True)
+class _Context:
+    ordered: Sequence[Candidate]
+    verified: Sequence[Candidate]
+    """The verified ones of `ordered`, at least one."""
+    policy: RetentionPolicy
+    now: datetime
+
+
+_Kept = Iterator[tuple[RecoveryPointId, str]]
+
+
+def _keep_newest_verified(context: _Context) -> _Kept:
+    yield context.verified[-1].point_id, "newest verified"
+
+
+def _keep_pinned(context: _Context) -> _Kept:
+    for candidate in context.ordered:
+        if candidate.pin_reason is not None:
+            yield candidate.point_id, f"pinned: {candidate.pin_reason}" if candidate.pin_reason else "pinned"
+
+
+def _keep_unreadable(context: _Context) -> _Kept:
+    for candidate in context.ordered:
+        if candidate.state is PointState.DAMAGED:
+            yield candidate.point_id, "damaged: a person decides"
+        if candidate.is_pin_unreadable:
+            yield candidate.point_id, "its pin cannot be read: a person decides"
+
+
+def _keep_unverified_newest(context: _Context) -> _Kept:
+    newest = context.verified[-1].point_id
+    for candidate in context.ordered:
+        if candidate.state in {PointState.UNVERIFIED, PointState.FAILED, PointState.PARTIAL} and candidate.point_id > newest:
+            yield candidate.point_id, f"{candidate.state.value}, and no verified newer one"
+
+
+def _keep_days(context: _Context) -> _Kept:
+    policy, today = context.policy, _local_day(context.now, context.policy)
+    for candidate in context.ordered:
+        if (today - _local_day(candidate.point_id.taken_at, policy)).days < policy.keep_days:
+            yield candidate.point_id, f"of the last {policy.keep_days} days"
+
+
+def _keep_last(context: _Context) -> _Kept:
+    count = context.policy.keep_last
+    for rank, candidate in enumerate(reversed(context.verified[-count:] if count else [])):
+        yield candidate.point_id, f"verified number {rank + 1} of the last {count}"
+
+
+def _keep_weeks(context: _Context) -> _Kept:
+    return _keep_last_of_each(context.verified, context.policy.keep_weeks, lambda at: _week_of(at, context.policy), "week")
+
+
+def _keep_months(context: _Context) -> _Kept:
+    return _keep_last_of_each(context.verified, context.policy.keep_months, lambda at: _month_of(at, context.policy), "month")
+
+
+_RULES: tuple[Callable[[_Context], _Kept], ...] = (
+    _keep_newest_verified,
+    _keep_pinned,
+    _keep_unreadable,
+    _keep_unverified_newest,
+    _keep_days,
+    _keep_last,
+    _keep_weeks,
+    _keep_months,
+)
+
+
+def _keep_last_of_each(verified: Sequence[Candidate], count: int, period_of: Callable[[datetime], Hashable], word: str) -> _Kept:
     """Periods are counted where points are: a month without a verified point does not use up a place."""
     newest_of: dict[Hashable, Candidate] = {}
     for candidate in verified:
         newest_of[period_of(candidate.point_id.taken_at)] = candidate
     for candidate in sorted(newest_of.values(), key=lambda chosen: chosen.point_id, reverse=True)[:count]:
-        reasons[candidate.point_id].append(f"last of its {word}")
+        yield candidate.point_id, f"last of its {word}"
 
 
 def _explain_removal(candidate: Candidate, policy: RetentionPolicy) -> str:

@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, is_ours
-from schedgen_backups.core.catalog.pins import pin_path, read_pin
+from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 
 
@@ -46,14 +47,17 @@ def remove_points(catalog: Catalog, policy: RetentionPolicy, now: datetime | Non
 
 
 def _as_candidate(catalog: Catalog, point: PointListing, now: datetime) -> Candidate:
-    pin = read_pin(catalog, point.point_id)
+    try:
+        pin = read_pin(catalog, point.point_id)
+    except VerificationError:
+        return Candidate(point.point_id, point.state, is_pin_unreadable=True)
     return Candidate(point.point_id, point.state, pin.reason if pin is not None and pin.is_valid(now) else None)
 
 
 def _list_files(catalog: Catalog, point: PointListing) -> tuple[Path, ...]:
     # The manifest goes first: a crash in between leaves files without one, which is what a partial point is, and that goes with the next plan.
-    manifest = catalog.directory / f"manifest_{point.point_id}.json"
-    described = (catalog.directory / f"verification_{point.point_id}.json", pin_path(catalog, point.point_id))
+    manifest = catalog.manifest_path(point.point_id)
+    described = (catalog.verification_path(point.point_id), catalog.pin_path(point.point_id))
     # The shell script may have written in the same second: a file is the point's when its manifest names it or it describes itself.
     named = {artifact.file_name for artifact in point.manifest.artifacts} if point.manifest is not None else set[str]()
     own = (artifact.path for artifact in point.artifacts if artifact.path.name in named or is_ours(artifact))

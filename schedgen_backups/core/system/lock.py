@@ -1,51 +1,128 @@
-"""Keeps two runs from working on the same backup directory at once: an flock on a file in it, which a dead holder frees by dying.
+"""File locks (flock): held by one process at a time, and freed by the kernel when the holder dies.
 
-Nothing else is locked, and nothing waits: who cannot have the lock is told who has it. Works on local file systems and on NFS version 4.
+They work on local file systems and on NFS version 4. A file system without flock is a StorageError, never taken for a lock that is held.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from schedgen_backups.core.errors import LockHeldError
+from schedgen_backups.core.errors import LockHeldError, StorageError
 
 LOCK_NAME = ".lock"
 
 
-class DirectoryLock:
-    """The right to write in a backup directory; `acquire` and `release` in one process, `acquire` again does nothing."""
+class FileLock:
+    """A lock on one file; `acquire` and `release` in one process. The file stays."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / LOCK_NAME
-        self._descriptor: int | None = None
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor: int | None = None
+        """Open while the lock is held; a child process that inherits it holds the lock, too."""
 
-    @property
-    def is_held(self) -> bool:
-        """Whether this object holds the lock."""
-        return self._descriptor is not None
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free; return whether this object holds it. StorageError when the file cannot be opened or locked."""
+        return self._acquire(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def acquire(self, holder: str) -> bool:
-        """The lock is held; returns whether it was taken just now. LockHeldError (retryable) names the other holder."""
-        if self._descriptor is not None:
-            return False
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def wait(self) -> None:
+        """Take the lock, waiting for its holder. StorageError when the file cannot be opened or locked."""
+        self._acquire(fcntl.LOCK_EX)
+
+    @contextmanager
+    def waited_for(self) -> Generator[None, None, None]:
+        """Hold the lock within the block, waiting for its holder before. StorageError as `wait`."""
+        self.wait()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other = os.read(descriptor, 1000).decode("utf-8", "replace").strip() or "another process"
-            os.close(descriptor)
-            raise LockHeldError(f"the backup directory is in use by {other}", hint="Wait until it ends. A process that died holds no lock.") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{holder}, process {os.getpid()}, since {datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC\n".encode())
-        self._descriptor = descriptor
-        return True
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
-        """The lock is free; does nothing when it was not held."""
-        if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Free the lock; do nothing when it was not held."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    def _acquire(self, operation: int) -> bool:
+        if self.descriptor is not None:
+            return True
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise _explain(self.path, error) from error
+        try:
+            fcntl.flock(descriptor, operation)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        except OSError as error:
+            os.close(descriptor)
+            raise _explain(self.path, error) from error
+        self.descriptor = descriptor
+        return True
+
+
+class DirectoryLock:
+    """The right to write in a backup directory. Nothing waits for it: the error names the holder."""
+
+    def __init__(self, directory: Path) -> None:
+        self._lock = FileLock(directory / LOCK_NAME)
+
+    def acquire(self, holder: str) -> bool:
+        """Take the lock; return whether it was taken just now. LockHeldError (retryable) names the other holder, StorageError as `FileLock`."""
+        if self._lock.descriptor is not None:
+            return False
+        if not self._lock.try_acquire():
+            raise LockHeldError(
+                f"the backup directory is in use by {self._read_holder()}", hint="Wait until it ends. A process that died holds no lock."
+            )
+        note = f"{holder}, process {os.getpid()}, since {datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC\n"
+        self._write_note(note.encode())
+        return True
+
+    @contextmanager
+    def held(self, holder: str) -> Generator[None, None, None]:
+        """Hold the lock within the block; errors as of `acquire`."""
+        is_new = self.acquire(holder)
+        try:
+            yield
+        finally:
+            if is_new:
+                self.release()
+
+    def release(self) -> None:
+        """Free the lock; do nothing when it was not held."""
+        self._write_note(b"")
+        self._lock.release()
+
+    def _write_note(self, note: bytes) -> None:
+        # The note only helps people. On a full disk the lock is held all the same, and what fails for lack of space says so.
+        if self._lock.descriptor is not None:
+            with suppress(OSError):
+                os.ftruncate(self._lock.descriptor, 0)
+                os.pwrite(self._lock.descriptor, note, 0)
+
+    def _read_holder(self) -> str:
+        with suppress(OSError):
+            return self._lock.path.read_bytes()[:1000].decode("utf-8", "replace").strip() or "another process"
+        return "another process"
+
+
+def _explain(path: Path, error: OSError) -> StorageError:
+    if error.errno in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}:
+        return StorageError(
+            f"the file system of {path.parent} has no file locks: {error.strerror}",
+            hint="Use a local file system or NFS version 4 for this directory.",
+        )
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return StorageError(
+            f"{path} cannot be opened: {error.strerror}",
+            hint="A run as another user made it. Give the directory and its files back to the user that runs the backups: chown -R USER DIRECTORY",
+        )
+    return StorageError(f"{path} cannot be locked: {error.strerror or error}", hint="Check the disk and the directory's permissions.")

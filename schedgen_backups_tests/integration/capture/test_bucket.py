@@ -28,11 +28,10 @@ from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point
 from schedgen_backups.core.verify.files import verify_archive, verify_every_object
-from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups_tests.support.artifacts import (
     POINT,
     get_status,
-    make_capture,
+    make_live,
     make_noise,
     make_transfer,
     publish_archive,
@@ -272,9 +271,9 @@ def test_a_whole_application_is_backed_up_sealed_restored_and_equal(
         run(database, f"INSERT INTO jobs (s3_key) VALUES ('uploads/{pdf.name}')")
     publish_dump(catalog, database)
     publish_archive(catalog, bucket)
-    backup = make_capture()
+    backup = make_transfer()
     point_id = RecoveryPointId(POINT)
-    manifest, verification = commit_point(catalog, point_id, origin=Origin(run_id="run"), live=LiveApplication(database, bucket, backup))
+    manifest, verification = commit_point(catalog, point_id, origin=Origin(run_id="run"), live=make_live(database, bucket))
     assert verification.is_verified
     assert manifest.references.resolved_count == manifest.references.reference_count == len(pdfs)
     assert catalog.get_point(point_id).state is PointState.VERIFIED

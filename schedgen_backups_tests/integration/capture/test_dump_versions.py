@@ -144,6 +144,6 @@ def test_a_dump_for_one_encoding_is_refused_by_another(postgres_server: Embedded
     try:
         run(database, "CREATE TABLE t (a text); INSERT INTO t VALUES ('課程')")
         with pytest.raises(RestoreError, match="the dump's encoding is UTF8, the target's is LATIN1"):
-            restore(publish_dump(catalog, database), admin.with_database(name), catalog)
+            restore(publish_dump(catalog, database), admin.with_database(name))
     finally:
         postgres_server.drop_database(name)

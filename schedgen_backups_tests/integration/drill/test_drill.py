@@ -22,13 +22,13 @@ from schedgen_backups.core.model import ArtifactKind, Origin, RecoveryPointId
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings, TransferSettings
 from schedgen_backups.core.verify.commit import commit_point
-from schedgen_backups.core.verify.live_system import LiveApplication
 from schedgen_backups.demo.seed import SeedSummary
 from schedgen_backups_tests.support.artifacts import (
     POINT,
     damage,
     get_status,
     get_summary,
+    make_live,
     make_transfer,
     publish_archive,
     publish_dump,
@@ -49,14 +49,14 @@ class Drilled:
         self.catalog = Catalog(directory / "backups")
         self.catalog.prepare()
         self.database, self.bucket = database, bucket
-        fields = {"reference_query": query, "is_reference_query_default": False} if query else {}
+        self._fields: dict[str, object] = {"reference_query": query, "is_reference_query_default": False} if query else {}
         self.backup: TransferSettings = make_transfer()
         self.settings = DrillSettings(directory / "scratch")
-        publish_dump(self.catalog, database, **fields)
+        publish_dump(self.catalog, database, **self._fields)
         publish_archive(self.catalog, bucket)
 
     def commit(self) -> None:
-        live = LiveApplication(self.database, self.bucket, self.backup)
+        live = make_live(self.database, self.bucket, **self._fields)
         commit_point(self.catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=live)
 
     def drill(self, seen: list[str] | None = None, **settings: object) -> DrillReport:

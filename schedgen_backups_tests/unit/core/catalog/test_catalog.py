@@ -9,15 +9,19 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, PointState, open_private
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, PointState
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckStatus
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.model import Artifact, ArtifactKind, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
+from schedgen_backups.core.system.files import create_private
 from schedgen_backups.core.system.lock import LOCK_NAME
+from schedgen_backups_tests.support import histories
 from schedgen_backups_tests.support.artifacts import (
     ARCHIVE_NAME,
     DUMP_NAME,
@@ -160,7 +164,7 @@ def test_files_and_folders_are_for_their_owner_only(tmp_path: Path) -> None:
         with catalog.stage("x") as folder:
             assert mode_of(folder) == 0o700
             assert mode_of(folder.parent) == 0o700
-            os.close(open_private(folder / "file"))
+            os.close(create_private(folder / "file"))
             catalog.publish(folder / "file")
         catalog.write_manifest(add_point(catalog, is_committed=False))
         catalog.record_results(ID, (make_result(Check.DUMP_IS_STORED),))
@@ -176,7 +180,7 @@ def test_files_and_folders_are_for_their_owner_only(tmp_path: Path) -> None:
 def test_a_private_file_is_never_one_that_was_there_before(tmp_path: Path) -> None:
     (tmp_path / "there").write_bytes(b"somebody's")
     with pytest.raises(FileExistsError):
-        open_private(tmp_path / "there")
+        create_private(tmp_path / "there")
 
 
 def test_a_directory_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
@@ -244,11 +248,48 @@ def test_a_copy_that_somebody_made_of_a_manifest_hides_no_point(catalog: Catalog
     assert catalog.list_unmanaged() == ()
 
 
-def test_a_damaged_manifest_is_told_by_name(catalog: Catalog) -> None:
+@pytest.mark.parametrize("name", ["manifest", "verification"])
+@pytest.mark.parametrize("contents", [b"", b'{"tool_version": ', b"\xff\xfe", None])
+def test_one_damaged_file_hides_no_other_point(catalog: Catalog, name: str, contents: bytes | None) -> None:
+    """None: a directory of that name."""
+    for night in (0, 1):
+        histories.add_point(catalog, histories.name_night(night))
+    other = histories.name_night(1)
+    path = catalog.directory / f"{name}_{POINT}.json"
+    path.unlink()
+    path.mkdir() if contents is None else path.write_bytes(contents)
+    damaged, whole = catalog.list_points()
+    assert (damaged.point_id, damaged.state) == (ID, PointState.DAMAGED)
+    assert [problem for problem in damaged.problems if path.name in problem] == list(damaged.problems)
+    assert (whole.point_id, whole.state, whole.problems) == (other, PointState.VERIFIED, ())
+    assert catalog.get_point(ID).state is PointState.DAMAGED
+
+
+@pytest.mark.parametrize("kind", list(ArtifactKind))
+@pytest.mark.parametrize("change", [lambda _data: b"", lambda data: data[:-1], lambda data: data + b"0", None])
+def test_an_artifact_of_another_size_is_damage(catalog: Catalog, kind: ArtifactKind, change: Callable[[bytes], bytes] | None) -> None:
+    """None: the file is missing. State is read from the files as they are, not remembered."""
     add_point(catalog)
-    (catalog.directory / f"manifest_{POINT}.json").write_text('{"tool_version": ')
-    with pytest.raises(VerificationError, match=f"manifest_{POINT}.json cannot be read"):
-        catalog.list_points()
+    path = catalog.get_point(ID).get_path(kind)
+    path.unlink() if change is None else path.write_bytes(change(path.read_bytes()))
+    point = catalog.get_point(ID)
+    assert point.state is PointState.DAMAGED
+    assert [path.name in problem for problem in point.problems] == [True]
+
+
+def test_a_damaged_verification_is_replaced_when_the_point_is_checked_again(catalog: Catalog) -> None:
+    add_point(catalog)
+    (catalog.directory / f"verification_{POINT}.json").write_bytes(b"{")
+    verification = catalog.record_results(ID, (make_result(Check.DUMP_IS_STORED),))
+    assert [result.check for result in verification.results] == [Check.DUMP_IS_STORED]
+    assert catalog.get_point(ID).state is PointState.UNVERIFIED
+
+
+def test_results_of_concurrent_checks_are_all_kept(catalog: Catalog) -> None:
+    checks = list(Check)
+    with ThreadPoolExecutor(len(checks)) as pool:
+        list(pool.map(lambda check: Catalog(catalog.directory).record_results(ID, (make_result(check),)), checks))
+    assert {result.check for result in catalog.read_verification(ID).results} == set(checks)
 
 
 def test_a_point_that_is_not_there_is_a_wrong_setting(catalog: Catalog) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
-from schedgen_backups.core.catalog.selection import Freshness, describe_freshness, measure_freshness
-from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.catalog.selection import Freshness, describe_freshness, find_newest_verified, measure_freshness
 from schedgen_backups_tests.support.artifacts import TAKEN_AT
 from schedgen_backups_tests.support.histories import add_point, name_night
 
@@ -76,9 +75,11 @@ def test_a_point_whose_file_is_gone_is_not_the_newest_verified_one(catalog: Cata
     assert describe_freshness(catalog, TAKEN_AT + timedelta(days=1)) == f"{name_night(0)}, 24.0 h old"
 
 
-def test_a_damaged_catalog_is_told_and_stops_no_alert(catalog: Catalog) -> None:
+def test_a_damaged_point_counts_for_nothing_and_hides_no_other(catalog: Catalog) -> None:
     add_point(catalog, name_night(0))
-    (catalog.directory / f"manifest_{name_night(0)}.json").write_bytes(b"{")
-    with pytest.raises(VerificationError):
-        measure_freshness(catalog, TAKEN_AT)
-    assert describe_freshness(catalog, TAKEN_AT) == "unknown (VerificationError)"
+    add_point(catalog, name_night(1))
+    (catalog.directory / f"manifest_{name_night(1)}.json").write_bytes(b"{")
+    assert measure_freshness(catalog, TAKEN_AT + timedelta(days=1)).age == timedelta(days=1)
+    newest = find_newest_verified(catalog)
+    assert newest is not None
+    assert newest.point_id == name_night(0)

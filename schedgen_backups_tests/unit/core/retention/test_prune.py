@@ -6,6 +6,7 @@ Points are small real ones. What is planned is tested in `test_retention`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.catalog.pins import Pin, read_pin, remove_pin, write_pin
-from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
+from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import RetentionPlan, RetentionPolicy
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
-from schedgen_backups_tests.support.artifacts import TAKEN_AT, damage, list_files
+from schedgen_backups_tests.support.artifacts import TAKEN_AT, list_files
 from schedgen_backups_tests.support.histories import add_point, name_night
 
 POLICY = RetentionPolicy(keep_days=2, keep_last=2)
@@ -99,15 +100,6 @@ def test_files_of_the_old_script_and_unknown_ones_stay(tmp_path: Path) -> None:
     remove_points(catalog, POLICY, NOW)
     assert list_files(tmp_path) == sorted([*foreign, *(name for names in files[DOOMED:] for name in names)])
     assert {name: (tmp_path / name).read_bytes() for name in foreign} == foreign
-
-
-def test_a_damaged_file_goes_with_its_point(tmp_path: Path) -> None:
-    """Its own record may be what is damaged; the manifest still names it."""
-    catalog, files = fill(tmp_path)
-    dump = tmp_path / files[0][0]
-    dump.write_bytes(damage(dump.read_bytes(), 8 * dump.stat().st_size - 1)[:-40])
-    remove_points(catalog, POLICY, NOW)
-    assert list_files(tmp_path) == sorted(name for names in files[DOOMED:] for name in names)
 
 
 def test_a_crash_between_any_two_removals_is_finished_by_the_next_prune(tmp_path: Path) -> None:
@@ -196,26 +188,43 @@ def test_an_expired_pin_does_not_protect_and_goes_with_its_point(tmp_path: Path)
 
 
 @pytest.mark.parametrize("damaged", [b"", b'{"point_id": ', b"\xff\xfe", b'{"reason": "x"}'])
-def test_a_damaged_pin_stops_everything(tmp_path: Path, damaged: bytes) -> None:
-    """It may have protected what would go; so nothing goes until somebody has looked."""
-    catalog, _files = fill(tmp_path)
-    (tmp_path / f"pin_{name_night(4)}.json").write_bytes(damaged)
-    before = list_files(tmp_path)
-    with pytest.raises(VerificationError, match=f"pin_{name_night(4)}.json cannot be read"):
-        remove_points(catalog, POLICY, NOW)
-    assert list_files(tmp_path) == before
+def test_a_point_whose_pin_cannot_be_read_stays_and_stops_nothing_else(tmp_path: Path, damaged: bytes) -> None:
+    """The pin may protect it; a person decides."""
+    catalog, files = fill(tmp_path)
+    pin = tmp_path / f"pin_{name_night(0)}.json"
+    pin.write_bytes(damaged)
+    report = remove_points(catalog, POLICY, NOW)
+    assert list_removed(report.plan) == [name_night(day) for day in range(1, DOOMED)]
+    assert list_files(tmp_path) == sorted([pin.name, *files[0], *(name for names in files[DOOMED:] for name in names)])
 
 
-def test_a_damaged_manifest_stops_everything(tmp_path: Path) -> None:
-    catalog, _files = fill(tmp_path)
-    (tmp_path / f"manifest_{name_night(0)}.json").write_bytes(b"{")
-    before = list_files(tmp_path)
-    with pytest.raises(VerificationError, match="cannot be read"):
-        remove_points(catalog, POLICY, NOW)
-    assert list_files(tmp_path) == before
+@pytest.mark.parametrize("kind", ["manifest", "verification", "directory", "artifact"])
+def test_a_damaged_point_is_neither_counted_nor_removed_and_stops_nothing_else(tmp_path: Path, kind: str) -> None:
+    catalog, files = fill(tmp_path)
+    damage_point(tmp_path, files[0], kind)
+    report = remove_points(catalog, POLICY, NOW)
+    assert list_removed(report.plan) == [name_night(day) for day in range(1, DOOMED)]
+    assert catalog.get_point(name_night(0)).state is PointState.DAMAGED
+    assert set(files[0]) <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_a_pin_names_a_point_and_never_a_path(tmp_path: Path) -> None:
-    catalog, _files = fill(tmp_path, [])
-    with pytest.raises(ConfigurationError, match="is not the id of a recovery point"):
-        write_pin(catalog, make_pin(0).model_copy(update={"point_id": "../../etc/passwd"}))
+@pytest.mark.parametrize("kind", ["manifest", "verification", "directory", "artifact"])
+def test_a_damaged_newest_point_never_costs_the_verified_one_before(tmp_path: Path, kind: str) -> None:
+    catalog, files = fill(tmp_path, [PointState.VERIFIED] * 3)
+    damage_point(tmp_path, files[2], kind)
+    policy = replace(POLICY, keep_days=1, keep_last=1)
+    report = remove_points(catalog, policy, NOW + timedelta(days=100))
+    assert list_removed(report.plan) == [name_night(0)]
+
+
+def damage_point(directory: Path, names: tuple[str, ...], kind: str) -> None:
+    def find(prefix: str) -> Path:
+        return directory / next(name for name in names if name.startswith(prefix))
+
+    if kind == "artifact":
+        find("minio_").write_bytes(b"")
+    elif kind == "directory":
+        find("manifest_").unlink()
+        find("manifest_").mkdir()
+    else:
+        find(f"{kind}_").write_bytes(b"{")
