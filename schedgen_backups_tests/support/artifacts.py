@@ -91,8 +91,22 @@ def cut(data: bytes, borders: Iterable[int]) -> list[bytes]:
 
 
 def write_dump(path: Path, tables: Sequence[TableText], *, point_id: str = POINT, references: Sequence[str] = ()) -> CapturedDump:
+    counted = {(table.schema_name, table.name): len(table.rows) for table in tables}
+    return write_dump_text(path, make_dump_text(tables), counted, point_id=point_id, references=references)
+
+
+def write_dump_text(
+    path: Path,
+    text: bytes,
+    counted: dict[tuple[str, str], int] | None = None,
+    *,
+    point_id: str = POINT,
+    references: Sequence[str] = (),
+    roles: str = 'CREATE ROLE "schedgen";',
+) -> CapturedDump:
+    """A dump of any text, sound in itself, as whoever can write files could make it."""
     with path.open("wb") as file, DumpFileWriter(cast("BinaryIO", file), threads=2) as writer:
-        for segment in split_dump([make_dump_text(tables)]):
+        for segment in split_dump([text]):
             writer.add(segment)
         writer.add_references(list(references))
         contents = writer.facts()
@@ -118,8 +132,7 @@ def write_dump(path: Path, tables: Sequence[TableText], *, point_id: str = POINT
             reference_count=writer.reference_count,
             role_count=0,
         )
-        counted = {(table.schema_name, table.name): len(table.rows) for table in tables}
-        return writer.finish(record, counted, 'CREATE ROLE "schedgen";')
+        return writer.finish(record, counted or {}, roles)
 
 
 def make_entry(key: str, data: bytes, *, member_name: str | None = None, **fields: object) -> ObjectEntry:

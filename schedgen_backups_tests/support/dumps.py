@@ -11,8 +11,10 @@ from threading import Event
 
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import DumpRecord
+from schedgen_backups.core.postgres.connection import make_client_environment
 from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.restore.database import restore_database
+from schedgen_backups.core.servers.postgres import find_embedded_bin_dirs
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.verify.files import verify_dump, verify_dump_against_snapshot
 from schedgen_backups_tests.support.artifacts import make_transfer
@@ -97,6 +99,17 @@ ALTER DEFAULT PRIVILEGES IN SCHEMA "two words" GRANT SELECT ON TABLES TO PUBLIC;
 CREATE PUBLICATION everything FOR ALL TABLES;
 CREATE TEMPORARY TABLE passing (a int);
 """
+
+
+ZOO = (Path(__file__).parent / "zoo.sql").read_text(encoding="utf-8")
+"""Most of what PostgreSQL has. Some statements fail where the server lacks a library or an extension, and are left out then."""
+
+
+def load_script(script: str, target: DatabaseSettings) -> None:
+    """Run each statement; one that fails is skipped."""
+    psql = find_embedded_bin_dirs()[0] / "psql"
+    environment = {"PATH": "/usr/bin:/bin", **make_client_environment(target)}
+    subprocess.run([psql, "-X", "-q"], env=environment, input=script.encode(), capture_output=True, check=True)
 
 
 def read_record(path: Path) -> DumpRecord:

@@ -19,6 +19,7 @@ from schedgen_backups.core.errors import BackupError, StorageError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.restore.unprivileged_load import LoadRoles
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 
 _SERVER_BYTES = 300 * 1024 * 1024
@@ -37,6 +38,8 @@ class Scratch:
     bucket: BucketSettings
     description: str
     notes: tuple[str, ...]
+    load_roles: LoadRoles
+    """Who loads into `database`, and who compares it."""
 
 
 @contextmanager
@@ -55,7 +58,14 @@ def open_scratch(point: PointListing, drill: DrillSettings, source: DatabaseSett
         database = stack.enter_context(open_scratch_database(folder, record, roles, drill, source))
         bucket = stack.enter_context(open_scratch_bucket(folder, drill))
         notes = (database.note,) if database.note else ()
-        yield Scratch(folder.path, database.settings, bucket.settings, f"{database.description} and {bucket.description}", notes)
+        yield Scratch(
+            folder.path,
+            database.roles.superuser or database.roles.loader,
+            bucket.settings,
+            f"{database.description} and {bucket.description}",
+            notes,
+            database.roles,
+        )
 
 
 def sweep_scratch(drill: DrillSettings) -> tuple[str, ...]:

@@ -6,25 +6,26 @@ drill makes another kind of thing. Making and removing databases and buckets is 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
 from pydantic import AwareDatetime, ValidationError
 
-from schedgen_backups.core.drill import reaper as scratch_guard
+from schedgen_backups.core.drill import reaper
 from schedgen_backups.core.drill.reaper import end_processes_in
 from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.model import FrozenModel
-from schedgen_backups.core.servers.loopback import write_private_file
+from schedgen_backups.core.system.files import write_atomically
+from schedgen_backups.core.system.lock import FileLock
 
 FOLDER_PREFIX = "schedgen-drill-"
 _FOLDER_NAME = re.compile(re.escape(FOLDER_PREFIX) + r"(?P<id>[0-9a-f]{12})")
@@ -43,7 +44,7 @@ class ServerDatabase(FrozenModel):
     port: int
     name: str
     roles: tuple[str, ...] = ()
-    """Quoted names of roles that were not there before."""
+    """Names of roles that were not there before."""
 
 
 class ServerBucket(FrozenModel):
@@ -65,9 +66,9 @@ class ScratchRecord(FrozenModel):
 class ScratchFolder:
     """One drill's folder, for as long as this process holds its lock."""
 
-    def __init__(self, path: Path, descriptor: int, record: ScratchRecord) -> None:
+    def __init__(self, path: Path, lock: FileLock, record: ScratchRecord) -> None:
         self.path = path
-        self.descriptor = descriptor
+        self.lock = lock
         self.record = record
 
     @property
@@ -80,12 +81,16 @@ class ScratchFolder:
         """The name of the drill's bucket, which nobody else has."""
         return f"{FOLDER_PREFIX}{self.record.scratch_id}"
 
+    def has_own_names(self) -> bool:
+        """Whether the record names only a database and a bucket of this drill."""
+        return (self.record.database is None or self.record.database.name == self.database_name) and (
+            self.record.bucket is None or self.record.bucket.name == self.bucket_name
+        )
+
     def write_record(self, **changes: ServerDatabase | ServerBucket | None) -> None:
         """The record on the disk has these changes."""
         self.record = self.record.model_copy(update=changes)
-        temporary = self.path / f"{_RECORD_NAME}.new"
-        write_private_file(temporary, self.record.model_dump_json(indent=1))
-        temporary.replace(self.path / _RECORD_NAME)
+        write_atomically(self.path / _RECORD_NAME, self.record.model_dump_json(indent=1).encode())
 
     def end_servers(self) -> None:
         """Nothing runs in the folder; StorageError otherwise."""
@@ -117,7 +122,7 @@ def open_scratch_folder(directory: Path) -> Generator[ScratchFolder, None, None]
             if folder.record.database is None and folder.record.bucket is None:
                 folder.remove()
     finally:
-        os.close(folder.descriptor)
+        folder.lock.release()
 
 
 @contextmanager
@@ -126,15 +131,15 @@ def open_orphaned_folders(directory: Path) -> Generator[tuple[ScratchFolder, ...
     if not directory.is_dir():
         yield ()
         return
-    sweep = os.open(directory / _SWEEP_LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    sweep = FileLock(directory / _SWEEP_LOCK_NAME)
     opened: list[ScratchFolder] = []
     try:
-        if _lock(sweep):
+        if sweep.try_acquire():
             opened += [folder for path in sorted(directory.iterdir()) if (folder := _open_orphaned(path)) is not None]
         yield tuple(opened)
     finally:
-        for descriptor in (*(folder.descriptor for folder in opened), sweep):
-            os.close(descriptor)
+        for lock in (*(folder.lock for folder in opened), sweep):
+            lock.release()
 
 
 def _make_folder(directory: Path) -> ScratchFolder:
@@ -142,17 +147,13 @@ def _make_folder(directory: Path) -> ScratchFolder:
     path = directory / f"{FOLDER_PREFIX}{scratch_id}"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sweep = os.open(directory / _SWEEP_LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            # A sweep must not meet a folder that is not locked yet.
-            fcntl.flock(sweep, fcntl.LOCK_EX)
+        # A sweep must not meet a folder that is not locked yet.
+        with FileLock(directory / _SWEEP_LOCK_NAME).waited_for():
             path.mkdir(mode=0o700)
-            descriptor = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _lock(descriptor)
-            folder = ScratchFolder(path, descriptor, ScratchRecord(scratch_id=scratch_id, began_at=datetime.now(timezone.utc)))
+            lock = FileLock(path / _LOCK_NAME)
+            lock.wait()
+            folder = ScratchFolder(path, lock, ScratchRecord(scratch_id=scratch_id, began_at=datetime.now(timezone.utc)))
             folder.write_record()
-        finally:
-            os.close(sweep)
     except OSError as error:
         raise StorageError(f"{directory} cannot be used for a drill: {error.strerror}", hint="Set DRILL_DIR to a folder with room.") from error
     return folder
@@ -162,10 +163,11 @@ def _make_folder(directory: Path) -> ScratchFolder:
 def _guarded(folder: ScratchFolder) -> Generator[None, None, None]:
     reading, writing = os.pipe()
     # With the lock: the folder counts as alive until the guard has ended, too.
-    words = [sys.executable, "-I", "-S", scratch_guard.__file__, str(reading), str(folder.path)]
+    words = [sys.executable, "-I", "-S", reaper.__file__, str(reading), str(folder.path)]
+    descriptor = folder.lock.descriptor
     process = subprocess.Popen(
         words,
-        pass_fds=(reading, folder.descriptor),
+        pass_fds=(reading,) if descriptor is None else (reading, descriptor),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -186,23 +188,24 @@ def _guarded(folder: ScratchFolder) -> Generator[None, None, None]:
 def _open_orphaned(path: Path) -> ScratchFolder | None:
     """The folder with its lock held, or None: not ours, alive, or without a readable record, which is our mark."""
     match = _FOLDER_NAME.fullmatch(path.name)
-    if match is None or path.is_symlink() or not (path / _LOCK_NAME).is_file():
+    # DRILL_DIR may be shared, such as /tmp: whoever could plant a folder here would have his database names dropped.
+    if match is None or not all(_is_private(each) for each in (path, path / _LOCK_NAME, path / _RECORD_NAME)):
         return None
-    descriptor = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        if _lock(descriptor):
-            record = ScratchRecord.model_validate_json((path / _RECORD_NAME).read_bytes())
-            if record.scratch_id == match["id"]:
-                return ScratchFolder(path, descriptor, record)
-    except (FileNotFoundError, ValidationError):
-        pass
-    os.close(descriptor)
+    lock = FileLock(path / _LOCK_NAME)
+    if not lock.try_acquire():
+        return None
+    with suppress(FileNotFoundError, ValidationError):
+        folder = ScratchFolder(path, lock, ScratchRecord.model_validate_json((path / _RECORD_NAME).read_bytes()))
+        if folder.record.scratch_id == match["id"] and folder.has_own_names():
+            return folder
+    lock.release()
     return None
 
 
-def _lock(descriptor: int) -> bool:
+def _is_private(path: Path) -> bool:
+    """Whether this user made the file or folder and nobody else can change it; a link is not."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        status = path.lstat()
+    except OSError:
         return False
-    return True
+    return not stat.S_ISLNK(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

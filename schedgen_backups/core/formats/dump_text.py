@@ -22,6 +22,11 @@ _COPY = re.compile(
     rb"COPY (?P<schema>" + IDENTIFIER + rb")\.(?P<name>" + IDENTIFIER + rb") "
     rb"(?P<columns>\(" + IDENTIFIER + rb"(?:, " + IDENTIFIER + rb")*\)|\(\))? ?FROM stdin;\n",
 )
+# A partition whose hash differs between servers is loaded through its root (pg_dump.c, forcePartitionRootLoad).
+_ANNOUNCED = re.compile(
+    rb"-- Data for Name: (?P<name>[^\n]*); Type: TABLE DATA; Schema: (?P<schema>[^\n]*); Owner: [^\n]*\n--"
+    rb"(?P<root>\n\n-- load via partition root [^\n]*)?"
+)
 _END_LINE = b"\\.\n"
 SECTION_END = b"\n\n"
 """What pg_dump writes behind the end line of a table's rows."""
@@ -155,14 +160,18 @@ def _cut_text(buffer: bytes) -> tuple[bytes, TableStart | None, bytes]:
             keep = max(0, len(buffer) - _LOOKBACK_BYTES)
             return buffer[:keep], None, buffer[keep:]
         start = found + 2
-        if not _is_announced(buffer, found):
+        announced = _find_announcement(buffer, found)
+        if announced is None:
             position = start
             continue
         match = _COPY.match(buffer, start)
         if match is not None:
             data = match[0]
             columns = (match["columns"] or b"").decode("utf-8", "replace")
-            table = TableStart(data, unquote_identifier(match["schema"]), unquote_identifier(match["name"]), columns)
+            schema_name, name = unquote_identifier(match["schema"]), unquote_identifier(match["name"])
+            if announced["root"]:
+                schema_name, name = (announced[part].decode("utf-8", "replace") for part in ("schema", "name"))
+            table = TableStart(data, schema_name, name, columns)
             return buffer[:start], table, buffer[match.end() :]
         if b"FROM stdin;\n" in buffer[start:] or len(buffer) - start > _STATEMENT_LIMIT_BYTES:
             position = start
@@ -171,12 +180,9 @@ def _cut_text(buffer: bytes) -> tuple[bytes, TableStart | None, bytes]:
         return buffer[:keep], None, buffer[keep:]
 
 
-def _is_announced(buffer: bytes, copy_position: int) -> bool:
+def _find_announcement(buffer: bytes, copy_position: int) -> re.Match[bytes] | None:
     comment_start = buffer.rfind(b"\n-- Data for Name: ", max(0, copy_position - _LOOKBACK_BYTES), copy_position)
-    if comment_start < 0:
-        return False
-    comment = buffer[comment_start + 1 : copy_position]
-    return comment.count(b"\n") == 1 and comment.endswith(b"\n--") and b"; Type: TABLE DATA; Schema: " in comment
+    return _ANNOUNCED.fullmatch(buffer, comment_start + 1, copy_position) if comment_start >= 0 else None
 
 
 def unquote_identifier(identifier: bytes) -> str:

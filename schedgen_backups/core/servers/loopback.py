@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 
 
+_SERVER_VARIABLES = frozenset({"PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH"})
+
+
+def make_server_environment() -> dict[str, str]:
+    """Return the variables that a server of our own gets: those it needs to run. What is loaded into it may be hostile, and reads them."""
+    return {name: value for name, value in os.environ.items() if name in _SERVER_VARIABLES} | {"LC_ALL": "C"}
+
+
 def free_ports(count: int) -> list[int]:
     """`count` different TCP ports of the loopback address that nothing listened on a moment ago."""
     with contextlib.ExitStack() as stack:

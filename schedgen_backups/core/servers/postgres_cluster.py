@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schedgen_backups.core.errors import DatabaseError
-from schedgen_backups.core.servers.loopback import file_tail
+from schedgen_backups.core.servers.loopback import file_tail, make_server_environment
 
 START_TIMEOUT_SECONDS = 60
 STOP_TIMEOUT_SECONDS = 30
@@ -69,7 +69,7 @@ class PostgresCluster:
                     stdout=stream,
                     stderr=subprocess.STDOUT,
                     cwd=self.directory,
-                    env={name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"},
+                    env=make_server_environment(),
                     timeout=timeout_seconds,
                     check=False,
                     user=self.user_id,

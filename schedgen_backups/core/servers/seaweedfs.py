@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schedgen_backups.core.errors import BucketUnreachableError, ConfigurationError
-from schedgen_backups.core.servers.loopback import LOOPBACK, file_tail, free_ports, write_private_file
+from schedgen_backups.core.servers.loopback import LOOPBACK, file_tail, free_ports, make_server_environment, write_private_file
 from schedgen_backups.core.settings import BucketSettings
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class EmbeddedS3:
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
                 # Left to itself it holds over a gigabyte after a large object.
-                env=os.environ | {"GOMEMLIMIT": "200MiB", "GOGC": "50"},
+                env=make_server_environment() | {"GOMEMLIMIT": "200MiB", "GOGC": "50"},
                 # Ctrl-C in a terminal is for us; the server must outlive our own clearing up.
                 start_new_session=True,
             )

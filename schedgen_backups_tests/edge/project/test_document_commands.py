@@ -141,11 +141,15 @@ def read_architecture() -> str:
     return DOCUMENTS["architecture.md"].read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("heading", "folder"), [("core/", "core"), ("the edge", ".")])
-def test_the_architecture_names_every_module_and_no_other(heading: str, folder: str) -> None:
-    section = read_architecture().split(f"## Modules of {heading}\n", 1)[1].split("\n## ", 1)[0]
-    modules = {path.stem for path in (PROJECT / "schedgen_backups" / folder).glob("*.py")} - {"__init__"}
-    assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == modules
+def test_the_architecture_names_every_package_and_no_other() -> None:
+    section = read_architecture().split("## The packages\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([a-z_/0-9]+)`", row)}
+    package = PROJECT / "schedgen_backups"
+    packages = {path.name for path in package.iterdir() if (path / "__init__.py").exists() and path.name != "core"}
+    modules = {path.stem for path in (package / "core").glob("*.py")} - {"__init__"}
+    packages |= {f"core/{path.name}" for path in (package / "core").iterdir() if (path / "__init__.py").exists()}
+    assert named == packages | {f"core/{name}" for name in modules} | {"definitions"}
 
 
 def test_the_test_of_every_invariant_exists() -> None:

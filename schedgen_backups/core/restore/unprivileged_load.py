@@ -1,0 +1,359 @@
+"""Loads a dump that somebody hostile may have written, on a connection that was authenticated without superuser rights.
+
+Whatever can run code of the dump (rows, defaults, checks, indexes, triggers, refreshes) runs as the loader. The few statements that only a superuser
+may execute run on a second connection, one at a time, and only in forms that evaluate no expression and call no function of the dump.
+Objects never come to belong to a superuser: a function or materialized view that does would run with its rights.
+docs/decisions/0017 has the reasons; add a form here only after asking what it could execute.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+import psycopg
+from psycopg import sql
+
+from schedgen_backups.core.concurrency.serial_worker import SerialWorker
+from schedgen_backups.core.errors import RestoreError, VerificationError
+from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
+from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableEnd, TableStart, split_dump, unquote_identifier
+from schedgen_backups.core.formats.sql_statements import Statement, StatementSplitter
+from schedgen_backups.core.postgres.connection import CONNECT_TIMEOUT_SECONDS
+from schedgen_backups.core.settings import DatabaseSettings
+
+_SETTINGS = "-c search_path= -c standard_conforming_strings=on -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
+"""In the startup packet, which overrides what the dump may have set for its database or roles."""
+_PARTS = {
+    "name": r'(?:"(?:[^"]|"")+"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)',
+    "role": r"(?!(?:current_user|current_role|session_user|public)\b)<name>",
+    "own": r'(?!pg_|information_schema\b|"pg_|"information_schema")<name>',
+    "string": r"E?'(?:[^'\\]|''|\\.)*'",
+    # The types of a function's parameters: names, never an expression.
+    "signature": r"""\((?:[^()'";\\]|"(?:[^"]|"")+"|\(\d+(?:,\d+)?\))*\)""",
+    "columns": r"\(<name>(?:, ?<name>)*\)",
+    "operator": r"[-+*/<>=~!@#%^&|`?]+",
+}
+_OWNED_KINDS = (
+    "AGGREGATE|COLLATION|CONVERSION|DOMAIN|EVENT TRIGGER|FOREIGN DATA WRAPPER|FOREIGN TABLE|FUNCTION|LARGE OBJECT|MATERIALIZED VIEW|OPERATOR CLASS|"
+    "OPERATOR FAMILY|OPERATOR|PROCEDURAL LANGUAGE|LANGUAGE|PROCEDURE|PUBLICATION|SCHEMA|SEQUENCE|SERVER|STATISTICS|SUBSCRIPTION|TABLE|"
+    "TEXT SEARCH CONFIGURATION|TEXT SEARCH DICTIONARY|TYPE|VIEW"
+)
+
+
+def _form(pattern: str) -> re.Pattern[bytes]:
+    """Compile the form of a statement; `<name>` and the like stand for what `_PARTS` says."""
+    while found := re.search(r"(?<!\?P)<([a-z]+)>", pattern):
+        pattern = pattern.replace(found[0], _PARTS[found[1]])
+    return re.compile(pattern.encode("latin-1"), re.DOTALL)
+
+
+_OWNER = _form(
+    rf"ALTER (?:{_OWNED_KINDS}) (?:[0-9]+|(?:<name>\.)?(?:<name>|<operator>)) ?(?:<signature>)?(?: USING <name>)? OWNER TO (?P<new_owner><role>);"
+)
+_EXTENSION = _form(r"CREATE EXTENSION IF NOT EXISTS (?P<extension><name>)(?: WITH SCHEMA <name>)?;")
+# Not on objects of the system: reading files of the server is a matter of a grant on pg_read_file.
+_GRANT = _form(
+    r"(?:GRANT|REVOKE) [A-Z]+(?: ?<columns>)?(?:,[A-Z]+(?: ?<columns>)?)* ON (?:"
+    r"(?:TABLE|SEQUENCE|FUNCTION|PROCEDURE|TYPE|DOMAIN) <own>\.<name>(?:<signature>)?|(?:SCHEMA|LANGUAGE|FOREIGN DATA WRAPPER|FOREIGN SERVER) <own>|"
+    r"LARGE OBJECT [0-9]+) (?:TO|FROM) (?:PUBLIC|<role>)(?: WITH GRANT OPTION)?;"
+)
+# Event triggers come last: they would run with the rights of whoever changes something.
+_LATE = (
+    _form(
+        r"CREATE EVENT TRIGGER <name> ON [a-z_]+(?:\s+WHEN TAG IN \(<string>(?:, ?<string>)*\))?"
+        r"\s+EXECUTE (?:FUNCTION|PROCEDURE) (?:<name>\.)?<name>\(\);"
+    ),
+    _form(r"(?:ALTER|COMMENT ON) EVENT TRIGGER .*"),
+)
+# Single statements whose grammar has no expression and no call (PostgreSQL manual, part VI), or whose form leaves none.
+_FORMS = (
+    _OWNER,
+    _GRANT,
+    _form(r"COMMENT ON .*"),
+    _form(r"CREATE PUBLICATION <name> FOR (?:ALL TABLES|TABLES IN SCHEMA <name>)(?: WITH \([^()]*\))?;"),
+    _form(r"ALTER PUBLICATION <name> ADD TABLES IN SCHEMA <name>;"),
+    _form(r"CREATE SUBSCRIPTION <name> CONNECTION <string> PUBLICATION <name>(?:, ?<name>)* WITH \(connect = false[^()]*\);"),
+    _form(
+        r"CREATE SERVER <name>(?: TYPE <string>)?(?: VERSION <string>)? FOREIGN DATA WRAPPER <name>"
+        r"(?: OPTIONS \(\s*<name> <string>(?:,\s+<name> <string>)*\s*\))?;"
+    ),
+    _form(r"CREATE OPERATOR FAMILY (?:<name>\.)?<name> USING <name>;"),
+    _form(r"(?:CREATE OPERATOR CLASS|ALTER OPERATOR FAMILY) (?!.*\bSTORAGE\b)[^;']*;"),
+)
+_HARMLESS_EXTENSIONS = frozenset(
+    {
+        "amcheck",
+        "bloom",
+        "btree_gin",
+        "btree_gist",
+        "citext",
+        "cube",
+        "dict_int",
+        "dblink",
+        "dict_xsyn",
+        "earthdistance",
+        "file_fdw",
+        "fuzzystrmatch",
+        "hstore",
+        "intagg",
+        "intarray",
+        "isn",
+        "lo",
+        "ltree",
+        "pg_buffercache",
+        "pg_freespacemap",
+        "pg_prewarm",
+        "pg_stat_statements",
+        "pg_trgm",
+        "pg_visibility",
+        "pg_walinspect",
+        "pgcrypto",
+        "pgrowlocks",
+        "pgstattuple",
+        "postgis",
+        "postgis_raster",
+        "postgis_topology",
+        "postgres_fdw",
+        "seg",
+        "sslinfo",
+        "tablefunc",
+        "tcn",
+        "tsm_system_rows",
+        "tsm_system_time",
+        "unaccent",
+        "uuid-ossp",
+        "vector",
+        "xml2",
+    }
+)
+"""What a superuser makes for the loader: PostgreSQL's own modules that give no access to files, programs or other servers, and two well-known ones.
+postgres_fdw connects elsewhere only for a role that gives a password of its own (manual, F.38.3)."""
+_PREPARATIONS = re.compile(rb"SET |SELECT pg_catalog\.set_config\(|(?:CREATE|ALTER) (?:SCHEMA|COLLATION) |COMMENT ON |CREATE EXTENSION ")
+_WORD_LIMIT = 80
+
+
+Session = psycopg.Connection[tuple[object, ...]]
+
+
+@dataclass(frozen=True)
+class LoadRoles:
+    """Who loads: a role without superuser rights, and a superuser for the narrow path where there is one."""
+
+    loader: DatabaseSettings
+    superuser: DatabaseSettings | None
+    made_roles: frozenset[str] = frozenset()
+    """Names of the roles that were made for this load, all without superuser rights; the loader is a member of each."""
+    refused_owners: frozenset[str] = frozenset()
+    """Names of superusers of the server: nothing is given to them."""
+
+
+class UnprivilegedLoad:
+    """One load into an empty database that nobody else uses. It is no transaction: after an error the database is to be dropped."""
+
+    def __init__(self, dump_path: Path, roles: LoadRoles, *, stop: Event, on_progress: Callable[[int], object] = lambda _size_bytes: None) -> None:
+        self._dump_path = dump_path
+        self._roles = roles
+        self._stop = stop
+        self._on_progress = on_progress
+        self._late: list[bytes] = []
+        self._left_owners = 0
+        self._has_objects = False
+
+    def run(self) -> tuple[str, ...]:
+        """Load the dump; return notes on what is not as it was.
+
+        RestoreError at the first statement that fails or may not be run, VerificationError when the dump's text is not what pg_dump writes or
+        changed meanwhile.
+        """
+        with open_dump(self._dump_path) as dump:
+            with _connect(self._roles.loader, dump.record.encoding) as loader, self._open_superuser(dump.record.encoding) as superuser:
+                self._load(dump, loader, superuser)
+            # The loader is gone: nothing of the dump can run any more while roles change.
+            with self._open_superuser(dump.record.encoding) as superuser:
+                for statement in self._late:
+                    self._run_late(statement, superuser)
+        if self._left_owners:
+            return (
+                f"{self._left_owners} objects of a superuser of the drill's server were given to the loader instead; their owners are not compared",
+            )
+        return ()
+
+    @contextmanager
+    def _open_superuser(self, encoding: str) -> Generator[Session | None, None, None]:
+        if self._roles.superuser is None:
+            yield None
+            return
+        with _connect(self._roles.superuser, encoding) as connection:
+            yield connection
+
+    def _load(self, dump: DumpFile, loader: Session, superuser: Session | None) -> None:
+        splitter = StatementSplitter()
+        with SerialWorker("digest") as worker:
+            digest = DumpDigest(worker)
+            segments = split_dump(dump.read_contents(on_progress=lambda block: self._on_progress(len(block))))
+            for segment in segments:
+                digest.add(segment)
+                if isinstance(segment, TableStart):
+                    self._run_all(splitter.flush(), loader, superuser)
+                    if splitter.is_between:
+                        self._copy(segment, segments, digest, loader)
+                        continue
+                self._run_all(splitter.feed(segment.data), loader, superuser)
+            self._run_all(splitter.finish(), loader, superuser)
+            facts = digest.facts()
+        if facts.text_sha256 != dump.record.text_sha256 or [table.sha256 for table in facts.tables] != [table.sha256 for table in dump.tables]:
+            raise VerificationError("the dump changed while it was read")
+
+    def _copy(
+        self,
+        start: TableStart,
+        segments: Iterator[Segment],
+        digest: DumpDigest,
+        loader: Session,
+    ) -> None:
+        self._check_stop()
+        try:
+            with loader.cursor().copy(start.data.strip().removesuffix(b";")) as copy:
+                for segment in segments:
+                    digest.add(segment)
+                    if isinstance(segment, TableEnd):
+                        break
+                    copy.write(segment.data)
+        except psycopg.Error as error:
+            raise RestoreError(f"the rows of {start.schema_name}.{start.name} do not load: {_describe(error)}", hint=_hint(error)) from error
+
+    def _run_all(
+        self,
+        statements: Iterator[Statement],
+        loader: Session,
+        superuser: Session | None,
+    ) -> None:
+        for statement in statements:
+            self._check_stop()
+            self._run(statement.text, loader, superuser)
+
+    def _run(self, text: bytes, loader: Session, superuser: Session | None) -> None:
+        if any(form.fullmatch(text) for form in _LATE):
+            self._late.append(text)
+            return
+        owner = _OWNER.fullmatch(text)
+        if owner is not None and unquote_identifier(owner["new_owner"]) in self._roles.refused_owners:
+            self._left_owners += 1
+            return
+        try:
+            _execute(loader, text)
+        except psycopg.errors.InsufficientPrivilege as error:
+            if superuser is None:
+                raise _explain(text, error) from error
+            self._run_privileged(text, superuser, error)
+        except psycopg.Error as error:
+            raise _explain(text, error) from error
+        if not _PREPARATIONS.match(text):
+            self._has_objects = True
+
+    def _run_privileged(self, text: bytes, superuser: Session, refusal: psycopg.Error) -> None:
+        extension = _EXTENSION.fullmatch(text)
+        if extension is not None:
+            name = unquote_identifier(extension["extension"])
+            # An extension's script runs as superuser: it must not meet objects of the dump, and must be known to give nothing away.
+            if self._has_objects or name not in _HARMLESS_EXTENSIONS:
+                raise RestoreError(
+                    f"the extension {name} is not installed for a dump: only a superuser may, and it is not among those known to be harmless",
+                    hint="Restore this point by hand on a server that you trust with it: schedgen-backups restore ID --database …",
+                ) from refusal
+        elif not any(form.fullmatch(text) for form in _FORMS):
+            raise _explain(text, refusal) from refusal
+        try:
+            _execute_single(superuser, text)
+        except psycopg.errors.InsufficientPrivilege as error:
+            if _OWNER.fullmatch(text) is None:
+                raise _explain(text, error) from error
+            self._late.append(text)
+        except psycopg.Error as error:
+            raise _explain(text, error) from error
+
+    def _run_late(self, text: bytes, superuser: Session | None) -> None:
+        if superuser is None:
+            raise RestoreError(
+                f"only a superuser may run: {_shorten(text)}", hint="Give the drill a server of its own: leave DRILL_DATABASE_URL empty."
+            )
+        owner = _OWNER.fullmatch(text)
+        role = unquote_identifier(owner["new_owner"]) if owner is not None else ""
+        if owner is not None and role not in self._roles.made_roles:
+            self._left_owners += 1
+            return
+        try:
+            if owner is None:
+                _execute_single(superuser, text)
+                return
+            # PostgreSQL lets only superusers own event triggers and publications of all tables; the role is one for this statement only.
+            superuser.execute(sql.SQL("ALTER ROLE {} SUPERUSER").format(sql.Identifier(role)))
+            try:
+                _execute_single(superuser, text)
+            finally:
+                superuser.execute(sql.SQL("ALTER ROLE {} NOSUPERUSER").format(sql.Identifier(role)))
+        except psycopg.Error as error:
+            raise _explain(text, error) from error
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise RestoreError("the restore of the database was stopped")
+
+
+@contextmanager
+def _connect(settings: DatabaseSettings, encoding: str) -> Generator[Session, None, None]:
+    connection = psycopg.connect(
+        host=settings.host,
+        port=settings.port,
+        user=settings.user,
+        password=settings.password,
+        dbname=settings.database,
+        sslmode=settings.ssl_mode,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        application_name="schedgen_backups",
+        client_encoding=encoding,
+        options=_SETTINGS,
+        autocommit=True,
+    )
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _execute(connection: Session, text: bytes) -> None:
+    connection.execute(text)
+
+
+def _execute_single(connection: Session, text: bytes) -> None:
+    # The extended protocol takes one statement only, whatever our reading of the text made of it.
+    result = connection.pgconn.exec_params(text, None)
+    if result.status not in {psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK}:
+        raise psycopg.errors.error_from_result(result)
+
+
+def _explain(text: bytes, error: psycopg.Error) -> RestoreError:
+    return RestoreError(f"{_shorten(text)}: {_describe(error)}", hint=_hint(error))
+
+
+def _hint(error: psycopg.Error) -> str:
+    return {
+        "42501": "Loading this takes superuser rights, which a drill does not give to the contents of a backup.",
+        "42704": "Something that the dump refers to is not on this server: a role, an extension, a type.",
+        "58P01": "The extension is not installed on this server: install its package.",
+        "0A000": "The extension is not installed on this server: install its package.",
+    }.get(error.sqlstate or "", "The server's message above says what it refused.")
+
+
+def _describe(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())
+
+
+def _shorten(text: bytes) -> str:
+    words = " ".join(text.decode("utf-8", "replace").split())
+    return words if len(words) <= _WORD_LIMIT else f"{words[:_WORD_LIMIT]}…"

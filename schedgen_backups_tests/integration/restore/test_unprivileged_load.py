@@ -1,0 +1,218 @@
+"""A dump is loaded without superuser rights: everything honest arrives equal, and nothing hostile runs with more than the loader's rights."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.drill.scratch_folder import open_scratch_folder
+from schedgen_backups.core.drill.scratch_targets import ScratchDatabase, open_scratch_database
+from schedgen_backups.core.errors import RestoreError, VerificationError
+from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.restore.comparison import compare_database
+from schedgen_backups.core.restore.unprivileged_load import UnprivilegedLoad
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
+from schedgen_backups_tests.support.artifacts import make_transfer, publish_dump, write_dump_text
+from schedgen_backups_tests.support.dumps import ODDITIES, ZOO, load_script
+from schedgen_backups_tests.support.servers import run
+
+pytestmark = pytest.mark.integration
+
+HEAD = b"SET standard_conforming_strings = on;\nSET check_function_bodies = false;\nSELECT pg_catalog.set_config('search_path', '', false);\n"
+TAIL = b"\n--\n-- PostgreSQL database dump complete\n--\n\n"
+EVIL = """
+CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql {security} AS $$
+BEGIN
+    IF pg_catalog.current_setting('is_superuser') = 'on' OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+        EXECUTE 'COPY (SELECT 1) TO PROGRAM ''env > {marker}''';
+    END IF;
+    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''env > {marker}'''; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+    BEGIN EXECUTE 'RESET SESSION AUTHORIZATION'; EXCEPTION WHEN OTHERS THEN NULL; END;
+    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''env > {marker}'''; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+    BEGIN PERFORM pg_catalog.pg_read_file('/etc/hostname'); EXECUTE 'SELECT pg_catalog.lo_export(0, ''{marker}'')';
+        EXCEPTION WHEN OTHERS THEN NULL; END;
+    BEGIN PERFORM pg_catalog.set_config('schedgen.read', pg_catalog.pg_read_file('/etc/hostname'), false);
+        RAISE EXCEPTION 'the loader reads files of the server' USING ERRCODE = 'XX001'; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+    RETURN true;
+END $$;
+ALTER FUNCTION public.evil() OWNER TO postgres;
+"""
+ROLES = "CREATE ROLE postgres;\nALTER ROLE postgres WITH SUPERUSER INHERIT CREATEROLE CREATEDB LOGIN REPLICATION BYPASSRLS;\nCREATE ROLE app;"
+TABLE = (
+    "CREATE TABLE public.jobs (i integer, CONSTRAINT jobs_check CHECK (public.evil()));\nALTER TABLE public.jobs OWNER TO app;\n\n"
+    "--\n-- Data for Name: jobs; Type: TABLE DATA; Schema: public; Owner: app\n--\n\nCOPY public.jobs (i) FROM stdin;\n1\n\\.\n\n\n"
+)
+
+
+class Loaded:
+    """A server of the drill's own, and loads into it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.marker = directory / "marker"
+        self.path = directory / "dump.sql.gz"
+
+    @contextmanager
+    def open_target(self, path: Path, drill: DrillSettings | None = None) -> Iterator[ScratchDatabase]:
+        drill = drill or DrillSettings(self.directory / "drill")
+        with (
+            open_dump(path) as dump,
+            open_scratch_folder(drill.directory) as folder,
+            open_scratch_database(folder, dump.record, dump.roles, drill, None) as made,
+        ):
+            yield made
+
+    def write(self, text: str, *, security: str = "SECURITY DEFINER") -> None:
+        script = (EVIL + text).replace("{security}", security).replace("{marker}", str(self.marker))
+        counted = {("public", "jobs"): 1} if "COPY public.jobs" in text else {}
+        write_dump_text(self.path, HEAD + script.encode() + TAIL, counted, roles=ROLES)
+
+    def load(self, drill: DrillSettings | None = None) -> None:
+        with self.open_target(self.path, drill) as target:
+            UnprivilegedLoad(self.path, target.roles, stop=Event()).run()
+            superuser = target.roles.superuser
+            assert superuser is not None
+            # What a person or our own comparison does next, as superuser.
+            run(superuser, "SELECT count(*) FROM public.jobs" if "jobs" in self.text else "SELECT 1")
+            assert run(superuser, "SELECT rolname FROM pg_roles WHERE rolsuper AND rolname <> current_user") in ([], [("schedgen",)])
+
+    @property
+    def text(self) -> str:
+        with open_dump(self.path) as dump:
+            return b"".join(dump.read_contents(on_progress=lambda _block: None)).decode()
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    return catalog
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "canary-of-production")
+    return Loaded(tmp_path)
+
+
+@pytest.mark.parametrize("script", [ODDITIES, ZOO], ids=["oddities", "zoo"])
+def test_every_kind_of_object_is_equal_after_a_load_without_superuser_rights(
+    loaded: Loaded, database: DatabaseSettings, catalog: Catalog, script: str
+) -> None:
+    load_script(script, database)
+    path = publish_dump(catalog, database)
+    for (name,) in run(
+        database, "SELECT subname FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    ):
+        run(database, f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")
+        run(database, f"DROP SUBSCRIPTION {name}")
+    with loaded.open_target(path) as target:
+        assert UnprivilegedLoad(path, target.roles, stop=Event()).run() == ()
+        assert target.roles.superuser is not None
+        results = compare_database(path, target.roles.superuser, make_transfer())
+    assert [(result.check, result.status, result.summary) for result in results if not result.is_passed] == []
+
+
+@pytest.mark.parametrize("security", ["SECURITY DEFINER", "SECURITY INVOKER"])
+def test_a_check_of_a_table_runs_as_the_loader(loaded: Loaded, security: str) -> None:
+    """Findings K1, first line: a table owner's function in a CHECK gave a shell as the backup's user."""
+    loaded.write(TABLE, security=security)
+    loaded.load()
+    assert not loaded.marker.exists()
+
+
+HOSTILE = {
+    "materialized view of a superuser": "CREATE MATERIALIZED VIEW public.m AS SELECT public.evil() WITH NO DATA;\n"
+    "ALTER MATERIALIZED VIEW public.m OWNER TO postgres;\nREFRESH MATERIALIZED VIEW public.m;\n",
+    "index on a function": "CREATE TABLE public.t (i integer);\nALTER TABLE public.t OWNER TO postgres;\n"
+    "CREATE FUNCTION public.f(i integer) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT public.evil()';\nINSERT INTO public.t VALUES (1);\n"
+    "CREATE INDEX ON public.t (public.f(i));\n",
+    "event trigger": "CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.evil(); END$$;\n"
+    "CREATE EVENT TRIGGER e ON ddl_command_end\n   EXECUTE FUNCTION public.e();\nALTER EVENT TRIGGER e OWNER TO postgres;\n",
+    "event trigger on login": "CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.evil(); END$$;\n"
+    "CREATE EVENT TRIGGER e ON login\n   EXECUTE FUNCTION public.e();\nALTER EVENT TRIGGER e ENABLE ALWAYS;\n",
+    "view that the superuser reads": "CREATE VIEW public.jobs AS SELECT public.evil();\nALTER VIEW public.jobs OWNER TO postgres;\n",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_code_that_a_dump_may_hold_never_runs_as_superuser(loaded: Loaded, text: str) -> None:
+    loaded.write(text, security="SECURITY INVOKER" if "view that" in text else "SECURITY DEFINER")
+    with loaded.open_target(loaded.path) as target:
+        UnprivilegedLoad(loaded.path, target.roles, stop=Event()).run()
+        assert target.roles.superuser is not None
+        compare_database(loaded.path, target.roles.superuser, make_transfer())
+    assert not loaded.marker.exists()
+
+
+REFUSED = {
+    "an expression before the owner": "CREATE TABLE public.t (i integer);\nALTER TABLE public.t OWNER TO postgres;\n"
+    "ALTER TABLE pg_catalog.pg_class ADD CHECK (public.evil()), OWNER TO app;\n",
+    "owner by keyword": "CREATE FUNCTION public.g() RETURNS integer LANGUAGE sql AS 'SELECT 1';\nALTER FUNCTION public.g() OWNER TO postgres;\n"
+    "REVOKE ALL ON SCHEMA public FROM app;\nALTER FUNCTION pg_catalog.now() OWNER TO CURRENT_USER;\n",
+    "programs by membership": "GRANT pg_execute_server_program TO app;\n",
+    "files by grant": "GRANT ALL ON FUNCTION pg_catalog.pg_read_file(text) TO app;\n",
+    "a setting by grant": "GRANT SET ON PARAMETER session_preload_libraries TO app;\n",
+    "a role made superuser": "ALTER ROLE app SUPERUSER;\n",
+    "a system catalog changed": "UPDATE pg_catalog.pg_authid SET rolsuper = true;\n",
+    "an untrusted language": "CREATE LANGUAGE plpython3u;\n",
+    "an extension after objects": "CREATE EXTENSION IF NOT EXISTS pg_stat_statements WITH SCHEMA public;\n",
+    "a function in C": "CREATE FUNCTION public.c() RETURNS integer LANGUAGE c AS 'libc', 'system';\n",
+    "a cast without a function": "CREATE CAST (integer AS bytea) WITHOUT FUNCTION;\n",
+    "a session of somebody else": "SET SESSION AUTHORIZATION DEFAULT; SET SESSION AUTHORIZATION schedgen;\n",
+    "two statements in one comment": "COMMENT ON DATABASE template1 IS 'x'; ALTER ROLE app SUPERUSER;\n",
+    "a setting of the server": "ALTER SYSTEM SET archive_command = 'env > {marker}';\n",
+    "rows from a program": "COPY public.t FROM PROGRAM 'env > {marker}';\n",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED.keys())
+def test_statements_that_need_more_than_the_narrow_path_are_refused(loaded: Loaded, text: str) -> None:
+    loaded.write(text)
+    with pytest.raises(RestoreError):
+        loaded.load()
+    assert not loaded.marker.exists()
+
+
+@pytest.mark.parametrize("text", ["\\! env > {marker}\n", "SELECT 1 \\g |env>{marker}\n", "\\copy (SELECT 1) TO PROGRAM 'env>{marker}'\n"])
+def test_a_psql_command_in_the_text_is_refused_and_not_run(loaded: Loaded, text: str) -> None:
+    loaded.write(text)
+    with pytest.raises(VerificationError, match="psql command"):
+        loaded.load()
+    assert not loaded.marker.exists()
+
+
+def test_the_servers_processes_have_none_of_the_backups_variables(loaded: Loaded) -> None:
+    loaded.write("")
+    with loaded.open_target(loaded.path) as target:
+        assert target.roles.superuser is not None
+        ((process_id,),) = run(target.roles.superuser, "SELECT pg_backend_pid()")
+        postmaster = re.search(r"^PPid:\s+(\d+)", Path(f"/proc/{_other_session(target)}/status").read_text(), re.MULTILINE)
+        assert postmaster is not None
+        environment = Path(f"/proc/{postmaster[1]}/environ").read_bytes()
+    assert process_id
+    assert b"PATH=" in environment
+    assert b"canary-of-production" not in environment
+
+
+def _other_session(target: ScratchDatabase) -> int:
+    assert target.roles.superuser is not None
+    ((process_id,),) = run(target.roles.superuser, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    return int(str(process_id))
+
+
+def test_a_named_server_is_protected_by_the_same_barrier_and_keeps_nothing(loaded: Loaded, postgres_server: EmbeddedPostgres) -> None:
+    loaded.write(f"{TABLE}CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, slot_name = 's');\n")
+    before = run(postgres_server.settings("postgres"), "SELECT rolname FROM pg_roles ORDER BY 1")
+    loaded.load(DrillSettings(loaded.directory / "drill", database=postgres_server.settings("postgres"), is_source_server_allowed=True))
+    assert not loaded.marker.exists()
+    assert run(postgres_server.settings("postgres"), "SELECT rolname FROM pg_roles ORDER BY 1") == before
+    assert os.environ["POSTGRES_PASSWORD"] == "canary-of-production"

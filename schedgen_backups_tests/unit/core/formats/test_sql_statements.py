@@ -1,0 +1,81 @@
+"""pg_dump's text is cut into statements where psql would cut it, in whatever pieces it comes, and psql commands are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.sql_statements import StatementSplitter
+
+STATEMENTS = (
+    b"SET standard_conforming_strings = on;",
+    b"CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $_$ SELECT 1; $_$;",
+    b"CREATE OR REPLACE FUNCTION g() RETURNS int LANGUAGE sql\n    BEGIN ATOMIC\n SELECT CASE WHEN true THEN 1 ELSE 2 END;\n SELECT 2;\nEND;",
+    b"COMMENT ON TABLE x IS 'it''s; a \"thing\" -- no';",
+    b"COMMENT ON TABLE x IS E'it\\'s; \\\\';",
+    b"COMMENT ON TABLE x IS E'it''\\';s; \\\\';",
+    b"COMMENT ON TABLE x IS 'ends with a backslash\\';",
+    b"CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT 1; SELECT 2;);",
+    b"SELECT \"a;b\" /* ; /* nested ; */ ; */, date'2020;', $1;",
+    b'CREATE TABLE "o""d;d" (x int DEFAULT -1, y text DEFAULT $a$;$b$;$a$);',
+    b"SELECT a$b$c;",
+    "COMMENT ON TABLE x IS 'é;課程';".encode(),
+    b"CREATE TABLE begin_end (begin_at int);",
+    b";",
+)
+BETWEEN = b"\n\n--\n-- Name: x; Type: y; 'quote\n--\n\n/* a ; comment ' */ "
+TEXT = b"\\restrict abc123\n\n" + BETWEEN.join(STATEMENTS) + b"\n\n\\unrestrict abc123\n\n"
+
+
+def split(text: bytes, cuts: Sequence[int] = ()) -> list[bytes]:
+    splitter = StatementSplitter()
+    found: list[bytes] = []
+    for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        found += [statement.text for statement in splitter.feed(text[start:end])]
+    return found + [statement.text for statement in splitter.finish()]
+
+
+def test_statements_end_where_psql_ends_them() -> None:
+    assert split(TEXT) == list(STATEMENTS)
+
+
+def test_single_bytes_give_the_same_statements() -> None:
+    assert split(TEXT, range(1, len(TEXT))) == list(STATEMENTS)
+
+
+@given(st.lists(st.integers(0, len(TEXT)), max_size=8))
+def test_any_pieces_give_the_same_statements(cuts: list[int]) -> None:
+    assert split(TEXT, sorted(cuts)) == list(STATEMENTS)
+
+
+@pytest.mark.parametrize(
+    "text", [b"\\! id\n", b"SELECT 1; \\! id\n", b"SELECT 1 \\gexec\n", b"\\restrict a b\n", b"\\i /etc/passwd\n", b"\\restrict x\\! id\n"]
+)
+def test_a_psql_command_is_refused(text: bytes) -> None:
+    with pytest.raises(VerificationError, match="psql command"):
+        split(b"SET a = 1;\n" + text)
+
+
+@pytest.mark.parametrize("text", [b"SELECT '\\! id\n';", b"SELECT $$\n\\! id\n$$;", b"-- \\! id\nSELECT 1;", b'SELECT "\n\\! id\n";'])
+def test_what_only_looks_like_a_psql_command_is_text(text: bytes) -> None:
+    assert len(split(text)) == 1
+
+
+@pytest.mark.parametrize("text", [b"SELECT 'x;", b"SELECT $a$;", b"SELECT (1;", b"SELECT 1", b"/* open", b'SELECT "x;'])
+def test_a_text_that_ends_within_a_statement_is_refused(text: bytes) -> None:
+    with pytest.raises(VerificationError, match="ends within"):
+        split(text)
+
+
+def test_rows_stand_between_statements() -> None:
+    splitter = StatementSplitter()
+    assert [statement.text for statement in splitter.feed(b"SET a = 1;\n\n--\n-- Data for Name: x\n--\n\n")] == []
+    assert [statement.text for statement in splitter.flush()] == [b"SET a = 1;"]
+    assert splitter.is_between
+    assert list(splitter.feed(b"SELECT '\n\n")) == []
+    assert list(splitter.flush()) == []
+    assert not splitter.is_between
