@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 
 S3_SERVERS = ("seaweedfs", *(["minio"] if shutil.which("minio") else []))
+
+
+def pytest_configure() -> None:
+    # Started in the background, a shell makes its children ignore Ctrl-C, and theirs inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -84,7 +84,9 @@ def test_several_pg_dumps_really_ran_and_saw_the_same_moment(
     run(database, TWO_TABLES)
     moves = (
         '"$(dirname {real})/psql" -X -q -v ON_ERROR_STOP=1 '
-        '-c "WITH moved AS (DELETE FROM a WHERE n = (SELECT min(n) FROM a) RETURNING n) INSERT INTO b SELECT n FROM moved" >&2 || exit 1\n'
+        # Two that begin at once take different rows.
+        '-c "WITH moved AS (DELETE FROM a WHERE n = (SELECT n FROM a ORDER BY n LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING n) '
+        'INSERT INTO b SELECT n FROM moved" >&2 || exit 1\n'
         'exec {real} "$@"'
     )
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=moves)

@@ -8,6 +8,9 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
+from schedgen_backups.core.concurrency import limits
 from schedgen_backups.core.concurrency.limits import MemoryBudget, RateLimit
 
 LOWER = "import os; from schedgen_backups.core.system.priority import lower_priority; print(lower_priority({0}), os.getpriority(os.PRIO_PROCESS, 0))"
@@ -22,10 +25,12 @@ def test_bytes_pass_no_faster_than_the_rate_from_all_threads_together() -> None:
     assert time.monotonic() - started > 0.9
 
 
-def test_without_a_rate_nothing_waits() -> None:
-    rate_limit = RateLimit(0)
-    for _block in range(1000):
-        rate_limit.wait_for(1 << 40)
+@pytest.mark.parametrize(("rate", "pauses"), [(0, 0), (1, 1)])
+def test_only_a_rate_makes_anything_wait(monkeypatch: pytest.MonkeyPatch, rate: int, pauses: int) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(limits.time, "sleep", slept.append)
+    RateLimit(rate).wait_for(1 << 40)
+    assert len(slept) == pauses
 
 
 def test_no_more_bytes_are_held_than_the_budget_has() -> None:
