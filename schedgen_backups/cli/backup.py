@@ -18,7 +18,7 @@ from schedgen_backups.cli.deployment import write_marker as mark_deployment
 from schedgen_backups.cli.progress import show_capture
 from schedgen_backups.config.environment import load_environment, read_backup_directory
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.system.lock import DirectoryLock
 from schedgen_backups.core.units import parse_span
 from schedgen_backups.runs.launch import run_backup
@@ -64,7 +64,7 @@ def _refuse_when_locked(directory: Path) -> None:
     Whatever else is wrong with the directory is for the run to find: a run that fails is told of.
     """
     lock = DirectoryLock(directory)
-    with suppress(OSError):
+    with suppress(StorageError):
         lock.acquire("the command line")
     lock.release()
 

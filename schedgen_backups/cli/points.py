@@ -153,10 +153,9 @@ def prune(
     if dry_run:
         plan, freed_bytes = plan_pruning(catalog, policy, datetime.now(timezone.utc)), 0
     else:
-        catalog.lock.acquire("prune on the command line")
-        report = remove_points(catalog, policy)
+        with catalog.lock.held("prune on the command line"):
+            report = remove_points(catalog, policy)
         plan, freed_bytes = report.plan, report.freed_bytes
-        catalog.lock.release()
     if as_json:
         decisions = [
             {"id": made.candidate.point_id.text, "state": made.candidate.state.value, "kept": made.is_kept, "reasons": list(made.reasons)}
