@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
+# Tests wait more than they compute. A file's tests stay together: they share servers.
+PYTEST_PARALLEL ?= -n 3 --dist loadfile
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui serve test test-docker test-browser check format bench clean
+.PHONY: help setup demo ui serve test test-unit exhaustive coverage test-docker test-browser check format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -33,8 +35,17 @@ serve: $(VENV)/.installed-demo  ## the Dagster UI and daemon for your own .env o
 	test -e $(DAGSTER_HOME)/dagster.yaml || ln -s $(CURDIR)/dagster.yaml $(DAGSTER_HOME)/dagster.yaml
 	$(BIN)/dagster dev --host 127.0.0.1 --workspace workspace.yaml
 
-test: $(VENV)/.installed-dev  ## every test: unit, edge (real Dagster), integration (real PostgreSQL and S3)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev  ## unit, edge (real Dagster) and integration (real PostgreSQL and S3) tests
+	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(PYTEST_ARGS)
+
+test-unit: $(VENV)/.installed-dev  ## the tests that start no server (seconds)
+	$(BIN)/python -m pytest schedgen_backups_tests/unit $(PYTEST_PARALLEL) $(PYTEST_ARGS)
+
+exhaustive: $(VENV)/.installed-dev  ## every test, the long-running ones included (an hour)
+	$(BIN)/python -m pytest -m "" $(PYTEST_PARALLEL) $(PYTEST_ARGS)
+
+coverage: $(VENV)/.installed-dev  ## the same as test, and which branches it covers
+	$(BIN)/python -m pytest $(PYTEST_PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)
 
 test-docker: $(VENV)/.installed-dev  ## the image and the compose stack; needs a Docker engine (seven minutes)
 	$(BIN)/python -m pytest schedgen_backups_tests/docker $(PYTEST_ARGS)
