@@ -19,7 +19,7 @@ from schedgen_backups.core.capture.capture import take_bucket_archive
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
-from schedgen_backups.core.restore.bucket import restore_bucket
+from schedgen_backups.core.restore.bucket import prepare_bucket, write_bucket
 from schedgen_backups.core.restore.objects import select_keys
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings
 from schedgen_backups.core.verify.files import verify_archive
@@ -94,7 +94,8 @@ class BucketBench:
         target = self.settings.with_bucket(f"{self.settings.bucket}-restored")
 
         def restore() -> int:
-            restore_bucket(self._path_of(self._newest[-1]), target, self.options.transfer, overwrite=False, stop=Event())
+            with prepare_bucket(self._path_of(self._newest[-1]), target, self.options.transfer) as prepared:
+                write_bucket(prepared, overwrite=False, stop=Event())
             return 0
 
         def upload() -> int:

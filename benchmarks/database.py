@@ -17,8 +17,9 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.postgres.client_programs import find_client
 from schedgen_backups.core.postgres.connection import make_client_environment
-from schedgen_backups.core.restore.database import restore_database
-from schedgen_backups.core.restore.tables import TableRequest, drop_database, open_restored_tables
+from schedgen_backups.core.restore.database import prepare_database
+from schedgen_backups.core.restore.load import DatabaseLoad
+from schedgen_backups.core.restore.tables import TableRequest, prepare_tables
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import CaptureSettings, DatabaseSettings
 from schedgen_backups.core.verify.files import verify_dump
@@ -92,7 +93,7 @@ def _measure_restore(postgres: EmbeddedPostgres, folder: Path, path: Path, optio
     script = folder / "script.sql.gz"
 
     def renew() -> None:
-        drop_database(target)
+        postgres.drop_database(target.database)
         postgres.create_database(target.database)
 
     def stock() -> int:
@@ -100,7 +101,8 @@ def _measure_restore(postgres: EmbeddedPostgres, folder: Path, path: Path, optio
         return 0
 
     def ours(jobs: int) -> int:
-        restore_database(path, target, options.transfer, replace_contents=False, stop=Event(), jobs=jobs)
+        with prepare_database(path, target, options.transfer) as prepared:
+            DatabaseLoad(prepared, replace_contents=False, jobs=jobs, stop=Event(), on_progress=lambda _size_bytes: None).run()
         return 0
 
     contestants = {STOCK_RESTORE: Contestant(stock, renew), OURS: Contestant(lambda: ours(1), renew), OURS_JOBS: Contestant(lambda: ours(2), renew)}
@@ -111,9 +113,8 @@ def _measure_table(
     catalog: Catalog, point_id: RecoveryPointId, settings: DatabaseSettings, options: CaptureSettings, *, rounds: int
 ) -> tuple[Timing, ...]:
     def ours() -> int:
-        with open_restored_tables(
-            TableRequest(catalog.get_point(point_id), ("users",), settings, side_name="one_table"), options.transfer
-        ) as restored:
-            return restored.tables[0].size_bytes
+        request = TableRequest(catalog.get_point(point_id), ("users",), settings, side_name="one_table")
+        with prepare_tables(request, options.transfer) as prepared:
+            return prepared.tables[0].size_bytes
 
     return run_in_turn(TABLE, {OURS: Contestant(ours)}, rounds=rounds)

@@ -31,6 +31,7 @@ COMMAND_MODULES = {
     "restore-tables": "cli.restore",
     "restore-objects": "cli.restore",
     "undelete": "cli.restore",
+    "log": "cli.restore",
     "audit": "cli.monitor",
     "drill": "cli.drill",
     "pin": "cli.points",

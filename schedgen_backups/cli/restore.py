@@ -1,33 +1,35 @@
-"""The commands that restore: a whole point, tables, objects, and rows with their objects.
+"""The commands that restore: a whole point, tables, objects, and rows with their objects; and the log of all restores.
 
-A command reads its arguments, shows what would change, asks for the confirmation, and lets `restores` do it; it decides nothing else. Drawing
-belongs to `restore_views`.
+A command reads its arguments, prepares the restore, shows what would change, asks for the confirmation, and lets the restore service do it.
 """
 
 from __future__ import annotations
 
 import sys
+from datetime import timezone
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, out, print_json
 from schedgen_backups.cli.progress import draw_results, show_progress
 from schedgen_backups.cli.tables import draw_diffs, draw_objects
-from schedgen_backups.config.environment import load_environment, open_catalog, read_backup_settings, read_bucket_settings, read_database_settings
-from schedgen_backups.config.targets import read_bucket_target, read_database_target
+from schedgen_backups.config.environment import load_environment, open_catalog, read_backup_settings
+from schedgen_backups.config.restore import read_live_bucket, read_restore_request, read_table_request, read_undelete_request
 from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.errors import ConfigurationError, RestoreError
+from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind
-from schedgen_backups.core.restore.objects import objects_to_json
+from schedgen_backups.core.restore.log import read_restore_log
+from schedgen_backups.core.restore.objects import PreparedFiles, objects_to_json
 from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.restore.table_diff import diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
-from schedgen_backups.core.restore.tables import RestoredTables, TableRequest, make_side_name
-from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.core.restore.tables import PreparedTables, make_side_name
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 AsOfOption = Annotated[str, typer.Option("--as-of", help="With `latest`: the newest verified point that is not later than this time.")]
@@ -54,7 +56,7 @@ def restore(
     into_nonempty: Annotated[
         bool, typer.Option("--into-nonempty", help="Replace what the database holds; overwrite objects of the same keys.")
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Load an empty database in so many sessions: faster, and no longer one transaction.", min=1, max=64)] = 1,
+    jobs: Annotated[int, typer.Option(help="Sessions that load an empty database; more than one give up the single transaction.", min=1, max=64)] = 1,
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
     reason: ReasonOption = "",
@@ -64,26 +66,20 @@ def restore(
     """Restore the database, the bucket or both, into empty targets unless told otherwise, and compare them with what was captured."""
     environment = load_environment()
     service = _open_service(reason, is_safety_wanted=safety_backup)
-    request = RestoreRequest(
-        point=resolve_point(service.catalog, point_id, as_of=as_of),
-        database=read_database_target(database, environment) if database else None,
-        bucket=read_bucket_target(bucket, environment) if bucket else None,
-        replace_contents=into_nonempty,
-        jobs=jobs,
-    )
-    steps = service.describe_whole(request, is_swap=swap)
-    if not as_json:
-        for step in steps:
-            err.print(f"{'would ' if dry_run else ''}{escape(step)}")
-    if dry_run:
-        if as_json:
+    point = resolve_point(service.catalog, point_id, as_of=as_of)
+    request = read_restore_request(environment, point, database=database, bucket=bucket, replace_contents=into_nonempty, jobs=jobs, is_swap=swap)
+    with service.prepare_point(request) as prepared:
+        steps = prepared.describe()
+        if dry_run and as_json:
             print_json({"steps": list(steps)})
-        return
-    if into_nonempty or swap:
-        target = request.database or request.bucket
-        demand_confirmation(target.database if request.database else request.bucket.bucket if request.bucket else "", confirm)  # type: ignore[union-attr]
-    with show_progress(err, _describe_phases(request)) as bars:
-        report = service.restore_whole(request, is_swap=swap, on_progress=bars.advance)
+        for step in () if as_json else steps:
+            err.print(f"{'would ' if dry_run else ''}{escape(step)}")
+        if dry_run:
+            return
+        if request.needs_confirmation:
+            demand_confirmation(request.target_name, confirm)
+        with show_progress(err, _describe_phases(request)) as bars:
+            report = service.restore_point(prepared, on_progress=bars.advance)
     _print_report(report, as_json=as_json)
 
 
@@ -106,21 +102,22 @@ def restore_tables(
     """Restore tables into a database beside the live one and show how they differ; with --write put rows back. Reads only the tables' bytes."""
     environment = load_environment()
     service = _open_service(reason, is_safety_wanted=safety_backup)
-    live = read_database_target(database, environment) if database else read_database_settings(environment)
-    request = TableRequest(resolve_point(service.catalog, point_id, as_of=as_of), tuple(table), live, where, side_database)
-    with service.open_tables(request) as restored:
-        answer: dict[str, object] = {"id": request.point.point_id.text, "tables": diffs_to_json(restored.diffs)}
+    point = resolve_point(service.catalog, point_id, as_of=as_of)
+    request = read_table_request(environment, point, tuple(table), database=database, where=where, side_name=side_database)
+    with service.prepare_tables(request) as prepared:
+        differences = prepared.describe()
+        answer: dict[str, object] = {"id": point.point_id.text, "tables": diffs_to_json(differences)}
         if not as_json:
-            out.print(draw_diffs(restored.diffs))
+            out.print(draw_diffs(differences))
         if write is not None:
-            demand_confirmation(live.database, confirm)
-            written = service.write_back(request, restored, write)
+            demand_confirmation(request.target_name, confirm)
+            written = service.write_rows(prepared, write)
             answer["written"] = {rows.table.qualified_name: rows.count for rows in written}
             for rows in () if as_json else written:
-                out.print(f"{escape(rows.table.qualified_name)}: {rows.count} rows put back into {escape(live.label)}")
+                out.print(f"{escape(rows.table.qualified_name)}: {rows.count} rows put back into {escape(request.live.label)}")
         elif not diff_only:
-            _keep_separate(request, restored)
-            answer["side_database"] = restored.scratch.settings.database
+            _keep_separate(prepared)
+            answer["side_database"] = prepared.side.name
     if as_json:
         print_json(answer)
 
@@ -144,30 +141,28 @@ def restore_objects(
     """Restore some objects, reading only their bytes: into a folder, another bucket, or back. What differs is shown first."""
     environment = load_environment()
     if sum((to is not None, bool(bucket), back)) != 1:
-        raise ConfigurationError("where to is not said, or said twice", hint="Give one of --to FOLDER, --bucket NAME and --back.")
+        raise ConfigurationError("give exactly one of --to, --bucket and --back", hint="--to FOLDER, --bucket NAME or --back.")
     service = _open_service(reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
-    entries = service.find_objects(point, tuple(key))
     if to is not None:
-        paths = () if dry_run else service.extract_objects(point, entries, to, overwrite=overwrite)
-        if as_json:
-            print_json({"id": point.point_id.text, "objects": [entry.key for entry in entries], "files": [str(path) for path in paths]})
-        for text in () if as_json else [str(path) for path in paths] or [f"would write {entry.key}" for entry in entries]:
-            out.print(escape(text))
+        with service.prepare_files(point, tuple(key), to) as files:
+            if overwrite and not dry_run:
+                demand_confirmation(str(to), confirm)
+            _print_files(files, () if dry_run else service.write_files(files, overwrite=overwrite), as_json=as_json)
         return
-    target: BucketSettings = read_bucket_target(bucket or read_bucket_settings(environment).bucket, environment)
-    differences = service.compare(entries, target)
-    if not as_json:
-        out.print(draw_objects(differences))
-    written = ()
-    if not dry_run:
-        if overwrite or back:
-            demand_confirmation(target.bucket, confirm)
-        written = service.restore_objects(point, differences, target, overwrite=overwrite)
+    with service.prepare_objects(point, tuple(key), read_live_bucket(environment, bucket)) as prepared:
+        differences = prepared.describe()
+        if not as_json:
+            out.print(draw_objects(differences))
+        written: tuple[ObjectEntry, ...] = ()
+        if not dry_run:
+            if overwrite or back:
+                demand_confirmation(prepared.target_name, confirm)
+            written = service.write_objects(prepared, overwrite=overwrite)
     if as_json:
         print_json({"id": point.point_id.text, "objects": objects_to_json(differences), "written": [entry.key for entry in written]})
     elif not dry_run:
-        out.print(f"{len(written)} objects written into {escape(target.label)}, read back and found equal")
+        out.print(f"{len(written)} objects written into {escape(prepared.bucket.target.label)}, read back and found equal")
 
 
 @app.command()
@@ -189,29 +184,46 @@ def undelete(
     """Bring back deleted rows with the objects that they refer to: only what is missing is written, objects first."""
     environment = load_environment()
     service = _open_service(reason, is_safety_wanted=safety_backup)
-    live = read_database_target(database, environment) if database else read_database_settings(environment)
-    target = read_bucket_target(bucket or read_bucket_settings(environment).bucket, environment)
-    request = TableRequest(resolve_point(service.catalog, point_id, as_of=as_of), (table,), live, where)
-    with service.open_undelete(request, key_column, target) as found:
-        diffs = found.tables.diffs
+    point = resolve_point(service.catalog, point_id, as_of=as_of)
+    rows = read_table_request(environment, point, (table,), database=database, where=where)
+    request = read_undelete_request(environment, rows, bucket=bucket, key_column=key_column)
+    with service.prepare_undelete(request) as prepared:
+        row_differences, object_differences = prepared.tables.describe(), prepared.objects.describe()
         answer: dict[str, object] = {
-            "tables": diffs_to_json(diffs),
-            "objects": objects_to_json(found.differences),
-            "lost_keys": list(found.lost_keys),
+            "tables": diffs_to_json(row_differences),
+            "objects": objects_to_json(object_differences),
+            "lost_keys": list(prepared.lost_keys),
         }
         if not as_json:
-            out.print(draw_diffs(diffs))
-            out.print(draw_objects(found.differences))
-            for lost in found.lost_keys:
+            out.print(draw_diffs(row_differences))
+            out.print(draw_objects(object_differences))
+            for lost in prepared.lost_keys:
                 err.print(f"[yellow]note:[/] the archive has no object {escape(lost)}")
         if not dry_run:
-            demand_confirmation(live.database, confirm)
-            objects, rows = service.finish_undelete(request, found, target)
-            answer |= {"rows_written": rows, "objects_written": [entry.key for entry in objects]}
+            demand_confirmation(request.target_name, confirm)
+            undeleted = service.undelete(prepared)
+            answer |= {"rows_written": undeleted.row_count, "objects_written": [entry.key for entry in undeleted.objects]}
             if not as_json:
-                out.print(f"{rows} rows and {len(objects)} objects brought back")
+                out.print(f"{undeleted.row_count} rows and {len(undeleted.objects)} objects brought back")
     if as_json:
         print_json(answer)
+
+
+@app.command(name="log")
+def show_log(*, as_json: JsonOption = False) -> None:
+    """Show who restored what, from which point into where, when, why and with what result: every restore of this backup directory."""
+    entries = read_restore_log(open_catalog().directory)
+    if as_json:
+        print_json([entry.model_dump(mode="json") for entry in entries])
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("started (UTC)", "who", "point", "what", "into", "result", "reason"):
+        table.add_column(name, overflow="fold")
+    for entry in entries:
+        started = entry.started_at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+        texts = (f"{entry.user}@{entry.host}", entry.point_id, entry.subject, entry.target, f"{entry.result} ({entry.seconds:.1f} s)", entry.reason)
+        table.add_row(started, *map(escape, texts))
+    out.print(table if entries else "no restore is in the log")
 
 
 def demand_confirmation(name: str, confirm: str) -> None:
@@ -227,9 +239,17 @@ def _open_service(reason: str, *, is_safety_wanted: bool) -> RestoreService:
     return RestoreService(open_catalog(), read_backup_settings(load_environment()).capture, options, report=lambda text: err.print(escape(text)))
 
 
-def _keep_separate(request: TableRequest, restored: RestoredTables) -> None:
-    name = restored.scratch.settings.database
-    restored.scratch.keep(f"schedgen-backups: {', '.join(request.names)} of recovery point {request.point.point_id}")
+def _print_files(files: PreparedFiles, written: tuple[Path, ...], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": files.point.point_id.text, "objects": [entry.key for entry in files.entries], "files": [str(path) for path in written]})
+        return
+    for text in [str(path) for path in written] or [f"would {line}" for line in files.describe()]:
+        out.print(escape(text))
+
+
+def _keep_separate(prepared: PreparedTables) -> None:
+    name, request = prepared.side.name, prepared.request
+    prepared.side.keep(f"schedgen-backups: {', '.join(request.names)} of recovery point {request.point.point_id}")
     err.print(f'the tables are in the database {escape(name)} on the same server; look, copy what you need, then: DROP DATABASE "{escape(name)}";')
     if name == make_side_name(request.point.point_id):
         err.print("to put rows back into the live tables: the same command with --write missing or --write changed, once it is dropped")

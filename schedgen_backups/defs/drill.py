@@ -15,7 +15,7 @@ from schedgen_backups.config.environment import load_environment
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
 from schedgen_backups.core.catalog.selection import LATEST
-from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, run_drill
+from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, drill_point
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import RecoveryPointId
@@ -59,7 +59,7 @@ def restore_drill(context: dg.AssetExecutionContext, config: DrillConfig, backup
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
         drill, source = read_drill_settings(load_environment()), backup.read_database()
         started = time.monotonic()
-        report = run_drill(Catalog(options.directory), point_id, options.capture.transfer, drill, source=source, drilled_by=context.run.run_id)
+        report = drill_point(Catalog(options.directory), point_id, options.capture.transfer, drill, source=source, drilled_by=context.run.run_id)
         seconds = time.monotonic() - started
     for note in report.notes:
         context.log.warning(note)

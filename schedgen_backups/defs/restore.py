@@ -1,21 +1,18 @@
 """`restore_job`: a restore from the Dagster UI, with what and where to in the Launchpad's config.
 
-It runs the same `restores` as the command line. Unless the config says otherwise it only tells what it would do: a restore is never an asset, and
-pressing "Launch" without thinking must not overwrite anything. Add a field when the command line has the option.
+It uses the restore service, as the command line does. It only says what it would do until `confirm` holds the target's name: a restore is never an
+asset, and pressing "Launch" without thinking must not overwrite anything. Add a field when the command line has the option.
 """
-
-from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
-from schedgen_backups.config.environment import load_environment, read_backup_settings, read_bucket_settings, read_database_settings
-from schedgen_backups.config.targets import read_bucket_target, read_database_target
+from schedgen_backups.config.environment import load_environment, read_backup_settings
+from schedgen_backups.config.restore import read_live_bucket, read_restore_request, read_table_request, read_undelete_request
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.restore.objects import objects_to_json
-from schedgen_backups.core.restore.point import RestoreRequest
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.restore.table_diff import diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
@@ -37,12 +34,12 @@ class RestoreConfig(dg.Config):
     write: str = Field(default="", description="For tables: `missing` or `changed` rows are put back; empty compares only.")
     key_column: str = Field(default="", description="With one table and `write: missing`: also bring back the objects that this column names.")
     objects: list[str] = Field(default=[], description="Only these objects: keys, prefixes that end in /, globs.")
-    to_folder: str = Field(default="", description="Objects go into this folder, of the machine or container that runs the job.")
-    overwrite: bool = Field(default=False, description="Objects that are different are replaced, too.")
+    to_folder: str = Field(default="", description="Objects go into this folder below BACKUP_DIR/restored.")
+    overwrite: bool = Field(default=False, description="Objects, or files, that are different are replaced, too.")
     into_nonempty: bool = Field(default=False, description="A whole restore may replace what the targets hold.")
     swap: bool = Field(default=False, description="Restore beside the database, compare, then exchange the names.")
-    jobs: int = Field(default=1, description="Load an empty database in so many sessions: faster, and no longer one transaction.")
-    confirm: str = Field(default="", description="The name of the database or bucket that is written to; without it nothing is written.")
+    jobs: int = Field(default=1, description="Sessions that load an empty database; more than one give up the single transaction.")
+    confirm: str = Field(default="", description="The name of the database, bucket or `to_folder` that is written to; without it nothing is written.")
     safety_backup: bool = Field(default=True, description="Keep what is overwritten in BACKUP_DIR/safety first.")
     reason: str = Field(default="", description="Kept in the log of restores.")
 
@@ -75,69 +72,81 @@ class _Work:
 
     def _restore_whole(self) -> dict[str, dg.MetadataValue]:
         config = self._config
-        request = RestoreRequest(
-            point=self._point,
-            database=read_database_target(config.database, self._environment) if config.database else None,
-            bucket=read_bucket_target(config.bucket, self._environment) if config.bucket else None,
+        request = read_restore_request(
+            self._environment,
+            self._point,
+            database=config.database,
+            bucket=config.bucket,
             replace_contents=config.into_nonempty,
             jobs=config.jobs,
+            is_swap=config.swap,
         )
-        if request.database is None and request.bucket is None:
-            raise RestoreError(
-                "nothing to restore: neither a database nor a bucket is named", hint="Set `database`, `bucket`, `tables` or `objects`."
-            )
-        steps = self._service.describe_whole(request, is_swap=config.swap)
-        found: dict[str, dg.MetadataValue] = {"steps": dg.MetadataValue.md("\n".join(f"- {step}" for step in steps))}
-        name = request.database.database if request.database is not None else request.bucket.bucket if request.bucket is not None else ""
-        if self._is_confirmed(name):
-            report = self._service.restore_whole(request, is_swap=config.swap)
-            found["results"] = dg.MetadataValue.json([result.model_dump(mode="json") for result in report.results])
-            found["is_equal"] = dg.MetadataValue.bool(report.is_equal)
-            if not report.is_equal:
-                summaries = "; ".join(f"{result.check.value}: {result.summary}" for result in report.results if not result.is_passed)
-                raise VerificationError(f"restored, and not seen to be equal: {summaries}")
+        with self._service.prepare_point(request) as prepared:
+            found: dict[str, dg.MetadataValue] = {"steps": _list_lines(prepared.describe())}
+            if not self._is_confirmed(request.target_name):
+                return found
+            report = self._service.restore_point(prepared)
+        found["results"] = dg.MetadataValue.json([result.model_dump(mode="json") for result in report.results])
+        found["is_equal"] = dg.MetadataValue.bool(report.is_equal)
+        if not report.is_equal:
+            summaries = "; ".join(f"{result.check.value}: {result.summary}" for result in report.results if not result.is_passed)
+            raise VerificationError(f"restored, and not seen to be equal: {summaries}")
         return found
 
     def _restore_tables(self) -> dict[str, dg.MetadataValue]:
         config = self._config
-        live = read_database_target(config.database, self._environment) if config.database else read_database_settings(self._environment)
-        request = TableRequest(self._point, tuple(config.tables), live, config.where)
+        request = read_table_request(self._environment, self._point, tuple(config.tables), database=config.database, where=config.where)
         if config.write not in {"", *(mode.value for mode in WriteMode)}:
-            raise RestoreError(f"`write: {config.write}` is no word for rows", hint="Use missing, changed, or leave it empty.")
+            raise RestoreError(f"`write: {config.write}` names no rows", hint="Use missing, changed, or leave it empty.")
         if config.key_column:
             return self._undelete(request)
-        with self._service.open_tables(request) as restored:
-            found: dict[str, dg.MetadataValue] = {"difference": dg.MetadataValue.json(diffs_to_json(restored.diffs))}
-            if config.write and self._is_confirmed(live.database):
-                written = self._service.write_back(request, restored, WriteMode(config.write))
+        with self._service.prepare_tables(request) as prepared:
+            found: dict[str, dg.MetadataValue] = {"difference": dg.MetadataValue.json(diffs_to_json(prepared.describe()))}
+            if config.write and self._is_confirmed(request.target_name):
+                written = self._service.write_rows(prepared, WriteMode(config.write))
                 found["rows_written"] = dg.MetadataValue.int(sum(rows.count for rows in written))
         return found
 
-    def _undelete(self, request: TableRequest) -> dict[str, dg.MetadataValue]:
-        bucket = read_bucket_target(self._config.bucket or read_bucket_settings(self._environment).bucket, self._environment)
-        with self._service.open_undelete(request, self._config.key_column, bucket) as undelete:
+    def _undelete(self, rows: TableRequest) -> dict[str, dg.MetadataValue]:
+        request = read_undelete_request(self._environment, rows, bucket=self._config.bucket, key_column=self._config.key_column)
+        with self._service.prepare_undelete(request) as prepared:
             found: dict[str, dg.MetadataValue] = {
-                "difference": dg.MetadataValue.json(diffs_to_json(undelete.tables.diffs)),
-                "objects": dg.MetadataValue.json(objects_to_json(undelete.differences)),
+                "difference": dg.MetadataValue.json(diffs_to_json(prepared.tables.describe())),
+                "objects": dg.MetadataValue.json(objects_to_json(prepared.objects.describe())),
             }
-            if self._is_confirmed(request.live.database):
-                objects, rows = self._service.finish_undelete(request, undelete, bucket)
-                found |= {"rows_written": dg.MetadataValue.int(rows), "objects_written": dg.MetadataValue.int(len(objects))}
+            if self._is_confirmed(request.target_name):
+                undeleted = self._service.undelete(prepared)
+                found |= {
+                    "rows_written": dg.MetadataValue.int(undeleted.row_count),
+                    "objects_written": dg.MetadataValue.int(len(undeleted.objects)),
+                }
         return found
 
     def _restore_objects(self) -> dict[str, dg.MetadataValue]:
         config = self._config
-        entries = self._service.find_objects(self._point, tuple(config.objects))
         if config.to_folder:
-            paths = self._service.extract_objects(self._point, entries, Path(config.to_folder), overwrite=config.overwrite)
-            return {"files": dg.MetadataValue.json([str(path) for path in paths])}
-        target = read_bucket_target(config.bucket or read_bucket_settings(self._environment).bucket, self._environment)
-        differences = self._service.compare(entries, target)
-        found: dict[str, dg.MetadataValue] = {"objects": dg.MetadataValue.json(objects_to_json(differences))}
-        if self._is_confirmed(target.bucket):
-            written = self._service.restore_objects(self._point, differences, target, overwrite=config.overwrite)
-            found["objects_written"] = dg.MetadataValue.int(len(written))
+            return self._write_files()
+        target = read_live_bucket(self._environment, config.bucket)
+        with self._service.prepare_objects(self._point, tuple(config.objects), target) as prepared:
+            found: dict[str, dg.MetadataValue] = {"objects": dg.MetadataValue.json(objects_to_json(prepared.describe()))}
+            if self._is_confirmed(prepared.target_name):
+                written = self._service.write_objects(prepared, overwrite=config.overwrite)
+                found["objects_written"] = dg.MetadataValue.int(len(written))
         return found
+
+    def _write_files(self) -> dict[str, dg.MetadataValue]:
+        config = self._config
+        folder = self._service.find_folder(config.to_folder)
+        with self._service.prepare_files(self._point, tuple(config.objects), folder) as prepared:
+            found: dict[str, dg.MetadataValue] = {"steps": _list_lines(prepared.describe())}
+            if self._is_confirmed(config.to_folder):
+                paths = self._service.write_files(prepared, overwrite=config.overwrite)
+                found["files"] = dg.MetadataValue.json([str(path) for path in paths])
+        return found
+
+
+def _list_lines(lines: tuple[str, ...]) -> dg.MetadataValue:
+    return dg.MetadataValue.md("\n".join(f"- {line}" for line in lines))
 
 
 @dg.op

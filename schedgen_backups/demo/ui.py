@@ -17,7 +17,7 @@ from rich.console import Console
 
 from schedgen_backups.config.environment import find_project_folder
 from schedgen_backups.core.errors import BackupError
-from schedgen_backups.core.postgres.connection import count_user_relations
+from schedgen_backups.core.postgres.connection import connect_database, count_user_relations
 from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups.demo.seed import destroy_application, seed_application
 from schedgen_backups.demo.servers import Stage, open_stage
@@ -41,7 +41,8 @@ def run_ui(folder: Path, console: Console) -> int:
 
 def _seed_once(stage: Stage, console: Console) -> None:
     try:
-        is_seeded = count_user_relations(stage.database) > 0
+        with connect_database(stage.database) as connection:
+            is_seeded = count_user_relations(connection) > 0
     except BackupError:  # the database is not there yet
         is_seeded = False
     if not is_seeded:

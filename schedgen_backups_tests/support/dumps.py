@@ -12,12 +12,11 @@ from threading import Event
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.postgres.connection import make_client_environment
-from schedgen_backups.core.restore.comparison import compare_database
-from schedgen_backups.core.restore.database import restore_database
 from schedgen_backups.core.servers.postgres import find_embedded_bin_dirs
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.verify.files import verify_dump, verify_dump_against_snapshot
 from schedgen_backups_tests.support.artifacts import make_transfer
+from schedgen_backups_tests.support.restores import compare_database, restore_database
 
 ODDITIES = r"""
 CREATE SCHEMA "two words";

@@ -11,12 +11,11 @@ from pathlib import Path
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckResult
 from schedgen_backups.core.model import Origin, RecoveryPointId
-from schedgen_backups.core.restore.bucket import compare_bucket
-from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest, restore_point
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point
 from schedgen_backups_tests.support.artifacts import POINT, make_live, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.restores import compare_bucket, compare_database
 from schedgen_backups_tests.support.servers import client_of, run
 
 ID = RecoveryPointId(POINT)

@@ -18,9 +18,8 @@ from schedgen_backups.core.drill.report import DrillReport, DrillSeconds
 from schedgen_backups.core.drill.scratch import Scratch, open_scratch, sweep_scratch
 from schedgen_backups.core.drill.sql_checks import SqlCheck, read_sql_checks, run_sql_checks
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.formats.dump_file import open_dump
-from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
-from schedgen_backups.core.restore.point import OnProgress, RestoreRequest, restore_point
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.restore.point import OnProgress, RestoreRequest, prepare_restore
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings, TransferSettings
 from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import make_result
@@ -40,7 +39,7 @@ def find_drill_point(catalog: Catalog, point_id: RecoveryPointId | None) -> Reco
     return newest.point_id
 
 
-def run_drill(
+def drill_point(
     catalog: Catalog,
     point_id: RecoveryPointId | None,
     transfer: TransferSettings,
@@ -53,8 +52,8 @@ def run_drill(
     """The point (None: the newest verified one) was restored and looked at, and the catalog knows what was found; nothing of the drill is left.
 
     `source` is the database that was backed up, whose server is refused. VerificationError when a file is damaged: nothing was written then, and the
-    damage is recorded. Any other error of `scratch` and of `restore` means that the drill came to no result. `on_progress` gets what `restore_point`
-    gives it, then `sample` with sizes and `sql checks` with 1 for each.
+    damage is recorded. Any other error of `scratch` and of the restore means that the drill came to no result. `on_progress` gets what a
+    restore gives it, then `sample` with sizes and `sql checks` with 1 for each.
     """
     checks = read_sql_checks(drill.sql_checks_path) if drill.sql_checks_path is not None else ()
     swept = sweep_scratch(drill)
@@ -89,10 +88,10 @@ def _look(
     began: tuple[datetime, float, float],
 ) -> DrillReport:
     began_at, started, ready = began
-    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
-        snapshot_at = dump.record.snapshot_at
     request = RestoreRequest(point, scratch.database, scratch.bucket)
-    restored = restore_point(request, transfer, catalog=catalog, restored_by=drilled_by, on_progress=on_progress)
+    with prepare_restore(request, transfer) as prepared:
+        snapshot_at = prepared.get_database().record.snapshot_at
+        restored = prepared.restore(catalog=catalog, restored_by=drilled_by, on_progress=on_progress)
     compared = time.monotonic()
     sampled = open_referenced_pdfs(
         point, scratch.database, scratch.bucket, transfer, on_progress=lambda size_bytes: on_progress("sample", size_bytes)

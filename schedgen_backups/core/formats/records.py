@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO, TypeVar
 
 from pydantic import AwareDatetime, Field
+from typing_extensions import Buffer
 
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, ReferenceState
@@ -15,18 +19,85 @@ from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenMode
 _Opened = TypeVar("_Opened")
 
 
-@contextmanager
-def open_artifact(path: Path, read: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
-    """What `read` makes of the open file is there within the block; VerificationError (permanent) names the file, or says that it is missing."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise VerificationError(f"{path} cannot be read: {error.strerror}", hint="Is the file where the manifest says it is?") from error
-    with file:
+class ArtifactFile:
+    """One file of a recovery point: opened once, at its first use, and read by any number of readers, each at a position of its own.
+
+    A context manager, after whose block no reader can be used. VerificationError (permanent) when the file is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+        self._lock = Lock()
+
+    def open_reader(self) -> BinaryIO:
+        """Return another reader at the file's beginning, for one thread."""
+        with self._lock:
+            if self._file is None:
+                try:
+                    self._file = self.path.open("rb")
+                except OSError as error:
+                    message = f"{self.path} cannot be read: {error.strerror}"
+                    raise VerificationError(message, hint="Is the file where the manifest says it is?") from error
+            return io.BufferedReader(_Reader(self._file.fileno()))
+
+    @contextmanager
+    def read_as(self, kind: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
+        """What `kind` makes of another reader is there within the block, whose VerificationErrors name the file."""
+        with self.name_errors():
+            yield kind(self.open_reader())
+
+    @contextmanager
+    def name_errors(self) -> Generator[None, None, None]:
+        """Put the file's name before the message of a VerificationError of the block."""
         try:
-            yield read(file)
+            yield
         except VerificationError as error:
-            raise VerificationError(f"{path.name}: {error.message}", hint=error.hint) from error
+            is_named = error.message.startswith((f"{self.path.name}: ", f"{self.path} "))
+            raise error if is_named else VerificationError(f"{self.path.name}: {error.message}", hint=error.hint) from error
+
+    def __enter__(self) -> ArtifactFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _Reader(io.RawIOBase):
+    """Reads an open file from a position of its own."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor, self._position = descriptor, 0
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = os.pread(self._descriptor, len(view), self._position)
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._descriptor).st_size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+@contextmanager
+def open_artifact(path: Path, kind: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
+    """What `kind` makes of the open file is there within the block; VerificationError (permanent) names the file, or says that it is missing."""
+    with ArtifactFile(path) as file, file.read_as(kind) as opened:
+        yield opened
 
 
 def make_format_error(reason: str) -> VerificationError:

@@ -78,8 +78,8 @@ def translate_errors(settings: DatabaseSettings) -> Generator[None, None, None]:
         raise DatabaseError(f"{settings.label} refused a query: {_first_line(error)}") from error
 
 
-def count_user_relations(settings: DatabaseSettings) -> int:
-    """How many tables, views, sequences, functions, types and large objects of users the database holds; 0 means empty."""
+def count_user_relations(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    """Return how many tables, views, sequences, functions, types and large objects of users the database holds; 0 means empty."""
     query = sql.SQL("""
         WITH extension AS (SELECT objid, classid FROM pg_catalog.pg_depend WHERE deptype = 'e'),
         namespace AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')
@@ -92,8 +92,7 @@ def count_user_relations(settings: DatabaseSettings) -> int:
              + (SELECT count(*) FROM namespace WHERE oid IS DISTINCT FROM pg_catalog.to_regnamespace('public'))
              + (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata)
     """)
-    with connect_database(settings) as connection, translate_errors(settings), connection.cursor() as cursor:
-        row = cursor.execute(query).fetchone()
+    row = connection.execute(query).fetchone()
     count = row[0] if row else 0
     assert isinstance(count, int)  # noqa: S101 - the column's type
     return count

@@ -1,11 +1,9 @@
-"""Hands SQL to a psql that stops at the first error, and turns what it says then into our error.
-
-For loads into databases that are dropped or emptied again when they fail. The load of a whole database in one transaction has hints of its own and
-lives in `database_restore`.
-"""
+"""Hands SQL to a psql that stops at the first error, and turns what it says then into our error, with a hint that fits the SQLSTATE."""
 
 from __future__ import annotations
 
+import re
+import secrets
 import subprocess
 from collections.abc import Iterable
 
@@ -15,26 +13,115 @@ from schedgen_backups.core.postgres.connection import make_client_environment
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups.core.system.process import Program, ProgramError
 
+_WORDS = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=verbose", "--output=/dev/null")
+_STOPPED_BY_ERROR = 3
+"""psql's exit code after an error of SQL with ON_ERROR_STOP (PostgreSQL manual, psql, "Exit Status")."""
+_SEVERITY = re.compile(r"^(?P<severity>\w+):  (?P<sqlstate>[0-9A-Z]{5}): ", re.MULTILINE)
+_LOCATION = re.compile(r"^LOCATION:  .*\n?", re.MULTILINE)
+_HARMLESS_CLASSES = frozenset({"00", "01", "02"})
+_NEUTRAL_HINT = "The message is the server's own; its log may say more."
+_HINTS = {
+    "0A000": "The server lacks a feature that the dump needs. Install the extension that the message names there, then restore again.",
+    "58P01": "The server lacks a file that the dump needs. Install the extension that the message names there, then restore again.",
+    "42704": "Make there what the message names (a role, a tablespace, an extension), then restore again.",
+    "42501": "Restore with a role that may do this, such as the owner of the database or a superuser.",
+    "53100": "Make room on the disk of the database server, then restore again.",
+    "53200": "Raise max_locks_per_transaction or the memory of the database server, then restore again.",
+    "42710": "Restore into a database that was made from template0.",
+    "42P06": "Restore into a database that was made from template0.",
+    "42P07": "Restore into a database that was made from template0.",
+    "42723": "Restore into a database that was made from template0.",
+}
+_HINTS_BY_CLASS = {
+    "08": "The connection to the server broke: look at its log, then restore again.",
+    "22": "A value of the dump does not fit its type or a check there; it did in the source. Look for functions or settings that differ.",
+    "23": "The captured rows break a constraint of their own database. Restore an older recovery point, or load this one by hand (docs/restore.md).",
+    "53": "The database server is short of a resource: look at its log, then restore again.",
+    "57": "Somebody or something ended the session on the server: look at its log, then restore again.",
+}
+
+
+class Psql:
+    """A running psql that stops at the first error; a context manager, after whose block it has ended.
+
+    Errors are RestoreErrors with psql's words.
+    """
+
+    def __init__(self, client: ClientPrograms, target: DatabaseSettings, transfer: TransferSettings) -> None:
+        try:
+            self._program = Program(
+                [client.psql, *_WORDS],
+                environment=make_client_environment(target),
+                stall_timeout_seconds=transfer.stall_timeout_seconds,
+                stdin=subprocess.PIPE,
+            )
+        except ProgramError as error:
+            raise RestoreError(error.message, hint=error.hint) from error
+        self._echoes = self._program.read_blocks()
+        """What comes of `\\echo` alone: results of queries go elsewhere."""
+        self.is_stopped_by_error = False
+        """Whether an error of SQL ended it: then the server has rolled back what was not committed."""
+
+    def feed(self, text: bytes) -> None:
+        """Hand over SQL, which may still be on its way to the server afterwards."""
+        try:
+            self._program.write(text)
+        except ProgramError as error:
+            if not isinstance(error.__cause__, BrokenPipeError):
+                raise RestoreError(error.message, hint=error.hint) from error
+            raise self._explain(error.message) from error
+
+    def settle(self) -> None:
+        """Wait until psql has run everything that it was given so far."""
+        mark = secrets.token_hex(16)
+        self.feed(f"\n\\echo {mark}\n".encode())
+        echoed = b""
+        try:
+            for block in self._echoes:
+                echoed += block
+                if mark.encode() in echoed:
+                    return
+        except ProgramError as error:
+            raise RestoreError(error.message, hint=error.hint) from error
+        raise self._explain("it ended before it had run everything")
+
+    def finish(self) -> None:
+        """Wait until psql has run everything, and has ended."""
+        self._program.close_stdin()
+        code = self._wait()
+        if code != 0:
+            raise self._explain(f"exit code {code}")
+
+    def __enter__(self) -> Psql:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._program.end()
+
+    def _wait(self) -> int:
+        try:
+            return self._program.wait()
+        except ProgramError as error:
+            raise RestoreError(error.message, hint=error.hint) from error
+
+    def _explain(self, reason: str) -> RestoreError:
+        self.is_stopped_by_error = self._wait() == _STOPPED_BY_ERROR
+        message, hint = explain_output(self._program.stderr_tail)
+        return RestoreError(f"psql stopped at the first error: {message or reason}", hint=hint)
+
 
 def feed_psql(client: ClientPrograms, target: DatabaseSettings, transfer: TransferSettings, texts: Iterable[bytes]) -> None:
-    """The database has taken every text. RestoreError with psql's words at its first error; errors of `texts` end psql and are raised."""
-    words = [client.psql, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"]
-    try:
-        with Program(
-            words,
-            environment=make_client_environment(target),
-            stall_timeout_seconds=transfer.stall_timeout_seconds,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-        ) as psql:
-            try:
-                for text in texts:
-                    psql.write(text)
-                psql.close_stdin()
-            except ProgramError as error:
-                psql.wait()
-                raise RestoreError(f"psql stopped at the first error: {psql.stderr_tail or error.message}") from error
-            if psql.wait() != 0:
-                raise RestoreError(f"psql stopped at the first error: {psql.stderr_tail}")
-    except ProgramError as error:
-        raise RestoreError(error.message, hint=error.hint) from error
+    """Run every text. RestoreError with psql's words at its first error; errors of `texts` end psql and are raised."""
+    with Psql(client, target, transfer) as psql:
+        for text in texts:
+            psql.feed(text)
+        psql.finish()
+
+
+def explain_output(text: str) -> tuple[str, str]:
+    """Return what a verbose psql said without codes and places in the server's source, and the hint that fits its last error's SQLSTATE."""
+    codes = [found["sqlstate"] for found in _SEVERITY.finditer(text) if found["sqlstate"][:2] not in _HARMLESS_CLASSES]
+    message = _LOCATION.sub("", _SEVERITY.sub(r"\g<severity>:  ", text)).strip()
+    if not codes:
+        return message, _NEUTRAL_HINT
+    return message, _HINTS.get(codes[-1]) or _HINTS_BY_CLASS.get(codes[-1][:2], _NEUTRAL_HINT)

@@ -1,134 +1,224 @@
-"""Writes an archive's objects into a bucket, in parallel, and compares what is there afterwards with what was captured.
+"""Prepares the bucket half of a restore and writes an archive's objects, in parallel.
 
-Each object's digest is checked before it goes out; S3 metadata, content type and tags go along. There is no transaction in S3: a restore that stops
-half-way leaves the objects it wrote, and says so. What a restore needs before and beside this belongs to `restore`.
+Each object's digest is checked before it goes out; S3 metadata, content type and tags go along. S3 has no transactions: `ObjectWriter` knows what it
+wrote and can remove that again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime, timezone
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from tempfile import SpooledTemporaryFile
+from threading import Event, Lock
 from typing import TypeVar
 
-from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
 from schedgen_backups.core.concurrency.limits import MemoryBudget
-from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
-from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.errors import BackupError, BucketError, RestoreError, TargetNotEmptyError
+from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.block_stream import BlockReader
-from schedgen_backups.core.formats.records import ObjectEntry
-from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, PARALLEL_PARTS, PART_BYTES, BucketClient, ObjectGoneError
+from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, ObjectEntry
+from schedgen_backups.core.formats.tar_member import digest_name
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, PARALLEL_PARTS, PART_BYTES, BucketClient, ObjectGoneError, StoredObject, new_md5
 from schedgen_backups.core.settings import BucketSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 
 _AHEAD = 4
 _MEMORY_BUDGET_BYTES = 64 << 20
 """Bodies on their way into the bucket; the SDK holds those of small objects twice."""
+_JOURNAL_IN_MEMORY_BYTES = 8 << 20
+_NO_VERSION = "null"
+"""S3's word for the version of an object in a bucket whose versioning is suspended (S3 user guide)."""
 
 OnProgress = Callable[[int], object]
 _Done = TypeVar("_Done")
 
 
-def restore_bucket(
-    archive_path: Path,
-    target: BucketSettings,
-    transfer: TransferSettings,
-    *,
-    overwrite: bool,
-    stop: Event,
-    on_progress: OnProgress = lambda _size_bytes: None,
-) -> int:
-    """The target holds every object of the archive; returns how many. Objects of other keys stay.
+@dataclass(frozen=True)
+class RemovedObjects:
+    """What came of removing the objects again that a restore had written."""
 
-    TargetNotEmptyError when it holds something and `overwrite` is not set; RestoreError, BucketError or VerificationError at the first
-    error or when `stop` is set. `on_progress` gets each object's size once it is written.
-    """
-    with BucketClient(target, threads=transfer.download_threads, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
+    removed_count: int = 0
+    left: tuple[str, ...] = ()
+    """Keys with the reason why each is still there."""
+
+    def describe(self, label: str) -> str:
+        """Return a sentence that says what the bucket of this name holds now."""
+        if not self.left and not self.removed_count:
+            return f"The bucket {label} is as it was."
+        if not self.left:
+            return f"The {self.removed_count} objects that were written into {label} were removed again."
+        total = self.removed_count + len(self.left)
+        return f"Of {total} objects that were written into {label}, {self.removed_count} were removed again; left are {name_some(self.left)}."
+
+
+class ObjectWriter:
+    """Writes objects of an archive into a bucket, from any thread, and removes them again when the restore fails. A context manager."""
+
+    def __init__(self, artifact: ArtifactFile, client: BucketClient, *, threads: int) -> None:
+        self._artifact, self._client, self._threads = artifact, client, threads
+        self._journal = SpooledTemporaryFile(max_size=_JOURNAL_IN_MEMORY_BYTES)  # noqa: SIM115 - closed in __exit__
+        self._lock = Lock()
+        self._removed: RemovedObjects | None = None
+
+    def write(self, entry: ObjectEntry, *, is_replacing: bool) -> None:
+        """Write the object as it was captured. VerificationError when the archive is damaged there: then nothing was written.
+
+        Errors of the bucket are raised. Of a damaged object above `IN_MEMORY_BYTES` parts may have gone up, which S3 never shows.
+        """
+        with self._artifact.read_as(ArchiveFile) as archive:
+            blocks = archive.read_object(entry)
+            if entry.size_bytes > IN_MEMORY_BYTES:
+                self._put(entry, BlockReader(blocks), "", is_replacing=is_replacing)
+                return
+            # Read to its end first: damaged bytes must not go out.
+            body = b"".join(blocks)
+            md5 = new_md5()
+            md5.update(body)
+            self._put(entry, io.BytesIO(body), md5.hexdigest(), is_replacing=is_replacing)
+
+    def undo(self) -> RemovedObjects:
+        """Remove what was written and is still as it was written; return the same again when it was done before.
+
+        What replaced another object of its key stays, unless the bucket keeps versions.
+        """
+        if self._removed is None:
+            with self._lock:
+                self._journal.seek(0)
+                lines = self._journal.readlines()
+            with ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix="undo") as pool:
+                outcomes = list(pool.map(self._remove, lines))
+            left = tuple(f"{key} ({problem})" for key, problem in outcomes if problem)
+            self._removed = RemovedObjects(sum(problem == "" for _key, problem in outcomes), left)
+        return self._removed
+
+    def __enter__(self) -> ObjectWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._journal.close()
+
+    def _put(self, entry: ObjectEntry, body: BlockReader | io.BytesIO, md5: str, *, is_replacing: bool) -> None:
+        try:
+            stored = self._client.put_object(entry, body)
+        except BucketError:
+            # It may be there all the same, and only the answer was lost.
+            self._note(entry.key, StoredObject(md5, None), is_replacing=is_replacing)
+            raise
+        self._note(entry.key, stored, is_replacing=is_replacing)
+
+    def _note(self, key: str, stored: StoredObject, *, is_replacing: bool) -> None:
+        line = json.dumps([key, stored.etag, stored.version_id or "", is_replacing])
+        with self._lock:
+            self._journal.write(f"{line}\n".encode())
+
+    def _remove(self, line: bytes) -> tuple[str, str | None]:
+        """The key and why it stays; an empty text when it was removed, None when there was nothing to remove."""
+        key, etag, version_id, is_replacing = json.loads(line)
+        try:
+            if version_id and version_id != _NO_VERSION:
+                self._client.remove_object(key, version_id=version_id)
+                return key, ""
+            head = self._client.find_head(key)
+            if head is None:
+                return key, None
+            if is_replacing:
+                return key, "as it was captured, in place of the one before" if head.etag == etag else None
+            if head.etag != etag:
+                return key, "written by somebody else since, or not known to be ours"
+            self._client.remove_object(key)
+        except BackupError as error:
+            return key, error.message
+        return key, ""
+
+
+@dataclass(frozen=True)
+class PreparedBucket:
+    """An archive and the bucket that it goes into, both open and looked at."""
+
+    artifact: ArtifactFile
+    record: ArchiveRecord
+    client: BucketClient
+    writer: ObjectWriter
+    is_empty: bool
+    transfer: TransferSettings
+
+    @property
+    def target(self) -> BucketSettings:
+        """The bucket that is written to."""
+        return self.client.settings
+
+
+@contextmanager
+def prepare_bucket(path: Path, target: BucketSettings, transfer: TransferSettings) -> Generator[PreparedBucket, None, None]:
+    """Archive and S3 client are there within the block. Errors of the bucket are raised; whether it is empty is not judged here."""
+    threads = transfer.download_threads
+    with (
+        ArtifactFile(path) as artifact,
+        BucketClient(target, threads=threads, stall_timeout_seconds=transfer.stall_timeout_seconds) as client,
+        ObjectWriter(artifact, client, threads=threads) as writer,
+    ):
+        with artifact.read_as(ArchiveFile) as archive:
+            record = archive.record
         client.check_exists()
-        if not overwrite and not client.is_empty():
-            raise make_bucket_not_empty_error(target)
+        yield PreparedBucket(artifact, record, client, writer, client.is_empty(), transfer)
 
-        budget = MemoryBudget(_MEMORY_BUDGET_BYTES)
 
-        def write(entry: ObjectEntry) -> ObjectEntry:
-            if stop.is_set():
-                raise RestoreError("the restore of the bucket was stopped")
-            with budget.hold(entry.size_bytes if entry.size_bytes <= IN_MEMORY_BYTES else (PARALLEL_PARTS + 1) * PART_BYTES):
-                write_object(client, archive_path, entry)
-            return entry
+def check_bucket_empty(target: BucketSettings, *, is_empty: bool) -> None:
+    """Raise TargetNotEmptyError where the bucket holds something."""
+    if not is_empty:
+        raise TargetNotEmptyError(
+            f"the bucket {target.label} is not empty",
+            hint="Restore into a new bucket, or overwrite objects of the same keys in this one with --into-nonempty.",
+        )
 
-        count = 0
-        for entry in _for_each(archive_path, transfer.download_threads, write):
-            on_progress(entry.size_bytes)
-            count += 1
+
+def describe_write(record: ArchiveRecord, target: BucketSettings, *, is_empty: bool) -> tuple[str, ...]:
+    """Return what writing the archive does to the bucket, a line each."""
+    write = f"write {record.object_count} objects with {record.size_bytes} bytes into {target.label}"
+    return (write,) if is_empty else (f"overwrite objects of the same keys in {target.label}; others stay", write)
+
+
+def write_bucket(prepared: PreparedBucket, *, overwrite: bool, stop: Event, on_progress: OnProgress = lambda _size_bytes: None) -> int:
+    """Write every object of the archive; return how many. Objects of other keys stay.
+
+    TargetNotEmptyError when the bucket holds something and `overwrite` is not set; RestoreError, BucketError or VerificationError at the first
+    error or when `stop` is set: what was written until then can be removed by the writer's `undo`. `on_progress` gets each object's size.
+    """
+    client = prepared.client
+    if not overwrite:
+        # Files were verified since it was looked at, which may have taken hours.
+        check_bucket_empty(prepared.target, is_empty=client.is_empty())
+    replaced = {digest_name(listed.key) for listed in client.list_objects()} if overwrite and not prepared.is_empty else set[str]()
+    budget = MemoryBudget(_MEMORY_BUDGET_BYTES)
+
+    def write(entry: ObjectEntry) -> ObjectEntry:
+        if stop.is_set():
+            raise RestoreError("the restore of the bucket was stopped")
+        with budget.hold(entry.size_bytes if entry.size_bytes <= IN_MEMORY_BYTES else (PARALLEL_PARTS + 1) * PART_BYTES):
+            prepared.writer.write(entry, is_replacing=digest_name(entry.key) in replaced)
+        return entry
+
+    count = 0
+    for entry in for_each_entry(prepared, write):
+        on_progress(entry.size_bytes)
+        count += 1
     return count
 
 
-def write_object(client: BucketClient, archive_path: Path, entry: ObjectEntry) -> None:
-    """The bucket holds the object as it was captured. VerificationError when the archive is damaged there: then nothing was written.
-
-    Errors of the bucket are raised. Of a damaged object above `IN_MEMORY_BYTES` parts may have gone up, which S3 never shows.
-    """
-    with open_archive(archive_path) as archive:
-        blocks = archive.read_object(entry)
-        if entry.size_bytes <= IN_MEMORY_BYTES:
-            # Read to its end first: damaged bytes must not go out.
-            client.put_object(entry, io.BytesIO(b"".join(blocks)))
-        else:
-            client.put_object(entry, BlockReader(blocks))
-
-
-def compare_bucket(
-    archive_path: Path, target: BucketSettings, transfer: TransferSettings, *, on_progress: OnProgress = lambda _size_bytes: None
-) -> tuple[CheckResult, CheckResult]:
-    """`bucket_is_restored` (every object is there with its size) and `bucket_is_equal` (bytes, content type, headers, metadata, tags).
-
-    Every object is read back from the bucket. Errors of the bucket are raised; `on_progress` gets each object's size.
-    """
-    missing: list[str] = []
-    differing: list[str] = []
-    count = size_bytes = 0
-    with BucketClient(target, threads=transfer.download_threads, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
-
-        def compare(entry: ObjectEntry) -> tuple[ObjectEntry, str]:
-            return entry, find_difference(client, entry)
-
-        for entry, difference in _for_each(archive_path, transfer.download_threads, compare):
-            on_progress(entry.size_bytes)
-            count += 1
-            size_bytes += entry.size_bytes
-            if difference in {"missing", "size"}:
-                missing.append(f"{entry.key} ({difference})")
-            if difference:
-                differing.append(f"{entry.key} ({difference})")
-        listed = sum(1 for _listed in client.list_objects())
-    figures: dict[str, Figure] = {"objects": count, "size_bytes": size_bytes, "other_objects": max(0, listed - count)}
-    restored = _make_result(
-        Check.BUCKET_IS_RESTORED, missing, f"{count} objects with {size_bytes} bytes are there", "are missing or of another size", figures
-    )
-    equal = _make_result(Check.BUCKET_IS_EQUAL, differing, f"{count} objects are equal in bytes, content type, metadata and tags", "differ", figures)
-    return restored, equal
-
-
-def make_bucket_not_empty_error(target: BucketSettings) -> TargetNotEmptyError:
-    """The refusal to write into a bucket that holds something."""
-    return TargetNotEmptyError(
-        f"the bucket {target.label} is not empty",
-        hint="Restore into a new bucket, or overwrite objects of the same keys in this one with --into-nonempty.",
-    )
-
-
-def _for_each(archive_path: Path, threads: int, work: Callable[[ObjectEntry], _Done]) -> Iterator[_Done]:
-    """Yields what `work` makes of each entry, in order, a few entries ahead on each thread; the first error ends all."""
+def for_each_entry(prepared: PreparedBucket, work: Callable[[ObjectEntry], _Done]) -> Iterator[_Done]:
+    """Yield what `work` makes of each entry, in order, a few entries ahead on each thread; the first error ends all."""
+    threads = prepared.transfer.download_threads
     waiting: deque[Future[_Done]] = deque()
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="objects")
     try:
-        with open_archive(archive_path) as archive:
+        with prepared.artifact.read_as(ArchiveFile) as archive:
             for entry in archive.read_entries():
                 waiting.append(pool.submit(work, entry))
                 if len(waiting) >= _AHEAD * threads:
@@ -140,7 +230,7 @@ def _for_each(archive_path: Path, threads: int, work: Callable[[ObjectEntry], _D
 
 
 def find_difference(client: BucketClient, entry: ObjectEntry) -> str:
-    """What is different about the object in the bucket, in a word (`missing`, `size` …), or an empty text. Errors of the bucket are raised."""
+    """Return what is different about the object in the bucket, in a word (`missing`, `size` …), or an empty text. Errors of the bucket are raised."""
     digest = hashlib.sha256()
     try:
         with client.open_object(entry.key) as opened:
@@ -159,13 +249,3 @@ def find_difference(client: BucketClient, entry: ObjectEntry) -> str:
         "tags": (tags, entry.tags),
     }
     return next((name for name, (there, expected) in pairs.items() if there != expected), "")
-
-
-def _make_result(check: Check, wrong: list[str], success: str, failure: str, figures: dict[str, Figure]) -> CheckResult:
-    return CheckResult(
-        check=check,
-        status=CheckStatus.FAILED if wrong else CheckStatus.PASSED,
-        summary=f"{len(wrong)} objects {failure}: {name_some(wrong)}" if wrong else success,
-        figures=figures,
-        checked_at=datetime.now(timezone.utc),
-    )

@@ -1,78 +1,141 @@
-"""Proves that a database equals a dump: dumps it again and compares digests, table by table and for everything that is not a row.
+"""Compares what was restored with what was captured: a second dump of the database by digests, and every object of the bucket by its bytes.
 
 Rows may lie in another order after a restore (free space is filled as it comes), so a table whose digest differs is compared once more as a set of
-rows. Add what must be equal. Objects are compared in `bucket_restore`.
+rows. The judgements (`judge_database`, `judge_bucket`) are apart from the reading.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import cast
 
 from psycopg import sql
 from typing_extensions import LiteralString
 
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
-from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
-from schedgen_backups.core.formats.dump_text import DumpDigest, Rows, TableFacts, split_dump, split_table
-from schedgen_backups.core.formats.records import TableEntry
-from schedgen_backups.core.postgres.client_programs import find_client
-from schedgen_backups.core.postgres.connection import connect_database, translate_errors
+from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, Rows, TableFacts, split_dump, split_table
+from schedgen_backups.core.formats.records import DumpRecord, ObjectEntry, TableEntry
 from schedgen_backups.core.postgres.pg_dump import stream_dump
-from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
+from schedgen_backups.core.postgres.session import Connection
+from schedgen_backups.core.restore.bucket import PreparedBucket, find_difference, for_each_entry
+from schedgen_backups.core.restore.database import PreparedDatabase
 from schedgen_backups.core.units import name_some
 
 _DIGEST_BITS = 256
+_ABSENT = frozenset({"missing", "size"})
+"""Differences after which an object does not count as restored."""
+
+
+@dataclass(frozen=True)
+class DumpedBy:
+    """The programs that wrote a dump; only two dumps by the same ones have comparable text."""
+
+    client_version: str
+    server_major: int
+
+
+@dataclass(frozen=True)
+class ComparedRows:
+    """How the rows of the second dump differ from those that were captured."""
+
+    differing: tuple[str, ...] = ()
+    """Names of tables with other rows, with too few or that were not captured at all."""
+    reordered_count: int = 0
+    """Tables with the same rows in another order."""
 
 
 def compare_database(
-    dump_path: Path,
-    target: DatabaseSettings,
-    transfer: TransferSettings,
-    *,
-    on_progress: Callable[[int], object] = lambda _size_bytes: None,
+    prepared: PreparedDatabase, *, on_progress: Callable[[int], object] = lambda _size_bytes: None
 ) -> tuple[CheckResult, CheckResult]:
-    """`database_is_restored` (the same tables with as many rows) and `database_is_equal` (every row and all else the same).
+    """Return `database_is_restored` (the same tables with as many rows) and `database_is_equal` (every row and all else the same).
 
     Errors of the target and of its pg_dump are raised. `on_progress` gets the plain bytes of the second dump.
     """
-    with open_dump(dump_path) as dump:
-        with connect_database(target) as connection:
-            target_major = connection.info.server_version // 10000
-        client = find_client(target, target_major, transfer.postgres_bin_dir)
-        contents = DumpDigest()
-        blocks = stream_dump(target, client, server_major=target_major, stall_timeout_seconds=transfer.stall_timeout_seconds, on_progress=on_progress)
-        with closing(blocks):
-            for segment in split_dump(blocks):
-                contents.add(segment)
-        facts = contents.facts()
-        found = {(table.schema_name, table.name): table for table in facts.tables}
-        restored = _compare_counts(dump.tables, found)
-        differing, reordered = _compare_rows(dump, found, target)
-        figures: dict[str, Figure] = {"tables": len(dump.tables), "rows": dump.record.row_count, "reordered_tables": reordered}
-        if differing or not restored.is_passed:
-            names = name_some(differing) or restored.summary
-            return restored, _make_result(Check.DATABASE_IS_EQUAL, CheckStatus.FAILED, f"rows differ: {names}", figures)
-        if facts.text_sha256 == dump.record.text_sha256:
-            summary = f"{len(dump.tables)} tables, {dump.record.row_count} rows and the schema are equal"
-            return restored, _make_result(Check.DATABASE_IS_EQUAL, CheckStatus.PASSED, summary, figures)
-        if (client.version, target_major) != (dump.record.client_version, dump.record.server_major):
-            summary = (
-                f"every row is equal; the schema's text cannot be compared: it was written by pg_dump {dump.record.client_version} of server "
-                f"{dump.record.server_major}, and now by pg_dump {client.version} of server {target_major}"
-            )
-            return restored, _make_result(Check.DATABASE_IS_EQUAL, CheckStatus.UNKNOWN, summary, figures)
-        return restored, _make_result(Check.DATABASE_IS_EQUAL, CheckStatus.FAILED, "the schema, a sequence or a large object differs", figures)
+    contents = DumpDigest()
+    blocks = stream_dump(
+        prepared.target,
+        prepared.client,
+        server_major=prepared.facts.server_major,
+        stall_timeout_seconds=prepared.transfer.stall_timeout_seconds,
+        on_progress=on_progress,
+    )
+    with closing(blocks):
+        for segment in split_dump(blocks):
+            contents.add(segment)
+    facts = contents.facts()
+    with prepared.artifact.name_errors():
+        rows = _compare_rows(prepared, facts)
+    return judge_database(prepared.record, prepared.dump.tables, facts, rows, DumpedBy(prepared.client.version, prepared.facts.server_major))
 
 
-def _compare_counts(expected: tuple[TableEntry, ...], found: dict[tuple[str, str], TableFacts]) -> CheckResult:
+def judge_database(
+    record: DumpRecord, tables: Sequence[TableEntry], facts: DumpFacts, rows: ComparedRows, dumped_by: DumpedBy
+) -> tuple[CheckResult, CheckResult]:
+    """Return `database_is_restored` and `database_is_equal` for a second dump; `facts` and `dumped_by` are the second dump's."""
+    restored = _judge_counts(tables, facts.tables)
+    figures: dict[str, Figure] = {"tables": len(tables), "rows": record.row_count, "reordered_tables": rows.reordered_count}
+
+    def make_equal(status: CheckStatus, summary: str) -> tuple[CheckResult, CheckResult]:
+        return restored, _make_result(Check.DATABASE_IS_EQUAL, status, summary, figures)
+
+    if rows.differing or not restored.is_passed:
+        return make_equal(CheckStatus.FAILED, f"rows differ: {name_some(rows.differing) or restored.summary}")
+    if facts.text_sha256 == record.text_sha256:
+        return make_equal(CheckStatus.PASSED, f"{len(tables)} tables, {record.row_count} rows and the schema are equal")
+    captured_by = DumpedBy(record.client_version, record.server_major)
+    if dumped_by != captured_by:
+        return make_equal(
+            CheckStatus.UNKNOWN,
+            f"every row is equal; the schema's text cannot be compared: it was written by pg_dump {captured_by.client_version} of server "
+            f"{captured_by.server_major}, and now by pg_dump {dumped_by.client_version} of server {dumped_by.server_major}",
+        )
+    return make_equal(CheckStatus.FAILED, "the schema, a sequence or a large object differs")
+
+
+def compare_bucket(prepared: PreparedBucket, *, on_progress: Callable[[int], object] = lambda _size_bytes: None) -> tuple[CheckResult, CheckResult]:
+    """Return `bucket_is_restored` (every object is there with its size) and `bucket_is_equal` (bytes, content type, headers, metadata, tags).
+
+    Every object is read back from the bucket. Errors of the bucket are raised; `on_progress` gets each object's size.
+    """
+    differences: dict[str, str] = {}
+    count = size_bytes = 0
+
+    def compare(entry: ObjectEntry) -> tuple[ObjectEntry, str]:
+        return entry, find_difference(prepared.client, entry)
+
+    for entry, difference in for_each_entry(prepared, compare):
+        on_progress(entry.size_bytes)
+        count += 1
+        size_bytes += entry.size_bytes
+        if difference:
+            differences[entry.key] = difference
+    listed = sum(1 for _listed in prepared.client.list_objects())
+    return judge_bucket(count, size_bytes, differences, listed_count=listed)
+
+
+def judge_bucket(count: int, size_bytes: int, differences: dict[str, str], *, listed_count: int) -> tuple[CheckResult, CheckResult]:
+    """Return `bucket_is_restored` and `bucket_is_equal` for so many captured objects; `differences` has what differs, in a word, by key."""
+    figures: dict[str, Figure] = {"objects": count, "size_bytes": size_bytes, "other_objects": max(0, listed_count - count)}
+    absent = [f"{key} ({difference})" for key, difference in differences.items() if difference in _ABSENT]
+    differing = [f"{key} ({difference})" for key, difference in differences.items()]
+    restored = _judge_objects(
+        Check.BUCKET_IS_RESTORED, absent, f"{count} objects with {size_bytes} bytes are there", "are missing or of another size", figures
+    )
+    equal = _judge_objects(
+        Check.BUCKET_IS_EQUAL, differing, f"{count} objects are equal in bytes, content type, metadata and tags", "differ", figures
+    )
+    return restored, equal
+
+
+def _judge_counts(expected: Sequence[TableEntry], found: Sequence[TableFacts]) -> CheckResult:
+    by_name = _index(found)
     wrong: list[str] = []
     for table in expected:
-        there = found.get((table.schema_name, table.name))
+        there = by_name.get((table.schema_name, table.name))
         if there is None or there.rows != table.rows:
             wrong.append(f"{table.qualified_name} ({there.rows if there else 'missing'} instead of {table.rows})")
     rows = sum(table.rows for table in expected)
@@ -82,49 +145,61 @@ def _compare_counts(expected: tuple[TableEntry, ...], found: dict[tuple[str, str
     return _make_result(Check.DATABASE_IS_RESTORED, CheckStatus.PASSED, summary, {"tables": len(expected), "rows": rows})
 
 
-def _compare_rows(dump: DumpFile, found: dict[tuple[str, str], TableFacts], target: DatabaseSettings) -> tuple[list[str], int]:
-    """Names of tables with other rows, and how many have the same rows in another order."""
+def _judge_objects(check: Check, wrong: list[str], success: str, failure: str, figures: dict[str, Figure]) -> CheckResult:
+    if wrong:
+        return _make_result(check, CheckStatus.FAILED, f"{len(wrong)} objects {failure}: {name_some(wrong)}", figures)
+    return _make_result(check, CheckStatus.PASSED, success, figures)
+
+
+def _compare_rows(prepared: PreparedDatabase, facts: DumpFacts) -> ComparedRows:
+    found = _index(facts.tables)
     differing: list[str] = []
     reordered = 0
-    for table in dump.tables:
+    for table in prepared.dump.tables:
         there = found.get((table.schema_name, table.name))
         if there is None:
             differing.append(table.qualified_name)
         elif there.sha256 != table.sha256:
-            if there.columns == table.columns and _add_up_rows(_dumped_rows(dump, table)) == _add_up_rows(_stored_rows(table, target)):
+            if there.columns == table.columns and _has_same_rows(prepared, table):
                 reordered += 1
             else:
                 differing.append(table.qualified_name)
-    known = {(table.schema_name, table.name) for table in dump.tables}
+    known = {(table.schema_name, table.name) for table in prepared.dump.tables}
     differing += [f"{schema}.{name} (not in the dump)" for schema, name in found if (schema, name) not in known]
-    return differing, reordered
+    return ComparedRows(tuple(differing), reordered)
 
 
-def _add_up_rows(blocks: Iterable[bytes]) -> tuple[int, int]:
-    """The number of rows and the sum of their digests, which is the same in any order."""
+def _has_same_rows(prepared: PreparedDatabase, table: TableEntry) -> bool:
+    dumped = (segment.data for segment in split_table(prepared.dump.read_table(table)) if isinstance(segment, Rows))
+    with prepared.session.use() as connection:
+        return add_up_rows(dumped) == add_up_rows(_read_stored_rows(table, connection))
+
+
+def _index(tables: Sequence[TableFacts]) -> dict[tuple[str, str], TableFacts]:
+    return {(table.schema_name, table.name): table for table in tables}
+
+
+def add_up_rows(blocks: Iterable[bytes]) -> tuple[int, int]:
+    """Return the number of rows and the sum of their digests, which is the same in any order."""
     count = total = 0
-    resumable = b""
+    unfinished = b""
     for block in blocks:
-        *rows, resumable = (resumable + block).split(b"\n")
+        *rows, unfinished = (unfinished + block).split(b"\n")
         for row in rows:
             total += int.from_bytes(hashlib.sha256(row).digest(), "big")
         count += len(rows)
     return count, total % (1 << _DIGEST_BITS)
 
 
-def _dumped_rows(dump: DumpFile, table: TableEntry) -> Iterator[bytes]:
-    return (segment.data for segment in split_table(dump.read_table(table)) if isinstance(segment, Rows))
-
-
-def _stored_rows(table: TableEntry, target: DatabaseSettings) -> Iterator[bytes]:
+def _read_stored_rows(table: TableEntry, connection: Connection) -> Iterator[bytes]:
     name = sql.Identifier(table.schema_name, table.name)
     columns = sql.SQL(cast("LiteralString", table.columns))
-    with connect_database(target) as connection, translate_errors(target), connection.cursor() as cursor:
+    encoding = connection.info.parameter_status("server_encoding") or "UTF8"
+    with connection.transaction(), connection.cursor() as cursor:
         # The same settings as pg_dump's session (pg_dump.c, setup_connection).
         for setting in ("DateStyle = ISO", "IntervalStyle = POSTGRES", "extra_float_digits = 3", "row_security = off", "search_path = ''"):
-            cursor.execute(sql.SQL(f"SET {setting}"))
-        encoding = connection.info.parameter_status("server_encoding") or "UTF8"
-        cursor.execute(sql.SQL("SET client_encoding = {}").format(sql.Literal(encoding)))
+            cursor.execute(sql.SQL("SET LOCAL {}").format(sql.SQL(setting)))
+        cursor.execute(sql.SQL("SET LOCAL client_encoding = {}").format(sql.Literal(encoding)))
         with cursor.copy(sql.SQL("COPY {} {} TO STDOUT").format(name, columns)) as copy:
             for block in copy:
                 yield bytes(block)

@@ -1,38 +1,28 @@
-"""Loads a dump into a database, all of it or nothing, and compares what is there afterwards with what was captured.
-
-One transaction carries the whole load: an error, a damaged file or a killed process leaves the target as it was. What a restore needs before and
-beside this (bucket, report) belongs to `restore`.
-"""
+"""Prepares the database half of a restore: opens the dump and the connection once, looks at both, and says how the dump will be loaded."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
-from threading import Event
 from typing import cast
 
-import psycopg
-from psycopg import sql
-from typing_extensions import LiteralString
-
-from schedgen_backups.core.concurrency.serial_worker import SerialWorker
-from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmptyError, VerificationError
-from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
-from schedgen_backups.core.formats.dump_sections import LargeObjectFilter
-from schedgen_backups.core.formats.dump_text import DumpDigest, Text, split_dump
-from schedgen_backups.core.formats.records import DumpRecord
+from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
+from schedgen_backups.core.formats.dump_file import DumpFile
+from schedgen_backups.core.formats.records import ArtifactFile, DumpRecord
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
-from schedgen_backups.core.postgres.connection import connect_database, count_user_relations, make_client_environment, translate_errors
-from schedgen_backups.core.restore.parallel_load import SESSION_SETTINGS, ParallelLoad, can_load_in_parallel, remove_contents
+from schedgen_backups.core.postgres.connection import count_user_relations
+from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
-from schedgen_backups.core.system.process import Program, ProgramError
 
 CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[^\s;]+);')
+MAINTENANCE_DATABASE = "postgres"
 _LOCK_SHARE = 0.5
 """How much of the server's lock table one restore may fill; the rest is for everybody else."""
-_REMOVE_EVERYTHING = """
+REMOVE_EVERYTHING = """
 DO $remove$
 DECLARE name text;
 BEGIN
@@ -54,160 +44,175 @@ BEGIN
 END $remove$;
 COMMENT ON SCHEMA public IS 'standard public schema';
 """
+"""SQL that empties a database, in one transaction where it is one query."""
 
 
-def check_database_target(record: DumpRecord, target: DatabaseSettings, transfer: TransferSettings) -> tuple[ClientPrograms, int]:
-    """The target can take the dump: reachable, not older than the source, same encoding, a psql at hand.
+class LoadWay(str, Enum):
+    """How a dump gets into a database."""
 
-    Returns psql and the target's number of user relations. RestoreError (permanent) says why not.
+    ONE_TRANSACTION = "one transaction"
+    SEVERAL_SESSIONS = "several sessions"
+    NO_TRANSACTION = "no transaction"
+    """For a dump whose relations need more locks than the server has to spare."""
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """What the target's server said when the restore was prepared."""
+
+    server_major: int
+    encoding: str
+    relation_count: int
+    """Tables, functions, types and large objects of users; 0 means empty."""
+    lock_capacity: int
+    """Objects that all transactions together can lock (PostgreSQL manual, section 19.12, max_locks_per_transaction)."""
+    roles: frozenset[str]
+    """Names as they are and, where that is different, as SQL quotes them."""
+
+
+@dataclass(frozen=True)
+class PreparedDatabase:
+    """A dump and the database that it goes into, both open and looked at."""
+
+    artifact: ArtifactFile
+    dump: DumpFile
+    """For one thread at a time; others take readers of `artifact`."""
+    session: DatabaseSession
+    client: ClientPrograms
+    facts: TargetFacts
+    transfer: TransferSettings
+    is_fresh: bool = False
+    """Whether the database was made for this restore."""
+
+    @property
+    def target(self) -> DatabaseSettings:
+        """The database that is written to."""
+        return self.session.settings
+
+    @property
+    def record(self) -> DumpRecord:
+        """What the dump says of itself."""
+        return self.dump.record
+
+    @property
+    def missing_roles(self) -> tuple[str, ...]:
+        """Roles of the dump that the server lacks, as SQL quotes them."""
+        found = (CREATE_ROLE.fullmatch(line) for line in self.dump.roles.splitlines())
+        return tuple(match["name"] for match in found if match is not None and match["name"] not in self.facts.roles)
+
+    def choose_way(self, jobs: int) -> LoadWay:
+        """Return how the dump would be loaded when so many sessions are asked for."""
+        return choose_way(self.record, self.facts, jobs=jobs if can_load_in_parallel(self.dump) else 1)
+
+    @contextmanager
+    def aim_at(self, fresh: DatabaseSettings) -> Generator[PreparedDatabase, None, None]:
+        """The same dump for another, empty database of the same server, within the block."""
+        with DatabaseSession(fresh) as session:
+            yield replace(self, session=session, is_fresh=True)
+
+
+@contextmanager
+def prepare_database(path: Path, target: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
+    """Dump, connection and client programs are there within the block, and the target can take the dump.
+
+    RestoreError (permanent) says why it cannot; whether it is empty is not judged here.
     """
-    with connect_database(target) as connection:
-        major = connection.info.server_version // 10000
-        encoding = connection.info.parameter_status("server_encoding") or ""
-    if major < record.server_major:
+    with _open_half(path, target, transfer) as prepared:
+        check_encoding(prepared.record, prepared.facts, target)
+        yield prepared
+
+
+@contextmanager
+def prepare_beside(path: Path, live: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
+    """As `prepare_database`, for an empty database that is still to be made on the server of `live`; connected to its maintenance database."""
+    with _open_half(path, live.with_database(MAINTENANCE_DATABASE), transfer) as prepared:
+        yield replace(prepared, facts=replace(prepared.facts, relation_count=0, encoding=prepared.record.encoding))
+
+
+@contextmanager
+def _open_half(path: Path, target: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
+    with ArtifactFile(path) as artifact, DatabaseSession(target) as session:
+        with artifact.name_errors():
+            dump = DumpFile(artifact.open_reader())
+            record = dump.record
+        with session.use() as connection:
+            facts = _read_facts(connection)
+        if facts.server_major < record.server_major:
+            raise RestoreError(
+                f"the dump is of PostgreSQL {record.server_major} and the target is PostgreSQL {facts.server_major}: newer does not load into older",
+                hint=f"Restore into a server of version {record.server_major} or newer.",
+            )
+        yield PreparedDatabase(artifact, dump, session, find_client(target, facts.server_major, transfer.postgres_bin_dir), facts, transfer)
+
+
+def check_encoding(record: DumpRecord, facts: TargetFacts, target: DatabaseSettings) -> None:
+    """Raise RestoreError (permanent) where the target's encoding is another one."""
+    if facts.encoding != record.encoding:
         raise RestoreError(
-            f"the dump is of PostgreSQL {record.server_major} and the target is PostgreSQL {major}: newer does not load into older",
-            hint=f"Restore into a server of version {record.server_major} or newer.",
-        )
-    if encoding != record.encoding:
-        raise RestoreError(
-            f"the dump's encoding is {record.encoding}, the target's is {encoding}",
+            f"the dump's encoding is {record.encoding}, the target's is {facts.encoding}",
             hint=f"Make the target anew: CREATE DATABASE {target.database} ENCODING '{record.encoding}' TEMPLATE template0;",
         )
-    return find_client(target, major, transfer.postgres_bin_dir), count_user_relations(target)
 
 
-def restore_database(
-    dump_path: Path,
-    target: DatabaseSettings,
-    transfer: TransferSettings,
-    *,
-    replace_contents: bool,
-    stop: Event,
-    jobs: int = 1,
-    on_progress: Callable[[int], object] = lambda _size_bytes: None,
-) -> tuple[str, ...]:
-    """The target holds the dump, and nothing else if `replace_contents`; returns notes on roles that could not be made.
+def check_empty(target: DatabaseSettings, relation_count: int) -> None:
+    """Raise TargetNotEmptyError where the database holds something."""
+    if relation_count:
+        raise TargetNotEmptyError(
+            f"the database {target.label} is not empty: it holds {relation_count} tables, functions, types or large objects",
+            hint="Restore into a new database (createdb NAME), or replace everything in this one with --into-nonempty.",
+        )
 
-    TargetNotEmptyError when it holds something and `replace_contents` is not set; RestoreError at the first error of psql or when `stop` is set:
-    then the target is as it was. With several `jobs` an empty target is loaded in so many sessions (see `parallel_load`). `on_progress` gets the
-    compressed bytes that were read.
+
+def can_load_in_parallel(dump: DumpFile) -> bool:
+    """Return whether rows and the rest of the dump can be told apart for sure, and the rest fits into memory.
+
+    Not with large objects, which are part of the rest, and not with a table that the snapshot did not count: an extension's, or the text of a
+    function that looks like one.
     """
-    with open_dump(dump_path) as dump:
-        client, relation_count = check_database_target(dump.record, target, transfer)
-        if relation_count and not replace_contents:
-            raise make_not_empty_error(target, relation_count)
-        notes = _make_missing_roles(dump.roles, target)
-        if jobs > 1 and not relation_count and can_load_in_parallel(dump):
-            load = ParallelLoad(dump_path, target, transfer, client, jobs=jobs, stop=stop, on_progress=on_progress)
-            try:
-                load.run()
-            except BaseException as error:
-                try:
-                    remove_contents(target, _REMOVE_EVERYTHING)
-                except BackupError as refusal:
-                    raise RestoreError(
-                        f"{error}\nand what had been loaded by then could not be removed: {refusal.message}",
-                        hint=f"Drop the database {target.database} before the next try.",
-                    ) from error
-                raise
-            return notes
-        is_atomic = _fits_one_transaction(dump.record, target)
-        try:
-            with Program(
-                [client.psql, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"],
-                environment=make_client_environment(target),
-                stall_timeout_seconds=transfer.stall_timeout_seconds,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-            ) as psql:
-                try:
-                    _feed(psql, dump, is_atomic=is_atomic, replace_contents=replace_contents, stop=stop, on_progress=on_progress)
-                except ProgramError as error:
-                    code = psql.wait()
-                    said = psql.stderr_tail or f"exit code {code}"
-                    raise RestoreError(f"psql stopped at the first error: {said}", hint=_make_load_hint(is_atomic=is_atomic)) from error
-                code = psql.wait()
-                if code != 0:
-                    raise RestoreError(f"psql failed with exit code {code}: {psql.stderr_tail}", hint=_make_load_hint(is_atomic=is_atomic))
-        except ProgramError as error:
-            raise RestoreError(error.message, hint=error.hint) from error
-    return notes
+    return not dump.record.large_object_count and all(table.expected_rows is not None for table in dump.tables)
 
 
-def make_not_empty_error(target: DatabaseSettings, relation_count: int) -> TargetNotEmptyError:
-    """The refusal to write into a database that holds something."""
-    return TargetNotEmptyError(
-        f"the database {target.label} is not empty: it holds {relation_count} tables, functions, types or large objects",
-        hint="Restore into a new database (createdb NAME), or replace everything in this one with --into-nonempty.",
+def choose_way(record: DumpRecord, facts: TargetFacts, *, jobs: int) -> LoadWay:
+    """Return how a dump is loaded; `jobs` is 1 where it cannot be shared by several sessions."""
+    if jobs > 1 and not facts.relation_count:
+        return LoadWay.SEVERAL_SESSIONS
+    # One lock per relation and large object.
+    needed = record.relation_count + record.large_object_count
+    return LoadWay.ONE_TRANSACTION if needed < facts.lock_capacity * _LOCK_SHARE else LoadWay.NO_TRANSACTION
+
+
+def describe_load(record: DumpRecord, facts: TargetFacts, place: str, way: LoadWay, *, jobs: int) -> tuple[str, ...]:
+    """Return what loading the dump does to the database that `place` names, a line each."""
+    lines: list[str] = []
+    if facts.relation_count:
+        when = "in the same transaction as the load" if way is LoadWay.ONE_TRANSACTION else "for good, before the load begins"
+        lines.append(f"remove everything that {place} holds now, {when}")
+    load = f"load {record.table_count} tables with {record.row_count} rows into {place}"
+    if way is LoadWay.ONE_TRANSACTION:
+        lines.append(f"{load}, in one transaction that is committed last")
+        if jobs > 1:
+            lines.append(f"use one session instead of {jobs}: several need an empty database and a dump without large objects")
+    elif way is LoadWay.SEVERAL_SESSIONS:
+        lines.append(f"{load}, in {jobs} sessions and NOT in one transaction: an error removes what was loaded, a killed restore leaves a part of it")
+    else:
+        lines.append(
+            f"{load}, WITHOUT a transaction, after everything else was written: {record.relation_count} relations and {record.large_object_count} "
+            f"large objects need more locks than half of the server's {facts.lock_capacity} (max_locks_per_transaction); "
+            "an error leaves a part of the database"
+        )
+    return tuple(lines)
+
+
+def _read_facts(connection: Connection) -> TargetFacts:
+    row = connection.execute(
+        "SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint"
+        " * (pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint)"
+    ).fetchone()
+    roles = connection.execute("SELECT pg_catalog.quote_ident(rolname), rolname FROM pg_catalog.pg_roles").fetchall()
+    return TargetFacts(
+        server_major=connection.info.server_version // 10000,
+        encoding=connection.info.parameter_status("server_encoding") or "",
+        relation_count=count_user_relations(connection),
+        lock_capacity=cast("int", row[0]) if row else 0,
+        roles=frozenset(str(name) for names in roles for name in names),
     )
-
-
-def _feed(psql: Program, dump: DumpFile, *, is_atomic: bool, replace_contents: bool, stop: Event, on_progress: Callable[[int], object]) -> None:
-    psql.write(SESSION_SETTINGS.encode())
-    if is_atomic:
-        psql.write(b"BEGIN;\n")
-    if replace_contents:
-        psql.write(_REMOVE_EVERYTHING.encode())
-    large_objects = LargeObjectFilter()
-    with SerialWorker("digest") as worker:
-        contents = DumpDigest(worker)
-        for segment in split_dump(dump.read_contents(on_progress=lambda block: on_progress(len(block)))):
-            if stop.is_set():
-                raise RestoreError("the restore of the database was stopped")
-            contents.add(segment)
-            if not is_atomic:
-                psql.write(segment.data)
-            elif isinstance(segment, Text):
-                psql.write(large_objects.filter_text(segment.data))
-            else:
-                psql.write(large_objects.flush())
-                psql.write(segment.data)
-        psql.write(large_objects.flush())
-        facts = contents.facts()
-    if facts.text_sha256 != dump.record.text_sha256 or [table.sha256 for table in facts.tables] != [table.sha256 for table in dump.tables]:
-        raise VerificationError("the dump changed while it was read; the target is as it was")
-    # Without this line, psql's end would be a rollback: a feeder that is killed commits nothing.
-    if is_atomic:
-        psql.write(b"COMMIT;\n")
-    psql.close_stdin()
-
-
-def _fits_one_transaction(record: DumpRecord, target: DatabaseSettings) -> bool:
-    # One lock per relation and large object; PostgreSQL manual, section 19.12, max_locks_per_transaction.
-    query = (
-        "SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint * "
-        "(pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint)"
-    )
-    with connect_database(target) as connection, translate_errors(target), connection.cursor() as cursor:
-        row = cursor.execute(query).fetchone()
-    capacity = cast("int", row[0]) if row else 0
-    return record.relation_count + record.large_object_count < capacity * _LOCK_SHARE
-
-
-def _make_missing_roles(roles: str, target: DatabaseSettings) -> tuple[str, ...]:
-    """Roles of the source that the target lacks are made, without passwords; what was refused is told, since the load may not need it."""
-    statements = roles.splitlines()
-    notes: list[str] = []
-    with connect_database(target) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            rows = cursor.execute("SELECT pg_catalog.quote_ident(rolname), rolname FROM pg_catalog.pg_roles").fetchall()
-            present = {str(name) for row in rows for name in row}
-            for match in map(CREATE_ROLE.fullmatch, statements):
-                if match is None or match["name"] in present:
-                    continue
-                prefix = f"ALTER ROLE {match['name']} WITH "
-                wanted = [match[0], *(line for line in statements if line.startswith(prefix))]
-                try:
-                    for statement in wanted:
-                        cursor.execute(sql.SQL(cast("LiteralString", statement)))
-                except psycopg.Error as error:
-                    notes.append(f"role {match['name']} could not be made as it was: {' '.join(str(error).split())}")
-    return tuple(notes)
-
-
-def _make_load_hint(*, is_atomic: bool) -> str:
-    if is_atomic:
-        return "The target is as it was. Missing roles or extensions: make or install them there, then restore again."
-    return "The load was too large for one transaction: drop the target database before the next try."

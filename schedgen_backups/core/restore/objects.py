@@ -1,23 +1,26 @@
-"""Restores single objects: which ones, how they differ from the bucket, and writing them to a directory or a bucket."""
+"""Restores single objects: chooses them, shows how they differ from the bucket, and writes them into a bucket or as files."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from schedgen_backups.core.catalog.catalog import translate_storage_errors
-from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
-from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
-from schedgen_backups.core.formats.records import ObjectEntry
-from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.restore.bucket import find_difference, write_object
-from schedgen_backups.core.s3.client import BucketClient
+from schedgen_backups.core.catalog.catalog import PointListing, translate_storage_errors
+from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmptyError, VerificationError
+from schedgen_backups.core.formats.archive_file import ArchiveFile
+from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES
+from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry
+from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
+from schedgen_backups.core.restore.bucket import PreparedBucket, find_difference, prepare_bucket
 from schedgen_backups.core.settings import BucketSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 
@@ -71,28 +74,6 @@ def select_keys(archive: ArchiveFile, keys: tuple[str, ...]) -> tuple[tuple[Obje
     return chosen, tuple(key for key in keys if key not in found)
 
 
-def compare_objects(entries: tuple[ObjectEntry, ...], target: BucketSettings, transfer: TransferSettings) -> tuple[ObjectDifference, ...]:
-    """How each entry stands in the bucket, in the same order; objects of the same key are read and their bytes compared.
-
-    Errors of the bucket are raised.
-    """
-    with (
-        BucketClient(target, threads=transfer.download_threads, stall_timeout_seconds=transfer.stall_timeout_seconds) as client,
-        ThreadPoolExecutor(max_workers=transfer.download_threads, thread_name_prefix="compare") as pool,
-    ):
-        client.check_exists()
-
-        def compare(entry: ObjectEntry) -> ObjectDifference:
-            difference = find_difference(client, entry)
-            if not difference:
-                return ObjectDifference(entry, ObjectStanding.SAME)
-            if difference == ObjectStanding.MISSING.value:
-                return ObjectDifference(entry, ObjectStanding.MISSING)
-            return ObjectDifference(entry, ObjectStanding.DIFFERENT, difference)
-
-        return tuple(pool.map(compare, entries))
-
-
 def _matches(key: str, pattern: str) -> bool:
     if key == pattern or (pattern.endswith("/") and key.startswith(pattern)):
         return True
@@ -108,62 +89,187 @@ def check_archive_belongs(archive: ArchiveFile, point_id: RecoveryPointId) -> No
         )
 
 
-def restore_objects(
-    archive_path: Path,
-    differences: tuple[ObjectDifference, ...],
-    target: BucketSettings,
-    transfer: TransferSettings,
-    *,
-    overwrite: bool,
-) -> tuple[ObjectEntry, ...]:
-    """The bucket holds every object that was missing, and with `overwrite` those that were different; returns what was written, read back.
+@dataclass(frozen=True)
+class PreparedObjects:
+    """Chosen objects, and how they stood in the bucket when they were prepared; nothing is written yet."""
 
-    TargetNotEmptyError, with nothing written, when some are different and `overwrite` is not set. RestoreError, BucketError or
-    VerificationError at the first error: objects before it are written.
-    """
-    different = [difference.entry.key for difference in differences if difference.standing is ObjectStanding.DIFFERENT]
-    if different and not overwrite:
-        raise TargetNotEmptyError(
-            f"{target.label} holds other objects of the same keys: {name_some(different)}; nothing was written",
-            hint="Look at the difference, then overwrite them with --overwrite, or restore into a folder or another bucket.",
-        )
-    wanted = [difference.entry for difference in differences if difference.standing is not ObjectStanding.SAME]
-    with (
-        BucketClient(target, threads=transfer.download_threads, stall_timeout_seconds=transfer.stall_timeout_seconds) as client,
-        ThreadPoolExecutor(max_workers=transfer.download_threads, thread_name_prefix="objects") as pool,
-    ):
+    point: PointListing
+    bucket: PreparedBucket
+    differences: tuple[ObjectDifference, ...]
+
+    @property
+    def target_name(self) -> str:
+        """The name that a person types to confirm."""
+        return self.bucket.target.bucket
+
+    @property
+    def missing(self) -> tuple[ObjectEntry, ...]:
+        """The objects that the bucket lacks."""
+        return self._list(ObjectStanding.MISSING)
+
+    @property
+    def different(self) -> tuple[ObjectEntry, ...]:
+        """The objects whose key has another object in the bucket."""
+        return self._list(ObjectStanding.DIFFERENT)
+
+    def describe(self) -> tuple[ObjectDifference, ...]:
+        """Return how each object stood in the bucket."""
+        return self.differences
+
+    def execute(self, *, overwrite: bool) -> tuple[ObjectEntry, ...]:
+        """Write every object that was missing, and with `overwrite` those that were different; return what was written.
+
+        TargetNotEmptyError, with nothing written, when some are different and `overwrite` is not set. RestoreError, BucketError or
+        VerificationError at the first error, whose hint says how many objects were written before it; they stay.
+        """
+        if self.different and not overwrite:
+            raise TargetNotEmptyError(
+                f"{self.bucket.target.label} holds other objects of the same keys: {name_some([entry.key for entry in self.different])}; "
+                "nothing was written",
+                hint="Look at the difference, then overwrite them with --overwrite, or restore into a folder or another bucket.",
+            )
+        replaced = {entry.key for entry in self.different}
+        wanted = [difference.entry for difference in self.differences if difference.standing is not ObjectStanding.SAME]
+        return self._write(wanted, replaced)
+
+    def write_missing(self) -> tuple[ObjectEntry, ...]:
+        """Write the objects that were missing, and leave those alone that are different; return what was written."""
+        return self._write(self.missing, frozenset())
+
+    def compare(self, written: Sequence[ObjectEntry]) -> None:
+        """Read the objects back; RestoreError when one is not what was captured."""
+        for difference in compare_objects(self.bucket, written):
+            if difference.standing is not ObjectStanding.SAME:
+                what = difference.what or difference.standing.value
+                raise RestoreError(f"object {difference.entry.key!r} was written and is not what was captured: {what}")
+
+    def undo(self) -> str:
+        """Remove again what was written; return a sentence on what the bucket holds now."""
+        return self.bucket.writer.undo().describe(self.bucket.target.label)
+
+    def _list(self, standing: ObjectStanding) -> tuple[ObjectEntry, ...]:
+        return tuple(difference.entry for difference in self.differences if difference.standing is standing)
+
+    def _write(self, wanted: Sequence[ObjectEntry], replaced: Collection[str]) -> tuple[ObjectEntry, ...]:
+        done: list[str] = []
 
         def write(entry: ObjectEntry) -> ObjectEntry:
-            write_object(client, archive_path, entry)
-            seen = find_difference(client, entry)
-            if seen:
-                raise RestoreError(f"object {entry.key!r} was written and is not what was captured: {seen}")
+            self.bucket.writer.write(entry, is_replacing=entry.key in replaced)
+            done.append(entry.key)
             return entry
 
-        return tuple(pool.map(write, wanted))
+        pool = ThreadPoolExecutor(max_workers=self.bucket.transfer.download_threads, thread_name_prefix="objects")
+        try:
+            return tuple(pool.map(write, wanted))
+        except BackupError as error:
+            pool.shutdown(wait=True, cancel_futures=True)
+            # Each object is of use by itself: who restores rows with them calls `undo`.
+            state = f"{len(done)} of {len(wanted)} objects were written."
+            raise type(error)(error.message, hint=f"{state} {error.hint}".strip()) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def extract_objects(archive_path: Path, entries: tuple[ObjectEntry, ...], folder: Path, *, overwrite: bool) -> tuple[Path, ...]:
-    """The folder holds each object as a file named as in the tar (the key, where that is a safe path); returns the files.
+@contextmanager
+def prepare_objects(
+    point: PointListing, patterns: tuple[str, ...], target: BucketSettings, transfer: TransferSettings
+) -> Generator[PreparedObjects, None, None]:
+    """The objects that the patterns name were compared with the bucket; archive and S3 client are open within the block.
 
-    TargetNotEmptyError, with nothing written, when a file is there already and `overwrite` is not set. VerificationError at the first damaged object;
-    a file is there whole or not at all. StorageError when the folder cannot be written.
+    RestoreError names patterns that name nothing, VerificationError a file of another point. Errors of the bucket are raised.
     """
-    with translate_storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        root = folder.resolve()
-        targets = [_resolve(root, entry) for entry in entries]
-        taken = [str(path) for path in targets if path.exists() or path.is_symlink()]
+    with prepare_bucket(point.get_path(ArtifactKind.BUCKET), target, transfer) as bucket:
+        with bucket.artifact.read_as(ArchiveFile) as archive:
+            check_archive_belongs(archive, point.point_id)
+            entries = select_objects(archive, patterns)
+        yield PreparedObjects(point, bucket, compare_objects(bucket, entries))
+
+
+def compare_objects(bucket: PreparedBucket, entries: Sequence[ObjectEntry]) -> tuple[ObjectDifference, ...]:
+    """Return how each entry stands in the bucket, in the same order; objects of the same key are read and their bytes compared."""
+
+    def compare(entry: ObjectEntry) -> ObjectDifference:
+        difference = find_difference(bucket.client, entry)
+        if not difference:
+            return ObjectDifference(entry, ObjectStanding.SAME)
+        if difference == ObjectStanding.MISSING.value:
+            return ObjectDifference(entry, ObjectStanding.MISSING)
+        return ObjectDifference(entry, ObjectStanding.DIFFERENT, difference)
+
+    with ThreadPoolExecutor(max_workers=bucket.transfer.download_threads, thread_name_prefix="compare") as pool:
+        return tuple(pool.map(compare, entries))
+
+
+@dataclass(frozen=True)
+class PreparedFiles:
+    """Chosen objects, and the files that they will become; nothing is written yet."""
+
+    point: PointListing
+    artifact: ArtifactFile
+    entries: tuple[ObjectEntry, ...]
+    folder: Path
+    """Without links."""
+
+    def find_paths(self) -> tuple[Path, ...]:
+        """Return the file of each entry, in the same order; VerificationError when a name leads out of the folder."""
+        with translate_storage_errors(self.folder):
+            return tuple(resolve_file(self.folder, entry) for entry in self.entries)
+
+    def describe(self) -> tuple[str, ...]:
+        """Return what would be written, a line each."""
+        return tuple(f"{'overwrite' if _is_taken(path) else 'write'} {path}" for path in self.find_paths())
+
+    def execute(self, *, overwrite: bool) -> tuple[Path, ...]:
+        """Write each object as a file; return the files.
+
+        TargetNotEmptyError, with nothing written, when a file is there already and `overwrite` is not set. VerificationError at the first
+        damaged object; a file is there whole or not at all. StorageError when the folder cannot be written.
+        """
+        paths = self.find_paths()
+        taken = [str(path) for path in paths if _is_taken(path)]
         if taken and not overwrite:
             raise TargetNotEmptyError(f"{taken[0]} is there already; nothing was written", hint="Name another folder, or give --overwrite.")
-        with open_archive(archive_path) as archive:
-            for entry, path in zip(entries, targets, strict=True):
+        with translate_storage_errors(self.folder), self.artifact.read_as(ArchiveFile) as archive:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for entry, path in zip(self.entries, paths, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write_file(archive, entry, path)
-    return tuple(targets)
+        return paths
+
+    def compare(self) -> None:
+        """Read the files back; RestoreError when one is not what was captured."""
+        with translate_storage_errors(self.folder):
+            for entry, path in zip(self.entries, self.find_paths(), strict=True):
+                with path.open("rb") as file:
+                    digest = hashlib.sha256()
+                    for block in iter(partial(file.read, BLOCK_BYTES), b""):
+                        digest.update(block)
+                if digest.hexdigest() != entry.sha256:
+                    raise RestoreError(f"{path} was written and is not what was captured")
 
 
-def _resolve(root: Path, entry: ObjectEntry) -> Path:
+@contextmanager
+def prepare_files(point: PointListing, patterns: tuple[str, ...], folder: Path) -> Generator[PreparedFiles, None, None]:
+    """The objects that the patterns name have their files' names: as in the tar, which is the key where that is a safe path.
+
+    RestoreError names patterns that name nothing, VerificationError a file of another point and a name that leads out of the folder.
+    """
+    with ArtifactFile(point.get_path(ArtifactKind.BUCKET)) as artifact:
+        with artifact.read_as(ArchiveFile) as archive:
+            check_archive_belongs(archive, point.point_id)
+            entries = select_objects(archive, patterns)
+        with translate_storage_errors(folder):
+            files = PreparedFiles(point, artifact, entries, folder.resolve())
+        files.find_paths()
+        yield files
+
+
+def _is_taken(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def resolve_file(root: Path, entry: ObjectEntry) -> Path:
+    """Return the file that the object becomes below `root`; VerificationError when its name leads out of there."""
     path = root / entry.member_name
     # The name comes from a file that somebody may have made up; a link below the folder may lead out of it too.
     if Path(os.path.normpath(path)) != path or not path.parent.resolve().is_relative_to(root):

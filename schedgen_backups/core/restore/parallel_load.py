@@ -9,22 +9,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from queue import Full, Queue
 from threading import Event
 
 from psycopg import sql
 
 from schedgen_backups.core.concurrency.task_graph import Call, TaskGraph
-from schedgen_backups.core.errors import RestoreError, VerificationError
-from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
+from schedgen_backups.core.errors import BackupError, RestoreError, VerificationError
+from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.dump_sections import PostDataItem, split_post_data
 from schedgen_backups.core.formats.dump_text import DumpDigest, Rows, Segment, Text, split_table
 from schedgen_backups.core.formats.records import TableEntry
-from schedgen_backups.core.postgres.client_programs import ClientPrograms
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.postgres.psql import feed_psql
-from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
+from schedgen_backups.core.restore.database import REMOVE_EVERYTHING, PreparedDatabase
 
 _WIDE_ROW_BYTES = 2048
 """About where PostgreSQL begins to compress a row's values and to move them out of it (manual, section 66.2, TOAST_TUPLE_THRESHOLD)."""
@@ -42,8 +40,8 @@ def is_wide(table: TableEntry) -> bool:
 class RowSessions:
     """The load of one table's rows; with several sessions they come to lie in another order than in the dump."""
 
-    def __init__(self, dump_path: Path, table: TableEntry, target: DatabaseSettings, head: str, *, count: int) -> None:
-        self._path, self._table, self._target, self._head, self._count = dump_path, table, target, head, count
+    def __init__(self, prepared: PreparedDatabase, table: TableEntry, head: str, *, count: int) -> None:
+        self._artifact, self._table, self._target, self._head, self._count = prepared.artifact, table, prepared.target, head, count
         self._blocks: Queue[bytes | None] = Queue(maxsize=2 * count)
 
     def load(self, read_table: ReadTable) -> None:
@@ -69,16 +67,16 @@ class RowSessions:
 
     def _read(self, read_table: ReadTable, sessions: Sequence[Future[None]]) -> None:
         contents = DumpDigest()
-        resumable: list[bytes] = []
-        with open_dump(self._path) as dump:
+        pending: list[bytes] = []
+        with self._artifact.read_as(DumpFile) as dump:
             for segment in read_table(dump, self._table):
                 contents.add(segment)
                 if isinstance(segment, Rows):
                     end = segment.data.rfind(b"\n") + 1
-                    resumable.append(segment.data[:end] if end else segment.data)
+                    pending.append(segment.data[:end] if end else segment.data)
                     if end:
-                        self._put(b"".join(resumable), sessions)
-                        resumable = [segment.data[end:]]
+                        self._put(b"".join(pending), sessions)
+                        pending = [segment.data[end:]]
         if [facts.sha256 for facts in contents.facts().tables] != [self._table.sha256]:
             raise VerificationError(f"the rows of {self._table.qualified_name} are not what was captured")
         for _session in sessions:
@@ -119,42 +117,57 @@ _HEAD = "SET statement_timeout = 0; SET lock_timeout = 0; SET check_function_bod
 
 
 class ParallelLoad:
-    """One load; `run` does it, in `jobs` sessions, or twice as many less one while rows of wide tables are shared."""
+    """Loads an empty database in `jobs` sessions, and removes what they made when anything fails.
 
-    def __init__(
-        self,
-        dump_path: Path,
-        target: DatabaseSettings,
-        transfer: TransferSettings,
-        client: ClientPrograms,
-        *,
-        jobs: int,
-        stop: Event,
-        on_progress: Callable[[int], object],
-    ) -> None:
-        self._path, self._target, self._transfer, self._client = dump_path, target, transfer, client
-        self._jobs, self._stop, self._on_progress = jobs, stop, on_progress
+    There are twice as many sessions less one while rows of wide tables are shared.
+    """
+
+    def __init__(self, prepared: PreparedDatabase, *, jobs: int, stop: Event, on_progress: Callable[[int], object]) -> None:
+        self._prepared, self._jobs, self._stop, self._on_progress = prepared, jobs, stop, on_progress
         self._has_failed = Event()
         self._calls = TaskGraph(jobs, "load")
-        self._encoding = ""
         self._is_restricted = False
+        self._refusal = ""
+        self.is_in_doubt = False
 
-    def run(self) -> None:
-        """The database holds the dump. RestoreError or VerificationError at the first error, or when `stop` is set.
+    def run(self, before_commit: Callable[[], object]) -> None:
+        """Load the dump; `before_commit` returns when it may stay, and raises otherwise.
 
-        What was made until then may still be there.
+        RestoreError or VerificationError at the first error, or when `stop` is set.
         """
-        with open_dump(self._path) as dump:
-            contents = DumpDigest()
-            schema = b"".join(dump.read_schema())
-            rest = b"".join(dump.read_rest_of_text())
-            contents.add(Text(schema))
-            contents.add(Text(rest))
-            if contents.facts().text_sha256 != dump.record.text_sha256:
-                raise VerificationError("the schema differs from what was captured; nothing was loaded")
-            self._encoding = dump.record.encoding
-            self._is_restricted = _RESTRICT.search(schema) is not None
-            tables = sorted(dump.tables, key=lambda table: table.length, reverse=True)
+        try:
+            with self._prepared.artifact.name_errors():
+                self._load()
+            before_commit()
+        except BaseException:
+            self._remove_contents()
+            raise
+
+    def describe_target(self) -> str:
+        """Return what the target holds after an error."""
+        if self._refusal:
+            database = self._prepared.target.database
+            return f"What was loaded could not be removed ({self._refusal}): drop the database {database} before the next try."
+        return "The target is empty, as it was."
+
+    def _remove_contents(self) -> None:
+        try:
+            with self._prepared.session.use() as connection:
+                connection.execute(REMOVE_EVERYTHING)
+        except BackupError as refusal:
+            self._refusal = refusal.message
+
+    def _load(self) -> None:
+        dump = self._prepared.dump
+        contents = DumpDigest()
+        schema = b"".join(dump.read_schema())
+        rest = b"".join(dump.read_rest_of_text())
+        contents.add(Text(schema))
+        contents.add(Text(rest))
+        if contents.facts().text_sha256 != dump.record.text_sha256:
+            raise VerificationError("the schema differs from what was captured; nothing was loaded")
+        self._is_restricted = _RESTRICT.search(schema) is not None
+        tables = sorted(dump.tables, key=lambda table: table.length, reverse=True)
         schema = _RESTRICT.sub(b"", schema, count=1)
         rest = _UNRESTRICT.sub(b"", rest)
         self._run_psql((schema,))
@@ -185,8 +198,8 @@ class ParallelLoad:
         self._run_items([item], f"{_MEMORY_SETTING}; SET max_parallel_maintenance_workers = {workers};\n")
 
     def _load_table(self, table: TableEntry, *, sessions: int) -> None:
-        head = f"SET client_encoding = '{self._encoding}'; {_HEAD}"
-        RowSessions(self._path, table, self._target, head, count=sessions).load(self._read_table)
+        head = f"SET client_encoding = '{self._prepared.record.encoding}'; {_HEAD}"
+        RowSessions(self._prepared, table, head, count=sessions).load(self._read_table)
 
     def _read_table(self, dump: DumpFile, table: TableEntry) -> Iterator[Segment]:
         for segment in split_table(dump.read_table(table)):
@@ -199,27 +212,12 @@ class ParallelLoad:
         if self._stop.is_set():
             raise RestoreError("the restore of the database was stopped")
         if items:
-            head = f"{settings}{_HEAD}SET client_encoding = '{self._encoding}'; SET search_path = '';\n"
+            head = f"{settings}{_HEAD}SET client_encoding = '{self._prepared.record.encoding}'; SET search_path = '';\n"
             self._run_psql((head.encode(), *(part for item in items for part in (item.settings, item.text))))
 
     def _run_psql(self, texts: Iterable[bytes]) -> None:
         # As pg_dump does: what stands between is SQL and never a command of psql (CVE-2025-8714).
         key = secrets.token_hex(16)
         begin, end = (f"\\restrict {key}\n", f"\n\\unrestrict {key}\n") if self._is_restricted else ("", "")
-        feed_psql(self._client, self._target, self._transfer, chain([begin.encode()], texts, [end.encode()]))
-
-
-def can_load_in_parallel(dump: DumpFile) -> bool:
-    """Whether rows and the rest of the dump can be told apart for sure, and the rest fits into memory.
-
-    Not with large objects, which are part of the rest, and not with a table that the snapshot did not count: an extension's, or the text of a
-    function that looks like one.
-    """
-    return not dump.record.large_object_count and all(table.expected_rows is not None for table in dump.tables)
-
-
-def remove_contents(target: DatabaseSettings, statement: str) -> None:
-    """The database is empty again: `statement` removed what a load that failed had made. DatabaseError when even that is refused."""
-    with connect_database(target) as connection, translate_errors(target):
-        connection.execute(statement)  # type: ignore[arg-type] - a constant of ours
-        connection.commit()
+        prepared = self._prepared
+        feed_psql(prepared.client, prepared.target, prepared.transfer, chain([begin.encode()], texts, [end.encode()]))

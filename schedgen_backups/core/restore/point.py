@@ -1,33 +1,38 @@
-"""Restores a recovery point into a database and a bucket: checks first, then both halves at once, then the comparison.
+"""Restores a whole recovery point: `prepare_restore` looks at files and targets once; what it found is described, executed and compared.
 
-Nothing is written before the files were verified and both targets can take them. The first error stops both halves. How one half is written is
-the business of `database_restore` and `bucket_restore`.
+Nothing is written before the files were verified and both targets can take them. The first error stops both halves, and the database is committed
+last: after an error the database is as it was, and what was written into the bucket is removed again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from threading import Event
-from typing import Any
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
-from schedgen_backups.core.errors import RestoreError, VerificationError
-from schedgen_backups.core.formats.archive_file import open_archive
-from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.errors import BackupError, RestoreError, VerificationError
 from schedgen_backups.core.model import ArtifactKind
-from schedgen_backups.core.restore.bucket import compare_bucket, make_bucket_not_empty_error, restore_bucket
-from schedgen_backups.core.restore.comparison import compare_database
-from schedgen_backups.core.restore.database import check_database_target, make_not_empty_error, restore_database
-from schedgen_backups.core.s3.client import BucketClient
+from schedgen_backups.core.restore.bucket import PreparedBucket, check_bucket_empty, describe_write, prepare_bucket, write_bucket
+from schedgen_backups.core.restore.comparison import compare_bucket, compare_database
+from schedgen_backups.core.restore.database import PreparedDatabase, check_empty, describe_load, prepare_beside, prepare_database
+from schedgen_backups.core.restore.load import DatabaseLoad
+from schedgen_backups.core.restore.swap import check_swap, name_old_database
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, TransferSettings
-from schedgen_backups.core.verify.files import verify_archive, verify_dump
+from schedgen_backups.core.units import name_some
+from schedgen_backups.core.verify.files import verify_archive_file, verify_dump_file
 
 OnProgress = Callable[[str, int], object]
 """Gets the name of what goes on (`verify`, `database`, `bucket`, `compare`) and the bytes that passed."""
+
+
+def ignore_progress(_phase: str, _size_bytes: int) -> None:
+    """Do nothing: for callers that show no progress."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,20 @@ class RestoreRequest:
     """Whether a target may hold something: the database is replaced as a whole, objects of the same keys are overwritten."""
     jobs: int = 1
     """Sessions that load an empty database; more than one give up the single transaction."""
+    is_swap: bool = False
+    """Whether the database is loaded beside the one that is named, compared, and then takes its name."""
+
+    @property
+    def target_name(self) -> str:
+        """The name that a person types to confirm: the database's, or the bucket's where no database is restored."""
+        if self.database is not None:
+            return self.database.database
+        return self.bucket.bucket if self.bucket is not None else ""
+
+    @property
+    def needs_confirmation(self) -> bool:
+        """Whether it may replace something that is there."""
+        return self.replace_contents or self.is_swap
 
 
 @dataclass(frozen=True)
@@ -59,31 +78,214 @@ class RestoreReport:
         return all(result.status is CheckStatus.PASSED for result in self.results)
 
 
-def describe_restore(request: RestoreRequest, transfer: TransferSettings) -> tuple[str, ...]:
-    """What the restore would do, a line each, after looking at both targets. Raises what `restore_point` would raise before it writes."""
-    lines = [f"verify the files of recovery point {request.point.point_id}, taken {request.point.point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC"]
-    if request.database is not None:
-        with open_dump(request.point.get_path(ArtifactKind.DATABASE)) as dump:
-            record = dump.record
-            _client, relation_count = check_database_target(record, request.database, transfer)
-        if relation_count and not request.replace_contents:
-            raise make_not_empty_error(request.database, relation_count)
-        if relation_count:
-            lines.append(f"remove everything that {request.database.label} holds now, in the same transaction as the load")
-        lines.append(f"load {record.table_count} tables with {record.row_count} rows into {request.database.label}")
-    if request.bucket is not None:
-        with open_archive(request.point.get_path(ArtifactKind.BUCKET)) as archive:
-            count, size_bytes = archive.record.object_count, archive.record.size_bytes
-        with BucketClient(request.bucket, threads=1, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
-            client.check_exists()
-            is_empty = client.is_empty()
-        if not is_empty and not request.replace_contents:
-            raise make_bucket_not_empty_error(request.bucket)
-        if not is_empty:
-            lines.append(f"overwrite objects of the same keys in {request.bucket.label}; others stay")
-        lines.append(f"write {count} objects with {size_bytes} bytes into {request.bucket.label}")
-    lines.append("compare every table and every object with what was captured")
-    return tuple(lines)
+@dataclass(frozen=True)
+class WrittenPoint:
+    """What was written, before anything was compared."""
+
+    object_count: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PreparedRestore:
+    """A restore whose files are open and whose targets were looked at; nothing is written yet."""
+
+    request: RestoreRequest
+    database: PreparedDatabase | None
+    bucket: PreparedBucket | None
+
+    @contextmanager
+    def aim_at(self, fresh: DatabaseSettings) -> Generator[PreparedRestore, None, None]:
+        """The same restore into another, empty database, within the block."""
+        request = replace(self.request, database=fresh, is_swap=False)
+        if self.database is None:
+            yield replace(self, request=request)
+            return
+        with self.database.aim_at(fresh) as database:
+            yield replace(self, request=request, database=database)
+
+    def get_database(self) -> PreparedDatabase:
+        """Return the database half; RestoreError where there is none."""
+        if self.database is None:
+            raise RestoreError("the restore has no database", hint="Name one.")
+        return self.database
+
+    def describe(self) -> tuple[str, ...]:
+        """Return what the restore would do, a line each."""
+        request = self.request
+        point_id = request.point.point_id
+        lines = [f"verify the files of recovery point {point_id}, taken {point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC"]
+        if self.database is not None and request.database is not None:
+            database, label = self.database, request.database.label
+            if database.missing_roles:
+                lines.append(f"make the roles {name_some(database.missing_roles)}, which the server lacks, without passwords")
+            place = f"a new database beside {label}" if request.is_swap else label
+            lines += describe_load(database.record, database.facts, place, database.choose_way(request.jobs), jobs=request.jobs)
+            if request.is_swap:
+                old_name = name_old_database(request.database, point_id)
+                lines.append(f"compare the new database, then exchange the names; the old one stays as {old_name}")
+        if self.bucket is not None:
+            lines += describe_write(self.bucket.record, self.bucket.target, is_empty=self.bucket.is_empty)
+        lines.append("compare every table and every object with what was captured")
+        return tuple(lines)
+
+    def verify(self, on_progress: OnProgress = ignore_progress) -> None:
+        """Read both files whole; VerificationError when one of them is not what was captured."""
+        manifest = self.request.point.manifest
+        expected = {artifact.kind: artifact.sha256 for artifact in manifest.artifacts} if manifest else {}
+        results: list[CheckResult] = []
+        passed = partial(on_progress, "verify")
+        if self.database is not None:
+            results += verify_dump_file(self.database.artifact, expected_sha256=expected.get(ArtifactKind.DATABASE), on_progress=passed)
+        if self.bucket is not None:
+            results += verify_archive_file(self.bucket.artifact, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=passed)
+        failed = [result for result in results if not result.is_passed]
+        if failed:
+            raise VerificationError(
+                f"recovery point {self.request.point.point_id} is damaged, nothing was written: {failed[0].summary}",
+                hint="Restore another recovery point; `schedgen-backups verify --all` tells which are whole.",
+            )
+
+    def execute(self, on_progress: OnProgress = ignore_progress) -> WrittenPoint:
+        """Write both halves at once, the database's commit last.
+
+        RestoreError, BucketError, DatabaseError or VerificationError at the first error. Its hint says what the targets hold now: the database is as
+        it was where the load is one transaction, and of the bucket what was written is removed again.
+        """
+        return _Writing(self, on_progress).run()
+
+    def compare(self, on_progress: OnProgress = ignore_progress) -> tuple[CheckResult, ...]:
+        """Return how the targets compare with what was captured."""
+        results: list[CheckResult] = []
+        passed = partial(on_progress, "compare")
+        if self.database is not None:
+            results += compare_database(self.database, on_progress=passed)
+        if self.bucket is not None:
+            results += compare_bucket(self.bucket, on_progress=passed)
+        return tuple(results)
+
+    def restore(self, *, catalog: Catalog | None = None, restored_by: str = "", on_progress: OnProgress = ignore_progress) -> RestoreReport:
+        """Verify, execute and compare; `catalog` keeps the levels that were reached when it is given. Errors are those of the three."""
+        seconds: dict[str, float] = {}
+        started = time.monotonic()
+        self.verify(on_progress)
+        seconds["verify"] = time.monotonic() - started
+        started = time.monotonic()
+        written = self.execute(on_progress)
+        seconds["restore"] = time.monotonic() - started
+        started = time.monotonic()
+        try:
+            results = self.compare(on_progress)
+        except BackupError as error:
+            raise type(error)(error.message, hint=f"Everything was written, and the comparison broke off. {error.hint}".strip()) from error
+        seconds["compare"] = time.monotonic() - started
+        signed = tuple(result.model_copy(update={"checked_by": restored_by}) for result in results)
+        if catalog is not None:
+            catalog.record_results(self.request.point.point_id, signed)
+        return RestoreReport(signed, seconds, written.object_count, written.notes)
+
+    def undo_bucket(self) -> str:
+        """Remove the objects that were written; return a sentence on what the bucket holds now, empty where there is no bucket."""
+        return self.bucket.writer.undo().describe(self.bucket.target.label) if self.bucket is not None else ""
+
+
+class _Writing:
+    """Both halves on threads of their own; the first error stops the other one."""
+
+    def __init__(self, prepared: PreparedRestore, on_progress: OnProgress) -> None:
+        self._prepared = prepared
+        self._stop = Event()
+        self._errors: list[BaseException] = []
+        request = prepared.request
+        self._load = (
+            DatabaseLoad(
+                prepared.database,
+                replace_contents=request.replace_contents and not prepared.database.is_fresh,
+                jobs=request.jobs,
+                stop=self._stop,
+                on_progress=partial(on_progress, "database"),
+            )
+            if prepared.database is not None
+            else None
+        )
+        self._on_object = partial(on_progress, "bucket")
+
+    def run(self) -> WrittenPoint:
+        try:
+            object_count = self._run_both()
+        except BackupError as error:
+            raise type(error)(error.message, hint=" ".join(text for text in (*self._undo(), error.hint) if text)) from error
+        except BaseException:
+            self._undo()
+            raise
+        return WrittenPoint(object_count, self._load.notes if self._load is not None else ())
+
+    def _run_both(self) -> int:
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="restore") as pool:
+            try:
+                writing = pool.submit(self._keep_error, self._write_objects)
+                loading = pool.submit(self._keep_error, partial(self._load_database, writing.result))
+                for half in (writing, loading):
+                    half.exception()
+            finally:
+                self._stop.set()
+        if self._errors:
+            raise self._errors[0]
+        return writing.result()
+
+    def _keep_error(self, act: Callable[[], int]) -> int:
+        try:
+            return act()
+        except BaseException as error:
+            self._errors.append(error)
+            self._stop.set()
+            raise
+
+    def _write_objects(self) -> int:
+        bucket = self._prepared.bucket
+        if bucket is None:
+            return 0
+        return write_bucket(bucket, overwrite=self._prepared.request.replace_contents, stop=self._stop, on_progress=self._on_object)
+
+    def _load_database(self, before_commit: Callable[[], object]) -> int:
+        if self._load is not None:
+            self._load.run(before_commit)
+        return 0
+
+    def _undo(self) -> tuple[str, ...]:
+        """Remove again what was written into the bucket; return sentences on what both targets hold now."""
+        database = self._load.describe_target() if self._load is not None else ""
+        if self._load is not None and self._load.is_in_doubt:
+            return database, "The objects that were written are still in the bucket." if self._prepared.bucket is not None else ""
+        return database, self._prepared.undo_bucket()
+
+
+@contextmanager
+def prepare_restore(request: RestoreRequest, transfer: TransferSettings) -> Generator[PreparedRestore, None, None]:
+    """Files, connection and S3 client are open within the block, and both targets can take the point.
+
+    RestoreError (TargetNotEmptyError) says why one cannot, DatabaseError and BucketError why it cannot be asked. Nothing was written.
+    """
+    if request.database is None and request.bucket is None:
+        raise RestoreError("nothing to restore: neither a database nor a bucket is named", hint="Name a database, a bucket or both.")
+    if request.is_swap and request.database is None:
+        raise RestoreError("a swap needs a database, and none is named", hint="Name the live database, or leave the swap out.")
+    with ExitStack() as stack:
+        database = bucket = None
+        if request.database is not None:
+            path = request.point.get_path(ArtifactKind.DATABASE)
+            if request.is_swap:
+                database = stack.enter_context(prepare_beside(path, request.database, transfer))
+                check_swap(database.session, request.database, request.point.point_id)
+            else:
+                database = stack.enter_context(prepare_database(path, request.database, transfer))
+            if not request.replace_contents:
+                check_empty(request.database, database.facts.relation_count)
+        if request.bucket is not None:
+            bucket = stack.enter_context(prepare_bucket(request.point.get_path(ArtifactKind.BUCKET), request.bucket, transfer))
+            if not request.replace_contents:
+                check_bucket_empty(request.bucket, is_empty=bucket.is_empty)
+        yield PreparedRestore(request, database, bucket)
 
 
 def restore_point(
@@ -92,100 +294,8 @@ def restore_point(
     *,
     catalog: Catalog | None = None,
     restored_by: str = "",
-    on_progress: OnProgress = lambda _phase, _size_bytes: None,
+    on_progress: OnProgress = ignore_progress,
 ) -> RestoreReport:
-    """The targets hold the recovery point, and the report says whether they equal it; `catalog` keeps the levels when it is given.
-
-    VerificationError when a file is damaged, RestoreError (TargetNotEmptyError) when a target cannot take it: then nothing was written.
-    RestoreError, BucketError or DatabaseError at the first error of writing: the database is as it was, the bucket may hold a part.
-    """
-    if request.database is None and request.bucket is None:
-        raise RestoreError("nothing to restore: neither a database nor a bucket is named", hint="Give --database, --bucket or both.")
-    seconds: dict[str, float] = {}
-    describe_restore(request, transfer)
-    started = time.monotonic()
-    _verify_files(request, on_progress)
-    seconds["verify"] = time.monotonic() - started
-    started = time.monotonic()
-    object_count, notes = _write(request, transfer, on_progress)
-    seconds["restore"] = time.monotonic() - started
-    started = time.monotonic()
-    results = _compare(request, transfer, on_progress)
-    seconds["compare"] = time.monotonic() - started
-    signed = tuple(result.model_copy(update={"checked_by": restored_by}) for result in results)
-    if catalog is not None:
-        catalog.record_results(request.point.point_id, signed)
-    return RestoreReport(signed, seconds, object_count, notes)
-
-
-def _verify_files(request: RestoreRequest, on_progress: OnProgress) -> None:
-    manifest = request.point.manifest
-    expected = {artifact.kind: artifact.sha256 for artifact in manifest.artifacts} if manifest else {}
-    results: list[CheckResult] = []
-
-    def passed(size_bytes: int) -> None:
-        on_progress("verify", size_bytes)
-
-    if request.database is not None:
-        path = request.point.get_path(ArtifactKind.DATABASE)
-        results += verify_dump(path, expected_sha256=expected.get(ArtifactKind.DATABASE), on_progress=passed)
-    if request.bucket is not None:
-        path = request.point.get_path(ArtifactKind.BUCKET)
-        results += verify_archive(path, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=passed)
-    failed = [result for result in results if not result.is_passed]
-    if failed:
-        raise VerificationError(
-            f"recovery point {request.point.point_id} is damaged, nothing was written: {failed[0].summary}",
-            hint="Restore another recovery point; `schedgen-backups verify --all` tells which are whole.",
-        )
-
-
-def _write(request: RestoreRequest, transfer: TransferSettings, on_progress: OnProgress) -> tuple[int, tuple[str, ...]]:
-    stop = Event()
-    database_load: Future[tuple[str, ...]] | None = None
-    bucket_load: Future[int] | None = None
-    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="restore") as pool:
-        try:
-            if request.database is not None:
-                database_load = pool.submit(
-                    restore_database,
-                    request.point.get_path(ArtifactKind.DATABASE),
-                    request.database,
-                    transfer,
-                    replace_contents=request.replace_contents,
-                    stop=stop,
-                    jobs=request.jobs,
-                    on_progress=lambda size_bytes: on_progress("database", size_bytes),
-                )
-            if request.bucket is not None:
-                bucket_load = pool.submit(
-                    restore_bucket,
-                    request.point.get_path(ArtifactKind.BUCKET),
-                    request.bucket,
-                    transfer,
-                    overwrite=request.replace_contents,
-                    stop=stop,
-                    on_progress=lambda size_bytes: on_progress("bucket", size_bytes),
-                )
-            loads: list[Future[Any]] = [load for load in (database_load, bucket_load) if load is not None]
-            done, _running = wait(loads, return_when=FIRST_EXCEPTION)
-            for load in done:
-                load.result()
-        finally:
-            stop.set()
-    return bucket_load.result() if bucket_load else 0, database_load.result() if database_load else ()
-
-
-def _compare(request: RestoreRequest, transfer: TransferSettings, on_progress: OnProgress) -> tuple[CheckResult, ...]:
-    results: list[CheckResult] = []
-
-    def passed(size_bytes: int) -> None:
-        on_progress("compare", size_bytes)
-
-    if request.database is not None:
-        path = request.point.get_path(ArtifactKind.DATABASE)
-        results += compare_database(path, request.database, transfer, on_progress=passed)
-    if request.bucket is not None:
-        path = request.point.get_path(ArtifactKind.BUCKET)
-        results += compare_bucket(path, request.bucket, transfer, on_progress=passed)
-    return tuple(results)
+    """Prepare the restore and do it, without a question in between. Errors are those of `prepare_restore` and `PreparedRestore.restore`."""
+    with prepare_restore(request, transfer) as prepared:
+        return prepared.restore(catalog=catalog, restored_by=restored_by, on_progress=on_progress)

@@ -1,16 +1,17 @@
 """Tells how a table of a recovery point differs from the live one, before anything is written: rows only there, only here, and changed.
 
 Both sides are read in the order of the primary key and merged, so that memory stays small. Where the live table has no primary key, rows are
-compared as wholes. Add a difference that people must see; writing belongs to `table_write`.
+compared as wholes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from itertools import groupby
-from typing import Any, cast
+from typing import cast
 
 import psycopg
 from psycopg import sql
@@ -18,15 +19,30 @@ from typing_extensions import LiteralString
 
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.formats.records import TableEntry
-from schedgen_backups.core.postgres.connection import connect_database, translate_errors
-from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 
 _FETCHED_ROWS = 2000
 _NAMED_KEYS = 10
 SESSION_SETTINGS = ("DateStyle = ISO", "IntervalStyle = postgres", "TimeZone = 'UTC'", "extra_float_digits = 3", "row_security = off")
 """The same values on both sides, or equal rows would look different."""
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+
+class ColumnKind(str, Enum):
+    """Whether values of a column can be given."""
+
+    PLAIN = ""
+    ALWAYS = "always"
+    """An identity column, GENERATED ALWAYS: only an INSERT can give a value, with OVERRIDING SYSTEM VALUE."""
+    GENERATED = "generated"
+    """Computed from other columns."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    name: str
+    kind: ColumnKind = ColumnKind.PLAIN
 
 
 @dataclass(frozen=True)
@@ -65,34 +81,46 @@ class TableDiff:
         return self.only_captured == self.only_live == self.changed == 0
 
 
-def diff_table(table: TableEntry, side: DatabaseSettings, live: DatabaseSettings, *, where: str = "") -> TableDiff:
-    """How the captured table in `side` differs from the one in `live`; `where` is a condition on rows, put to both sides.
+def diff_tables(tables: Sequence[TableEntry], side: DatabaseSession, live: DatabaseSession, *, where: str = "") -> tuple[TableDiff, ...]:
+    """Return how each captured table in `side` differs from the one in `live`, at one moment; `where` is a condition on rows of both sides.
 
     RestoreError when `where` cannot be used. Errors of either database are raised.
     """
-    with _open_reader(side) as captured, _open_reader(live) as current, translate_errors(live):
-        shape = read_shape(table, captured, current)
-        left = _stream(captured, table, shape, where)
-        right = _stream(current, table, shape, where) if shape.is_there else iter(())
-        return _merge(table, shape, left, right)
+    with open_reader(side) as captured, open_reader(live) as current:
+        return tuple(_diff_table(table, captured, current, where) for table in tables)
+
+
+def _diff_table(table: TableEntry, captured: Connection, current: Connection, where: str) -> TableDiff:
+    shape = read_shape(table, captured, current)
+    left = _stream(captured, table, shape, where)
+    right = _stream(current, table, shape, where) if shape.is_there else iter(())
+    return _merge(table, shape, left, right)
 
 
 def read_shape(table: TableEntry, side: Connection, live: Connection) -> TableShape:
-    """What the two tables have in common, as both databases say now."""
-    captured = _list_columns(side, table)
+    """Return what the two tables have in common, as both databases say now."""
     current = _list_columns(live, table)
-    common = tuple(name for name in captured if name in current)
-    generated = frozenset(name for name, kind in current.items() if kind == "generated")
-    columns = tuple(name for name in common if captured[name] != "generated" and name not in generated)
-    key = _list_key(live, table)
+    is_there = bool(current) or _exists(live, table)
+    return derive_shape(_list_columns(side, table), current, _list_key(live, table), is_there=is_there)
+
+
+def derive_shape(captured: Sequence[Column], current: Sequence[Column], key: Sequence[str], *, is_there: bool) -> TableShape:
+    """Return what two tables of these columns have in common; `key` is the primary key of the second one, the live one."""
+    captured_names, current_names = (tuple(column.name for column in columns) for columns in (captured, current))
+    generated = {column.name for column in (*captured, *current) if column.kind is ColumnKind.GENERATED}
+    columns = _keep(captured_names, set(current_names) - generated)
     return TableShape(
         columns=columns,
-        key=key if set(key) <= set(columns) else (),
-        is_there=bool(current) or _exists(live, table),
-        only_captured=tuple(name for name in captured if name not in current),
-        only_live=tuple(name for name in current if name not in captured),
-        generated_always=tuple(name for name, kind in current.items() if kind == "always"),
+        key=tuple(key) if set(key) <= set(columns) else (),
+        is_there=is_there,
+        only_captured=_keep(captured_names, set(captured_names) - set(current_names)),
+        only_live=_keep(current_names, set(current_names) - set(captured_names)),
+        generated_always=tuple(column.name for column in current if column.kind is ColumnKind.ALWAYS),
     )
+
+
+def _keep(names: Sequence[str], wanted: set[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in wanted)
 
 
 def as_condition(where: str) -> sql.SQL:
@@ -111,10 +139,10 @@ def join_columns(names: tuple[str, ...], prefix: str = "") -> sql.Composed:
 
 
 @contextmanager
-def _open_reader(settings: DatabaseSettings) -> Generator[Connection, None, None]:
-    with connect_database(settings) as connection, translate_errors(settings):
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        connection.read_only = True
+def open_reader(session: DatabaseSession) -> Generator[Connection, None, None]:
+    """A transaction that only reads, at one moment, is open within the block."""
+    with session.use() as connection, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         apply_session_settings(connection)
         yield connection
 
@@ -125,15 +153,14 @@ def apply_session_settings(connection: Connection) -> None:
         connection.execute(sql.SQL("SET LOCAL {}").format(sql.SQL(cast("LiteralString", setting))))
 
 
-def _list_columns(connection: Connection, table: TableEntry) -> dict[str, str]:
-    """Column → `generated`, `always` (identity) or an empty text."""
+def _list_columns(connection: Connection, table: TableEntry) -> tuple[Column, ...]:
     rows = connection.execute(
         "SELECT attname, CASE WHEN attgenerated <> '' THEN 'generated' WHEN attidentity = 'a' THEN 'always' ELSE '' END"
         " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
         (table.schema_name, table.name),
     ).fetchall()
-    return {str(name): str(kind) for name, kind in rows}
+    return tuple(Column(str(name), ColumnKind(kind)) for name, kind in rows)
 
 
 def _list_key(connection: Connection, table: TableEntry) -> tuple[str, ...]:

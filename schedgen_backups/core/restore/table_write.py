@@ -1,7 +1,7 @@
 """Puts rows of a side database back into the live one: those that are missing there, and where asked those that were changed since.
 
 One transaction for all tables, parents before children. Rows that only the live table has are never touched: a table as it was, without them, is a
-whole restore into another database. What differs is found by `table_diff`.
+whole restore into another database.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from psycopg import sql
 
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.formats.records import TableEntry
-from schedgen_backups.core.postgres.connection import connect_database, translate_errors
+from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 from schedgen_backups.core.restore.table_diff import (
-    Connection,
     TableShape,
     apply_session_settings,
     as_condition,
     join_columns,
     name_table,
+    open_reader,
     read_shape,
 )
-from schedgen_backups.core.settings import DatabaseSettings
 
 
 class WriteMode(str, Enum):
@@ -47,23 +46,20 @@ class WrittenRows:
 
 
 def write_rows(
-    tables: Sequence[TableEntry], side: DatabaseSettings, live: DatabaseSettings, mode: WriteMode, *, where: str = ""
+    tables: Sequence[TableEntry], side: DatabaseSession, live: DatabaseSession, mode: WriteMode, *, where: str = ""
 ) -> tuple[WrittenRows, ...]:
-    """The live tables hold the rows again; returns how many of each. `where` is a condition on captured rows.
+    """Put the rows back into the live tables; return how many of each. `where` is a condition on captured rows.
 
     One transaction: after any error the live database is as it was. RestoreError (permanent) when a live table is missing, lacks a
     primary key for `CHANGED`, or refuses a row (such as a foreign key whose parent is missing).
     """
-    with connect_database(side) as source, connect_database(live) as target, translate_errors(live):
-        source.read_only = True
-        apply_session_settings(source)
+    written: list[WrittenRows] = []
+    with open_reader(side) as source, live.use() as target, target.transaction():
         apply_session_settings(target)
-        written: list[WrittenRows] = []
         for table in _sort_by_foreign_keys(tables, target):
             shape = read_shape(table, source, target)
             _check_shape(table, shape, mode)
             written.append(WrittenRows(table, _write_table(table, shape, source, target, mode, where)))
-        target.commit()
     return tuple(written)
 
 

@@ -1,4 +1,4 @@
-"""Restores single tables into a separate database next to the live one, and undeletes rows with their objects."""
+"""Restores single tables: loads them into a database of their own beside the live one, compares both, and puts rows back."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from schedgen_backups.core.catalog.catalog import PointListing
 from schedgen_backups.core.errors import DatabaseError, RestoreError, TargetNotEmptyError, VerificationError
-from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
+from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.dump_text import DumpDigest, split_table
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
-from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.postgres.psql import feed_psql
-from schedgen_backups.core.restore.database import check_database_target
-from schedgen_backups.core.restore.table_diff import TableDiff, as_condition, diff_table, name_table
+from schedgen_backups.core.postgres.session import Connection, DatabaseSession
+from schedgen_backups.core.restore.database import PreparedDatabase, prepare_beside
+from schedgen_backups.core.restore.table_diff import TableDiff, as_condition, diff_tables, name_table, open_reader
+from schedgen_backups.core.restore.table_write import WriteMode, WrittenRows, write_rows
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 
 _MARK = "schedgen-backups: unfinished, removed by the next restore when its maker is gone"
 SIDE_PREFIX = "restored_"
-MAINTENANCE_DATABASE = "postgres"
 _NAME_LIMIT_BYTES = 63
 """PostgreSQL manual, section 4.1.1 (NAMEDATALEN - 1)."""
 
@@ -65,45 +63,45 @@ def select_tables(dump: DumpFile, names: tuple[str, ...]) -> tuple[TableEntry, .
     return tuple(chosen)
 
 
-class ScratchDatabase:
+class SideDatabase:
     """A database that is dropped when its `with` block ends, unless it was kept."""
 
-    def __init__(self, settings: DatabaseSettings) -> None:
-        self.settings = settings
+    def __init__(self, session: DatabaseSession, name: str) -> None:
+        self._session = session
+        self.name = name
         self.is_kept = False
 
     def keep(self, comment: str) -> None:
-        """The database stays, with this comment in place of the mark of something unfinished."""
-        with connect_database(self.settings) as connection, translate_errors(self.settings):
-            name = sql.Identifier(self.settings.database)
-            connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(comment)))
-            connection.commit()
+        """Let the database stay, with this comment in place of the mark of something unfinished."""
+        with self._session.use() as connection:
+            connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(self.name), sql.Literal(comment)))
         self.is_kept = True
 
 
 @contextmanager
-def open_scratch_database(server: DatabaseSettings, name: str, *, encoding: str) -> Generator[ScratchDatabase, None, None]:
+def open_side_database(session: DatabaseSession, name: str, *, encoding: str) -> Generator[SideDatabase, None, None]:
     """A new, empty database of this name is on the server within the block; what killed processes left there of this kind is gone.
 
-    TargetNotEmptyError when the name is taken, DatabaseError when the role may not make databases.
+    `session` is one with the server's maintenance database. TargetNotEmptyError when the name is taken, DatabaseError when the role may not make
+    databases.
     """
     if len(name.encode()) > _NAME_LIMIT_BYTES:
         raise RestoreError(f"{name!r} is longer than a database's name may be", hint="Name another one.")
-    with connect_database(server.with_database(MAINTENANCE_DATABASE)) as connection, translate_errors(server):
-        connection.autocommit = True
+    with session.use() as connection:
         # The session ends with this process, whatever happens to it: then the next one may remove what it left.
         connection.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtext(%s))", (name,))
-        _sweep(connection, server)
-        _create_database(connection, name, server, encoding)
-        scratch = ScratchDatabase(server.with_database(name))
-        try:
-            yield scratch
-        finally:
-            if not scratch.is_kept:
-                drop_database(scratch.settings)
+        _sweep(connection)
+        _create_database(connection, name, session.settings, encoding)
+    side = SideDatabase(session, name)
+    try:
+        yield side
+    finally:
+        if not side.is_kept:
+            with session.use() as connection:
+                _drop_database(connection, name)
 
 
-def _create_database(connection: psycopg.Connection[Any], name: str, server: DatabaseSettings, encoding: str) -> None:
+def _create_database(connection: Connection, name: str, server: DatabaseSettings, encoding: str) -> None:
     identifier = sql.Identifier(name)
     try:
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}").format(identifier, sql.Literal(encoding)))
@@ -118,33 +116,30 @@ def _create_database(connection: psycopg.Connection[Any], name: str, server: Dat
     connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(identifier, sql.Literal(_MARK)))
 
 
-def _sweep(connection: psycopg.Connection[Any], server: DatabaseSettings) -> None:
+def _sweep(connection: Connection) -> None:
     rows = connection.execute(
         "SELECT datname FROM pg_catalog.pg_database d WHERE pg_catalog.shobj_description(d.oid, 'pg_database') = %s", (_MARK,)
     ).fetchall()
     for (name,) in rows:
         free = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext(%s))", (name,)).fetchone()
         if free and free[0]:
-            drop_database(server.with_database(str(name)))
+            _drop_database(connection, str(name))
             connection.execute("SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtext(%s))", (name,))
 
 
-def drop_database(database: DatabaseSettings) -> None:
-    """The database is gone, its sessions ended; nothing happens when it was not there."""
-    with connect_database(database.with_database(MAINTENANCE_DATABASE)) as connection, translate_errors(database):
-        connection.autocommit = True
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.database)))
+def _drop_database(connection: Connection, name: str) -> None:
+    """Drop the database and end its sessions; do nothing where there is none."""
+    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def fill_side_database(dump_path: Path, tables: tuple[TableEntry, ...], side: DatabaseSettings, transfer: TransferSettings) -> None:
-    """The empty database holds the dump's schema without constraints and indexes, and the rows of these tables.
+def _fill(prepared: PreparedDatabase, tables: tuple[TableEntry, ...], side: DatabaseSettings) -> None:
+    """Load the dump's schema without constraints and indexes, and the rows of these tables, into the empty database.
 
     All in one transaction, committed when each table's digest was seen to match. RestoreError when psql stops, VerificationError when the
     file is damaged; then the database is empty.
     """
-    with open_dump(dump_path) as dump:
-        client, _relation_count = check_database_target(dump.record, side, transfer)
-        feed_psql(client, side, transfer, _list_texts(dump, tables))
+    with prepared.artifact.name_errors():
+        feed_psql(prepared.client, side, prepared.transfer, _list_texts(prepared.dump, tables))
 
 
 def _list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes]:
@@ -176,48 +171,71 @@ class TableRequest:
     """A condition on the rows of the only table; empty for all rows."""
     side_name: str = ""
 
+    @property
+    def target_name(self) -> str:
+        """The name that a person types to confirm."""
+        return self.live.database
+
 
 @dataclass(frozen=True)
-class RestoredTables:
-    """Tables in a side database, and how each differs from the live one."""
+class PreparedTables:
+    """Tables in a side database, compared with the live ones; nothing is written into the live database yet."""
 
-    scratch: ScratchDatabase
+    request: TableRequest
     tables: tuple[TableEntry, ...]
-    diffs: tuple[TableDiff, ...]
+    side: SideDatabase
+    captured: DatabaseSession
+    live: DatabaseSession
+    differences: tuple[TableDiff, ...]
+
+    def describe(self) -> tuple[TableDiff, ...]:
+        """Return how the tables differed when they were prepared."""
+        return self.differences
+
+    def execute(self, mode: WriteMode) -> tuple[WrittenRows, ...]:
+        """Put rows back; return how many of each table. Errors are those of `write_rows`, after which the live database is as it was."""
+        return write_rows(self.tables, self.captured, self.live, mode, where=self.request.where)
+
+    def compare(self) -> tuple[TableDiff, ...]:
+        """Return how the tables differ now."""
+        return diff_tables(self.tables, self.captured, self.live, where=self.request.where)
+
+    def read_keys(self, column: str) -> tuple[str, ...]:
+        """Return the distinct object keys in this column of the captured rows of the first table, in byte order.
+
+        RestoreError when there is no such column.
+        """
+        table = self.tables[0]
+        query = sql.SQL('SELECT DISTINCT {0}::text COLLATE "C" FROM ONLY {1} WHERE ({2}) AND {0} IS NOT NULL ORDER BY 1').format(
+            sql.Identifier(column), name_table(table), as_condition(self.request.where)
+        )
+        with open_reader(self.captured) as connection:
+            try:
+                rows = connection.execute(query).fetchall()
+            except psycopg.errors.UndefinedColumn as error:
+                raise RestoreError(
+                    f"{table.qualified_name} has no column {column}", hint="--key-column names the column that holds object keys."
+                ) from error
+        return tuple(str(key) for (key,) in rows)
 
 
 @contextmanager
-def open_restored_tables(request: TableRequest, transfer: TransferSettings) -> Generator[RestoredTables, None, None]:
+def prepare_tables(request: TableRequest, transfer: TransferSettings) -> Generator[PreparedTables, None, None]:
     """The tables are in a side database within the block, compared with the live ones; it is dropped afterwards unless it was kept.
 
     RestoreError when a name means no table or the condition cannot be used, TargetNotEmptyError when the side database is there already,
     VerificationError when the file is damaged or another point's. The live database is only read.
     """
-    path = request.point.get_path(ArtifactKind.DATABASE)
-    with open_dump(path) as dump:
-        check_dump_belongs(dump, request.point.point_id)
-        tables = select_tables(dump, request.names)
-        encoding = dump.record.encoding
-    if request.where and len(tables) != 1:
-        raise RestoreError("a condition on rows needs exactly one table", hint="Name one table, or leave the condition out.")
-    name = request.side_name or make_side_name(request.point.point_id)
-    with open_scratch_database(request.live, name, encoding=encoding) as scratch:
-        fill_side_database(path, tables, scratch.settings, transfer)
-        diffs = tuple(diff_table(table, scratch.settings, request.live, where=request.where) for table in tables)
-        yield RestoredTables(scratch, tables, diffs)
-
-
-def read_keys(table: TableEntry, column: str, side: DatabaseSettings, *, where: str) -> tuple[str, ...]:
-    """The distinct object keys in this column of the captured rows, in byte order; RestoreError when there is no such column."""
-    query = sql.SQL('SELECT DISTINCT {0}::text COLLATE "C" FROM ONLY {1} WHERE ({2}) AND {0} IS NOT NULL ORDER BY 1').format(
-        sql.Identifier(column), name_table(table), as_condition(where)
-    )
-    with connect_database(side) as connection, translate_errors(side):
-        connection.read_only = True
-        try:
-            rows: list[tuple[Any, ...]] = connection.execute(query).fetchall()
-        except psycopg.errors.UndefinedColumn as error:
-            raise RestoreError(
-                f"{table.qualified_name} has no column {column}", hint="--key-column names the column that holds object keys."
-            ) from error
-    return tuple(str(key) for (key,) in rows)
+    point_id = request.point.point_id
+    with prepare_beside(request.point.get_path(ArtifactKind.DATABASE), request.live, transfer) as prepared, DatabaseSession(request.live) as live:
+        check_dump_belongs(prepared.dump, point_id)
+        tables = select_tables(prepared.dump, request.names)
+        if request.where and len(tables) != 1:
+            raise RestoreError("a condition on rows needs exactly one table", hint="Name one table, or leave the condition out.")
+        name = request.side_name or make_side_name(point_id)
+        with (
+            open_side_database(prepared.session, name, encoding=prepared.record.encoding) as side,
+            DatabaseSession(request.live.with_database(name)) as captured,
+        ):
+            _fill(prepared, tables, captured.settings)
+            yield PreparedTables(request, tables, side, captured, live, diff_tables(tables, captured, live, where=request.where))

@@ -70,6 +70,15 @@ class ListedObject:
 
 
 @dataclass(frozen=True)
+class StoredObject:
+    """What the server said of an object that it has taken."""
+
+    etag: str
+    version_id: str | None
+    """None where the bucket keeps no versions."""
+
+
+@dataclass(frozen=True)
 class WholeObject:
     """An object that was read in one go."""
 
@@ -210,8 +219,8 @@ class BucketClient:
         with self.translate_errors(key):
             return dict(self._client.get_object_tags(self._bucket, key) or {})
 
-    def put_object(self, entry: ObjectEntry, body: BinaryIO) -> None:
-        """The bucket holds the object with its content type, headers, metadata and tags.
+    def put_object(self, entry: ObjectEntry, body: BinaryIO) -> StoredObject:
+        """Write the object with its content type, headers, metadata and tags.
 
         Up to `IN_MEMORY_BYTES` it goes up whole, and its ETag is its MD5; larger ones go up in parts.
         """
@@ -223,7 +232,7 @@ class BucketClient:
             tags[name] = value
         is_small = entry.size_bytes <= IN_MEMORY_BYTES
         with self.translate_errors(entry.key):
-            self._client.put_object(
+            stored = self._client.put_object(
                 self._bucket,
                 entry.key,
                 body,
@@ -234,6 +243,12 @@ class BucketClient:
                 part_size=IN_MEMORY_BYTES if is_small else max(PART_BYTES, -(-entry.size_bytes // _MOST_PARTS)),
                 num_parallel_uploads=1 if is_small else PARALLEL_PARTS,
             )
+        return StoredObject((stored.etag or "").strip('"'), stored.version_id)
+
+    def remove_object(self, key: str, *, version_id: str | None = None) -> None:
+        """Remove the object, or with `version_id` only that version of it, so that an older one is the newest again."""
+        with self.translate_errors(key):
+            self._client.remove_object(self._bucket, key, version_id=version_id)
 
     @contextmanager
     def translate_errors(self, key: str) -> Generator[None, None, None]:

@@ -19,7 +19,7 @@ from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.dump_text import DumpDigest, split_dump
 from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES
-from schedgen_backups.core.formats.records import ArchiveRecord, DumpRecord
+from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, DumpRecord
 from schedgen_backups.core.model import ArtifactKind, ArtifactName
 from schedgen_backups.core.units import NAMED_LIMIT, name_some
 
@@ -27,6 +27,14 @@ OnProgress = Callable[[int], object]
 
 
 def verify_dump(path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None) -> tuple[CheckResult, ...]:
+    """As `verify_dump_file`, for a file that is not open yet."""
+    with ArtifactFile(path) as file:
+        return verify_dump_file(file, expected_sha256=expected_sha256, on_progress=on_progress)
+
+
+def verify_dump_file(
+    file: ArtifactFile, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None
+) -> tuple[CheckResult, ...]:
     """`dump_is_stored` and `dump_is_complete`: every byte was read again, unpacked and compared with the index that the dump carries.
 
     `expected_sha256` is the manifest's, where there is one; `on_progress` gets the compressed bytes as they are read.
@@ -34,8 +42,8 @@ def verify_dump(path: Path, *, expected_sha256: str | None = None, on_progress: 
     digest = _FileDigest(on_progress)
 
     def read() -> tuple[str, dict[str, Figure]]:
-        with open_dump(path) as dump, SerialWorker("rows") as rows_worker, SerialWorker("file") as file_worker:
-            _check_name(path, dump.record)
+        with file.read_as(DumpFile) as dump, SerialWorker("rows") as rows_worker, SerialWorker("file") as file_worker:
+            _check_name(file.path, dump.record)
             contents = DumpDigest(rows_worker)
             for segment in split_dump(dump.read_contents(on_progress=partial(file_worker.submit, digest.update))):
                 contents.add(segment)
@@ -58,7 +66,7 @@ def verify_dump(path: Path, *, expected_sha256: str | None = None, on_progress: 
             figures: dict[str, Figure] = {"tables": len(facts.tables), "rows": sum(table.rows for table in facts.tables)}
             return f"{len(facts.tables)} tables, {figures['rows']} rows, complete", {**figures, "size_bytes": facts.size_bytes}
 
-    return _verify_file(path, ArtifactKind.DATABASE, (Check.DUMP_IS_STORED, Check.DUMP_IS_COMPLETE), digest, read, expected_sha256)
+    return _verify_file(file, ArtifactKind.DATABASE, (Check.DUMP_IS_STORED, Check.DUMP_IS_COMPLETE), digest, read, expected_sha256)
 
 
 def verify_dump_against_snapshot(path: Path) -> CheckResult:
@@ -79,6 +87,14 @@ def verify_dump_against_snapshot(path: Path) -> CheckResult:
 
 
 def verify_archive(path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None) -> tuple[CheckResult, ...]:
+    """As `verify_archive_file`, for a file that is not open yet."""
+    with ArtifactFile(path) as file:
+        return verify_archive_file(file, expected_sha256=expected_sha256, on_progress=on_progress)
+
+
+def verify_archive_file(
+    file: ArtifactFile, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None
+) -> tuple[CheckResult, ...]:
     """`archive_is_stored` and `archive_is_readable`: every byte was read again, every object unpacked and compared with its digest.
 
     `expected_sha256` is the manifest's, where there is one; `on_progress` gets the compressed bytes as they are read.
@@ -86,11 +102,11 @@ def verify_archive(path: Path, *, expected_sha256: str | None = None, on_progres
     digest = _FileDigest(on_progress)
 
     def read() -> tuple[str, dict[str, Figure]]:
-        with open_archive(path) as archive, path.open("rb") as index_file:
-            _check_name(path, archive.record)
+        with file.read_as(ArchiveFile) as archive:
+            _check_name(file.path, archive.record)
             count = size_bytes = 0
             position = 0
-            index = ArchiveFile(index_file)
+            index = ArchiveFile(file.open_reader())
             for entry in index.read_entries():
                 if entry.offset != position:
                     raise VerificationError(f"something lies before object {entry.key!r} that the index does not name")
@@ -102,10 +118,10 @@ def verify_archive(path: Path, *, expected_sha256: str | None = None, on_progres
                 raise VerificationError("something lies between the objects and the index")
             if (count, size_bytes) != (archive.record.object_count, archive.record.size_bytes):
                 raise VerificationError(f"the index names {count} objects with {size_bytes} bytes, the record says otherwise")
-            digest.finish(partial(_read_range, path, position, archive.footer.footer_offset))
+            digest.finish(partial(_read_range, file, position, archive.footer.footer_offset))
             return f"{count} objects with {size_bytes} bytes, each as captured", {"objects": count, "size_bytes": size_bytes}
 
-    return _verify_file(path, ArtifactKind.BUCKET, (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE), digest, read, expected_sha256)
+    return _verify_file(file, ArtifactKind.BUCKET, (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE), digest, read, expected_sha256)
 
 
 def verify_every_object(path: Path) -> CheckResult:
@@ -159,7 +175,7 @@ class _FileDigest:
 
 
 def _verify_file(
-    path: Path,
+    file: ArtifactFile,
     kind: ArtifactKind,
     checks: tuple[Check, Check],
     digest: _FileDigest,
@@ -172,7 +188,8 @@ def _verify_file(
         status = CheckStatus.PASSED
     except VerificationError as error:
         summary, figures, status = error.message, {}, CheckStatus.FAILED
-    whole_sha256, problem = _check_stored(path, kind, digest, expected_sha256)
+    whole_sha256, problem = _check_stored(file, kind, digest, expected_sha256)
+    path = file.path
     artifacts = {kind: whole_sha256} if whole_sha256 else {}
     parsed = CheckResult(check=parsed_check, status=status, summary=summary, figures=figures, checked_at=_now(), artifacts=artifacts)
     stored = CheckResult(
@@ -186,25 +203,24 @@ def _verify_file(
     return stored, parsed
 
 
-def _check_stored(path: Path, kind: ArtifactKind, digest: _FileDigest, expected_sha256: str | None) -> tuple[str, str]:
+def _check_stored(file: ArtifactFile, kind: ArtifactKind, digest: _FileDigest, expected_sha256: str | None) -> tuple[str, str]:
     """The digest of the whole file and what is wrong with its bytes; an empty text when nothing is."""
-    opener = open_dump if kind is ArtifactKind.DATABASE else open_archive
     try:
-        with opener(path) as opened:
+        with file.read_as(DumpFile if kind is ArtifactKind.DATABASE else ArchiveFile) as opened:
             footer = opened.footer
     except VerificationError as error:
         return "", error.message
     if not digest.is_finished:
         # Parsing stopped on the way: the bytes may still be what was written.
         digest = _FileDigest(lambda _size_bytes: None)
-        digest.finish(partial(_read_range, path, 0, footer.footer_offset))
-    with path.open("rb") as file:
-        file.seek(footer.footer_offset)
-        whole_sha256 = digest.with_footer(file.read())
+        digest.finish(partial(_read_range, file, 0, footer.footer_offset))
+    reader = file.open_reader()
+    reader.seek(footer.footer_offset)
+    whole_sha256 = digest.with_footer(reader.read())
     if digest.content_sha256 != footer.content_sha256:
-        return whole_sha256, f"{path.name}: its bytes are not those that were written"
+        return whole_sha256, f"{file.path.name}: its bytes are not those that were written"
     if expected_sha256 is not None and whole_sha256 != expected_sha256:
-        return whole_sha256, f"{path.name} is not the file that the manifest names: it was exchanged"
+        return whole_sha256, f"{file.path.name} is not the file that the manifest names: it was exchanged"
     return whole_sha256, ""
 
 
@@ -236,13 +252,13 @@ def _check_tables_lie_right(dump: DumpFile) -> None:
         position = table.offset + table.length
 
 
-def _read_range(path: Path, start: int, end: int, on_progress: Callable[[bytes], object]) -> None:
-    with path.open("rb") as file:
-        file.seek(start)
-        remaining = end - start
-        while remaining > 0 and (block := file.read(min(BLOCK_BYTES, remaining))):
-            on_progress(block)
-            remaining -= len(block)
+def _read_range(file: ArtifactFile, start: int, end: int, on_progress: Callable[[bytes], object]) -> None:
+    reader = file.open_reader()
+    reader.seek(start)
+    remaining = end - start
+    while remaining > 0 and (block := reader.read(min(BLOCK_BYTES, remaining))):
+        on_progress(block)
+        remaining -= len(block)
 
 
 def _now() -> datetime:

@@ -22,7 +22,6 @@ from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
 from schedgen_backups.core.model import Origin, RecoveryPointId
-from schedgen_backups.core.restore.bucket import compare_bucket, restore_bucket
 from schedgen_backups.core.restore.point import RestoreRequest, restore_point
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
@@ -38,6 +37,7 @@ from schedgen_backups_tests.support.artifacts import (
     publish_dump,
     run_tool,
 )
+from schedgen_backups_tests.support.restores import compare_bucket, restore_bucket
 from schedgen_backups_tests.support.servers import client_of, run
 
 pytestmark = pytest.mark.integration

@@ -15,11 +15,11 @@ from psycopg import sql
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.errors import RestoreError
-from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import get_status, get_summary, make_transfer, publish_dump
 from schedgen_backups_tests.support.dumps import ODDITIES, assert_equal, assert_whole, load_with_psql, read_record, restore
+from schedgen_backups_tests.support.restores import compare_database
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, connect, run
 
 pytestmark = pytest.mark.integration

@@ -14,7 +14,7 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
-from schedgen_backups.core.drill.drill import run_drill
+from schedgen_backups.core.drill.drill import drill_point
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.drill.scratch_targets import find_server_bin_dirs
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
@@ -64,7 +64,7 @@ class Drilled:
         chosen = replace(self.settings, **settings)  # type: ignore[arg-type]
         phases = seen if seen is not None else []
         try:
-            return run_drill(
+            return drill_point(
                 self.catalog,
                 None,
                 self.backup,

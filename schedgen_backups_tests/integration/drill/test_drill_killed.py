@@ -39,7 +39,7 @@ DRILL_AND_WAIT = """
 import json, sys, time
 from pathlib import Path
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.drill.drill import run_drill
+from schedgen_backups.core.drill.drill import drill_point
 from schedgen_backups.core.settings import TransferSettings, BucketSettings, DatabaseSettings, DrillSettings
 asked = json.loads(sys.stdin.readline())
 def wait(phase, _size_bytes):
@@ -50,7 +50,7 @@ database = DatabaseSettings(**asked["database"]) if asked["database"] else None
 bucket = BucketSettings(**asked["bucket"]) if asked["bucket"] else None
 drill = DrillSettings(Path(asked["scratch"]), database=database, is_source_server_allowed=True, bucket=bucket)
 directory = Path(asked["directory"])
-run_drill(Catalog(directory), None, TransferSettings(), drill, source=None, drilled_by="a test", on_progress=wait)
+drill_point(Catalog(directory), None, TransferSettings(), drill, source=None, drilled_by="a test", on_progress=wait)
 print("ended", flush=True)
 """
 

@@ -21,12 +21,11 @@ import pytest
 from minio.commonconfig import Tags
 
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.restore.bucket import compare_bucket
-from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.support.artifacts import DUMP_NAME, POINT, TableText, make_entry, make_noise, write_archive, write_dump
 from schedgen_backups_tests.support.points import BROKEN_FOREIGN_KEY, ID, Backup, make_backed_up
 from schedgen_backups_tests.support.recover import SCRIPT, Recovery, run_script
+from schedgen_backups_tests.support.restores import compare_bucket, compare_database
 from schedgen_backups_tests.support.servers import client_of, run
 
 pytestmark = pytest.mark.integration

@@ -1,26 +1,28 @@
 """Single objects: read alone out of an archive, compared with a bucket first, and written whole or not at all.
 
-Whole archives are tested in `test_restore`, the words of the command line in `edge/test_restore_commands`.
+Whole archives are tested in `test_point`, the words of the command line in `edge/cli/test_restore`.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.restore.objects import (
     ObjectStanding,
+    PreparedObjects,
     check_archive_belongs,
-    compare_objects,
-    extract_objects,
-    restore_objects,
+    prepare_files,
+    prepare_objects,
     select_keys,
     select_objects,
 )
@@ -45,8 +47,28 @@ BODIES = {"a.pdf": b"a" * 1000, "jobs/1.pdf": b"one", "jobs/2.pdf": b"two", "job
 class Archived:
     """An archive of a bucket that goes on living, and an empty bucket."""
 
-    def __init__(self, path: Path, settings: TransferSettings, source: BucketSettings, target: BucketSettings) -> None:
-        self.path, self.settings, self.source, self.target = path, settings, source, target
+    def __init__(self, catalog: Catalog, settings: TransferSettings, source: BucketSettings, target: BucketSettings) -> None:
+        self.path = publish_archive(catalog, source)
+        self.catalog, self.settings, self.source, self.target = catalog, settings, source, target
+
+    @property
+    def point(self) -> PointListing:
+        return self.catalog.get_point(RecoveryPointId(POINT))
+
+    def prepare(self, target: BucketSettings, *patterns: str) -> AbstractContextManager[PreparedObjects]:
+        return prepare_objects(self.point, patterns, target, self.settings)
+
+    def write(self, target: BucketSettings, *patterns: str, overwrite: bool = False) -> tuple[ObjectEntry, ...]:
+        with self.prepare(target, *patterns) as prepared:
+            written = prepared.execute(overwrite=overwrite)
+            prepared.compare(written)
+            return written
+
+    def extract(self, folder: Path, *patterns: str, overwrite: bool = False) -> tuple[Path, ...]:
+        with prepare_files(self.point, patterns, folder) as prepared:
+            paths = prepared.execute(overwrite=overwrite)
+            prepared.compare()
+            return paths
 
     def select(self, *patterns: str) -> tuple[ObjectEntry, ...]:
         with open_archive(self.path) as archive:
@@ -59,7 +81,7 @@ def archived(bucket: BucketSettings, second_bucket: BucketSettings, tmp_path: Pa
         put(bucket, key, body, owner="somebody")
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
-    return Archived(publish_archive(catalog, bucket), make_transfer(), bucket, second_bucket)
+    return Archived(catalog, make_transfer(), bucket, second_bucket)
 
 
 def read(bucket: BucketSettings, key: str) -> bytes:
@@ -100,27 +122,25 @@ def test_what_is_missing_comes_back_and_what_differs_is_shown_first(archived: Ar
     client_of(archived.source).remove_object(archived.source.bucket, "jobs/1.pdf")
     put(archived.source, "jobs/2.pdf", b"owt", owner="somebody")
     put(archived.source, "a.pdf", BODIES["a.pdf"], owner="another")
-    entries = archived.select("a.pdf", "jobs/")
-    differences = compare_objects(entries, archived.source, archived.settings)
-    seen = {difference.entry.key: (difference.standing, difference.what) for difference in differences}
-    assert seen == {
-        "a.pdf": (ObjectStanding.DIFFERENT, "metadata"),
-        "jobs/1.pdf": (ObjectStanding.MISSING, ""),
-        "jobs/2.pdf": (ObjectStanding.DIFFERENT, "bytes"),
-        "jobs/deep/3.pdf": (ObjectStanding.SAME, ""),
-    }
-    with pytest.raises(TargetNotEmptyError, match="nothing was written"):
-        restore_objects(archived.path, differences, archived.source, archived.settings, overwrite=False)
-    assert client_of(archived.source).stat_object(archived.source.bucket, "a.pdf").metadata["x-amz-meta-owner"] == "another"
-    written = restore_objects(archived.path, differences, archived.source, archived.settings, overwrite=True)
-    assert {entry.key for entry in written} == {"a.pdf", "jobs/1.pdf", "jobs/2.pdf"}
-    assert all(found.standing is ObjectStanding.SAME for found in compare_objects(entries, archived.source, archived.settings))
+    with archived.prepare(archived.source, "a.pdf", "jobs/") as prepared:
+        seen = {difference.entry.key: (difference.standing, difference.what) for difference in prepared.describe()}
+        assert seen == {
+            "a.pdf": (ObjectStanding.DIFFERENT, "metadata"),
+            "jobs/1.pdf": (ObjectStanding.MISSING, ""),
+            "jobs/2.pdf": (ObjectStanding.DIFFERENT, "bytes"),
+            "jobs/deep/3.pdf": (ObjectStanding.SAME, ""),
+        }
+        with pytest.raises(TargetNotEmptyError, match="nothing was written"):
+            prepared.execute(overwrite=False)
+        assert client_of(archived.source).stat_object(archived.source.bucket, "a.pdf").metadata["x-amz-meta-owner"] == "another"
+        written = prepared.execute(overwrite=True)
+        assert {entry.key for entry in written} == {"a.pdf", "jobs/1.pdf", "jobs/2.pdf"}
+    with archived.prepare(archived.source, "a.pdf", "jobs/") as prepared:
+        assert all(found.standing is ObjectStanding.SAME for found in prepared.describe())
 
 
 def test_objects_go_into_another_bucket_with_their_metadata(archived: Archived) -> None:
-    entries = archived.select("jobs/1.pdf")
-    differences = compare_objects(entries, archived.target, archived.settings)
-    restore_objects(archived.path, differences, archived.target, archived.settings, overwrite=False)
+    archived.write(archived.target, "jobs/1.pdf")
     found = client_of(archived.target).stat_object(archived.target.bucket, "jobs/1.pdf")
     assert (found.content_type, found.metadata["x-amz-meta-owner"]) == ("application/pdf", "somebody")
     assert [entry.object_name for entry in client_of(archived.target).list_objects(archived.target.bucket, recursive=True)] == ["jobs/1.pdf"]
@@ -128,27 +148,25 @@ def test_objects_go_into_another_bucket_with_their_metadata(archived: Archived) 
 
 def test_files_in_a_folder_have_the_bytes_and_are_not_written_over(archived: Archived, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    paths = extract_objects(archived.path, archived.select("jobs/", "a.pdf"), folder, overwrite=False)
+    paths = archived.extract(folder, "jobs/", "a.pdf")
     assert {str(path.relative_to(folder)): path.read_bytes() for path in paths} == {key: BODIES[key] for key in BODIES if key != "x[1].pdf"}
     (folder / "a.pdf").write_bytes(b"mine")
     with pytest.raises(TargetNotEmptyError):
-        extract_objects(archived.path, archived.select("a.pdf"), folder, overwrite=False)
+        archived.extract(folder, "a.pdf")
     assert (folder / "a.pdf").read_bytes() == b"mine"
-    extract_objects(archived.path, archived.select("a.pdf"), folder, overwrite=True)
+    archived.extract(folder, "a.pdf", overwrite=True)
     assert (folder / "a.pdf").read_bytes() == BODIES["a.pdf"]
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "link/outside"])
-def test_an_archive_cannot_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "made.tar.gz"
-    write_archive(path, [(make_entry("key", b"x"), b"x")])
+def test_an_archive_cannot_lead_out_of_the_folder(archived: Archived, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path)
-    with open_archive(path) as archive:
-        entries = tuple(entry.model_copy(update={"member_name": name}) for entry in archive.read_entries())
-    with pytest.raises(VerificationError, match="unsafe name"):
-        extract_objects(path, entries, folder, overwrite=False)
+    with prepare_files(archived.point, ("a.pdf",), folder) as prepared:
+        entries = tuple(entry.model_copy(update={"member_name": name}) for entry in prepared.entries)
+        with pytest.raises(VerificationError, match="unsafe name"):
+            replace(prepared, entries=entries).execute(overwrite=False)
     assert not (tmp_path / "outside").exists()
 
 
@@ -159,14 +177,13 @@ def test_a_damaged_object_is_neither_a_file_nor_an_object(archived: Archived, tm
     refused = 0
     for data in damaged:
         archived.path.write_bytes(data)
-        differences = compare_objects((entry,), archived.target, archived.settings)
         try:
-            restore_objects(archived.path, differences, archived.target, archived.settings, overwrite=False)
+            archived.write(archived.target, "a.pdf")
         except BackupError:
             refused += 1
             assert list(client_of(archived.target).list_objects(archived.target.bucket)) == []
             with pytest.raises(VerificationError):
-                extract_objects(archived.path, (entry,), tmp_path / "out", overwrite=False)
+                archived.extract(tmp_path / "out", "a.pdf")
             assert list((tmp_path / "out").iterdir()) == []
         else:  # a bit that gzip does not use, such as its operating system's name
             assert read(archived.target, "a.pdf") == BODIES["a.pdf"]

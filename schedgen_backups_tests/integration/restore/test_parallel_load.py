@@ -16,11 +16,11 @@ from schedgen_backups.core.errors import BackupError, RestoreError
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.dump_sections import split_post_data
 from schedgen_backups.core.restore import parallel_load
-from schedgen_backups.core.restore.database import restore_database
-from schedgen_backups.core.restore.parallel_load import can_load_in_parallel
+from schedgen_backups.core.restore.database import can_load_in_parallel
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import damage, make_transfer, publish_dump
 from schedgen_backups_tests.support.dumps import ODDITIES, assert_equal
+from schedgen_backups_tests.support.restores import restore_database
 from schedgen_backups_tests.support.servers import run
 
 pytestmark = pytest.mark.integration

@@ -21,8 +21,7 @@ from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.restore.database import restore_database
-from schedgen_backups.core.restore.point import RestoreRequest, describe_restore, restore_point
+from schedgen_backups.core.restore.point import RestoreRequest, prepare_restore, restore_point
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.files import verify_archive, verify_dump
 from schedgen_backups_tests.support.artifacts import (
@@ -35,6 +34,7 @@ from schedgen_backups_tests.support.artifacts import (
 )
 from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy
 from schedgen_backups_tests.support.points import BROKEN_FOREIGN_KEY, ID, KEYS, Backup, make_backed_up, put
+from schedgen_backups_tests.support.restores import restore_database
 from schedgen_backups_tests.support.servers import client_of, run
 
 pytestmark = pytest.mark.integration
@@ -44,7 +44,7 @@ RESTORE_AND_WAIT = """
 import json, sys, time
 from pathlib import Path
 from threading import Event
-from schedgen_backups.core.restore.database import restore_database
+from schedgen_backups_tests.support.restores import restore_database
 from schedgen_backups.core.settings import TransferSettings, DatabaseSettings
 seen = 0
 def wait_half_way(size_bytes):
@@ -89,7 +89,8 @@ def test_a_restore_into_empty_targets_is_equal_and_reported(backup: Backup) -> N
 
 
 def test_a_plan_says_what_would_happen_and_writes_nothing(backup: Backup) -> None:
-    lines = "\n".join(describe_restore(backup.request(), backup.settings))
+    with prepare_restore(backup.request(), backup.settings) as prepared:
+        lines = "\n".join(prepared.describe())
     assert "load 2 tables with 6 rows" in lines
     assert "write 6 objects" in lines
     backup.assert_nothing_was_written()

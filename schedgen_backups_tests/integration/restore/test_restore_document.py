@@ -19,14 +19,13 @@ import pytest
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import Origin, RecoveryPointId
-from schedgen_backups.core.restore.bucket import compare_bucket
-from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point
 from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.support.artifacts import POINT, make_live, make_transfer, publish_archive, publish_dump
 from schedgen_backups_tests.support.recover import SCRIPT
+from schedgen_backups_tests.support.restores import compare_bucket, compare_database
 from schedgen_backups_tests.support.servers import S3Server, client_of, run
 
 pytestmark = pytest.mark.integration
@@ -157,7 +156,7 @@ def test_parts_come_back_by_following_the_text(host: NewHost, database: Database
     assert f"{deleted} rows and {len(keys)} objects brought back" in said
     assert "0 rows without their object" in said
     assert run(database, "SELECT count(*), count(*) FILTER (WHERE status = 'completed') FROM jobs") == before
-    assert len([path for path in (host.folder / "resolved").rglob("*") if path.is_file()]) > len(keys)
+    assert len([path for path in (host.folder / "recovered").rglob("*") if path.is_file()]) > len(keys)
     run(database.with_database("postgres"), f'DROP DATABASE "{database.database}_old_{POINT}"')
 
 

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,10 +19,11 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import Pin, read_pin
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.postgres.session import DatabaseSession
 from schedgen_backups.core.restore.log import read_restore_log
-from schedgen_backups.core.restore.point import RestoreRequest
+from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
-from schedgen_backups.core.restore.swap import finish_swap, open_swap
+from schedgen_backups.core.restore.swap import Swap, finish_swap, open_swap
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import POINT, make_capture, publish_dump
 from schedgen_backups_tests.support.servers import connect, run
@@ -35,9 +38,11 @@ SWAP_AND_WAIT = """
 import json, sys, time
 from schedgen_backups.core.restore.swap import open_swap
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.postgres.session import DatabaseSession
 from schedgen_backups.core.settings import DatabaseSettings
 live = DatabaseSettings(**json.loads(sys.stdin.readline()))
-with open_swap(live, RecoveryPointId("20261122_020000"), RecoveryPointId("20261123_020000"), encoding="UTF8"):
+ids = RecoveryPointId("20261122_020000"), RecoveryPointId("20261123_020000")
+with DatabaseSession(live.with_database("postgres")) as session, open_swap(session, live, *ids, encoding="UTF8"):
     print("open", flush=True)
     time.sleep(600)
 """
@@ -50,10 +55,19 @@ class Live:
     database: DatabaseSettings
     service: RestoreService
     told: list[str]
+    session: DatabaseSession
+    """With the maintenance database."""
 
     @property
     def request(self) -> RestoreRequest:
-        return RestoreRequest(self.service.catalog.get_point(ID), self.database, None)
+        return RestoreRequest(self.service.catalog.get_point(ID), self.database, None, is_swap=True)
+
+    def restore(self, request: RestoreRequest | None = None, **options: Any) -> RestoreReport:
+        with self.service.prepare_point(request or self.request) as prepared:
+            return self.service.restore_point(prepared, **options)
+
+    def open_swap(self) -> AbstractContextManager[Swap]:
+        return open_swap(self.session, self.database, ID, NOW, encoding="UTF8")
 
     def names(self) -> list[str]:
         return [name for (name,) in run(self.database.with_database("postgres"), DATABASES.format(self.database.database))]
@@ -69,15 +83,17 @@ def live(database: DatabaseSettings, tmp_path: Path) -> Iterator[Live]:
     publish_dump(catalog, database)
     run(database, "DELETE FROM jobs")
     told: list[str] = []
-    made = Live(database, RestoreService(catalog, make_capture(), RestoreOptions("a test", "it went wrong"), report=told.append), told)
-    yield made
+    service = RestoreService(catalog, make_capture(), RestoreOptions("a test", "it went wrong"), report=told.append)
+    with DatabaseSession(database.with_database("postgres")) as session:
+        made = Live(database, service, told, session)
+        yield made
     for name in made.names():
         if name != database.database:
             run(database.with_database("postgres"), f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def test_the_restored_database_takes_the_name_and_the_old_one_keeps_its_rows(live: Live) -> None:
-    report = live.service.restore_whole(live.request, is_swap=True)
+    report = live.restore()
     assert report.is_equal
     assert run(live.database, "SELECT count(*) FROM jobs") == [(2,)]
     old = f"{live.database.database}_old_{POINT}"
@@ -92,8 +108,8 @@ def test_the_restored_database_takes_the_name_and_the_old_one_keeps_its_rows(liv
 
 def test_retention_leaves_a_point_alone_while_it_is_restored(live: Live) -> None:
     seen: list[Pin | None] = []
-    request = RestoreRequest(live.service.catalog.get_point(ID), live.database.with_database(f"{live.database.database}_new"), None)
-    live.service.restore_whole(request, is_swap=True, on_progress=lambda _phase, _size: seen.append(read_pin(live.service.catalog, ID)))
+    request = RestoreRequest(live.service.catalog.get_point(ID), live.database.with_database(f"{live.database.database}_new"), None, is_swap=True)
+    live.restore(request, on_progress=lambda _phase, _size: seen.append(read_pin(live.service.catalog, ID)))
     assert {pin.reason for pin in seen if pin is not None} == {"a restore reads it"}
     assert None not in seen
     assert read_pin(live.service.catalog, ID) is None
@@ -103,7 +119,8 @@ def test_a_database_whose_rows_and_tables_are_gone_is_kept_all_the_same(live: Li
     """What went wrong is why somebody restores; here the operators' own reference query has lost its table, too."""
     backup = make_capture(reference_query="SELECT k FROM gone", is_reference_query_default=False)
     service = RestoreService(live.service.catalog, backup, RestoreOptions("a test"), report=live.told.append)
-    report = service.restore_whole(replace(live.request, replace_contents=True), is_swap=False)
+    with service.prepare_point(replace(live.request, replace_contents=True, is_swap=False)) as prepared:
+        report = service.restore_point(prepared)
     assert report.is_equal
     [kept] = (service.catalog.directory / "safety").glob("db_*.sql.gz")
     assert str(kept) in live.told[0]
@@ -128,7 +145,7 @@ def test_users_that_connect_again_and_again_do_not_stop_it(live: Live) -> None:
     user.start()
     try:
         wait_until(lambda: sessions[0] > 0, "the application connects")
-        assert live.service.restore_whole(live.request, is_swap=True).is_equal
+        assert live.restore().is_equal
     finally:
         is_over.set()
         user.join()
@@ -137,23 +154,23 @@ def test_users_that_connect_again_and_again_do_not_stop_it(live: Live) -> None:
 
 def test_a_database_that_is_not_there_yet_simply_gets_the_name(live: Live) -> None:
     name = f"{live.database.database}_new"
-    request = RestoreRequest(live.service.catalog.get_point(ID), live.database.with_database(name), None)
-    assert live.service.restore_whole(request, is_swap=True).is_equal
+    request = RestoreRequest(live.service.catalog.get_point(ID), live.database.with_database(name), None, is_swap=True)
+    assert live.restore(request).is_equal
     assert live.names() == [live.database.database, name]
 
 
 def test_an_earlier_exchange_that_nobody_dropped_refuses_the_next(live: Live) -> None:
-    live.service.restore_whole(live.request, is_swap=True)
+    live.restore()
     before = live.names()
     run(live.database, "DELETE FROM jobs")
     with pytest.raises(RestoreError, match="already, of an earlier exchange"):
-        live.service.restore_whole(live.request, is_swap=True)
+        live.restore()
     assert (live.names(), run(live.database, "SELECT count(*) FROM jobs")) == (before, [(0,)])
 
 
 def test_an_error_on_the_way_leaves_the_live_database_and_nothing_else(live: Live) -> None:
     def break_off() -> None:
-        with open_swap(live.database, ID, NOW, encoding="UTF8") as swap:
+        with live.open_swap() as swap:
             assert swap.fresh.database in live.names()
             raise RestoreError("stop here")
 
@@ -174,7 +191,7 @@ def test_what_a_killed_swap_left_is_removed_by_the_next(live: Live) -> None:
     assert len(live.names()) == 2
     sessions = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
     wait_until(lambda: run(live.database, sessions) == [(0,)], "the killed process's session ends")
-    with open_swap(live.database, ID, NOW, encoding="UTF8") as swap:
+    with live.open_swap() as swap:
         assert live.names() == [live.database.database, swap.fresh.database]
         finish_swap(swap)
     assert live.names() == [live.database.database, f"{live.database.database}_old_{POINT}"]

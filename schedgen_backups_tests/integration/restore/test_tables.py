@@ -19,8 +19,8 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.restore.table_write import WriteMode, write_rows
-from schedgen_backups.core.restore.tables import TableRequest, open_restored_tables, read_keys, select_tables
+from schedgen_backups.core.restore.table_write import WriteMode
+from schedgen_backups.core.restore.tables import TableRequest, prepare_tables, select_tables
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups_tests.support.artifacts import POINT, damage, make_transfer, publish_dump
 from schedgen_backups_tests.support.servers import run
@@ -44,9 +44,11 @@ INSERT INTO "odd ""name" VALUES ('NaN', '\\x00ff'), ('-Infinity', ''), (0.1, NUL
 FILL_AND_WAIT = """
 import json, sys, time
 from pathlib import Path
-from schedgen_backups.core.settings import TransferSettings, DatabaseSettings
-from schedgen_backups.core.restore.tables import open_scratch_database
-with open_scratch_database(DatabaseSettings(**json.loads(sys.stdin.readline())), sys.argv[1], encoding="UTF8"):
+from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups.core.postgres.session import DatabaseSession
+from schedgen_backups.core.restore.tables import open_side_database
+server = DatabaseSettings(**json.loads(sys.stdin.readline())).with_database("postgres")
+with DatabaseSession(server) as session, open_side_database(session, sys.argv[1], encoding="UTF8"):
     print("there", flush=True)
     time.sleep(600)
 """
@@ -82,34 +84,34 @@ def exists(tables: Tables, name: str) -> bool:
 
 def test_a_table_is_compared_with_the_live_one_by_its_primary_key(tables: Tables) -> None:
     run(tables.live, "DELETE FROM jobs WHERE id = 5; UPDATE jobs SET s3_key = 'other' WHERE id = 1; INSERT INTO jobs (user_id) VALUES (1)")
-    with open_restored_tables(tables.request("jobs"), tables.settings) as restored:
-        [diff] = restored.diffs
-        assert run(restored.scratch.settings, "SELECT count(*), sum(doubled) FROM jobs") == [(5, 30)]
-        assert run(restored.scratch.settings, "SELECT count(*) FROM users") == [(0,)]
+    with prepare_tables(tables.request("jobs"), tables.settings) as prepared:
+        [diff] = prepared.describe()
+        assert run(prepared.captured.settings, "SELECT count(*), sum(doubled) FROM jobs") == [(5, 30)]
+        assert run(prepared.captured.settings, "SELECT count(*) FROM users") == [(0,)]
     assert (diff.only_captured, diff.only_live, diff.changed, diff.same) == (1, 1, 1, 3)
     assert (diff.only_captured_keys, diff.only_live_keys, diff.changed_keys) == (("[5]",), ("[6]",), ("[1]",))
-    assert not exists(tables, restored.scratch.settings.database)
+    assert not exists(tables, prepared.side.name)
 
 
 def test_rows_without_a_primary_key_are_compared_as_wholes(tables: Tables) -> None:
     run(tables.live, "DELETE FROM log WHERE line = 'a'; INSERT INTO log VALUES ('a'), ('c')")
-    with open_restored_tables(tables.request("public.log"), tables.settings) as restored:
-        [diff] = restored.diffs
+    with prepare_tables(tables.request("public.log"), tables.settings) as prepared:
+        [diff] = prepared.describe()
     assert (diff.only_captured, diff.only_live, diff.changed, diff.same) == (1, 1, 0, 3)
 
 
 def test_awkward_names_and_values_are_equal(tables: Tables) -> None:
-    with open_restored_tables(tables.request("public.*"), tables.settings) as restored:
-        assert len(restored.diffs) == 4
-        assert all(diff.is_equal for diff in restored.diffs)
+    with prepare_tables(tables.request("public.*"), tables.settings) as prepared:
+        assert len(prepared.describe()) == 4
+        assert all(diff.is_equal for diff in prepared.describe())
 
 
 def test_missing_rows_come_back_and_changed_ones_stay(tables: Tables) -> None:
     before = run(tables.live, "SELECT id, user_id, s3_key, data::text, doubled FROM jobs ORDER BY id")
     run(tables.live, "DELETE FROM jobs WHERE id > 3; UPDATE jobs SET s3_key = 'newer' WHERE id = 1")
     request = tables.request("jobs")
-    with open_restored_tables(request, tables.settings) as restored:
-        [written] = write_rows(restored.tables, restored.scratch.settings, tables.live, WriteMode.MISSING)
+    with prepare_tables(request, tables.settings) as prepared:
+        [written] = prepared.execute(WriteMode.MISSING)
     assert written.count == 2
     after = run(tables.live, "SELECT id, user_id, s3_key, data::text, doubled FROM jobs ORDER BY id")
     assert after[0][2] == "newer"
@@ -119,8 +121,8 @@ def test_missing_rows_come_back_and_changed_ones_stay(tables: Tables) -> None:
 def test_changed_rows_become_what_they_were_and_newer_rows_stay(tables: Tables) -> None:
     run(tables.live, "UPDATE users SET mood = 'sad' WHERE id < 3; DELETE FROM jobs WHERE user_id = 4; DELETE FROM users WHERE id = 4")
     run(tables.live, "INSERT INTO users VALUES (9, 'newer', 'sad')")
-    with open_restored_tables(tables.request("jobs", "users"), tables.settings) as restored:
-        written = write_rows(restored.tables, restored.scratch.settings, tables.live, WriteMode.CHANGED)
+    with prepare_tables(tables.request("jobs", "users"), tables.settings) as prepared:
+        written = prepared.execute(WriteMode.CHANGED)
     assert {rows.table.name: rows.count for rows in written} == {"users": 3, "jobs": 1}
     assert [rows.table.name for rows in written] == ["users", "jobs"]
     assert run(tables.live, "SELECT count(*) FILTER (WHERE mood = 'happy'), count(*) FROM users") == [(5, 6)]
@@ -129,27 +131,26 @@ def test_changed_rows_become_what_they_were_and_newer_rows_stay(tables: Tables) 
 def test_a_row_that_is_refused_leaves_all_tables_as_they_were(tables: Tables) -> None:
     run(tables.live, "DELETE FROM jobs; DELETE FROM users; DELETE FROM log")
     with (
-        open_restored_tables(tables.request("log", "jobs"), tables.settings) as restored,
+        prepare_tables(tables.request("log", "jobs"), tables.settings) as prepared,
         pytest.raises(RestoreError, match=r"nothing was written: .*violates foreign key constraint"),
     ):
-        write_rows(restored.tables, restored.scratch.settings, tables.live, WriteMode.MISSING)
+        prepared.execute(WriteMode.MISSING)
     assert run(tables.live, "SELECT (SELECT count(*) FROM log), (SELECT count(*) FROM jobs)") == [(0, 0)]
 
 
 def test_a_condition_chooses_rows_and_their_keys(tables: Tables) -> None:
     run(tables.live, "DELETE FROM jobs")
-    with open_restored_tables(tables.request("jobs", where="data->>'n' IN ('2', '3')"), tables.settings) as restored:
-        [diff] = restored.diffs
-        where = "data->>'n' IN ('2', '3')"
-        assert read_keys(restored.tables[0], "s3_key", restored.scratch.settings, where=where) == ("k2", "k3")
-        [written] = write_rows(restored.tables, restored.scratch.settings, tables.live, WriteMode.MISSING, where=where)
+    with prepare_tables(tables.request("jobs", where="data->>'n' IN ('2', '3')"), tables.settings) as prepared:
+        [diff] = prepared.describe()
+        assert prepared.read_keys("s3_key") == ("k2", "k3")
+        [written] = prepared.execute(WriteMode.MISSING)
     assert (diff.only_captured, written.count) == (2, 2)
     assert run(tables.live, "SELECT id FROM jobs ORDER BY id") == [(2,), (3,)]
 
 
 @pytest.mark.parametrize("where", ["no_such_column = 1", "id = ", "id = 'x'", "true); DROP TABLE jobs; --"])
 def test_a_condition_that_cannot_be_used_is_refused_and_changes_nothing(tables: Tables, where: str) -> None:
-    with pytest.raises(RestoreError, match="condition"), open_restored_tables(tables.request("jobs", where=where), tables.settings):
+    with pytest.raises(RestoreError, match="condition"), prepare_tables(tables.request("jobs", where=where), tables.settings):
         pytest.fail("it was accepted")
     assert run(tables.live, "SELECT count(*) FROM jobs") == [(5,)]
     assert not exists(tables, tables.side_name)
@@ -157,23 +158,23 @@ def test_a_condition_that_cannot_be_used_is_refused_and_changes_nothing(tables: 
 
 def test_a_table_that_is_gone_can_be_looked_at_and_not_written(tables: Tables) -> None:
     run(tables.live, "DROP TABLE log")
-    with open_restored_tables(tables.request("log"), tables.settings) as restored:
-        [diff] = restored.diffs
+    with prepare_tables(tables.request("log"), tables.settings) as prepared:
+        [diff] = prepared.describe()
         assert (diff.shape.is_there, diff.only_captured) == (False, 4)
         with pytest.raises(RestoreError, match=r"no table public\.log"):
-            write_rows(restored.tables, restored.scratch.settings, tables.live, WriteMode.MISSING)
+            prepared.execute(WriteMode.MISSING)
 
 
 def test_a_name_that_means_no_table_is_refused(tables: Tables) -> None:
-    with pytest.raises(RestoreError, match=r"no rows of job, other\.\*"), open_restored_tables(tables.request("job", "other.*"), tables.settings):
+    with pytest.raises(RestoreError, match=r"no rows of job, other\.\*"), prepare_tables(tables.request("job", "other.*"), tables.settings):
         pytest.fail("it was accepted")
 
 
 def test_a_side_database_that_is_kept_is_not_written_over(tables: Tables) -> None:
-    with open_restored_tables(tables.request("log"), tables.settings) as restored:
-        restored.scratch.keep("for a test")
+    with prepare_tables(tables.request("log"), tables.settings) as prepared:
+        prepared.side.keep("for a test")
     assert exists(tables, tables.side_name)
-    with pytest.raises(TargetNotEmptyError, match="already"), open_restored_tables(tables.request("log"), tables.settings):
+    with pytest.raises(TargetNotEmptyError, match="already"), prepare_tables(tables.request("log"), tables.settings):
         pytest.fail("it was overwritten")
 
 
@@ -187,12 +188,12 @@ def test_what_a_killed_restore_left_is_removed_by_the_next(tables: Tables) -> No
         process.stdin.flush()
         assert process.stdout.readline() == "there\n"
         # One that lives is left alone.
-        with open_restored_tables(tables.request("log"), tables.settings):
+        with prepare_tables(tables.request("log"), tables.settings):
             assert exists(tables, name)
         process.kill()
     sessions = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
     wait_until(lambda: run(tables.live, sessions) == [(0,)], "the killed process's session ends")
-    with open_restored_tables(tables.request("log"), tables.settings):
+    with prepare_tables(tables.request("log"), tables.settings):
         assert not exists(tables, name)
 
 
@@ -220,13 +221,13 @@ def test_a_damaged_table_and_an_exchanged_file_are_refused(tables: Tables) -> No
         dump = DumpFile(file)
         [jobs] = select_tables(dump, ("jobs",))
     path.write_bytes(damage(good, (jobs.offset + jobs.length // 2) * 8))
-    with pytest.raises(VerificationError), open_restored_tables(tables.request("jobs"), tables.settings):
+    with pytest.raises(VerificationError), prepare_tables(tables.request("jobs"), tables.settings):
         pytest.fail("it was accepted")
     assert not exists(tables, tables.side_name)
     path.write_bytes(good)
     path.rename(path.with_name(path.name.replace(POINT, "20261123_020000")))
     other = TableRequest(tables.catalog.get_point(RecoveryPointId("20261123_020000")), ("jobs",), tables.live)
-    with pytest.raises(VerificationError, match="exchanged"), open_restored_tables(other, tables.settings):
+    with pytest.raises(VerificationError, match="exchanged"), prepare_tables(other, tables.settings):
         pytest.fail("it was accepted")
 
 

@@ -1,0 +1,45 @@
+"""Turns the words of a restore, from the command line and from the Launchpad alike, into the requests of `core.restore`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from schedgen_backups.config.environment import read_bucket_settings, read_database_settings
+from schedgen_backups.config.targets import read_bucket_target, read_database_target
+from schedgen_backups.core.catalog.catalog import PointListing
+from schedgen_backups.core.restore.point import RestoreRequest
+from schedgen_backups.core.restore.tables import TableRequest
+from schedgen_backups.core.restore.undelete import UndeleteRequest
+from schedgen_backups.core.settings import BucketSettings
+
+
+def read_restore_request(
+    environment: Mapping[str, str], point: PointListing, *, database: str, bucket: str, replace_contents: bool, jobs: int, is_swap: bool
+) -> RestoreRequest:
+    """Return the restore of a whole point; an empty text leaves that half out. ConfigurationError when a text means no target."""
+    return RestoreRequest(
+        point=point,
+        database=read_database_target(database, environment) if database else None,
+        bucket=read_bucket_target(bucket, environment) if bucket else None,
+        replace_contents=replace_contents,
+        jobs=jobs,
+        is_swap=is_swap,
+    )
+
+
+def read_table_request(
+    environment: Mapping[str, str], point: PointListing, names: tuple[str, ...], *, database: str, where: str, side_name: str = ""
+) -> TableRequest:
+    """Return the restore of tables; without a text the live database is the one that is backed up."""
+    live = read_database_target(database, environment) if database else read_database_settings(environment)
+    return TableRequest(point, names, live, where, side_name)
+
+
+def read_undelete_request(environment: Mapping[str, str], rows: TableRequest, *, bucket: str, key_column: str) -> UndeleteRequest:
+    """Return the restore of rows with their objects; without a text the live bucket is the one that is backed up."""
+    return UndeleteRequest(rows, key_column, read_live_bucket(environment, bucket))
+
+
+def read_live_bucket(environment: Mapping[str, str], bucket: str) -> BucketSettings:
+    """Return the bucket that is named, or without a text the one that is backed up, with the keys of a restore."""
+    return read_bucket_target(bucket or read_bucket_settings(environment).bucket, environment)

@@ -1,0 +1,66 @@
+"""One connection for several steps: opened at its first use, and again when the server ended it between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psycopg
+
+from schedgen_backups.core.postgres.connection import connect_database, translate_errors
+from schedgen_backups.core.settings import DatabaseSettings
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+_IDLE_SESSION_TIMEOUT_MAJOR = 14
+"""The first server that knows `idle_session_timeout` (PostgreSQL 14 release notes)."""
+
+
+class DatabaseSession:
+    """A connection without a transaction of its own; a context manager. For one thread at a time.
+
+    Between two uses it is idle and holds no lock, however long that takes.
+    """
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self.settings = settings
+        self._stack = ExitStack()
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def use(self) -> Generator[Connection, None, None]:
+        """The connection is open within the block; errors are those of `connect_database` and `translate_errors`."""
+        connection = self._find_open() or self._connect()
+        with translate_errors(self.settings):
+            yield connection
+
+    def close(self) -> None:
+        """End the session; the next use begins another one."""
+        self._connection = None
+        self._stack.close()
+
+    def __enter__(self) -> DatabaseSession:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _find_open(self) -> Connection | None:
+        if self._connection is None:
+            return None
+        try:
+            self._connection.execute("SELECT")
+        except psycopg.OperationalError:
+            self.close()
+        return self._connection
+
+    def _connect(self) -> Connection:
+        connection = self._stack.enter_context(connect_database(self.settings))
+        with translate_errors(self.settings):
+            connection.autocommit = True
+            # Firewalls forget connections that are silent for long, and some servers end them.
+            connection.execute("SET tcp_keepalives_idle = 60")
+            if connection.info.server_version // 10000 >= _IDLE_SESSION_TIMEOUT_MAJOR:
+                connection.execute("SET idle_session_timeout = 0")
+        self._connection = connection
+        return connection

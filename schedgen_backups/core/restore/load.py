@@ -1,0 +1,240 @@
+"""Loads a prepared dump: in one transaction that is committed last, in several sessions, or piece by piece where a transaction is impossible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event
+from typing import Protocol, cast
+
+import psycopg
+from psycopg import sql
+from typing_extensions import LiteralString
+
+from schedgen_backups.core.concurrency.serial_worker import SerialWorker
+from schedgen_backups.core.errors import RestoreError, VerificationError
+from schedgen_backups.core.formats.dump_sections import LargeObjectFilter
+from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, Text, split_dump
+from schedgen_backups.core.postgres.connection import count_user_relations
+from schedgen_backups.core.postgres.pg_dump import TRANSACTION_TIMEOUT_MAJOR
+from schedgen_backups.core.postgres.psql import Psql
+from schedgen_backups.core.postgres.session import Connection
+from schedgen_backups.core.restore.database import REMOVE_EVERYTHING, LoadWay, PreparedDatabase, check_empty
+from schedgen_backups.core.restore.parallel_load import SESSION_SETTINGS, ParallelLoad
+from schedgen_backups.core.units import name_some
+
+
+class Feeder(Protocol):
+    """Runs a dump's segments in their order; on how many connections, and which segment goes to which, is its own decision."""
+
+    def feed(self, segment: Segment) -> None:
+        """Run the segment, or send it on its way."""
+        ...
+
+    def settle(self) -> None:
+        """Wait until everything that was fed has run."""
+        ...
+
+    def commit(self) -> None:
+        """Make everything that was fed durable."""
+        ...
+
+
+class TransactionFeeder:
+    """Feeds one psql, in one transaction that only `commit` ends: pg_dump's own transactions around large objects are left out."""
+
+    def __init__(self, psql: Psql, beginning: str) -> None:
+        self._psql = psql
+        self._large_objects = LargeObjectFilter()
+        self.has_sent_commit = False
+        psql.feed(f"BEGIN;\n{beginning}".encode())
+
+    def feed(self, segment: Segment) -> None:
+        """Send the segment to psql."""
+        if isinstance(segment, Text):
+            self._psql.feed(self._large_objects.filter_text(segment.data))
+        else:
+            self._psql.feed(self._large_objects.flush())
+            self._psql.feed(segment.data)
+
+    def settle(self) -> None:
+        """Wait until psql has run everything."""
+        self._psql.feed(self._large_objects.flush())
+        self._psql.settle()
+
+    def commit(self) -> None:
+        """End the transaction. Without it, psql's end is a rollback: a feeder that is killed commits nothing."""
+        self._psql.feed(b"COMMIT;\n")
+        self.has_sent_commit = True
+        self._psql.finish()
+
+
+class PlainFeeder:
+    """Feeds one psql, each statement its own transaction."""
+
+    def __init__(self, psql: Psql, beginning: str) -> None:
+        self._psql = psql
+        psql.feed(beginning.encode())
+
+    def feed(self, segment: Segment) -> None:
+        """Send the segment to psql."""
+        self._psql.feed(segment.data)
+
+    def settle(self) -> None:
+        """Wait until psql has run everything."""
+        self._psql.settle()
+
+    def commit(self) -> None:
+        """End psql: everything is committed already."""
+        self._psql.finish()
+
+
+class Load(Protocol):
+    """One way of getting a dump into a database."""
+
+    is_in_doubt: bool
+    """Whether nobody knows if it was committed: the connection broke behind the COMMIT."""
+
+    def run(self, before_commit: Callable[[], object]) -> None:
+        """Load the dump; `before_commit` returns when it may be committed, and raises when it must not be."""
+        ...
+
+    def describe_target(self) -> str:
+        """Return what the target holds after an error."""
+        ...
+
+
+class AtomicLoad:
+    """Loads in one transaction, whose COMMIT is sent when everything else has succeeded."""
+
+    def __init__(self, prepared: PreparedDatabase, *, beginning: str, stop: Event, on_progress: Callable[[int], object]) -> None:
+        self._prepared, self._beginning, self._stop, self._on_progress = prepared, beginning, stop, on_progress
+        self.is_in_doubt = False
+
+    def run(self, before_commit: Callable[[], object]) -> None:
+        """Load the dump; `before_commit` returns when the transaction may be committed, and raises otherwise."""
+        with _open_psql(self._prepared) as psql:
+            feeder = TransactionFeeder(psql, self._beginning)
+            _send_dump(self._prepared, feeder, self._stop, self._on_progress)
+            before_commit()
+            try:
+                feeder.commit()
+            except BaseException:
+                self.is_in_doubt = feeder.has_sent_commit and not psql.is_stopped_by_error
+                raise
+
+    def describe_target(self) -> str:
+        """Return what the target holds after an error."""
+        database = self._prepared.target.label
+        if self.is_in_doubt:
+            return f"The connection broke while {database} was being committed: look whether it holds the restored or the former contents."
+        return "The target is as it was."
+
+
+class PiecemealLoad:
+    """Loads without a transaction, after everything else has succeeded."""
+
+    def __init__(self, prepared: PreparedDatabase, *, beginning: str, stop: Event, on_progress: Callable[[int], object]) -> None:
+        self._prepared, self._beginning, self._stop, self._on_progress = prepared, beginning, stop, on_progress
+        self._has_begun = False
+        self.is_in_doubt = False
+
+    def run(self, before_commit: Callable[[], object]) -> None:
+        """Load the dump as soon as `before_commit` has returned."""
+        before_commit()
+        with _open_psql(self._prepared) as psql:
+            self._has_begun = True
+            feeder = PlainFeeder(psql, self._beginning)
+            _send_dump(self._prepared, feeder, self._stop, self._on_progress)
+            feeder.commit()
+
+    def describe_target(self) -> str:
+        """Return what the target holds after an error."""
+        if not self._has_begun:
+            return "The target is as it was."
+        return f"The load was too large for one transaction: drop the database {self._prepared.target.database} before the next try."
+
+
+class DatabaseLoad:
+    """One load of a prepared dump, the missing roles first."""
+
+    def __init__(self, prepared: PreparedDatabase, *, replace_contents: bool, jobs: int, stop: Event, on_progress: Callable[[int], object]) -> None:
+        self._prepared, self._replace_contents = prepared, replace_contents
+        way = prepared.choose_way(jobs)
+        beginning = REMOVE_EVERYTHING if replace_contents else ""
+        self._load: Load
+        if way is LoadWay.SEVERAL_SESSIONS:
+            self._load = ParallelLoad(prepared, jobs=jobs, stop=stop, on_progress=on_progress)
+        elif way is LoadWay.ONE_TRANSACTION:
+            self._load = AtomicLoad(prepared, beginning=beginning, stop=stop, on_progress=on_progress)
+        else:
+            self._load = PiecemealLoad(prepared, beginning=beginning, stop=stop, on_progress=on_progress)
+        self._has_begun = False
+        self.made_roles: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = ()
+        """Roles that could not be made as they were, and why."""
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether nobody knows if the load was committed."""
+        return self._load.is_in_doubt
+
+    def run(self, before_commit: Callable[[], object] = lambda: None) -> None:
+        """Load the dump; nothing else is in the target afterwards if its contents were to be replaced.
+
+        `before_commit` is called when only the commit is left, and by its error rolls the load back. RestoreError or VerificationError at the
+        first error or when `stop` is set; `describe_target` says then what is in the target.
+        """
+        with self._prepared.session.use() as connection:
+            if not self._replace_contents:
+                # Files were verified since it was looked at, which may have taken hours; a load in several sessions removes what it finds.
+                check_empty(self._prepared.target, count_user_relations(connection))
+            self.made_roles, self.notes = _make_roles(self._prepared, connection)
+        self._has_begun = True
+        self._load.run(before_commit)
+
+    def describe_target(self) -> str:
+        """Return what the target holds after an error, and which roles were made on its server all the same."""
+        state = self._load.describe_target() if self._has_begun else "The target is as it was."
+        return f"{state} The roles {name_some(self.made_roles)} were made on its server and stay." if self.made_roles else state
+
+
+def _open_psql(prepared: PreparedDatabase) -> Psql:
+    psql = Psql(prepared.client, prepared.target, prepared.transfer)
+    # Between the last row and COMMIT the session waits for the bucket.
+    unlimited = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"]
+    if prepared.facts.server_major >= TRANSACTION_TIMEOUT_MAJOR:
+        unlimited.append("transaction_timeout")
+    psql.feed("".join([SESSION_SETTINGS, *(f"SET {name} = 0;\n" for name in unlimited), "SET tcp_keepalives_idle = 60;\n"]).encode())
+    return psql
+
+
+def _send_dump(prepared: PreparedDatabase, feeder: Feeder, stop: Event, on_progress: Callable[[int], object]) -> None:
+    """Feed the whole dump and wait until it has run; VerificationError when it is not what its index says."""
+    dump = prepared.dump
+    with SerialWorker("digest") as worker, prepared.artifact.name_errors():
+        contents = DumpDigest(worker)
+        for segment in split_dump(dump.read_contents(on_progress=lambda block: on_progress(len(block)))):
+            if stop.is_set():
+                raise RestoreError("the restore of the database was stopped")
+            contents.add(segment)
+            feeder.feed(segment)
+        facts = contents.facts()
+    if facts.text_sha256 != dump.record.text_sha256 or [table.sha256 for table in facts.tables] != [table.sha256 for table in dump.tables]:
+        raise VerificationError("the dump changed while it was read")
+    feeder.settle()
+
+
+def _make_roles(prepared: PreparedDatabase, connection: Connection) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Make the missing roles, without passwords; return their names, and what was refused, since the load may not need it."""
+    made: list[str] = []
+    notes: list[str] = []
+    statements = prepared.dump.roles.splitlines()
+    for name in prepared.missing_roles:
+        prefix = f"ALTER ROLE {name} WITH "
+        try:
+            for statement in (f"CREATE ROLE {name};", *(line for line in statements if line.startswith(prefix))):
+                connection.execute(sql.SQL(cast("LiteralString", statement)))
+                made += [] if name in made else [name]
+        except psycopg.Error as error:
+            notes.append(f"role {name} could not be made as it was: {' '.join(str(error).split())}")
+    return tuple(made), tuple(notes)
