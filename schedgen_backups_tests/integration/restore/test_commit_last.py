@@ -1,0 +1,197 @@
+"""The database is committed last: whatever half fails, neither keeps what the restore wrote, and what stays all the same is named.
+
+Faults are real ones: an S3 server that refuses a request, a dump that nobody can load, a session that is ended on the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from uuid import uuid4
+
+import pytest
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import VersioningConfig
+
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.errors import BackupError, RestoreError
+from schedgen_backups.core.restore.database import LoadWay, prepare_database
+from schedgen_backups.core.restore.load import DatabaseLoad
+from schedgen_backups.core.restore.point import PreparedRestore, RestoreRequest, prepare_restore, restore_point
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups_tests.support.artifacts import make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy
+from schedgen_backups_tests.support.points import BROKEN_FOREIGN_KEY, ID, KEYS, Backup, make_backed_up, put
+from schedgen_backups_tests.support.servers import client_of, run
+from schedgen_backups_tests.support.sites import wait_until
+
+pytestmark = pytest.mark.integration
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND state = 'idle in transaction'"
+TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"
+LAST = KEYS[-1]
+
+
+@pytest.fixture
+def backup(
+    database: DatabaseSettings,
+    second_database: DatabaseSettings,
+    bucket: BucketSettings,
+    second_bucket: BucketSettings,
+    tmp_path: Path,
+) -> Backup:
+    return make_backed_up((database, bucket), (second_database, second_bucket), tmp_path / "backups")
+
+
+@pytest.fixture
+def proxy(backup: Backup) -> Iterator[FaultyS3Proxy]:
+    """A way to the target bucket that refuses the last object."""
+    with FaultyS3Proxy(backup.bucket) as proxy:
+        proxy.fail_next(None, status=403, method="PUT", matching=LAST)
+        yield proxy
+
+
+def list_bodies(bucket: BucketSettings) -> dict[str, bytes]:
+    client = client_of(bucket)
+    keys = [str(listed.object_name) for listed in client.list_objects(bucket.bucket, recursive=True)]
+    return {key: client.get_object(bucket.bucket, key).data for key in keys}
+
+
+def wait_for_the_load(backup: Backup) -> None:
+    """Everything of the dump has run, and psql waits with its COMMIT."""
+    wait_until(lambda: run(backup.source_database, WAITING.format(backup.database.database)) == [(1,)], "the load waits for the bucket")
+
+
+def test_an_error_of_the_bucket_rolls_back_a_database_that_is_loaded(backup: Backup, proxy: FaultyS3Proxy) -> None:
+    run(backup.database, "CREATE TABLE mine (a int)")
+    proxy.on_request(lambda _request: wait_for_the_load(backup), method="PUT", matching=LAST)
+    request = backup.request(replace_contents=True, bucket=proxy.settings(backup.bucket))
+    with pytest.raises(BackupError, match="refuses access to the object 'k6'") as caught:
+        restore_point(request, backup.settings)
+    assert run(backup.database, TABLES) == [("mine",)]
+    assert list_bodies(backup.bucket) == {}
+    assert "The target is as it was." in caught.value.hint
+    assert f"The 5 objects that were written into {proxy.settings(backup.bucket).label} were removed again." in caught.value.hint
+
+
+def test_an_error_of_the_database_removes_the_objects_that_were_written(
+    database: DatabaseSettings, second_database: DatabaseSettings, bucket: BucketSettings, second_bucket: BucketSettings, tmp_path: Path
+) -> None:
+    run(database, BROKEN_FOREIGN_KEY)
+    put(bucket, "a", b"a")
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    (publish_dump(catalog, database), publish_archive(catalog, bucket))
+    with pytest.raises(RestoreError, match="violates foreign key constraint") as caught:
+        restore_point(RestoreRequest(catalog.get_point(ID), second_database, second_bucket), make_transfer())
+    assert list_bodies(second_bucket) == {}
+    assert run(second_database, TABLES) == []
+    assert "The captured rows break a constraint of their own database" in caught.value.hint
+
+
+def test_an_object_that_somebody_has_written_since_is_left_and_named(backup: Backup, proxy: FaultyS3Proxy) -> None:
+    def replace_one() -> None:
+        wait_until(lambda: len(list_bodies(backup.bucket)) == len(KEYS) - 1, "the others are written")
+        put(backup.bucket, "k1", b"newer")
+
+    proxy.on_request(lambda _request: replace_one(), method="PUT", matching=LAST)
+    with pytest.raises(BackupError) as caught:
+        restore_point(backup.request(bucket=proxy.settings(backup.bucket)), backup.settings)
+    assert list_bodies(backup.bucket) == {"k1": b"newer"}
+    assert "4 were removed again; left are k1 (written by somebody else since" in caught.value.hint
+
+
+def test_an_object_in_place_of_an_older_one_is_left_and_named(backup: Backup, proxy: FaultyS3Proxy) -> None:
+    """Nobody has the older one any more but the safety backup; without an object the rows that stay would refer to nothing."""
+    put(backup.bucket, "k1", b"older")
+    put(backup.bucket, "unrelated", b"stays")
+    proxy.on_request(lambda _request: wait_until(lambda: list_bodies(backup.bucket)["k1"] != b"older", "it is replaced"), method="PUT", matching=LAST)
+    request = backup.request(replace_contents=True, bucket=proxy.settings(backup.bucket))
+    with pytest.raises(BackupError) as caught:
+        restore_point(request, backup.settings)
+    assert list_bodies(backup.bucket) == {"k1": b"body of k1", "unrelated": b"stays"}
+    assert "left are k1 (as it was captured, in place of the one before)" in caught.value.hint
+
+
+def test_in_a_bucket_that_keeps_versions_the_older_object_is_there_again(backup: Backup, proxy: FaultyS3Proxy) -> None:
+    client_of(backup.bucket).set_bucket_versioning(backup.bucket.bucket, VersioningConfig(ENABLED))
+    put(backup.bucket, "k1", b"older")
+    proxy.on_request(lambda _request: wait_for_the_load(backup), method="PUT", matching=LAST)
+    request = backup.request(replace_contents=True, bucket=proxy.settings(backup.bucket))
+    with pytest.raises(BackupError):
+        restore_point(request, backup.settings)
+    assert list_bodies(backup.bucket) == {"k1": b"older"}
+
+
+def test_a_load_in_several_sessions_is_removed_when_the_bucket_fails(backup: Backup, proxy: FaultyS3Proxy) -> None:
+    run(backup.source_database, "SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
+    (backup.dump.unlink(), backup.archive.unlink())
+    backup.capture()
+    request = replace(backup.request(bucket=proxy.settings(backup.bucket)), jobs=3)
+    loaded = Event()
+
+    def on_progress(phase: str, _size_bytes: int) -> None:
+        if phase == "database":
+            loaded.set()
+
+    proxy.on_request(lambda _request: loaded.wait(60), method="PUT", matching=LAST)
+    with pytest.raises(BackupError) as caught:
+        restore_point(request, backup.settings, on_progress=on_progress)
+    assert loaded.is_set()
+    backup.assert_nothing_was_written()
+    assert "The target is empty, as it was." in caught.value.hint
+
+
+def without_locks(prepared: PreparedRestore) -> PreparedRestore:
+    """The same restore, as if the server's lock table were tiny."""
+    database = prepared.get_database()
+    return replace(prepared, database=replace(database, facts=replace(database.facts, lock_capacity=1)))
+
+
+def test_a_load_too_large_for_a_transaction_waits_for_the_bucket_and_says_so(backup: Backup, proxy: FaultyS3Proxy) -> None:
+    run(backup.database, "CREATE TABLE mine (a int)")
+    with prepare_restore(backup.request(replace_contents=True, bucket=proxy.settings(backup.bucket)), backup.settings) as prepared:
+        tight = without_locks(prepared)
+        assert tight.get_database().choose_way(1) is LoadWay.NO_TRANSACTION
+        assert any("WITHOUT a transaction" in line for line in tight.describe())
+        assert any("for good, before the load begins" in line for line in tight.describe())
+        with pytest.raises(BackupError) as caught:
+            tight.execute()
+    assert "The target is as it was." in caught.value.hint
+    assert run(backup.database, TABLES) == [("mine",)]
+
+
+def test_a_load_without_a_transaction_is_equal(backup: Backup) -> None:
+    with prepare_restore(backup.request(), backup.settings) as prepared:
+        tight = without_locks(prepared)
+        tight.execute()
+        assert [result.summary for result in tight.compare() if not result.is_passed] == []
+
+
+def test_a_connection_that_breaks_behind_the_commit_leaves_the_objects(backup: Backup) -> None:
+    """Nobody knows then whether the rows are there that refer to them."""
+    end_it = WAITING.replace("count(*)", "pg_terminate_backend(pid)").format(backup.database.database)
+    with prepare_database(backup.dump, backup.database, backup.settings) as prepared:
+        load = DatabaseLoad(prepared, replace_contents=False, jobs=1, stop=Event(), on_progress=lambda _size_bytes: None)
+        with pytest.raises(RestoreError):
+            load.run(lambda: run(backup.source_database, end_it))
+        assert load.is_in_doubt
+        assert "look whether it holds the restored or the former contents" in load.describe_target()
+
+
+def test_roles_that_were_made_before_the_load_failed_are_named(database_17: DatabaseSettings, database: DatabaseSettings, tmp_path: Path) -> None:
+    role = f"role_{uuid4().hex}"
+    run(database_17, f"CREATE ROLE {role}; CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE EXTENSION pgcrypto")
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    publish_dump(catalog, database_17)
+    run(database_17, f"DROP ROLE {role}")
+    with prepare_restore(RestoreRequest(catalog.get_point(ID), database, None), make_transfer()) as prepared:
+        assert any(f"make the roles {role}" in line or role in line for line in prepared.describe())
+        with pytest.raises(RestoreError, match="pgcrypto") as caught:
+            prepared.execute()
+    assert f"The roles {role} were made on its server and stay." in caught.value.hint
+    assert "Install the extension that the message names" in caught.value.hint
+    run(database, f"DROP ROLE {role}")
