@@ -23,7 +23,7 @@ COMMAND_MODULES = {
     "setup": "setup.command",
     "doctor": "cli.monitor",
     "backup": "cli.backup",
-    "last": "cli.deployment_commands",
+    "last": "cli.deployment",
     "list": "cli.points",
     "show": "cli.points",
     "verify": "cli.points",

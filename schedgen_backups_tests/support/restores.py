@@ -33,7 +33,7 @@ def restore_database(
     with prepare_database(path, target, transfer) as prepared:
         if not replace_contents:
             check_empty(target, prepared.facts.relation_count)
-        load = DatabaseLoad(prepared, replace_contents=replace_contents, jobs=jobs, stop=stop, on_progress=on_progress)
+        load = DatabaseLoad(prepared, replace_contents=replace_contents, jobs=jobs, roles=None, stop=stop, on_progress=on_progress)
         try:
             load.run()
         except BackupError as error:

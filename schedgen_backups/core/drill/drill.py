@@ -88,7 +88,8 @@ def _look(
     began: tuple[datetime, float, float],
 ) -> DrillReport:
     began_at, started, ready = began
-    request = RestoreRequest(point, scratch.database, scratch.bucket)
+    roles = scratch.load_roles
+    request = RestoreRequest(point, roles.superuser or roles.loader, scratch.bucket, load_roles=roles)
     with prepare_restore(request, transfer) as prepared:
         snapshot_at = prepared.get_database().record.snapshot_at
         restored = prepared.restore(catalog=catalog, restored_by=drilled_by, on_progress=on_progress)

@@ -21,7 +21,7 @@ from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.postgres.client_programs import INSTALLED_BIN_DIRS
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.restore.database import CREATE_ROLE
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles
+from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
@@ -181,11 +181,13 @@ class _RolePlan:
     loader_name: str
     granted: tuple[str, ...]
     """Roles of the dump that the server has and that give no rights beyond databases."""
+    stand_ins: tuple[StandIn, ...]
     refused: frozenset[str]
 
 
 def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _RolePlan:
-    wanted = [unquote_identifier(match["name"].encode()) for match in map(CREATE_ROLE.fullmatch, roles.splitlines()) if match is not None]
+    found = (CREATE_ROLE.fullmatch(line) for line in roles.splitlines())
+    wanted = {unquote_identifier(match["name"].encode()): match["name"] for match in found if match is not None}
     query = """
         SELECT rolname, rolname = current_user AND rolsuper, rolsuper OR rolcreaterole OR rolreplication OR rolname = current_user OR EXISTS (
             SELECT FROM pg_catalog.pg_roles AS system WHERE system.rolname ~ '^pg_' AND pg_catalog.pg_has_role(role.oid, system.oid, 'MEMBER'))
@@ -195,9 +197,15 @@ def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _R
     is_superuser = any(row[1] for row in rows)
     powerful = {str(row[0]): bool(row[2]) for row in rows}
     absent = tuple(name for name in wanted if name not in powerful)
+    stand_ins: tuple[StandIn, ...] = ()
+    if is_superuser:
+        refused = [name for name in wanted if powerful.get(name)]
+        stand_ins = tuple(StandIn(wanted[name], name, f"{loader_name}_{number}") for number, name in enumerate(refused))
+        absent = (loader_name, *absent, *(each.stand_in for each in stand_ins))
     return _RolePlan(
         is_superuser=is_superuser,
-        absent=(loader_name, *absent) if is_superuser else absent,
+        absent=absent,
+        stand_ins=stand_ins,
         loader_name=loader_name,
         granted=tuple(name for name in wanted if powerful.get(name) is False),
         refused=frozenset(name for name, is_powerful in powerful.items() if is_powerful) if is_superuser else frozenset(),
@@ -237,7 +245,7 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
             ) from error
     made = frozenset(plan.absent) - {plan.loader_name}
     superuser = server.with_database(name) if plan.is_superuser else None
-    return LoadRoles(loader.with_database(name), superuser, made_roles=made, refused_owners=plan.refused)
+    return LoadRoles(loader.with_database(name), superuser, made_roles=made, refused_owners=plan.refused, stand_ins=plan.stand_ins)
 
 
 _STALL_TIMEOUT_SECONDS = 60.0

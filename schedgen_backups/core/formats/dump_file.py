@@ -135,6 +135,7 @@ class DumpFileWriter:
                 rows=table.rows,
                 size_bytes=table.size_bytes,
                 sha256=table.sha256,
+                root=table.root,
                 offset=position.offset,
                 length=position.end - position.offset,
             )

@@ -48,6 +48,8 @@ class TableStart(NamedTuple):
     schema_name: str
     name: str
     columns: str
+    root: str = ""
+    """`schema.name` of the partitioned table through which the rows are loaded; empty where they are loaded into their own table."""
 
 
 class Rows(NamedTuple):
@@ -96,12 +98,12 @@ def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
         yield Rows(buffer) if rows is not None else Text(buffer)
 
 
-def split_table(blocks: Iterable[bytes]) -> Iterator[Segment]:
-    """Yields one table's blocks, from its COPY statement on, as segments; their data joined is the input."""
+def split_table(blocks: Iterable[bytes], *, root: str = "") -> Iterator[Segment]:
+    """Yields one table's blocks, from its COPY statement on, as segments; their data joined is the input. `root` as of `TableStart`."""
 
     def announced() -> Iterator[bytes]:
         # A table is what its comment announces, and that stands before the table's own bytes.
-        yield _ANNOUNCEMENT
+        yield _ANNOUNCEMENT if not root else _ANNOUNCEMENT + b"-- load via partition root x\n\n"
         yield from blocks
 
     for segment in split_dump(announced()):
@@ -168,10 +170,11 @@ def _cut_text(buffer: bytes) -> tuple[bytes, TableStart | None, bytes]:
         if match is not None:
             data = match[0]
             columns = (match["columns"] or b"").decode("utf-8", "replace")
-            schema_name, name = unquote_identifier(match["schema"]), unquote_identifier(match["name"])
+            schema_name, name, root = unquote_identifier(match["schema"]), unquote_identifier(match["name"]), ""
             if announced["root"]:
+                root = f"{schema_name}.{name}"
                 schema_name, name = (announced[part].decode("utf-8", "replace") for part in ("schema", "name"))
-            table = TableStart(data, schema_name, name, columns)
+            table = TableStart(data, schema_name, name, columns, root)
             return buffer[:start], table, buffer[match.end() :]
         if b"FROM stdin;\n" in buffer[start:] or len(buffer) - start > _STATEMENT_LIMIT_BYTES:
             position = start
@@ -202,6 +205,7 @@ class TableFacts:
     rows: int
     size_bytes: int
     sha256: str
+    root: str = ""
 
 
 @dataclass(frozen=True)
@@ -255,7 +259,7 @@ class DumpDigest:
         start = self._current
         assert start is not None  # noqa: S101 - split_dump yields a start before each end
         self._current = None
-        facts = TableFacts(start.schema_name, start.name, start.columns, self._rows, self._row_bytes, self._row_digest.hexdigest())
+        facts = TableFacts(start.schema_name, start.name, start.columns, self._rows, self._row_bytes, self._row_digest.hexdigest(), start.root)
         self._tables.append(facts)
         return facts
 

@@ -119,6 +119,8 @@ class TableEntry(FrozenModel):
     """Bytes of the rows in COPY's text form."""
     sha256: str
     """Of the rows in COPY's text form, in the order in which they lie in the table."""
+    root: str = ""
+    """`schema.name` of the partitioned table through which the rows are loaded: on another server they may lie in other partitions of it."""
     offset: int
     """Where the table's first gzip member starts in the file."""
     length: int

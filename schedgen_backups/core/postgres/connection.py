@@ -34,8 +34,8 @@ def make_client_environment(settings: DatabaseSettings) -> dict[str, str]:
 
 
 @contextmanager
-def connect_database(settings: DatabaseSettings) -> Generator[psycopg.Connection[tuple[object, ...]], None, None]:
-    """A connection is open within the block, and closed without commit after it.
+def connect_database(settings: DatabaseSettings, *, options: str = "") -> Generator[psycopg.Connection[tuple[object, ...]], None, None]:
+    """A connection is open within the block, and closed without commit after it; `options` are settings for the startup packet.
 
     DatabaseUnreachableError (retryable) when nobody answers, DatabaseError (permanent) when the login or the database is refused.
     """
@@ -49,6 +49,7 @@ def connect_database(settings: DatabaseSettings) -> Generator[psycopg.Connection
             sslmode=settings.ssl_mode,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             application_name=APPLICATION_NAME,
+            options=options,
             # Without it psycopg hands out bytes where a database's encoding is SQL_ASCII.
             client_encoding="utf8",
         )

@@ -22,8 +22,9 @@ class DatabaseSession:
     Between two uses it is idle and holds no lock, however long that takes.
     """
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: DatabaseSettings, *, options: str = "") -> None:
         self.settings = settings
+        self._options = options
         self._stack = ExitStack()
         self._connection: Connection | None = None
 
@@ -55,7 +56,7 @@ class DatabaseSession:
         return self._connection
 
     def _connect(self) -> Connection:
-        connection = self._stack.enter_context(connect_database(self.settings))
+        connection = self._stack.enter_context(connect_database(self.settings, options=self._options))
         with translate_errors(self.settings):
             connection.autocommit = True
             # Firewalls forget connections that are silent for long, and some servers end them.

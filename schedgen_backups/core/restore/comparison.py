@@ -23,6 +23,7 @@ from schedgen_backups.core.postgres.pg_dump import stream_dump
 from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.restore.bucket import PreparedBucket, find_difference, for_each_entry
 from schedgen_backups.core.restore.database import PreparedDatabase
+from schedgen_backups.core.restore.unprivileged_load import LoadRoles
 from schedgen_backups.core.units import name_some
 
 _DIGEST_BITS = 256
@@ -49,11 +50,17 @@ class ComparedRows:
 
 
 def compare_database(
-    prepared: PreparedDatabase, *, on_progress: Callable[[int], object] = lambda _size_bytes: None
+    prepared: PreparedDatabase,
+    *,
+    roles: LoadRoles | None = None,
+    uncompared: str = "",
+    on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> tuple[CheckResult, CheckResult]:
     """Return `database_is_restored` (the same tables with as many rows) and `database_is_equal` (every row and all else the same).
 
-    Errors of the target and of its pg_dump are raised. `on_progress` gets the plain bytes of the second dump.
+    Errors of the target and of its pg_dump are raised. `roles` are those that it was loaded with,
+    `uncompared` says what of the schema's text cannot be equal, if anything.
+    `on_progress` gets the plain bytes of the second dump.
     """
     contents = DumpDigest()
     blocks = stream_dump(
@@ -64,16 +71,18 @@ def compare_database(
         on_progress=on_progress,
     )
     with closing(blocks):
-        for segment in split_dump(blocks):
+        segments = split_dump(blocks)
+        for segment in segments if roles is None else roles.name_superusers(segments):
             contents.add(segment)
     facts = contents.facts()
     with prepared.artifact.name_errors():
         rows = _compare_rows(prepared, facts)
-    return judge_database(prepared.record, prepared.dump.tables, facts, rows, DumpedBy(prepared.client.version, prepared.facts.server_major))
+    dumped_by = DumpedBy(prepared.client.version, prepared.facts.server_major)
+    return judge_database(prepared.record, prepared.dump.tables, facts, rows, dumped_by, uncompared=uncompared)
 
 
 def judge_database(
-    record: DumpRecord, tables: Sequence[TableEntry], facts: DumpFacts, rows: ComparedRows, dumped_by: DumpedBy
+    record: DumpRecord, tables: Sequence[TableEntry], facts: DumpFacts, rows: ComparedRows, dumped_by: DumpedBy, *, uncompared: str = ""
 ) -> tuple[CheckResult, CheckResult]:
     """Return `database_is_restored` and `database_is_equal` for a second dump; `facts` and `dumped_by` are the second dump's."""
     restored = _judge_counts(tables, facts.tables)
@@ -86,6 +95,8 @@ def judge_database(
         return make_equal(CheckStatus.FAILED, f"rows differ: {name_some(rows.differing) or restored.summary}")
     if facts.text_sha256 == record.text_sha256:
         return make_equal(CheckStatus.PASSED, f"{len(tables)} tables, {record.row_count} rows and the schema are equal")
+    if uncompared:
+        return make_equal(CheckStatus.UNKNOWN, f"every row is equal; the schema's text is not comparable: {uncompared}")
     captured_by = DumpedBy(record.client_version, record.server_major)
     if dumped_by != captured_by:
         return make_equal(
@@ -134,10 +145,15 @@ def judge_bucket(count: int, size_bytes: int, differences: dict[str, str], *, li
 def _judge_counts(expected: Sequence[TableEntry], found: Sequence[TableFacts]) -> CheckResult:
     by_name = _index(found)
     wrong: list[str] = []
+    rows_by_root: dict[str, list[int]] = {}
     for table in expected:
         there = by_name.get((table.schema_name, table.name))
-        if there is None or there.rows != table.rows:
+        if there is not None and table.root:
+            captured, restored = rows_by_root.get(table.root, [0, 0])
+            rows_by_root[table.root] = [captured + table.rows, restored + there.rows]
+        elif there is None or there.rows != table.rows:
             wrong.append(f"{table.qualified_name} ({there.rows if there else 'missing'} instead of {table.rows})")
+    wrong += [f"{root} ({restored} instead of {captured})" for root, (captured, restored) in rows_by_root.items() if captured != restored]
     rows = sum(table.rows for table in expected)
     if wrong:
         return _make_result(Check.DATABASE_IS_RESTORED, CheckStatus.FAILED, f"row counts differ: {name_some(wrong)}", {})
@@ -155,24 +171,36 @@ def _compare_rows(prepared: PreparedDatabase, facts: DumpFacts) -> ComparedRows:
     found = _index(facts.tables)
     differing: list[str] = []
     reordered = 0
+    partitions: dict[str, list[TableEntry]] = {}
     for table in prepared.dump.tables:
         there = found.get((table.schema_name, table.name))
         if there is None:
             differing.append(table.qualified_name)
+        elif table.root:
+            partitions.setdefault(table.root, []).append(table)
         elif there.sha256 != table.sha256:
-            if there.columns == table.columns and _has_same_rows(prepared, table):
+            if there.columns == table.columns and _has_same_rows(prepared, [table]):
                 reordered += 1
             else:
                 differing.append(table.qualified_name)
+    for root, tables in partitions.items():
+        if any(found[(table.schema_name, table.name)].sha256 != table.sha256 for table in tables):
+            if _has_same_rows(prepared, tables):
+                reordered += len(tables)
+            else:
+                differing.append(root)
     known = {(table.schema_name, table.name) for table in prepared.dump.tables}
     differing += [f"{schema}.{name} (not in the dump)" for schema, name in found if (schema, name) not in known]
     return ComparedRows(tuple(differing), reordered)
 
 
-def _has_same_rows(prepared: PreparedDatabase, table: TableEntry) -> bool:
-    dumped = (segment.data for segment in split_table(prepared.dump.read_table(table)) if isinstance(segment, Rows))
+def _has_same_rows(prepared: PreparedDatabase, tables: Sequence[TableEntry]) -> bool:
+    """Return whether the tables together hold the rows that were captured of them, in whatever order and partition."""
+    dumped = (
+        segment.data for table in tables for segment in split_table(prepared.dump.read_table(table), root=table.root) if isinstance(segment, Rows)
+    )
     with prepared.session.use() as connection:
-        return add_up_rows(dumped) == add_up_rows(_read_stored_rows(table, connection))
+        return add_up_rows(dumped) == add_up_rows(block for table in tables for block in _read_stored_rows(table, connection))
 
 
 def _index(tables: Sequence[TableFacts]) -> dict[tuple[str, str], TableFacts]:

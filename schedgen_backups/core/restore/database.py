@@ -112,12 +112,14 @@ class PreparedDatabase:
 
 
 @contextmanager
-def prepare_database(path: Path, target: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
+def prepare_database(
+    path: Path, target: DatabaseSettings, transfer: TransferSettings, *, options: str = ""
+) -> Generator[PreparedDatabase, None, None]:
     """Dump, connection and client programs are there within the block, and the target can take the dump.
 
-    RestoreError (permanent) says why it cannot; whether it is empty is not judged here.
+    RestoreError (permanent) says why it cannot; whether it is empty is not judged here. `options` are settings of the connection.
     """
-    with _open_half(path, target, transfer) as prepared:
+    with _open_half(path, target, transfer, options) as prepared:
         check_encoding(prepared.record, prepared.facts, target)
         yield prepared
 
@@ -130,8 +132,8 @@ def prepare_beside(path: Path, live: DatabaseSettings, transfer: TransferSetting
 
 
 @contextmanager
-def _open_half(path: Path, target: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
-    with ArtifactFile(path) as artifact, DatabaseSession(target) as session:
+def _open_half(path: Path, target: DatabaseSettings, transfer: TransferSettings, options: str = "") -> Generator[PreparedDatabase, None, None]:
+    with ArtifactFile(path) as artifact, DatabaseSession(target, options=options) as session:
         with artifact.name_errors():
             dump = DumpFile(artifact.open_reader())
             record = dump.record

@@ -20,6 +20,7 @@ from schedgen_backups.core.postgres.psql import Psql
 from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.restore.database import REMOVE_EVERYTHING, LoadWay, PreparedDatabase, check_empty
 from schedgen_backups.core.restore.parallel_load import SESSION_SETTINGS, ParallelLoad
+from schedgen_backups.core.restore.unprivileged_load import LoadRoles, UnprivilegedLoad
 from schedgen_backups.core.units import name_some
 
 
@@ -157,12 +158,23 @@ class PiecemealLoad:
 class DatabaseLoad:
     """One load of a prepared dump, the missing roles first."""
 
-    def __init__(self, prepared: PreparedDatabase, *, replace_contents: bool, jobs: int, stop: Event, on_progress: Callable[[int], object]) -> None:
-        self._prepared, self._replace_contents = prepared, replace_contents
+    def __init__(
+        self,
+        prepared: PreparedDatabase,
+        *,
+        replace_contents: bool,
+        jobs: int,
+        roles: LoadRoles | None,
+        stop: Event,
+        on_progress: Callable[[int], object],
+    ) -> None:
+        self._prepared, self._replace_contents, self._roles = prepared, replace_contents, roles
         way = prepared.choose_way(jobs)
         beginning = REMOVE_EVERYTHING if replace_contents else ""
         self._load: Load
-        if way is LoadWay.SEVERAL_SESSIONS:
+        if roles is not None:
+            self._load = UnprivilegedLoad(prepared, roles, stop=stop, on_progress=on_progress)
+        elif way is LoadWay.SEVERAL_SESSIONS:
             self._load = ParallelLoad(prepared, jobs=jobs, stop=stop, on_progress=on_progress)
         elif way is LoadWay.ONE_TRANSACTION:
             self._load = AtomicLoad(prepared, beginning=beginning, stop=stop, on_progress=on_progress)
@@ -178,6 +190,11 @@ class DatabaseLoad:
         """Whether nobody knows if the load was committed."""
         return self._load.is_in_doubt
 
+    @property
+    def uncompared(self) -> str:
+        """What of the schema's text cannot be equal to the dump's; empty when all of it can."""
+        return self._load.uncompared if isinstance(self._load, UnprivilegedLoad) else ""
+
     def run(self, before_commit: Callable[[], object] = lambda: None) -> None:
         """Load the dump; nothing else is in the target afterwards if its contents were to be replaced.
 
@@ -188,7 +205,8 @@ class DatabaseLoad:
             if not self._replace_contents:
                 # Files were verified since it was looked at, which may have taken hours; a load in several sessions removes what it finds.
                 check_empty(self._prepared.target, count_user_relations(connection))
-            self.made_roles, self.notes = _make_roles(self._prepared, connection)
+            if self._roles is None:
+                self.made_roles, self.notes = _make_roles(self._prepared, connection)
         self._has_begun = True
         self._load.run(before_commit)
 

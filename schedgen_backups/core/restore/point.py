@@ -23,6 +23,7 @@ from schedgen_backups.core.restore.comparison import compare_bucket, compare_dat
 from schedgen_backups.core.restore.database import PreparedDatabase, check_empty, describe_load, prepare_beside, prepare_database
 from schedgen_backups.core.restore.load import DatabaseLoad
 from schedgen_backups.core.restore.swap import check_swap, name_old_database
+from schedgen_backups.core.restore.unprivileged_load import SESSION_OPTIONS, LoadRoles
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 from schedgen_backups.core.verify.files import verify_archive_file, verify_dump_file
@@ -48,6 +49,8 @@ class RestoreRequest:
     """Sessions that load an empty database; more than one give up the single transaction."""
     is_swap: bool = False
     """Whether the database is loaded beside the one that is named, compared, and then takes its name."""
+    load_roles: LoadRoles | None = None
+    """Who loads without superuser rights, in a drill; None for the role of `database`."""
 
     @property
     def target_name(self) -> str:
@@ -84,6 +87,8 @@ class WrittenPoint:
 
     object_count: int
     notes: tuple[str, ...]
+    uncompared: str = ""
+    """What of the database's schema cannot be equal to the dump's; empty when all of it can."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +159,12 @@ class PreparedRestore:
         """
         return _Writing(self, on_progress).run()
 
-    def compare(self, on_progress: OnProgress = ignore_progress) -> tuple[CheckResult, ...]:
-        """Return how the targets compare with what was captured."""
+    def compare(self, on_progress: OnProgress = ignore_progress, *, uncompared: str = "") -> tuple[CheckResult, ...]:
+        """Return how the targets compare with what was captured; `uncompared` as of `WrittenPoint`."""
         results: list[CheckResult] = []
         passed = partial(on_progress, "compare")
         if self.database is not None:
-            results += compare_database(self.database, on_progress=passed)
+            results += compare_database(self.database, roles=self.request.load_roles, uncompared=uncompared, on_progress=passed)
         if self.bucket is not None:
             results += compare_bucket(self.bucket, on_progress=passed)
         return tuple(results)
@@ -175,7 +180,7 @@ class PreparedRestore:
         seconds["restore"] = time.monotonic() - started
         started = time.monotonic()
         try:
-            results = self.compare(on_progress)
+            results = self.compare(on_progress, uncompared=written.uncompared)
         except BackupError as error:
             raise type(error)(error.message, hint=f"Everything was written, and the comparison broke off. {error.hint}".strip()) from error
         seconds["compare"] = time.monotonic() - started
@@ -202,6 +207,7 @@ class _Writing:
                 prepared.database,
                 replace_contents=request.replace_contents and not prepared.database.is_fresh,
                 jobs=request.jobs,
+                roles=request.load_roles,
                 stop=self._stop,
                 on_progress=partial(on_progress, "database"),
             )
@@ -218,7 +224,9 @@ class _Writing:
         except BaseException:
             self._undo()
             raise
-        return WrittenPoint(object_count, self._load.notes if self._load is not None else ())
+        if self._load is None:
+            return WrittenPoint(object_count, ())
+        return WrittenPoint(object_count, self._load.notes, self._load.uncompared)
 
     def _run_both(self) -> int:
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="restore") as pool:
@@ -278,7 +286,8 @@ def prepare_restore(request: RestoreRequest, transfer: TransferSettings) -> Gene
                 database = stack.enter_context(prepare_beside(path, request.database, transfer))
                 check_swap(database.session, request.database, request.point.point_id)
             else:
-                database = stack.enter_context(prepare_database(path, request.database, transfer))
+                options = SESSION_OPTIONS if request.load_roles is not None else ""
+                database = stack.enter_context(prepare_database(path, request.database, transfer, options=options))
             if not request.replace_contents:
                 check_empty(request.database, database.facts.relation_count)
         if request.bucket is not None:

@@ -9,10 +9,9 @@ docs/decisions/0017 has the reasons; add a form here only after asking what it c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 
 import psycopg
@@ -20,14 +19,17 @@ from psycopg import sql
 
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import RestoreError, VerificationError
-from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
-from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableEnd, TableStart, split_dump, unquote_identifier
+from schedgen_backups.core.formats.dump_file import DumpFile
+from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableEnd, TableStart, Text, split_dump, unquote_identifier
 from schedgen_backups.core.formats.sql_statements import Statement, StatementSplitter
 from schedgen_backups.core.postgres.connection import CONNECT_TIMEOUT_SECONDS
+from schedgen_backups.core.restore.database import PreparedDatabase
 from schedgen_backups.core.settings import DatabaseSettings
 
-_SETTINGS = "-c search_path= -c standard_conforming_strings=on -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
-"""In the startup packet, which overrides what the dump may have set for its database or roles."""
+SESSION_OPTIONS = (
+    "-c search_path= -c standard_conforming_strings=on -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
+)
+"""In the startup packet, which overrides what the dump may have set for its database or roles. For every connection to what was loaded."""
 _PARTS = {
     "name": r'(?:"(?:[^"]|"")+"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)',
     "role": r"(?!(?:current_user|current_role|session_user|public)\b)<name>",
@@ -133,11 +135,25 @@ _HARMLESS_EXTENSIONS = frozenset(
 )
 """What a superuser makes for the loader: PostgreSQL's own modules that give no access to files, programs or other servers, and two well-known ones.
 postgres_fdw connects elsewhere only for a role that gives a password of its own (manual, F.38.3)."""
+_ROLE_STATEMENT = _form(r"GRANT |REVOKE |ALTER DEFAULT PRIVILEGES ")
+_ROLE_WORD = _form(r"(?P<word>\b(?:TO|FROM|ROLE) )(?P<who><name>)(?=[;, ])")
 _PREPARATIONS = re.compile(rb"SET |SELECT pg_catalog\.set_config\(|(?:CREATE|ALTER) (?:SCHEMA|COLLATION) |COMMENT ON |CREATE EXTENSION ")
 _WORD_LIMIT = 80
 
 
 Session = psycopg.Connection[tuple[object, ...]]
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A role without superuser rights that takes the place of a superuser of the same server, whom nothing may be given to."""
+
+    quoted: str
+    """The superuser's name as pg_dump writes it in SQL."""
+    name: str
+    """The same as pg_dump writes it in comments."""
+    stand_in: str
+    """Needs no quotes, and stands nowhere else."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +166,51 @@ class LoadRoles:
     """Names of the roles that were made for this load, all without superuser rights; the loader is a member of each."""
     refused_owners: frozenset[str] = frozenset()
     """Names of superusers of the server: nothing is given to them."""
+    stand_ins: tuple[StandIn, ...] = ()
+    """For those of them that the dump names."""
+
+    def name_stand_ins(self, statement: bytes) -> bytes:
+        """Return the statement with stand-ins where it gives something to, or takes it from, one of their superusers."""
+        names = {each.quoted.encode(): each.stand_in.encode() for each in self.stand_ins}
+        owner = _OWNER.fullmatch(statement)
+        if owner is not None and owner["new_owner"] in names:
+            return statement[: owner.start("new_owner")] + names[owner["new_owner"]] + b";"
+        if not names or not _ROLE_STATEMENT.match(statement):
+            return statement
+        return _ROLE_WORD.sub(lambda found: found["word"] + names.get(found["who"], found["who"]), statement)
+
+    def name_superusers(self, segments: Iterable[Segment]) -> Iterator[Segment]:
+        """Yield the segments of a second dump with the superusers' names where the first one had them."""
+        held = b""
+        for segment in segments:
+            if self.stand_ins and isinstance(segment, Text):
+                lines = (held + segment.data).splitlines(keepends=True)
+                held = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+                yield Text(b"".join(map(self._name_in_line, lines)))
+            else:
+                if held:
+                    yield Text(self._name_in_line(held))
+                    held = b""
+                yield segment
+        if held:
+            yield Text(self._name_in_line(held))
+
+    def _name_in_line(self, line: bytes) -> bytes:
+        for each in self.stand_ins:
+            name = each.name if line.startswith(b"-- ") else each.quoted
+            line = re.sub(rb"\b" + each.stand_in.encode() + rb"\b", name.encode().replace(b"\\", b"\\\\"), line)
+        return line
 
 
 class UnprivilegedLoad:
     """One load into an empty database that nobody else uses. It is no transaction: after an error the database is to be dropped."""
 
-    def __init__(self, dump_path: Path, roles: LoadRoles, *, stop: Event, on_progress: Callable[[int], object] = lambda _size_bytes: None) -> None:
-        self._dump_path = dump_path
+    is_in_doubt = False
+
+    def __init__(
+        self, prepared: PreparedDatabase, roles: LoadRoles, *, stop: Event, on_progress: Callable[[int], object] = lambda _size_bytes: None
+    ) -> None:
+        self._prepared = prepared
         self._roles = roles
         self._stop = stop
         self._on_progress = on_progress
@@ -164,24 +218,32 @@ class UnprivilegedLoad:
         self._left_owners = 0
         self._has_objects = False
 
-    def run(self) -> tuple[str, ...]:
-        """Load the dump; return notes on what is not as it was.
+    @property
+    def uncompared(self) -> str:
+        """What of the schema's text cannot be equal to the dump's; empty when all of it can."""
+        if not self._left_owners:
+            return ""
+        return f"{self._left_owners} objects belong to the loader instead of a superuser of this server"
+
+    def describe_target(self) -> str:
+        """Return what the target holds after an error."""
+        return "The scratch database is dropped."
+
+    def run(self, before_commit: Callable[[], object] = lambda: None) -> None:
+        """Load the dump, then wait for `before_commit`, whose errors are raised.
 
         RestoreError at the first statement that fails or may not be run, VerificationError when the dump's text is not what pg_dump writes or
         changed meanwhile.
         """
-        with open_dump(self._dump_path) as dump:
+        dump = self._prepared.dump
+        with self._prepared.artifact.name_errors():
             with _connect(self._roles.loader, dump.record.encoding) as loader, self._open_superuser(dump.record.encoding) as superuser:
                 self._load(dump, loader, superuser)
             # The loader is gone: nothing of the dump can run any more while roles change.
             with self._open_superuser(dump.record.encoding) as superuser:
                 for statement in self._late:
                     self._run_late(statement, superuser)
-        if self._left_owners:
-            return (
-                f"{self._left_owners} objects of a superuser of the drill's server were given to the loader instead; their owners are not compared",
-            )
-        return ()
+        before_commit()
 
     @contextmanager
     def _open_superuser(self, encoding: str) -> Generator[Session | None, None, None]:
@@ -238,6 +300,7 @@ class UnprivilegedLoad:
             self._run(statement.text, loader, superuser)
 
     def _run(self, text: bytes, loader: Session, superuser: Session | None) -> None:
+        text = self._roles.name_stand_ins(text)
         if any(form.fullmatch(text) for form in _LATE):
             self._late.append(text)
             return
@@ -317,7 +380,7 @@ def _connect(settings: DatabaseSettings, encoding: str) -> Generator[Session, No
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         application_name="schedgen_backups",
         client_encoding=encoding,
-        options=_SETTINGS,
+        options=SESSION_OPTIONS,
         autocommit=True,
     )
     try:

@@ -47,6 +47,7 @@ def test_a_backup_leaves_a_verified_point_with_private_files(site: Site, instanc
         f"verification_{text}.json",
         ".alerts",
         ".lock",
+        ".records.lock",
         ".staging",
     }
     assert {stat.S_IMODE(path.stat().st_mode) for path in site.directory.iterdir() if path.is_file()} == {0o600}

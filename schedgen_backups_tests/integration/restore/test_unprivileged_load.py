@@ -12,12 +12,14 @@ from threading import Event
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.check_results import CheckResult
 from schedgen_backups.core.drill.scratch_folder import open_scratch_folder
 from schedgen_backups.core.drill.scratch_targets import ScratchDatabase, open_scratch_database
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.restore.comparison import compare_database
-from schedgen_backups.core.restore.unprivileged_load import UnprivilegedLoad
+from schedgen_backups.core.restore.database import prepare_database
+from schedgen_backups.core.restore.unprivileged_load import SESSION_OPTIONS, UnprivilegedLoad
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
 from schedgen_backups_tests.support.artifacts import make_transfer, publish_dump, write_dump_text
@@ -52,6 +54,16 @@ TABLE = (
 )
 
 
+def load_and_compare(path: Path, target: ScratchDatabase) -> tuple[CheckResult, ...]:
+    """What a drill does: load as the loader, compare as the superuser."""
+    superuser = target.roles.superuser
+    assert superuser is not None
+    with prepare_database(path, superuser, make_transfer(), options=SESSION_OPTIONS) as prepared:
+        load = UnprivilegedLoad(prepared, target.roles, stop=Event())
+        load.run()
+        return compare_database(prepared, roles=target.roles, uncompared=load.uncompared)
+
+
 class Loaded:
     """A server of the drill's own, and loads into it."""
 
@@ -77,7 +89,7 @@ class Loaded:
 
     def load(self, drill: DrillSettings | None = None) -> None:
         with self.open_target(self.path, drill) as target:
-            UnprivilegedLoad(self.path, target.roles, stop=Event()).run()
+            load_and_compare(self.path, target)
             superuser = target.roles.superuser
             assert superuser is not None
             # What a person or our own comparison does next, as superuser.
@@ -103,10 +115,12 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     return Loaded(tmp_path)
 
 
+@pytest.mark.parametrize("is_named", [False, True], ids=["own server", "named server"])
 @pytest.mark.parametrize("script", [ODDITIES, ZOO], ids=["oddities", "zoo"])
 def test_every_kind_of_object_is_equal_after_a_load_without_superuser_rights(
-    loaded: Loaded, database: DatabaseSettings, catalog: Catalog, script: str
+    loaded: Loaded, postgres_server: EmbeddedPostgres, database: DatabaseSettings, catalog: Catalog, *, script: str, is_named: bool
 ) -> None:
+    """The named server's superuser owns the objects in the source, too: a stand-in gets them."""
     load_script(script, database)
     path = publish_dump(catalog, database)
     for (name,) in run(
@@ -114,10 +128,9 @@ def test_every_kind_of_object_is_equal_after_a_load_without_superuser_rights(
     ):
         run(database, f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")
         run(database, f"DROP SUBSCRIPTION {name}")
-    with loaded.open_target(path) as target:
-        assert UnprivilegedLoad(path, target.roles, stop=Event()).run() == ()
-        assert target.roles.superuser is not None
-        results = compare_database(path, target.roles.superuser, make_transfer())
+    named = DrillSettings(loaded.directory / "drill", database=postgres_server.settings("postgres"), is_source_server_allowed=True)
+    with loaded.open_target(path, named if is_named else None) as target:
+        results = load_and_compare(path, target)
     assert [(result.check, result.status, result.summary) for result in results if not result.is_passed] == []
 
 
@@ -147,9 +160,7 @@ HOSTILE = {
 def test_code_that_a_dump_may_hold_never_runs_as_superuser(loaded: Loaded, text: str) -> None:
     loaded.write(text, security="SECURITY INVOKER" if "view that" in text else "SECURITY DEFINER")
     with loaded.open_target(loaded.path) as target:
-        UnprivilegedLoad(loaded.path, target.roles, stop=Event()).run()
-        assert target.roles.superuser is not None
-        compare_database(loaded.path, target.roles.superuser, make_transfer())
+        load_and_compare(loaded.path, target)
     assert not loaded.marker.exists()
 
 
