@@ -1,7 +1,6 @@
-"""What a run is there for, which decides how its failure is told and what ends its incident: backup, retention, restore, drill, audit.
+"""The kinds of runs: what a run is for decides how its failure is reported and which success resolves its incidents.
 
-A table and the lookup in it. Add a kind when a failing run of a new job must not be taken for a failed backup.
-When and how alerts go out is decided in `service`.
+Add a kind when a failing run of a new job must not be taken for a failed backup.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schedgen_backups.core.notify.alert import Severity
+from schedgen_backups.core.notify.incidents import IncidentKey
 
 DRILL_CHECK_NAMES = ("point_is_restored", "point_is_equal", "referenced_pdfs_open", "operator_checks_hold", "drill_is_in_time")
 
@@ -19,32 +19,40 @@ class RunKind:
 
     noun: str
     """What an alert's title begins with."""
-    kind_prefix: str
-    """What the kinds of its incidents begin with."""
+    area: str
+    """The area of its incidents."""
     severity: Severity
     next_step: str
-    """What to do when nobody knows better."""
+    """What to do when the failure itself does not say it."""
     job_names: frozenset[str] = frozenset()
     subjects: frozenset[str] = frozenset()
     """Its steps."""
 
     @property
     def is_backup(self) -> bool:
-        """Whether a failure means that there is no recovery point tonight: only then the heartbeat service is told."""
-        return self.kind_prefix == BACKUP.kind_prefix
+        """Whether a failure means that there is no recovery point tonight: only then the heartbeat service gets a failure."""
+        return self.area == BACKUP.area
+
+    def make_failure_key(self, subject: str) -> IncidentKey:
+        """Return the key of a step or job that failed."""
+        return IncidentKey(area=self.area, subject=f"{subject} failed")
+
+    def make_cancellation_key(self, job_name: str) -> IncidentKey:
+        """Return the key of a job that was cancelled."""
+        return IncidentKey(area=self.area, subject=f"{job_name} cancelled")
 
 
 BACKUP = RunKind(
     noun="Backup",
-    kind_prefix="run: ",
+    area="run",
     severity=Severity.CRITICAL,
     next_step="Run it again: schedgen-backups backup",
     job_names=frozenset({"backup_job"}),
 )
-"""Also whatever is none of the others: better told as too much than as too little."""
+"""Also every run that is none of the others: an alert too many is better than one too few."""
 RETENTION = RunKind(
     noun="Retention",
-    kind_prefix="retention: ",
+    area="retention",
     # The operators' MEDIUM is "more than 7 kept": nothing is lost, but the disk fills.
     severity=Severity.MEDIUM,
     next_step="Look at what it would do: schedgen-backups prune --dry-run",
@@ -53,7 +61,7 @@ RETENTION = RunKind(
 )
 RESTORE = RunKind(
     noun="Restore",
-    kind_prefix="restore: ",
+    area="restore",
     severity=Severity.HIGH,
     next_step="Look at what it would do: schedgen-backups restore … --dry-run",
     job_names=frozenset({"restore_job"}),
@@ -61,7 +69,7 @@ RESTORE = RunKind(
 )
 AUDIT = RunKind(
     noun="Audit of the live system",
-    kind_prefix="audit: ",
+    area="audit",
     severity=Severity.MEDIUM,
     next_step="Run it by hand: schedgen-backups audit",
     job_names=frozenset({"audit_job"}),
@@ -69,17 +77,16 @@ AUDIT = RunKind(
 )
 DRILL = RunKind(
     noun="Restore drill",
-    kind_prefix="drill: ",
-    # Tonight's backup may still be good; that it can be restored is what nobody knows any more.
+    area="drill",
+    # Tonight's backup may still be good; whether it restores is unknown.
     severity=Severity.HIGH,
     next_step="Run it again: schedgen-backups drill",
     job_names=frozenset({"restore_drill_job"}),
     subjects=frozenset({"restore_drill", *(f"restore_drill_{name}" for name in DRILL_CHECK_NAMES)}),
 )
-OTHER_DUTIES = (RETENTION, RESTORE, DRILL, AUDIT)
-RUN_KINDS = (BACKUP, *OTHER_DUTIES)
+OTHER_RUN_KINDS = (RETENTION, RESTORE, DRILL, AUDIT)
 
 
 def find_run_kind(job_name: str, subject: str) -> RunKind:
-    """What a run of this job, or this step of it, is for; a step that is pressed in the UI has no job of ours."""
-    return next((run_kind for run_kind in OTHER_DUTIES if job_name in run_kind.job_names or subject in run_kind.subjects), BACKUP)
+    """Return what a run of this job, or this step of it, is for; a step that is started in the UI has no job of ours."""
+    return next((run_kind for run_kind in OTHER_RUN_KINDS if job_name in run_kind.job_names or subject in run_kind.subjects), BACKUP)

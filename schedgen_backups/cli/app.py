@@ -17,6 +17,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from schedgen_backups.config.config import Config, load_config
+
 CHECKED_BY = "command line"
 COMMAND_MODULES = {
     "demo": "demo.command",
@@ -92,6 +94,11 @@ class CommandEnd(Exception):  # noqa: N818 - not an error: how a command says it
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
         self.exit_code = exit_code
+
+
+def get_config(context: typer.Context) -> Config:
+    """Return the configuration that was read when the command began."""
+    return context.find_object(Config) or load_config()
 
 
 def print_json(value: object) -> None:

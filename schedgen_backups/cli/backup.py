@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
+from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
 from schedgen_backups.cli.deployment import check_marker_folder
 from schedgen_backups.cli.deployment import write_marker as mark_deployment
-from schedgen_backups.cli.progress import show_capture
-from schedgen_backups.config.environment import load_environment, read_backup_directory
+from schedgen_backups.cli.progress import print_failure, show_capture
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.system.lock import DirectoryLock
@@ -26,6 +24,7 @@ from schedgen_backups.runs.launch import run_backup
 
 @app.command()
 def backup(
+    context: typer.Context,
     *,
     reason: Annotated[str, typer.Option(help="Why this backup is taken, kept in its manifest.")] = "",
     label: Annotated[list[str] | None, typer.Option(help="key=value, kept in the manifest; may be given several times.")] = None,
@@ -37,24 +36,25 @@ def backup(
 ) -> None:
     """Take a recovery point, verify it and print its id. The run appears in the Dagster UI."""
     labels = dict(_split_label(text) for text in label or [])
-    directory = read_backup_directory(load_environment())
+    config = get_config(context)
+    directory = config.backup_directory
     if pin_for:
         parse_span(pin_for)
     if write_marker is not None:
         check_marker_folder(write_marker)
     _refuse_when_locked(directory)
     with show_capture(err, directory):
-        outcome = run_backup(reason, labels, pin_for=pin_for)
+        outcome = run_backup(config, reason, labels, pin_for=pin_for)
     if outcome.is_success and write_marker is not None:
         catalog = Catalog(directory)
         mark_deployment(write_marker, catalog, catalog.get_point(outcome.point_id))
     if as_json:
-        failures = [{"step": failure.step, "reason": failure.reason} for failure in outcome.failures]
+        failures = [{"step": failure.step, "reason": failure.reason, "hint": failure.hint} for failure in outcome.failures]
         print_json({"id": outcome.point_id.text, "run_id": outcome.run_id, "success": outcome.is_success, "failures": failures})
     elif outcome.is_success:
         out.print(outcome.point_id.text)
     for failure in () if as_json else outcome.failures:
-        err.print(f"[bold red]{escape(failure.step)} failed:[/] {escape(failure.reason)}")
+        print_failure(err, failure)
     raise CommandEnd(outcome.exit_code)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,9 +12,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
-from schedgen_backups.config.environment import load_environment, open_catalog
-from schedgen_backups.config.reader import Reader
+from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
+from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.selection import find_newest_verified
@@ -32,9 +30,9 @@ class Rollback:
     bucket: str
 
 
-def make_rollback(point: PointListing, environment: Mapping[str, str]) -> Rollback:
-    """The commands for the live database and bucket that the environment names, ready for a shell."""
-    reader = Reader(environment)
+def make_rollback(point: PointListing, config: Config) -> Rollback:
+    """Return the commands for the database and the bucket that are backed up, ready for a shell."""
+    reader = config.open_reader()
     database, bucket = reader.text("POSTGRES_DB"), reader.text("MINIO_BUCKET")
     point_id = point.point_id.text
     swap = ["schedgen-backups", "restore", point_id, "--database", database, "--swap", "--confirm", database, "--reason", "rollback"]
@@ -79,18 +77,20 @@ def write_marker(path: Path, catalog: Catalog, point: PointListing) -> None:
 
 @app.command()
 def last(
+    context: typer.Context,
     *,
     label: Annotated[str, typer.Option(help="Only points with this label: key, or key=value.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Print the newest verified recovery point and the commands that go back to it; ends with 3 when there is none."""
-    catalog = open_catalog()
+    config = get_config(context)
+    catalog = config.open_catalog()
     point = find_newest_verified(catalog, label=label)
     if point is None or point.manifest is None:
         asked = f" with the label {label}" if label else ""
         err.print(escape(f"there is no verified recovery point{asked} in {catalog.directory}"))
         raise CommandEnd(VERIFICATION_EXIT_CODE)
-    rollback = make_rollback(point, load_environment())
+    rollback = make_rollback(point, config)
     origin, pin = point.manifest.origin, read_pin(catalog, point.point_id)
     pinned_until = pin.expires_at.isoformat() if pin is not None and pin.expires_at is not None else None
     if as_json:

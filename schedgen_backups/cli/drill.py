@@ -12,8 +12,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
-from schedgen_backups.cli.progress import draw_results, format_age
+from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
+from schedgen_backups.cli.progress import draw_results, format_age, print_failure
 from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.model import RecoveryPointId
@@ -23,6 +23,7 @@ from schedgen_backups.runs.results import DrillResult
 
 @app.command()
 def drill(
+    context: typer.Context,
     point_id: Annotated[str, typer.Argument(metavar="[ID|latest]", help="A recovery point, or `latest`: the newest verified one.")] = LATEST,
     *,
     as_json: JsonOption = False,
@@ -31,7 +32,7 @@ def drill(
     if point_id != LATEST:
         RecoveryPointId.parse(point_id)
     with err.status("drilling a restore"):
-        outcome = run_drill(point_id)
+        outcome = run_drill(get_config(context), point_id)
     if as_json:
         print_json(_to_json(outcome))
     elif outcome.report is not None:
@@ -39,7 +40,7 @@ def drill(
     for failure in () if as_json else outcome.failures:
         # What a check says stands in the table already.
         if outcome.report is None:
-            err.print(f"[bold red]{escape(failure.step)} failed:[/] {escape(failure.reason)}")
+            print_failure(err, failure)
     raise CommandEnd(outcome.exit_code)
 
 
@@ -51,7 +52,7 @@ def _to_json(outcome: DrillResult) -> dict[str, object]:
         "rto_seconds": report.rto_seconds if report is not None else None,
         "rpo_seconds": report.rpo_seconds if report is not None else None,
         "report": report.model_dump(mode="json") if report is not None else None,
-        "failures": [{"step": failure.step, "reason": failure.reason} for failure in outcome.failures],
+        "failures": [{"step": failure.step, "reason": failure.reason, "hint": failure.hint} for failure in outcome.failures],
     }
 
 

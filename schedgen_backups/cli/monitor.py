@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
 from schedgen_backups.alerts.service import AlertService, send_test_alert
-from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, out, print_json
+from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
 from schedgen_backups.cli.progress import draw_precondition_results
-from schedgen_backups.config.environment import (
-    load_environment,
-    read_live_application,
-)
 from schedgen_backups.core.catalog.selection import measure_freshness
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
@@ -32,15 +29,15 @@ _LISTED_KEYS = 200
 
 
 @app.command()
-def status(*, as_json: JsonOption = False) -> None:
+def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """Say in one line whether there is a young enough verified recovery point; ends with 0, 1 (soon too old) or 2 (too old or none)."""
-    service = AlertService(load_environment())
+    service = AlertService(get_config(context))
     freshness = measure_freshness(service.catalog, datetime.now(timezone.utc))
     max_age = service.settings.max_age
     exit_code = _STATUS_CRITICAL if freshness.is_too_old(max_age) else _STATUS_WARNING if freshness.is_too_old(max_age * _WARNING_SHARE) else 0
     word = {0: "OK", _STATUS_WARNING: "WARNING", _STATUS_CRITICAL: "CRITICAL"}[exit_code]
     hours = max_age.total_seconds() / 3600
-    incidents = [incident.kind for incident in service.notifier.read_incidents()]
+    incidents = [str(incident.key) for incident in service.notifier.read_incidents()]
     if as_json:
         point_id = freshness.newest.point_id.text if freshness.newest is not None else None
         age_seconds = freshness.age.total_seconds() if freshness.age is not None else None
@@ -54,9 +51,9 @@ def status(*, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def doctor(*, as_json: JsonOption = False) -> None:
+def doctor(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """Check every precondition of a backup: settings, servers, versions, privileges, space, clock."""
-    results = list(examine(load_environment()))
+    results = list(examine(get_config(context)))
     if as_json:
         print_json([{"what": f.subject, "state": f.verdict.value, "detail": f.detail, "fix": f.fix} for f in results])
     else:
@@ -65,11 +62,9 @@ def doctor(*, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def audit(*, as_json: JsonOption = False) -> None:
+def audit(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """Look at the live system: rows whose object is missing, objects that no row refers to. Ends with 3 when a row's object is missing."""
-    environment = load_environment()
-    live = read_live_application(environment)
-    found = check_consistency(live)
+    found = check_consistency(get_config(context).live_application)
     if as_json:
         print_json(
             {
@@ -92,9 +87,9 @@ def audit(*, as_json: JsonOption = False) -> None:
 
 
 @app.command(name="alert-test")
-def test_alerts() -> None:
+def test_alerts(context: typer.Context) -> None:
     """Send a test alert through every channel and print what each answered; ends with 4 when one did not accept it."""
-    service = AlertService(load_environment())
+    service = AlertService(get_config(context))
     if not service.notifier.channels:
         raise ConfigurationError("no channel is configured", hint="Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL.")
     deliveries = send_test_alert(service.notifier)

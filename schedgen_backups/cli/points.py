@@ -14,14 +14,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, out, print_json
+from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, get_config, out, print_json
 from schedgen_backups.cli.progress import describe_levels, draw_plan, draw_points, draw_results, draw_tables, show_progress
-from schedgen_backups.config.environment import (
-    load_environment,
-    open_catalog,
-    read_live_application,
-    read_retention_policy,
-)
+from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, remove_pin, write_pin
@@ -39,9 +34,9 @@ from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 
 @app.command(name="list")
-def list_points(*, as_json: JsonOption = False) -> None:
+def list_points(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """List the recovery points, oldest first, with their state."""
-    catalog = open_catalog()
+    catalog = get_config(context).open_catalog()
     points = catalog.list_points()
     unmanaged = catalog.list_unmanaged()
     if as_json:
@@ -58,6 +53,7 @@ def list_points(*, as_json: JsonOption = False) -> None:
 
 @app.command()
 def show(
+    context: typer.Context,
     point_id: PointArgument,
     *,
     tables: Annotated[bool, typer.Option("--tables", help="List the tables of the dump instead, with rows and size.")] = False,
@@ -65,7 +61,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one recovery point: its files, what was proven of it and when, who asked for it; or its tables, or its objects."""
-    point = resolve_point(open_catalog(), point_id)
+    point = resolve_point(get_config(context).open_catalog(), point_id)
     if tables or objects is not None:
         _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
         return
@@ -93,6 +89,7 @@ def show(
 
 @app.command()
 def verify(
+    context: typer.Context,
     subject: Annotated[str, typer.Argument(metavar="ID|FILE", help="A recovery point, `latest`, or one file of one.")] = "",
     *,
     every: Annotated[bool, typer.Option("--all", help="Verify every recovery point.")] = False,
@@ -104,9 +101,10 @@ def verify(
     if not every and Path(subject).is_file():
         results = {subject: _verify_file(Path(subject))}
     else:
-        catalog = open_catalog()
+        config = get_config(context)
+        catalog = config.open_catalog()
         points = catalog.list_points() if every else (resolve_point(catalog, subject),)
-        results = {point.point_id.text: _verify_listed(catalog, point) for point in points}
+        results = {point.point_id.text: _verify_listed(config, catalog, point) for point in points}
     if as_json:
         print_json({name: [result.model_dump(mode="json") for result in found] for name, found in results.items()})
     else:
@@ -120,13 +118,14 @@ def verify(
 
 @app.command()
 def pin(
+    context: typer.Context,
     point_id: PointArgument,
     *,
     reason: Annotated[str, typer.Option(help="Why the point must stay.")],
     days: Annotated[int, typer.Option(help="For so many days; 0 until it is unpinned.", min=0)] = 0,
 ) -> None:
     """Keep a recovery point whatever retention says."""
-    catalog = open_catalog()
+    catalog = get_config(context).open_catalog()
     point = resolve_point(catalog, point_id)
     now = datetime.now(timezone.utc)
     expires_at = now + timedelta(days=days) if days else None
@@ -136,20 +135,23 @@ def pin(
 
 
 @app.command()
-def unpin(point_id: PointArgument) -> None:
+def unpin(context: typer.Context, point_id: PointArgument) -> None:
     """Let retention decide about a recovery point again."""
-    catalog = open_catalog()
+    catalog = get_config(context).open_catalog()
     point = resolve_point(catalog, point_id)
     out.print(f"{point.point_id} is {'no longer pinned' if remove_pin(catalog, point.point_id) else 'not pinned'}")
 
 
 @app.command()
 def prune(
-    *, dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table, and remove nothing.")] = False, as_json: JsonOption = False
+    context: typer.Context,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table, and remove nothing.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove the recovery points that no rule of retention keeps, and say why."""
-    catalog = open_catalog()
-    policy = read_retention_policy(load_environment())
+    config = get_config(context)
+    catalog, policy = config.open_catalog(), config.retention
     if dry_run:
         plan, freed_bytes = plan_pruning(catalog, policy, datetime.now(timezone.utc)), 0
     else:
@@ -188,14 +190,14 @@ def _browse(point: PointListing, *, is_tables: bool, prefix: str | None, as_json
         print_json(answer)
 
 
-def _verify_listed(catalog: Catalog, point: PointListing) -> tuple[CheckResult, ...]:
+def _verify_listed(config: Config, catalog: Catalog, point: PointListing) -> tuple[CheckResult, ...]:
     total = point.size_bytes
     with show_progress(err, {"verify": (f"verify {point.point_id}", total)}) as bars:
         verification, _summary = verify_point(
             catalog,
             point,
             checked_by=CHECKED_BY,
-            live=_find_live() if point.manifest is None else None,
+            live=_find_live(config) if point.manifest is None else None,
             on_progress=lambda size_bytes: bars.advance("verify", size_bytes),
         )
     return verification.results
@@ -214,11 +216,10 @@ def _verify_file(path: Path) -> tuple[CheckResult, ...]:
         return (*verify_archive(path, on_progress=passed), verify_every_object(path))
 
 
-def _find_live() -> LiveSystem | None:
+def _find_live(config: Config) -> LiveSystem | None:
     """The live system, where it is configured: a point that was never committed has no verdicts yet."""
-    environment = load_environment()
     try:
-        return read_live_application(environment)
+        return config.live_application
     except ConfigurationError:
         return None
 

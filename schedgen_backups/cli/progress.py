@@ -32,6 +32,7 @@ from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.retention.plan import RetentionPlan
 from schedgen_backups.core.units import format_bytes
 from schedgen_backups.doctor.checks import PreconditionResult, Verdict
+from schedgen_backups.runs.results import StepFailure
 
 _STATE_STYLES = {
     PointState.VERIFIED: "green",
@@ -113,6 +114,13 @@ def draw_plan(plan: RetentionPlan) -> Table:
         verdict = "[green]keep[/]" if decision.is_kept else "[yellow]remove[/]"
         table.add_row(decision.candidate.point_id.text, f"[{_STATE_STYLES[state]}]{state.value}[/]", verdict, escape("; ".join(decision.reasons)))
     return table
+
+
+def print_failure(console: Console, failure: StepFailure) -> None:
+    """Print which step failed, why, and what to do."""
+    console.print(f"[bold red]{escape(failure.step)} failed:[/] {escape(failure.reason)}")
+    if failure.hint:
+        console.print(f"[bold]What to do:[/] {escape(failure.hint)}")
 
 
 def find_highest_level(point: PointListing) -> str:

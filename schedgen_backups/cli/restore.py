@@ -14,10 +14,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, out, print_json
+from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, get_config, out, print_json
 from schedgen_backups.cli.progress import draw_results, show_progress
 from schedgen_backups.cli.tables import draw_diffs, draw_objects
-from schedgen_backups.config.environment import load_environment, open_catalog, read_backup_settings
+from schedgen_backups.config.config import Config
 from schedgen_backups.config.restore import read_live_bucket, read_restore_request, read_table_request, read_undelete_request
 from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.errors import ConfigurationError, RestoreError
@@ -45,6 +45,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would ha
 
 @app.command()
 def restore(
+    context: typer.Context,
     point_id: PointArgument = "latest",
     *,
     as_of: AsOfOption = "",
@@ -64,10 +65,10 @@ def restore(
     as_json: JsonOption = False,
 ) -> None:
     """Restore the database, the bucket or both, into empty targets unless told otherwise, and compare them with what was captured."""
-    environment = load_environment()
-    service = _open_service(reason, is_safety_wanted=safety_backup)
+    config = get_config(context)
+    service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
-    request = read_restore_request(environment, point, database=database, bucket=bucket, replace_contents=into_nonempty, jobs=jobs, is_swap=swap)
+    request = read_restore_request(config, point, database=database, bucket=bucket, replace_contents=into_nonempty, jobs=jobs, is_swap=swap)
     with service.prepare_point(request) as prepared:
         steps = prepared.describe()
         if dry_run and as_json:
@@ -85,6 +86,7 @@ def restore(
 
 @app.command(name="restore-tables")
 def restore_tables(
+    context: typer.Context,
     point_id: PointArgument,
     table: Annotated[list[str], typer.Argument(help="A table, schema.table, or a glob such as 'public.*'.")],
     *,
@@ -100,10 +102,10 @@ def restore_tables(
     as_json: JsonOption = False,
 ) -> None:
     """Restore tables into a database beside the live one and show how they differ; with --write put rows back. Reads only the tables' bytes."""
-    environment = load_environment()
-    service = _open_service(reason, is_safety_wanted=safety_backup)
+    config = get_config(context)
+    service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
-    request = read_table_request(environment, point, tuple(table), database=database, where=where, side_name=side_database)
+    request = read_table_request(config, point, tuple(table), database=database, where=where, side_name=side_database)
     with service.prepare_tables(request) as prepared:
         differences = prepared.describe()
         answer: dict[str, object] = {"id": point.point_id.text, "tables": diffs_to_json(differences)}
@@ -124,6 +126,7 @@ def restore_tables(
 
 @app.command(name="restore-objects")
 def restore_objects(
+    context: typer.Context,
     point_id: PointArgument,
     key: Annotated[list[str], typer.Argument(help="A key, a prefix that ends in /, or a glob.")],
     *,
@@ -139,10 +142,10 @@ def restore_objects(
     as_json: JsonOption = False,
 ) -> None:
     """Restore some objects, reading only their bytes: into a folder, another bucket, or back. What differs is shown first."""
-    environment = load_environment()
+    config = get_config(context)
     if sum((to is not None, bool(bucket), back)) != 1:
         raise ConfigurationError("give exactly one of --to, --bucket and --back", hint="--to FOLDER, --bucket NAME or --back.")
-    service = _open_service(reason, is_safety_wanted=safety_backup)
+    service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
     if to is not None:
         with service.prepare_files(point, tuple(key), to) as files:
@@ -150,7 +153,7 @@ def restore_objects(
                 demand_confirmation(str(to), confirm)
             _print_files(files, () if dry_run else service.write_files(files, overwrite=overwrite), as_json=as_json)
         return
-    with service.prepare_objects(point, tuple(key), read_live_bucket(environment, bucket)) as prepared:
+    with service.prepare_objects(point, tuple(key), read_live_bucket(config, bucket)) as prepared:
         differences = prepared.describe()
         if not as_json:
             out.print(draw_objects(differences))
@@ -167,6 +170,7 @@ def restore_objects(
 
 @app.command()
 def undelete(
+    context: typer.Context,
     point_id: PointArgument,
     table: Annotated[str, typer.Argument(help="The table whose rows were deleted, such as jobs.")],
     *,
@@ -182,11 +186,11 @@ def undelete(
     as_json: JsonOption = False,
 ) -> None:
     """Bring back deleted rows with the objects that they refer to: only what is missing is written, objects first."""
-    environment = load_environment()
-    service = _open_service(reason, is_safety_wanted=safety_backup)
+    config = get_config(context)
+    service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
-    rows = read_table_request(environment, point, (table,), database=database, where=where)
-    request = read_undelete_request(environment, rows, bucket=bucket, key_column=key_column)
+    rows = read_table_request(config, point, (table,), database=database, where=where)
+    request = read_undelete_request(config, rows, bucket=bucket, key_column=key_column)
     with service.prepare_undelete(request) as prepared:
         row_differences, object_differences = prepared.tables.describe(), prepared.objects.describe()
         answer: dict[str, object] = {
@@ -210,9 +214,9 @@ def undelete(
 
 
 @app.command(name="log")
-def show_log(*, as_json: JsonOption = False) -> None:
+def show_log(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """Show who restored what, from which point into where, when, why and with what result: every restore of this backup directory."""
-    entries = read_restore_log(open_catalog().directory)
+    entries = read_restore_log(get_config(context).open_catalog().directory)
     if as_json:
         print_json([entry.model_dump(mode="json") for entry in entries])
         return
@@ -234,9 +238,9 @@ def demand_confirmation(name: str, confirm: str) -> None:
         raise RestoreError(f"not confirmed: {name!r} was not typed, nothing was written", hint=f"--confirm {name}")
 
 
-def _open_service(reason: str, *, is_safety_wanted: bool) -> RestoreService:
+def _open_service(config: Config, reason: str, *, is_safety_wanted: bool) -> RestoreService:
     options = RestoreOptions(CHECKED_BY, reason, is_safety_wanted)
-    return RestoreService(open_catalog(), read_backup_settings(load_environment()).capture, options, report=lambda text: err.print(escape(text)))
+    return RestoreService(config.open_catalog(), config.capture, options, report=lambda text: err.print(escape(text)))
 
 
 def _print_files(files: PreparedFiles, written: tuple[Path, ...], *, as_json: bool) -> None:

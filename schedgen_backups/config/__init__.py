@@ -1,4 +1,4 @@
-"""The settings, read from the environment and the `.env` file. Nothing else reads the environment.
+"""The configuration, read from the environment and from the environment file. Nothing else reads either.
 
-Add a variable in `variables`. No default value may stand anywhere else. Imports `core` only.
+Add a variable in `variables`, and read it in the part that it belongs to. No default value stands anywhere else. Imports `core` only.
 """

@@ -1,30 +1,19 @@
-"""Turns the variables of alerts into settings: who is told, by what, and when silence is too long.
-
-Apart from `environment`, since most commands tell nobody, and the libraries of the channels are large.
-"""
+"""Reads who gets alerts, through which channels, and what else they need to say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
-from schedgen_backups.config.cron import find_longest_gap
-from schedgen_backups.config.environment import load_environment, read_schedule
 from schedgen_backups.config.reader import Reader
-from schedgen_backups.config.variables import DEFAULT_SCHEDULE
-from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.notify.channels import Channel, MailSettings, make_channel, make_mail_channel
-from schedgen_backups.core.settings import LOOPBACK_HOSTS
-
-_GRACE = timedelta(hours=2)
+from schedgen_backups.config.schedules import read_max_age
+from schedgen_backups.core.settings import LOOPBACK_HOSTS, MailSettings
 
 
 @dataclass(frozen=True)
 class AlertSettings:
-    """Who is told, by what, and when silence is too long."""
+    """Who gets alerts, and when silence is too long."""
 
     webhook_urls: tuple[str, ...] = field(repr=False)
     mail_recipients: tuple[str, ...]
@@ -35,17 +24,9 @@ class AlertSettings:
     max_age: timedelta
     """Without a verified recovery point younger than this, something is wrong."""
 
-    def make_channels(self) -> tuple[Channel, ...]:
-        """Every configured channel; ConfigurationError names what cannot be one."""
-        channels = [make_channel(url) for url in self.webhook_urls]
-        if self.mail is not None:
-            channels.append(make_mail_channel(self.mail_recipients, self.mail))
-        return tuple(channels)
 
-
-def read_alert_settings(environment: Mapping[str, str]) -> AlertSettings:
-    """Who is told of failures; ConfigurationError names every variable that is wrong. No channel at all is allowed."""
-    reader = Reader(environment)
+def read_alerts(reader: Reader) -> AlertSettings:
+    """Return who gets alerts. No channel at all is allowed."""
     recipients = tuple(part.strip() for part in reader.text("BACKUP_ALERT_EMAIL").split(",") if part.strip())
     mail = None
     if recipients:
@@ -57,36 +38,15 @@ def read_alert_settings(environment: Mapping[str, str]) -> AlertSettings:
             sender=reader.text("SMTP_FROM") or reader.text("SMTP_USER") or recipients[0],
             security=reader.parsed("SMTP_SECURITY", _parse_mail_security, "starttls, ssl or insecure", "starttls"),
         )
-    hours = reader.number("BACKUP_MAX_AGE_HOURS", 1, 24 * 366) if reader.text("BACKUP_MAX_AGE_HOURS") else None
-    settings = AlertSettings(
+    return AlertSettings(
         webhook_urls=tuple(reader.text("BACKUP_ALERT_WEBHOOK_URL").split()),
         mail_recipients=recipients,
         mail=mail,
         is_success_told=reader.yes_or_no("BACKUP_ALERT_ON_SUCCESS"),
         heartbeat_url=reader.parsed("BACKUP_HEARTBEAT_URL", _parse_heartbeat_url, "an https address", ""),
         webserver_url=reader.text("DAGSTER_WEBSERVER_URL").rstrip("/"),
-        max_age=timedelta(hours=hours) if hours else _derive_max_age(environment),
+        max_age=read_max_age(reader),
     )
-    reader.check()
-    settings.make_channels()
-    return settings
-
-
-def read_max_age() -> timedelta:
-    """How old the newest verified point may be, for definitions: a value that cannot be used leaves the default, and the run tells what is wrong."""
-    environment = load_environment()
-    try:
-        return read_alert_settings(environment).max_age
-    except ConfigurationError:
-        return _derive_max_age(environment)
-
-
-def _derive_max_age(environment: Mapping[str, str]) -> timedelta:
-    # A schedule that cannot be used must not silence the alerts that tell of it.
-    try:
-        return find_longest_gap(*read_schedule(environment)) + _GRACE
-    except ConfigurationError:
-        return find_longest_gap(DEFAULT_SCHEDULE, ZoneInfo("UTC")) + _GRACE
 
 
 def _parse_mail_security(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Reads single variables: text, numbers, switches and files of secrets, and collects what is wrong with them."""
+"""Reads single variables (text, numbers, switches, paths) and collects what is wrong with them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.config.env_file import EnvironmentFile
+from schedgen_backups.config.variables import FILE_SUFFIX, VARIABLES
 from schedgen_backups.core.errors import ConfigurationError
 
+_SECRETS = frozenset(variable.name for variable in VARIABLES if variable.is_secret)
 DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 _TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
 _FALSE_WORDS = frozenset({"false", "0", "no", "off", ""})
@@ -18,33 +20,37 @@ _Value = TypeVar("_Value")
 class Reader:
     """Reads values one by one and remembers everything that is wrong, so that one message names it all."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+    def __init__(self, values: Mapping[str, str], file_problems: Mapping[str, str], file: EnvironmentFile) -> None:
+        self._values = values
+        self._file_problems = file_problems
+        self._file = file
         self._problems: list[str] = []
 
     def text(self, name: str) -> str:
-        """The value, or its default."""
-        self._problems += list_file_problems(self._environment, name)
-        return self._environment.get(name, "").strip() or DEFAULTS[name]
+        """Return the value, or its default."""
+        if name in self._file_problems:
+            self._problems.append(self._file_problems[name])
+        return self._values.get(name, "").strip() or DEFAULTS.get(name, "")
 
     def required(self, name: str) -> str:
-        """The value; without one, that is a problem."""
+        """Return the value; a problem when there is none."""
         value = self.text(name)
         if not value:
             self._problems.append(f"{name} is not set")
         return value
 
     def parsed(self, name: str, parse: Callable[[str], _Value], expected: str, fallback: _Value) -> _Value:
-        """The parsed value, or `fallback` and a problem where `parse` raises."""
+        """Return the parsed value, or `fallback` and a problem where `parse` raises."""
         value = self.text(name)
         try:
             return parse(value)
         except (ValueError, KeyError, OSError):
-            self._problems.append(f"{name} is {value!r}, expected {expected}")
+            seen = "is something else" if name in _SECRETS else f"is {value!r}"
+            self._problems.append(f"{name} {seen}, expected {expected}")
             return fallback
 
     def number(self, name: str, lowest: int, highest: int) -> int:
-        """A whole number from `lowest` to `highest`."""
+        """Return a whole number from `lowest` to `highest`; a problem and the default when it is not one."""
 
         def parse(value: str) -> int:
             number = int(value)
@@ -52,10 +58,10 @@ class Reader:
                 raise ValueError(value)
             return number
 
-        return self.parsed(name, parse, f"a whole number from {lowest} to {highest}", lowest)
+        return self.parsed(name, parse, f"a whole number from {lowest} to {highest}", int(DEFAULTS[name] or lowest))
 
     def yes_or_no(self, name: str) -> bool:
-        """Whether the value is a word for yes."""
+        """Return whether the value is a word for yes."""
 
         def parse(value: str) -> bool:
             if value.lower() not in _TRUE_WORDS | _FALSE_WORDS:
@@ -64,42 +70,54 @@ class Reader:
 
         return self.parsed(name, parse, "true or false", fallback=False)
 
+    def path(self, name: str) -> Path | None:
+        """Return the absolute path, None without a value; a relative one starts at the folder of the environment file."""
+        value = self.text(name)
+        if not value:
+            return None
+        try:
+            return resolve_path(value, self._file)
+        except ValueError as error:
+            self._problems.append(f"{name} is {value!r}, and {error}")
+            return Path(value)
+
     def check(self) -> None:
-        """ConfigurationError when anything was wrong; values of secrets are never in it."""
+        """Raise ConfigurationError when anything was wrong; values of secrets are never in it."""
         if self._problems:
-            raise ConfigurationError(
-                "; ".join(dict.fromkeys(self._problems)), hint="Set it in .env or in the environment; `schedgen-backups doctor` checks all."
-            )
+            raise ConfigurationError("; ".join(dict.fromkeys(self._problems)), hint=self._file.advice)
 
 
-FILE_SUFFIX = "_FILE"
-
-
-def read_value_files(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with the files' contents as values. What cannot be used stays as it is, for `list_file_problems` to name."""
-    values = dict(environment)
-    for variable in VARIABLES:
-        path = values.get(variable.name + FILE_SUFFIX, "").strip()
-        if path and not values.get(variable.name, "").strip():
-            try:
-                values[variable.name] = Path(path).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError):
-                continue  # whoever asks for the value is told, by `list_file_problems`
-            del values[variable.name + FILE_SUFFIX]
-    return values
-
-
-def list_file_problems(values: Mapping[str, str], name: str) -> list[str]:
-    """What is wrong with the file that is to hold this variable's value, after `read_value_files`; never the content."""
-    path = values.get(name + FILE_SUFFIX, "").strip()
-    if not path:
-        return []
-    if values.get(name, "").strip():
-        return [f"{name} and {name}{FILE_SUFFIX} are both set"]
+def resolve_path(text: str, file: EnvironmentFile) -> Path:
+    """Return the absolute path that a value means. ValueError when it is relative and there is nothing that it could be relative to."""
     try:
-        Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        return [f"{name}{FILE_SUFFIX} names {path}, which cannot be read ({error.strerror or type(error).__name__})"]
-    except UnicodeDecodeError:
-        return [f"{name}{FILE_SUFFIX} names {path}, which is no text"]
-    return []
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such home") from None
+    if path.is_absolute():
+        return path
+    if file.folder is None:
+        raise ValueError("a relative path has nowhere to start: there is no checkout with a .env here")
+    return (file.folder / path).absolute()
+
+
+def read_value_files(values: Mapping[str, str], file: EnvironmentFile) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the values with the contents of the files that NAME_FILE names; and for each name whose file is wrong why, never the content."""
+    read = dict(values)
+    problems: dict[str, str] = {}
+    for variable in VARIABLES:
+        name = variable.name
+        text = values.get(name + FILE_SUFFIX, "").strip()
+        if not text:
+            continue
+        if values.get(name, "").strip():
+            problems[name] = f"{name} and {name}{FILE_SUFFIX} are both set"
+            continue
+        try:
+            read[name] = resolve_path(text, file).read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError:
+            problems[name] = f"{name}{FILE_SUFFIX} names {text}, which is no text"
+        except ValueError as error:
+            problems[name] = f"{name}{FILE_SUFFIX} names {text}, and {error}"
+        except OSError as error:
+            problems[name] = f"{name}{FILE_SUFFIX} names {text}, which cannot be read ({error.strerror or type(error).__name__})"
+    return read, problems

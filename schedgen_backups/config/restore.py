@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from schedgen_backups.config.environment import read_bucket_settings, read_database_settings
+from schedgen_backups.config.config import Config
 from schedgen_backups.config.targets import read_bucket_target, read_database_target
 from schedgen_backups.core.catalog.catalog import PointListing
 from schedgen_backups.core.restore.point import RestoreRequest
@@ -14,13 +12,13 @@ from schedgen_backups.core.settings import BucketSettings
 
 
 def read_restore_request(
-    environment: Mapping[str, str], point: PointListing, *, database: str, bucket: str, replace_contents: bool, jobs: int, is_swap: bool
+    config: Config, point: PointListing, *, database: str, bucket: str, replace_contents: bool, jobs: int, is_swap: bool
 ) -> RestoreRequest:
     """Return the restore of a whole point; an empty text leaves that half out. ConfigurationError when a text means no target."""
     return RestoreRequest(
         point=point,
-        database=read_database_target(database, environment) if database else None,
-        bucket=read_bucket_target(bucket, environment) if bucket else None,
+        database=read_database_target(database, config) if database else None,
+        bucket=read_bucket_target(bucket, config) if bucket else None,
         replace_contents=replace_contents,
         jobs=jobs,
         is_swap=is_swap,
@@ -28,18 +26,18 @@ def read_restore_request(
 
 
 def read_table_request(
-    environment: Mapping[str, str], point: PointListing, names: tuple[str, ...], *, database: str, where: str, side_name: str = ""
+    config: Config, point: PointListing, names: tuple[str, ...], *, database: str, where: str, side_name: str = ""
 ) -> TableRequest:
     """Return the restore of tables; without a text the live database is the one that is backed up."""
-    live = read_database_target(database, environment) if database else read_database_settings(environment)
+    live = read_database_target(database, config) if database else config.database
     return TableRequest(point, names, live, where, side_name)
 
 
-def read_undelete_request(environment: Mapping[str, str], rows: TableRequest, *, bucket: str, key_column: str) -> UndeleteRequest:
+def read_undelete_request(config: Config, rows: TableRequest, *, bucket: str, key_column: str) -> UndeleteRequest:
     """Return the restore of rows with their objects; without a text the live bucket is the one that is backed up."""
-    return UndeleteRequest(rows, key_column, read_live_bucket(environment, bucket))
+    return UndeleteRequest(rows, key_column, read_live_bucket(config, bucket))
 
 
-def read_live_bucket(environment: Mapping[str, str], bucket: str) -> BucketSettings:
+def read_live_bucket(config: Config, bucket: str) -> BucketSettings:
     """Return the bucket that is named, or without a text the one that is backed up, with the keys of a restore."""
-    return read_bucket_target(bucket or read_bucket_settings(environment).bucket, environment)
+    return read_bucket_target(bucket or config.bucket.bucket, config)

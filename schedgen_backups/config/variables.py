@@ -1,4 +1,4 @@
-"""The environment variables there are: name, default and meaning, for the reader and for `environment`, which parses them.
+"""The environment variables: name, default and meaning, and the names of other programs' variables that are passed on.
 
 Add a variable here, in .env.example and in the README's table; a test compares the three. No values and no parsing here.
 """
@@ -11,13 +11,17 @@ from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY
 
 DEFAULT_SCHEDULE = "0 2 * * *"
 DEFAULT_DRILL_SCHEDULE = "0 4 * * 0"
-DEFAULT_AUDIT_SCHEDULE = "0 6 * * 1"
 """Sunday, two hours after the default backup."""
+DEFAULT_AUDIT_SCHEDULE = "0 6 * * 1"
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One environment variable, for the reader of `doctor` and of the documentation."""
+    """One environment variable.
+
+    A relative path in a value starts at the folder of the environment file in force, and without one at the checkout. The files in /etc and ~/.config
+    are no place for data: with one of them, or without a checkout, a relative path is an error.
+    """
 
     name: str
     default: str
@@ -42,7 +46,7 @@ VARIABLES = (
     Variable("RESTORE_POSTGRES_PASSWORD", "", "password for `restore --database`; by default POSTGRES_PASSWORD", is_secret=True),
     Variable("RESTORE_MINIO_ACCESS_KEY", "", "access key that may write, for `restore --bucket`; by default MINIO_ACCESS_KEY"),
     Variable("RESTORE_MINIO_SECRET_KEY", "", "its secret key; by default MINIO_SECRET_KEY", is_secret=True),
-    Variable("BACKUP_DIR", "./backups", "where recovery points are kept; a relative path starts at the project's folder"),
+    Variable("BACKUP_DIR", "./backups", "where recovery points are kept; a relative path starts at the folder of `.env`"),
     Variable("BACKUP_SCHEDULE", DEFAULT_SCHEDULE, "when to back up, as a cron string"),
     Variable("BACKUP_TIMEZONE", "UTC", "time zone of the schedule, such as Africa/Johannesburg"),
     Variable("BACKUP_REFERENCE_QUERY", DEFAULT_REFERENCE_QUERY, "one SELECT of one column: the object keys that the database refers to"),
@@ -94,3 +98,34 @@ VARIABLES = (
     Variable("DRILL_SQL_CHECKS", "", "file of SQL statements that a drill runs; each must return one row with one true"),
     Variable("BACKUP_STALL_TIMEOUT_SECONDS", "600", "without a byte for so long, pg_dump, psql or the S3 server counts as hanging"),
 )
+
+FILE_SUFFIX = "_FILE"
+"""NAME_FILE names a file that holds the value of NAME."""
+ENV_FILE_VARIABLE = "BACKUP_ENV_FILE"
+"""Names the environment file; the option --env-file does the same. Taken from the process's environment only."""
+CERTIFICATES_VARIABLE = "SSL_CERT_FILE"
+"""OpenSSL's own: the certificate authorities to trust. Taken from the process's environment only, since other libraries read it there themselves."""
+LIBPQ_VARIABLES = (
+    "PGSSLROOTCERT",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSSLCRL",
+    "PGSSLCRLDIR",
+    "PGSSLSNI",
+    "PGSSLCERTMODE",
+    "PGSSLNEGOTIATION",
+    "PGSSLCOMPRESSION",
+    "PGSSLMINPROTOCOLVERSION",
+    "PGSSLMAXPROTOCOLVERSION",
+    "PGREQUIREAUTH",
+    "PGREQUIREPEER",
+    "PGCHANNELBINDING",
+    "PGGSSENCMODE",
+    "PGGSSLIB",
+    "PGGSSDELEGATION",
+    "PGKRBSRVNAME",
+    "PGTARGETSESSIONATTRS",
+)
+"""Variables of libpq that are passed on as they are (PostgreSQL manual, section 34.15): how a connection is secured, never a server or a program."""
+NAMES = frozenset({*(variable.name for variable in VARIABLES), *(variable.name + FILE_SUFFIX for variable in VARIABLES), *LIBPQ_VARIABLES})
+"""What is taken from an environment file; the application's own variables stay there."""

@@ -24,37 +24,28 @@ from typing import ClassVar
 
 
 class BackupError(Exception):
-    """The root: a message that says what is wrong and a hint that says what to do."""
+    """The root: a message that says what is wrong, and apart from it a hint that says what to do."""
 
     is_retryable: ClassVar[bool] = False
-    exit_code: ClassVar[int] = 3
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
 
-    def __str__(self) -> str:
-        return f"{self.message}\nWhat to do: {self.hint}" if self.hint else self.message
-
 
 class ConfigurationError(BackupError):
     """A setting is missing or wrong. Permanent: nothing changes until somebody edits it."""
-
-    exit_code = 4
 
 
 class LockHeldError(BackupError):
     """Another run works on the backup directory. Retryable: it ends, or dies and frees the lock."""
 
     is_retryable = True
-    exit_code = 5
 
 
 class DatabaseError(BackupError):
     """The database could not be captured."""
-
-    exit_code = 1
 
 
 class DatabaseUnreachableError(DatabaseError):
@@ -76,8 +67,6 @@ class DumpError(DatabaseError):
 class BucketError(BackupError):
     """The bucket could not be captured."""
 
-    exit_code = 2
-
 
 class BucketUnreachableError(BucketError):
     """The S3 server does not answer or keeps failing. Retryable."""
@@ -93,8 +82,6 @@ class ObjectError(BucketError):
 
 class StorageError(BackupError):
     """The backup directory cannot be read or written: permissions, space, a foreign file in the way."""
-
-    exit_code = 4
 
 
 class VerificationError(BackupError):

@@ -1,15 +1,13 @@
-"""What core needs to know to reach the database, the bucket and the backup directory, as frozen values.
+"""What core needs to know to reach the database and the bucket, to transfer data and to drill, as frozen values.
 
-Add a field here when core needs it; where it comes from (environment, .env, file) is the business of `schedgen_backups.config.environment`.
-No parsing, no defaults that depend on the machine, no connections. Passwords are kept out of every `repr`.
+Add a field here when core needs it. `schedgen_backups.config` reads the values from the environment. No parsing, no defaults that depend on the
+machine, no connections. Secrets are kept out of every `repr`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import tzinfo
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 DEFAULT_REFERENCE_QUERY = "SELECT s3_key FROM jobs WHERE s3_key IS NOT NULL"
 LOOPBACK_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
@@ -26,6 +24,8 @@ class DatabaseSettings:
     database: str
     ssl_mode: str = "prefer"
     """One of libpq's `sslmode` words (PostgreSQL manual, section 34.19)."""
+    libpq_variables: tuple[tuple[str, str], ...] = ()
+    """Other environment variables of libpq with their values, such as PGSSLROOTCERT (PostgreSQL manual, section 34.15)."""
 
     @property
     def is_local(self) -> bool:
@@ -53,6 +53,8 @@ class BucketSettings:
     bucket: str
     is_secure: bool = False
     region: str = "us-east-1"
+    certificates_path: Path | None = None
+    """PEM file of the certificate authorities to trust; None for the public ones."""
 
     @property
     def label(self) -> str:
@@ -102,19 +104,6 @@ class CaptureSettings:
 
 
 @dataclass(frozen=True)
-class BackupSettings:
-    """Where recovery points are kept, how and when they are taken."""
-
-    directory: Path
-    """Absolute path of BACKUP_DIR."""
-    capture: CaptureSettings = field(default_factory=CaptureSettings)
-    schedule: str = "0 2 * * *"
-    timezone: tzinfo = field(default_factory=lambda: ZoneInfo("UTC"))
-    nice: int = 10
-    """Niceness of a run, 0 to 19."""
-
-
-@dataclass(frozen=True)
 class DrillSettings:
     """Where a restore drill restores to, and what it is held to."""
 
@@ -128,3 +117,16 @@ class DrillSettings:
     max_minutes: int = 60
     sql_checks_path: Path | None = None
     """A file of SQL statements that must each be true; None for none."""
+
+
+@dataclass(frozen=True)
+class MailSettings:
+    """The SMTP server that takes our mail."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    sender: str
+    security: str
+    """`starttls`, `ssl` or `insecure`."""

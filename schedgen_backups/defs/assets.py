@@ -4,17 +4,17 @@ An asset calls core and turns the record it gets into metadata; add one when the
 asset: "Materialize all" must not overwrite anything. How Dagster runs assets: docs.dagster.io, "Assets".
 """
 
-import os
+import getpass
 import socket
 import time
-from collections.abc import Mapping
-from datetime import datetime, timezone
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 
 from schedgen_backups import run_tags
-from schedgen_backups.config.alerts import read_alert_settings, read_max_age
-from schedgen_backups.config.environment import load_environment
+from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import Pin, write_pin
@@ -30,8 +30,6 @@ from schedgen_backups.monitoring.failures import explain_failure
 GROUP = "recovery_point"
 OWNERS = ["team:operations"]
 _LISTED_TABLES = 200
-FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=read_max_age())
-"""For the UI only: any materialisation counts there, verified or not. `freshness_watch` looks at what is verified."""
 
 
 @dg.asset(
@@ -40,25 +38,25 @@ FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=read_max_age())
     kinds={"postgres", "file"},
     pool=POOL,
     hooks={alert_on_step_failure},
-    freshness_policy=FRESHNESS,
     op_tags={"dagster/priority": "10"},
     description=(
         "A plain SQL dump of the database from one exported snapshot, as `db_NAME_ID.sql.gz` in the backup directory. "
         "`gunzip -c FILE | psql -v ON_ERROR_STOP=1` loads it anywhere."
     ),
 )
-def database_dump(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
+def database_dump(context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.MaterializeResult:
     """The backup directory holds a dump of the database for this run's recovery point."""
     with explain_failure(DATABASE_EXIT_CODE):
-        settings, options = backup.read_database(), backup.read_backup()
+        config = backup.config
+        config.check("database", "capture", "schedule", "backup_directory")
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
-        report_start(context.run.run_id)
+        report_start(config, context.run.run_id)
         point_id = find_point_id(context.instance, context.run.run_id)
         started = time.monotonic()
-        captured = take_database_dump(catalog, settings, options.capture, point_id)
+        captured = take_database_dump(catalog, config.database, config.capture, point_id)
         seconds = time.monotonic() - started
     record = captured.record
-    name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
+    name = ArtifactName(ArtifactKind.DATABASE, config.database.database, point_id)
     return dg.MaterializeResult(
         metadata={
             "recovery_point": point_id.text,
@@ -86,24 +84,24 @@ def database_dump(context: dg.AssetExecutionContext, backup: BackupResource) -> 
     kinds={"s3", "file"},
     pool=POOL,
     hooks={alert_on_step_failure},
-    freshness_policy=FRESHNESS,
     op_tags={"dagster/priority": "5"},
     description=(
         "Every object of the bucket with its S3 metadata, as `minio_NAME_ID.tar.gz` in the backup directory. "
         "Listed after the dump's snapshot, so that no referenced upload is missed. `tar xzf FILE` unpacks it anywhere."
     ),
 )
-def minio_archive(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
+def minio_archive(context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.MaterializeResult:
     """The backup directory holds an archive of the bucket for this run's recovery point."""
     with explain_failure(BUCKET_EXIT_CODE):
-        settings, options = backup.read_bucket(), backup.read_backup()
+        config = backup.config
+        config.check("bucket", "capture", "schedule", "backup_directory")
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
         point_id = find_point_id(context.instance, context.run.run_id)
         started = time.monotonic()
-        captured = take_bucket_archive(catalog, settings, options.capture, point_id)
+        captured = take_bucket_archive(catalog, config.bucket, config.capture, point_id)
         seconds = time.monotonic() - started
     record = captured.record
-    name = ArtifactName(ArtifactKind.BUCKET, settings.bucket, point_id)
+    name = ArtifactName(ArtifactKind.BUCKET, config.bucket.bucket, point_id)
     return dg.MaterializeResult(
         metadata={
             "recovery_point": point_id.text,
@@ -131,13 +129,12 @@ def minio_archive(context: dg.AssetExecutionContext, backup: BackupResource) -> 
     kinds={"json"},
     pool=POOL,
     hooks={alert_on_step_failure, announce_recovery_point},
-    freshness_policy=FRESHNESS,
     description=(
         "The manifest that makes dump and archive one recovery point. Written last, and only when every check is seen to hold; "
         "materialised alone, it looks at what no check of the same run has looked at."
     ),
 )
-def recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
+def recovery_point(context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.MaterializeResult:
     """The newest pair of dump and archive is committed: this run's, or when materialised alone the newest there is."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
@@ -148,9 +145,9 @@ def recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) ->
         any_left = [point.point_id for point in points]  # committing refuses it and says which half is missing
         point_id = (own or complete[-1:] or any_left[-1:] or [own_id])[0]
         origin = read_origin(context.run.tags, context.run.run_id)
-        manifest, verification = commit_point(catalog, point_id, origin=origin, live=backup.read_live())
+        manifest, verification = commit_point(catalog, point_id, origin=origin, live=backup.config.live_application)
         pin = _pin_as_tagged(catalog, point_id, context.run.tags, origin)
-        read_alert_settings(load_environment())  # the point is safe by now; nobody would be told of the next failure
+        AlertService(backup.config)  # wrong settings fail the run now that the point is safe: nobody would hear of the next failure
     references = manifest.references
     return dg.MaterializeResult(
         metadata={
@@ -167,6 +164,18 @@ def recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) ->
             "age_seconds": round((datetime.now(timezone.utc) - manifest.snapshot_at).total_seconds(), 1),
         }
     )
+
+
+ASSETS = (database_dump, minio_archive, recovery_point)
+
+
+def with_freshness(assets: Iterable[dg.AssetsDefinition], max_age: timedelta) -> list[dg.AssetsDefinition]:
+    """Return the assets with the age at which the UI shows them as stale.
+
+    For the UI only: any materialisation counts there, verified or not. `freshness_watch` looks at what is verified.
+    """
+    policy = dg.FreshnessPolicy.time_window(fail_window=max_age)
+    return [asset.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=policy)) for asset in assets]
 
 
 def find_point_id(instance: dg.DagsterInstance, run_id: str) -> RecoveryPointId:
@@ -190,10 +199,16 @@ def read_origin(tags: Mapping[str, str], run_id: str) -> Origin:
         labels={name.removeprefix(run_tags.LABEL_PREFIX): value for name, value in tags.items() if name.startswith(run_tags.LABEL_PREFIX)},
         git_commit=tags.get(run_tags.GIT_COMMIT, ""),
         git_branch=tags.get(run_tags.GIT_BRANCH, ""),
-        user=tags.get(run_tags.USER) or os.environ.get("USER", ""),
+        user=tags.get(run_tags.USER) or _find_user_name(),
         host=socket.gethostname(),
         run_id=run_id,
     )
+
+
+def _find_user_name() -> str:
+    with suppress(KeyError, OSError):  # a user without a name, as in a container
+        return getpass.getuser()
+    return ""
 
 
 def _describe_tables(tables: tuple[TableEntry, ...]) -> str:

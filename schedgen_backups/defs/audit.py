@@ -25,10 +25,10 @@ live_system = dg.AssetSpec(
 
 
 @dg.asset_check(asset=live_system.key)
-def live_references_resolve(backup: BackupResource) -> dg.AssetCheckResult:
+def live_references_resolve(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """Every object that a row of the live database refers to is in the live bucket."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        found = check_consistency(backup.read_live())
+        found = check_consistency(backup.config.live_application)
     return dg.AssetCheckResult(
         passed=found.is_coherent,
         severity=dg.AssetCheckSeverity.WARN,

@@ -27,7 +27,7 @@ from schedgen_backups.monitoring.failures import explain_failure
 
 
 @dg.asset_check(asset=database_dump, blocking=True)
-def dump_is_complete(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def dump_is_complete(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """Every byte of the dump was read again: the digests match, each table is whole, and pg_dump's last line is there."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
@@ -35,7 +35,7 @@ def dump_is_complete(context: dg.AssetCheckExecutionContext, backup: BackupResou
 
 
 @dg.asset_check(asset=database_dump, blocking=True)
-def dump_matches_snapshot(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def dump_matches_snapshot(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """The dump has every table of the snapshot, with as many rows as were counted in it."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
@@ -43,7 +43,7 @@ def dump_matches_snapshot(context: dg.AssetCheckExecutionContext, backup: Backup
 
 
 @dg.asset_check(asset=database_dump, blocking=True)
-def dump_size_is_plausible(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def dump_size_is_plausible(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """The dump did not shrink by more than half since the point before (HIGH). Three times as large is a warning (LOW)."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
@@ -51,7 +51,7 @@ def dump_size_is_plausible(context: dg.AssetCheckExecutionContext, backup: Backu
 
 
 @dg.asset_check(asset=minio_archive, blocking=True)
-def archive_is_readable(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def archive_is_readable(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """Every byte of the archive was read again: the digests match, and each object can be taken out."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
@@ -59,7 +59,7 @@ def archive_is_readable(context: dg.AssetCheckExecutionContext, backup: BackupRe
 
 
 @dg.asset_check(asset=minio_archive, blocking=True)
-def every_object_is_archived(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def every_object_is_archived(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """Each object that the bucket listed is in the archive, or was deleted before it could be read."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
@@ -67,7 +67,7 @@ def every_object_is_archived(context: dg.AssetCheckExecutionContext, backup: Bac
 
 
 @dg.asset_check(asset=minio_archive, blocking=True)
-def archive_size_is_plausible(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def archive_size_is_plausible(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """The objects did not shrink by more than half since the point before (HIGH). Three times as large is a warning (LOW)."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
@@ -75,7 +75,7 @@ def archive_size_is_plausible(context: dg.AssetCheckExecutionContext, backup: Ba
 
 
 @dg.asset_check(asset=minio_archive, additional_deps=[database_dump], blocking=True)
-def references_resolve(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def references_resolve(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """Every object that the database's snapshot refers to is in the archive, or is nowhere to be had: its verdict says why.
 
     A warning, never green, where the references are not configured.
@@ -84,7 +84,7 @@ def references_resolve(context: dg.AssetCheckExecutionContext, backup: BackupRes
         catalog, point, archive_path = _find_subject(context, backup, ArtifactKind.BUCKET)
         dump_path = point.get_path(ArtifactKind.DATABASE)
         known = point.manifest.references if point.manifest else None
-        result, _summary = verify_references(dump_path, archive_path, live=backup.read_live(), known=known)
+        result, _summary = verify_references(dump_path, archive_path, live=backup.config.live_application, known=known)
         return _report(context, catalog, point, (result,))
 
 

@@ -10,12 +10,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from schedgen_backups.config.drill import read_drill_max_age, read_drill_max_minutes, read_drill_settings
-from schedgen_backups.config.environment import load_environment
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
 from schedgen_backups.core.catalog.selection import LATEST
-from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, drill_point
+from schedgen_backups.core.drill.drill import drill_point
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import RecoveryPointId
@@ -30,7 +28,6 @@ GROUP = "restore_drill"
 DRILL_POOL = "restore_drill"
 """One drill at a time; it waits for no backup, and no backup for it."""
 REPORT_KEY = "report"
-MAX_RUNTIME_SECONDS = read_drill_max_minutes() * PIN_TIME_FACTOR * 60
 
 
 class DrillConfig(dg.Config):
@@ -46,20 +43,20 @@ class DrillConfig(dg.Config):
     kinds={"postgres", "s3"},
     pool=DRILL_POOL,
     hooks={alert_on_step_failure},
-    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=read_drill_max_age()),
     description=(
         "A recovery point was restored into an empty PostgreSQL and an empty bucket, compared with what was captured, and opened by key. "
         "Nothing that lives is written to, and everything that was started is gone afterwards. `rto_seconds` is how long it took."
     ),
 )
-def restore_drill(context: dg.AssetExecutionContext, config: DrillConfig, backup: BackupResource) -> dg.MaterializeResult:
+def restore_drill(context: dg.AssetExecutionContext, config: DrillConfig, backup: dg.ResourceParam[BackupResource]) -> dg.MaterializeResult:
     """The recovery point was restored somewhere else and looked at; the checks say whether it is what it should be."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        options = backup.read_backup()
+        site = backup.config
+        site.check("drill", "capture", "database")
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
-        drill, source = read_drill_settings(load_environment()), backup.read_database()
+        catalog = Catalog(site.backup_directory)
         started = time.monotonic()
-        report = drill_point(Catalog(options.directory), point_id, options.capture.transfer, drill, source=source, drilled_by=context.run.run_id)
+        report = drill_point(catalog, point_id, site.capture.transfer, site.drill, source=site.database, drilled_by=context.run.run_id)
         seconds = time.monotonic() - started
     for note in report.notes:
         context.log.warning(note)
@@ -67,13 +64,13 @@ def restore_drill(context: dg.AssetExecutionContext, config: DrillConfig, backup
 
 
 @dg.asset_check(asset=restore_drill, blocking=True)
-def point_is_restored(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def point_is_restored(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """All tables with their rows and all objects were there after the restore."""
     return _report(context, backup, Check.DATABASE_IS_RESTORED, Check.BUCKET_IS_RESTORED)
 
 
 @dg.asset_check(asset=restore_drill, blocking=True)
-def point_is_equal(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def point_is_equal(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """Dumped and read again from there, it was identical: every row, the schema, every object with its metadata.
 
     A warning, never green, where two versions of PostgreSQL write the schema's text differently.
@@ -82,19 +79,19 @@ def point_is_equal(context: dg.AssetCheckExecutionContext, backup: BackupResourc
 
 
 @dg.asset_check(asset=restore_drill, blocking=True)
-def referenced_pdfs_open(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def referenced_pdfs_open(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """A sample of the objects that the restored database names was fetched by key from the restored bucket, and opened as PDF."""
     return _report(context, backup, Check.REFERENCED_PDFS_OPEN)
 
 
 @dg.asset_check(asset=restore_drill, blocking=True)
-def operator_checks_hold(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def operator_checks_hold(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """Each statement of DRILL_SQL_CHECKS returned true in the restored database. A warning, never green, where there are none."""
     return _report(context, backup, Check.OPERATOR_CHECKS_HOLD)
 
 
 @dg.asset_check(asset=restore_drill)
-def drill_is_in_time(context: dg.AssetCheckExecutionContext, backup: BackupResource) -> dg.AssetCheckResult:
+def drill_is_in_time(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """The drill took no longer than DRILL_MAX_MINUTES. A warning: the data is none the worse for it."""
     result = _report(context, backup, Check.DRILL_IS_IN_TIME)
     return result._replace(severity=dg.AssetCheckSeverity.WARN)
@@ -122,7 +119,7 @@ def _make_figures(report: DrillReport) -> dict[str, Any]:
 
 def _report(context: dg.AssetCheckExecutionContext, backup: BackupResource, *checks: Check) -> dg.AssetCheckResult:
     with explain_failure(VERIFICATION_EXIT_CODE):
-        catalog = Catalog(backup.read_backup().directory)
+        catalog = Catalog(backup.config.backup_directory)
         point = _find_subject(catalog, context.run.run_id, checks[0])
     results = [result for check in checks if (result := point.verification.result(check)) is not None]
     return dg.AssetCheckResult(

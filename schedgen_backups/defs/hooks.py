@@ -1,7 +1,7 @@
-"""What happens the moment a step fails or the recovery point is committed: people are told, and the run is tagged so that nobody tells it twice.
+"""What happens the moment a step fails or the recovery point is committed: an alert goes out, and a tag of the run says so to the outbox.
 
 Hooks sit on the assets and checks themselves, since hooks of a job are silent when somebody presses Materialize. They see neither cancelled nor
-killed runs: the outbox in `sensors` does. A hook that raises changes nothing but its own event, and the outbox tells instead.
+killed runs: the outbox does. A hook that raises changes nothing but its own event, and the outbox sends the alert instead.
 """
 
 from contextlib import suppress
@@ -11,29 +11,29 @@ import dagster as dg
 
 from schedgen_backups import run_tags
 from schedgen_backups.alerts.run_kinds import BACKUP, RETENTION
-from schedgen_backups.alerts.service import (
-    STALE_KIND,
-    AlertService,
-    Failure,
-)
-from schedgen_backups.config.environment import load_environment
+from schedgen_backups.alerts.service import STALE_KEY, AlertService, Failure
+from schedgen_backups.config.config import Config
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
+from schedgen_backups.defs.resources import RESOURCE_KEY, BackupResource
 from schedgen_backups.monitoring.failures import explain_exception, find_check_description
 
+_NEEDED = {RESOURCE_KEY}
 
-@dg.failure_hook(name="alert_on_step_failure")
+
+@dg.failure_hook(name="alert_on_step_failure", required_resource_keys=_NEEDED)
 def alert_on_step_failure(context: dg.HookContext) -> None:
-    """People know which step failed and why; the run is tagged for this step when a channel accepted that."""
+    """Send an alert that names the step and the cause; tag the run for this step when a channel accepted it."""
     step = context.step_key
-    cause, next_step = explain_exception(context.op_exception)
+    reason = explain_exception(context.op_exception)
+    cause = reason.cause
     for asset in ("database_dump", "minio_archive", "restore_drill"):
         if step.startswith(f"{asset}_"):
             check_key = dg.AssetCheckKey(dg.AssetKey(asset), step.removeprefix(f"{asset}_"))
             cause = find_check_description(context.instance, check_key, context.run_id) or cause
-    service = AlertService(load_environment())
-    failure = Failure(step, cause, next_step, context.run_id, context.job_name)
+    service = AlertService(_get_config(context))
+    failure = Failure(step, cause, reason.next_step, context.run_id, context.job_name)
     outcome = service.raise_failure(failure)
     context.log.info(f"alert: {outcome.value}")
     tags = {f"{run_tags.ALERTED_PREFIX}{step}": outcome.name.lower()} if outcome.is_settled else {}
@@ -43,23 +43,22 @@ def alert_on_step_failure(context: dg.HookContext) -> None:
         context.instance.add_run_tags(context.run_id, tags)
 
 
-@dg.success_hook(name="announce_retention")
+@dg.success_hook(name="announce_retention", required_resource_keys=_NEEDED)
 def announce_retention(context: dg.HookContext) -> None:
-    """The incidents of retention are over, and people are told once."""
-    service = AlertService(load_environment())
-    outcome = service.report_resolved(service.list_open_kinds(RETENTION.kind_prefix))
+    """Close the incidents of retention with one message."""
+    service = AlertService(_get_config(context))
+    outcome = service.report_resolved(service.list_open_keys(RETENTION.area))
     context.log.info(f"recovery of retention: {outcome.value}")
 
 
-@dg.success_hook(name="announce_recovery_point")
+@dg.success_hook(name="announce_recovery_point", required_resource_keys=_NEEDED)
 def announce_recovery_point(context: dg.HookContext) -> None:
-    """The heartbeat service knows of the verified point, open incidents are over, and who wants good news gets them."""
-    service = AlertService(load_environment())
+    """Ping the heartbeat service, close open incidents, and send the good news where it is wanted."""
+    service = AlertService(_get_config(context))
     ping_heartbeat(service.settings.heartbeat_url, Signal.SUCCESS, f"recovery point verified, run {context.run_id}")
-    service.report_resolved(service.list_open_kinds(BACKUP.kind_prefix, STALE_KIND))
+    service.report_resolved({*service.list_open_keys(BACKUP.area), STALE_KEY})
     if service.settings.is_success_told:
         alert = Alert(
-            incident="success",
             severity=Severity.INFO,
             title="Recovery point verified",
             cause="Database and bucket were captured, read again and committed.",
@@ -70,7 +69,14 @@ def announce_recovery_point(context: dg.HookContext) -> None:
             context.log.info(f"success message to {delivery.channel}: {delivery.answer}")
 
 
-def report_start(run_id: str) -> None:
-    """The heartbeat service knows that a backup began. Settings of alerts that are wrong fail the run at its end, when everything is captured."""
+def report_start(config: Config, run_id: str) -> None:
+    """Tell the heartbeat service that a backup begins. Wrong settings of alerts fail the run at its end, when everything is captured."""
     with suppress(ConfigurationError):
-        ping_heartbeat(AlertService(load_environment()).settings.heartbeat_url, Signal.START, f"backup started, run {run_id}")
+        ping_heartbeat(config.alerts.heartbeat_url, Signal.START, f"backup started, run {run_id}")
+
+
+def _get_config(context: dg.HookContext) -> Config:
+    backup = getattr(context.resources, RESOURCE_KEY)
+    if not isinstance(backup, BackupResource):
+        raise TypeError(f"the resource {RESOURCE_KEY} is {type(backup).__name__}")
+    return backup.config

@@ -4,13 +4,15 @@ A job is a selection of assets with their checks, or one op; add one when a run 
 `schedules`, asking for a run to `sensors`.
 """
 
+from typing import Any
+
 import dagster as dg
 
-from schedgen_backups.config.environment import load_environment, read_max_hours, read_retention_policy
+from schedgen_backups.config.schedules import DefinitionSettings
+from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR
 from schedgen_backups.core.retention.plan import make_retention_table
 from schedgen_backups.core.retention.prune import remove_points
 from schedgen_backups.defs.assets import describe_holder, recovery_point
-from schedgen_backups.defs.drill import MAX_RUNTIME_SECONDS
 from schedgen_backups.defs.hooks import alert_on_step_failure, announce_retention
 from schedgen_backups.defs.resources import POOL, BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
@@ -19,26 +21,30 @@ from schedgen_backups.monitoring.failures import explain_failure
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 """Seconds after which Dagster's run monitoring ends a run (Dagster documentation, run monitoring)."""
 
-backup_job = dg.define_asset_job(
-    "backup_job",
-    selection=dg.AssetSelection.assets("database_dump", "minio_archive", "recovery_point"),
-    description="Takes a recovery point of the database and the bucket, verifies it and commits it.",
-    tags={MAX_RUNTIME_TAG: str(read_max_hours() * 3600)},
-)
 
-restore_drill_job = dg.define_asset_job(
-    "restore_drill_job",
-    selection=dg.AssetSelection.assets("restore_drill"),
-    description="Restores a recovery point into scratch servers, compares it, opens PDFs by key and measures how long that takes.",
-    tags={MAX_RUNTIME_TAG: str(MAX_RUNTIME_SECONDS)},
-)
+def make_asset_jobs(settings: DefinitionSettings) -> list[Any]:
+    """Return the jobs that materialize assets, with the time limits of this site. Their class has no public name in Dagster."""
+    return [
+        dg.define_asset_job(
+            "backup_job",
+            selection=dg.AssetSelection.assets("database_dump", "minio_archive", "recovery_point"),
+            description="Takes a recovery point of the database and the bucket, verifies it and commits it.",
+            tags={MAX_RUNTIME_TAG: str(settings.max_hours * 3600)},
+        ),
+        dg.define_asset_job(
+            "restore_drill_job",
+            selection=dg.AssetSelection.assets("restore_drill"),
+            description="Restores a recovery point into scratch servers, compares it, opens PDFs by key and measures how long that takes.",
+            tags={MAX_RUNTIME_TAG: str(settings.drill_max_minutes * PIN_TIME_FACTOR * 60)},
+        ),
+    ]
 
 
 @dg.op(pool=POOL)
-def prune_recovery_points(context: dg.OpExecutionContext, backup: BackupResource) -> None:
+def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourceParam[BackupResource]) -> None:
     """Recovery points that no rule keeps are gone; the asset's history says which and why."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        policy = read_retention_policy(load_environment())
+        policy = backup.config.retention
         catalog = backup.open_catalog(describe_holder(context.run_id))
         report = remove_points(catalog, policy)
     table = make_retention_table(report.plan)

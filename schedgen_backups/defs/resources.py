@@ -1,85 +1,73 @@
-"""The resource through which assets and checks reach the database, the bucket and the backup directory.
+"""The resource through which assets, checks and hooks reach the configuration and the backup directory.
 
-It has no fields: what it gives is read from the environment at the moment of the run, so that a missing value is a failing run with a clear
-message and no secret is ever part of a resource's `repr`. No Dagster `EnvVar`: a missing one makes no run at all, only a failed tick. Parsing is
-the business of `environment`.
+It is made when a run begins and reads the environment then: an edited environment file counts from the next run on, and a missing value is a failing
+run with a clear message. No Dagster `EnvVar`: a missing one makes no run at all, only a failed tick.
 """
 
 from __future__ import annotations
 
-import dagster as dg
-from pydantic import PrivateAttr
+from collections.abc import Iterator
 
-from schedgen_backups.config.drill import read_drill_settings
-from schedgen_backups.config.environment import (
-    load_environment,
-    read_backup_settings,
-    read_bucket_settings,
-    read_database_settings,
-    read_live_application,
-)
+import dagster as dg
+
+from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.drill.scratch import sweep_scratch
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
 from schedgen_backups.core.system.priority import lower_priority
-from schedgen_backups.core.verify.live_system import LiveApplication
 
+RESOURCE_KEY = "backup"
 POOL = "backup_directory"
 """Steps that write in the directory wait for one another in this pool; the directory's lock is what makes it safe."""
 
 
-class BackupResource(dg.ConfigurableResource[object]):
-    """The database, the bucket and the backup directory as the environment names them at the moment of the run."""
+class BackupResource:
+    """The configuration of a run, and the backup directory once the run has opened it."""
 
-    _catalog: Catalog | None = PrivateAttr(default=None)
-
-    def read_database(self) -> DatabaseSettings:
-        """How the database is reached; ConfigurationError otherwise."""
-        return read_database_settings(load_environment())
-
-    def read_bucket(self) -> BucketSettings:
-        """How the bucket is reached; ConfigurationError otherwise."""
-        return read_bucket_settings(load_environment())
-
-    def read_backup(self) -> BackupSettings:
-        """Where and how recovery points are kept; ConfigurationError otherwise."""
-        return read_backup_settings(load_environment())
-
-    def read_live(self) -> LiveApplication:
-        """The live system that missing references are asked about."""
-        return read_live_application(load_environment())
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._catalog: Catalog | None = None
 
     def open_catalog(self, holder: str) -> Catalog:
-        """The backup directory, writable and locked until the run's end; what dead runs left in it is gone. LockHeldError otherwise."""
+        """Return the backup directory, writable and locked until the run's end, without what dead runs left in it. LockHeldError otherwise."""
         if self._catalog is None:
-            catalog = Catalog(self.read_backup().directory)
+            nice = self.config.schedule.nice
+            catalog = Catalog(self.config.backup_directory)
             catalog.prepare()
             if catalog.lock.acquire(holder):
-                self._yield_to_others()
+                if refusal := lower_priority(nice):
+                    dg.get_dagster_logger().warning(refusal)
                 catalog.sweep_staging()
-                _sweep_drills()
+                _sweep_drills(self.config)
             self._catalog = catalog
         return self._catalog
 
-    def _yield_to_others(self) -> None:
-        refusal = lower_priority(self.read_backup().nice)
-        if refusal:
-            dg.get_dagster_logger().warning(refusal)
-
-    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """The lock is free again."""
-        del context
+    def close(self) -> None:
+        """Free the lock."""
         if self._catalog is not None:
             self._catalog.lock.release()
             self._catalog = None
 
 
-def _sweep_drills() -> None:
-    """What killed drills left is gone; what cannot be removed now is the next sweep's, and no reason not to back up."""
+def make_backup_resource(config: Config) -> dg.ResourceDefinition:
+    """Return the resource of this site."""
+
+    @dg.resource(description="The configuration as it is when the run begins, and the backup directory, locked until the run's end.")
+    def backup(_context: dg.InitResourceContext) -> Iterator[BackupResource]:
+        opened = BackupResource(config.reload())
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    return backup
+
+
+def _sweep_drills(config: Config) -> None:
+    """Remove what killed drills left; what cannot be removed now is the next sweep's, and no reason not to back up."""
     try:
-        drill = read_drill_settings(load_environment())
-    except ConfigurationError:  # the next drill tells what is wrong
+        drill = config.drill
+    except ConfigurationError:  # the next drill reports what is wrong
         return
     for line in sweep_scratch(drill):
         dg.get_dagster_logger().warning(line)

@@ -7,7 +7,7 @@ asset, and pressing "Launch" without thinking must not overwrite anything. Add a
 import dagster as dg
 from pydantic import Field
 
-from schedgen_backups.config.environment import load_environment, read_backup_settings
+from schedgen_backups.config.config import Config
 from schedgen_backups.config.restore import read_live_bucket, read_restore_request, read_table_request, read_undelete_request
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.selection import resolve_point
@@ -18,6 +18,7 @@ from schedgen_backups.core.restore.table_diff import diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
 from schedgen_backups.core.restore.tables import TableRequest
 from schedgen_backups.defs.hooks import alert_on_step_failure
+from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 
@@ -47,13 +48,12 @@ class RestoreConfig(dg.Config):
 class _Work:
     """One run's restore: tells what it would do, and does it when it was confirmed."""
 
-    def __init__(self, context: dg.OpExecutionContext, config: RestoreConfig) -> None:
+    def __init__(self, context: dg.OpExecutionContext, config: RestoreConfig, site: Config) -> None:
         self._log = context.log
         self._config = config
-        self._environment = load_environment()
-        backup = read_backup_settings(self._environment)
+        self._site = site
         options = RestoreOptions(f"run {context.run_id}", config.reason, config.safety_backup)
-        self._service = RestoreService(Catalog(backup.directory), backup.capture, options, report=self._log.info)
+        self._service = RestoreService(Catalog(site.backup_directory), site.capture, options, report=self._log.info)
         self._point: PointListing = resolve_point(self._service.catalog, config.point, as_of=config.as_of)
 
     def run(self) -> dict[str, dg.MetadataValue]:
@@ -73,7 +73,7 @@ class _Work:
     def _restore_whole(self) -> dict[str, dg.MetadataValue]:
         config = self._config
         request = read_restore_request(
-            self._environment,
+            self._site,
             self._point,
             database=config.database,
             bucket=config.bucket,
@@ -95,7 +95,7 @@ class _Work:
 
     def _restore_tables(self) -> dict[str, dg.MetadataValue]:
         config = self._config
-        request = read_table_request(self._environment, self._point, tuple(config.tables), database=config.database, where=config.where)
+        request = read_table_request(self._site, self._point, tuple(config.tables), database=config.database, where=config.where)
         if config.write not in {"", *(mode.value for mode in WriteMode)}:
             raise RestoreError(f"`write: {config.write}` names no rows", hint="Use missing, changed, or leave it empty.")
         if config.key_column:
@@ -108,7 +108,7 @@ class _Work:
         return found
 
     def _undelete(self, rows: TableRequest) -> dict[str, dg.MetadataValue]:
-        request = read_undelete_request(self._environment, rows, bucket=self._config.bucket, key_column=self._config.key_column)
+        request = read_undelete_request(self._site, rows, bucket=self._config.bucket, key_column=self._config.key_column)
         with self._service.prepare_undelete(request) as prepared:
             found: dict[str, dg.MetadataValue] = {
                 "difference": dg.MetadataValue.json(diffs_to_json(prepared.tables.describe())),
@@ -126,7 +126,7 @@ class _Work:
         config = self._config
         if config.to_folder:
             return self._write_files()
-        target = read_live_bucket(self._environment, config.bucket)
+        target = read_live_bucket(self._site, config.bucket)
         with self._service.prepare_objects(self._point, tuple(config.objects), target) as prepared:
             found: dict[str, dg.MetadataValue] = {"objects": dg.MetadataValue.json(objects_to_json(prepared.describe()))}
             if self._is_confirmed(prepared.target_name):
@@ -150,10 +150,10 @@ def _list_lines(lines: tuple[str, ...]) -> dg.MetadataValue:
 
 
 @dg.op
-def restore_recovery_point(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
+def restore_recovery_point(context: dg.OpExecutionContext, config: RestoreConfig, backup: dg.ResourceParam[BackupResource]) -> None:
     """What the config names is restored; without its confirmation only what would happen was told."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        found = _Work(context, config).run()
+        found = _Work(context, config, backup.config).run()
     context.log_event(dg.AssetObservation("restores", description=config.reason or None, metadata=found))
 
 

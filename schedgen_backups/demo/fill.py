@@ -13,7 +13,7 @@ from minio.error import S3Error
 from psycopg.conninfo import make_conninfo
 from urllib3.exceptions import HTTPError
 
-from schedgen_backups.config.environment import load_environment, read_bucket_settings, read_database_settings
+from schedgen_backups.config.config import load_config
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.demo.seed import SeedSummary, seed_application
 
@@ -44,6 +44,6 @@ def _holds_tables(database: DatabaseSettings) -> bool:
 
 
 if __name__ == "__main__":
-    environment = load_environment()
-    filled = fill_once(read_database_settings(environment), read_bucket_settings(environment))
+    config = load_config()
+    filled = fill_once(config.database, config.bucket)
     sys.stdout.write(f"{filled.users} users, {filled.jobs} jobs, {filled.objects} objects\n" if filled else "the database holds data already\n")

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.config.config import choose_environment_file
+from schedgen_backups.config.variables import NAMES
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.runs.home import HOME_VARIABLE
 
 DATABASE = "schedgen"
 BUCKET = "schedgen-pdfs"
@@ -47,12 +49,16 @@ class Stage:
 
 @contextmanager
 def open_stage(folder: Path) -> Generator[Stage, None, None]:
-    """Both servers run within the block, and this process's environment points to them."""
+    """Run both servers within the block, with an environment of this process that points to them and to nothing else."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with EmbeddedPostgres(folder / "postgres") as postgres, EmbeddedS3(folder / "s3") as s3:
         stage = Stage(folder, postgres, s3)
+        # The demo's runs and its Dagster read the environment as those of an operator do, and nothing of the operators' own may reach them.
         before = dict(os.environ)
-        os.environ.update(_make_environment(stage))
+        for name in NAMES:
+            os.environ.pop(name, None)
+        os.environ[HOME_VARIABLE] = str(folder / "dagster")
+        choose_environment_file(_write_env(stage))
         try:
             yield stage
         finally:
@@ -60,13 +66,11 @@ def open_stage(folder: Path) -> Generator[Stage, None, None]:
             os.environ.update(before)
 
 
-def _make_environment(stage: Stage) -> dict[str, str]:
+def _write_env(stage: Stage) -> Path:
+    """Write the environment file of the demo; return its path."""
     # As in production: the backup's key may only read, the restore's may write.
     database, bucket, writer = stage.database, stage.s3.read_only_settings(BUCKET), stage.bucket
-    return {
-        # Nothing of the operators' own .env counts here: no alert of the demo may reach them.
-        **{variable.name: "" for variable in VARIABLES},
-        "DAGSTER_HOME": str(stage.folder / "dagster"),
+    values = {
         "POSTGRES_HOST": database.host,
         "POSTGRES_PORT": str(database.port),
         "POSTGRES_USER": database.user,
@@ -82,3 +86,7 @@ def _make_environment(stage: Stage) -> dict[str, str]:
         "RESTORE_MINIO_ACCESS_KEY": writer.access_key,
         "RESTORE_MINIO_SECRET_KEY": writer.secret_key,
     }
+    path = stage.folder / "env"
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{name}='{value}'\n" for name, value in values.items()), encoding="utf-8")
+    return path

@@ -15,7 +15,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from schedgen_backups.config.environment import find_project_folder
+from schedgen_backups.config.config import load_config
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.connection import connect_database, count_user_relations
 from schedgen_backups.core.servers.loopback import LOOPBACK
@@ -23,17 +23,14 @@ from schedgen_backups.demo.seed import destroy_application, seed_application
 from schedgen_backups.demo.servers import Stage, open_stage
 from schedgen_backups.runs.home import prepare_home
 
-PORT_VARIABLE = "SCHEDGEN_UI_PORT"
-DEFAULT_PORT = 3000
 _END_GRACE_SECONDS = 15
 
 
-def run_ui(folder: Path, console: Console) -> int:
+def run_ui(folder: Path, port: int, console: Console) -> int:
     """Servers, webserver and daemon ran until they were interrupted; returns 0, or the exit code of a Dagster that ended by itself."""
-    port = int(os.environ.get(PORT_VARIABLE, DEFAULT_PORT))
     with open_stage(folder / "ui") as stage:
         _seed_once(stage, console)
-        prepare_home()
+        prepare_home(load_config().file)
         console.print(f"[bold]http://{LOOPBACK}:{port}[/]  open Assets, press [bold]Materialize all[/]; Ctrl-C here ends everything")
         console.print(f"recovery points: {stage.backup_directory}")
         return _run_dagster(stage.folder, port)
@@ -53,11 +50,11 @@ def _seed_once(stage: Stage, console: Console) -> None:
 
 def _run_dagster(folder: Path, port: int) -> int:
     program = Path(sys.executable).parent / "dagster"
-    arguments = [str(program), "dev", "--host", LOOPBACK, "--port", str(port), "--workspace", str(find_project_folder() / "workspace.yaml")]
+    arguments = [str(program), "dev", "--host", LOOPBACK, "--port", str(port), "--module-name", "schedgen_backups.definitions"]
     # A shell starts background jobs with SIGINT ignored, and Dagster copies that to SIGTERM: it could not be ended.
     before = {number: signal.signal(number, _raise_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    # Not from the project's folder: Dagster reads a .env where it starts, and that one's servers are not the demo's.
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # a child process: it needs PATH and the environment of the demo
+    # In a folder without a .env: Dagster would put that file above the environment.
     process = subprocess.Popen(arguments, cwd=folder, env=environment, start_new_session=True)
     try:
         return process.wait()

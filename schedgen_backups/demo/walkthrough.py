@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from schedgen_backups.cli.progress import draw_results
-from schedgen_backups.config.environment import load_environment, read_backup_settings
+from schedgen_backups.cli.progress import draw_results, print_failure
+from schedgen_backups.config.config import load_config
 from schedgen_backups.config.targets import read_bucket_target, read_database_target
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import VerificationLevel
@@ -62,6 +62,7 @@ def run_walkthrough(folder: Path, console: Console) -> int:
 
 
 def _play(stage: Stage, reporter: _Reporter, console: Console, started: float) -> int:
+    config = load_config()
     destroy_application(stage.database, stage.bucket)
     reporter.report(
         "seed the application",
@@ -70,16 +71,14 @@ def _play(stage: Stage, reporter: _Reporter, console: Console, started: float) -
     )
     outcome = reporter.report(
         "back up through Dagster",
-        lambda: run_backup("demo", {"made-by": "demo"}),
+        lambda: run_backup(config, "demo", {"made-by": "demo"}),
         lambda ended: f"recovery point {ended.point_id}" if ended.is_success else "failed",
     )
     if not outcome.is_success:
         for failure in outcome.failures:
-            console.print(f"[bold red]{escape(failure.step)} failed:[/] {escape(failure.reason)}")
+            print_failure(console, failure)
         return outcome.exit_code
-    environment = load_environment()
-    options = read_backup_settings(environment)
-    catalog = Catalog(options.directory)
+    catalog = Catalog(config.backup_directory)
     point = catalog.get_point(outcome.point_id)
     verification, references = reporter.report(
         "verify the files",
@@ -94,10 +93,10 @@ def _play(stage: Stage, reporter: _Reporter, console: Console, started: float) -
         lambda: destroy_application(stage.database, stage.bucket),
         lambda _nothing: "database dropped and made anew, bucket emptied",
     )
-    request = RestoreRequest(point, read_database_target(DATABASE, environment), read_bucket_target(BUCKET, environment))
+    request = RestoreRequest(point, read_database_target(DATABASE, config), read_bucket_target(BUCKET, config))
     report = reporter.report(
         "restore and compare",
-        lambda: restore_point(request, options.capture.transfer, catalog=catalog, restored_by="demo"),
+        lambda: restore_point(request, config.capture.transfer, catalog=catalog, restored_by="demo"),
         lambda done: "equal" if done.is_equal else "NOT equal",
     )
     console.print()

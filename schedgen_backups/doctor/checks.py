@@ -6,19 +6,20 @@ Each look is a small function that returns findings; add one when a backup can f
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
-from typing import TypeVar
+from pathlib import Path
 
-from schedgen_backups.config.environment import read_backup_settings, read_bucket_settings, read_database_settings
+from schedgen_backups.config.config import Config
+from schedgen_backups.config.env_file import EnvironmentFile
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.client_programs import find_client
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
-from schedgen_backups.core.settings import BackupSettings, BucketSettings, DatabaseSettings
+from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, TransferSettings
 from schedgen_backups.core.units import format_bytes
 
 
@@ -44,41 +45,55 @@ _CLOCK_TOLERANCE_SECONDS = 60
 _SPACE_FACTOR = 1.5
 """Free space against the last point: room for growth, and for the temporary index."""
 
-_Value = TypeVar("_Value")
+
+def examine(config: Config) -> Iterator[PreconditionResult]:
+    """Yield a result per precondition, as they are examined; errors met on the way are results too."""
+    yield from _examine_file(config.file)
+    is_complete = yield from _read("settings of the backup", lambda: config.check("backup_directory", "capture", "schedule", "retention"))
+    has_database = yield from _read("settings of the database", lambda: config.database)
+    has_bucket = yield from _read("settings of the bucket", lambda: config.bucket)
+    yield from _read("settings of alerts", lambda: config.alerts)
+    yield from _read("settings of the drill", lambda: config.check("drill"))
+    if not is_complete:
+        return
+    yield from _look("backup directory", lambda: _examine_directory(config.backup_directory))
+    yield PreconditionResult("schedule", Verdict.OK, f"{config.schedule.cron} in {config.schedule.timezone}")
+    if has_database:
+        yield from examine_database(config.database, config.capture)
+    if has_bucket:
+        yield from examine_bucket(config.bucket, config.capture.transfer)
 
 
-def examine(environment: Mapping[str, str]) -> Iterator[PreconditionResult]:
-    """Yields a finding per precondition, as they are looked at; errors of the looks are findings too."""
-    backup = yield from _read("settings of the backup", lambda: read_backup_settings(environment))
-    database = yield from _read("settings of the database", lambda: read_database_settings(environment))
-    bucket = yield from _read("settings of the bucket", lambda: read_bucket_settings(environment))
-    if backup is not None:
-        yield from _look("backup directory", lambda: _examine_directory(backup))
-        yield PreconditionResult("schedule", Verdict.OK, f"{backup.schedule} in {backup.timezone}")
-    if database is not None and backup is not None:
-        yield from examine_database(database, backup)
-    if bucket is not None and backup is not None:
-        yield from examine_bucket(bucket, backup)
+def examine_database(database: DatabaseSettings, capture: CaptureSettings) -> Iterator[PreconditionResult]:
+    """Yield what is found in the database; that it cannot be reached is a result too."""
+    yield from _look("database", lambda: _examine_database(database, capture))
 
 
-def examine_database(database: DatabaseSettings, backup: BackupSettings) -> Iterator[PreconditionResult]:
-    """Yields what is found in the database; that it cannot be reached is a finding too."""
-    yield from _look("database", lambda: _examine_database(database, backup))
+def examine_bucket(bucket: BucketSettings, transfer: TransferSettings) -> Iterator[PreconditionResult]:
+    """Yield what is found in the bucket; that it cannot be reached is a result too."""
+    yield from _look("bucket", lambda: _examine_bucket(bucket, transfer))
 
 
-def examine_bucket(bucket: BucketSettings, backup: BackupSettings) -> Iterator[PreconditionResult]:
-    """Yields what is found in the bucket; that it cannot be reached is a finding too."""
-    yield from _look("bucket", lambda: _examine_bucket(bucket, backup))
+def _examine_file(file: EnvironmentFile) -> Iterator[PreconditionResult]:
+    subject = "environment file"
+    if file.error is not None:
+        yield PreconditionResult(subject, Verdict.PROBLEM, file.error.message, file.error.hint)
+    elif file.path is None:
+        yield PreconditionResult(subject, Verdict.OK, f"none at {', '.join(str(place) for place in file.places)}: the environment alone counts")
+    elif file.warning:
+        yield PreconditionResult(subject, Verdict.NOTE, file.warning, f"chmod g-w {file.path}")
+    else:
+        yield PreconditionResult(subject, Verdict.OK, str(file.path))
 
 
-def _read(subject: str, read: Callable[[], _Value]) -> Generator[PreconditionResult, None, _Value | None]:
+def _read(subject: str, read: Callable[[], object]) -> Generator[PreconditionResult, None, bool]:
     try:
-        value = read()
+        read()
     except BackupError as error:
         yield PreconditionResult(subject, Verdict.PROBLEM, error.message, error.hint)
-        return None
+        return False
     yield PreconditionResult(subject, Verdict.OK, "complete")
-    return value
+    return True
 
 
 def _look(subject: str, look: Callable[[], Iterator[PreconditionResult]]) -> Iterator[PreconditionResult]:
@@ -88,10 +103,10 @@ def _look(subject: str, look: Callable[[], Iterator[PreconditionResult]]) -> Ite
         yield PreconditionResult(subject, Verdict.PROBLEM, error.message, error.hint)
 
 
-def _examine_directory(backup: BackupSettings) -> Iterator[PreconditionResult]:
-    catalog = Catalog(backup.directory)
+def _examine_directory(directory: Path) -> Iterator[PreconditionResult]:
+    catalog = Catalog(directory)
     catalog.prepare()
-    yield PreconditionResult("backup directory", Verdict.OK, f"{backup.directory} can be written")
+    yield PreconditionResult("backup directory", Verdict.OK, f"{directory} can be written")
     points = catalog.list_points()
     free = shutil.disk_usage(catalog.directory).free
     needed = int(max((point.size_bytes for point in points[-3:]), default=0) * _SPACE_FACTOR)
@@ -100,7 +115,7 @@ def _examine_directory(backup: BackupSettings) -> Iterator[PreconditionResult]:
     yield PreconditionResult("free space", Verdict.OK if free > needed else Verdict.PROBLEM, detail, "" if free > needed else fix)
 
 
-def _examine_database(database: DatabaseSettings, backup: BackupSettings) -> Iterator[PreconditionResult]:
+def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> Iterator[PreconditionResult]:
     with open_snapshot(database) as snapshot:
         facts = snapshot.read_facts()
         yield PreconditionResult("database", Verdict.OK, f"{database.label}, PostgreSQL {facts.server_version}")
@@ -112,19 +127,19 @@ def _examine_database(database: DatabaseSettings, backup: BackupSettings) -> Ite
             f"{skew:.0f} s apart from the database server's",
             "" if is_close else "Run a time service (chrony, systemd-timesyncd) on both hosts: ids and retention are made of times.",
         )
-        yield from _look("pg_dump", lambda: _examine_client(database, backup, facts.server_major))
+        yield from _look("pg_dump", lambda: _examine_client(database, capture.transfer, facts.server_major))
         tables = snapshot.list_tables()
         yield from _look("privileges", lambda: _examine_privileges(snapshot.check_privileges, len(tables)))
-        if not tables and not backup.capture.is_empty_allowed:
+        if not tables and not capture.is_empty_allowed:
             fix = "Is POSTGRES_DB right? If it is meant to be empty, set BACKUP_ALLOW_EMPTY=true."
             yield PreconditionResult("tables", Verdict.PROBLEM, f"{database.database} has no tables", fix)
-        note = snapshot.find_reference_problem(backup.capture.references)
+        note = snapshot.find_reference_problem(capture.references)
         fix = "Set BACKUP_REFERENCE_QUERY to a SELECT of the object keys, or live without the proof that every referenced object is there."
-        yield PreconditionResult("references", Verdict.NOTE if note else Verdict.OK, note or backup.capture.references.query, fix if note else "")
+        yield PreconditionResult("references", Verdict.NOTE if note else Verdict.OK, note or capture.references.query, fix if note else "")
 
 
-def _examine_client(database: DatabaseSettings, backup: BackupSettings, server_major: int) -> Iterator[PreconditionResult]:
-    client = find_client(database, server_major, backup.capture.transfer.postgres_bin_dir)
+def _examine_client(database: DatabaseSettings, transfer: TransferSettings, server_major: int) -> Iterator[PreconditionResult]:
+    client = find_client(database, server_major, transfer.postgres_bin_dir)
     yield PreconditionResult("pg_dump", Verdict.OK, f"version {client.version} in {client.bin_dir}")
 
 
@@ -133,8 +148,8 @@ def _examine_privileges(check: Callable[[], None], table_count: int) -> Iterator
     yield PreconditionResult("privileges", Verdict.OK, f"all {table_count} tables and their sequences can be read")
 
 
-def _examine_bucket(bucket: BucketSettings, backup: BackupSettings) -> Iterator[PreconditionResult]:
-    with BucketClient(bucket, threads=1, stall_timeout_seconds=backup.capture.transfer.stall_timeout_seconds) as client:
+def _examine_bucket(bucket: BucketSettings, transfer: TransferSettings) -> Iterator[PreconditionResult]:
+    with BucketClient(bucket, threads=1, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
         client.check_exists()
         first = next(client.list_objects(), None)
         if first is None:

@@ -1,63 +1,74 @@
-"""Failures of steps as Dagster records them: written with exit code and hint, and read back as the cause."""
+"""Failures of steps as Dagster records them: written with exit code and hint, and read back as cause and next step."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import dagster as dg
 
 from schedgen_backups.core.errors import BackupError, ConfigurationError, LockHeldError
+from schedgen_backups.exit_codes import get_exit_code
 
 EXIT_CODE_KEY = "exit_code"
+_HINT_KEY = "hint"
 INTERRUPTION = "DagsterExecutionInterruptedError"
 """What Dagster makes of SIGINT and SIGTERM during a step; the class itself is not part of its public names."""
+_UNKNOWN = "no reason is known"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a step failed, and what to do about it."""
+
+    cause: str
+    next_step: str = ""
+    """Empty when the failure does not say it."""
 
 
 @contextmanager
 def explain_failure(exit_code: int) -> Generator[None, None, None]:
-    """Errors of core within the block fail the step with their message and hint, and with this exit code unless they have one of their own."""
+    """Let errors of core within the block fail the step with their message and hint.
+
+    The exit code is the given one, unless settings or another run are the reason: these are the same in every step.
+    """
     try:
         yield
     except BackupError as error:
-        own_code = error.exit_code if isinstance(error, ConfigurationError | LockHeldError) else exit_code
-        raise dg.Failure(
-            description=str(error),
-            metadata={
-                EXIT_CODE_KEY: own_code,
-                "error": type(error).__name__,
-                "hint": error.hint or "none",
-                "trying_again_can_help": error.is_retryable,
-            },
-            allow_retries=error.is_retryable,
-        ) from error
+        own_code = get_exit_code(error) if isinstance(error, ConfigurationError | LockHeldError) else exit_code
+        metadata: dict[str, str | int | bool] = {
+            EXIT_CODE_KEY: own_code,
+            "error": type(error).__name__,
+            "trying_again_can_help": error.is_retryable,
+        }
+        if error.hint:
+            metadata[_HINT_KEY] = error.hint
+        raise dg.Failure(description=error.message, metadata=metadata, allow_retries=error.is_retryable) from error
 
 
-def explain_exception(error: BaseException | None) -> tuple[str, str]:
-    """Cause and next step of a step's exception: a failure of ours says both."""
+def explain_exception(error: BaseException | None) -> Reason:
+    """Return why a step failed, from its exception."""
     if isinstance(error, dg.Failure):
-        hint = error.metadata.get("hint")
-        cause, _separator, _rest = (error.description or "").partition("\nWhat to do: ")
-        return cause, str(hint.value) if hint is not None and hint.value != "none" else ""
+        return Reason(error.description or "", _read_hint(error.metadata))
     if isinstance(error, BackupError):
-        return error.message, error.hint
-    return (f"{type(error).__name__}: {error}" if error is not None else "no reason is known"), ""
+        return Reason(error.message, error.hint)
+    return Reason(f"{type(error).__name__}: {error}" if error is not None else _UNKNOWN)
 
 
-def explain_step_failure(event: dg.DagsterEvent) -> tuple[str, str]:
-    """Cause and next step as the event log has them, for whoever was not there when it happened."""
+def explain_step_failure(event: dg.DagsterEvent) -> Reason:
+    """Return why a step failed, from the event log."""
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
-        cause, _separator, hint = data.user_failure_data.description.partition("\nWhat to do: ")
-        return cause, hint
+        return Reason(data.user_failure_data.description, _read_hint(data.user_failure_data.metadata))
     if data.error is not None and data.error.cls_name == INTERRUPTION:
-        return "cancelled: somebody or something ended its process", ""
+        return Reason("cancelled: somebody or something ended its process")
     error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
-    return (error.message.strip() if error is not None else "no reason is known"), ""
+    return Reason(error.message.strip() if error is not None else _UNKNOWN)
 
 
 def explain_run_failure(event: dg.DagsterEvent | None) -> str:
-    """Why a run failed in which no step did: the innermost error, otherwise what was said of it from outside."""
+    """Return why a run failed in which no step did: the innermost error, otherwise the message of whoever marked the run as failed."""
     if event is None:
         return ""
     data = event.job_failure_data
@@ -68,8 +79,13 @@ def explain_run_failure(event: dg.DagsterEvent | None) -> str:
 
 
 def find_check_description(instance: dg.DagsterInstance, check_key: dg.AssetCheckKey, run_id: str) -> str:
-    """What the newest evaluation of this check in this run said; an empty text when there is none."""
+    """Return what the newest evaluation of this check in this run said; an empty text when there is none."""
     for record in instance.event_log_storage.get_asset_check_execution_history(check_key, limit=5):
         if record.run_id == run_id and isinstance(record.evaluation, dg.AssetCheckEvaluation):
             return record.evaluation.description or ""
     return ""
+
+
+def _read_hint(metadata: Mapping[str, dg.MetadataValue]) -> str:
+    hint = metadata.get(_HINT_KEY)
+    return hint.text if isinstance(hint, dg.TextMetadataValue) and hint.text else ""

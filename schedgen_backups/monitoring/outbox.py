@@ -9,22 +9,14 @@ from typing import TypeVar
 import dagster as dg
 
 from schedgen_backups import run_tags
-from schedgen_backups.alerts.run_kinds import BACKUP, OTHER_DUTIES, RunKind, find_run_kind
-from schedgen_backups.alerts.service import (
-    CHECK_KIND_PREFIX,
-    OUTBOX_KIND_PREFIX,
-    RUN_SUBJECT,
-    STALE_KIND,
-    TICK_KIND_PREFIX,
-    AlertService,
-    Failure,
-)
+from schedgen_backups.alerts.run_kinds import BACKUP, OTHER_RUN_KINDS, RunKind, find_run_kind
+from schedgen_backups.alerts.service import CHECK_AREA, OUTBOX_AREA, RUN_SUBJECT, STALE_KEY, TICK_AREA, AlertService, Failure
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.catalog.selection import measure_freshness
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.heartbeat import Signal
-from schedgen_backups.core.notify.incidents import Incident
+from schedgen_backups.core.notify.incidents import IncidentKey
 from schedgen_backups.monitoring.failures import explain_run_failure, explain_step_failure
 from schedgen_backups.monitoring.orphaned_runs import fail_orphaned_runs
 from schedgen_backups.monitoring.ticks import list_failed_ticks, list_resolved
@@ -32,32 +24,33 @@ from schedgen_backups.monitoring.ticks import list_failed_ticks, list_resolved
 _HISTORY_LIMIT = 20
 
 
-def list_ended_kinds(instance: dg.DagsterInstance, service: AlertService, check_keys: list[dg.AssetCheckKey]) -> frozenset[str]:
-    """The kinds of open incidents whose cause has gone well after their last alert."""
+def list_resolved_keys(instance: dg.DagsterInstance, service: AlertService, check_keys: list[dg.AssetCheckKey]) -> frozenset[IncidentKey]:
+    """Return the keys of open incidents whose cause has gone well after their last alert."""
     incidents = service.notifier.read_incidents()
     if not incidents:
         return frozenset()
-    kinds = frozenset(incident.kind for incident in incidents)
-    names = frozenset(kind.removeprefix(TICK_KIND_PREFIX) for kind in kinds if kind.startswith(TICK_KIND_PREFIX))
-    over = {f"{TICK_KIND_PREFIX}{name}" for name in list_resolved(instance, names)}
+    areas = frozenset(incident.key.area for incident in incidents)
     newest = measure_freshness(service.catalog, datetime.now(timezone.utc)).newest
-    if newest is not None and newest.manifest is not None:
-        over |= _select(incidents, (BACKUP.kind_prefix, STALE_KIND), newest.manifest.committed_at)
-    for run_kind in OTHER_DUTIES:
-        over |= _select(incidents, (run_kind.kind_prefix,), _find_success(instance, run_kind))
-    for key in check_keys:
-        over |= _select(incidents, (f"{CHECK_KIND_PREFIX}{key.name}",), _find_pass(instance, key))
+    committed_at = newest.manifest.committed_at if newest is not None and newest.manifest is not None else None
+    went_well_at = {BACKUP.area: committed_at, STALE_KEY.area: committed_at}
+    went_well_at |= {run_kind.area: _find_success(instance, run_kind) for run_kind in OTHER_RUN_KINDS if run_kind.area in areas}
+    passed_at = {check_key.name: _find_pass(instance, check_key) for check_key in check_keys} if CHECK_AREA in areas else {}
+    tick_names = frozenset(incident.key.subject for incident in incidents if incident.key.area == TICK_AREA)
+    over = {IncidentKey(area=TICK_AREA, subject=name) for name in list_resolved(instance, tick_names)}
+    for incident in incidents:
+        key = incident.key
+        good_at = passed_at.get(key.subject) if key.area == CHECK_AREA else went_well_at.get(key.area)
+        if good_at is not None and good_at > incident.announced_at:
+            over.add(key)
     return frozenset(over)
 
 
-def _select(incidents: tuple[Incident, ...], prefixes: tuple[str, ...], went_well_at: datetime | None) -> set[str]:
-    if went_well_at is None:
-        return set()
-    return {incident.kind for incident in incidents if incident.kind.startswith(prefixes) and went_well_at > incident.announced_at}
+def _make_check_key(check_key: dg.AssetCheckKey) -> IncidentKey:
+    return IncidentKey(area=CHECK_AREA, subject=check_key.name)
 
 
 def _find_success(instance: dg.DagsterInstance, run_kind: RunKind) -> datetime | None:
-    """When a run of the run_kind's jobs last succeeded, if none has failed since."""
+    """Return when a run of this kind's jobs last succeeded, if none has failed since."""
     newest: datetime | None = None
     for job_name in run_kind.job_names:
         finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -112,21 +105,21 @@ def work_through_outbox(
     check_ids = _guard(
         service, "warnings of checks", lambda: _report_checks(instance, service, check_keys, cursor.check_ids, horizon), cursor.check_ids
     )
-    _guard(service, "what is over", lambda: service.report_resolved(list_ended_kinds(instance, service, check_keys)), None)
+    _guard(service, "what is over", lambda: service.report_resolved(list_resolved_keys(instance, service, check_keys)), None)
     return OutboxCursor(failure_id=failure_id, cancel_id=cancel_id, tick_seconds=tick_seconds, check_ids=check_ids)
 
 
 def _guard(service: AlertService, part: str, look: Callable[[], _Made], otherwise: _Made) -> _Made:
     """What the part came to. One that raises must not keep the others from telling, and nothing else would tell of it."""
-    kind = f"{OUTBOX_KIND_PREFIX}{part}"
+    key = IncidentKey(area=OUTBOX_AREA, subject=part)
     try:
         made = look()
     except Exception as error:  # noqa: BLE001 - see above; the reason is in the alert
         reason = f"{type(error).__name__}: {error}"
-        service.raise_trouble(kind, Severity.HIGH, f"Alerts may be missing: {part}", reason, next_step="Look at the page of the sensor alert_outbox.")
+        service.raise_trouble(key, Severity.HIGH, f"Alerts may be missing: {part}", reason, next_step="Look at the page of the sensor alert_outbox.")
         return otherwise
-    if kind in service.list_open_kinds(OUTBOX_KIND_PREFIX):
-        service.report_resolved(frozenset({kind}))
+    if key in service.list_open_keys(OUTBOX_AREA):
+        service.report_resolved({key})
     return made
 
 
@@ -171,13 +164,17 @@ def _list_failures(instance: dg.DagsterInstance, run: dg.DagsterRun, ended_by: d
     if not events:
         cause = explain_run_failure(ended_by) or "its process ended without a word"
         return {RUN_SUBJECT: Failure(run.job_name, cause, "Look at the run's page and at the machine's memory.", run.run_id, run.job_name)}
-    return {str(event.step_key): Failure(str(event.step_key), *explain_step_failure(event), run.run_id, run.job_name) for event in events}
+    failures: dict[str, Failure] = {}
+    for event in events:
+        step, reason = str(event.step_key), explain_step_failure(event)
+        failures[step] = Failure(step, reason.cause, reason.next_step, run.run_id, run.job_name)
+    return failures
 
 
 def _report_cancelled(service: AlertService, run: dg.DagsterRun) -> bool:
     run_kind = find_run_kind(run.job_name, "")
     return service.raise_trouble(
-        f"{run_kind.kind_prefix}{run.job_name} cancelled",
+        run_kind.make_cancellation_key(run.job_name),
         Severity.HIGH if run_kind.is_backup else run_kind.severity,
         f"{run_kind.noun} cancelled: {run.job_name}",
         "Somebody or something ended the run; nothing of its unfinished steps was kept.",
@@ -190,7 +187,7 @@ def _report_ticks(instance: dg.DagsterInstance, service: AlertService, after_sec
     told = dict(after_seconds)
     for tick in list_failed_ticks(instance, after_seconds=after_seconds, floor_seconds=horizon.timestamp(), except_names=frozenset({OUTBOX_NAME})):
         outcome = service.raise_trouble(
-            f"{TICK_KIND_PREFIX}{tick.name}",
+            IncidentKey(area=TICK_AREA, subject=tick.name),
             Severity.CRITICAL,
             f"No run was started: {tick.name}",
             tick.reason,
@@ -222,7 +219,7 @@ def _report_check(instance: dg.DagsterInstance, service: AlertService, key: dg.A
         is_news = record.create_timestamp >= horizon.timestamp() and _UNREMARKABLE not in (evaluation.description or "")
         if is_news and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
             outcome = service.raise_trouble(
-                f"{CHECK_KIND_PREFIX}{key.name}",
+                _make_check_key(key),
                 Severity.LOW,
                 f"Check warns: {key.name}",
                 evaluation.description or "no reason is known",

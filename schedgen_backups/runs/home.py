@@ -1,7 +1,4 @@
-"""The folder of the Dagster instance: where it is, and that it holds a dagster.yaml.
-
-Only the folder; what runs against the instance is the business of `instance`.
-"""
+"""The folder of the Dagster instance: where it is, and that it holds a dagster.yaml."""
 
 from __future__ import annotations
 
@@ -9,28 +6,29 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from schedgen_backups.config.environment import find_project_folder
+from schedgen_backups.config.env_file import EnvironmentFile, find_checkout
 from schedgen_backups.core.errors import ConfigurationError
 
 HOME_VARIABLE = "DAGSTER_HOME"
 
 
-def prepare_home() -> Path:
-    """DAGSTER_HOME is set and holds a dagster.yaml: the configured folder, otherwise `.dagster` in the project.
+def prepare_home(file: EnvironmentFile) -> Path:
+    """Set DAGSTER_HOME to a folder with a dagster.yaml and return it: the configured one, otherwise `.dagster` in the checkout.
 
-    ConfigurationError (permanent) when there is neither.
+    ConfigurationError when it is not set and the settings are not the checkout's own: two sites must not share a history.
     """
+    # Dagster's own variable, which its programs read and hand on: not a setting of ours, and set here for the instance of this process.
     configured = os.environ.get(HOME_VARIABLE)
-    project = find_project_folder()
-    home = Path(configured).expanduser().absolute() if configured else project / ".dagster"
-    if not configured and not (project / "dagster.yaml").is_file():
+    checkout = find_checkout()
+    if not configured and (checkout is None or file.is_elsewhere):
         raise ConfigurationError(
-            "DAGSTER_HOME is not set, and this is no checkout of the project", hint="Set it to the folder with the instance's dagster.yaml."
+            "DAGSTER_HOME is not set, and the settings are not those of a checkout", hint="Set it to the folder with the instance's dagster.yaml."
         )
+    home = Path(configured).expanduser().absolute() if configured else (checkout or Path()) / ".dagster"
     home.mkdir(parents=True, exist_ok=True)
     config = home / "dagster.yaml"
-    if not config.exists() and (project / "dagster.yaml").is_file():
+    if not config.exists() and checkout is not None:
         with suppress(FileExistsError):  # another process was as fast
-            config.symlink_to(project / "dagster.yaml")
+            config.symlink_to(checkout / "dagster.yaml")
     os.environ[HOME_VARIABLE] = str(home)
     return home

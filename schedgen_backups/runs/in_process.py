@@ -13,13 +13,14 @@ from contextlib import suppress
 import dagster as dg
 
 from schedgen_backups import run_tags
+from schedgen_backups.config.config import Config
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.system.process import ProgramError, run_program
-from schedgen_backups.definitions import defs
 from schedgen_backups.defs.assets import find_point_id
 from schedgen_backups.defs.drill import REPORT_KEY
+from schedgen_backups.defs.site import build_site_definitions
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, CANCELLED_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
-from schedgen_backups.monitoring.failures import EXIT_CODE_KEY, INTERRUPTION
+from schedgen_backups.monitoring.failures import EXIT_CODE_KEY, INTERRUPTION, explain_step_failure
 from schedgen_backups.monitoring.orphaned_runs import describe_own_process, fail_orphaned_runs
 from schedgen_backups.runs.home import prepare_home
 from schedgen_backups.runs.results import BackupResult, DrillResult, StepFailure
@@ -41,11 +42,11 @@ def make_tags(reason: str, labels: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def run_backup_job(tags: Mapping[str, str]) -> BackupResult:
-    """The backup job ran to its end against the instance of DAGSTER_HOME; how it ended is in the outcome, never raised."""
-    prepare_home()
+def run_backup_job(config: Config, tags: Mapping[str, str]) -> BackupResult:
+    """Run the backup job against the instance of DAGSTER_HOME; how it ended is in the result, never raised."""
+    prepare_home(config.file)
     with dg.DagsterInstance.get() as instance:
-        result = _run_job(instance, "backup_job", tags, {})
+        result = _run_job(config, instance, "backup_job", tags, {})
         return BackupResult(
             run_id=result.run_id,
             point_id=find_point_id(instance, result.run_id),
@@ -54,11 +55,11 @@ def run_backup_job(tags: Mapping[str, str]) -> BackupResult:
         )
 
 
-def run_drill_job(point_id: str, tags: Mapping[str, str]) -> DrillResult:
-    """The drill's job ran to its end against the instance of DAGSTER_HOME; how it ended is in the outcome, never raised."""
-    prepare_home()
+def run_drill_job(config: Config, point_id: str, tags: Mapping[str, str]) -> DrillResult:
+    """Run the drill's job against the instance of DAGSTER_HOME; how it ended is in the result, never raised."""
+    prepare_home(config.file)
     with dg.DagsterInstance.get() as instance:
-        result = _run_job(instance, "restore_drill_job", tags, {"ops": {"restore_drill": {"config": {"point_id": point_id}}}})
+        result = _run_job(config, instance, "restore_drill_job", tags, {"ops": {"restore_drill": {"config": {"point_id": point_id}}}})
         return DrillResult(
             run_id=result.run_id,
             report=_read_report(result),
@@ -66,13 +67,19 @@ def run_drill_job(point_id: str, tags: Mapping[str, str]) -> DrillResult:
         )
 
 
-def _run_job(instance: dg.DagsterInstance, job_name: str, tags: Mapping[str, str], run_config: Mapping[str, object]) -> dg.ExecuteInProcessResult:
+def _run_job(
+    config: Config, instance: dg.DagsterInstance, job_name: str, tags: Mapping[str, str], run_config: Mapping[str, object]
+) -> dg.ExecuteInProcessResult:
     fail_orphaned_runs(instance)
-    return defs.resolve_job_def(job_name).execute_in_process(
-        instance=instance,
-        tags={**tags, **({run_tags.PROCESS: process} if (process := describe_own_process()) else {})},
-        raise_on_error=False,
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **run_config},
+    return (
+        build_site_definitions(config)
+        .resolve_job_def(job_name)
+        .execute_in_process(
+            instance=instance,
+            tags={**tags, **({run_tags.PROCESS: process} if (process := describe_own_process()) else {})},
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **run_config},
+        )
     )
 
 
@@ -92,11 +99,10 @@ def _read_failure(event: dg.DagsterEvent) -> StepFailure:
     if data.user_failure_data is not None:
         recorded = data.user_failure_data.metadata.get(EXIT_CODE_KEY)
         exit_code = recorded.value if isinstance(recorded, dg.IntMetadataValue) and recorded.value is not None else exit_code
-        return StepFailure(step, data.user_failure_data.description or data.error_display_string, exit_code)
-    if data.error is not None and data.error.cls_name == INTERRUPTION:
-        return StepFailure(step, "cancelled; nothing of this step was kept", CANCELLED_EXIT_CODE)
-    error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
-    return StepFailure(step, error.message.strip() if error is not None else data.error_display_string, exit_code)
+    elif data.error is not None and data.error.cls_name == INTERRUPTION:
+        return StepFailure(step, "cancelled; nothing of this step was kept", "", CANCELLED_EXIT_CODE)
+    reason = explain_step_failure(event)
+    return StepFailure(step, reason.cause, reason.next_step, exit_code)
 
 
 def _ask_git(*arguments: str) -> str:

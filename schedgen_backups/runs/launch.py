@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from schedgen_backups import run_tags
+from schedgen_backups.config.config import Config
 from schedgen_backups.runs.results import BackupResult, DrillResult
 
 
-def run_backup(reason: str, labels: Mapping[str, str], *, pin_for: str = "") -> BackupResult:
-    """A backup was taken through Dagster, and its point pinned for that span where one is given; how it ended is in the outcome, never raised."""
+def run_backup(config: Config, reason: str, labels: Mapping[str, str], *, pin_for: str = "") -> BackupResult:
+    """Take a backup through Dagster, and pin its point for that span where one is given; how it ended is in the result, never raised."""
     from schedgen_backups.runs import in_process as instance  # noqa: PLC0415 - see above
 
     pinned = {run_tags.PIN_FOR: pin_for} if pin_for else {}
-    return instance.run_backup_job(instance.make_tags(reason, labels) | pinned)
+    return instance.run_backup_job(config, instance.make_tags(reason, labels) | pinned)
 
 
-def run_drill(point_id: str) -> DrillResult:
-    """A restore of the point was drilled through Dagster; how it ended is in the outcome, never raised."""
+def run_drill(config: Config, point_id: str) -> DrillResult:
+    """Drill a restore of the point through Dagster; how it ended is in the result, never raised."""
     from schedgen_backups.runs import in_process as instance  # noqa: PLC0415 - see above
 
-    return instance.run_drill_job(point_id, instance.make_tags("", {}))
+    return instance.run_drill_job(config, point_id, instance.make_tags("", {}))

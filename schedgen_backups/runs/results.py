@@ -34,6 +34,8 @@ class StepFailure:
 
     step: str
     reason: str
+    hint: str
+    """What to do; empty when the failure does not say it."""
     exit_code: int
 
 

@@ -5,6 +5,7 @@ Add what must happen on the machine. Which files with which text is decided in `
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import shutil
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
+from schedgen_backups.config.env_file import find_checkout
+from schedgen_backups.config.variables import ENV_FILE_VARIABLE
 from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.runs.home import HOME_VARIABLE
 from schedgen_backups.setup.plan import SERVICE_USER, Deployment, Place, PlannedFile
@@ -29,8 +32,8 @@ _COMPOSE_TIMEOUT_SECONDS = 60
 
 def find_sources() -> Path:
     """The checkout that this package runs from, with deploy/ and docker/; ConfigurationError when it was installed without."""
-    checkout = Path(__file__).resolve().parent.parent.parent
-    if not (checkout / "deploy" / "systemd").is_dir() or not (checkout / "docker" / "compose.yaml").is_file():
+    checkout = find_checkout()
+    if checkout is None or not (checkout / "deploy" / "systemd").is_dir() or not (checkout / "docker" / "compose.yaml").is_file():
         raise ConfigurationError(
             "deploy/ and docker/ are not beside this installation",
             hint="Run setup from a checkout (make, pip install --editable .), or choose --deployment none.",
@@ -38,17 +41,19 @@ def find_sources() -> Path:
     return checkout
 
 
-def find_application(project: Path) -> Path | None:
-    """The application's compose file, where it lies beside this checkout's folder."""
-    found = (project.parent / name for name in APPLICATION_FILES)
+def find_application(checkout: Path | None) -> Path | None:
+    """Return the application's compose file, where it lies beside the checkout's folder."""
+    if checkout is None:
+        return None
+    found = (checkout.parent / name for name in APPLICATION_FILES)
     return next((path for path in found if path.is_file()), None)
 
 
-def detect(project: Path) -> dict[Deployment, str]:
-    """Each deployment that this machine can have → what was seen of it; the best first."""
+def detect(checkout: Path | None) -> dict[Deployment, str]:
+    """Return each deployment that this machine can have with what was seen of it; the best first."""
     found: dict[Deployment, str] = {}
-    if _has_compose() and find_application(project) is not None:
-        found[Deployment.COMPOSE] = f"Docker with compose, and {find_application(project)}"
+    if _has_compose() and find_application(checkout) is not None:
+        found[Deployment.COMPOSE] = f"Docker with compose, and {find_application(checkout)}"
     if SYSTEMD_RUNS.is_dir():
         found[Deployment.SYSTEMD] = "systemd"
     if shutil.which("crontab") or Path("/etc/cron.d").is_dir():
@@ -70,22 +75,27 @@ def find_service_user(wanted: str) -> str:
 
 
 def write_env(path: Path, text: str, owner: str) -> Path | None:
-    """The .env holds the text, for its owner alone (0600), whole or not at all; returns where the old one was kept, None without one."""
+    """Write the environment file, whole or not at all, closed to others as by `close_to_others`; return where the old one was kept."""
     kept = None
     with _translate(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             kept = path.with_name(f"{path.name}.old-{datetime.now(timezone.utc):%Y%m%d_%H%M%S}")
-            _write_whole(kept, path.read_text(encoding="utf-8"), 0o600, owner)
-        _write_whole(path, text, 0o600, owner)
+            _write_whole(kept, path.read_text(encoding="utf-8"), 0o600)
+            _close(kept, owner)
+        _write_whole(path, text, 0o600)
+        _close(path, owner)
     return kept
 
 
 def close_to_others(path: Path, owner: str) -> None:
-    """The file is its owner's alone (0600): with a name, this user's, who could read it by its group before; otherwise whose it was."""
+    """Let nobody but the user of the backups read the file; without a name, nobody but its owner.
+
+    Root's own commands trust only a file of root's, so that root keeps it and the user reads it by a group that nobody else is in (0640). A user
+    without such a group owns the file (0600).
+    """
     with _translate(path):
-        path.chmod(0o600)
-        if owner:
-            _give(path, owner)
+        _close(path, owner)
 
 
 def write_planned(files: Sequence[PlannedFile]) -> tuple[Path, ...]:
@@ -95,7 +105,7 @@ def write_planned(files: Sequence[PlannedFile]) -> tuple[Path, ...]:
         with _translate(file.path):
             if not is_as_planned(file):
                 file.path.parent.mkdir(parents=True, exist_ok=True)
-                _write_whole(file.path, file.text, file.mode, "")
+                _write_whole(file.path, file.text, file.mode)
                 written.append(file.path)
     return tuple(written)
 
@@ -141,7 +151,8 @@ def run_visibly(words: Sequence[str], folder: Path) -> int:
 
 def run_command_line(arguments: Sequence[str], place: Place, deployment: Deployment, values: Mapping[str, str]) -> int:
     """`schedgen-backups` ran as the user of the backups, with the .env that was written; returns its exit code."""
-    environment = {**os.environ, **values}
+    # A child process: it needs PATH and all else that this one has, and the answers in place of what this one's environment says.
+    environment = {**os.environ, **values, ENV_FILE_VARIABLE: str(place.env_file)}
     if deployment in {Deployment.SYSTEMD, Deployment.CRON}:
         environment[HOME_VARIABLE] = str(place.state)
     user = place.user if os.geteuid() == 0 and place.user != pwd.getpwuid(0).pw_name else None
@@ -170,18 +181,34 @@ def _run(words: Sequence[str]) -> None:
         )
 
 
-def _write_whole(path: Path, text: str, mode: int, owner: str) -> None:
+def _write_whole(path: Path, text: str, mode: int) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary = Path(file.name)
     temporary.chmod(mode)
-    if owner:
-        _give(temporary, owner)
-    elif path.exists() and os.geteuid() == 0:
+    if path.exists() and os.geteuid() == 0:
         shutil.chown(temporary, path.stat().st_uid, path.stat().st_gid)
     temporary.replace(path)
+
+
+def _close(path: Path, owner: str) -> None:
+    path.chmod(0o600)
+    if not owner or os.geteuid() != 0:
+        return
+    user = pwd.getpwnam(owner)
+    if _is_private(user):
+        shutil.chown(path, 0, user.pw_gid)
+        path.chmod(0o640)
+    else:
+        shutil.chown(path, user.pw_uid, user.pw_gid)
+
+
+def _is_private(user: pwd.struct_passwd) -> bool:
+    """Return whether nobody else is in the user's group, so that root may share a file with this user alone."""
+    members = {*grp.getgrgid(user.pw_gid).gr_mem, *(other.pw_name for other in pwd.getpwall() if other.pw_gid == user.pw_gid)}
+    return user.pw_uid != 0 and members <= {user.pw_name}
 
 
 def _give(path: Path, owner: str) -> None:

@@ -17,15 +17,10 @@ from rich.markup import escape
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import out
 from schedgen_backups.cli.progress import draw_precondition_results
+from schedgen_backups.config.config import Config
 from schedgen_backups.config.cron import parse_cron
-from schedgen_backups.config.environment import (
-    parse_endpoint,
-    read_backup_settings,
-    read_bucket_settings,
-    read_database_settings,
-    read_retention_policy,
-)
 from schedgen_backups.config.reader import DEFAULTS
+from schedgen_backups.config.sources import parse_endpoint
 from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.doctor.checks import PreconditionResult, Verdict, examine_bucket, examine_database
 from schedgen_backups.setup.plan import Deployment, make_calendar
@@ -80,17 +75,16 @@ MAIL = (
     Question("SMTP_USER", "Login, where it wants one"),
     Question("SMTP_PASSWORD", "The login's password", is_hidden=True),
 )
-ASKED = tuple(question.name for question in (*DATABASE, *BUCKET, DIRECTORY, *TIMES, *CHANNELS, *MAIL))
 
 
 @dataclass
 class Interview:
     """What is known, and how the rest comes to be known."""
 
-    known: dict[str, str]
-    """Variable → value, of flags, environment and .env."""
+    known: Config
+    """What flags, environment and environment file say."""
     written: Mapping[str, str]
-    """What the .env says already: channels that are in it were tried when they came into it."""
+    """What the environment file says already: channels that are in it were tried when they came into it."""
     given: frozenset[str]
     """Variables that flags gave: asked for only when they turn out to be wrong."""
     is_interactive: bool
@@ -106,7 +100,8 @@ class Interview:
         times = TIMES if is_elsewhere else (DIRECTORY, *TIMES)
         self._ask_group("schedule and retention", times, lambda: self._try_times(deployment))
         self._ask_group("alerts", CHANNELS, self._try_channels)
-        if not self._environment().get("BACKUP_ALERT_WEBHOOK_URL") and not self._environment().get("BACKUP_ALERT_EMAIL"):
+        values = self.config.values
+        if not values.get("BACKUP_ALERT_WEBHOOK_URL") and not values.get("BACKUP_ALERT_EMAIL"):
             out.print(
                 "[yellow]Nobody is told of failures.[/] Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL, or look at `schedgen-backups status`."
             )
@@ -137,7 +132,7 @@ class Interview:
                 return
 
     def _ask(self, question: Question, *, is_again: bool) -> None:
-        known = self.answers.get(question.name, self.known.get(question.name, "").strip() or DEFAULTS[question.name])
+        known = self.answers.get(question.name, self.known.values.get(question.name, "").strip() or DEFAULTS[question.name])
         if not self.is_interactive or (question.name in self.given and not is_again):
             problem = _find_problem(question, known)
             if not problem:
@@ -159,39 +154,40 @@ class Interview:
             question.text + hint, default=known, hide_input=question.is_hidden, show_default=bool(known) and not question.is_hidden, value_proc=take
         )
 
-    def _environment(self) -> dict[str, str]:
-        return {**self.known, **self.answers}
+    @property
+    def config(self) -> Config:
+        """What is known by now, answers included."""
+        return self.known.with_values(self.answers)
 
     def _try_database(self, *, is_elsewhere: bool) -> None:
-        environment = self._environment()
-        settings = read_database_settings(environment)
+        config = self.config
+        settings = config.database
         if is_elsewhere and not _is_known_here(settings.host):
             out.print(f"{escape(settings.host)} is a name of the containers' network: `backup-cli doctor` tries it there.")
             return
-        results = examine_database(settings, read_backup_settings(_without_times(environment)))
+        results = examine_database(settings, config.capture)
         # The image brings its own pg_dump.
         _judge([result for result in results if not (is_elsewhere and result.subject == "pg_dump")])
 
     def _try_bucket(self, *, is_elsewhere: bool) -> None:
-        environment = self._environment()
-        settings = read_bucket_settings(environment)
+        config = self.config
+        settings = config.bucket
         host = settings.endpoint.rpartition(":")[0]
         if is_elsewhere and not _is_known_here(host):
             out.print(f"{escape(host)} is a name of the containers' network: `backup-cli doctor` tries it there.")
             return
-        _judge(list(examine_bucket(settings, read_backup_settings(_without_times(environment)))))
+        _judge(list(examine_bucket(settings, config.capture.transfer)))
 
     def _try_times(self, deployment: Deployment) -> None:
-        read_backup_settings(self._environment())
-        read_retention_policy(self._environment())
+        self.config.check("backup_directory", "capture", "schedule", "retention")
         if deployment is Deployment.SYSTEMD:
             make_calendar(self.answers["BACKUP_SCHEDULE"])
 
     def _try_channels(self) -> None:
-        service = AlertService(self._environment())
-        environment = self._environment()
+        config = self.config
+        service = AlertService(config)
         names = [question.name for question in (*CHANNELS, *MAIL)]
-        is_new = any((environment.get(name) or DEFAULTS[name]) != (self.written.get(name) or DEFAULTS[name]) for name in names)
+        is_new = any((config.values.get(name) or DEFAULTS[name]) != (self.written.get(name) or DEFAULTS[name]) for name in names)
         if not self.is_told or not is_new or not service.notifier.channels:
             return
         refused = [delivery for delivery in send_test_alert(service.notifier) if not delivery.is_accepted]
@@ -208,11 +204,6 @@ def _judge(results: list[PreconditionResult]) -> None:
     if problems:
         raise ConfigurationError("; ".join(result.detail for result in problems), hint=" ".join(result.fix for result in problems if result.fix))
     out.print(draw_precondition_results(results))
-
-
-def _without_times(environment: Mapping[str, str]) -> dict[str, str]:
-    """Times are asked for later: a wrong one in the old .env is told then."""
-    return {name: value for name, value in environment.items() if name not in {question.name for question in TIMES}}
 
 
 def _find_problem(question: Question, value: str) -> str:

@@ -15,8 +15,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
-from schedgen_backups.config.reader import FILE_SUFFIX
-from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.config.variables import FILE_SUFFIX, VARIABLES
 from schedgen_backups.core.errors import ConfigurationError
 
 DEPLOYED_AT = "/opt/schedgen-backups"
@@ -49,9 +48,10 @@ class Deployment(str, Enum):
 
 @dataclass(frozen=True)
 class Place:
-    """Where this machine has the checkout, its programs, the state, the recovery points and cron's log, and who runs the backups."""
+    """Where this machine has the checkout, the environment file, programs, state, recovery points and cron's log; who runs the backups."""
 
     project: Path
+    env_file: Path
     bin_dir: Path
     state: Path
     points: Path
@@ -61,7 +61,7 @@ class Place:
     @property
     def paths(self) -> tuple[Path, ...]:
         """All of them."""
-        return (self.project, self.bin_dir, self.state, self.points, self.log)
+        return (self.project, self.env_file, self.bin_dir, self.state, self.points, self.log)
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,7 @@ def _move(text: str, place: Place) -> str:
             # Both read blanks and per cent signs as something else.
             raise ConfigurationError(f"{str(path)!r} cannot stand in a unit or a cron file", hint="Use a path of letters, digits and ._-@+/.")
     text = text.replace(f"{DEPLOYED_AT}/.venv/bin", str(place.bin_dir)).replace("cd " + DEPLOYED_AT, f"cd {place.project}")
+    text = text.replace(f"{DEPLOYED_AT}/.env", str(place.env_file))
     text = text.replace(" .venv/bin/", f" {place.bin_dir}/").replace(POINTS_AT, str(place.points)).replace(LOG_AT, str(place.log))
     if str(place.state) != STATE_AT:
         text = text.replace(STATE_AT, str(place.state))

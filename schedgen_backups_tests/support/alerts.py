@@ -16,10 +16,12 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from schedgen_backups.core.notify.alert import Alert, Severity
+from schedgen_backups.core.notify.incidents import IncidentKey
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups_tests.support.http_server import JoiningHTTPServer
 
 SECRET = "T0CANARY/B1CANARY/x2Canary3Secret"
+KEY = IncidentKey(area="run", subject="database_dump failed")
 RAISED_AT = datetime(2026, 3, 1, 2, 10, tzinfo=timezone.utc)
 
 
@@ -119,7 +121,6 @@ def closed_port() -> int:
 def make_alert(**fields: object) -> Alert:
     """An alert like those of a failed dump."""
     values: dict[str, object] = {
-        "incident": "database_dump failed",
         "severity": Severity.CRITICAL,
         "title": "Backup failed: database_dump",
         "cause": "pg_dump ended with 1: connection refused",

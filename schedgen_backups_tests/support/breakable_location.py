@@ -4,13 +4,15 @@ The environment of a daemon cannot be changed from outside, files can. The two s
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 
 from schedgen_backups import definitions  # the module: Dagster wants one Definitions object in a location
+from schedgen_backups.config.config import load_config
 from schedgen_backups.defs.resources import BackupResource
-from schedgen_backups.defs.sensors import alert_outbox, freshness_watch
+from schedgen_backups.monitoring.outbox import OUTBOX_NAME
 
 _SECONDS = 5
 FOLDER_VARIABLE = "BREAKABLE_FOLDER"
@@ -20,13 +22,14 @@ def is_marked(name: str) -> bool:
     return (Path(os.environ[FOLDER_VARIABLE]) / name).exists()
 
 
-class BreakableResource(BackupResource):
+@dg.resource
+def breakable_resource(_context: dg.InitResourceContext) -> Iterator[BackupResource]:
     """A resource that does not come up while it is marked as broken."""
-
-    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        del context
-        if is_marked("broken resource"):
-            raise ConnectionError("no such luck with the resource")
+    if is_marked("broken resource"):
+        raise ConnectionError("no such luck with the resource")
+    opened = BackupResource(load_config())
+    yield opened
+    opened.close()
 
 
 @dg.schedule(
@@ -42,16 +45,16 @@ def breakable_schedule() -> dg.SkipReason:
     return dg.SkipReason("nothing to do")
 
 
-@dg.sensor(name=alert_outbox.name, minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(name=OUTBOX_NAME, minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
 def quick_outbox(context: dg.SensorEvaluationContext) -> object:
     """The real one, more often."""
-    return alert_outbox(context)
+    return definitions.defs.resolve_sensor_def(OUTBOX_NAME)(context)
 
 
-@dg.sensor(name=freshness_watch.name, minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(name="freshness_watch", minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
 def quick_watch(context: dg.SensorEvaluationContext) -> object:
     """The real one, more often: five minutes are long for a test."""
-    return freshness_watch(context)
+    return definitions.defs.resolve_sensor_def("freshness_watch")(context)
 
 
 defs = dg.Definitions(
@@ -60,6 +63,6 @@ defs = dg.Definitions(
     jobs=list(definitions.defs.jobs or []),
     schedules=[*(definitions.defs.schedules or []), breakable_schedule],
     sensors=[quick_outbox, quick_watch],
-    resources={"backup": BreakableResource()},
+    resources={"backup": breakable_resource},
     executor=definitions.defs.executor,
 )

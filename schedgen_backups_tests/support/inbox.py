@@ -17,6 +17,7 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
+from schedgen_backups.definitions import defs
 from schedgen_backups_tests.support.alerts import Answer, RecordingServer, recording_server
 
 CANARY = "wrong-canary-4711"
@@ -76,8 +77,8 @@ def open_inbox() -> Generator[Inbox, None, None]:
 class Watcher:
     """Looks with a sensor again and again, and carries its cursor on."""
 
-    def __init__(self, sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None = None) -> None:
-        self._sensor = sensor
+    def __init__(self, sensor: str, instance: dg.DagsterInstance, cursor: str | None = None) -> None:
+        self._sensor = defs.resolve_sensor_def(sensor)
         self._instance = instance
         self.cursor = cursor
 

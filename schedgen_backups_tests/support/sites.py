@@ -19,7 +19,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
@@ -66,15 +66,17 @@ class Site:
         self.directory = folder / "backups"
         self.application = application
         self._monkeypatch = monkeypatch
-        # A folder of its own keeps a developer's .env out.
-        (folder / "workspace.yaml").touch()
+        # An environment file of its own keeps a developer's .env out.
+        self.env = folder / ".env"
+        self.env.touch(mode=0o600)
+        monkeypatch.setenv(ENV_FILE_VARIABLE, str(self.env))
         monkeypatch.chdir(folder)
         self.home = folder / "home"
         self.home.mkdir()
         shutil.copy(Path(__file__).resolve().parents[2] / "dagster.yaml", self.home)
         monkeypatch.setenv("DAGSTER_HOME", str(self.home))
-        for variable in VARIABLES:
-            monkeypatch.delenv(variable.name, raising=False)
+        for name in NAMES:
+            monkeypatch.delenv(name, raising=False)
         self.set(**environment_of(application, self.directory))
 
     def set(self, **values: str) -> None:

@@ -31,8 +31,6 @@ class Severity(str, Enum):
 class Alert(FrozenModel):
     """One message to people."""
 
-    incident: str
-    """What it is about, the same for each repetition, such as `database_dump failed`."""
     severity: Severity
     title: str
     cause: str

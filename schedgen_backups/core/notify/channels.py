@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import SplitResult, urlsplit
@@ -23,7 +24,7 @@ from slack_sdk.webhook import WebhookClient
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify.alert import TEXT_LIMIT, Alert, Severity, shorten
 from schedgen_backups.core.notify.redaction import hidden_addresses
-from schedgen_backups.core.settings import LOOPBACK_HOSTS
+from schedgen_backups.core.settings import LOOPBACK_HOSTS, MailSettings
 
 SEND_TIMEOUT_SECONDS = 5
 _TRIES = 2
@@ -156,17 +157,12 @@ class AppriseChannel:
         return Delivery(self.name, is_accepted, "accepted" if is_accepted else answer or "refused")
 
 
-@dataclass(frozen=True)
-class MailSettings:
-    """The SMTP server that takes our mail."""
-
-    host: str
-    port: int
-    user: str
-    password: str = field(repr=False)
-    sender: str
-    security: str
-    """`starttls`, `ssl` or `insecure`."""
+def make_channels(webhook_urls: Iterable[str], recipients: tuple[str, ...], mail: MailSettings | None) -> tuple[Channel, ...]:
+    """Return a channel for each address, and one for mail; ConfigurationError names what cannot be one."""
+    channels = [make_channel(url) for url in webhook_urls]
+    if mail is not None:
+        channels.append(make_mail_channel(recipients, mail))
+    return tuple(channels)
 
 
 def make_channel(url: str) -> Channel:

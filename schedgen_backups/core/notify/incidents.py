@@ -1,4 +1,4 @@
-"""Keeps one incident per kind of trouble: the first alert at once, repetitions after 1, 6 and 24 hours, one message when it is over.
+"""Keeps one incident per key: the first alert at once, repetitions after 1, 6 and 24 hours, one message when it is over.
 
 A small state machine, and the file that keeps its state beside the recovery points, where hooks, sensors and the command line all find it. What
 an alert says belongs to `alerts`. An alert counts as announced only when a channel accepted it, so one that nobody got is due again.
@@ -10,6 +10,7 @@ import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -25,10 +26,23 @@ FOLDER_NAME = ".alerts"
 _STATE_NAME = "incidents.json"
 
 
-class Incident(FrozenModel):
-    """Trouble of one kind, from its first alert until it is over."""
+@dataclass(frozen=True)
+class IncidentKey:
+    """What an incident is about, the same for each repetition."""
 
-    kind: str
+    area: str
+    """What it belongs to, such as backups, ticks or checks."""
+    subject: str
+    """What happened there, such as `database_dump failed`."""
+
+    def __str__(self) -> str:
+        return f"{self.area}: {self.subject}"
+
+
+class Incident(FrozenModel):
+    """What is wrong under one key, from its first alert until it is over."""
+
+    key: IncidentKey
     began_at: AwareDatetime
     announced_at: AwareDatetime
     """When the last alert of it was accepted."""
@@ -47,32 +61,32 @@ class IncidentState(FrozenModel):
 
     incidents: tuple[Incident, ...] = ()
 
-    def find(self, kind: str) -> Incident | None:
-        """The open incident of this kind, or None."""
-        return next((incident for incident in self.incidents if incident.kind == kind), None)
+    def find(self, key: IncidentKey) -> Incident | None:
+        """Return the open incident of this key, or None."""
+        return next((incident for incident in self.incidents if incident.key == key), None)
 
-    def is_due(self, kind: str, now: datetime) -> bool:
-        """Whether an occurrence of this kind deserves an alert now."""
-        incident = self.find(kind)
+    def is_due(self, key: IncidentKey, now: datetime) -> bool:
+        """Return whether an occurrence under this key deserves an alert now."""
+        incident = self.find(key)
         return incident is None or incident.is_due(now)
 
-    def with_occurrence(self, kind: str, now: datetime, *, is_announced: bool) -> IncidentState:
-        """One more occurrence; an incident opens with its first announced one."""
-        incident = self.find(kind)
+    def with_occurrence(self, key: IncidentKey, now: datetime, *, is_announced: bool) -> IncidentState:
+        """Return the state after one more occurrence; an incident opens with its first announced one."""
+        incident = self.find(key)
         if incident is None:
             if not is_announced:
                 return self
-            opened = Incident(kind=kind, began_at=now, announced_at=now, announced_count=1, occurrence_count=1)
+            opened = Incident(key=key, began_at=now, announced_at=now, announced_count=1, occurrence_count=1)
             return IncidentState(incidents=(*self.incidents, opened))
         changes: dict[str, object] = {"occurrence_count": incident.occurrence_count + 1}
         if is_announced:
             changes |= {"announced_at": now, "announced_count": incident.announced_count + 1}
-        kept = tuple(other for other in self.incidents if other.kind != kind)
+        kept = tuple(other for other in self.incidents if other.key != key)
         return IncidentState(incidents=(*kept, incident.model_copy(update=changes)))
 
-    def without(self, kinds: frozenset[str]) -> IncidentState:
-        """The same without the incidents of these kinds."""
-        return IncidentState(incidents=tuple(incident for incident in self.incidents if incident.kind not in kinds))
+    def without(self, keys: frozenset[IncidentKey]) -> IncidentState:
+        """Return the state without the incidents of these keys."""
+        return IncidentState(incidents=tuple(incident for incident in self.incidents if incident.key not in keys))
 
 
 class IncidentStore:

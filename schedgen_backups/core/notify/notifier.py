@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.channels import Channel, Delivery
-from schedgen_backups.core.notify.incidents import FOLDER_NAME, Incident, IncidentState, IncidentStore
+from schedgen_backups.core.notify.incidents import FOLDER_NAME, Incident, IncidentKey, IncidentState, IncidentStore
 
 _SPOOL_NAME = "spool"
 _SPOOL_AGE = timedelta(days=7)
@@ -64,37 +64,36 @@ class Notifier:
         """The open incidents."""
         return self._store.read().incidents
 
-    def report_trouble(self, alert: Alert) -> Outcome:
-        """The alert was accepted, or is not due yet; its incident is open."""
+    def report_trouble(self, key: IncidentKey, alert: Alert) -> Outcome:
+        """Send the alert of this incident unless it is not due yet; the incident is open once a channel accepted an alert."""
         with self._state() as state:
-            if not state.is_due(alert.incident, alert.raised_at):
-                self._write(state.with_occurrence(alert.incident, alert.raised_at, is_announced=False))
+            if not state.is_due(key, alert.raised_at):
+                self._write(state.with_occurrence(key, alert.raised_at, is_announced=False))
                 return Outcome.SUPPRESSED
-            incident = state.find(alert.incident)
+            incident = state.find(key)
             if incident is not None:
                 alert = alert.model_copy(update={"facts": {**alert.facts, "incident": _describe(incident, alert.raised_at)}})
             outcome = self._deliver(alert)
             if outcome.is_settled:
-                self._write(state.with_occurrence(alert.incident, alert.raised_at, is_announced=True))
+                self._write(state.with_occurrence(key, alert.raised_at, is_announced=True))
             return outcome
 
-    def report_resolved(self, kinds: frozenset[str] | None, *, facts: dict[str, str], now: datetime) -> Outcome:
-        """The open incidents of these kinds (all when None) are closed, and one message says so; SUPPRESSED when none was open."""
+    def report_resolved(self, keys: frozenset[IncidentKey], *, facts: dict[str, str], now: datetime) -> Outcome:
+        """Close the open incidents of these keys with one message; SUPPRESSED when none was open."""
         with self._state() as state:
-            over = [incident for incident in state.incidents if kinds is None or incident.kind in kinds]
+            over = [incident for incident in state.incidents if incident.key in keys]
             if not over:
                 return Outcome.SUPPRESSED
             alert = Alert(
-                incident="resolved",
                 severity=Severity.INFO,
                 title="Backups work again",
-                cause="Over: " + "; ".join(f"{incident.kind} ({_describe(incident, now)})" for incident in over),
+                cause="Over: " + "; ".join(f"{incident.key} ({_describe(incident, now)})" for incident in over),
                 facts=facts,
                 raised_at=now,
             )
             outcome = self._deliver(alert)
             if outcome.is_settled:
-                self._write(state.without(frozenset(incident.kind for incident in over)))
+                self._write(state.without(frozenset(incident.key for incident in over)))
             return outcome
 
     def send(self, alert: Alert) -> tuple[Delivery, ...]:

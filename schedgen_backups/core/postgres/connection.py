@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from schedgen_backups.core.errors import DatabaseError, DatabaseUnreachableError
 from schedgen_backups.core.settings import DatabaseSettings
@@ -22,6 +23,7 @@ APPLICATION_NAME = "schedgen_backups"
 def make_client_environment(settings: DatabaseSettings) -> dict[str, str]:
     """The variables that make pg_dump, pg_dumpall and psql log in; the password is only here, never in an argument."""
     return {
+        **dict(settings.libpq_variables),
         "PGHOST": settings.host,
         "PGPORT": str(settings.port),
         "PGUSER": settings.user,
@@ -41,6 +43,7 @@ def connect_database(settings: DatabaseSettings, *, options: str = "") -> Genera
     """
     try:
         connection = psycopg.connect(
+            make_conninfo(**_make_parameters(settings.libpq_variables)),
             host=settings.host,
             port=settings.port,
             user=settings.user,
@@ -97,6 +100,12 @@ def count_user_relations(connection: psycopg.Connection[tuple[object, ...]]) -> 
     count = row[0] if row else 0
     assert isinstance(count, int)  # noqa: S101 - the column's type
     return count
+
+
+def _make_parameters(variables: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Return the connection parameters that these environment variables stand for; names that this libpq does not know are left out, as it does."""
+    keywords = {option.envvar: option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar}
+    return {keywords[name.encode()]: value for name, value in variables if name.encode() in keywords}
 
 
 def _explain_refusal(settings: DatabaseSettings, error: psycopg.Error) -> DatabaseError:

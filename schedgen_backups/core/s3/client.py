@@ -7,7 +7,6 @@ Here lives how S3 is asked and how its refusals become our errors. Which objects
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,7 +119,7 @@ class BucketClient:
         self._throttle = RateLimit(max_mb_per_second)
         self.settings = settings
         self._bucket = settings.bucket
-        certificates = os.environ.get("SSL_CERT_FILE") or certifi.where()
+        certificates = str(settings.certificates_path or certifi.where())
         # The SDK's own pool opens a new connection whenever ten threads are not enough, and waits five minutes for a dead server.
         self._pool = urllib3.PoolManager(
             maxsize=threads + 2,

@@ -45,7 +45,8 @@ def taken(tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Ap
     with pytest.MonkeyPatch.context() as monkeypatch:
         site = Site(tmp_path_factory.mktemp("cli"), seeded_application[0], monkeypatch)
         git(site.folder, "init", "--quiet", "--initial-branch=release/2.1")
-        git(site.folder, "add", "workspace.yaml")
+        (site.folder / "a file").touch()
+        git(site.folder, "add", "a file")
         git(site.folder, "commit", "--quiet", "--message=A commit")
         result = site.cli("backup", "--reason", REASON, "--label", "deployment=v2.1.0", "--label", "ticket=OPS-17=b")
         assert (result.code, result.stderr) == (0, "")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.config.alerts import read_alert_settings
-from schedgen_backups.config.environment import load_environment, read_database_settings
+from schedgen_backups.config.config import load_config
 from schedgen_backups.config.targets import read_bucket_target, read_database_target
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups_tests.support.sites import Site
@@ -33,20 +32,20 @@ def test_a_backup_takes_its_password_from_a_file(site: Site) -> None:
 
 def test_the_env_file_may_name_files_too(site: Site) -> None:
     site.unset("POSTGRES_PASSWORD")
-    (site.folder / ".env").write_text(f"POSTGRES_PASSWORD_FILE={write(site.folder, 'from-a-file')}\n")
-    assert read_database_settings(load_environment()).password == "from-a-file"
+    site.env.write_text(f"POSTGRES_PASSWORD_FILE={write(site.folder, 'from-a-file')}\n")
+    assert load_config().database.password == "from-a-file"
 
 
 def test_an_empty_value_leaves_the_word_to_the_file(site: Site) -> None:
     """So does compose set what nobody has set."""
     site.set(POSTGRES_PASSWORD="", POSTGRES_PASSWORD_FILE=write(site.folder, "from-a-file"))
-    assert read_database_settings(load_environment()).password == "from-a-file"
+    assert load_config().database.password == "from-a-file"
 
 
 def test_a_file_that_is_not_there_is_named_and_not_taken_for_no_value(site: Site) -> None:
     site.set(BACKUP_ALERT_WEBHOOK_URL_FILE=str(site.folder / "none"))
     with pytest.raises(ConfigurationError, match=r"BACKUP_ALERT_WEBHOOK_URL_FILE names .*none, which cannot be read \(No such file"):
-        read_alert_settings(load_environment())
+        _ = load_config().alerts
 
 
 def test_a_file_that_is_no_text_is_named_without_its_content(site: Site) -> None:
@@ -54,25 +53,25 @@ def test_a_file_that_is_no_text_is_named_without_its_content(site: Site) -> None
     path.write_bytes(b"canary-\xff")
     site.set(BACKUP_ALERT_WEBHOOK_URL_FILE=str(path))
     with pytest.raises(ConfigurationError, match="which is no text") as raised:
-        read_alert_settings(load_environment())
+        _ = load_config().alerts
     assert "canary" not in str(raised.value)
 
 
 def test_value_and_file_together_are_refused(site: Site) -> None:
     site.set(POSTGRES_PASSWORD="from-the-environment", POSTGRES_PASSWORD_FILE=write(site.folder, "from-a-file"))
     with pytest.raises(ConfigurationError, match="POSTGRES_PASSWORD and POSTGRES_PASSWORD_FILE are both set") as raised:
-        read_database_settings(load_environment())
+        _ = load_config().database
     assert "from-" not in str(raised.value)
 
 
 def test_a_restore_takes_its_password_from_a_file(site: Site) -> None:
     site.set(RESTORE_POSTGRES_PASSWORD_FILE=write(site.folder, "of-the-restore"))
-    assert read_database_target("postgresql://me@host:5432/name", load_environment()).password == "of-the-restore"
+    assert read_database_target("postgresql://me@host:5432/name", load_config()).password == "of-the-restore"
 
 
 def test_a_restore_whose_file_is_not_there_does_not_take_another_password(site: Site) -> None:
     site.set(RESTORE_POSTGRES_PASSWORD_FILE=str(site.folder / "none"), RESTORE_MINIO_SECRET_KEY_FILE=str(site.folder / "none"))
     with pytest.raises(ConfigurationError, match="RESTORE_POSTGRES_PASSWORD_FILE"):
-        read_database_target("restored", load_environment())
+        read_database_target("restored", load_config())
     with pytest.raises(ConfigurationError, match="RESTORE_MINIO_SECRET_KEY_FILE"):
-        read_bucket_target("restored", load_environment())
+        read_bucket_target("restored", load_config())

@@ -13,8 +13,10 @@ import dagster as dg
 import pytest
 
 from schedgen_backups.alerts.run_kinds import DRILL, DRILL_CHECK_NAMES
+from schedgen_backups.config.config import load_config
+from schedgen_backups.config.variables import ENV_FILE_VARIABLE
 from schedgen_backups.definitions import defs
-from schedgen_backups.defs.schedules import make_daily_backup_schedule
+from schedgen_backups.defs.site import build_site_definitions
 from schedgen_backups_tests.support.sites import Site
 
 pytestmark = [pytest.mark.edge]
@@ -34,21 +36,30 @@ import schedgen_backups.core as core
 names = [module.name for module in pkgutil.walk_packages(core.__path__, "schedgen_backups.core.")]
 for name in names:
     importlib.import_module(name)
-unwanted = {"dagster", "typer", "rich", "dotenv", "schedgen_backups.config.environment", "schedgen_backups.defs.resources"}
+unwanted = {"dagster", "typer", "rich", "dotenv", "schedgen_backups.config.config", "schedgen_backups.defs.resources"}
 print(len(names) > 20, sorted(unwanted & sys.modules.keys()))
 """
 
 
 def run_python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter in this folder, with this environment and nothing else."""
+    """A fresh interpreter in this folder, with this environment, an empty environment file, and nothing else."""
+    empty = folder / "env"
+    empty.touch(mode=0o600)
+    environment = {ENV_FILE_VARIABLE: str(empty), **environment}
     return subprocess.run([sys.executable, *STRICT, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+def read_backup_schedule() -> dg.ScheduleDefinition:
+    """The schedule of the backup as the environment says now."""
+    schedule = build_site_definitions(load_config()).resolve_schedule_def("daily_backup_schedule")
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    return schedule
+
+
 def test_the_location_loads_with_an_empty_environment_and_touches_nothing(tmp_path: Path) -> None:
-    (tmp_path / "workspace.yaml").touch()
     loaded = run_python(LOAD, tmp_path)
     assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, "0 2 * * *|UTC\n", "")
-    assert [path.name for path in tmp_path.iterdir()] == ["workspace.yaml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["env"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +74,6 @@ def test_the_location_loads_with_an_empty_environment_and_touches_nothing(tmp_pa
 )
 def test_the_location_loads_with_wrong_values_and_keeps_the_default_schedule(environment: dict[str, str], tmp_path: Path) -> None:
     """The run of that schedule then fails with the reason, which somebody sees."""
-    (tmp_path / "workspace.yaml").touch()
     loaded = run_python(LOAD, tmp_path, **environment)
     assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, "0 2 * * *|UTC\n", "")
 
@@ -132,7 +142,7 @@ def test_a_restore_is_nothing_that_a_click_on_materialize_all_can_start() -> Non
 @pytest.mark.parametrize("timezone", ["UTC", "Africa/Johannesburg"])
 def test_the_schedule_is_any_cron_string_in_any_time_zone(cron: str, timezone: str, site: Site) -> None:
     site.set(BACKUP_SCHEDULE=cron, BACKUP_TIMEZONE=timezone)
-    schedule = make_daily_backup_schedule()
+    schedule = read_backup_schedule()
     assert (schedule.cron_schedule, schedule.execution_timezone) == (cron, timezone)
 
 
@@ -145,11 +155,11 @@ def test_the_schedule_runs_without_anybody_switching_it_on() -> None:
 def test_another_setting_that_is_wrong_does_not_move_the_schedule(site: Site) -> None:
     """The run that then fails must be the one at the operators' hour, not one at two in the night of another zone."""
     site.set(BACKUP_SCHEDULE="0 5 * * *", BACKUP_TIMEZONE="Africa/Johannesburg", BACKUP_DOWNLOAD_THREADS="eight")
-    schedule = make_daily_backup_schedule()
+    schedule = read_backup_schedule()
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 5 * * *", "Africa/Johannesburg")
 
 
 def test_the_schedule_is_read_from_the_operators_env_file_too(site: Site) -> None:
     site.unset("BACKUP_SCHEDULE")
-    (site.folder / ".env").write_text("BACKUP_SCHEDULE='45 3 * * *'\n", encoding="utf-8")
-    assert make_daily_backup_schedule().cron_schedule == "45 3 * * *"
+    site.env.write_text("BACKUP_SCHEDULE='45 3 * * *'\n", encoding="utf-8")
+    assert read_backup_schedule().cron_schedule == "45 3 * * *"

@@ -13,14 +13,14 @@ import dagster as dg
 import pytest
 
 from schedgen_backups.alerts.run_kinds import DRILL, DRILL_CHECK_NAMES
+from schedgen_backups.config.config import load_config
 from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.definitions import defs
-from schedgen_backups.defs.drill import DRILL_CHECKS, MAX_RUNTIME_SECONDS
+from schedgen_backups.defs.drill import DRILL_CHECKS
 from schedgen_backups.defs.jobs import MAX_RUNTIME_TAG
-from schedgen_backups.defs.schedules import make_weekly_drill_schedule
-from schedgen_backups.defs.sensors import alert_outbox
+from schedgen_backups.defs.site import build_site_definitions
 from schedgen_backups_tests.support.inbox import Watcher, open_inbox
 from schedgen_backups_tests.support.sites import NEVER, Site, failures_of, wait_until
 
@@ -118,7 +118,7 @@ def test_a_failed_drill_is_told_once_and_ends_with_a_passed_drill_and_not_with_a
         [alert] = inbox.alerts
         assert alert.startswith("[HIGH] Restore drill failed: restore_drill_operator_checks_hold\n")
         assert "1 of 1 checks do not hold: SELECT false" in alert
-        outbox = Watcher(alert_outbox, instance)
+        outbox = Watcher("alert_outbox", instance)
         outbox.look(2)
         assert site.run(instance).success
         outbox.look(2)
@@ -191,16 +191,16 @@ def test_the_drill_runs_weekly_in_the_operators_time_zone_without_being_switched
     assert (schedule.cron_schedule, schedule.job_name) == ("0 4 * * 0", "restore_drill_job")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     site.set(DRILL_SCHEDULE=NEVER, BACKUP_TIMEZONE="Africa/Johannesburg")
-    moved = make_weekly_drill_schedule()
+    moved = build_site_definitions(load_config()).resolve_schedule_def("weekly_drill_schedule")
     assert (moved.cron_schedule, moved.execution_timezone) == (NEVER, "Africa/Johannesburg")
     site.set(DRILL_SCHEDULE="on Sundays")
-    assert make_weekly_drill_schedule().cron_schedule == "0 4 * * 0"
+    assert build_site_definitions(load_config()).resolve_schedule_def("weekly_drill_schedule").cron_schedule == "0 4 * * 0"
 
 
 def test_the_drills_job_is_the_asset_with_its_checks_and_a_limit() -> None:
     job = defs.resolve_job_def("restore_drill_job")
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {"restore_drill"}
     assert {key.name for key in job.asset_layer.asset_graph.asset_check_keys} == set(DRILL_CHECK_NAMES)
-    assert job.tags[MAX_RUNTIME_TAG] == str(MAX_RUNTIME_SECONDS) == "7200"
+    assert job.tags[MAX_RUNTIME_TAG] == "7200"
     assert [spec.blocking for check in DRILL_CHECKS for spec in check.check_specs] == [True, True, True, True, False]
     assert {f"restore_drill_{name}" for name in DRILL_CHECK_NAMES} | {"restore_drill"} == DRILL.subjects

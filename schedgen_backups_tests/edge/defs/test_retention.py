@@ -14,7 +14,7 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.defs.sensors import alert_outbox, retention_sensor
+from schedgen_backups.definitions import defs
 from schedgen_backups_tests.support.artifacts import list_files
 from schedgen_backups_tests.support.histories import add_point
 from schedgen_backups_tests.support.inbox import Watcher, open_inbox
@@ -60,7 +60,7 @@ def history(site: Site) -> History:
 def ask(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
     """What the sensor says; it keeps no cursor."""
     with dg.build_sensor_context(instance=instance) as context:
-        answer = retention_sensor(context)
+        answer = defs.resolve_sensor_def("retention_sensor")(context)
     assert isinstance(answer, dg.RunRequest | dg.SkipReason)
     return answer
 
@@ -140,7 +140,7 @@ def test_while_somebody_holds_the_lock_the_job_fails_removes_nothing_and_is_told
         [alert] = inbox.alerts
         assert alert.startswith("[MEDIUM] Retention failed: prune_recovery_points\n")
         assert "in use by a backup that runs" in alert
-        outbox = Watcher(alert_outbox, instance)
+        outbox = Watcher("alert_outbox", instance)
         outbox.look(2)
         assert inbox.texts == [alert]
         pruned = site.cli("prune")

@@ -47,7 +47,7 @@ def test_without_a_database_the_bucket_is_still_captured(site: Site, instance: d
     result = site.run(instance)
     failed = failures_of(result)["database_dump"]
     assert f"PostgreSQL at {LOOPBACK}:{port} cannot be reached" in failed.description
-    assert "What to do: " in failed.description
+    assert "What to do: " not in failed.description
     assert (failed.metadata["exit_code"], failed.metadata["error"], failed.metadata["trying_again_can_help"]) == (1, "DatabaseUnreachableError", True)
     assert "POSTGRES_PORT" in str(failed.metadata["hint"])
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)

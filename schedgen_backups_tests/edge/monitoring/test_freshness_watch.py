@@ -14,7 +14,6 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.defs.sensors import alert_outbox, freshness_watch
 from schedgen_backups_tests.support.histories import add_point
 from schedgen_backups_tests.support.inbox import CANARY, Inbox, Watcher, open_inbox
 from schedgen_backups_tests.support.sites import Site
@@ -53,7 +52,7 @@ def add_point_of(site: Site, hours: float, state: PointState = PointState.VERIFI
 
 def watch_since(instance: dg.DagsterInstance, hours: float) -> Watcher:
     """The watcher's first look was so long ago."""
-    return Watcher(freshness_watch, instance, hours_ago(hours).isoformat())
+    return Watcher("freshness_watch", instance, hours_ago(hours).isoformat())
 
 
 def test_without_any_run_ever_silence_is_told_once_when_it_is_too_long(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
@@ -67,14 +66,14 @@ def test_without_any_run_ever_silence_is_told_once_when_it_is_too_long(site: Sit
     assert "schedgen-backups backup" in alert
     assert site.run(instance).success
     late.look()
-    Watcher(alert_outbox, instance).look(2)
+    Watcher("alert_outbox", instance).look(2)
     [recovery] = inbox.recoveries
     assert "no verified recovery point" in recovery
     assert inbox.alerts == [alert]
 
 
 def test_the_first_look_begins_the_wait_and_later_looks_do_not_begin_it_anew(instance: dg.DagsterInstance, inbox: Inbox) -> None:
-    watcher = Watcher(freshness_watch, instance)
+    watcher = Watcher("freshness_watch", instance)
     watcher.look()
     first = watcher.cursor
     watcher.look(2)
@@ -85,7 +84,7 @@ def test_the_first_look_begins_the_wait_and_later_looks_do_not_begin_it_anew(ins
 @pytest.mark.parametrize(("hours", "told"), [(MAX_AGE_HOURS - 0.1, 0), (MAX_AGE_HOURS + 0.1, 1)], ids=["young", "old"])
 def test_a_point_that_is_too_old_is_told_at_the_first_look(hours: float, told: int, site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
     point_id = add_point_of(site, hours)
-    reason = Watcher(freshness_watch, instance).look()
+    reason = Watcher("freshness_watch", instance).look()
     assert point_id in reason
     assert len(inbox.alerts) == told
     assert all(point_id in alert for alert in inbox.alerts)
@@ -95,7 +94,7 @@ def test_a_point_that_is_too_old_is_told_at_the_first_look(hours: float, told: i
 def test_a_young_point_that_is_not_verified_does_not_count(state: PointState, site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
     old = add_point_of(site, MAX_AGE_HOURS + 1)
     add_point_of(site, 1, state)
-    Watcher(freshness_watch, instance).look()
+    Watcher("freshness_watch", instance).look()
     [alert] = inbox.alerts
     assert f"{old}, {MAX_AGE_HOURS + 1:.1f} h old" in alert
 
@@ -106,7 +105,7 @@ def test_a_failed_backup_does_not_end_the_alarm(site: Site, instance: dg.Dagster
     site.set(POSTGRES_PASSWORD=CANARY)
     assert not site.run(instance).success
     watcher.look()
-    Watcher(alert_outbox, instance).look()
+    Watcher("alert_outbox", instance).look()
     assert inbox.recoveries == []
     assert len(inbox.alerts) == 2
 

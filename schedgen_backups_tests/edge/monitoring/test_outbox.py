@@ -17,8 +17,6 @@ from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.definitions import defs
 from schedgen_backups.defs.assets import database_dump, minio_archive, recovery_point
-from schedgen_backups.defs.resources import BackupResource
-from schedgen_backups.defs.sensors import alert_outbox
 from schedgen_backups.monitoring.outbox import WILL_RETRY_TAG
 from schedgen_backups_tests.edge.runs.test_cancel import end_children, is_dumping
 from schedgen_backups_tests.support.fake_pg_dump import HANGS_AFTER_THE_FIRST_BYTES, make_pg_bin_dir
@@ -31,12 +29,10 @@ pytestmark = [pytest.mark.edge]
 ROWS = "INSERT INTO jobs (note) SELECT md5(n::text) FROM generate_series(1, {count}) AS n"
 
 
-class BrokenResource(BackupResource):
+@dg.resource
+def broken_resource(_context: dg.InitResourceContext) -> None:
     """A resource that does not come up, so that no step begins."""
-
-    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        del context
-        raise ConnectionError("no such luck with the resource")
+    raise ConnectionError("no such luck with the resource")
 
 
 @pytest.fixture
@@ -56,7 +52,7 @@ def home(site: Site) -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def outbox(home: dg.DagsterInstance) -> Watcher:
-    return Watcher(alert_outbox, home)
+    return Watcher("alert_outbox", home)
 
 
 @pytest.fixture
@@ -255,7 +251,7 @@ def test_a_resource_that_does_not_come_up_is_told_by_the_outbox_with_its_reason(
         assets=list(defs.assets or []),
         asset_checks=list(defs.asset_checks or []),
         jobs=[dg.define_asset_job("backup_job", selection=dg.AssetSelection.assets(database_dump, minio_archive, recovery_point))],
-        resources={"backup": BrokenResource()},
+        resources={"backup": broken_resource},
         executor=dg.in_process_executor,
     )
     assert not execute_job(broken.resolve_job_def("backup_job"), home, None).success

@@ -15,7 +15,6 @@ from dagster._core.events import DagsterEvent
 from dagster._core.scheduler.instigation import TickStatus
 
 from schedgen_backups.definitions import defs
-from schedgen_backups.defs.sensors import alert_outbox
 from schedgen_backups.monitoring.outbox import OUTBOX_NAME, OutboxCursor
 from schedgen_backups_tests.support.inbox import CANARY, PATH_CANARY, Inbox, Ticks, Watcher, open_inbox
 from schedgen_backups_tests.support.sites import Site
@@ -43,7 +42,7 @@ def home(site: Site) -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def outbox(home: dg.DagsterInstance) -> Watcher:
-    return Watcher(alert_outbox, home)
+    return Watcher("alert_outbox", home)
 
 
 def read_cursor(outbox: Watcher) -> OutboxCursor:

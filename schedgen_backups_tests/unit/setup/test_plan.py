@@ -12,7 +12,7 @@ import pytest
 from dotenv import dotenv_values
 
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.setup.plan import MASK, Place, describe_env, format_line, make_calendar, merge_env, plan_units
+from schedgen_backups.setup.plan import MASK, Place, describe_env, format_line, make_calendar, merge_env, plan_cron, plan_units
 
 pytestmark = [pytest.mark.edge]
 
@@ -75,6 +75,7 @@ def test_names_are_not_said_to_a_timer(cron: str) -> None:
 PROJECT = Path(__file__).resolve().parents[3]
 PLACE = Place(
     project=Path("/srv/backups"),
+    env_file=Path("/etc/schedgen-backups/env"),
     bin_dir=Path("/srv/backups/.venv/bin"),
     state=Path("/var/lib/schedgen-backups"),
     points=Path("/mnt/points"),
@@ -101,3 +102,14 @@ def test_a_unit_whose_program_is_in_a_home_can_see_it() -> None:
 def test_a_path_that_units_and_cron_read_differently_is_refused(path: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot stand in a unit"):
         plan_service(replace(PLACE, points=Path(path)))
+
+
+def test_units_name_the_environment_file_and_work_where_dagster_finds_no_other() -> None:
+    """Dagster puts the .env of its working directory above the environment."""
+    files = plan_units(PROJECT / "deploy", Path("/etc/systemd/system"), PLACE, "0 2 * * *", "UTC")
+    for file in files:
+        if file.path.suffix == ".service":
+            assert "\nEnvironment=BACKUP_ENV_FILE=/etc/schedgen-backups/env\n" in file.text
+            assert "\nWorkingDirectory=/var/lib/schedgen-backups\n" in file.text
+    [cron] = plan_cron(PROJECT / "deploy", Path("/etc/cron.d"), PLACE, "0 2 * * *")
+    assert "\nBACKUP_ENV_FILE=/etc/schedgen-backups/env\n" in cron.text

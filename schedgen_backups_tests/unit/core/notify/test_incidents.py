@@ -14,22 +14,23 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.notify.incidents import IncidentState, IncidentStore
+from schedgen_backups.core.notify.incidents import IncidentKey, IncidentState, IncidentStore
 
 BEGAN = datetime(2026, 3, 1, 2, 10, tzinfo=timezone.utc)
-KIND = "database_dump failed"
+KEY = IncidentKey(area="run", subject="database_dump failed")
+OTHER = IncidentKey(area="run", subject="bucket_archive failed")
 ADD_OCCURRENCES = """
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from schedgen_backups.core.notify.incidents import IncidentStore
+from schedgen_backups.core.notify.incidents import IncidentKey, IncidentStore
 store = IncidentStore(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(50):
     with store.locked():
-        state = store.read().with_occurrence("both", datetime.now(timezone.utc), is_announced=False)
-        store.write(state.with_occurrence(f"{sys.argv[2]} {number}", datetime.now(timezone.utc), is_announced=True))
+        state = store.read().with_occurrence(IncidentKey("run", "both"), datetime.now(timezone.utc), is_announced=False)
+        store.write(state.with_occurrence(IncidentKey("run", f"{sys.argv[2]} {number}"), datetime.now(timezone.utc), is_announced=True))
 """
 
 
@@ -38,8 +39,8 @@ def announce_when_due(*times: timedelta) -> list[timedelta]:
     state = IncidentState()
     announced: list[timedelta] = []
     for since in times:
-        is_due = state.is_due(KIND, BEGAN + since)
-        state = state.with_occurrence(KIND, BEGAN + since, is_announced=is_due)
+        is_due = state.is_due(KEY, BEGAN + since)
+        state = state.with_occurrence(KEY, BEGAN + since, is_announced=is_due)
         announced += [since] if is_due else []
     return announced
 
@@ -62,35 +63,35 @@ def test_a_nightly_failure_is_told_every_night_although_no_two_nights_take_the_s
 
 @pytest.mark.parametrize(("since", "is_due"), [(0, False), (3599, False), (3600, True)])
 def test_the_first_reminder_is_due_after_an_hour_to_the_second(since: int, is_due: bool) -> None:  # noqa: FBT001 - a table
-    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
-    assert state.is_due(KIND, BEGAN + timedelta(seconds=since)) is is_due
+    state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
+    assert state.is_due(KEY, BEGAN + timedelta(seconds=since)) is is_due
 
 
 def test_a_clock_that_was_set_back_makes_no_alert_due() -> None:
-    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
-    assert not state.is_due(KIND, BEGAN - timedelta(days=1))
+    state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
+    assert not state.is_due(KEY, BEGAN - timedelta(days=1))
 
 
 def test_an_alert_that_nobody_accepted_opens_nothing_and_stays_due() -> None:
-    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=False)
+    state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=False)
     assert state == IncidentState()
-    assert state.is_due(KIND, BEGAN)
+    assert state.is_due(KEY, BEGAN)
 
 
 def test_a_reminder_that_nobody_accepted_stays_due() -> None:
-    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
+    state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
     later = BEGAN + timedelta(hours=1)
-    state = state.with_occurrence(KIND, later, is_announced=False)
-    assert state.is_due(KIND, later)
-    state = state.with_occurrence(KIND, later, is_announced=True)
-    assert not state.is_due(KIND, later + timedelta(hours=1))
+    state = state.with_occurrence(KEY, later, is_announced=False)
+    assert state.is_due(KEY, later)
+    state = state.with_occurrence(KEY, later, is_announced=True)
+    assert not state.is_due(KEY, later + timedelta(hours=1))
 
 
 def test_occurrences_are_counted_and_the_beginning_stays() -> None:
     state = IncidentState()
     for number in range(4):
-        state = state.with_occurrence(KIND, BEGAN + timedelta(minutes=number), is_announced=number in {0, 3})
-    incident = state.find(KIND)
+        state = state.with_occurrence(KEY, BEGAN + timedelta(minutes=number), is_announced=number in {0, 3})
+    incident = state.find(KEY)
     assert incident is not None
     assert (incident.began_at, incident.announced_at, incident.announced_count, incident.occurrence_count) == (
         BEGAN,
@@ -100,23 +101,23 @@ def test_occurrences_are_counted_and_the_beginning_stays() -> None:
     )
 
 
-def test_kinds_are_incidents_of_their_own() -> None:
-    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
-    assert state.is_due("bucket_archive failed", BEGAN)
-    state = state.with_occurrence("bucket_archive failed", BEGAN, is_announced=True)
-    assert [incident.kind for incident in state.without(frozenset({KIND})).incidents] == ["bucket_archive failed"]
+def test_each_key_is_an_incident_of_its_own() -> None:
+    state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
+    assert state.is_due(OTHER, BEGAN)
+    state = state.with_occurrence(OTHER, BEGAN, is_announced=True)
+    assert [incident.key for incident in state.without(frozenset({KEY})).incidents] == [OTHER]
 
 
 def test_what_is_over_and_comes_again_is_a_new_incident() -> None:
-    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True).without(frozenset({KIND}))
-    assert state.find(KIND) is None
-    assert state.is_due(KIND, BEGAN + timedelta(seconds=1))
+    state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True).without(frozenset({KEY}))
+    assert state.find(KEY) is None
+    assert state.is_due(KEY, BEGAN + timedelta(seconds=1))
 
 
 def test_the_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
     store = IncidentStore(tmp_path / ".alerts")
     assert store.read() == IncidentState()
-    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
+    state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
     with store.locked():
         store.write(state)
         assert IncidentStore(tmp_path / ".alerts").read() == state
@@ -130,14 +131,14 @@ def test_a_damaged_state_counts_as_none_and_is_written_anew(tmp_path: Path, dama
     (tmp_path / "incidents.json").write_bytes(damaged)
     with store.locked():
         assert store.read() == IncidentState()
-        state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
+        state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
         store.write(state)
         assert store.read() == state
 
 
 def test_a_state_of_a_newer_version_is_read(tmp_path: Path) -> None:
-    state = IncidentState().with_occurrence(KIND, BEGAN, is_announced=True)
-    text = state.model_dump_json().replace('"kind"', '"colour": "red", "kind"')
+    state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
+    text = state.model_dump_json().replace('"area"', '"colour": "red", "area"').replace('"key"', '"colour": "red", "key"')
     (tmp_path / "incidents.json").write_text(text)
     assert IncidentStore(tmp_path).read() == state
 
@@ -166,7 +167,7 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
 def test_two_processes_at_once_lose_no_incident(tmp_path: Path) -> None:
     folder = tmp_path / ".alerts"
     with IncidentStore(folder).locked():
-        IncidentStore(folder).write(IncidentState().with_occurrence("both", BEGAN, is_announced=True))
+        IncidentStore(folder).write(IncidentState().with_occurrence(IncidentKey("run", "both"), BEGAN, is_announced=True))
     words = [sys.executable, "-c", ADD_OCCURRENCES, str(folder)]
     processes = [subprocess.Popen([*words, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name in ("first", "second")]
     for process in processes:
@@ -179,6 +180,6 @@ def test_two_processes_at_once_lose_no_incident(tmp_path: Path) -> None:
     for process in processes:
         process.communicate(timeout=60)
     assert [process.returncode for process in processes] == [0, 0]
-    found = {incident.kind: incident for incident in IncidentStore(folder).read().incidents}
+    found = {incident.key.subject: incident for incident in IncidentStore(folder).read().incidents}
     assert set(found) == {"both", *(f"{name} {number}" for name in ("first", "second") for number in range(50))}
     assert found["both"].occurrence_count == 101

@@ -17,11 +17,14 @@ import pytest
 from schedgen_backups.core.notify import channels
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.channels import Channel, make_channel
+from schedgen_backups.core.notify.incidents import IncidentKey
 from schedgen_backups.core.notify.notifier import Notifier, Outcome
-from schedgen_backups_tests.support.alerts import RAISED_AT, SECRET, Answer, RecordingServer, closed_port, make_alert, recording_server
+from schedgen_backups_tests.support.alerts import KEY, RAISED_AT, SECRET, Answer, RecordingServer, closed_port, make_alert, recording_server
 
 HOUR = timedelta(hours=1)
 DOWN = Answer(404, "down")
+OTHER = IncidentKey(area="run", subject="bucket_archive failed")
+EVERY_KEY = frozenset({KEY, OTHER})
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +48,10 @@ def make_webhook(server: RecordingServer) -> Channel:
     return make_channel(server.url(f"/hook/{SECRET}"))
 
 
+def key_of(subject: str) -> IncidentKey:
+    return IncidentKey(area="run", subject=subject)
+
+
 def list_told(server: RecordingServer) -> list[str]:
     """The first line of each message."""
     return [received.json["text"].splitlines()[0] for received in server.received]
@@ -56,7 +63,7 @@ def list_spool(folder: Path) -> list[Path]:
 
 def test_an_incident_is_told_once_and_again_after_an_hour(server: RecordingServer, tmp_path: Path) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
-    outcomes = [notifier.report_trouble(make_alert(raised_at=RAISED_AT + timedelta(minutes=minutes))) for minutes in (0, 1, 30, 59, 60, 61)]
+    outcomes = [notifier.report_trouble(KEY, make_alert(raised_at=RAISED_AT + timedelta(minutes=minutes))) for minutes in (0, 1, 30, 59, 60, 61)]
     assert outcomes == [Outcome.ACCEPTED, Outcome.SUPPRESSED, Outcome.SUPPRESSED, Outcome.SUPPRESSED, Outcome.ACCEPTED, Outcome.SUPPRESSED]
     assert list_told(server) == ["[CRITICAL] Backup failed: database_dump"] * 2
     assert "incident: since 2026-03-01 02:10 UTC, 1.0 h, seen 4 times" in server.received[1].json["text"]
@@ -66,14 +73,14 @@ def test_an_incident_is_told_once_and_again_after_an_hour(server: RecordingServe
 def test_incidents_of_two_kinds_are_both_told(server: RecordingServer, tmp_path: Path) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
     for kind in ("database_dump failed", "bucket_archive failed"):
-        assert notifier.report_trouble(make_alert(incident=kind, title=kind)) is Outcome.ACCEPTED
+        assert notifier.report_trouble(key_of(kind), make_alert(title=kind)) is Outcome.ACCEPTED
     assert list_told(server) == ["[CRITICAL] database_dump failed", "[CRITICAL] bucket_archive failed"]
 
 
 def test_another_process_knows_the_incident(server: RecordingServer, tmp_path: Path) -> None:
     """Hook, sensor and command line have a notifier each."""
-    assert Notifier([make_webhook(server)], tmp_path).report_trouble(make_alert()) is Outcome.ACCEPTED
-    assert Notifier([make_webhook(server)], tmp_path).report_trouble(make_alert()) is Outcome.SUPPRESSED
+    assert Notifier([make_webhook(server)], tmp_path).report_trouble(KEY, make_alert()) is Outcome.ACCEPTED
+    assert Notifier([make_webhook(server)], tmp_path).report_trouble(KEY, make_alert()) is Outcome.SUPPRESSED
     assert len(server.received) == 1
 
 
@@ -84,7 +91,7 @@ def test_two_reporters_at_once_make_one_alert(server: RecordingServer, tmp_path:
     def report() -> None:
         notifier = Notifier([make_webhook(server)], tmp_path)
         barrier.wait()
-        outcomes.append(notifier.report_trouble(make_alert()))
+        outcomes.append(notifier.report_trouble(KEY, make_alert()))
 
     threads = [threading.Thread(target=report) for _ in range(4)]
     for thread in threads:
@@ -98,8 +105,8 @@ def test_two_reporters_at_once_make_one_alert(server: RecordingServer, tmp_path:
 def test_recovery_is_told_once_and_closes(server: RecordingServer, tmp_path: Path) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
     for kind in ("database_dump failed", "bucket_archive failed"):
-        notifier.report_trouble(make_alert(incident=kind))
-    resolved = [notifier.report_resolved(None, facts={"newest": "20260301_050000"}, now=RAISED_AT + 3 * HOUR) for _ in range(2)]
+        notifier.report_trouble(key_of(kind), make_alert())
+    resolved = [notifier.report_resolved(EVERY_KEY, facts={"newest": "20260301_050000"}, now=RAISED_AT + 3 * HOUR) for _ in range(2)]
     assert resolved == [Outcome.ACCEPTED, Outcome.SUPPRESSED]
     assert list_told(server)[2:] == ["[INFO] Backups work again"]
     text = server.received[2].json["text"]
@@ -107,28 +114,28 @@ def test_recovery_is_told_once_and_closes(server: RecordingServer, tmp_path: Pat
     assert "bucket_archive failed" in text
     assert "newest: 20260301_050000" in text
     assert notifier.read_incidents() == ()
-    assert notifier.report_trouble(make_alert(raised_at=RAISED_AT + 4 * HOUR)) is Outcome.ACCEPTED
+    assert notifier.report_trouble(KEY, make_alert(raised_at=RAISED_AT + 4 * HOUR)) is Outcome.ACCEPTED
 
 
 def test_recovery_of_some_kinds_leaves_the_others_open(server: RecordingServer, tmp_path: Path) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
     for kind in ("database_dump failed", "bucket_archive failed"):
-        notifier.report_trouble(make_alert(incident=kind))
-    assert notifier.report_resolved(frozenset({"unheard of"}), facts={}, now=RAISED_AT) is Outcome.SUPPRESSED
-    assert notifier.report_resolved(frozenset({"database_dump failed"}), facts={}, now=RAISED_AT) is Outcome.ACCEPTED
-    assert [incident.kind for incident in notifier.read_incidents()] == ["bucket_archive failed"]
+        notifier.report_trouble(key_of(kind), make_alert())
+    assert notifier.report_resolved(frozenset({key_of("unheard of")}), facts={}, now=RAISED_AT) is Outcome.SUPPRESSED
+    assert notifier.report_resolved(frozenset({KEY}), facts={}, now=RAISED_AT) is Outcome.ACCEPTED
+    assert [incident.key.subject for incident in notifier.read_incidents()] == ["bucket_archive failed"]
 
 
 def test_a_recovery_that_nobody_accepted_stays_to_be_told(server: RecordingServer, tmp_path: Path) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
-    notifier.report_trouble(make_alert())
+    notifier.report_trouble(KEY, make_alert())
     server.answers = [DOWN]
-    outcomes = [notifier.report_resolved(None, facts={}, now=RAISED_AT + HOUR) for _ in range(3)]
+    outcomes = [notifier.report_resolved(EVERY_KEY, facts={}, now=RAISED_AT + HOUR) for _ in range(3)]
     assert outcomes == [Outcome.REFUSED, Outcome.ACCEPTED, Outcome.SUPPRESSED]
 
 
 def test_nothing_open_is_no_recovery(server: RecordingServer, tmp_path: Path) -> None:
-    assert Notifier([make_webhook(server)], tmp_path).report_resolved(None, facts={}, now=RAISED_AT) is Outcome.SUPPRESSED
+    assert Notifier([make_webhook(server)], tmp_path).report_resolved(EVERY_KEY, facts={}, now=RAISED_AT) is Outcome.SUPPRESSED
     assert server.received == []
 
 
@@ -136,7 +143,7 @@ def test_an_alert_that_nobody_accepted_is_told_when_the_channel_is_back(server: 
     """Late, and once: who raised it raises it again, as the outbox does."""
     notifier = Notifier([make_webhook(server)], tmp_path)
     server.answers = [DOWN, DOWN]
-    outcomes = [notifier.report_trouble(make_alert()) for _ in range(4)]
+    outcomes = [notifier.report_trouble(KEY, make_alert()) for _ in range(4)]
     assert outcomes == [Outcome.REFUSED, Outcome.REFUSED, Outcome.ACCEPTED, Outcome.SUPPRESSED]
     assert [outcome.is_settled for outcome in outcomes] == [False, False, True, True]
     assert notifier.flush_spool() == 0
@@ -147,7 +154,7 @@ def test_a_channel_that_was_down_gets_the_alert_later_exactly_once(server: Recor
     raised_at = datetime.now(timezone.utc)
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
     other_server.answers = [DOWN, DOWN]
-    assert notifier.report_trouble(make_alert(raised_at=raised_at)) is Outcome.ACCEPTED
+    assert notifier.report_trouble(KEY, make_alert(raised_at=raised_at)) is Outcome.ACCEPTED
     assert [notifier.flush_spool() for _ in range(4)] == [1, 0, 0, 0]
     assert len(server.received) == 1
     assert len(other_server.received) == 3
@@ -161,7 +168,7 @@ def test_alerts_of_the_same_moment_are_all_kept(server: RecordingServer, other_s
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
     other_server.answers = [DOWN, DOWN]
     for kind in ("database_dump failed", "bucket_archive failed"):
-        notifier.report_trouble(make_alert(incident=kind, title=kind, raised_at=raised_at))
+        notifier.report_trouble(key_of(kind), make_alert(title=kind, raised_at=raised_at))
     assert notifier.flush_spool() == 0
     assert sorted(list_told(other_server)[2:]) == ["[CRITICAL] bucket_archive failed", "[CRITICAL] database_dump failed"]
 
@@ -171,7 +178,7 @@ def test_the_spool_is_worked_through_by_one_process_at_a_time(server: RecordingS
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
     other_server.answers = [DOWN] * 5
     for number in range(5):
-        notifier.report_trouble(make_alert(incident=f"kind {number}", raised_at=raised_at))
+        notifier.report_trouble(key_of(f"kind {number}"), make_alert(raised_at=raised_at))
     barrier = threading.Barrier(3)
 
     def flush() -> None:
@@ -191,7 +198,7 @@ def test_spooled_alerts_are_private_and_do_not_hold_the_address(server: Recordin
     before = os.umask(0)
     try:
         down = make_channel(f"http://127.0.0.1:{closed_port()}/hook/{SECRET}")
-        Notifier([make_webhook(server), down], tmp_path).report_trouble(make_alert())
+        Notifier([make_webhook(server), down], tmp_path).report_trouble(KEY, make_alert())
     finally:
         os.umask(before)
     (path,) = list_spool(tmp_path)
@@ -204,7 +211,7 @@ def test_spooled_alerts_are_private_and_do_not_hold_the_address(server: Recordin
 def test_what_was_spooled_for_a_channel_that_is_gone_waits(server: RecordingServer, other_server: RecordingServer, tmp_path: Path) -> None:
     other_server.answers = [DOWN]
     raised_at = datetime.now(timezone.utc)
-    Notifier([make_webhook(server), make_webhook(other_server)], tmp_path).report_trouble(make_alert(raised_at=raised_at))
+    Notifier([make_webhook(server), make_webhook(other_server)], tmp_path).report_trouble(KEY, make_alert(raised_at=raised_at))
     assert Notifier([make_webhook(server)], tmp_path).flush_spool() == 1
     assert Notifier([make_webhook(other_server)], tmp_path).flush_spool() == 0
     assert (len(server.received), len(other_server.received)) == (1, 2)
@@ -215,7 +222,7 @@ def test_spooled_alerts_older_than_a_week_are_dropped(server: RecordingServer, o
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
     other_server.answers = [DOWN, DOWN]
     for kind, age in (("old", timedelta(days=7, minutes=1)), ("young", timedelta(days=6, hours=23))):
-        notifier.report_trouble(make_alert(incident=kind, title=kind, raised_at=now - age))
+        notifier.report_trouble(key_of(kind), make_alert(title=kind, raised_at=now - age))
     assert notifier.flush_spool() == 0
     assert list_told(other_server)[2:] == ["[CRITICAL] young"]
     assert list_spool(tmp_path) == []
@@ -226,7 +233,7 @@ def test_a_damaged_spooled_alert_stops_no_other(
 ) -> None:
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
     other_server.answers = [DOWN]
-    notifier.report_trouble(make_alert(raised_at=datetime.now(timezone.utc)))
+    notifier.report_trouble(KEY, make_alert(raised_at=datetime.now(timezone.utc)))
     (tmp_path / ".alerts" / "spool" / "00-damaged.json").write_text('{"fingerprint": ')
     assert notifier.flush_spool() == 0
     assert len(other_server.received) == 2
@@ -241,7 +248,7 @@ def test_an_alert_goes_out_although_the_folder_cannot_be_written(
     (tmp_path / "backups").write_bytes(b"")
     other_server.default = DOWN
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path / "backups")
-    assert [notifier.report_trouble(make_alert()) for _ in range(2)] == [Outcome.ACCEPTED] * 2
+    assert [notifier.report_trouble(KEY, make_alert()) for _ in range(2)] == [Outcome.ACCEPTED] * 2
     assert len(server.received) == 2
     assert notifier.flush_spool() == 0
     assert "incidents cannot be kept" in caplog.text
@@ -249,25 +256,25 @@ def test_an_alert_goes_out_although_the_folder_cannot_be_written(
 
 def test_an_alert_goes_out_although_the_state_cannot_be_read(server: RecordingServer, tmp_path: Path) -> None:
     (tmp_path / ".alerts" / "incidents.json").mkdir(parents=True)
-    assert Notifier([make_webhook(server)], tmp_path).report_trouble(make_alert()) is Outcome.ACCEPTED
+    assert Notifier([make_webhook(server)], tmp_path).report_trouble(KEY, make_alert()) is Outcome.ACCEPTED
     assert len(server.received) == 1
 
 
 def test_a_damaged_state_costs_an_alert_too_many_and_none_too_few(server: RecordingServer, tmp_path: Path) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
-    notifier.report_trouble(make_alert())
+    notifier.report_trouble(KEY, make_alert())
     (tmp_path / ".alerts" / "incidents.json").write_text("{")
-    assert [notifier.report_trouble(make_alert()) for _ in range(2)] == [Outcome.ACCEPTED, Outcome.SUPPRESSED]
+    assert [notifier.report_trouble(KEY, make_alert()) for _ in range(2)] == [Outcome.ACCEPTED, Outcome.SUPPRESSED]
 
 
 def test_without_any_channel_incidents_are_kept_and_nothing_fails(tmp_path: Path) -> None:
     """`status` shows them; raising them again would change nothing."""
     notifier = Notifier([], tmp_path)
-    outcome = notifier.report_trouble(make_alert())
+    outcome = notifier.report_trouble(KEY, make_alert())
     assert outcome is Outcome.UNCONFIGURED
     assert outcome.is_settled
-    assert [incident.kind for incident in notifier.read_incidents()] == ["database_dump failed"]
-    assert notifier.report_resolved(None, facts={}, now=RAISED_AT) is Outcome.UNCONFIGURED
+    assert [incident.key.subject for incident in notifier.read_incidents()] == ["database_dump failed"]
+    assert notifier.report_resolved(EVERY_KEY, facts={}, now=RAISED_AT) is Outcome.UNCONFIGURED
     assert notifier.read_incidents() == ()
     assert (notifier.send(make_alert()), notifier.flush_spool()) == ((), 0)
 
@@ -284,6 +291,6 @@ def test_a_test_alert_goes_to_every_channel_and_opens_no_incident(server: Record
 def test_a_refusal_is_logged_without_the_address(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     notifier = Notifier([make_channel(f"http://127.0.0.1:{closed_port()}/hook/{SECRET}")], tmp_path)
-    assert notifier.report_trouble(make_alert()) is Outcome.REFUSED
+    assert notifier.report_trouble(KEY, make_alert()) is Outcome.REFUSED
     assert "was not accepted by webhook at 127.0.0.1" in caplog.text
     assert not any(secret in caplog.text for secret in SECRET.split("/"))

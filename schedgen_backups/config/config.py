@@ -1,0 +1,223 @@
+"""The configuration of a site, read once for each command, run and tick, and handed on as one value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from schedgen_backups.config.alerts import AlertSettings, read_alerts
+from schedgen_backups.config.drill import read_drill
+from schedgen_backups.config.env_file import EnvironmentFile, find_environment_file
+from schedgen_backups.config.reader import Reader, read_value_files
+from schedgen_backups.config.schedules import DefinitionSettings, ScheduleSettings, read_definition_settings, read_schedule, read_timezone
+from schedgen_backups.config.sources import read_bucket, read_database
+from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, ENV_FILE_VARIABLE, FILE_SUFFIX, NAMES
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.retention.plan import RetentionPolicy
+from schedgen_backups.core.settings import (
+    DEFAULT_REFERENCE_QUERY,
+    BucketSettings,
+    CaptureSettings,
+    DatabaseSettings,
+    DrillSettings,
+    References,
+    TransferSettings,
+)
+from schedgen_backups.core.verify.live_system import LiveApplication
+
+Part = Literal["database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill"]
+"""A property of Config that may raise."""
+_MOST_THREADS = 64
+_CORES_FOR_TWO_DUMPS = 4
+"""One pg_dump, its server and the compression keep two cores busy: a second one gained nothing there (2026-11-25: 6.6 s with one and with two)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Config:
+    """The settings of a site as its environment and its environment file were at one moment.
+
+    Each part is parsed when it is asked for, and raises a ConfigurationError that names every variable of that part that is missing or wrong. So a
+    wrong part keeps no other part from being used. The parts are frozen values; hand on the part that is needed.
+    """
+
+    file: EnvironmentFile
+    values: Mapping[str, str] = field(repr=False)
+    """Every variable that is set, as it was read."""
+    _file_problems: Mapping[str, str] = field(repr=False)
+    _named_file: Path | None = None
+
+    def reload(self) -> Config:
+        """Return the configuration of the same site as it is now."""
+        return load_config(self._named_file)
+
+    def with_values(self, values: Mapping[str, str]) -> Config:
+        """Return the same with these values in place of those that were read."""
+        problems = {name: problem for name, problem in self._file_problems.items() if name not in values}
+        return Config(self.file, MappingProxyType({**self.values, **values}), MappingProxyType(problems), self._named_file)
+
+    def check(self, *parts: Part) -> None:
+        """Raise one ConfigurationError that names everything that is wrong with these parts: mending one thing after the other costs a night each."""
+        errors: list[ConfigurationError] = []
+        for part in parts:
+            try:
+                getattr(self, part)
+            except ConfigurationError as error:
+                errors.append(error)
+        if errors:
+            messages = dict.fromkeys(error.message for error in errors)
+            raise ConfigurationError("; ".join(messages), hint=" ".join(dict.fromkeys(error.hint for error in errors)))
+
+    def open_reader(self) -> Reader:
+        """Return a reader of single variables. ConfigurationError when the environment file cannot be used: what it says is unknown."""
+        if self.file.error is not None:
+            raise self.file.error
+        return self._make_reader()
+
+    @cached_property
+    def database(self) -> DatabaseSettings:
+        """How the database is reached."""
+        reader = self.open_reader()
+        settings = read_database(reader)
+        reader.check()
+        return settings
+
+    @cached_property
+    def bucket(self) -> BucketSettings:
+        """How the bucket is reached."""
+        reader = self.open_reader()
+        settings = read_bucket(reader)
+        reader.check()
+        return settings
+
+    @cached_property
+    def backup_directory(self) -> Path:
+        """The absolute path of the directory of the recovery points; it need not exist."""
+        reader = self.open_reader()
+        directory = reader.path("BACKUP_DIR")
+        reader.check()
+        if directory is None:
+            raise ConfigurationError("BACKUP_DIR is not set", hint=self.file.advice)
+        return directory
+
+    @cached_property
+    def capture(self) -> CaptureSettings:
+        """How a recovery point is taken, and how data is moved."""
+        reader = self.open_reader()
+        query = reader.text("BACKUP_REFERENCE_QUERY")
+        settings = CaptureSettings(
+            transfer=_read_transfer(reader),
+            references=References(query, is_default=query == DEFAULT_REFERENCE_QUERY),
+            is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
+            reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
+        )
+        reader.check()
+        return settings
+
+    @cached_property
+    def schedule(self) -> ScheduleSettings:
+        """When backups run, and what they may take of the machine."""
+        reader = self.open_reader()
+        settings = read_schedule(reader)
+        reader.check()
+        return settings
+
+    @cached_property
+    def retention(self) -> RetentionPolicy:
+        """Which recovery points are kept."""
+        reader = self.open_reader()
+        policy = RetentionPolicy(
+            keep_days=reader.number("BACKUP_RETENTION_DAYS", 1, 36500),
+            keep_last=reader.number("BACKUP_RETENTION_KEEP_LAST", 1, 10000),
+            keep_weeks=reader.number("BACKUP_RETENTION_WEEKS", 0, 10000),
+            keep_months=reader.number("BACKUP_RETENTION_MONTHS", 0, 10000),
+            timezone=read_timezone(reader),
+        )
+        reader.check()
+        return policy
+
+    @cached_property
+    def alerts(self) -> AlertSettings:
+        """Who gets alerts, and when silence is too long."""
+        reader = self.open_reader()
+        settings = read_alerts(reader)
+        reader.check()
+        return settings
+
+    @cached_property
+    def drill(self) -> DrillSettings:
+        """Where a restore drill restores to."""
+        reader = self.open_reader()
+        settings = read_drill(reader, self.backup_directory)
+        reader.check()
+        return settings
+
+    @cached_property
+    def definitions(self) -> DefinitionSettings:
+        """What Dagster must know when the code location loads; never an error."""
+        return read_definition_settings(self._make_reader())
+
+    @property
+    def live_application(self) -> LiveApplication:
+        """The database and the bucket, to be asked about the live system."""
+        return LiveApplication(self.database, self.bucket, self.capture.transfer, self.capture.references)
+
+    def open_catalog(self) -> Catalog:
+        """Open the backup directory; ConfigurationError when it does not exist."""
+        if not self.backup_directory.is_dir():
+            raise ConfigurationError(f"BACKUP_DIR {self.backup_directory} is not a directory", hint="Set BACKUP_DIR, or take a first backup.")
+        return Catalog(self.backup_directory)
+
+    def _make_reader(self) -> Reader:
+        return Reader(self.values, self._file_problems, self.file)
+
+
+def load_config(env_file: Path | None = None) -> Config:
+    """Read environment and environment file: the named one, otherwise that of BACKUP_ENV_FILE, otherwise the one that is found. Never raises.
+
+    A variable of the process's environment wins over the file, even an empty one, and so do NAME and NAME_FILE over both of the file.
+    """
+    named = os.environ.get(ENV_FILE_VARIABLE, "").strip()
+    return _load(find_environment_file(env_file or (Path(named).expanduser() if named else None)), env_file)
+
+
+def load_config_to_write(env_file: Path) -> Config:
+    """Read environment and this environment file, which need not exist yet."""
+    file = find_environment_file(env_file)
+    return _load(file if env_file.exists() else EnvironmentFile(file.path, file.places, file.folder), env_file)
+
+
+def choose_environment_file(path: Path) -> None:
+    """Make this the environment file of this process, of its runs and of the programs that it starts."""
+    os.environ[ENV_FILE_VARIABLE] = str(path.absolute())
+
+
+def _load(file: EnvironmentFile, named: Path | None) -> Config:
+    from_process = {name: value for name, value in os.environ.items() if name in NAMES or name == CERTIFICATES_VARIABLE}
+    from_file = {name: value for name, value in file.values.items() if from_process.keys().isdisjoint(_list_names(name))}
+    values, problems = read_value_files({**from_file, **from_process}, file)
+    return Config(file, MappingProxyType(values), MappingProxyType(problems), named)
+
+
+def _list_names(name: str) -> set[str]:
+    """Return NAME and NAME_FILE for either of them."""
+    plain = name.removesuffix(FILE_SUFFIX)
+    return {plain, plain + FILE_SUFFIX}
+
+
+def _read_transfer(reader: Reader) -> TransferSettings:
+    threads, jobs = reader.text("BACKUP_COMPRESSION_THREADS"), reader.text("BACKUP_DUMP_JOBS")
+    cores = os.cpu_count() or 1
+    return TransferSettings(
+        compression_threads=reader.number("BACKUP_COMPRESSION_THREADS", 1, _MOST_THREADS) if threads else min(cores, 8),
+        dump_jobs=reader.number("BACKUP_DUMP_JOBS", 1, _MOST_THREADS) if jobs else 1 + (cores >= _CORES_FOR_TWO_DUMPS),
+        download_threads=reader.number("BACKUP_DOWNLOAD_THREADS", 1, _MOST_THREADS),
+        stall_timeout_seconds=reader.number("BACKUP_STALL_TIMEOUT_SECONDS", 1, 24 * 3600),
+        max_mb_per_second=reader.number("BACKUP_MAX_MB_PER_SECOND", 0, 100_000),
+        postgres_bin_dir=reader.path("PG_BIN_DIR"),
+    )

@@ -1,0 +1,158 @@
+"""The environment file: which one is in force, whether it may be trusted, and what it sets.
+
+It is named, or lies in one of three fixed places. The current folder does not count: whoever runs a command below a folder of somebody else must not
+run the programs that a file there names.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pwd
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from dotenv import dotenv_values
+
+from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
+from schedgen_backups.core.errors import ConfigurationError
+
+FILE_NAME = ".env"
+_OF_THE_MACHINE = Path("/etc/schedgen-backups/env")
+_OF_THE_USER = Path("~/.config/schedgen-backups/env")
+
+
+def _set_nothing() -> Mapping[str, str]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class EnvironmentFile:
+    """The environment file in force, or the fact that there is none."""
+
+    path: Path | None
+    places: tuple[Path, ...]
+    """Where a file was looked for."""
+    folder: Path | None
+    """Absolute folder at which relative paths start; None where they are an error."""
+    values: Mapping[str, str] = field(default_factory=_set_nothing, repr=False)
+    """What it sets, of the names that are ours."""
+    error: ConfigurationError | None = None
+    """Why the file cannot be used."""
+    warning: str = ""
+    """What should be changed about a file that can be used."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the file was named and lies outside the checkout: its site has nothing to do with the checkout."""
+        return self.folder is not None and self.folder.resolve() != find_checkout()
+
+    @property
+    def advice(self) -> str:
+        """What to do about a setting that is missing or wrong."""
+        if self.path is not None:
+            return f"Set it in {self.path} or in the environment; `schedgen-backups doctor` checks all settings."
+        looked = ", ".join(str(place) for place in self.places)
+        return f"Set it in the environment or in a file: there is none at {looked}. `schedgen-backups doctor` checks all settings."
+
+
+def find_checkout() -> Path | None:
+    """Return the checkout that this package lies in, directly or in its virtual environment; None for an installation elsewhere."""
+    package = _find_package()
+    prefix = Path(sys.prefix).resolve()
+    folders = [package.parent, *([prefix.parent] if package.is_relative_to(prefix) else [])]
+    return next((folder for folder in folders if all((folder / name).is_file() for name in ("workspace.yaml", "dagster.yaml"))), None)
+
+
+def find_environment_file(named: Path | None) -> EnvironmentFile:
+    """Return the named file, otherwise the first of the fixed places that has one; never raises, what is wrong is in `error`."""
+    checkout = find_checkout()
+    if named is not None:
+        path = named.absolute()
+        return _read(path, (path,), path.parent)
+    own = checkout / FILE_NAME if checkout is not None else None
+    places = tuple(place for place in (own, _OF_THE_MACHINE, _expand(_OF_THE_USER)) if place is not None)
+    path = next((place for place in places if _exists(place)), None)
+    if path is None:
+        return EnvironmentFile(None, places, checkout)
+    return _read(path, places, checkout if path == own else None)
+
+
+def choose_file_to_write() -> Path:
+    """Return where an installation without an environment file gets one: in the checkout, otherwise root's in /etc and anybody else's at home."""
+    checkout = find_checkout()
+    if checkout is not None:
+        return checkout / FILE_NAME
+    return _OF_THE_MACHINE if os.geteuid() == 0 else _expand(_OF_THE_USER) or _OF_THE_MACHINE
+
+
+def _read(path: Path, places: tuple[Path, ...], folder: Path | None) -> EnvironmentFile:
+    try:
+        with path.open(encoding="utf-8") as opened:
+            status = os.fstat(opened.fileno())
+            refusal = _find_refusal(path, status)
+            if refusal is not None:
+                return EnvironmentFile(path, places, folder, error=refusal)
+            found = dotenv_values(stream=io.StringIO(opened.read()))
+    except FileNotFoundError:
+        hint = f"It is named by --env-file or {ENV_FILE_VARIABLE}. Correct the name, or write the file."
+        return EnvironmentFile(path, places, folder, error=ConfigurationError(f"there is no environment file {path}", hint=hint))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "it is not UTF-8 text") or type(error).__name__
+        return EnvironmentFile(
+            path, places, folder, error=ConfigurationError(f"the environment file {path} cannot be read: {reason}", hint=_explain_access(path))
+        )
+    values = MappingProxyType({name: value for name, value in found.items() if name in NAMES and value is not None})
+    warning = f"{path} can be written by its group" if status.st_mode & stat.S_IWGRP else ""
+    return EnvironmentFile(path, places, folder, values, warning=warning)
+
+
+def _find_refusal(path: Path, status: os.stat_result) -> ConfigurationError | None:
+    """Return why nobody may use this file: it decides which programs are run and where passwords go."""
+    if status.st_mode & stat.S_IWOTH and not stat.S_ISCHR(status.st_mode):
+        return ConfigurationError(f"the environment file {path} can be written by everybody", hint=f"chmod o-w {path}")
+    installation = find_checkout() or _find_package()
+    if status.st_uid not in {0, os.geteuid(), installation.stat().st_uid}:
+        owner = _name_user(status.st_uid)
+        return ConfigurationError(
+            f"the environment file {path} belongs to {owner}, who is neither root, nor you, nor the owner of {installation}",
+            hint=f"Run the command as {owner}, or take the file over: chown root {path}",
+        )
+    return None
+
+
+def _explain_access(path: Path) -> str:
+    try:
+        return f"Run the command as {_name_user(path.stat().st_uid)}, who owns the file, or as a member of its group."
+    except OSError:
+        return "Run the command as a user who may read it."
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError:  # not there, or in a folder that is closed to this user
+        return False
+    return True
+
+
+def _expand(path: Path) -> Path | None:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # a user without a home, as in a container
+        return None
+
+
+def _name_user(user_id: int) -> str:
+    try:
+        return pwd.getpwuid(user_id).pw_name
+    except KeyError:
+        return f"user {user_id}"
+
+
+def _find_package() -> Path:
+    return Path(__file__).resolve().parent.parent

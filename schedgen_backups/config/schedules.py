@@ -1,0 +1,120 @@
+"""Reads when runs start, how long they may take, and how old their results may get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from zoneinfo import ZoneInfo
+
+from schedgen_backups.config.cron import find_longest_gap, parse_cron
+from schedgen_backups.config.reader import Reader
+from schedgen_backups.config.variables import DEFAULT_AUDIT_SCHEDULE, DEFAULT_DRILL_SCHEDULE, DEFAULT_SCHEDULE
+
+LONGEST_DRILL_MINUTES = 7 * 24 * 60
+_BACKUP_GRACE = timedelta(hours=2)
+_DRILL_GRACE = timedelta(hours=12)
+"""For a drill that waits for a backup, or for a machine that was off at night."""
+_UTC = ZoneInfo("UTC")
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """When backups run, and what they may take of the machine."""
+
+    cron: str
+    timezone: ZoneInfo
+    nice: int
+    """Niceness of a run, 0 to 19."""
+    max_hours: int
+
+
+@dataclass(frozen=True)
+class DefinitionSettings:
+    """What Dagster must know when the code location loads.
+
+    A value that cannot be used is replaced by its default, so that the location loads and the run it starts fails with the reason.
+    """
+
+    timezone: str
+    """Of the weekly schedules."""
+    backup_cron: str
+    backup_timezone: str
+    drill_cron: str
+    audit_cron: str
+    max_age: timedelta
+    """Longest time between two recovery points."""
+    max_hours: int
+    """Longest duration of a backup."""
+    drill_max_age: timedelta
+    """Longest time between two drills."""
+    drill_max_minutes: int
+    """Longest duration of a drill."""
+
+
+def read_schedule(reader: Reader) -> ScheduleSettings:
+    """Return when backups run."""
+    return ScheduleSettings(
+        cron=_read_cron(reader),
+        timezone=read_timezone(reader),
+        nice=reader.number("BACKUP_NICE", 0, 19),
+        max_hours=_read_max_hours(reader),
+    )
+
+
+def read_definition_settings(reader: Reader) -> DefinitionSettings:
+    """Return what definitions need, with defaults in place of what is wrong."""
+    timezone = read_timezone(reader)
+    cron, cron_timezone = _read_usable_schedule(reader)
+    drill_cron = reader.parsed("DRILL_SCHEDULE", parse_cron, "a cron string", DEFAULT_DRILL_SCHEDULE)
+    return DefinitionSettings(
+        timezone=str(timezone),
+        backup_cron=cron,
+        backup_timezone=str(cron_timezone),
+        drill_cron=drill_cron,
+        audit_cron=reader.parsed("AUDIT_SCHEDULE", parse_cron, "a cron string", DEFAULT_AUDIT_SCHEDULE),
+        max_age=read_max_age(reader),
+        max_hours=_read_max_hours(reader),
+        drill_max_age=find_longest_gap(drill_cron, timezone) + _DRILL_GRACE,
+        drill_max_minutes=read_drill_max_minutes(reader),
+    )
+
+
+def read_max_age(reader: Reader) -> timedelta:
+    """Return how old the newest verified point may be: BACKUP_MAX_AGE_HOURS, or the schedule's longest gap and two hours."""
+    if reader.text("BACKUP_MAX_AGE_HOURS"):
+        hours = reader.parsed("BACKUP_MAX_AGE_HOURS", _parse_hours, f"a whole number from 1 to {24 * 366}", 0)
+        if hours:
+            return timedelta(hours=hours)
+    return find_longest_gap(*_read_usable_schedule(reader)) + _BACKUP_GRACE
+
+
+def read_drill_max_minutes(reader: Reader) -> int:
+    """Return how long a drill may take."""
+    return reader.number("DRILL_MAX_MINUTES", 1, LONGEST_DRILL_MINUTES)
+
+
+def read_timezone(reader: Reader) -> ZoneInfo:
+    """Return the time zone of all schedules."""
+    return reader.parsed("BACKUP_TIMEZONE", ZoneInfo, "a time zone's name such as Africa/Johannesburg", _UTC)
+
+
+def _read_cron(reader: Reader) -> str:
+    return reader.parsed("BACKUP_SCHEDULE", parse_cron, "a cron string of five fields such as '0 2 * * *'", DEFAULT_SCHEDULE)
+
+
+def _read_max_hours(reader: Reader) -> int:
+    return reader.number("BACKUP_MAX_HOURS", 1, 24 * 31)
+
+
+def _read_usable_schedule(reader: Reader) -> tuple[str, ZoneInfo]:
+    """Return cron string and time zone of the backup: both as set, or both the default, since one without the other means another time."""
+    try:
+        return parse_cron(reader.text("BACKUP_SCHEDULE")), ZoneInfo(reader.text("BACKUP_TIMEZONE"))
+    except (ValueError, KeyError, OSError):
+        return DEFAULT_SCHEDULE, _UTC
+
+
+def _parse_hours(text: str) -> int:
+    if not 1 <= int(text) <= 24 * 366:
+        raise ValueError(text)
+    return int(text)

@@ -1,0 +1,94 @@
+"""Reads how the database and the bucket are reached, by variables or by a URL."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from schedgen_backups.config.reader import Reader
+from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, LIBPQ_VARIABLES
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+
+_SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+_DEFAULT_PORT = 5432
+
+
+def read_database(reader: Reader, *, password_name: str = "POSTGRES_PASSWORD") -> DatabaseSettings:  # noqa: S107 - a variable's name
+    """Return how the database is reached, with the password of this variable."""
+    return DatabaseSettings(
+        host=reader.text("POSTGRES_HOST"),
+        port=reader.number("POSTGRES_PORT", 1, 65535),
+        user=reader.text("POSTGRES_USER"),
+        password=reader.required(password_name),
+        database=reader.text("POSTGRES_DB"),
+        ssl_mode=_read_ssl_mode(reader),
+        libpq_variables=_read_libpq_variables(reader),
+    )
+
+
+def read_bucket(reader: Reader, *, prefix: str = "", bucket: str | None = None) -> BucketSettings:
+    """Return how the bucket is reached: by MINIO_… or, with a prefix such as DRILL_, by that one's variables."""
+    return BucketSettings(
+        endpoint=reader.parsed(f"{prefix}MINIO_ENDPOINT", parse_endpoint, "host:port without http://", ""),
+        access_key=reader.required(f"{prefix}MINIO_ACCESS_KEY"),
+        secret_key=reader.required(f"{prefix}MINIO_SECRET_KEY"),
+        bucket=reader.text("MINIO_BUCKET") if bucket is None else bucket,
+        is_secure=reader.yes_or_no(f"{prefix}MINIO_SECURE"),
+        region=reader.text("MINIO_REGION"),
+        certificates_path=reader.path(CERTIFICATES_VARIABLE),
+    )
+
+
+def parse_database_url(url: str, password: str, reader: Reader) -> DatabaseSettings:
+    """Return the database that `postgresql://user@host:port/name` means, with this password unless the URL has one. ValueError says what is wrong."""
+    try:
+        parts = conninfo_to_dict(url)
+        port = int(parts.get("port") or _DEFAULT_PORT)
+    except (psycopg.ProgrammingError, ValueError):
+        raise ValueError("is no URL that PostgreSQL understands") from None
+    if "://" not in url:
+        raise ValueError("is no URL that PostgreSQL understands")
+    if not parts.get("dbname") or not parts.get("user"):
+        raise ValueError("names no user or no database")
+    return DatabaseSettings(
+        host=str(parts.get("host") or "127.0.0.1"),
+        port=port,
+        user=str(parts["user"]),
+        password=str(parts.get("password") or password),
+        database=str(parts["dbname"]),
+        ssl_mode=str(parts.get("sslmode") or _read_ssl_mode(reader)),
+        libpq_variables=_read_libpq_variables(reader),
+    )
+
+
+def parse_bucket_url(url: str) -> tuple[str, str, bool]:
+    """Return endpoint, bucket and whether it is encrypted of `http(s)://host:port/bucket`; ValueError when it is something else."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    bucket = parts.path.strip("/")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not bucket or "/" in bucket:
+        raise ValueError(url)
+    return f"{parts.hostname}:{port}", bucket, parts.scheme == "https"
+
+
+def parse_endpoint(text: str) -> str:
+    """Return `host:port` as it is; ValueError otherwise."""
+    if "://" in text or "/" in text or not text.rpartition(":")[2].isdigit():
+        raise ValueError(text)
+    return text
+
+
+def _read_ssl_mode(reader: Reader) -> str:
+    return reader.parsed("PGSSLMODE", _parse_ssl_mode, f"one of {', '.join(sorted(_SSL_MODES))}", "prefer")
+
+
+def _parse_ssl_mode(text: str) -> str:
+    if text not in _SSL_MODES:
+        raise ValueError(text)
+    return text
+
+
+def _read_libpq_variables(reader: Reader) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name in LIBPQ_VARIABLES if (value := reader.text(name)))

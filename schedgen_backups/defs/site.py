@@ -1,0 +1,32 @@
+"""All definitions of a site: which assets, checks, jobs, schedules and sensors there are."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from schedgen_backups.config.config import Config
+from schedgen_backups.defs.assets import ASSETS, with_freshness
+from schedgen_backups.defs.audit import AUDIT_CHECKS, audit_job, live_system
+from schedgen_backups.defs.checks import ALL_CHECKS
+from schedgen_backups.defs.drill import DRILL_CHECKS, restore_drill
+from schedgen_backups.defs.jobs import make_asset_jobs, prune_job
+from schedgen_backups.defs.resources import RESOURCE_KEY, make_backup_resource
+from schedgen_backups.defs.restore import restore_job
+from schedgen_backups.defs.schedules import make_schedules
+from schedgen_backups.defs.sensors import make_sensors
+
+
+def build_site_definitions(config: Config) -> dg.Definitions:
+    """Return the definitions of one site. Times and limits are those of the configuration now; runs and ticks read it again."""
+    settings = config.definitions
+    checks = [*ALL_CHECKS, *DRILL_CHECKS, *AUDIT_CHECKS]
+    return dg.Definitions(
+        assets=[*with_freshness(ASSETS, settings.max_age), *with_freshness([restore_drill], settings.drill_max_age), live_system],
+        asset_checks=checks,
+        jobs=[*make_asset_jobs(settings), prune_job, restore_job, audit_job],
+        sensors=make_sensors(config, checks),
+        schedules=make_schedules(settings),
+        resources={RESOURCE_KEY: make_backup_resource(config)},
+        # One process per run: the lock lives in it, and nothing is left behind when it ends.
+        executor=dg.in_process_executor,
+    )

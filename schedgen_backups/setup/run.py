@@ -1,0 +1,206 @@
+"""What `setup` does, in its order: asks, plans, shows or writes, starts what takes the backups, and takes a first one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+
+from schedgen_backups.cli.app import CommandEnd, out
+from schedgen_backups.config.config import load_config_to_write
+from schedgen_backups.config.env_file import FILE_NAME, EnvironmentFile, choose_file_to_write, find_checkout
+from schedgen_backups.config.reader import read_value_files
+from schedgen_backups.config.variables import FILE_SUFFIX
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.selection import find_newest_verified
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.runs.home import HOME_VARIABLE
+from schedgen_backups.setup import install
+from schedgen_backups.setup.interview import Interview
+from schedgen_backups.setup.plan import Deployment, Place, PlannedFile, describe_env, merge_env, plan_cron, plan_units
+
+UNIT_DIR = Path("/etc/systemd/system")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the flags say about the machine."""
+
+    unit_dir: Path
+    cron_dir: Path
+    state_dir: Path
+    log_dir: Path
+    service_user: str
+    application_compose: Path | None
+    is_started: bool
+    is_first_backup_wanted: bool
+
+
+def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, file: EnvironmentFile, *, is_interactive: bool, is_dry: bool) -> None:
+    """Set this machine up, or print what would be done. `flags` are variables with their values, `file` is the environment file in force."""
+    checkout = find_checkout()
+    deployment = wanted or _choose(checkout, is_interactive=is_interactive)
+    sources = install.find_sources() if deployment is not Deployment.NONE else checkout or Path.cwd()
+    application = _find_application(sources, wishes) if deployment is Deployment.COMPOSE else None
+    env_path = application.parent / FILE_NAME if application else file.path or choose_file_to_write()
+    config = load_config_to_write(env_path).with_values(flags)
+    if config.file.error is not None:
+        raise config.file.error
+    old_text = env_path.read_text(encoding="utf-8") if env_path.exists() else ""
+    written, _problems = read_value_files(config.file.values, config.file)
+    interview = Interview(config, written, frozenset(flags), is_interactive, is_told=not is_dry)
+    answers = interview.ask_all(deployment)
+    own = _leave_files_alone(answers, config.file, written)
+    values = {**own, **(install.make_compose_values(sources) if application else {})}
+    new_text = merge_env(old_text or _read_example(checkout), values)
+    place = Place(
+        project=sources,
+        env_file=env_path,
+        bin_dir=Path(sys.executable).parent,
+        state=wishes.state_dir,
+        points=interview.config.backup_directory,
+        log=wishes.log_dir,
+        user=install.find_service_user(wishes.service_user),
+    )
+    files = _plan_files(deployment, sources, wishes, place, answers)
+    if is_dry:
+        _print_plan(env_path, old_text, new_text, files)
+        return
+    _write(env_path, old_text, new_text, files, place, deployment)
+    if application:
+        is_done = _finish_compose(application, sources, wishes, is_interactive=is_interactive)
+    else:
+        is_done = _finish_here(deployment, wishes, place, own, files)
+    _print_next(deployment, is_done=is_done)
+
+
+def _choose(checkout: Path | None, *, is_interactive: bool) -> Deployment:
+    found = install.detect(checkout)
+    best = next(iter(found))
+    for deployment, seen in found.items():
+        out.print(f"  [bold]{deployment.value}[/]  {escape(seen)}")
+    if not is_interactive:
+        return best
+
+    def take(text: str) -> Deployment:
+        try:
+            return Deployment(text.strip())
+        except ValueError as error:
+            raise typer.BadParameter(f"one of {', '.join(deployment.value for deployment in Deployment)}") from error
+
+    return typer.prompt("What starts the backups", default=best.value, value_proc=take)
+
+
+def _find_application(checkout: Path, wishes: Wishes) -> Path:
+    found = wishes.application_compose or install.find_application(checkout)
+    if found is None or not found.is_file():
+        raise ConfigurationError("the application's compose file was not found", hint="Name it: --application-compose /srv/app/docker-compose.yml")
+    return found.absolute()
+
+
+def _read_example(checkout: Path | None) -> str:
+    example = checkout / ".env.example" if checkout is not None else None
+    return example.read_text(encoding="utf-8") if example is not None and example.is_file() else ""
+
+
+def _leave_files_alone(answers: dict[str, str], file: EnvironmentFile, written: Mapping[str, str]) -> dict[str, str]:
+    """Return the answers without those that the environment file takes from a file: they are not written beside that."""
+    kept: dict[str, str] = {}
+    for name, value in answers.items():
+        if file.values.get(name + FILE_SUFFIX, "").strip():
+            if written.get(name) != value:
+                raise ConfigurationError(f"{name} is another one than in the file of {name}{FILE_SUFFIX}", hint="Change that file.")
+        else:
+            kept[name] = value
+    return kept
+
+
+def _plan_files(deployment: Deployment, sources: Path, wishes: Wishes, place: Place, answers: dict[str, str]) -> tuple[PlannedFile, ...]:
+    deploy = sources / "deploy"
+    if deployment is Deployment.SYSTEMD:
+        return plan_units(deploy, wishes.unit_dir, place, answers["BACKUP_SCHEDULE"], answers["BACKUP_TIMEZONE"])
+    if deployment is Deployment.CRON:
+        return plan_cron(deploy, wishes.cron_dir, place, answers["BACKUP_SCHEDULE"])
+    return ()
+
+
+def _print_plan(env_path: Path, old_text: str, new_text: str, files: tuple[PlannedFile, ...]) -> None:
+    out.print(f"[bold]{escape(str(env_path))}[/] {'stays as it is' if old_text == new_text else 'would be written, mode 0600:'}")
+    if old_text != new_text:
+        for line in describe_env(old_text, new_text):
+            out.print(escape(line), soft_wrap=True)
+    for file in files:
+        is_same = install.is_as_planned(file)
+        out.print(f"[bold]{escape(str(file.path))}[/] {'stays as it is' if is_same else 'would be written:'}")
+        if not is_same:
+            out.print(escape(file.text), soft_wrap=True)
+    out.print("Nothing was written.")
+
+
+def _write(env_path: Path, old_text: str, new_text: str, files: tuple[PlannedFile, ...], place: Place, deployment: Deployment) -> None:
+    owner = place.user if deployment in {Deployment.SYSTEMD, Deployment.CRON} else ""
+    if old_text == new_text:
+        install.close_to_others(env_path, owner)
+        out.print(f"unchanged: {escape(str(env_path))}")
+    else:
+        kept = install.write_env(env_path, new_text, owner)
+        out.print(f"written: {escape(str(env_path))}" + (f", the old one is {escape(kept.name)}" if kept else ""))
+    if deployment is not Deployment.COMPOSE:
+        install.make_folders(place, deployment)
+    written = install.write_planned(files)
+    for file in files:
+        out.print(f"{'written' if file.path in written else 'unchanged'}: {escape(str(file.path))}")
+
+
+def _finish_here(deployment: Deployment, wishes: Wishes, place: Place, values: dict[str, str], files: tuple[PlannedFile, ...]) -> bool:
+    if deployment is Deployment.SYSTEMD and install.SYSTEMD_RUNS.is_dir() and wishes.unit_dir == UNIT_DIR:
+        install.start_timer()
+        out.print("schedgen-backup.timer is on")
+    elif files and deployment is Deployment.SYSTEMD:
+        out.print("systemd was not told: systemctl daemon-reload && systemctl enable --now schedgen-backup.timer")
+    if not wishes.is_first_backup_wanted:
+        return False
+    if place.points.is_dir() and (newest := find_newest_verified(Catalog(place.points))) is not None:
+        out.print(f"a verified recovery point is there already: {newest.point_id}")
+        return True
+    out.print("first recovery point:")
+    for arguments in (("backup", "--reason", "setup"), ("verify", "latest")):
+        code = install.run_command_line(arguments, place, deployment, values)
+        if code != 0:
+            out.print(f"[bold red]{' '.join(arguments)} ended with {code}.[/] Everything else is set up; `schedgen-backups doctor` says more.")
+            raise CommandEnd(code)
+    return True
+
+
+def _finish_compose(application: Path, sources: Path, wishes: Wishes, *, is_interactive: bool) -> bool:
+    words = install.make_compose_words(application, sources)
+    commands = [[*words, "up", "-d", "--build"], [*words, "run", "--rm", "backup-cli", "doctor"]]
+    if wishes.is_first_backup_wanted:
+        commands += [[*words, "run", "--rm", "backup-cli", "backup", "--reason", "setup"], [*words, "run", "--rm", "backup-cli", "verify", "latest"]]
+    if not wishes.is_started and not (is_interactive and typer.confirm("Build and start the containers now?", default=False)):
+        out.print("Nothing was started. When you are ready:")
+        for command in commands:
+            out.print(f"  {escape(' '.join(command))}", soft_wrap=True)
+        return False
+    for command in commands:
+        code = install.run_visibly(command, application.parent)
+        if code != 0:
+            raise ConfigurationError(f"{' '.join(command)} ended with {code}", hint="docs/deploy.md has the steps by hand.")
+    return wishes.is_first_backup_wanted
+
+
+def _print_next(deployment: Deployment, *, is_done: bool) -> None:
+    taken_by = {
+        Deployment.COMPOSE: "The schedule in the Dagster UI, http://127.0.0.1:3000, takes the next ones.",
+        Deployment.SYSTEMD: "The timer takes the next ones: systemctl list-timers schedgen-backup.timer. UI and daemon: docs/deploy.md.",
+        Deployment.CRON: "cron takes the next ones, by this machine's clock. UI, daemon and the log's rotation: docs/deploy.md.",
+        Deployment.NONE: f"`make serve` starts the Dagster UI with the schedule ({HOME_VARIABLE} is .dagster).",
+    }
+    if is_done:
+        out.print("[bold green]A recovery point is taken and verified.[/]")
+    out.print(taken_by[deployment])
+    out.print("Next: schedgen-backups status · schedgen-backups drill (restores it on trial) · docs/BACKUP_QUICK_REFERENCE.md")
