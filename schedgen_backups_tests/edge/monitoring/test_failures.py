@@ -58,7 +58,7 @@ def test_a_wrong_password_is_said_and_the_bucket_is_still_captured(site: Site, i
     result = site.run(instance)
     failed = failures_of(result)["database_dump"]
     assert f"refused the login of {site.application.database.user}" in failed.description
-    assert "POSTGRES_PASSWORD" in failed.description
+    assert "POSTGRES_PASSWORD" in str(failed.metadata["hint"])
     assert failed.metadata["trying_again_can_help"] is False
     assert all("wrong-canary-4711" not in event.to_json() for event in instance.all_logs(result.run_id))
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
@@ -85,7 +85,7 @@ def test_what_is_wrong_with_the_bucket_is_said_and_the_database_is_still_capture
     site.set(**changes)
     result = site.run(instance)
     failed = failures_of(result)["minio_archive"]
-    assert named in failed.description
+    assert named in f"{failed.description} {failed.metadata['hint']}"
     assert failed.metadata["exit_code"] == 2
     assert all("wrong-canary-4711" not in event.to_json() for event in instance.all_logs(result.run_id))
     assert_other_half_is_kept(site, result, ArtifactKind.DATABASE)

@@ -10,6 +10,7 @@ import io
 import os
 import pwd
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import pexpect
 import pytest
 from dotenv import dotenv_values
 
-from schedgen_backups.config.variables import VARIABLES
+from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups_tests.support.alerts import RecordingServer, closed_port, recording_server
 from schedgen_backups_tests.support.sites import Application
@@ -35,11 +36,12 @@ OLD_ENV = "# of the application\nJWT_SECRET=canary-of-the-application\n\nBACKUP_
 
 
 class Machine:
-    """A project folder, and places for what setup installs."""
+    """A checkout of its own, whose .env is not a developer's, and places for what setup installs."""
 
     def __init__(self, folder: Path, application: Application, webhook_url: str) -> None:
         self.folder = folder / "schedgen-backups"
-        self.folder.mkdir()
+        for name in ("schedgen_backups", "deploy", "docker"):
+            shutil.copytree(PROJECT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("workspace.yaml", "dagster.yaml"):
             (self.folder / name).write_bytes((PROJECT / name).read_bytes())
         self.env = self.folder / ".env"
@@ -47,7 +49,7 @@ class Machine:
         self.places = {name: folder / name for name in ("unit-dir", "cron-dir", "state-dir", "log-dir")}
         self.database, self.bucket = application.database, application.bucket
         self.webhook_url = webhook_url
-        names = {f"{variable.name}{suffix}" for variable in VARIABLES for suffix in ("", "_FILE")} | {"DAGSTER_HOME"}
+        names = {*NAMES, ENV_FILE_VARIABLE, "DAGSTER_HOME"}
         self.environment = {name: value for name, value in os.environ.items() if name not in names}
 
     @property
@@ -263,7 +265,8 @@ def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_po
         ).read_text(encoding="utf-8")
         service = (machine.places["unit-dir"] / "schedgen-backup.service").read_text(encoding="utf-8")
         assert f"ExecStart={Path(sys.executable).parent}/schedgen-backups backup" in service
-        assert f"WorkingDirectory={machine.folder}\n" in service
+        assert f"WorkingDirectory={machine.places['state-dir']}\n" in service
+        assert f"Environment=BACKUP_ENV_FILE={machine.env}\n" in service
         assert f"ReadWritePaths=-{machine.points}\n" in service
         assert "/opt/" not in service.replace(str(machine.folder), "").replace(str(Path(sys.executable).parent), "")
     if deployment == "cron":
@@ -288,7 +291,7 @@ def test_compose_is_set_up_beside_the_application_and_started_only_when_asked(ma
     answer_questions(person, machine, is_here=False)
     person.answer("Build and start the containers now?", "y")
     assert person.see_the_end() == 0, person.seen
-    files = f"compose -f {root}/docker-compose.yml -f {PROJECT}/docker/compose.yaml"
+    files = f"compose -f {root}/docker-compose.yml -f {machine.folder}/docker/compose.yaml"
     calls = [call for call in (root / "calls").read_text(encoding="utf-8").splitlines() if call != "compose version"]
     assert calls == [
         f"{files} up -d --build",
@@ -297,7 +300,7 @@ def test_compose_is_set_up_beside_the_application_and_started_only_when_asked(ma
         f"{files} run --rm backup-cli verify latest",
     ]
     values = dotenv_values(root / ".env")
-    assert (values["JWT_SECRET"], values["SCHEDGEN_BACKUPS_SOURCE"]) == ("canary-of-the-application", str(PROJECT))
+    assert (values["JWT_SECRET"], values["SCHEDGEN_BACKUPS_SOURCE"]) == ("canary-of-the-application", str(machine.folder))
     assert (values["POSTGRES_PASSWORD"], values["BACKUP_RETENTION_DAYS"]) == (machine.database.password, "14")
     assert not machine.env.exists()
     assert_secrets_are_kept(machine, person.seen)

@@ -1,0 +1,156 @@
+"""The configuration as one value: read once, each part by itself, and the environment above the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.config.config import Config, load_config
+from schedgen_backups.config.targets import read_bucket_target, read_database_target
+from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
+from schedgen_backups.core.errors import ConfigurationError
+
+COMPLETE = {
+    "POSTGRES_PASSWORD": "password-canary",
+    "MINIO_ACCESS_KEY": "key",
+    "MINIO_SECRET_KEY": "secret-canary",
+    "BACKUP_ALERT_WEBHOOK_URL": "http://127.0.0.1:9/hook-canary",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*NAMES, ENV_FILE_VARIABLE, "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def write_env(folder: Path, **values: str) -> Path:
+    path = folder / "env"
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{name}='{value}'\n" for name, value in {**COMPLETE, **values}.items()), encoding="utf-8")
+    return path
+
+
+def load(folder: Path, **values: str) -> Config:
+    return load_config(write_env(folder, **values))
+
+
+def test_a_config_stays_what_it_was_until_it_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load(tmp_path, POSTGRES_HOST="before")
+    write_env(tmp_path, POSTGRES_HOST="after")
+    monkeypatch.setenv("MINIO_BUCKET", "after")
+    assert (config.database.host, config.bucket.bucket) == ("before", "schedgen-pdfs")
+    again = config.reload()
+    assert (again.database.host, again.bucket.bucket) == ("after", "after")
+
+
+def test_the_files_of_secrets_are_read_once_too(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of the file\n", encoding="utf-8")
+    config = load(tmp_path, DRILL_POSTGRES_PASSWORD_FILE=str(secret), DRILL_DATABASE_URL="postgresql://me@host/postgres")
+    secret.unlink()
+    assert config.drill.database is not None
+    assert config.drill.database.password == "of the file"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        ({"POSTGRES_PORT": "x"}, "database"),
+        ({"MINIO_ENDPOINT": "http://minio"}, "bucket"),
+        ({"BACKUP_DOWNLOAD_THREADS": "eight"}, "capture"),
+        ({"BACKUP_NICE": "20"}, "schedule"),
+        ({"BACKUP_RETENTION_DAYS": "0"}, "retention"),
+        ({"BACKUP_ALERT_ON_SUCCESS": "perhaps"}, "alerts"),
+        ({"DRILL_MAX_MINUTES": "soon"}, "drill"),
+    ],
+)
+def test_a_wrong_part_keeps_no_other_from_being_used(wrong: dict[str, str], part: str, tmp_path: Path) -> None:
+    config = load(tmp_path, **wrong)
+    [name] = wrong
+    parts = {"database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill"}
+    errors: dict[str, ConfigurationError] = {}
+    for other in parts:
+        try:
+            getattr(config, other)
+        except ConfigurationError as error:
+            errors[other] = error
+    assert errors.keys() == {part}
+    assert f"{name} is {wrong[name]!r}, expected " in errors[part].message
+    assert str(tmp_path / "env") in errors[part].hint
+
+
+def test_several_wrong_parts_are_named_in_one_message(tmp_path: Path) -> None:
+    config = load(tmp_path, POSTGRES_PORT="x", BACKUP_NICE="20")
+    with pytest.raises(ConfigurationError) as raised:
+        config.check("database", "capture", "schedule")
+    assert all(name in raised.value.message for name in ("POSTGRES_PORT", "BACKUP_NICE"))
+
+
+def test_the_environment_wins_over_the_file_even_when_it_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_HOST", "of-the-environment")
+    monkeypatch.setenv("BACKUP_ALERT_WEBHOOK_URL", "")
+    config = load(tmp_path, POSTGRES_HOST="of-the-file")
+    assert (config.database.host, config.alerts.webhook_urls) == ("of-the-environment", ())
+
+
+@pytest.mark.parametrize(("in_process", "in_file"), [("", "_FILE"), ("_FILE", "")], ids=["value over file", "file over value"])
+def test_a_variable_and_its_file_are_one_setting(in_process: str, in_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both set would be an error within one place, and is not between the two."""
+    texts = {name: tmp_path / name for name in ("process", "file")}
+    for name, path in texts.items():
+        path.write_text(f"of the {name}", encoding="utf-8")
+    monkeypatch.setenv(f"SMTP_PASSWORD{in_process}", str(texts["process"]) if in_process else "of the process")
+    named = {f"SMTP_PASSWORD{in_file}": str(texts["file"]) if in_file else "of the file"}
+    config = load(tmp_path, BACKUP_ALERT_EMAIL="a@example.com", SMTP_HOST="mail", **named)
+    assert config.alerts.mail is not None
+    assert config.alerts.mail.password == "of the process"
+
+
+def test_a_file_that_cannot_be_used_is_an_error_of_every_part_and_not_of_the_definitions(tmp_path: Path) -> None:
+    config = load_config(tmp_path / "none")
+    for part in ("database", "backup_directory", "alerts"):
+        with pytest.raises(ConfigurationError, match="there is no environment file"):
+            getattr(config, part)
+    assert config.definitions.backup_cron == "0 2 * * *"
+
+
+def test_a_relative_path_starts_at_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    config = load(tmp_path, BACKUP_DIR="./points", DRILL_SQL_CHECKS="checks.sql")
+    assert (config.backup_directory, config.drill.sql_checks_path) == (tmp_path / "points", tmp_path / "checks.sql")
+
+
+def test_beside_the_users_own_file_a_relative_path_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recovery points do not belong into ~/.config or /etc, nor wherever a command happens to be called."""
+    monkeypatch.setattr("schedgen_backups.config.env_file.find_checkout", lambda: None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / ".config" / "schedgen-backups"
+    folder.mkdir(parents=True)
+    write_env(folder)
+    with pytest.raises(ConfigurationError, match=r"BACKUP_DIR is './backups', and a relative path has nowhere to start"):
+        _ = load_config().backup_directory
+
+
+def test_tls_variables_reach_every_database_and_every_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/ca.pem")
+    config = load(tmp_path, PGSSLROOTCERT="/etc/pg.pem", DRILL_DATABASE_URL="postgresql://me@host/postgres")
+    wanted = (("PGSSLROOTCERT", "/etc/pg.pem"),)
+    databases = (config.database, config.drill.database, read_database_target("postgresql://me@host/name", config))
+    assert [database.libpq_variables for database in databases if database is not None] == [wanted] * 3
+    assert read_bucket_target("https://host/name", config).certificates_path == config.bucket.certificates_path == Path("/etc/ca.pem")
+
+
+def test_the_drills_server_never_gets_the_password_of_the_source(tmp_path: Path) -> None:
+    config = load(tmp_path, DRILL_DATABASE_URL="postgresql://me@host/postgres", RESTORE_POSTGRES_PASSWORD="canary")
+    assert config.drill.database is not None
+    assert config.drill.database.password == ""
+
+
+def test_neither_a_repr_nor_a_message_has_a_secret(tmp_path: Path) -> None:
+    config = load(tmp_path, BACKUP_HEARTBEAT_URL="http://example.com/heartbeat-canary")
+    assert "canary" not in repr(config)
+    with pytest.raises(ConfigurationError, match="BACKUP_HEARTBEAT_URL is something else, expected an https address") as raised:
+        _ = config.alerts
+    assert "canary" not in f"{raised.value.message} {raised.value.hint}"
