@@ -143,7 +143,7 @@ class DumpRecord:
     content_length: int
     reference_state: str
     reference_count: int
-    missing_tables: list[str] = field(default_factory=list)
+    missing_tables: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,9 @@ class Entry:
     offset: int
     length: int
     content_type: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
+    tags: dict[str, str] = field(default_factory=dict[str, str])
 
 
 _JSON_TYPES = {"int": (int,), "str": (str,), "int | None": (int, type(None)), "list[str]": (list,), "dict[str, str]": (dict,)}
@@ -204,7 +204,7 @@ def pick(kind: Callable[..., Made], text: str | bytes, *, within: str = "") -> M
         value = json.loads(text)
         value = value[within] if within else value
         chosen = {}
-        for known in fields(kind):  # type: ignore[arg-type]
+        for known in fields(kind):  # pyright: ignore[reportArgumentType] - a class, called to make its value
             if known.name in value:
                 if not isinstance(value[known.name], _JSON_TYPES[str(known.type)]):
                     raise TypeError(known.name)
@@ -804,7 +804,8 @@ def load_database(dump: Dump, program: str, present: set[str]) -> None:
 def feed(psql: subprocess.Popen[bytes], dump: Dump) -> None:
     """The program psql has read the dump to its end and was told to commit; it stopped by itself before, if the server refused something."""
     stdin = psql.stdin
-    assert stdin is not None  # noqa: S101 - it was started with a pipe
+    if stdin is None:
+        raise ValueError("psql was started without a pipe")
     try:
         # Not psql's --single-transaction: that commits at the end of its input, also when we are killed in the middle.
         stdin.write(b"BEGIN;\n")

@@ -4,6 +4,9 @@ An asset calls core and turns the record it gets into metadata; add one when the
 asset: "Materialize all" must not overwrite anything. How Dagster runs assets: docs.dagster.io, "Assets".
 """
 
+# Dagster's own decorators and functions have partially unknown types.
+# pyright: basic
+
 import getpass
 import socket
 import time

@@ -1,8 +1,11 @@
 """The look at the live system: the asset that stands for it, a check that every row's object is there, and the job that runs it once a week.
 
-What is looked at is the business of `core.live_audit`. The asset is not ours to make, so nothing materialises it; its losses are no reason to take no
+`core.verify.live_system` looks. The asset is not ours to make, so nothing materialises it; its losses are no reason to take no
 backup, so the check blocks nothing. The command `audit` does the same from a terminal.
 """
+
+# Dagster's own decorators and functions have partially unknown types.
+# pyright: basic
 
 import dagster as dg
 

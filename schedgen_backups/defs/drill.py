@@ -4,6 +4,9 @@ A drill writes into nothing but what it starts or makes itself, so that it may b
 core's business (`core.drill`); the checks read what it recorded beside the point. When it runs stands in `schedules`.
 """
 
+# Dagster's own decorators and functions have partially unknown types.
+# pyright: basic
+
 import time
 from typing import Any
 

@@ -4,6 +4,9 @@ A job is a selection of assets with their checks, or one op; add one when a run 
 `schedules`, asking for a run to `sensors`.
 """
 
+# Dagster's own decorators and functions have partially unknown types.
+# pyright: basic
+
 from typing import Any
 
 import dagster as dg

@@ -4,6 +4,9 @@ It uses the restore service, as the command line does. It only says what it woul
 asset, and pressing "Launch" without thinking must not overwrite anything. Add a field when the command line has the option.
 """
 
+# Dagster's own decorators and functions have partially unknown types.
+# pyright: basic
+
 import dagster as dg
 from pydantic import Field
 

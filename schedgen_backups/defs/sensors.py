@@ -4,6 +4,9 @@ A sensor's body ends within seconds (Dagster ends it after 60). Deletion is a jo
 decides what may be deleted. Add a sensor for another thing to watch.
 """
 
+# Dagster's own decorators and functions have partially unknown types.
+# pyright: basic
+
 from __future__ import annotations
 
 import hashlib

@@ -72,7 +72,8 @@ def explain_run_failure(event: dg.DagsterEvent | None) -> str:
     if event is None:
         return ""
     data = event.job_failure_data
-    error = data.error if data is not None else None
+    # Against its annotation there is none when somebody marked the run as failed.
+    error = data.error if data is not None else None  # pyright: ignore[reportUnnecessaryComparison]
     while error is not None and error.cause is not None:
         error = error.cause
     return (error.message if error is not None else event.message or "").strip()

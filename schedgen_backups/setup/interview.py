@@ -90,7 +90,7 @@ class Interview:
     is_interactive: bool
     is_told: bool
     """Whether a test alert may be sent."""
-    answers: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict[str, str])
 
     def ask_all(self, deployment: Deployment) -> dict[str, str]:
         """Every variable that setup asks for → its value, all of them tried. ConfigurationError without a terminal when one is wrong."""

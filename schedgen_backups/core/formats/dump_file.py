@@ -233,7 +233,7 @@ class DumpFile:
             name, value = _from_line(line)
             if name != "references" or not isinstance(value, list):
                 raise make_format_error("its list of references is damaged")
-            yield [str(key) for key in value]  # type: ignore[reportUnknownVariableType]
+            yield [str(key) for key in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - from JSON
 
     def read_rest(self, on_progress: Callable[[bytes], object]) -> None:
         """Hands the bytes between the dump's end and the footer to `on_progress`."""

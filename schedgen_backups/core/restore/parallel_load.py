@@ -95,9 +95,9 @@ class RowSessions:
 
     def _copy(self, is_right: Future[bool]) -> None:
         name = sql.Identifier(self._table.schema_name, self._table.name)
-        columns = sql.SQL(self._table.columns)  # type: ignore[arg-type] - as pg_dump quoted them
+        columns = sql.SQL(self._table.columns)  # pyright: ignore[reportArgumentType] - as pg_dump quoted them
         with connect_database(self._target) as connection, translate_errors(self._target):
-            connection.execute(self._head)  # type: ignore[arg-type] - settings, and pg_encoding_to_char's own word
+            connection.execute(self._head)  # pyright: ignore[reportArgumentType, reportCallIssue] - settings, and pg_encoding_to_char's own word
             with connection.cursor().copy(sql.SQL("COPY {} {} FROM STDIN").format(name, columns)) as copy:
                 for block in iter(self._blocks.get, None):
                     copy.write(block)

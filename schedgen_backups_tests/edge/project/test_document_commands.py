@@ -131,7 +131,7 @@ def test_the_quick_reference_does_what_it_says(seeded_site: Site) -> None:
     done = subprocess.run(["bash", "-c", script], cwd=seeded_site.folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(seeded_site.points()) == 3
-    assert (seeded_site.folder / "resolved").is_dir()
+    assert (seeded_site.folder / "recovered").is_dir()
     database = seeded_site.application.database
     for (name,) in run(database.with_database("postgres"), f"SELECT datname FROM pg_database WHERE datname LIKE '{database.database}_old_%'"):
         run(database.with_database("postgres"), f'DROP DATABASE "{name}"')
