@@ -32,7 +32,7 @@ def parse_cron(text: str) -> str:
     return text
 
 
-def find_longest_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:
+def find_max_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:
     """The longest time between two of the schedule's next ticks, looking a dozen ticks ahead."""
     # On the zone's own clock, and only then as moments: a tick keeps its hour when the clocks are changed, as Dagster's do.
     clock = croniter(cron_schedule, datetime.now(timezone).replace(tzinfo=None))

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
-from schedgen_backups.config.cron import find_longest_gap, parse_cron
+from schedgen_backups.config.cron import find_max_gap, parse_cron
 from schedgen_backups.config.reader import Reader
 from schedgen_backups.config.variables import DEFAULT_AUDIT_SCHEDULE, DEFAULT_DRILL_SCHEDULE, DEFAULT_SCHEDULE
 
-LONGEST_DRILL_MINUTES = 7 * 24 * 60
+MAX_DRILL_MINUTES = 7 * 24 * 60
 _BACKUP_GRACE = timedelta(hours=2)
 _DRILL_GRACE = timedelta(hours=12)
 """For a drill that waits for a backup, or for a machine that was off at night."""
@@ -74,7 +74,7 @@ def read_definition_settings(reader: Reader) -> DefinitionSettings:
         audit_cron=reader.parsed("AUDIT_SCHEDULE", parse_cron, "a cron string", DEFAULT_AUDIT_SCHEDULE),
         max_age=read_max_age(reader),
         max_hours=_read_max_hours(reader),
-        drill_max_age=find_longest_gap(drill_cron, timezone) + _DRILL_GRACE,
+        drill_max_age=find_max_gap(drill_cron, timezone) + _DRILL_GRACE,
         drill_max_minutes=read_drill_max_minutes(reader),
     )
 
@@ -85,12 +85,12 @@ def read_max_age(reader: Reader) -> timedelta:
         hours = reader.parsed("BACKUP_MAX_AGE_HOURS", _parse_hours, f"a whole number from 1 to {24 * 366}", 0)
         if hours:
             return timedelta(hours=hours)
-    return find_longest_gap(*_read_usable_schedule(reader)) + _BACKUP_GRACE
+    return find_max_gap(*_read_usable_schedule(reader)) + _BACKUP_GRACE
 
 
 def read_drill_max_minutes(reader: Reader) -> int:
     """Return how long a drill may take."""
-    return reader.number("DRILL_MAX_MINUTES", 1, LONGEST_DRILL_MINUTES)
+    return reader.number("DRILL_MAX_MINUTES", 1, MAX_DRILL_MINUTES)
 
 
 def read_timezone(reader: Reader) -> ZoneInfo:

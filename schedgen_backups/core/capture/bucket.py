@@ -151,9 +151,9 @@ class _Capture:
     ) -> None:
         self._client = client
         self._writer = writer
-        self._earlier = previous
+        self._previous = previous
         self._pool = pool
-        self._most_waiting = max_pending
+        self._max_pending = max_pending
         self._on_progress = on_progress
         self._names = MemberNames()
         self._stop = threading.Event()
@@ -170,12 +170,12 @@ class _Capture:
                 for listed_batch in batches:
                     batch = [(listed, self._names.choose(listed.key)) for listed in listed_batch]
                     self._tally.listed += len(batch)
-                    wanted = [_Wanted(listed, name, found) for (listed, name), found in zip(batch, self._earlier.find(batch), strict=True)]
+                    wanted = [_Wanted(listed, name, found) for (listed, name), found in zip(batch, self._previous.find(batch), strict=True)]
                     for count in split_into_runs([one.found for one in wanted]):
                         group, wanted = wanted[:count], wanted[count:]
                         self._waiting.append(_Waiting(group, self._pool.submit(self._read, group)))
                         waiting_bytes += self._waiting[-1].size_bytes
-                        while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > self._most_waiting:
+                        while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > self._max_pending:
                             waiting_bytes -= self._append_next()
             while self._waiting:
                 self._append_next()

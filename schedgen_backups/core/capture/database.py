@@ -128,15 +128,15 @@ def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: Dump
     """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory once."""
     capture, snapshot = source.capture, source.snapshot
     groups = choose_separate_tables(snapshot.read_table_sizes(), capture.transfer.dump_jobs)
-    beside = [table for group in groups for table in group]
+    separate = [table for group in groups for table in group]
     with (
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool,
         ParallelDumps(groups, source.stream_tables, folder, threads=capture.transfer.compression_threads) as parallel_dumps,
     ):
         counting = pool.submit(snapshot.count_rows, tables)
         try:
-            with closing(source.stream([f"--exclude-table-data={make_pattern(table)}" for table in beside])) as blocks:
-                for segment in place_separate_tables(split_dump(blocks), tables, beside):
+            with closing(source.stream([f"--exclude-table-data={make_pattern(table)}" for table in separate])) as blocks:
+                for segment in place_separate_tables(split_dump(blocks), tables, separate):
                     if isinstance(segment, TableName):
                         writer.add_separate_table(parallel_dumps.take(segment))
                     else:

@@ -38,8 +38,8 @@ def choose_separate_tables(size_bytes: Mapping[TableName, int], jobs: int) -> tu
         return sum(size_bytes[table] for table in tables)
 
     def finish(first: int) -> int:
-        beside = [sum_up(group) for group in divide(first)]
-        return max(sum(size_bytes.values()) - sum(beside), *beside)
+        separate = [sum_up(group) for group in divide(first)]
+        return max(sum(size_bytes.values()) - sum(separate), *separate)
 
     return tuple(tuple(group) for group in divide(min(range(1, len(large)), key=finish)))
 
@@ -83,11 +83,11 @@ def place_separate_tables(
 
 def _find_predecessors(tables: Sequence[TableName], separate_tables: Sequence[TableName]) -> dict[tuple[str, str], list[TableName]]:
     """Table of the rest → the side tables that follow it in the dump."""
-    beside = set(separate_tables)
+    separate = set(separate_tables)
     followers: dict[tuple[str, str], list[TableName]] = {}
     before = ("", "")
     for table in sorted(tables, key=_order_of):
-        if table in beside:
+        if table in separate:
             followers.setdefault(before, []).append(table)
         else:
             before = _order_of(table)

@@ -70,7 +70,7 @@ class ParallelDumps:
             if future.exception() is None:
                 future.result().file.close()
 
-    def _notice(self, program: Program) -> None:
+    def _on_start(self, program: Program) -> None:
         with self._lock:
             self._programs.append(program)
             if self._is_ending:
@@ -79,7 +79,7 @@ class ParallelDumps:
     def _dump(self, group: Sequence[TableName]) -> None:
         futures = {(table.schema_name, table.name): self._tables[table] for table in group}
         try:
-            with SerialWorker("digest") as worker, closing(self._stream(group, self._notice)) as blocks:
+            with SerialWorker("digest") as worker, closing(self._stream(group, self._on_start)) as blocks:
                 digest = DumpDigest(worker)
                 segments = split_dump(blocks)
                 above = b""

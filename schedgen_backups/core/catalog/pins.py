@@ -51,17 +51,17 @@ def remove_pin(catalog: Catalog, point_id: RecoveryPointId) -> bool:
 
 @contextmanager
 def pin_temporarily(
-    catalog: Catalog, point_id: RecoveryPointId, *, reason: str, pinned_by: str, longest: timedelta
+    catalog: Catalog, point_id: RecoveryPointId, *, reason: str, pinned_by: str, max_duration: timedelta
 ) -> Generator[PointListing, None, None]:
-    """The point stays within the block, and for `longest` at the most when this process dies in it.
+    """The point stays within the block, and for `max_duration` at the most when this process dies in it.
 
     ConfigurationError when there is no such point, also when retention has removed it a moment ago.
     """
     catalog.get_point(point_id)
     now = datetime.now(timezone.utc)
-    pin = Pin(point_id=point_id.text, reason=reason, pinned_by=pinned_by, pinned_at=now, expires_at=now + longest)
+    pin = Pin(point_id=point_id.text, reason=reason, pinned_by=pinned_by, pinned_at=now, expires_at=now + max_duration)
     before = read_pin(catalog, point_id)
-    is_pinned_anyway = before is not None and (before.expires_at is None or before.expires_at >= now + longest)
+    is_pinned_anyway = before is not None and (before.expires_at is None or before.expires_at >= now + max_duration)
     if not is_pinned_anyway:
         write_pin(catalog, pin)
     try:

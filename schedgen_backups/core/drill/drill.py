@@ -58,8 +58,8 @@ def drill_point(
     checks = read_sql_checks(drill.sql_checks_path) if drill.sql_checks_path is not None else ()
     swept = sweep_scratch(drill)
     chosen = find_drill_point(catalog, point_id)
-    longest = timedelta(minutes=drill.max_minutes * PIN_TIME_FACTOR)
-    with pin_temporarily(catalog, chosen, reason="a restore drill reads it", pinned_by=drilled_by, longest=longest) as point:
+    max_duration = timedelta(minutes=drill.max_minutes * PIN_TIME_FACTOR)
+    with pin_temporarily(catalog, chosen, reason="a restore drill reads it", pinned_by=drilled_by, max_duration=max_duration) as point:
         began_at = datetime.now(timezone.utc)
         started = time.monotonic()
         with open_scratch(point, drill, source) as scratch:

@@ -225,7 +225,7 @@ class RestoreService:
         reason, asked_by = self.options.reason, self.options.asked_by
         with (
             logged_restore(directory, point_id=point.point_id.text, subject=subject, target=target, reason=reason) as draft,
-            pin_temporarily(self.catalog, point.point_id, reason="a restore reads it", pinned_by=asked_by, longest=_MAX_DURATION),
+            pin_temporarily(self.catalog, point.point_id, reason="a restore reads it", pinned_by=asked_by, max_duration=_MAX_DURATION),
         ):
             yield draft
 

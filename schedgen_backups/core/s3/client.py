@@ -92,12 +92,12 @@ class OpenObject:
     def __init__(self, head: ObjectHead, response: urllib3.BaseHTTPResponse, rate_limit: RateLimit) -> None:
         self.head = head
         self._response = response
-        self._throttle = rate_limit
+        self._rate_limit = rate_limit
 
     def read_blocks(self) -> Iterator[bytes]:
         """Yields the body as it is stored; ends early without an error when the server cuts it short: compare the length."""
         for block in self._response.stream(READ_BYTES, decode_content=False):
-            self._throttle.wait_for(len(block))
+            self._rate_limit.wait_for(len(block))
             yield block
 
 
@@ -116,7 +116,7 @@ class BucketClient:
         max_mb_per_second: int = 0,
         on_busy: Callable[[], object] = lambda: None,
     ) -> None:
-        self._throttle = RateLimit(max_mb_per_second)
+        self._rate_limit = RateLimit(max_mb_per_second)
         self.settings = settings
         self._bucket = settings.bucket
         certificates = str(settings.certificates_path or certifi.where())
@@ -141,7 +141,7 @@ class BucketClient:
         except ValueError as error:
             raise BucketError(f"MINIO_ENDPOINT {settings.endpoint!r} cannot be used: {error}", hint="It is host:port, no http://.") from error
         timeouts = {"connect_timeout_seconds": CONNECT_TIMEOUT_SECONDS, "stall_timeout_seconds": stall_timeout_seconds}
-        self._direct = DirectGets(settings, self._throttle, certificates=certificates, on_busy=on_busy, **timeouts)
+        self._direct = DirectGets(settings, self._rate_limit, certificates=certificates, on_busy=on_busy, **timeouts)
 
     def __enter__(self) -> BucketClient:
         return self
@@ -190,7 +190,7 @@ class BucketClient:
                     raise ObjectError(
                         f"the S3 server does not give parts of object {key!r}", hint="Look for a proxy that takes the Range header away."
                     )
-                yield OpenObject(read_head(key, response.headers, offset), response, self._throttle)
+                yield OpenObject(read_head(key, response.headers, offset), response, self._rate_limit)
             finally:
                 # A body that was not read to its end makes the connection useless for the next request.
                 response.close()

@@ -68,7 +68,7 @@ class DirectGets:
     ) -> None:
         self._settings = settings
         self._on_busy = on_busy
-        self._throttle = rate_limit
+        self._rate_limit = rate_limit
         self._connect_timeout_seconds = connect_timeout_seconds
         self._stall_timeout_seconds = stall_timeout_seconds
         self._tls = ssl.create_default_context(cafile=certificates) if settings.is_secure else None
@@ -133,7 +133,7 @@ class DirectGets:
 
     def _receive(self, connection: _Connection, place: memoryview) -> int:
         count = connection.socket.recv_into(place)
-        self._throttle.wait_for(count)
+        self._rate_limit.wait_for(count)
         return count
 
     def _take_idle(self) -> _Connection | None:

@@ -13,7 +13,7 @@ from dagster._utils.schedules import cron_string_iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedgen_backups.config.cron import find_longest_gap, parse_cron
+from schedgen_backups.config.cron import find_max_gap, parse_cron
 
 pytestmark = [pytest.mark.edge]
 
@@ -79,5 +79,5 @@ def test_what_is_rare_in_a_cron_string_is_taken_just_when_dagster_takes_it(text:
 def test_the_longest_gap_is_that_of_dagsters_ticks(text: str, zone: str) -> None:
     """But for the hour by which clocks are put forward or back: a tick within it has no right place."""
     ticks = islice(cron_string_iterator(datetime.now(ZoneInfo(zone)).timestamp(), text, zone), 12)
-    longest = max(later - previous for previous, later in pairwise(ticks))
-    assert abs(find_longest_gap(text, ZoneInfo(zone)) - longest) <= timedelta(hours=1)
+    max_duration = max(later - previous for previous, later in pairwise(ticks))
+    assert abs(find_max_gap(text, ZoneInfo(zone)) - longest) <= timedelta(hours=1)

@@ -41,7 +41,7 @@ def list_removable(catalog: Catalog, now: datetime = NOW) -> list[RecoveryPointI
 
 def test_a_point_that_is_held_is_not_pruned_and_afterwards_it_may_be(catalog: Catalog) -> None:
     assert list_removable(catalog) == [OLD]
-    with pin_temporarily(catalog, OLD, reason="a drill", pinned_by="me", longest=LONGEST) as point:
+    with pin_temporarily(catalog, OLD, reason="a drill", pinned_by="me", max_duration=LONGEST) as point:
         assert point.point_id == OLD
         assert list_removable(catalog) == []
         # Who is killed holds it no longer than that.
@@ -54,23 +54,23 @@ def test_a_point_that_is_held_is_not_pruned_and_afterwards_it_may_be(catalog: Ca
 def test_a_pin_of_the_operators_is_there_again_afterwards(catalog: Catalog, hours: int | None) -> None:
     pin = make_pin(None if hours is None else NOW + timedelta(hours=hours))
     write_pin(catalog, pin)
-    with pin_temporarily(catalog, OLD, reason="a drill", pinned_by="me", longest=LONGEST):
+    with pin_temporarily(catalog, OLD, reason="a drill", pinned_by="me", max_duration=LONGEST):
         assert list_removable(catalog, NOW + timedelta(minutes=90)) == []
     assert read_pin(catalog, OLD) == pin
 
 
 def test_what_the_operators_do_meanwhile_stays(catalog: Catalog) -> None:
-    with pin_temporarily(catalog, OLD, reason="a drill", pinned_by="me", longest=LONGEST):
+    with pin_temporarily(catalog, OLD, reason="a drill", pinned_by="me", max_duration=LONGEST):
         write_pin(catalog, make_pin(None))
     assert read_pin(catalog, OLD) == make_pin(None)
     remove_pin(catalog, OLD)
-    with pin_temporarily(catalog, OLD, reason="a drill", pinned_by="me", longest=LONGEST):
+    with pin_temporarily(catalog, OLD, reason="a drill", pinned_by="me", max_duration=LONGEST):
         remove_pin(catalog, OLD)
     assert read_pin(catalog, OLD) is None
 
 
 def test_an_unknown_point_is_refused_and_leaves_no_pin(catalog: Catalog) -> None:
     unknown = RecoveryPointId("20200101_000000")
-    with pytest.raises(ConfigurationError), pin_temporarily(catalog, unknown, reason="a drill", pinned_by="me", longest=LONGEST):
+    with pytest.raises(ConfigurationError), pin_temporarily(catalog, unknown, reason="a drill", pinned_by="me", max_duration=LONGEST):
         raise AssertionError("unreachable")
     assert read_pin(catalog, unknown) is None
