@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -17,19 +20,41 @@ from minio.deleteobjects import DeleteObject
 
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
+from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.demo.seed import SeedSummary, seed_application
 from schedgen_backups_tests.support.minio_server import MinioServer
-from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, S3Server, client_of
+from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, S3Server, SharedS3, client_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+    from schedgen_backups.core.settings import DatabaseSettings
 
+UNIT_RING = "schedgen_backups_tests/unit"
 S3_SERVERS = ("seaweedfs", *(["minio"] if shutil.which("minio") else []))
 
 
-def pytest_configure() -> None:
+class SharedServers:
+    """Starts one S3 server for all workers of a parallel run, when the first worker is made."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._keys: dict[str, dict[str, object]] = {}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        if not self._keys and not all(UNIT_RING in str(argument) for argument in node.config.args):
+            server = self._stack.enter_context(EmbeddedS3(Path(self._stack.enter_context(TemporaryDirectory(prefix="s3-of-tests-")))))
+            self._keys = {"admin": asdict(server.settings("unused")), "reader": asdict(server.read_only_settings("unused"))}
+        node.workerinput["shared_s3"] = self._keys
+
+    def pytest_unconfigure(self) -> None:
+        self._stack.close()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SharedServers())
     # Started in the background, a shell makes its children ignore Ctrl-C, and theirs inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -88,6 +113,10 @@ def postgres_server_17(tmp_path_factory: pytest.TempPathFactory, postgres_bin_di
 @pytest.fixture(scope="session", params=S3_SERVERS)
 def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """SeaweedFS, and MinIO too where there is one."""
+    keys = getattr(request.config, "workerinput", {}).get("shared_s3")
+    if keys and request.param == "seaweedfs":
+        yield SharedS3(BucketSettings(**keys["admin"]), BucketSettings(**keys["reader"]))
+        return
     directory = tmp_path_factory.mktemp(request.param)
     with (EmbeddedS3 if request.param == "seaweedfs" else MinioServer)(directory) as server:
         yield server

@@ -16,13 +16,17 @@ from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.demo.seed import SeedSummary, seed_application
-from schedgen_backups_tests.support.servers import client_of
+from schedgen_backups_tests.support.servers import SharedS3, client_of
 from schedgen_backups_tests.support.sites import Application, Site
 
 
 @pytest.fixture(scope="session")
-def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:
+def weed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3 | SharedS3]:
     """One S3 server: the edge does not care which brand, so its tests do not run once per brand."""
+    keys = getattr(request.config, "workerinput", {}).get("shared_s3")
+    if keys:
+        yield SharedS3(BucketSettings(**keys["admin"]), BucketSettings(**keys["reader"]))
+        return
     with EmbeddedS3(tmp_path_factory.mktemp("weed")) as server:
         yield server
 

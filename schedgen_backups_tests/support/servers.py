@@ -5,18 +5,37 @@ Fixtures are in `conftest`; add here what test files import by name.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from minio import Minio
 
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
+from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups_tests.support.minio_server import MinioServer
 
 if TYPE_CHECKING:
-    from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+    from schedgen_backups.core.settings import DatabaseSettings
 
-S3Server = EmbeddedS3 | MinioServer
+
+@dataclass(frozen=True)
+class SharedS3:
+    """An S3 server that another process of the same test run has started: idle, SeaweedFS takes a fifth of a core, and each worker would have one."""
+
+    admin: BucketSettings
+    reader: BucketSettings
+
+    def settings(self, bucket: str) -> BucketSettings:
+        """One of its buckets, with the keys that may do everything."""
+        return replace(self.admin, bucket=bucket)
+
+    def read_only_settings(self, bucket: str) -> BucketSettings:
+        """One of its buckets, with keys that may only list and read."""
+        return replace(self.reader, bucket=bucket)
+
+
+S3Server = EmbeddedS3 | MinioServer | SharedS3
 # Tests never need to survive a power cut.
 FAST_SERVER_OPTIONS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 

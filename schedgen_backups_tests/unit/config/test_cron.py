@@ -79,5 +79,5 @@ def test_what_is_rare_in_a_cron_string_is_taken_just_when_dagster_takes_it(text:
 def test_the_longest_gap_is_that_of_dagsters_ticks(text: str, zone: str) -> None:
     """But for the hour by which clocks are put forward or back: a tick within it has no right place."""
     ticks = islice(cron_string_iterator(datetime.now(ZoneInfo(zone)).timestamp(), text, zone), 12)
-    max_duration = max(later - previous for previous, later in pairwise(ticks))
+    longest = max(later - previous for previous, later in pairwise(ticks))
     assert abs(find_max_gap(text, ZoneInfo(zone)) - longest) <= timedelta(hours=1)

@@ -150,12 +150,12 @@ def test_a_very_long_row_passes_without_being_held() -> None:
             yield block
 
     passed = 0
-    max_duration = 0
+    longest = 0
     for segment in split_dump(blocks()):
         passed += len(segment.data)
         if isinstance(segment, Rows):
             assert fed - passed < 1024
-            max_duration = max(longest, len(segment.data))
+            longest = max(longest, len(segment.data))
     assert longest <= (1 << 20) + 64
     assert passed == fed
 
