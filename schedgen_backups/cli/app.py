@@ -1,7 +1,7 @@
 """The typer app: which commands there are and where, and what they share: the two consoles, options that several have, how a command ends.
 
-A command is in the module that is named for it here, and is loaded when somebody calls it: most need neither the database's nor the bucket's library,
-and none that runs no job needs Dagster (`runs`). Add a command to the table. What a command ends with: `exit_codes`.
+A command is in the module that is named for it here, which is loaded when somebody calls it: commands that run no job must not wait for Dagster. Add
+a command to the table.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The command `backup`: takes a recovery point through Dagster, and prints its id or why there is none.
-
-It reads its arguments, runs the job, prints, and ends with an exit code; what a backup does belongs to the assets and to core.
-"""
+"""The command `backup`: takes a recovery point through Dagster, and prints its id or why there is none."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The command `drill`: restores a recovery point into scratch servers through Dagster, and prints what was found and how long it took.
-
-It reads its arguments, runs the job, prints, and ends with an exit code; what is looked at is core's business (`core.drill`).
-"""
+"""The command `drill`: restores a recovery point into scratch servers through Dagster, and prints the results and how long it took."""
 
 from __future__ import annotations
 

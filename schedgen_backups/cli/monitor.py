@@ -1,8 +1,4 @@
-"""The commands that look whether all is well: status, doctor, audit, alert-test.
-
-A command reads its arguments, looks, prints, and ends with an exit code; it decides nothing else. Looking at single recovery points belongs to
-`point_commands`.
-"""
+"""The commands that say whether all is well: `status`, `doctor`, `audit`, `alert-test`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The commands that look at recovery points: list, show, verify, pin, prune.
-
-A command reads its arguments, calls core, prints, and ends with an exit code; it decides nothing else. Add one when operators ask something else of
-a point; restoring belongs to `restore_commands`, rendering to `console`.
-"""
+"""The commands about recovery points: `list`, `show`, `verify`, `pin`, `unpin`, `prune`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a person sees on the terminal: tables of recovery points, findings and results, bars while something runs.
-
-Only rendering: it gets core's values and draws them. What is printed by which command is decided in `cli`. JSON for programs is core's own.
-"""
+"""Draws what a person sees on the terminal: tables of recovery points, check results and failures, bars while something runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How the difference between a recovery point and the live system is shown: tables for people, values for JSON.
-
-Only rendering, for `restore_commands` and `restore_jobs`. Add what people must see before they let a restore write.
-"""
+"""Draws the difference between a recovery point and the live system. Add what people must see before they let a restore write."""
 
 from __future__ import annotations
 

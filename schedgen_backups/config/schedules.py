@@ -10,7 +10,7 @@ from schedgen_backups.config.cron import find_max_gap, parse_cron
 from schedgen_backups.config.reader import Reader
 from schedgen_backups.config.variables import DEFAULT_AUDIT_SCHEDULE, DEFAULT_DRILL_SCHEDULE, DEFAULT_SCHEDULE
 
-MAX_DRILL_MINUTES = 7 * 24 * 60
+_MAX_DRILL_MINUTES = 7 * 24 * 60
 _BACKUP_GRACE = timedelta(hours=2)
 _DRILL_GRACE = timedelta(hours=12)
 """For a drill that waits for a backup, or for a machine that was off at night."""
@@ -90,7 +90,7 @@ def read_max_age(reader: Reader) -> timedelta:
 
 def read_drill_max_minutes(reader: Reader) -> int:
     """Return how long a drill may take."""
-    return reader.number("DRILL_MAX_MINUTES", 1, MAX_DRILL_MINUTES)
+    return reader.number("DRILL_MAX_MINUTES", 1, _MAX_DRILL_MINUTES)
 
 
 def read_timezone(reader: Reader) -> ZoneInfo:

@@ -1,7 +1,7 @@
 """The blocking checks between the captured files and the recovery point: one check each, green when it holds, red when not or unknown.
 
 A check reads the files again, never what an asset remembers, and records what it saw beside them. Run alone, it looks at the newest point.
-What a check means and how it is looked at is core's business (`verification`, `verify`). Add one when there is another check.
+`core.verify` does the work. Add one when there is another check.
 """
 
 import warnings

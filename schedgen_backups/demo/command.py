@@ -1,7 +1,4 @@
-"""The command `demo`: the whole story on a real database and bucket of its own, or the same servers with the Dagster UI.
-
-The story and the servers are in `demo`, which needs more packages than a backup does.
-"""
+"""The command `demo`: the whole story on a real database and bucket of its own, or the same servers with the Dagster UI."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Sets up what the demo and its UI need: both servers, an environment that points to them, a Dagster home of their own.
 
-Everything lies in one folder and on loopback; the operators' own .env and .dagster are not touched. What is played on this stage is the
-business of `story` and `workshop`.
+Everything lies in one folder and on loopback; the operators' own .env and .dagster are not touched.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The demo as a story: seed, back up through Dagster, verify, destroy the originals, restore them, prove them equal, and tell what was proven.
 
-Only the telling is here; every step is what an operator would do with the command line. The servers are `stage`'s, the data `seed`'s.
+Every step is what an operator would do with the command line.
 """
 
 from __future__ import annotations

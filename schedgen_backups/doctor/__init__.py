@@ -1,4 +1,4 @@
 """Whether this installation can work: settings, servers, privileges, space, clock.
 
-Add a finding here. A finding looks and changes nothing. Imports `config` and `core` only.
+Add a precondition here. Examining one changes nothing. Imports `config` and `core` only.
 """

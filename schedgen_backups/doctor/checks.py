@@ -1,6 +1,6 @@
 """Looks at every precondition of a backup and says what is wrong and how to mend it, without writing anything but a probe file.
 
-Each look is a small function that returns findings; add one when a backup can fail for another reason that is visible beforehand.
+Each precondition is a small function that yields results; add one when a backup can fail for another reason that is visible beforehand.
 """
 
 from __future__ import annotations

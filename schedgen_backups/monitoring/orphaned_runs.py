@@ -15,7 +15,7 @@ from schedgen_backups import run_tags
 
 _START_TIME_FIELD = 21
 """`starttime` in /proc/PID/stat (proc(5), field 22): a process id comes again, together with this it does not."""
-_UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+_ACTIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 def describe_process(process_id: int) -> str:
@@ -32,7 +32,7 @@ def describe_process(process_id: int) -> str:
 def fail_orphaned_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
     """Unfinished runs that a process of this host had begun and left by dying are failed; returns their ids."""
     failed: list[str] = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=_ACTIVE)):
         described = run.tags.get(run_tags.PROCESS, "")
         host, _colon, rest = described.partition(":")
         process_id = rest.partition(":")[0]

@@ -1,7 +1,6 @@
 """Runs a job against the Dagster instance in this process, so that a run of the command line appears in the UI.
 
-What the run does belongs to assets and checks; what is printed to the commands, which come here through `runs`. Add here what a command needs from
-Dagster.
+Commands come here through `launch`. Add what a command needs from Dagster.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a run of a job ended, as values: which steps failed and why, and the exit code that tells it best.
 
-Read from Dagster's events in `instance`, printed by the commands, which need no Dagster for it. Add what a command tells of a run.
+Read from Dagster's events in `in_process`, printed by commands, which need no Dagster for it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Carries out what `setup` planned: writes files when they differ, makes folders, starts timers and containers, takes the first backup.
 
-Add what must happen on the machine. Which files with which text is decided in `setup_plan`; what is asked in `setup_questions`.
+Add what must happen on the machine. `plan` decides which files get which text, `interview` what is asked.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The questions of `setup`: each value is looked at when it is given, each group by using it; what is wrong is told and asked again.
+"""The questions of `setup`: each value is checked when it is given, each group by using it; what is wrong is asked again.
 
-Without a terminal nothing is asked: what flags, environment and .env say must do. Add a question here; what becomes of
-the answers is in `setup_plan`.
+Without a terminal nothing is asked, and flags, environment and environment file must have all answers. Add a question here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What `setup` writes: the .env with only the differing lines changed, and the deployment's files for this machine's paths, as texts.
 
-Pure: values in, texts out. Questions are in `setup_questions`, writing and starting in `setup_install`. Add a deployment's files here.
+Values in, texts out. Add a deployment's files here.
 """
 
 from __future__ import annotations

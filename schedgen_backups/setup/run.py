@@ -1,4 +1,4 @@
-"""What `setup` does, in its order: asks, plans, shows or writes, starts what takes the backups, and takes a first one."""
+"""The steps of `setup`: ask, plan, show or write, start what takes the backups, take a first one. It can be repeated: what is done stays."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_what_is_not_encrypted_is_refused_without_the_address(url: str, caplog: 
     caplog.set_level(logging.DEBUG)
     with pytest.raises(ConfigurationError, match="not encrypted") as caught:
         make_channel(url)
-    assert_no_secret(str(caught.value) + repr(caught.value) + caplog.text)
+    assert_no_secret(str(caught.value) + caught.value.hint + repr(caught.value) + caplog.text)
 
 
 @pytest.mark.parametrize("url", [f"nonsense-{SECRET}", f"xyz://{SECRET}", f"https:///{SECRET}", f"https://[{SECRET}", f"ftp://example.com/{SECRET}"])
@@ -69,7 +69,7 @@ def test_what_is_no_address_is_a_wrong_setting_without_the_address(url: str, cap
     caplog.set_level(logging.DEBUG)
     with pytest.raises(ConfigurationError) as caught:
         make_channel(url)
-    assert_no_secret(str(caught.value) + repr(caught.value) + caplog.text)
+    assert_no_secret(str(caught.value) + caught.value.hint + repr(caught.value) + caplog.text)
 
 
 @pytest.mark.timeout(60)
