@@ -71,6 +71,10 @@ def test_a_deleted_row_comes_back_with_its_object(seeded_site: Site) -> None:
     assert json.loads(site.cli("audit", "--json").stdout)["rows_without_object"] == []
     entry = read_restore_log(site.directory)[-1]
     assert (entry.reason, entry.result) == ("asked by a teacher", "done: 1 rows, 1 objects")
+    [logged] = json.loads(site.cli("log", "--json").stdout)
+    assert (logged["reason"], logged["result"], logged["subject"].split()[0]) == ("asked by a teacher", "done: 1 rows, 1 objects", "missing")
+    shown = site.cli("log")
+    assert (shown.code, "asked by" in shown.stdout, "done: 1 rows" in shown.stdout) == (0, True, True)
     [kept] = (site.directory / "safety").glob("db_*.sql.gz")
     assert kept.stat().st_mode & 0o777 == 0o600
     assert [point.state.value for point in site.points()] == ["verified"]
@@ -109,6 +113,11 @@ def test_objects_are_shown_and_come_back_or_become_files(seeded_site: Site, tmp_
     assert [found["key"] for found in json.loads(dry.stdout)["objects"] if found["standing"] == "missing"] == [key]
     done = site.cli("restore-objects", "latest", "*", "--back", "--confirm", bucket.bucket)
     assert (done.code, has_object(site, key)) == (0, True), done.stderr
+    (out / key).write_bytes(b"mine")
+    unconfirmed = site.cli("restore-objects", "latest", key, "--to", str(out), "--overwrite")
+    assert (unconfirmed.code, (out / key).read_bytes()) == (3, b"mine")
+    assert site.cli("restore-objects", "latest", key, "--to", str(out), "--overwrite", "--confirm", str(out)).code == 0
+    assert (out / key).read_bytes() == good
     assert site.cli("restore-objects", "latest", key).code == 4
     assert site.cli("restore-objects", "latest", "no such key", "--to", str(out)).code == 3
 
@@ -161,6 +170,28 @@ def test_the_launchpad_tells_first_and_restores_when_confirmed(seeded_site: Site
     log = read_restore_log(site.directory)
     assert (log[0].reason, log[0].result) == ("a look", "done: equal")
     assert len(log) == 3
+
+
+def test_files_are_written_below_the_backup_directory_and_only_when_confirmed(seeded_site: Site, tmp_path: Path) -> None:
+    site = seeded_site
+    _job_id, key = pick_job(site)
+    place = site.directory / "restored" / "out" / key
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert launch(instance, objects=[key], to_folder="out").success
+        assert launch(instance, objects=[key], to_folder="out", confirm="another").success
+        assert not place.exists()
+        assert launch(instance, objects=[key], to_folder="out", confirm="out").success
+        good = place.read_bytes()
+        place.write_bytes(b"mine")
+        assert not launch(instance, objects=[key], to_folder="out", confirm="out").success
+        assert launch(instance, objects=[key], to_folder="out", overwrite=True).success
+        assert place.read_bytes() == b"mine"
+        assert launch(instance, objects=[key], to_folder="out", overwrite=True, confirm="out").success
+        assert place.read_bytes() == good
+        for outside in (str(tmp_path / "elsewhere"), "../elsewhere", "out/../../elsewhere"):
+            assert not launch(instance, objects=[key], to_folder=outside, overwrite=True, confirm=outside).success
+    assert not (tmp_path / "elsewhere").exists()
+    assert not (site.directory / "elsewhere").exists()
 
 
 def test_the_audit_is_a_check_that_warns_and_a_command_that_ends_with_3(seeded_site: Site) -> None:

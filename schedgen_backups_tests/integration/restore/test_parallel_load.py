@@ -1,6 +1,6 @@
 """A dump that is loaded in several sessions: equal for every kind of object, and empty again after any error.
 
-The load in one transaction is tested in `test_restore`.
+The load in one transaction is tested in `test_point`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import pytest
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, RestoreError
 from schedgen_backups.core.formats.dump_file import DumpFile
-from schedgen_backups.core.formats.dump_sections import split_post_data
 from schedgen_backups.core.restore import parallel_load
 from schedgen_backups.core.restore.database import can_load_in_parallel
 from schedgen_backups.core.settings import DatabaseSettings
@@ -176,30 +175,3 @@ def test_indexes_of_every_sort_of_name_are_built(dumped: Dumped) -> None:
     tables = "SELECT oid FROM pg_class WHERE relkind IN ('r', 'p', 'm') AND oid >= 16384"
     names = f"SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid IN ({tables}) ORDER BY 1"
     assert run(dumped.target, names) == run(dumped.source, names)
-
-
-@pytest.mark.parametrize(
-    ("statement", "table"),
-    [
-        ("CREATE INDEX i ON public.event USING btree (at);", ("public", "event")),
-        ('CREATE UNIQUE INDEX "i ON x.y" ON ONLY "a b"."c""d" USING btree (lower(e));', ("a b", 'c"d')),
-        ("ALTER TABLE ONLY public.event\n    ADD CONSTRAINT event_pkey PRIMARY KEY (id);", ("public", "event")),
-        ("ALTER TABLE public.event\n    ADD CONSTRAINT positive CHECK ((id > 0)) NOT VALID;", ("public", "event")),
-        ("CREATE INDEX CONCURRENTLY i ON event (at);", None),
-    ],
-)
-def test_an_item_tells_the_table_it_builds_on(statement: str, table: tuple[str, str] | None) -> None:
-    text = f"--\n-- Name: event i; Type: INDEX; Schema: public; Owner: x\n--\n\n{statement}\n\n\n".encode()
-    (item,) = split_post_data(b"", text)
-    assert item.table == table
-
-
-def test_items_keep_the_settings_that_hold_before_them() -> None:
-    schema = b"SET default_tablespace = '';\n\nSET default_table_access_method = heap;\n\nCREATE TABLE a (b int);\n"
-    first = b"SET default_tablespace = fast;\n\n"
-    index = b"--\n-- Name: i; Type: INDEX; Schema: public; Owner: x; Tablespace: fast\n--\n\nCREATE INDEX i ON a (b);\n\n\n"
-    foreign = b"--\n-- Name: a f; Type: FK CONSTRAINT; Schema: public; Owner: x\n--\n\nALTER TABLE a ADD FOREIGN KEY (b) REFERENCES c;\n\n\n"
-    items = split_post_data(schema, first + index + foreign)
-    assert b"".join(item.text for item in items) == first + index + foreign
-    assert [(item.kind, item.is_build) for item in items] == [("", False), ("INDEX", True), ("FK CONSTRAINT", False)]
-    assert items[1].settings == b"SET default_tablespace = fast;\nSET default_table_access_method = heap;\n"

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
 
@@ -113,6 +113,35 @@ def test_a_bucket_that_holds_anything_is_refused(backup: Backup) -> None:
         backup.restore()
     assert run(backup.database, "SELECT count(*) FROM pg_class WHERE relname = 'jobs'") == [(0,)]
     assert [listed.object_name for listed in client_of(backup.bucket).list_objects(backup.bucket.bucket, recursive=True)] == ["mine"]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_database_that_is_filled_while_files_are_verified_is_refused(backup: Backup, jobs: int) -> None:
+    """It was empty when it was looked at; a load in several sessions would remove everything it finds after an error."""
+    run(backup.source_database, "SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
+    (backup.dump.unlink(), backup.archive.unlink())
+    backup.capture()
+
+    def fill(phase: str, _size_bytes: int) -> None:
+        if phase == "verify":
+            run(backup.database, "CREATE TABLE IF NOT EXISTS mine (a int)")
+
+    with pytest.raises(TargetNotEmptyError, match="is not empty") as caught:
+        restore_point(replace(backup.request(), jobs=jobs), backup.settings, on_progress=fill)
+    assert run(backup.database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [("mine",)]
+    assert "The target is as it was." in caught.value.hint
+    assert list(client_of(backup.bucket).list_objects(backup.bucket.bucket)) == []
+
+
+def test_a_bucket_that_is_filled_while_files_are_verified_is_refused(backup: Backup) -> None:
+    def fill(phase: str, _size_bytes: int) -> None:
+        if phase == "verify":
+            put(backup.bucket, "k1", b"mine")
+
+    with pytest.raises(TargetNotEmptyError, match="is not empty"):
+        restore_point(backup.request(), backup.settings, on_progress=fill)
+    assert client_of(backup.bucket).get_object(backup.bucket.bucket, "k1").data == b"mine"
+    assert run(backup.database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == []
 
 
 def test_a_target_that_is_full_is_replaced_when_that_is_asked_for(backup: Backup) -> None:

@@ -1,11 +1,12 @@
-"""The filter that takes pg_dump's own transactions out: only those around large objects, wherever the text is cut."""
+"""The sections of pg_dump's text: its own transactions around large objects are left out, and what follows the rows is split into items."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.formats.dump_sections import LargeObjectFilter
+from schedgen_backups.core.formats.dump_sections import LargeObjectFilter, split_post_data
 from schedgen_backups_tests.support.artifacts import cut
 
 FUNCTION = b"CREATE FUNCTION f() AS $$\nBEGIN;\nCOMMIT;\n$$;\n"
@@ -22,3 +23,30 @@ def test_only_the_transactions_around_large_objects_are_left_out(borders: list[i
     passed = LargeObjectFilter()
     result = b"".join(passed.filter_text(piece) for piece in cut(TEXT, borders)) + passed.flush()
     assert result == FUNCTION + LARGE.replace(b"BEGIN;\n", b"").replace(b"COMMIT;\n", b"") + CONSTRAINT + FUNCTION + b"-- no newline"
+
+
+@pytest.mark.parametrize(
+    ("statement", "table"),
+    [
+        ("CREATE INDEX i ON public.event USING btree (at);", ("public", "event")),
+        ('CREATE UNIQUE INDEX "i ON x.y" ON ONLY "a b"."c""d" USING btree (lower(e));', ("a b", 'c"d')),
+        ("ALTER TABLE ONLY public.event\n    ADD CONSTRAINT event_pkey PRIMARY KEY (id);", ("public", "event")),
+        ("ALTER TABLE public.event\n    ADD CONSTRAINT positive CHECK ((id > 0)) NOT VALID;", ("public", "event")),
+        ("CREATE INDEX CONCURRENTLY i ON event (at);", None),
+    ],
+)
+def test_an_item_tells_the_table_it_builds_on(statement: str, table: tuple[str, str] | None) -> None:
+    text = f"--\n-- Name: event i; Type: INDEX; Schema: public; Owner: x\n--\n\n{statement}\n\n\n".encode()
+    (item,) = split_post_data(b"", text)
+    assert item.table == table
+
+
+def test_items_keep_the_settings_that_hold_before_them() -> None:
+    schema = b"SET default_tablespace = '';\n\nSET default_table_access_method = heap;\n\nCREATE TABLE a (b int);\n"
+    first = b"SET default_tablespace = fast;\n\n"
+    index = b"--\n-- Name: i; Type: INDEX; Schema: public; Owner: x; Tablespace: fast\n--\n\nCREATE INDEX i ON a (b);\n\n\n"
+    foreign = b"--\n-- Name: a f; Type: FK CONSTRAINT; Schema: public; Owner: x\n--\n\nALTER TABLE a ADD FOREIGN KEY (b) REFERENCES c;\n\n\n"
+    items = split_post_data(schema, first + index + foreign)
+    assert b"".join(item.text for item in items) == first + index + foreign
+    assert [(item.kind, item.is_build) for item in items] == [("", False), ("INDEX", True), ("FK CONSTRAINT", False)]
+    assert items[1].settings == b"SET default_tablespace = fast;\nSET default_table_access_method = heap;\n"

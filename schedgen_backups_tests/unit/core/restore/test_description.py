@@ -1,0 +1,189 @@
+"""What a restore says it would do, before it does anything: made of files and of what the servers said, without asking them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import FoundArtifact, PointListing
+from schedgen_backups.core.catalog.check_results import Verification
+from schedgen_backups.core.errors import TargetNotEmptyError
+from schedgen_backups.core.formats.archive_file import ArchiveFile
+from schedgen_backups.core.formats.dump_file import DumpFile
+from schedgen_backups.core.formats.records import ArtifactFile, DumpRecord
+from schedgen_backups.core.model import ArtifactName, RecoveryPointId
+from schedgen_backups.core.postgres.client_programs import ClientPrograms
+from schedgen_backups.core.postgres.session import DatabaseSession
+from schedgen_backups.core.restore.bucket import ObjectWriter, PreparedBucket, RemovedObjects, check_bucket_empty
+from schedgen_backups.core.restore.database import (
+    LoadWay,
+    PreparedDatabase,
+    TargetFacts,
+    can_load_in_parallel,
+    check_empty,
+    choose_way,
+    describe_load,
+)
+from schedgen_backups.core.restore.point import PreparedRestore, RestoreRequest
+from schedgen_backups.core.s3.client import BucketClient
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups_tests.support.artifacts import (
+    ARCHIVE_NAME,
+    DUMP_NAME,
+    POINT,
+    TableText,
+    make_entry,
+    make_transfer,
+    write_archive,
+    write_dump,
+)
+
+DATABASE = DatabaseSettings("host", 5432, "user", "canary", "fresh")
+BUCKET = BucketSettings("host:9000", "key", "canary", "pdfs")
+FACTS = TargetFacts(server_major=18, encoding="UTF8", relation_count=0, lock_capacity=6400, roles=frozenset({"schedgen", '"schedgen"'}))
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> DumpRecord:
+    return write_dump(tmp_path / DUMP_NAME, [TableText("jobs", (b"1", b"2")), TableText("users", (b"1",))]).record
+
+
+@pytest.fixture
+def prepared(record: DumpRecord, tmp_path: Path) -> Iterator[PreparedRestore]:
+    """Both halves of a point, with connections that nobody opens."""
+    assert record.table_count == 2
+    write_archive(tmp_path / ARCHIVE_NAME, [(make_entry("a.pdf", b"abc"), b"abc")])
+    names = [(tmp_path / name, ArtifactName.from_file_name(name)) for name in (DUMP_NAME, ARCHIVE_NAME)]
+    found = tuple(FoundArtifact(name, path, path.stat().st_size) for path, name in names if name is not None)
+    point = PointListing(RecoveryPointId(POINT), found, None, Verification(point_id=POINT))
+    transfer = make_transfer()
+    with ExitStack() as stack:
+        dump_file, archive_file = (stack.enter_context(ArtifactFile(path)) for path, _name in names)
+        dump = DumpFile(dump_file.open_reader())
+        session = stack.enter_context(DatabaseSession(DATABASE))
+        database = PreparedDatabase(dump_file, dump, session, ClientPrograms(Path("/bin"), 18, "18.6"), FACTS, transfer)
+        client = stack.enter_context(BucketClient(BUCKET, threads=1, stall_timeout_seconds=1))
+        writer = stack.enter_context(ObjectWriter(archive_file, client, threads=1))
+        archive = ArchiveFile(archive_file.open_reader())
+        bucket = PreparedBucket(archive_file, archive.record, client, writer, is_empty=True, transfer=transfer)
+        yield PreparedRestore(RestoreRequest(point, DATABASE, BUCKET), database, bucket)
+
+
+def test_a_restore_into_empty_targets_is_described_in_order(prepared: PreparedRestore) -> None:
+    assert prepared.describe() == (
+        f"verify the files of recovery point {POINT}, taken 2026-11-22 02:00:00 UTC",
+        "load 2 tables with 3 rows into user@host:5432/fresh, in one transaction that is committed last",
+        "write 1 objects with 3 bytes into http://host:9000/pdfs",
+        "compare every table and every object with what was captured",
+    )
+
+
+def test_a_half_that_is_left_out_is_not_described(prepared: PreparedRestore) -> None:
+    lines = replace(prepared, database=None, request=replace(prepared.request, database=None)).describe()
+    assert not any("tables with" in line for line in lines)
+    assert any("write 1 objects" in line for line in lines)
+
+
+def test_what_is_replaced_is_named_before(prepared: PreparedRestore) -> None:
+    database = prepared.get_database()
+    assert prepared.bucket is not None
+    full = replace(
+        prepared,
+        database=replace(database, facts=replace(FACTS, relation_count=7)),
+        bucket=replace(prepared.bucket, is_empty=False),
+    )
+    lines = full.describe()
+    assert "remove everything that user@host:5432/fresh holds now, in the same transaction as the load" in lines
+    assert "overwrite objects of the same keys in http://host:9000/pdfs; others stay" in lines
+
+
+def test_roles_that_the_server_lacks_are_named(prepared: PreparedRestore) -> None:
+    database = prepared.get_database()
+    without = replace(prepared, database=replace(database, facts=replace(FACTS, roles=frozenset({"postgres"}))))
+    assert 'make the roles "schedgen", which the server lacks, without passwords' in without.describe()
+    assert not any("roles" in line for line in prepared.describe())
+
+
+def test_a_swap_says_what_the_old_database_is_called(prepared: PreparedRestore) -> None:
+    lines = replace(prepared, request=replace(prepared.request, is_swap=True)).describe()
+    assert any(line.startswith("load 2 tables with 3 rows into a new database beside user@host:5432/fresh") for line in lines)
+    assert any(line.endswith(f"the old one stays as fresh_old_{POINT}") for line in lines)
+
+
+def test_no_description_holds_a_secret(prepared: PreparedRestore) -> None:
+    assert "canary" not in "\n".join(prepared.describe()) + repr(prepared.request)
+
+
+def test_the_name_to_confirm_is_the_databases_or_the_buckets(prepared: PreparedRestore) -> None:
+    request = prepared.request
+    assert request.target_name == "fresh"
+    assert replace(request, database=None).target_name == "pdfs"
+    assert [replace(request, **change).needs_confirmation for change in ({}, {"replace_contents": True}, {"is_swap": True})] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("relations", "held", "jobs", "way"),
+    [
+        (10, 0, 1, LoadWay.ONE_TRANSACTION),
+        (10, 5, 1, LoadWay.ONE_TRANSACTION),
+        (10, 0, 4, LoadWay.SEVERAL_SESSIONS),
+        (10, 5, 4, LoadWay.ONE_TRANSACTION),
+        (3200, 0, 1, LoadWay.NO_TRANSACTION),
+        (3199, 0, 1, LoadWay.ONE_TRANSACTION),
+        (3200, 0, 4, LoadWay.SEVERAL_SESSIONS),
+    ],
+)
+def test_the_way_of_a_load_depends_on_locks_and_on_an_empty_target(record: DumpRecord, relations: int, held: int, jobs: int, way: LoadWay) -> None:
+    facts = replace(FACTS, relation_count=held)
+    assert choose_way(record.model_copy(update={"relation_count": relations}), facts, jobs=jobs) is way
+    shared = record.model_copy(update={"relation_count": relations - 5, "large_object_count": 5})
+    assert choose_way(shared, facts, jobs=jobs) is way
+
+
+def test_a_load_that_is_not_one_transaction_says_so(record: DumpRecord) -> None:
+    [several] = describe_load(record, FACTS, "there", LoadWay.SEVERAL_SESSIONS, jobs=4)
+    assert "in 4 sessions and NOT in one transaction" in several
+    removed, plain = describe_load(record, replace(FACTS, relation_count=3), "there", LoadWay.NO_TRANSACTION, jobs=1)
+    assert removed == "remove everything that there holds now, for good, before the load begins"
+    assert "WITHOUT a transaction, after everything else was written" in plain
+    assert "an error leaves a part of the database" in plain
+    _load, fewer = describe_load(record, FACTS, "there", LoadWay.ONE_TRANSACTION, jobs=4)
+    assert fewer.startswith("use one session instead of 4")
+
+
+def test_a_dump_with_large_objects_or_uncounted_tables_is_not_shared(prepared: PreparedRestore, tmp_path: Path) -> None:
+    assert can_load_in_parallel(prepared.get_database().dump)
+    path = tmp_path / "other.sql.gz"
+    write_dump(path, [TableText("jobs", (b"1",))])
+    with ArtifactFile(path) as file:
+        dump = DumpFile(file.open_reader())
+        uncounted = [table.model_copy(update={"expected_rows": None}) for table in dump.tables]
+        dump.__dict__["_index"] = (dump.record, tuple(uncounted), "")
+        assert not can_load_in_parallel(dump)
+        dump.__dict__["_index"] = (dump.record.model_copy(update={"large_object_count": 1}), (), "")
+        assert not can_load_in_parallel(dump)
+
+
+def test_targets_that_hold_something_are_refused() -> None:
+    check_empty(DATABASE, 0)
+    check_bucket_empty(BUCKET, is_empty=True)
+    with pytest.raises(TargetNotEmptyError, match="it holds 2 tables"):
+        check_empty(DATABASE, 2)
+    with pytest.raises(TargetNotEmptyError, match="pdfs is not empty"):
+        check_bucket_empty(BUCKET, is_empty=False)
+
+
+@pytest.mark.parametrize(
+    ("removed", "said"),
+    [
+        (RemovedObjects(), "The bucket b is as it was."),
+        (RemovedObjects(3), "The 3 objects that were written into b were removed again."),
+        (RemovedObjects(3, ("k (changed)",)), "Of 4 objects that were written into b, 3 were removed again; left are k (changed)."),
+    ],
+)
+def test_what_a_bucket_holds_after_an_error_is_said(removed: RemovedObjects, said: str) -> None:
+    assert removed.describe("b") == said
