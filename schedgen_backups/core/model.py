@@ -159,10 +159,14 @@ class ReferenceSummary(FrozenModel):
     note: str = ""
 
     @property
+    def lost_count(self) -> int:
+        """Missing objects that a backup could have had, or of which that is unknown."""
+        return self.verdict_counts.get(ReferenceVerdict.LOST, 0) + self.verdict_counts.get(ReferenceVerdict.UNKNOWN, 0)
+
+    @property
     def is_coherent(self) -> bool:
         """Whether nothing is missing that a backup could have had."""
-        lost = self.verdict_counts.get(ReferenceVerdict.LOST, 0) + self.verdict_counts.get(ReferenceVerdict.UNKNOWN, 0)
-        return self.state is ReferenceState.READ and lost == 0
+        return self.state is ReferenceState.READ and not self.lost_count
 
 
 class Artifact(FrozenModel):
@@ -187,12 +191,35 @@ class Origin(FrozenModel):
     run_id: str = ""
 
 
+class Adoption(FrozenModel):
+    """Why a point of another site counts in this backup directory."""
+
+    point_id: str
+    reason: str
+    adopted_by: str = ""
+    adopted_at: AwareDatetime
+
+
+class Site(FrozenModel):
+    """Whose recovery points lie in a backup directory: a random id, made once, that moves with the directory."""
+
+    site_id: str
+    made_at: AwareDatetime
+    adopted: tuple[Adoption, ...] = ()
+
+    def owns(self, manifest: Manifest) -> bool:
+        """Return whether the point is this site's own or was adopted."""
+        return manifest.site_id == self.site_id or any(each.point_id == manifest.point_id for each in self.adopted)
+
+
 class Manifest(FrozenModel):
     """The commit mark of a recovery point: written last, never rewritten."""
 
     format_version: int = FORMAT_VERSION
     tool_version: str
     point_id: str
+    site_id: str = ""
+    """The random id of the backup directory that the point was committed in."""
     snapshot_at: AwareDatetime
     committed_at: AwareDatetime
     artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1)]

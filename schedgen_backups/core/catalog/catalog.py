@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from pathlib import Path
 from typing import TypeVar
@@ -23,11 +25,14 @@ from schedgen_backups.core.catalog.check_results import CheckResult, Verificatio
 from schedgen_backups.core.catalog.resume import find_resumable
 from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer
-from schedgen_backups.core.model import ArtifactKind, ArtifactName, FrozenModel, Manifest, RecoveryPointId
+from schedgen_backups.core.model import Adoption, ArtifactKind, ArtifactName, FrozenModel, Manifest, RecoveryPointId, Site
 from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, sync_path, write_atomically
 from schedgen_backups.core.system.lock import DirectoryLock, FileLock
 
 STAGING_NAME = ".staging"
+SITE_NAME = "site.json"
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""A point from further ahead than this means that a clock is or was wrong: this machine's, or that of the host that took it."""
 _MANIFEST_GLOB = "manifest_*.json"
 _RECORDS_LOCK_NAME = ".records.lock"
 _STALE_SECONDS = 3600
@@ -44,6 +49,10 @@ class PointState(str, Enum):
     """Looked at, and found wrong."""
     PARTIAL = "partial"
     """Without a manifest: a half of the backup failed, or it was never committed."""
+    FOREIGN = "foreign"
+    """Of another site's backup directory. Restored by its id only, until somebody adopts it."""
+    AHEAD = "ahead of the clock"
+    """Taken later than it is now by this machine's clock: that clock, or the one it was taken by, is wrong."""
     DAMAGED = "damaged"
     """A file of it is missing, has another size, or cannot be read. It counts for nothing, hides nothing else and is never removed."""
 
@@ -67,6 +76,8 @@ class PointListing:
     verification: Verification
     problems: tuple[str, ...] = ()
     """What is wrong with its files at this moment, as far as names, sizes and the small files tell."""
+    is_foreign: bool = False
+    is_ahead: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -76,8 +87,12 @@ class PointListing:
     @property
     def state(self) -> PointState:
         """What the point is worth; what was never checked, or checked as other bytes, is unverified."""
+        if self.is_foreign:
+            return PointState.FOREIGN
         if self.problems:
             return PointState.DAMAGED
+        if self.is_ahead:
+            return PointState.AHEAD
         if self.verification.is_failed:
             return PointState.FAILED
         if self.manifest is None:
@@ -173,6 +188,29 @@ class Catalog:
             sync_path(self.directory)
         return target
 
+    def read_site(self) -> Site | None:
+        """Return whose directory this is; None before its first point. VerificationError when site.json cannot be read."""
+        return self.read_description(SITE_NAME, Site)
+
+    def settle_site(self) -> Site:
+        """Return whose directory this is; make its id when it has none, or take the one that all its points carry."""
+        with self._records_lock.waited_for():
+            site = self.read_site()
+            if site is None:
+                ids = {manifest.site_id for manifest in self._read_manifests() if manifest.site_id}
+                site_id = ids.pop() if len(ids) == 1 else secrets.token_hex(16)
+                site = Site(site_id=site_id, made_at=datetime.now(timezone.utc))
+                self.write_description(SITE_NAME, site)
+        return site
+
+    def adopt(self, adoption: Adoption) -> None:
+        """Let a point of another site count from now on."""
+        site = self.settle_site()
+        with self._records_lock.waited_for():
+            site = self.read_site() or site
+            kept = tuple(each for each in site.adopted if each.point_id != adoption.point_id)
+            self.write_description(SITE_NAME, site.model_copy(update={"adopted": (*kept, adoption)}))
+
     def write_manifest(self, manifest: Manifest) -> Path:
         """The point's manifest is on disk; StorageError when it has one already."""
         name = f"manifest_{manifest.point_id}.json"
@@ -226,6 +264,12 @@ class Catalog:
         """Return the point's manifest, or None when it was never committed; VerificationError when the file is damaged."""
         return self.read_description(self.manifest_path(point_id).name, Manifest)
 
+    def _read_manifests(self) -> Iterator[Manifest]:
+        for point_id in self._find_committed():
+            with suppress(VerificationError):
+                if (manifest := self.read_manifest(point_id)) is not None:
+                    yield manifest
+
     def list_points(self) -> tuple[PointListing, ...]:
         """Return every recovery point, oldest first, partial and damaged ones included. One bad file never hides another point."""
         artifacts: dict[RecoveryPointId, list[FoundArtifact]] = {}
@@ -233,7 +277,10 @@ class Catalog:
             artifacts.setdefault(artifact.name.point_id, []).append(artifact)
         committed = self._find_committed()
         own = {point_id for point_id, found in artifacts.items() if point_id in committed or any(map(is_ours, found))}
-        return tuple(self._look_at(point_id, artifacts.get(point_id, [])) for point_id in sorted(committed | own))
+        site = None
+        with suppress(VerificationError):  # whose points these are is unknown then, which keeps none of them from being restored
+            site = self.read_site()
+        return tuple(self._look_at(point_id, artifacts.get(point_id, []), site) for point_id in sorted(committed | own))
 
     def list_unmanaged(self) -> tuple[Path, ...]:
         """Files with an artifact's name that are not ours, such as those of the shell script of before; they are never touched."""
@@ -247,7 +294,7 @@ class Catalog:
                 return point
         raise ConfigurationError(f"there is no recovery point {point_id} in {self.directory}", hint="`schedgen-backups list` shows those there are.")
 
-    def _look_at(self, point_id: RecoveryPointId, artifacts: list[FoundArtifact]) -> PointListing:
+    def _look_at(self, point_id: RecoveryPointId, artifacts: list[FoundArtifact], site: Site | None) -> PointListing:
         ordered = tuple(sorted(artifacts, key=lambda artifact: artifact.name.kind.value, reverse=True))
         manifest, verification, problems = None, Verification(point_id=point_id.text), list[str]()
         try:
@@ -265,7 +312,9 @@ class Catalog:
                 problems.append(f"{artifact.file_name} is missing")
             elif size_bytes != artifact.size_bytes:
                 problems.append(f"{artifact.file_name} has {size_bytes} bytes, the manifest says {artifact.size_bytes}")
-        return PointListing(point_id, ordered, manifest, verification, tuple(problems))
+        is_foreign = manifest is not None and site is not None and not site.owns(manifest)
+        is_ahead = point_id.taken_at > datetime.now(timezone.utc) + CLOCK_TOLERANCE
+        return PointListing(point_id, ordered, manifest, verification, tuple(problems), is_foreign=is_foreign, is_ahead=is_ahead)
 
     def _find_committed(self) -> set[RecoveryPointId]:
         found: set[RecoveryPointId] = set()

@@ -14,7 +14,7 @@ UTC = timezone.utc
 
 
 def list_verified(catalog: Catalog) -> tuple[PointListing, ...]:
-    """Return the verified recovery points, oldest first."""
+    """Return the verified recovery points of this site that are not ahead of the clock, oldest first."""
     return tuple(point for point in catalog.list_points() if point.state is PointState.VERIFIED)
 
 
@@ -39,7 +39,8 @@ def resolve_point(catalog: Catalog, text: str, *, as_of: str = "", timezone: tzi
     if as_of:
         return _find_as_of(catalog, as_of, timezone)
     if text == LATEST:
-        committed = [point for point in catalog.list_points() if point.manifest is not None]
+        passed_over = {PointState.FOREIGN, PointState.DAMAGED, PointState.AHEAD}
+        committed = [point for point in catalog.list_points() if point.manifest is not None and point.state not in passed_over]
         if not committed:
             raise ConfigurationError(f"there is no committed recovery point in {catalog.directory}", hint="Take one: schedgen-backups backup")
         return committed[-1]

@@ -125,7 +125,7 @@ def prepare_database(
 
 
 @contextmanager
-def prepare_beside(path: Path, live: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
+def prepare_new_database(path: Path, live: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
     """As `prepare_database`, for an empty database that is still to be made on the server of `live`; connected to its maintenance database."""
     with _open_half(path, live.with_database(MAINTENANCE_DATABASE), transfer) as prepared:
         yield replace(prepared, facts=replace(prepared.facts, relation_count=0, encoding=prepared.record.encoding))

@@ -20,7 +20,7 @@ from schedgen_backups.core.errors import BackupError, RestoreError, Verification
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.restore.bucket import PreparedBucket, check_bucket_empty, describe_write, prepare_bucket, write_bucket
 from schedgen_backups.core.restore.comparison import compare_bucket, compare_database
-from schedgen_backups.core.restore.database import PreparedDatabase, check_empty, describe_load, prepare_beside, prepare_database
+from schedgen_backups.core.restore.database import PreparedDatabase, check_empty, describe_load, prepare_database, prepare_new_database
 from schedgen_backups.core.restore.load import DatabaseLoad
 from schedgen_backups.core.restore.swap import check_swap, name_old_database
 from schedgen_backups.core.restore.unprivileged_load import SESSION_OPTIONS, LoadRoles
@@ -283,7 +283,7 @@ def prepare_restore(request: RestoreRequest, transfer: TransferSettings) -> Gene
         if request.database is not None:
             path = request.point.get_path(ArtifactKind.DATABASE)
             if request.is_swap:
-                database = stack.enter_context(prepare_beside(path, request.database, transfer))
+                database = stack.enter_context(prepare_new_database(path, request.database, transfer))
                 check_swap(database.session, request.database, request.point.point_id)
             else:
                 options = SESSION_OPTIONS if request.load_roles is not None else ""

@@ -18,7 +18,7 @@ from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.postgres.psql import feed_psql
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
-from schedgen_backups.core.restore.database import PreparedDatabase, prepare_beside
+from schedgen_backups.core.restore.database import PreparedDatabase, prepare_new_database
 from schedgen_backups.core.restore.table_diff import TableDiff, as_condition, diff_tables, name_table, open_reader
 from schedgen_backups.core.restore.table_write import WriteMode, WrittenRows, write_rows
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
@@ -227,7 +227,10 @@ def prepare_tables(request: TableRequest, transfer: TransferSettings) -> Generat
     VerificationError when the file is damaged or another point's. The live database is only read.
     """
     point_id = request.point.point_id
-    with prepare_beside(request.point.get_path(ArtifactKind.DATABASE), request.live, transfer) as prepared, DatabaseSession(request.live) as live:
+    with (
+        prepare_new_database(request.point.get_path(ArtifactKind.DATABASE), request.live, transfer) as prepared,
+        DatabaseSession(request.live) as live,
+    ):
         check_dump_belongs(prepared.dump, point_id)
         tables = select_tables(prepared.dump, request.names)
         if request.where and len(tables) != 1:

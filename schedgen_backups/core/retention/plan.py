@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, tzinfo
 from zoneinfo import ZoneInfo
 
-from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.catalog.catalog import CLOCK_TOLERANCE, PointState
 from schedgen_backups.core.model import RecoveryPointId
-
-CLOCK_TOLERANCE = timedelta(minutes=5)
-"""A point from further ahead than this means that the clock went back, or that another host's clock is wrong."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +72,12 @@ class RetentionPlan:
 def plan_retention(candidates: Sequence[Candidate], policy: RetentionPolicy, now: datetime) -> RetentionPlan:
     """Return the decision for each point at this aware time.
 
-    Only verified points count towards what is kept. Never removed: the newest verified point, a pinned one, a damaged one, one whose pin cannot be
-    read, and a point that is not verified before a verified newer one exists. Nothing at all is removed when no point is verified, or when a
-    point lies in the future.
+    Only verified points of this site count towards what is kept. Never removed: the newest verified point, a pinned one, a damaged or foreign
+    one, one that is ahead of the clock, one whose pin cannot be read, and a point that is not verified before a verified newer one exists.
+    Nothing at all is removed when no point is verified, as when the clock went back behind all of them.
     """
     ordered = sorted(candidates, key=lambda candidate: candidate.point_id)
-    ahead = [candidate for candidate in ordered if candidate.point_id.taken_at > now + CLOCK_TOLERANCE]
-    if ahead:
-        return _keep_all(ordered, f"point {ahead[0].point_id} lies in the future: the clock went back, or another host's is wrong")
-    verified = [candidate for candidate in ordered if candidate.is_verified]
+    verified = [candidate for candidate in ordered if candidate.is_verified and not _is_ahead(candidate, now)]
     if not verified:
         return _keep_all(ordered, "no point is verified" if ordered else "")
     context = _Context(ordered, verified, policy, now)
@@ -96,6 +90,10 @@ def plan_retention(candidates: Sequence[Candidate], policy: RetentionPolicy, now
         for candidate in ordered
     )
     return RetentionPlan(decisions)
+
+
+def _is_ahead(candidate: Candidate, now: datetime) -> bool:
+    return candidate.state is PointState.AHEAD or candidate.point_id.taken_at > now + CLOCK_TOLERANCE
 
 
 def _keep_all(ordered: Sequence[Candidate], refusal: str) -> RetentionPlan:
@@ -124,10 +122,14 @@ def _keep_pinned(context: _Context) -> _Kept:
             yield candidate.point_id, f"pinned: {candidate.pin_reason}" if candidate.pin_reason else "pinned"
 
 
-def _keep_unreadable(context: _Context) -> _Kept:
+def _keep_undecided(context: _Context) -> _Kept:
     for candidate in context.ordered:
         if candidate.state is PointState.DAMAGED:
             yield candidate.point_id, "damaged: a person decides"
+        if candidate.state is PointState.FOREIGN:
+            yield candidate.point_id, "of another site: a person decides"
+        if _is_ahead(candidate, context.now):
+            yield candidate.point_id, "ahead of the clock: a person decides"
         if candidate.is_pin_unreadable:
             yield candidate.point_id, "its pin cannot be read: a person decides"
 
@@ -163,7 +165,7 @@ def _keep_months(context: _Context) -> _Kept:
 _RULES: tuple[Callable[[_Context], _Kept], ...] = (
     _keep_newest_verified,
     _keep_pinned,
-    _keep_unreadable,
+    _keep_undecided,
     _keep_unverified_newest,
     _keep_days,
     _keep_last,

@@ -12,10 +12,13 @@ from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, Ch
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
-from schedgen_backups.core.model import TOOL_VERSION, Artifact, ArtifactKind, Manifest, Origin, RecoveryPointId, ReferenceSummary
+from schedgen_backups.core.model import TOOL_VERSION, Artifact, ArtifactKind, Manifest, Origin, RecoveryPointId, ReferenceSummary, Site
 from schedgen_backups.core.verify.files import OnProgress, verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.core.verify.live_system import LiveSystem
 from schedgen_backups.core.verify.references import verify_references
+
+_STORED = frozenset({Check.DUMP_IS_STORED, Check.ARCHIVE_IS_STORED})
+_COMMITTABLE = frozenset({CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED})
 
 
 def verify_point(
@@ -61,49 +64,65 @@ def commit_point(catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin,
     is verified again and keeps its manifest.
     """
     point = catalog.get_point(point_id)
-    verification = point.verification
-    own = {result.check for result in verification.results if result.checked_by == origin.run_id and result.status is not CheckStatus.UNKNOWN}
-    dump_path = point.get_path(ArtifactKind.DATABASE)
-    archive_path = point.get_path(ArtifactKind.BUCKET)
-    if point.manifest is not None or not origin.run_id or not own >= set(COMMIT_CHECKS):
-        verification, references = verify_point(catalog, point, checked_by=origin.run_id, live=live)
-    else:
-        _result, references = verify_references(dump_path, archive_path, live=live)
-    failed = [result for result in verification.results if result.check in COMMIT_CHECKS and result.status is CheckStatus.FAILED]
-    if failed or references is None:
-        reasons = "; ".join(f"{result.check.value}: {result.summary}" for result in failed)
-        raise VerificationError(
-            f"recovery point {point_id} is not committed: {reasons or 'nothing is known of its references'}",
-            hint="The files stay in the directory as a partial point. Find the cause and run the backup again.",
-        )
+    verification, references = _verify_unseen(catalog, point, origin, live)
+    _require_passed(point_id, verification, references)
     if point.manifest is not None:
         return point.manifest, verification
-    with open_dump(dump_path) as dump, open_archive(archive_path) as archive:
+    manifest = _build_manifest(catalog.settle_site(), point, verification, references, origin)
+    catalog.write_manifest(manifest)
+    return manifest, verification
+
+
+def _verify_unseen(catalog: Catalog, point: PointListing, origin: Origin, live: LiveSystem) -> tuple[Verification, ReferenceSummary]:
+    """Perform the checks that this run has not seen to pass; return all results and what the references came to."""
+    own = {result.check for result in point.verification.results if result.checked_by == origin.run_id and result.status is not CheckStatus.UNKNOWN}
+    dump_path, archive_path = point.get_path(ArtifactKind.DATABASE), point.get_path(ArtifactKind.BUCKET)
+    verification, references = point.verification, None
+    if point.manifest is not None or not origin.run_id or not own >= set(COMMIT_CHECKS):
+        verification, references = verify_point(catalog, point, checked_by=origin.run_id, live=live)
+    if references is None:
+        _result, references = verify_references(dump_path, archive_path, live=live)
+    return verification, references
+
+
+def _require_passed(point_id: RecoveryPointId, verification: Verification, references: ReferenceSummary) -> None:
+    """Raise VerificationError unless each check that a commit needs passed, or is not configured. Unknown is not passed."""
+    results = {check: verification.result(check) for check in COMMIT_CHECKS}
+    reasons = [
+        f"{check.value}: {result.summary if result is not None else 'was never performed'}"
+        for check, result in results.items()
+        if result is None or result.status not in _COMMITTABLE
+    ]
+    if references.lost_count:
+        reasons.append(f"{Check.REFERENCES_RESOLVE.value}: objects were lost, or nothing is known of them")
+    if reasons:
+        raise VerificationError(
+            f"recovery point {point_id} is not committed: {'; '.join(dict.fromkeys(reasons))}",
+            hint="The files stay in the directory as a partial point. Find the cause and run the backup again.",
+        )
+
+
+def _build_manifest(site: Site, point: PointListing, verification: Verification, references: ReferenceSummary, origin: Origin) -> Manifest:
+    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump, open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
         snapshot_at = dump.record.snapshot_at
         sources = {ArtifactKind.DATABASE: dump.record.database, ArtifactKind.BUCKET: archive.record.bucket}
-    stored = {Check.DUMP_IS_STORED: ArtifactKind.DATABASE, Check.ARCHIVE_IS_STORED: ArtifactKind.BUCKET}
-    artifacts: list[Artifact] = []
-    for check, kind in stored.items():
-        result = verification.result(check)
-        path = point.get_path(kind)
-        assert result is not None  # noqa: S101 - all committing checks were looked at
-        artifacts.append(
-            Artifact(
-                kind=kind,
-                file_name=path.name,
-                source_name=sources[kind],
-                size_bytes=path.stat().st_size,
-                sha256=result.artifacts[kind],
-            )
-        )
-    manifest = Manifest(
+    digests = {kind: sha256 for result in verification.results for kind, sha256 in result.artifacts.items() if result.check in _STORED}
+    return Manifest(
         tool_version=TOOL_VERSION,
-        point_id=point_id.text,
+        point_id=point.point_id.text,
+        site_id=site.site_id,
         snapshot_at=snapshot_at,
         committed_at=datetime.now(timezone.utc),
-        artifacts=tuple(artifacts),
+        artifacts=tuple(
+            Artifact(
+                kind=kind,
+                file_name=point.get_path(kind).name,
+                source_name=sources[kind],
+                size_bytes=point.get_path(kind).stat().st_size,
+                sha256=digests[kind],
+            )
+            for kind in ArtifactKind
+        ),
         references=references,
         origin=origin,
     )
-    catalog.write_manifest(manifest)
-    return manifest, verification

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, PointState
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckStatus
+from schedgen_backups.core.catalog.selection import find_newest_verified, resolve_point
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
-from schedgen_backups.core.model import Artifact, ArtifactKind, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
+from schedgen_backups.core.model import Adoption, Artifact, ArtifactKind, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
 from schedgen_backups.core.system.files import create_private
 from schedgen_backups.core.system.lock import LOCK_NAME
 from schedgen_backups_tests.support import histories
@@ -335,3 +338,57 @@ def test_a_verification_is_written_anew(catalog: Catalog) -> None:
     assert catalog.read_verification(ID) == verification
     assert [result.status for result in verification.results] == [CheckStatus.FAILED]
     assert list_files(catalog.directory) == [f"verification_{POINT}.json"]
+
+
+def commit_as(catalog: Catalog, night: int, site_id: str) -> RecoveryPointId:
+    """A verified point that carries the id of some site."""
+    point_id = histories.name_night(night)
+    histories.add_point(catalog, point_id)
+    path = catalog.manifest_path(point_id)
+    path.write_text(path.read_text().replace('"site_id": ""', f'"site_id": "{site_id}"'))
+    return point_id
+
+
+def test_a_site_gets_its_id_once(catalog: Catalog) -> None:
+    site = catalog.settle_site()
+    assert len(site.site_id) == 32
+    assert catalog.settle_site() == site == Catalog(catalog.directory).read_site()
+    other = Catalog(catalog.directory.parent / "other")
+    other.prepare()
+    assert other.settle_site().site_id != site.site_id
+
+
+def test_a_site_whose_file_was_lost_takes_the_id_of_its_points(catalog: Catalog) -> None:
+    commit_as(catalog, 0, "a" * 32)
+    assert catalog.settle_site().site_id == "a" * 32
+    assert catalog.get_point(histories.name_night(0)).state is PointState.VERIFIED
+
+
+def test_a_point_of_another_site_is_foreign_until_it_is_adopted(catalog: Catalog) -> None:
+    site = catalog.settle_site()
+    own, foreign = commit_as(catalog, 0, site.site_id), commit_as(catalog, 1, "b" * 32)
+    assert [point.state for point in catalog.list_points()] == [PointState.VERIFIED, PointState.FOREIGN]
+    assert find_newest_verified(catalog).point_id == own  # type: ignore[union-attr]
+    assert resolve_point(catalog, "latest").point_id == own
+    assert resolve_point(catalog, foreign.text).point_id == foreign
+    catalog.adopt(Adoption(point_id=foreign.text, reason="the old host's", adopted_at=TAKEN_AT))
+    assert [point.state for point in catalog.list_points()] == [PointState.VERIFIED, PointState.VERIFIED]
+    assert resolve_point(catalog, "latest").point_id == foreign
+
+
+def test_a_directory_that_was_copied_is_the_same_site(catalog: Catalog, tmp_path: Path) -> None:
+    commit_as(catalog, 0, catalog.settle_site().site_id)
+    copied = shutil.copytree(catalog.directory, tmp_path / "another-host")
+    assert [point.state for point in Catalog(copied).list_points()] == [PointState.VERIFIED]
+
+
+def test_a_point_ahead_of_the_clock_counts_for_nothing_and_can_be_restored_by_its_id(catalog: Catalog) -> None:
+    now = histories.name_night(0)
+    histories.add_point(catalog, now)
+    ahead = RecoveryPointId.from_time(datetime.now(timezone.utc) + timedelta(days=3650))
+    histories.add_point(catalog, ahead)
+    assert [point.state for point in catalog.list_points()] == [PointState.VERIFIED, PointState.AHEAD]
+    assert resolve_point(catalog, "latest").point_id == now
+    assert find_newest_verified(catalog).point_id == now  # type: ignore[union-attr]
+    assert resolve_point(catalog, ahead.text).point_id == ahead
+    assert catalog.get_point(ahead).get_path(ArtifactKind.DATABASE).exists()

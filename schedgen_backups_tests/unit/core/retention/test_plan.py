@@ -71,12 +71,28 @@ def test_every_point_gets_one_decision_with_a_reason_oldest_first(history: list[
 
 
 @given(HISTORIES, POLICIES, NOWS)
-def test_nothing_goes_while_no_point_is_verified_or_one_lies_in_the_future(history: list[Candidate], policy: RetentionPolicy, now: datetime) -> None:
+def test_nothing_is_removed_while_no_point_up_to_now_is_verified(history: list[Candidate], policy: RetentionPolicy, now: datetime) -> None:
     plan = plan_retention(history, policy, now)
-    is_doubtful = any(is_ahead(candidate, now) for candidate in history) or not any(candidate.is_verified for candidate in history)
+    is_doubtful = not any(candidate.is_verified and not is_ahead(candidate, now) for candidate in history)
     assert bool(plan.refusal) == (is_doubtful and bool(history))
     if is_doubtful:
         assert plan.removed == ()
+
+
+@given(HISTORIES, POLICIES, NOWS)
+def test_a_point_ahead_of_the_clock_stays_and_protects_nothing(history: list[Candidate], policy: RetentionPolicy, now: datetime) -> None:
+    plan = plan_retention(history, policy, now)
+    present = [candidate for candidate in history if not is_ahead(candidate, now)]
+    without = plan_retention(present, policy, now)
+    assert [decision.candidate for decision in plan.removed] == [decision.candidate for decision in without.removed]
+
+
+@given(HISTORIES, POLICIES, NOWS, st.timedeltas(timedelta(0), timedelta(days=800)))
+def test_a_clock_that_went_back_removes_no_more_than_the_right_one(
+    history: list[Candidate], policy: RetentionPolicy, now: datetime, back: timedelta
+) -> None:
+    right = {decision.candidate for decision in plan_retention(history, policy, now).removed}
+    assert {decision.candidate for decision in plan_retention(history, policy, now - back).removed} <= right
 
 
 @given(HISTORIES, POLICIES, NOWS)

@@ -234,18 +234,17 @@ def test_table_of_a_history_that_ended_a_year_ago() -> None:
     )
 
 
-def test_table_of_a_clock_that_was_set_back() -> None:
-    """Nothing goes, not even what is a year old."""
-    refusal = "point 20260310_020000 lies in the future: the clock went back, or another host's is wrong"
+def test_table_of_a_point_ahead_of_the_clock() -> None:
+    """It stays and counts for nothing; what is a year old goes because of the others."""
     history = [*nights("2025-01-01", "v"), *nights("2026-03-09", "vv")]
     check_decisions(
         history,
         RetentionPolicy(keep_last=1),
         at("2026-03-10T01:54:59"),
-        f"""
-        20250101_020000 verified -> keep: {refusal}
-        20260309_020000 verified -> keep: {refusal}
-        20260310_020000 verified -> keep: {refusal}
+        """
+        20250101_020000 verified -> remove: older than 7 days
+        20260309_020000 verified -> keep: newest verified; of the last 7 days; verified number 1 of the last 1
+        20260310_020000 verified -> keep: ahead of the clock: a person decides; of the last 7 days
         """,
     )
     assert len(plan_retention(history, RetentionPolicy(keep_last=1), at("2026-03-10T01:55")).removed) == 1

@@ -138,12 +138,19 @@ def test_a_directory_without_a_verified_point_loses_nothing(tmp_path: Path) -> N
     assert (report.removed_files, report.freed_bytes, list_files(tmp_path)) == ((), 0, before)
 
 
-def test_a_clock_that_was_set_back_loses_nothing(tmp_path: Path) -> None:
+def test_a_clock_that_was_set_back_behind_all_points_loses_nothing(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
     before = list_files(tmp_path)
-    report = remove_points(catalog, POLICY, TAKEN_AT + timedelta(days=3))
-    assert "lies in the future" in report.plan.refusal
+    report = remove_points(catalog, POLICY, TAKEN_AT - timedelta(days=3))
+    assert report.plan.refusal == "no point is verified"
     assert list_files(tmp_path) == before
+
+
+def test_a_clock_that_was_set_back_removes_no_more_than_the_right_one(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path)
+    right = set(list_removed(plan_pruning(catalog, POLICY, NOW)))
+    for hours in range(0, 24 * 12, 7):
+        assert set(list_removed(plan_pruning(catalog, POLICY, NOW - timedelta(hours=hours)))) <= right
 
 
 def test_a_pin_is_kept_and_read_back(tmp_path: Path) -> None:
