@@ -243,8 +243,8 @@ def test_table_of_a_point_ahead_of_the_clock() -> None:
         at("2026-03-10T01:54:59"),
         """
         20250101_020000 verified -> remove: older than 7 days
-        20260309_020000 verified -> keep: newest verified; of the last 7 days; verified number 1 of the last 1
-        20260310_020000 verified -> keep: ahead of the clock: a person decides; of the last 7 days
+        20260309_020000 verified -> keep: newest verified, of the last 7 days, verified number 1 of the last 1
+        20260310_020000 verified -> keep: ahead of the clock: a person decides, of the last 7 days
         """,
     )
     assert len(plan_retention(history, RetentionPolicy(keep_last=1), at("2026-03-10T01:55")).removed) == 1
