@@ -159,7 +159,7 @@ def restore_objects(
             out.print(draw_objects(differences))
         written: tuple[ObjectEntry, ...] = ()
         if not dry_run:
-            if overwrite or back:
+            if back or prepared.needs_confirmation:
                 demand_confirmation(prepared.target_name, confirm)
             written = service.write_objects(prepared, overwrite=overwrite)
     if as_json:

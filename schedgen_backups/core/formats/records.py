@@ -72,11 +72,9 @@ class _Reader(io.RawIOBase):
         self._descriptor, self._position = descriptor, 0
 
     def readinto(self, buffer: Buffer, /) -> int:
-        view = memoryview(buffer).cast("B")
-        data = os.pread(self._descriptor, len(view), self._position)
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        count = os.preadv(self._descriptor, [buffer], self._position)
+        self._position += count
+        return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._descriptor).st_size}[whence]

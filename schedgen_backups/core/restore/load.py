@@ -181,6 +181,7 @@ class DatabaseLoad:
         else:
             self._load = PiecemealLoad(prepared, beginning=beginning, stop=stop, on_progress=on_progress)
         self._has_begun = False
+        self.is_committed = False
         self.made_roles: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
         """Roles that could not be made as they were, and why."""
@@ -209,9 +210,12 @@ class DatabaseLoad:
                 self.made_roles, self.notes = _make_roles(self._prepared, connection)
         self._has_begun = True
         self._load.run(before_commit)
+        self.is_committed = True
 
     def describe_target(self) -> str:
         """Return what the target holds after an error, and which roles were made on its server all the same."""
+        if self.is_committed:
+            return "The target holds the restored database."
         state = self._load.describe_target() if self._has_begun else "The target is as it was."
         return f"{state} The roles {name_some(self.made_roles)} were made on its server and stay." if self.made_roles else state
 

@@ -103,6 +103,11 @@ class PreparedObjects:
         return self.bucket.target.bucket
 
     @property
+    def needs_confirmation(self) -> bool:
+        """Whether the bucket holds something already."""
+        return not self.bucket.is_empty
+
+    @property
     def missing(self) -> tuple[ObjectEntry, ...]:
         """The objects that the bucket lacks."""
         return self._list(ObjectStanding.MISSING)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -232,7 +232,7 @@ class _Writing:
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="restore") as pool:
             try:
                 writing = pool.submit(self._keep_error, self._write_objects)
-                loading = pool.submit(self._keep_error, partial(self._load_database, writing.result))
+                loading = pool.submit(self._keep_error, partial(self._load_database, writing))
                 for half in (writing, loading):
                     half.exception()
             finally:
@@ -255,15 +255,22 @@ class _Writing:
             return 0
         return write_bucket(bucket, overwrite=self._prepared.request.replace_contents, stop=self._stop, on_progress=self._on_object)
 
-    def _load_database(self, before_commit: Callable[[], object]) -> int:
+    def _load_database(self, writing: Future[int]) -> int:
+        def wait_for_objects() -> None:
+            writing.result()
+            if self._stop.is_set():  # by whoever cancels the restore
+                raise RestoreError("the restore of the database was stopped")
+
         if self._load is not None:
-            self._load.run(before_commit)
+            self._load.run(wait_for_objects)
         return 0
 
     def _undo(self) -> tuple[str, ...]:
-        """Remove again what was written into the bucket; return sentences on what both targets hold now."""
-        database = self._load.describe_target() if self._load is not None else ""
-        if self._load is not None and self._load.is_in_doubt:
+        """Remove again what was written into the bucket, unless rows refer to it; return sentences on what both targets hold now."""
+        if self._load is None:
+            return (self._prepared.undo_bucket(),)
+        database = self._load.describe_target()
+        if self._load.is_committed or self._load.is_in_doubt:
             return database, "The objects that were written are still in the bucket." if self._prepared.bucket is not None else ""
         return database, self._prepared.undo_bucket()
 

@@ -111,6 +111,9 @@ def test_objects_are_shown_and_come_back_or_become_files(seeded_site: Site, tmp_
     assert (files.code, (out / key).read_bytes() == good) == (0, True), files.stderr
     dry = site.cli("restore-objects", "latest", "*", "--back", "--dry-run", "--json")
     assert [found["key"] for found in json.loads(dry.stdout)["objects"] if found["standing"] == "missing"] == [key]
+    for words in (("--back",), ("--bucket", bucket.bucket)):
+        unconfirmed = site.cli("restore-objects", "latest", "*", *words)
+        assert (unconfirmed.code, "not confirmed" in unconfirmed.stderr, has_object(site, key)) == (3, True, False)
     done = site.cli("restore-objects", "latest", "*", "--back", "--confirm", bucket.bucket)
     assert (done.code, has_object(site, key)) == (0, True), done.stderr
     (out / key).write_bytes(b"mine")

@@ -5,8 +5,12 @@ Faults are real ones: an S3 server that refuses a request, a dump that nobody ca
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
 from uuid import uuid4
@@ -32,6 +36,23 @@ pytestmark = pytest.mark.integration
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND state = 'idle in transaction'"
 TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"
 LAST = KEYS[-1]
+
+
+RESTORE_AND_WAIT = """
+import json, sys, time
+from pathlib import Path
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.restore.point import RestoreRequest, restore_point
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, TransferSettings
+database, bucket = json.loads(sys.stdin.readline())
+point = Catalog(Path(sys.argv[1])).get_point(RecoveryPointId(sys.argv[2]))
+def wait(phase, _size_bytes):
+    if phase == "bucket":
+        print("writing", flush=True)
+        time.sleep(0.5)
+restore_point(RestoreRequest(point, DatabaseSettings(**database), BucketSettings(**bucket)), TransferSettings(), on_progress=wait)
+"""
 
 
 @pytest.fixture
@@ -89,6 +110,21 @@ def test_an_error_of_the_database_removes_the_objects_that_were_written(
     assert list_bodies(second_bucket) == {}
     assert run(second_database, TABLES) == []
     assert "The captured rows break a constraint of their own database" in caught.value.hint
+
+
+def test_a_restore_that_is_cancelled_leaves_nothing(backup: Backup) -> None:
+    words = [sys.executable, "-c", RESTORE_AND_WAIT, str(backup.catalog.directory), ID.text]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps([asdict(backup.database), asdict(backup.bucket)]) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "writing\n"
+        assert list_bodies(backup.bucket) != {}
+        process.send_signal(signal.SIGINT)
+        _rest, stderr = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in stderr
+    backup.assert_nothing_was_written()
 
 
 def test_an_object_that_somebody_has_written_since_is_left_and_named(backup: Backup, proxy: FaultyS3Proxy) -> None:

@@ -24,9 +24,10 @@ from schedgen_backups.core.restore.log import read_restore_log
 from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.restore.swap import Swap, finish_swap, open_swap
-from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups_tests.support.artifacts import POINT, make_capture, publish_dump
-from schedgen_backups_tests.support.servers import connect, run
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups_tests.support.artifacts import POINT, make_capture, publish_archive, publish_dump
+from schedgen_backups_tests.support.points import put
+from schedgen_backups_tests.support.servers import client_of, connect, run
 from schedgen_backups_tests.support.sites import wait_until
 
 pytestmark = pytest.mark.integration
@@ -177,6 +178,25 @@ def test_an_error_on_the_way_leaves_the_live_database_and_nothing_else(live: Liv
     with pytest.raises(RestoreError, match="stop here"):
         break_off()
     assert live.names() == [live.database.database]
+
+
+def test_a_swap_that_does_not_come_about_leaves_the_bucket_as_it_was(live: Live, bucket: BucketSettings, second_bucket: BucketSettings) -> None:
+    """The names cannot be exchanged at the very end, when the objects are written and compared already."""
+    put(bucket, "a", b"a")
+    publish_archive(live.service.catalog, bucket)
+    old = f"{live.database.database}_old_{POINT}"
+
+    def take_the_name(phase: str, _size_bytes: int) -> None:
+        if phase == "compare" and old not in live.names():
+            run(live.database.with_database("postgres"), f'CREATE DATABASE "{old}"')
+
+    request = replace(live.request, point=live.service.catalog.get_point(ID), bucket=second_bucket)
+    with pytest.raises(RestoreError, match="already, of an earlier exchange") as caught:
+        live.restore(request, on_progress=take_the_name)
+    assert list(client_of(second_bucket).list_objects(second_bucket.bucket)) == []
+    assert "The 1 objects that were written" in caught.value.hint
+    assert live.names() == [live.database.database, old]
+    assert run(live.database, "SELECT count(*) FROM jobs") == [(0,)]
 
 
 def test_what_a_killed_swap_left_is_removed_by_the_next(live: Live) -> None:
