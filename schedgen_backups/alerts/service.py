@@ -5,7 +5,7 @@ The keys of incidents are made here and in `run_kinds`, so that a failure and it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -28,6 +28,8 @@ CHECK_AREA = "check"
 """Its subjects are the names of checks."""
 OUTBOX_AREA = "outbox"
 """Its subjects are the parts of the outbox."""
+_TOLERATED_LOSS = 0.05
+"""A larger share of objects that vanished since the last night is no matter of single deletions (operators, 2026-11-28)."""
 _SIZE_CHECKS = ("dump_size_is_plausible", "archive_size_is_plausible")
 
 
@@ -113,3 +115,12 @@ def send_test_alert(notifier: Notifier) -> tuple[Delivery, ...]:
         raised_at=datetime.now(timezone.utc),
     )
     return tuple(notifier.send(alert))
+
+
+def judge_warning(check_name: str, figures: Mapping[str, object]) -> Severity:
+    """Return how severe a check's warning is: objects that the live system has lost are worse than anything else a check warns of."""
+    missing, references = figures.get("newly_missing"), figures.get("references")
+    if check_name != "references_resolve" or not isinstance(missing, int) or not isinstance(references, int) or not missing:
+        return Severity.LOW
+    is_emptied = not figures.get("resolved")
+    return Severity.CRITICAL if is_emptied or missing > references * _TOLERATED_LOSS else Severity.HIGH

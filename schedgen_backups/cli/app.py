@@ -38,6 +38,8 @@ COMMAND_MODULES = {
     "drill": "cli.drill",
     "pin": "cli.points",
     "unpin": "cli.points",
+    "adopt": "cli.points",
+    "accept-missing": "cli.points",
     "prune": "cli.points",
     "status": "cli.monitor",
     "alert-test": "cli.monitor",

@@ -13,14 +13,14 @@ from rich.markup import escape
 from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, get_config, out, print_json
 from schedgen_backups.cli.progress import describe_levels, draw_plan, draw_points, draw_results, draw_tables, show_progress
 from schedgen_backups.config.config import Config
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, remove_pin, write_pin
 from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
-from schedgen_backups.core.model import ArtifactKind, ArtifactName
+from schedgen_backups.core.model import AcceptedObject, Adoption, ArtifactKind, ArtifactName
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
 from schedgen_backups.core.units import format_bytes
 from schedgen_backups.core.verify.commit import verify_point
@@ -136,6 +136,38 @@ def unpin(context: typer.Context, point_id: PointArgument) -> None:
     catalog = get_config(context).open_catalog()
     point = resolve_point(catalog, point_id)
     out.print(f"{point.point_id} is {'no longer pinned' if remove_pin(catalog, point.point_id) else 'not pinned'}")
+
+
+@app.command()
+def adopt(
+    context: typer.Context,
+    point_id: PointArgument,
+    *,
+    reason: Annotated[str, typer.Option(help="Why a point of another site counts here.")],
+) -> None:
+    """Let a recovery point of another site's backup directory count in this one."""
+    catalog = get_config(context).open_catalog()
+    point = resolve_point(catalog, point_id)
+    if point.state is not PointState.FOREIGN:
+        raise ConfigurationError(f"recovery point {point.point_id} is this site's own", hint="`schedgen-backups list` shows which are foreign.")
+    now = datetime.now(timezone.utc)
+    catalog.adopt(Adoption(point_id=point.point_id.text, reason=reason, adopted_by=getpass.getuser(), adopted_at=now))
+    out.print(f"{point.point_id} counts as this site's own: {escape(reason)}")
+
+
+@app.command()
+def accept_missing(
+    context: typer.Context,
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Object keys that the database refers to and nobody has.")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why their absence is all right.")],
+) -> None:
+    """Let the absence of these objects raise no alert from now on."""
+    now = datetime.now(timezone.utc)
+    user = getpass.getuser()
+    accepted = [AcceptedObject(key=key, reason=reason, accepted_by=user, accepted_at=now) for key in keys]
+    get_config(context).open_catalog().accept_missing(accepted)
+    out.print(f"accepted: {len(accepted)} missing object{'' if len(accepted) == 1 else 's'}")
 
 
 @app.command()

@@ -35,10 +35,18 @@ _STATE_STYLES = {
     PointState.VERIFIED: "green",
     PointState.UNVERIFIED: "yellow",
     PointState.PARTIAL: "yellow",
+    PointState.FOREIGN: "dim",
+    PointState.AHEAD: "bold red",
     PointState.DAMAGED: "bold red",
     PointState.FAILED: "bold red",
 }
-_STATUS_STYLES = {CheckStatus.PASSED: "green", CheckStatus.FAILED: "bold red", CheckStatus.NOT_CONFIGURED: "yellow", CheckStatus.UNKNOWN: "dim"}
+_STATUS_STYLES = {
+    CheckStatus.PASSED: "green",
+    CheckStatus.INCOMPLETE: "yellow",
+    CheckStatus.FAILED: "bold red",
+    CheckStatus.NOT_CONFIGURED: "yellow",
+    CheckStatus.UNKNOWN: "dim",
+}
 _VERDICT_STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold red"}
 _POLL_SECONDS = 0.2
 

@@ -154,6 +154,8 @@ class ReferenceSummary(FrozenModel):
     verdict_counts: dict[ReferenceVerdict, int] = {}
     missing: tuple[MissingReference, ...] = ()
     """The first thousand, the worst first."""
+    newly_missing_count: int = 0
+    """Missing in the live system, and neither at the site's first point nor accepted since."""
     missing_sha256: str = ""
     """Of all missing keys, so that a later look can tell whether these verdicts are about the same ones."""
     note: str = ""
@@ -210,6 +212,27 @@ class Site(FrozenModel):
     def owns(self, manifest: Manifest) -> bool:
         """Return whether the point is this site's own or was adopted."""
         return manifest.site_id == self.site_id or any(each.point_id == manifest.point_id for each in self.adopted)
+
+
+class AcceptedObject(FrozenModel):
+    """An object that the database refers to and nobody has, and why that is all right."""
+
+    key: str
+    reason: str
+    accepted_by: str = ""
+    accepted_at: AwareDatetime
+
+
+class MissingBaseline(FrozenModel):
+    """Objects that the live system lacks and that are no news: those missing at the site's first point, and those accepted since."""
+
+    first_missing: tuple[str, ...] = ()
+    accepted: tuple[AcceptedObject, ...] = ()
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """All of them."""
+        return frozenset((*self.first_missing, *(each.key for each in self.accepted)))
 
 
 class Manifest(FrozenModel):

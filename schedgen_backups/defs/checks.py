@@ -78,13 +78,15 @@ def archive_size_is_plausible(context: dg.AssetCheckExecutionContext, backup: dg
 def references_resolve(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """Every object that the database's snapshot refers to is in the archive, or is nowhere to be had: its verdict says why.
 
-    A warning, never green, where the references are not configured.
+    A warning, never green, where the references are not configured or the live system lacks objects that it had.
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, archive_path = _find_subject(context, backup, ArtifactKind.BUCKET)
         dump_path = point.get_path(ArtifactKind.DATABASE)
         known = point.manifest.references if point.manifest else None
-        result, _summary = verify_references(dump_path, archive_path, live=backup.config.live_application, known=known)
+        result, _summary = verify_references(
+            dump_path, archive_path, live=backup.config.live_application, baseline=catalog.settle_baseline, known=known
+        )
         return _report(context, catalog, point, (result,))
 
 
@@ -125,10 +127,10 @@ def _find_subject(context: dg.AssetCheckExecutionContext, backup: BackupResource
 def _report(context: dg.AssetCheckExecutionContext, catalog: Catalog, point: PointListing, results: tuple[CheckResult, ...]) -> dg.AssetCheckResult:
     catalog.record_results(point.point_id, tuple(result.model_copy(update={"checked_by": context.run.run_id}) for result in results))
     is_passed = all(result.is_passed for result in results)
-    is_unconfigured = all(result.status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED} for result in results)
+    is_warning = all(result.status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE} for result in results)
     return dg.AssetCheckResult(
         passed=is_passed,
-        severity=dg.AssetCheckSeverity.WARN if is_unconfigured else dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.WARN if is_warning else dg.AssetCheckSeverity.ERROR,
         description="; ".join(f"{result.check.value} {result.status.value}: {result.summary}" for result in results),
         metadata={"recovery_point": point.point_id.text, **{name: value for result in results for name, value in result.figures.items()}},
     )

@@ -10,7 +10,7 @@ import dagster as dg
 
 from schedgen_backups import run_tags
 from schedgen_backups.alerts.run_kinds import BACKUP, OTHER_RUN_KINDS, RunKind, find_run_kind
-from schedgen_backups.alerts.service import CHECK_AREA, OUTBOX_AREA, RUN_SUBJECT, STALE_KEY, TICK_AREA, AlertService, Failure
+from schedgen_backups.alerts.service import CHECK_AREA, OUTBOX_AREA, RUN_SUBJECT, STALE_KEY, TICK_AREA, AlertService, Failure, judge_warning
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.catalog.selection import measure_freshness
 from schedgen_backups.core.model import FrozenModel
@@ -220,7 +220,7 @@ def _report_check(instance: dg.DagsterInstance, service: AlertService, key: dg.A
         if is_news and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
             outcome = service.raise_trouble(
                 _make_check_key(key),
-                Severity.LOW,
+                judge_warning(key.name, {name: value.value for name, value in evaluation.metadata.items()}),
                 f"Check warns: {key.name}",
                 evaluation.description or "no reason is known",
                 run_id=record.run_id,

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -25,12 +25,23 @@ from schedgen_backups.core.catalog.check_results import CheckResult, Verificatio
 from schedgen_backups.core.catalog.resume import find_resumable
 from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer
-from schedgen_backups.core.model import Adoption, ArtifactKind, ArtifactName, FrozenModel, Manifest, RecoveryPointId, Site
+from schedgen_backups.core.model import (
+    AcceptedObject,
+    Adoption,
+    ArtifactKind,
+    ArtifactName,
+    FrozenModel,
+    Manifest,
+    MissingBaseline,
+    RecoveryPointId,
+    Site,
+)
 from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, sync_path, write_atomically
 from schedgen_backups.core.system.lock import DirectoryLock, FileLock
 
 STAGING_NAME = ".staging"
 SITE_NAME = "site.json"
+BASELINE_NAME = "missing_objects.json"
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """A point from further ahead than this means that a clock is or was wrong: this machine's, or that of the host that took it."""
 _MANIFEST_GLOB = "manifest_*.json"
@@ -210,6 +221,23 @@ class Catalog:
             site = self.read_site() or site
             kept = tuple(each for each in site.adopted if each.point_id != adoption.point_id)
             self.write_description(SITE_NAME, site.model_copy(update={"adopted": (*kept, adoption)}))
+
+    def settle_baseline(self, missing: Sequence[str]) -> frozenset[str]:
+        """Return the keys whose absence is no news; the first call makes `missing` the baseline. VerificationError when the file cannot be read."""
+        with self._records_lock.waited_for():
+            baseline = self.read_description(BASELINE_NAME, MissingBaseline)
+            if baseline is None:
+                baseline = MissingBaseline(first_missing=tuple(missing))
+                self.write_description(BASELINE_NAME, baseline)
+        return baseline.keys
+
+    def accept_missing(self, accepted: Sequence[AcceptedObject]) -> None:
+        """Let the absence of these objects be no news from now on."""
+        with self._records_lock.waited_for():
+            baseline = self.read_description(BASELINE_NAME, MissingBaseline) or MissingBaseline()
+            keys = {each.key for each in accepted}
+            kept = tuple(each for each in baseline.accepted if each.key not in keys)
+            self.write_description(BASELINE_NAME, baseline.model_copy(update={"accepted": (*kept, *accepted)}))
 
     def write_manifest(self, manifest: Manifest) -> Path:
         """The point's manifest is on disk; StorageError when it has one already."""

@@ -30,6 +30,8 @@ class CheckStatus(str, Enum):
 
     PASSED = "passed"
     FAILED = "failed"
+    INCOMPLETE = "missing in the live system"
+    """The backup has all there is; the live system lacks objects that it had."""
     NOT_CONFIGURED = "not configured"
     UNKNOWN = "unknown"
 
@@ -127,6 +129,8 @@ class Verification(FrozenModel):
             status = CheckStatus.FAILED
         elif len(results) < len(found):
             status = CheckStatus.UNKNOWN
+        elif CheckStatus.INCOMPLETE in statuses:
+            status = CheckStatus.INCOMPLETE
         elif statuses == {CheckStatus.PASSED}:
             status = CheckStatus.PASSED
         elif statuses == {CheckStatus.NOT_CONFIGURED}:
@@ -151,5 +155,10 @@ class Verification(FrozenModel):
         return (
             self.level(VerificationLevel.STORED).status is CheckStatus.PASSED
             and self.level(VerificationLevel.PARSED).status is CheckStatus.PASSED
-            and self.level(VerificationLevel.COHERENT).status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}
+            and self.level(VerificationLevel.COHERENT).status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE}
         )
+
+    @property
+    def is_coherent(self) -> bool:
+        """Whether the live system had every object that the database referred to, but those known to be missing."""
+        return self.level(VerificationLevel.COHERENT).status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}

@@ -35,6 +35,8 @@ class Candidate:
     pin_reason: str | None = None
     """Why the point is pinned; None when it is not."""
     is_pin_unreadable: bool = False
+    is_coherent: bool = True
+    """Whether the live system had every referenced object when the point was taken."""
 
     @property
     def is_verified(self) -> bool:
@@ -116,6 +118,12 @@ def _keep_newest_verified(context: _Context) -> _Kept:
     yield context.verified[-1].point_id, "newest verified"
 
 
+def _keep_newest_coherent(context: _Context) -> _Kept:
+    coherent = [candidate for candidate in context.verified if candidate.is_coherent]
+    if coherent and coherent[-1] is not context.verified[-1]:
+        yield coherent[-1].point_id, "newest whose every object is there"
+
+
 def _keep_pinned(context: _Context) -> _Kept:
     for candidate in context.ordered:
         if candidate.pin_reason is not None:
@@ -164,6 +172,7 @@ def _keep_months(context: _Context) -> _Kept:
 
 _RULES: tuple[Callable[[_Context], _Kept], ...] = (
     _keep_newest_verified,
+    _keep_newest_coherent,
     _keep_pinned,
     _keep_undecided,
     _keep_unverified_newest,

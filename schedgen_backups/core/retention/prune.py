@@ -51,7 +51,8 @@ def _as_candidate(catalog: Catalog, point: PointListing, now: datetime) -> Candi
         pin = read_pin(catalog, point.point_id)
     except VerificationError:
         return Candidate(point.point_id, point.state, is_pin_unreadable=True)
-    return Candidate(point.point_id, point.state, pin.reason if pin is not None and pin.is_valid(now) else None)
+    pin_reason = pin.reason if pin is not None and pin.is_valid(now) else None
+    return Candidate(point.point_id, point.state, pin_reason, is_coherent=point.verification.is_coherent)
 
 
 def _list_files(catalog: Catalog, point: PointListing) -> tuple[Path, ...]:

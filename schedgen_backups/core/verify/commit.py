@@ -18,7 +18,7 @@ from schedgen_backups.core.verify.live_system import LiveSystem
 from schedgen_backups.core.verify.references import verify_references
 
 _STORED = frozenset({Check.DUMP_IS_STORED, Check.ARCHIVE_IS_STORED})
-_COMMITTABLE = frozenset({CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED})
+_COMMITTABLE = frozenset({CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE})
 
 
 def verify_point(
@@ -46,7 +46,9 @@ def verify_point(
         results += verify_archive(archive.path, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=on_progress)
         results.append(verify_every_object(archive.path))
     if dump is not None and archive is not None:
-        result, summary = verify_references(dump.path, archive.path, live=live, known=manifest.references if manifest else None)
+        result, summary = verify_references(
+            dump.path, archive.path, live=live, baseline=catalog.settle_baseline, known=manifest.references if manifest else None
+        )
         results.append(result)
     for kind in expected:
         if point.artifact(kind) is None:
@@ -81,7 +83,7 @@ def _verify_unseen(catalog: Catalog, point: PointListing, origin: Origin, live: 
     if point.manifest is not None or not origin.run_id or not own >= set(COMMIT_CHECKS):
         verification, references = verify_point(catalog, point, checked_by=origin.run_id, live=live)
     if references is None:
-        _result, references = verify_references(dump_path, archive_path, live=live)
+        _result, references = verify_references(dump_path, archive_path, live=live, baseline=catalog.settle_baseline)
     return verification, references
 
 

@@ -7,7 +7,7 @@ the rest of the files again is the business of `verify`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
@@ -20,12 +20,21 @@ from schedgen_backups.core.verify.files import make_result, name_some
 from schedgen_backups.core.verify.live_system import LiveSystem
 
 _NAMED_MISSING = 1000
+Baseline = Callable[[Sequence[str]], frozenset[str]]
+"""Gets the keys that the live system lacks; returns those whose absence is no news."""
+
+
+def accept_nothing(_keys: Sequence[str]) -> frozenset[str]:
+    """Know of no missing object."""
+    return frozenset()
 
 
 def verify_references(
-    dump_path: Path, archive_path: Path, *, live: LiveSystem | None, known: ReferenceSummary | None = None
+    dump_path: Path, archive_path: Path, *, live: LiveSystem | None, baseline: Baseline = accept_nothing, known: ReferenceSummary | None = None
 ) -> tuple[CheckResult, ReferenceSummary]:
-    """`references_resolve`: every object that the snapshot refers to is in the archive, or has a verdict that is not our loss.
+    """Return `references_resolve`: every object that the snapshot refers to is in the archive, or was deleted meanwhile, or is known to be missing.
+
+    Lost and unknown objects fail it. What the live system lacks and `baseline` does not know makes it incomplete.
 
     Missing objects are judged by `live`, or by `known` when that was found of just the same missing objects; without either they are
     unknown, which is a failure. Errors of `live` are raised.
@@ -44,13 +53,16 @@ def verify_references(
     except VerificationError as error:
         failed = make_result(Check.REFERENCES_RESOLVE, CheckStatus.FAILED, error.message, {})
         return failed, ReferenceSummary(state=ReferenceState.READ, note=error.message)
-    summary = _judge(record.reference_count, missing, live, known)
+    summary = _judge(record.reference_count, missing, live, known, baseline)
     counts = ", ".join(f"{count} {verdict.value}" for verdict, count in summary.verdict_counts.items())
     text = f"{summary.resolved_count} of {summary.reference_count} references are in the archive" + (f"; {counts}" if counts else "")
-    status = CheckStatus.PASSED if summary.is_coherent else CheckStatus.FAILED
-    if not summary.is_coherent:
+    status = CheckStatus.FAILED if not summary.is_coherent else CheckStatus.INCOMPLETE if summary.newly_missing_count else CheckStatus.PASSED
+    if status is CheckStatus.INCOMPLETE:
+        text += f", {summary.newly_missing_count} of them new"
+    if status is not CheckStatus.PASSED:
         text += f": {name_some([reference.key for reference in summary.missing])}"
     figures: dict[str, Figure] = {"references": summary.reference_count, "resolved": summary.resolved_count, "missing": len(missing)}
+    figures["newly_missing"] = summary.newly_missing_count
     return make_result(Check.REFERENCES_RESOLVE, status, text, figures), summary
 
 
@@ -60,7 +72,7 @@ def _find_missing(references: Iterator[list[str]], archived: Iterator[str]) -> l
     return [key for page in references for key in page if digest_name(key) not in have]
 
 
-def _judge(count: int, missing: list[str], live: LiveSystem | None, known: ReferenceSummary | None) -> ReferenceSummary:
+def _judge(count: int, missing: list[str], live: LiveSystem | None, known: ReferenceSummary | None, baseline: Baseline) -> ReferenceSummary:
     fingerprint = hashlib.sha256("\0".join(missing).encode("utf-8", "surrogateescape")).hexdigest()
     if missing and known is not None and known.missing_sha256 == fingerprint:
         return known
@@ -70,8 +82,10 @@ def _judge(count: int, missing: list[str], live: LiveSystem | None, known: Refer
     for reference in judged:
         counts[reference.verdict] = counts.get(reference.verdict, 0) + 1
     ranked = sorted(judged, key=lambda reference: list(ReferenceVerdict).index(reference.verdict), reverse=True)
+    absent = [reference.key for reference in judged if reference.verdict is ReferenceVerdict.MISSING]
     return ReferenceSummary(
         state=ReferenceState.READ,
+        newly_missing_count=len(set(absent) - baseline(absent)),
         reference_count=count,
         resolved_count=count - len(missing),
         verdict_counts=counts,

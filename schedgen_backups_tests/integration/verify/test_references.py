@@ -14,12 +14,13 @@ import pytest
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus, VerificationLevel
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.model import Manifest, Origin, RecoveryPointId, ReferenceState, ReferenceVerdict
+from schedgen_backups.core.model import AcceptedObject, Manifest, Origin, RecoveryPointId, ReferenceState, ReferenceVerdict
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point, verify_point
 from schedgen_backups.core.verify.references import verify_references
 from schedgen_backups_tests.support.artifacts import (
     POINT,
+    TAKEN_AT,
     get_status,
     get_summary,
     make_live,
@@ -88,7 +89,7 @@ def test_when_every_object_is_there_the_claim_holds_and_the_point_is_sealed(syst
 def test_an_object_that_nobody_has_was_missing_already_and_is_named(system: System) -> None:
     system.refer_to("gone long ago.pdf")
     dump, archive = system.capture()
-    result, summary = verify_references(dump, archive, live=system.live)
+    result, summary = verify_references(dump, archive, live=system.live, baseline=system.catalog.settle_baseline)
     assert result.status is CheckStatus.PASSED
     assert "1 already missing in the live system" in result.summary
     assert [(missing.key, missing.verdict) for missing in summary.missing] == [("gone long ago.pdf", ReferenceVerdict.MISSING)]
@@ -227,3 +228,33 @@ def test_what_was_seen_on_a_restore_does_not_stand_for_looking_at_the_files(syst
     system.catalog.record_results(ID, (other,))
     assert system.commit().artifacts
     assert get_summary(system.catalog.read_verification(ID).results, Check.ARCHIVE_IS_READABLE)
+
+
+def test_what_was_missing_at_the_sites_first_point_is_no_news(system: System) -> None:
+    system.refer_to("gone long ago.pdf")
+    system.capture()
+    manifest = system.commit()
+    assert manifest.references.newly_missing_count == 0
+    assert system.catalog.get_point(ID).verification.is_coherent
+
+
+def test_what_goes_missing_later_is_committed_and_not_coherent(system: System) -> None:
+    """The backup has all there is; the live system has lost something, and retention must know."""
+    system.catalog.settle_baseline(())
+    system.refer_to("lost since.pdf")
+    system.capture()
+    manifest = system.commit()
+    assert manifest.references.newly_missing_count == 1
+    point = system.catalog.get_point(ID)
+    assert point.state is PointState.VERIFIED
+    assert not point.verification.is_coherent
+    assert point.verification.level(VerificationLevel.COHERENT).status is CheckStatus.INCOMPLETE
+
+
+def test_an_accepted_object_is_no_news_any_more(system: System) -> None:
+    system.catalog.settle_baseline(())
+    system.catalog.accept_missing([AcceptedObject(key="lost since.pdf", reason="deleted on purpose", accepted_at=TAKEN_AT)])
+    system.refer_to("lost since.pdf")
+    system.capture()
+    assert system.commit().references.newly_missing_count == 0
+    assert system.catalog.get_point(ID).verification.is_coherent

@@ -170,3 +170,12 @@ def test_the_order_in_which_points_are_given_does_not_matter(
     shuffled = list(history)
     random.shuffle(shuffled)
     assert plan_retention(shuffled, policy, now) == plan_retention(history, policy, now)
+
+
+def test_a_point_without_objects_never_displaces_the_last_coherent_one() -> None:
+    """An emptied bucket: every later night is verified, and none of them is worth the last whole point."""
+    nights = [RecoveryPointId.from_time(EPOCH + timedelta(days=day)) for day in range(100)]
+    history = [Candidate(point_id, PointState.VERIFIED, is_coherent=day < 50) for day, point_id in enumerate(nights)]
+    kept = {decision.candidate.point_id for decision in plan_retention(history, RetentionPolicy(), EPOCH + timedelta(days=100)).kept}
+    assert nights[49] in kept
+    assert nights[48] not in kept
