@@ -184,7 +184,7 @@ def prune(
         plan, freed_bytes = plan_pruning(catalog, policy, datetime.now(timezone.utc)), 0
     else:
         with catalog.lock.held("prune on the command line"):
-            report = remove_points(catalog, policy)
+            report = remove_points(catalog, policy, lambda point: verify_point(catalog, point, checked_by=CHECKED_BY))
         plan, freed_bytes = report.plan, report.freed_bytes
     if as_json:
         decisions = [

@@ -15,6 +15,7 @@ from schedgen_backups.config.schedules import DefinitionSettings
 from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR
 from schedgen_backups.core.retention.plan import make_retention_table
 from schedgen_backups.core.retention.prune import remove_points
+from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.defs.assets import describe_holder, recovery_point
 from schedgen_backups.defs.hooks import alert_on_step_failure, announce_retention
 from schedgen_backups.defs.resources import POOL, BackupResource
@@ -49,7 +50,7 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePar
     with explain_failure(VERIFICATION_EXIT_CODE):
         policy = backup.config.retention
         catalog = backup.open_catalog(describe_holder(context.run_id))
-        report = remove_points(catalog, policy)
+        report = remove_points(catalog, policy, lambda point: verify_point(catalog, point, checked_by=context.run_id))
     table = make_retention_table(report.plan)
     context.log.info(f"retention kept {len(report.plan.kept)} and removed {len(report.plan.removed)} recovery points\n{table}")
     context.log_event(

@@ -6,11 +6,13 @@ Plans anew at the moment of deletion, since things may have moved since somebody
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, is_ours
+from schedgen_backups.core.catalog.check_results import Check
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
@@ -30,9 +32,28 @@ def plan_pruning(catalog: Catalog, policy: RetentionPolicy, now: datetime) -> Re
     return plan_retention([_as_candidate(catalog, point, now) for point in catalog.list_points()], policy, now)
 
 
-def remove_points(catalog: Catalog, policy: RetentionPolicy, now: datetime | None = None) -> PruneReport:
-    """The points that may go are gone; StorageError when a file cannot be removed: what is left is taken up by the next call."""
-    plan = plan_pruning(catalog, policy, now or datetime.now(timezone.utc))
+ReadAgain = Callable[[PointListing], object]
+"""Reads a point's files whole and records what was found."""
+_READ_FRESHNESS = timedelta(days=1)
+_STORED_CHECKS = (Check.DUMP_IS_STORED, Check.ARCHIVE_IS_STORED)
+
+
+def remove_points(catalog: Catalog, policy: RetentionPolicy, read_again: ReadAgain, now: datetime | None = None) -> PruneReport:
+    """Remove the points that no rule keeps; StorageError when a file cannot be removed: what is left is taken up by the next call.
+
+    Before anything is removed, the newest verified point, which the others may go in favour of, is read whole unless that was done within a day.
+    """
+    now = now or datetime.now(timezone.utc)
+    plan = plan_pruning(catalog, policy, now)
+    while plan.removed and (relied_on := _find_unread(catalog, plan, now)) is not None:
+        read_again(relied_on)
+        after = plan_pruning(catalog, policy, now)
+        if after == plan and _find_unread(catalog, after, now) == relied_on:
+            raise VerificationError(
+                f"recovery point {relied_on.point_id} was read again and nothing was recorded; no point was removed",
+                hint="Look at the permissions of the backup directory.",
+            )
+        plan = after
     points = {point.point_id: point for point in catalog.list_points()}
     removed: list[str] = []
     freed_bytes = 0
@@ -44,6 +65,15 @@ def remove_points(catalog: Catalog, policy: RetentionPolicy, now: datetime | Non
             removed.append(path.name)
             freed_bytes += size_bytes
     return PruneReport(plan, tuple(removed), freed_bytes)
+
+
+def _find_unread(catalog: Catalog, plan: RetentionPlan, now: datetime) -> PointListing | None:
+    """Return the newest point that counts as verified, if its bytes were not read within a day."""
+    newest = max(decision.candidate.point_id for decision in plan.decisions if "newest verified" in decision.reasons)
+    point = catalog.get_point(newest)
+    results = [point.verification.result(check) for check in _STORED_CHECKS]
+    is_read = all(result is not None and abs(now - result.checked_at) < _READ_FRESHNESS for result in results)
+    return None if is_read else point
 
 
 def _as_candidate(catalog: Catalog, point: PointListing, now: datetime) -> Candidate:

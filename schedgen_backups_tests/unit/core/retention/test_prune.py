@@ -5,20 +5,21 @@ Points are small real ones. What is planned is tested in `test_retention`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, read_pin, remove_pin, write_pin
-from schedgen_backups.core.errors import StorageError
+from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import RetentionPlan, RetentionPolicy
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
-from schedgen_backups_tests.support.artifacts import TAKEN_AT, list_files
+from schedgen_backups_tests.support.artifacts import TAKEN_AT, list_files, make_result
 from schedgen_backups_tests.support.histories import add_point, name_night
 
 POLICY = RetentionPolicy(keep_days=2, keep_last=2)
@@ -53,6 +54,19 @@ def make_pin(day: int, *, expires_at: datetime | None = None) -> Pin:
     return Pin(point_id=name_night(day).text, reason="before 2.0", pinned_by="me", pinned_at=TAKEN_AT, expires_at=expires_at)
 
 
+def reader(catalog: Catalog, now: datetime, outcomes: Iterable[CheckStatus] = ()) -> Callable[[PointListing], None]:
+    """Records what a look at a point's files would: passed, or these outcomes one after the other."""
+    coming = iter(outcomes)
+
+    def read_again(point: PointListing) -> None:
+        status = next(coming, CheckStatus.PASSED)
+        digests = {artifact.kind: artifact.sha256 for artifact in point.manifest.artifacts} if point.manifest else {}
+        checks = (Check.DUMP_IS_STORED, Check.ARCHIVE_IS_STORED)
+        catalog.record_results(point.point_id, tuple(make_result(check, status, checked_at=now, artifacts=digests) for check in checks))
+
+    return read_again
+
+
 def list_removed(plan: RetentionPlan) -> list[RecoveryPointId]:
     return [decision.candidate.point_id for decision in plan.removed]
 
@@ -60,7 +74,7 @@ def list_removed(plan: RetentionPlan) -> list[RecoveryPointId]:
 def test_exactly_the_files_of_the_planned_points_go(tmp_path: Path) -> None:
     catalog, files = fill(tmp_path)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir() if path.is_file()}
-    report = remove_points(catalog, POLICY, NOW)
+    report = remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
     doomed = {name for names in files[:DOOMED] for name in names}
     assert list_files(tmp_path) == sorted(name for names in files[DOOMED:] for name in names)
     assert set(report.removed_files) == doomed
@@ -73,13 +87,13 @@ def test_a_dry_plan_is_what_is_done_and_changes_nothing(tmp_path: Path) -> None:
     before = list_files(tmp_path)
     plan = plan_pruning(catalog, POLICY, NOW)
     assert list_files(tmp_path) == before
-    assert remove_points(catalog, POLICY, NOW).plan == plan
+    assert remove_points(catalog, POLICY, reader(catalog, NOW), NOW).plan == plan
 
 
 def test_pruning_twice_removes_nothing_more(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
-    remove_points(catalog, POLICY, NOW)
-    assert remove_points(catalog, POLICY, NOW).removed_files == ()
+    remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
+    assert remove_points(catalog, POLICY, reader(catalog, NOW), NOW).removed_files == ()
 
 
 def test_files_of_the_old_script_and_unknown_ones_stay(tmp_path: Path) -> None:
@@ -97,7 +111,7 @@ def test_files_of_the_old_script_and_unknown_ones_stay(tmp_path: Path) -> None:
     }
     for name, data in foreign.items():
         (tmp_path / name).write_bytes(data)
-    remove_points(catalog, POLICY, NOW)
+    remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
     assert list_files(tmp_path) == sorted([*foreign, *(name for names in files[DOOMED:] for name in names)])
     assert {name: (tmp_path / name).read_bytes() for name in foreign} == foreign
 
@@ -109,7 +123,7 @@ def test_a_crash_between_any_two_removals_is_finished_by_the_next_prune(tmp_path
         directory = tmp_path / f"crash-{removals}"
         _catalog, files = fill(directory)
         with pytest.raises(StorageError, match="cannot be removed"):
-            remove_points(CrashingCatalog(directory, removals), POLICY, NOW)
+            remove_points(CrashingCatalog(directory, removals), POLICY, reader(Catalog(directory), NOW), NOW)
         assert sum(len(names) for names in files) - len(list_files(directory)) == removals
         catalog = Catalog(directory)
         for point in catalog.list_points():
@@ -118,7 +132,7 @@ def test_a_crash_between_any_two_removals_is_finished_by_the_next_prune(tmp_path
             assert point.state is not PointState.VERIFIED or present == list(files[day])
             if day >= DOOMED:
                 assert (point.state, present) == (STATES[day], list(files[day]))
-        remove_points(catalog, POLICY, NOW)
+        remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
         assert list_files(directory) == sorted(name for names in files[DOOMED:] for name in names)
 
 
@@ -126,14 +140,14 @@ def test_no_half_of_a_point_is_ever_listed_as_one(tmp_path: Path) -> None:
     """The manifest is the first file to go, so that the rest is a partial point."""
     catalog, _files = fill(tmp_path, [PointState.VERIFIED] * 5)
     with pytest.raises(StorageError):
-        remove_points(CrashingCatalog(tmp_path, 1), POLICY, NOW)
+        remove_points(CrashingCatalog(tmp_path, 1), POLICY, reader(Catalog(tmp_path), NOW), NOW)
     assert [point.state for point in catalog.list_points()] == [PointState.PARTIAL, *[PointState.VERIFIED] * 4]
 
 
 def test_a_directory_without_a_verified_point_loses_nothing(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path, [PointState.UNVERIFIED, PointState.PARTIAL, PointState.FAILED])
     before = list_files(tmp_path)
-    report = remove_points(catalog, POLICY, NOW + timedelta(days=1000))
+    report = remove_points(catalog, POLICY, reader(catalog, NOW + timedelta(days=1000)), NOW + timedelta(days=1000))
     assert report.plan.refusal == "no point is verified"
     assert (report.removed_files, report.freed_bytes, list_files(tmp_path)) == ((), 0, before)
 
@@ -141,7 +155,7 @@ def test_a_directory_without_a_verified_point_loses_nothing(tmp_path: Path) -> N
 def test_a_clock_that_was_set_back_behind_all_points_loses_nothing(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
     before = list_files(tmp_path)
-    report = remove_points(catalog, POLICY, TAKEN_AT - timedelta(days=3))
+    report = remove_points(catalog, POLICY, reader(catalog, TAKEN_AT - timedelta(days=3)), TAKEN_AT - timedelta(days=3))
     assert report.plan.refusal == "no point is verified"
     assert list_files(tmp_path) == before
 
@@ -161,7 +175,7 @@ def test_a_pin_is_kept_and_read_back(tmp_path: Path) -> None:
     assert read_pin(catalog, name_night(1)) is None
     path = tmp_path / f"pin_{name_night(0)}.json"
     assert path.stat().st_mode & 0o777 == 0o600
-    remove_points(catalog, POLICY, NOW)
+    remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
     assert list_files(tmp_path) == sorted([path.name, *files[0], *(name for names in files[DOOMED:] for name in names)])
     assert catalog.get_point(name_night(0)).state is PointState.VERIFIED
 
@@ -187,7 +201,7 @@ def test_an_expired_pin_does_not_protect_and_goes_with_its_point(tmp_path: Path)
     catalog, files = fill(tmp_path)
     write_pin(catalog, make_pin(0, expires_at=NOW))
     write_pin(catalog, make_pin(2, expires_at=NOW + timedelta(seconds=1)))
-    report = remove_points(catalog, POLICY, NOW)
+    report = remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
     assert list_removed(report.plan) == [name_night(0), name_night(1)]
     assert f"pin_{name_night(0)}.json" in report.removed_files
     left = [*files[2], f"pin_{name_night(2)}.json", *(name for names in files[DOOMED:] for name in names)]
@@ -200,7 +214,7 @@ def test_a_point_whose_pin_cannot_be_read_stays_and_stops_nothing_else(tmp_path:
     catalog, files = fill(tmp_path)
     pin = tmp_path / f"pin_{name_night(0)}.json"
     pin.write_bytes(damaged)
-    report = remove_points(catalog, POLICY, NOW)
+    report = remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
     assert list_removed(report.plan) == [name_night(day) for day in range(1, DOOMED)]
     assert list_files(tmp_path) == sorted([pin.name, *files[0], *(name for names in files[DOOMED:] for name in names)])
 
@@ -209,7 +223,7 @@ def test_a_point_whose_pin_cannot_be_read_stays_and_stops_nothing_else(tmp_path:
 def test_a_damaged_point_is_neither_counted_nor_removed_and_stops_nothing_else(tmp_path: Path, kind: str) -> None:
     catalog, files = fill(tmp_path)
     damage_point(tmp_path, files[0], kind)
-    report = remove_points(catalog, POLICY, NOW)
+    report = remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
     assert list_removed(report.plan) == [name_night(day) for day in range(1, DOOMED)]
     assert catalog.get_point(name_night(0)).state is PointState.DAMAGED
     assert set(files[0]) <= {path.name for path in tmp_path.iterdir()}
@@ -220,7 +234,7 @@ def test_a_damaged_newest_point_never_costs_the_verified_one_before(tmp_path: Pa
     catalog, files = fill(tmp_path, [PointState.VERIFIED] * 3)
     damage_point(tmp_path, files[2], kind)
     policy = replace(POLICY, keep_days=1, keep_last=1)
-    report = remove_points(catalog, policy, NOW + timedelta(days=100))
+    report = remove_points(catalog, policy, reader(catalog, NOW + timedelta(days=100)), NOW + timedelta(days=100))
     assert list_removed(report.plan) == [name_night(0)]
 
 
@@ -235,3 +249,29 @@ def damage_point(directory: Path, names: tuple[str, ...], kind: str) -> None:
         find("manifest_").mkdir()
     else:
         find(f"{kind}_").write_bytes(b"{")
+
+
+def test_the_newest_verified_point_is_read_before_others_go_in_favour_of_it(tmp_path: Path) -> None:
+    """Found damaged, it counts no more, and the one before is read; retention relies on nothing it remembers."""
+    catalog, files = fill(tmp_path, [PointState.VERIFIED] * 6)
+    policy = replace(POLICY, keep_days=1, keep_last=1)
+    later = NOW + timedelta(days=100)
+    report = remove_points(catalog, policy, reader(catalog, later, [CheckStatus.FAILED]), later)
+    assert [point.state for point in catalog.list_points()] == [PointState.VERIFIED, PointState.FAILED]
+    assert {decision.candidate.point_id for decision in report.plan.kept} == {name_night(4), name_night(5)}
+    assert set(files[4]) | set(files[5]) <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_nothing_is_read_where_nothing_goes(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path, [PointState.VERIFIED] * 2)
+    read: list[PointListing] = []
+    assert remove_points(catalog, POLICY, read.append, NOW).plan.removed == ()
+    assert read == []
+
+
+def test_a_look_that_records_nothing_removes_nothing(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path)
+    before = list_files(tmp_path)
+    with pytest.raises(VerificationError, match="nothing was recorded"):
+        remove_points(catalog, POLICY, lambda _point: None, NOW)
+    assert list_files(tmp_path) == before
