@@ -114,6 +114,7 @@ class Config:
             transfer=_read_transfer(reader),
             references=References(query, is_default=query == DEFAULT_REFERENCE_QUERY),
             is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
+            is_new_source_allowed=reader.yes_or_no("BACKUP_ALLOW_NEW_SOURCE"),
             reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
         )
         reader.check()

@@ -51,6 +51,9 @@ VARIABLES = (
     Variable("BACKUP_TIMEZONE", "UTC", "time zone of the schedule, such as Africa/Johannesburg"),
     Variable("BACKUP_REFERENCE_QUERY", DEFAULT_REFERENCE_QUERY, "one SELECT of one column: the object keys that the database refers to"),
     Variable("BACKUP_ALLOW_EMPTY", "false", "true to accept a database without a single row"),
+    Variable(
+        "BACKUP_ALLOW_NEW_SOURCE", "false", "true for the first backup of a database or bucket under another name than the directory's points have"
+    ),
     Variable("BACKUP_COMPRESSION_THREADS", "", "threads that compress; by default one per core, at most 8"),
     Variable("BACKUP_DUMP_JOBS", "", "pg_dumps side by side where there are several large tables; by default 2 on four cores and more, otherwise 1"),
     Variable("BACKUP_DOWNLOAD_THREADS", "16", "most objects that are read or written at the same time; fewer are read where more only wait longer"),

@@ -99,6 +99,8 @@ class CaptureSettings:
     transfer: TransferSettings = field(default_factory=TransferSettings)
     references: References = field(default_factory=References)
     is_empty_allowed: bool = False
+    is_new_source_allowed: bool = False
+    """Whether the database or bucket may have another name than that of the backup directory's newest point."""
     reread_days: int = 30
     """Days for which an unchanged object is copied from the previous archive before it is read from the bucket again; 0 means never copied."""
 

@@ -16,7 +16,7 @@ from schedgen_backups.core.capture.bucket import capture_bucket
 from schedgen_backups.core.capture.database import capture_database
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, translate_storage_errors
 from schedgen_backups.core.catalog.resume import find_archive, find_resumable, write_source
-from schedgen_backups.core.errors import StorageError
+from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
@@ -29,6 +29,7 @@ _Captured = TypeVar("_Captured")
 def take_database_dump(catalog: Catalog, settings: DatabaseSettings, capture: CaptureSettings, point_id: RecoveryPointId) -> CapturedDump:
     """The directory holds the point's dump. Errors as of `dump.capture_database`, and StorageError; then nothing was published."""
     name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
+    _check_source(catalog, name, capture)
     return _take(catalog, name, lambda file, folder: capture_database(settings, capture, point_id, file, folder=folder))
 
 
@@ -45,6 +46,7 @@ def take_bucket_archive(
     Errors as of `archive.capture_bucket`, and StorageError; then nothing was published.
     """
     name = ArtifactName(ArtifactKind.BUCKET, settings.bucket, point_id)
+    _check_source(catalog, name, capture)
     resumable = find_resumable(catalog.directory / STAGING_NAME)
     archives = (point.artifact(ArtifactKind.BUCKET) for point in reversed(catalog.list_points()))
     previous = [archive.path for archive in archives if archive is not None]
@@ -77,3 +79,14 @@ def _take(catalog: Catalog, name: ArtifactName, capture: Callable[[BinaryIO, Pat
             captured = capture(cast("BinaryIO", file), folder)
         catalog.publish(path)
         return captured
+
+
+def _check_source(catalog: Catalog, name: ArtifactName, capture: CaptureSettings) -> None:
+    """Raise ConfigurationError where the newest point is of another database or bucket: two applications in one directory prune each other."""
+    newest = next((point.manifest for point in reversed(catalog.list_points()) if point.manifest is not None and not point.is_foreign), None)
+    known = newest.artifact(name.kind) if newest is not None else None
+    if known is not None and known.source_name != name.source_name and not capture.is_new_source_allowed:
+        raise ConfigurationError(
+            f"the points in {catalog.directory} are of the {name.kind.value} {known.source_name}, not of {name.source_name}",
+            hint="Give each application a BACKUP_DIR of its own. If the name was changed, set BACKUP_ALLOW_NEW_SOURCE=true for one backup.",
+        )
