@@ -17,7 +17,7 @@ from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.heartbeat import Signal
 from schedgen_backups.core.notify.incidents import IncidentKey
-from schedgen_backups.monitoring.failures import explain_run_failure, explain_step_failure
+from schedgen_backups.monitoring.failures import explain_exception, explain_run_failure, explain_step_failure
 from schedgen_backups.monitoring.orphaned_runs import fail_orphaned_runs
 from schedgen_backups.monitoring.ticks import list_failed_ticks, list_resolved
 
@@ -110,13 +110,14 @@ def work_through_outbox(
 
 
 def _guard(service: AlertService, part: str, look: Callable[[], _Made], otherwise: _Made) -> _Made:
-    """What the part came to. One that raises must not keep the others from telling, and nothing else would tell of it."""
+    """Return what the part came to. One that raises must not keep the others from reporting, and nothing else would report it."""
     key = IncidentKey(area=OUTBOX_AREA, subject=part)
     try:
         made = look()
     except Exception as error:  # noqa: BLE001 - see above; the reason is in the alert
-        reason = f"{type(error).__name__}: {error}"
-        service.raise_trouble(key, Severity.HIGH, f"Alerts may be missing: {part}", reason, next_step="Look at the page of the sensor alert_outbox.")
+        reason = explain_exception(error)
+        next_step = reason.next_step or "Look at the page of the sensor alert_outbox."
+        service.raise_trouble(key, Severity.HIGH, f"Alerts may be missing: {part}", reason.cause, next_step=next_step)
         return otherwise
     if key in service.list_open_keys(OUTBOX_AREA):
         service.report_resolved({key})
