@@ -24,12 +24,13 @@ from schedgen_backups.core.errors import ConfigurationError, RestoreError
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.restore.log import read_restore_log
-from schedgen_backups.core.restore.objects import PreparedFiles, objects_to_json
-from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest
+from schedgen_backups.core.restore.objects import PreparedFiles, objects_to_json, prepare_files, prepare_objects
+from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest, prepare_restore
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.restore.table_diff import diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
 from schedgen_backups.core.restore.tables import PreparedTables, make_side_name
+from schedgen_backups.core.restore.undelete import prepare_undelete
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 AsOfOption = Annotated[str, typer.Option("--as-of", help="With `latest`: the newest verified point that is not later than this time.")]
@@ -69,7 +70,7 @@ def restore(
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
     request = read_restore_request(config, point, database=database, bucket=bucket, replace_contents=into_nonempty, jobs=jobs, is_swap=swap)
-    with service.prepare_point(request) as prepared:
+    with prepare_restore(request, service.transfer) as prepared:
         steps = prepared.describe()
         if dry_run and as_json:
             print_json({"steps": list(steps)})
@@ -80,7 +81,7 @@ def restore(
         if request.needs_confirmation:
             demand_confirmation(request.target_name, confirm)
         with show_progress(err, _describe_phases(request)) as bars:
-            report = service.restore_point(prepared, on_progress=bars.advance)
+            report = service.restore_whole(prepared, on_progress=bars.advance)
     _print_report(report, as_json=as_json)
 
 
@@ -106,7 +107,7 @@ def restore_tables(
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
     request = read_table_request(config, point, tuple(table), database=database, where=where, side_name=side_database)
-    with service.prepare_tables(request) as prepared:
+    with service.open_tables(request) as prepared:
         differences = prepared.describe()
         answer: dict[str, object] = {"id": point.point_id.text, "tables": diffs_to_json(differences)}
         if not as_json:
@@ -148,12 +149,12 @@ def restore_objects(
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
     if to is not None:
-        with service.prepare_files(point, tuple(key), to) as files:
+        with prepare_files(point, tuple(key), to) as files:
             if overwrite and not dry_run:
                 demand_confirmation(str(to), confirm)
             _print_files(files, () if dry_run else service.write_files(files, overwrite=overwrite), as_json=as_json)
         return
-    with service.prepare_objects(point, tuple(key), read_live_bucket(config, bucket)) as prepared:
+    with prepare_objects(point, tuple(key), read_live_bucket(config, bucket), service.transfer) as prepared:
         differences = prepared.describe()
         if not as_json:
             out.print(draw_objects(differences))
@@ -191,7 +192,7 @@ def undelete(
     point = resolve_point(service.catalog, point_id, as_of=as_of)
     rows = read_table_request(config, point, (table,), database=database, where=where)
     request = read_undelete_request(config, rows, bucket=bucket, key_column=key_column)
-    with service.prepare_undelete(request) as prepared:
+    with prepare_undelete(request, service.transfer) as prepared:
         row_differences, object_differences = prepared.tables.describe(), prepared.objects.describe()
         answer: dict[str, object] = {
             "tables": diffs_to_json(row_differences),

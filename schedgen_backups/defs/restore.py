@@ -15,11 +15,13 @@ from schedgen_backups.config.restore import read_live_bucket, read_restore_reque
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.errors import RestoreError, VerificationError
-from schedgen_backups.core.restore.objects import objects_to_json
+from schedgen_backups.core.restore.objects import objects_to_json, prepare_files, prepare_objects
+from schedgen_backups.core.restore.point import prepare_restore
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.restore.table_diff import diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
 from schedgen_backups.core.restore.tables import TableRequest
+from schedgen_backups.core.restore.undelete import prepare_undelete
 from schedgen_backups.defs.hooks import alert_on_step_failure
 from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
@@ -84,11 +86,11 @@ class _Work:
             jobs=config.jobs,
             is_swap=config.swap,
         )
-        with self._service.prepare_point(request) as prepared:
+        with prepare_restore(request, self._service.transfer) as prepared:
             found: dict[str, dg.MetadataValue] = {"steps": _list_lines(prepared.describe())}
             if not self._is_confirmed(request.target_name):
                 return found
-            report = self._service.restore_point(prepared)
+            report = self._service.restore_whole(prepared)
         found["results"] = dg.MetadataValue.json([result.model_dump(mode="json") for result in report.results])
         found["is_equal"] = dg.MetadataValue.bool(report.is_equal)
         if not report.is_equal:
@@ -103,7 +105,7 @@ class _Work:
             raise RestoreError(f"`write: {config.write}` names no rows", hint="Use missing, changed, or leave it empty.")
         if config.key_column:
             return self._undelete(request)
-        with self._service.prepare_tables(request) as prepared:
+        with self._service.open_tables(request) as prepared:
             found: dict[str, dg.MetadataValue] = {"difference": dg.MetadataValue.json(diffs_to_json(prepared.describe()))}
             if config.write and self._is_confirmed(request.target_name):
                 written = self._service.write_rows(prepared, WriteMode(config.write))
@@ -112,7 +114,7 @@ class _Work:
 
     def _undelete(self, rows: TableRequest) -> dict[str, dg.MetadataValue]:
         request = read_undelete_request(self._site, rows, bucket=self._config.bucket, key_column=self._config.key_column)
-        with self._service.prepare_undelete(request) as prepared:
+        with prepare_undelete(request, self._service.transfer) as prepared:
             found: dict[str, dg.MetadataValue] = {
                 "difference": dg.MetadataValue.json(diffs_to_json(prepared.tables.describe())),
                 "objects": dg.MetadataValue.json(objects_to_json(prepared.objects.describe())),
@@ -130,7 +132,7 @@ class _Work:
         if config.to_folder:
             return self._write_files()
         target = read_live_bucket(self._site, config.bucket)
-        with self._service.prepare_objects(self._point, tuple(config.objects), target) as prepared:
+        with prepare_objects(self._point, tuple(config.objects), target, self._service.transfer) as prepared:
             found: dict[str, dg.MetadataValue] = {"objects": dg.MetadataValue.json(objects_to_json(prepared.describe()))}
             if self._is_confirmed(prepared.target_name):
                 written = self._service.write_objects(prepared, overwrite=config.overwrite)
@@ -140,7 +142,7 @@ class _Work:
     def _write_files(self) -> dict[str, dg.MetadataValue]:
         config = self._config
         folder = self._service.find_folder(config.to_folder)
-        with self._service.prepare_files(self._point, tuple(config.objects), folder) as prepared:
+        with prepare_files(self._point, tuple(config.objects), folder) as prepared:
             found: dict[str, dg.MetadataValue] = {"steps": _list_lines(prepared.describe())}
             if self._is_confirmed(config.to_folder):
                 paths = self._service.write_files(prepared, overwrite=config.overwrite)

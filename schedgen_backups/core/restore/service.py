@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,14 +21,14 @@ from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.restore.log import RestoreLogDraft, logged_restore
-from schedgen_backups.core.restore.objects import PreparedFiles, PreparedObjects, prepare_files, prepare_objects
-from schedgen_backups.core.restore.point import OnProgress, PreparedRestore, RestoreReport, RestoreRequest, ignore_progress, prepare_restore
+from schedgen_backups.core.restore.objects import PreparedFiles, PreparedObjects
+from schedgen_backups.core.restore.point import OnProgress, PreparedRestore, RestoreReport, ignore_progress
 from schedgen_backups.core.restore.safety_backup import take_safety_backup
 from schedgen_backups.core.restore.swap import finish_swap, open_swap
 from schedgen_backups.core.restore.table_diff import TableDiff
 from schedgen_backups.core.restore.table_write import WriteMode, WrittenRows
 from schedgen_backups.core.restore.tables import PreparedTables, TableRequest, prepare_tables
-from schedgen_backups.core.restore.undelete import PreparedUndelete, Undeleted, UndeleteRequest, prepare_undelete
+from schedgen_backups.core.restore.undelete import PreparedUndelete, Undeleted
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings
 from schedgen_backups.core.units import name_some
 
@@ -50,7 +50,7 @@ class RestoreOptions:
 class RestoreService:
     """Restores out of one backup directory, on the same terms.
 
-    Each kind has a `prepare_…`, whose value describes what would happen and is handed to the method that does it.
+    Each method takes what `prepare_restore`, `open_tables`, `prepare_objects`, `prepare_files` or `prepare_undelete` made and described.
     """
 
     def __init__(self, catalog: Catalog, capture: CaptureSettings, options: RestoreOptions, *, report: Callable[[str], object]) -> None:
@@ -61,11 +61,7 @@ class RestoreService:
         self._report = report
         self._is_writable = os.access(catalog.directory, os.W_OK)
 
-    def prepare_point(self, request: RestoreRequest) -> AbstractContextManager[PreparedRestore]:
-        """As `core.restore.point.prepare_restore`."""
-        return prepare_restore(request, self.transfer)
-
-    def restore_point(self, prepared: PreparedRestore, *, on_progress: OnProgress = ignore_progress) -> RestoreReport:
+    def restore_whole(self, prepared: PreparedRestore, *, on_progress: OnProgress = ignore_progress) -> RestoreReport:
         """Let the targets hold the point, as `PreparedRestore.restore` says; for a swap under the live one's name, which is kept under another.
 
         A swap raises RestoreError, with the live database as it was, when the restored one is not equal.
@@ -83,7 +79,7 @@ class RestoreService:
         return report
 
     @contextmanager
-    def prepare_tables(self, request: TableRequest) -> Generator[PreparedTables, None, None]:
+    def open_tables(self, request: TableRequest) -> Generator[PreparedTables, None, None]:
         """As `core.restore.tables.prepare_tables`, with an entry in the log: the side database may be kept."""
         with self._log(request.point, _name_tables(request), f"a database beside {request.live.label}") as draft:
             with prepare_tables(request, self.transfer) as prepared:
@@ -100,12 +96,8 @@ class RestoreService:
         with self._log(request.point, f"{mode.value} rows of {_name_tables(request)}", request.live.label) as draft:
             self._keep(database=request.live)
             written = prepared.execute(mode)
-            draft.result = f"done: {sum(rows.count for rows in written)} rows{self._report_missing(prepared.compare())}"
+            draft.result = f"done: {sum(rows.count for rows in written)} rows{self._report_missing(prepared.compare)}"
         return written
-
-    def prepare_objects(self, point: PointListing, patterns: tuple[str, ...], target: BucketSettings) -> AbstractContextManager[PreparedObjects]:
-        """As `core.restore.objects.prepare_objects`."""
-        return prepare_objects(point, patterns, target, self.transfer)
 
     def write_objects(self, prepared: PreparedObjects, *, overwrite: bool) -> tuple[ObjectEntry, ...]:
         """Write the objects and read them back, as `PreparedObjects.execute` says; those that are overwritten were kept first."""
@@ -127,10 +119,6 @@ class RestoreService:
             raise RestoreError(f"{text!r} is not a folder below {root}; nothing was written", hint=f"Name a folder relative to {root}.")
         return folder
 
-    def prepare_files(self, point: PointListing, patterns: tuple[str, ...], folder: Path) -> AbstractContextManager[PreparedFiles]:
-        """As `core.restore.objects.prepare_files`."""
-        return prepare_files(point, patterns, folder)
-
     def write_files(self, prepared: PreparedFiles, *, overwrite: bool) -> tuple[Path, ...]:
         """Write the objects as files and read them back, as `PreparedFiles.execute` says."""
         with self._log(prepared.point, _name_objects(prepared.entries), str(prepared.folder)) as draft:
@@ -138,10 +126,6 @@ class RestoreService:
             prepared.compare()
             draft.result = f"done: {len(paths)} files"
         return paths
-
-    def prepare_undelete(self, request: UndeleteRequest) -> AbstractContextManager[PreparedUndelete]:
-        """As `core.restore.undelete.prepare_undelete`."""
-        return prepare_undelete(request, self.transfer)
 
     def undelete(self, prepared: PreparedUndelete) -> Undeleted:
         """Bring back rows and objects, as `PreparedUndelete.execute` says, after the live database was kept.
@@ -153,12 +137,19 @@ class RestoreService:
         with self._log(rows.point, subject, f"{rows.live.label}, {prepared.request.bucket.label}") as draft:
             self._keep(database=rows.live)
             undeleted = prepared.execute()
-            rest = self._report_missing(prepared.compare())
+            rest = self._report_missing(prepared.compare)
             draft.result = f"done: {undeleted.row_count} rows, {len(undeleted.objects)} objects{rest}"
         return undeleted
 
-    def _report_missing(self, differences: tuple[TableDiff, ...]) -> str:
-        """Report the tables that lack rows after they were put back; return the same for the log."""
+    def _report_missing(self, compare: Callable[[], tuple[TableDiff, ...]]) -> str:
+        """Compare the tables once more and report those that lack rows although they were put back; return the same for the log."""
+        try:
+            differences = compare()
+        except BackupError as error:
+            # The rows are committed: that the comparison broke off must not hide it.
+            rest = f"not compared: {error.message}"
+            self._report(f"the rows were put back, and {rest}")
+            return f"; {rest}"
         lacking = [f"{difference.only_captured} of {difference.table.qualified_name}" for difference in differences if difference.only_captured]
         if not lacking:
             return ""
@@ -185,6 +176,9 @@ class RestoreService:
                 # The live database keeps its name and its contents, so the bucket must not keep what was written.
                 state = prepared.undo_bucket()
                 raise error if state in error.hint else type(error)(error.message, hint=f"{state} {error.hint}".strip()) from error
+            except BaseException:
+                prepared.undo_bucket()
+                raise
         self._report(f"the database of before is called {swap.old_name}; drop it when nobody needs it")
         return report
 

@@ -21,7 +21,7 @@ from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.postgres.session import DatabaseSession
 from schedgen_backups.core.restore.log import read_restore_log
-from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest
+from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest, prepare_restore
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.restore.swap import Swap, finish_swap, open_swap
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
@@ -64,8 +64,8 @@ class Live:
         return RestoreRequest(self.service.catalog.get_point(ID), self.database, None, is_swap=True)
 
     def restore(self, request: RestoreRequest | None = None, **options: Any) -> RestoreReport:
-        with self.service.prepare_point(request or self.request) as prepared:
-            return self.service.restore_point(prepared, **options)
+        with prepare_restore(request or self.request, self.service.transfer) as prepared:
+            return self.service.restore_whole(prepared, **options)
 
     def open_swap(self) -> AbstractContextManager[Swap]:
         return open_swap(self.session, self.database, ID, NOW, encoding="UTF8")
@@ -120,8 +120,8 @@ def test_a_database_whose_rows_and_tables_are_gone_is_kept_all_the_same(live: Li
     """What went wrong is why somebody restores; here the operators' own reference query has lost its table, too."""
     backup = make_capture(reference_query="SELECT k FROM gone", is_reference_query_default=False)
     service = RestoreService(live.service.catalog, backup, RestoreOptions("a test"), report=live.told.append)
-    with service.prepare_point(replace(live.request, replace_contents=True, is_swap=False)) as prepared:
-        report = service.restore_point(prepared)
+    with prepare_restore(replace(live.request, replace_contents=True, is_swap=False), service.transfer) as prepared:
+        report = service.restore_whole(prepared)
     assert report.is_equal
     [kept] = (service.catalog.directory / "safety").glob("db_*.sql.gz")
     assert str(kept) in live.told[0]

@@ -16,7 +16,7 @@ from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.restore.log import read_restore_log
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.restore.tables import TableRequest
-from schedgen_backups.core.restore.undelete import UndeleteRequest
+from schedgen_backups.core.restore.undelete import UndeleteRequest, prepare_undelete
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.support.artifacts import POINT, make_capture, publish_archive, publish_dump
 from schedgen_backups_tests.support.points import put
@@ -64,7 +64,7 @@ def deleted(database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) 
 
 
 def test_what_is_missing_comes_back_and_what_is_newer_stays(deleted: Deleted) -> None:
-    with deleted.service.prepare_undelete(deleted.request) as prepared:
+    with prepare_undelete(deleted.request, deleted.service.transfer) as prepared:
         assert prepared.lost_keys == ("k4",)
         assert deleted.read_ids() == [1]
         undeleted = deleted.service.undelete(prepared)
@@ -76,7 +76,7 @@ def test_what_is_missing_comes_back_and_what_is_newer_stays(deleted: Deleted) ->
 
 def test_objects_are_removed_again_when_a_row_is_refused(deleted: Deleted) -> None:
     run(deleted.database, "ALTER TABLE jobs ADD CHECK (id < 4)")
-    with deleted.service.prepare_undelete(deleted.request) as prepared, pytest.raises(RestoreError, match="refuses a row") as caught:
+    with prepare_undelete(deleted.request, deleted.service.transfer) as prepared, pytest.raises(RestoreError, match="refuses a row") as caught:
         deleted.service.undelete(prepared)
     assert deleted.read_ids() == [1]
     assert deleted.read_bodies() == {"k1": b"body 1", "k3": b"newer"}
@@ -86,7 +86,7 @@ def test_objects_are_removed_again_when_a_row_is_refused(deleted: Deleted) -> No
 def test_rows_that_a_trigger_drops_are_reported_and_logged(deleted: Deleted) -> None:
     run(deleted.database, "CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
     run(deleted.database, "CREATE TRIGGER t BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION drop_it()")
-    with deleted.service.prepare_undelete(deleted.request) as prepared:
+    with prepare_undelete(deleted.request, deleted.service.transfer) as prepared:
         assert deleted.service.undelete(prepared).row_count == 2
     assert "rows still missing: 1 of public.jobs" in deleted.told[0]
     assert "rows still missing: 1 of public.jobs" in read_restore_log(deleted.service.catalog.directory)[-1].result
