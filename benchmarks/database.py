@@ -102,7 +102,7 @@ def _measure_restore(postgres: EmbeddedPostgres, folder: Path, path: Path, optio
 
     def ours(jobs: int) -> int:
         with prepare_database(path, target, options.transfer) as prepared:
-            DatabaseLoad(prepared, replace_contents=False, jobs=jobs, stop=Event(), on_progress=lambda _size_bytes: None).run()
+            DatabaseLoad(prepared, replace_contents=False, jobs=jobs, roles=None, stop=Event(), on_progress=lambda _size_bytes: None).run()
         return 0
 
     contestants = {STOCK_RESTORE: Contestant(stock, renew), OURS: Contestant(lambda: ours(1), renew), OURS_JOBS: Contestant(lambda: ours(2), renew)}

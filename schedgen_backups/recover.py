@@ -22,6 +22,7 @@ import itertools
 import json
 import os
 import re
+import secrets
 import shutil
 import ssl
 import struct
@@ -64,7 +65,12 @@ COPY = re.compile(
 DUMP_END = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(?:\\unrestrict [A-Za-z0-9]+\s*)?\Z")
 SECTION = re.compile(rb"-- (?:Data for )?Name: .*; Type: (?P<kind>[A-Z ]+); Schema: ")
 UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
-CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[^\s;]+);')
+CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*);')
+ROLE_WORDS = re.compile(
+    r"(?: (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)| CONNECTION LIMIT -?[0-9]+| VALID UNTIL '[^'\\]*')*;"
+)
+LEADING_RESTRICT = re.compile(rb"\A((?:--[^\n]*\n|\s)*)\\restrict [A-Za-z0-9]+\n")
+TRAILING_UNRESTRICT = re.compile(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z")
 FIRST_PSQL_WITH_RESTRICT = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 HINT_FILES = "Nothing was written. Use another copy of this file, or another recovery point (`list` shows them)."
 TARGET_FACTS = """
@@ -289,7 +295,6 @@ class Dump:
         self.path = path
         self.tables: list[Table] = []
         self.roles: list[str] = []
-        self.is_restricted = False
         record: DumpRecord | None = None
         with open_file(path) as file:
             self.footer = read_footer(file)
@@ -316,7 +321,6 @@ class Dump:
                 rows_and_marks += yield from _read_table(file, table)
                 position = table.offset + table.length
             yield from leave_out_commits(text.add(read_members(file, position, record.content_length - position)))
-        self.is_restricted = text.is_restricted
         if not DUMP_END.search(text.tail) or position >= record.content_length:
             raise damaged("pg_dump's last line is missing: the dump is cut short")
         if (text.finish(), text.size_bytes + rows_and_marks) != (record.text_sha256, record.size_bytes):
@@ -364,13 +368,11 @@ class _SchemaText:
     def __init__(self) -> None:
         self.size_bytes = 0
         self.tail = b""
-        self.is_restricted = False
         self._digest = hashlib.sha256()
         self._unfinished = b""
 
     def add(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         for block in blocks:
-            self.is_restricted = self.is_restricted or b"\n\\restrict " in block
             self.size_bytes += len(block)
             self.tail = (self.tail + block)[-4096:]
             lines, newline, self._unfinished = (self._unfinished + block).rpartition(b"\n")
@@ -528,17 +530,17 @@ class Point:
 
     @property
     def manifest_path(self) -> Path:
-        """Where the manifest is, if the point is sealed."""
+        """Where the manifest is, if the point is committed."""
         return self.directory / f"manifest_{self.point_id}.json"
 
     @property
-    def is_sealed(self) -> bool:
+    def is_committed(self) -> bool:
         """Whether the backup was finished: then it has a manifest."""
         return self.manifest_path.exists()
 
     def read_manifest(self) -> dict[str, Any]:
         """The manifest; empty when there is none; exit 3 when it is damaged."""
-        if not self.is_sealed:
+        if not self.is_committed:
             return {}
         try:
             manifest = json.loads(self.manifest_path.read_bytes())
@@ -558,7 +560,7 @@ class Point:
         return self.files[kind]
 
     def describe(self) -> str:
-        """`sealed`, or why it is not."""
+        """`committed`, or why it is not."""
         try:
             named = self.read_manifest().get("files", {})
         except RecoverError:
@@ -566,7 +568,7 @@ class Point:
         sizes = {path.name: path.stat().st_size for path in self.files.values()}
         if any(sizes.get(name) != size for name, (size, _digest) in named.items()):
             return "FILE MISSING OR CUT"
-        return "sealed" if named else "not sealed"
+        return "committed" if named else "not committed"
 
 
 def find_points(directory: Path) -> list[Point]:
@@ -599,11 +601,13 @@ def has_footer(path: Path) -> bool:
 
 
 def choose_point(directory: Path, point_id: str | None) -> Point:
-    """The point of this id, or the newest sealed one; exit 4 when there is none."""
-    points = [point for point in find_points(directory) if (point.is_sealed if point_id in {None, "latest"} else point.point_id == point_id)]
+    """The point of this id, or the newest committed one; exit 4 when there is none."""
+    points = [point for point in find_points(directory) if (point.is_committed if point_id in {None, "latest"} else point.point_id == point_id)]
     if not points:
-        what = f"recovery point {point_id}" if point_id not in {None, "latest"} else "sealed recovery point"
-        raise RecoverError(EXIT_USAGE, f"there is no {what} in {directory}", "`list` shows those there are; name the id of one that is not sealed.")
+        what = f"recovery point {point_id}" if point_id not in {None, "latest"} else "committed recovery point"
+        raise RecoverError(
+            EXIT_USAGE, f"there is no {what} in {directory}", "`list` shows those there are; name the id of one that is not committed."
+        )
     return points[-1]
 
 
@@ -687,7 +691,7 @@ def _to_time(text: str) -> datetime:
 def verify_point(point: Point, kinds: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
     """The opened files by kind, all verified, and what they are known to lack. Each file is looked at; exit 3 when one is damaged."""
     taken_at = datetime.strptime(point.point_id, "%Y%m%d_%H%M%S").replace(tzinfo=timezone.utc)
-    say(f"recovery point {point.point_id}, taken {taken_at:%Y-%m-%d %H:%M:%S} UTC, {'sealed' if point.is_sealed else 'NOT sealed'}")
+    say(f"recovery point {point.point_id}, taken {taken_at:%Y-%m-%d %H:%M:%S} UTC, {'committed' if point.is_committed else 'NOT committed'}")
     manifest = point.read_manifest()
     opened: dict[str, Any] = {}
     problems: list[RecoverError] = []
@@ -707,7 +711,7 @@ def verify_point(point: Point, kinds: tuple[str, ...]) -> tuple[dict[str, Any], 
 # --- the database -------------------------------------------------------------------------------------------------------------------------------
 
 
-def find_psql(*, is_restricted: bool) -> str:
+def find_psql() -> str:
     """The path of psql; exit 1 when there is none or it is too old for the dump, exit 4 when no database is named."""
     if not os.environ.get("PGDATABASE") and not os.environ.get("PGSERVICE"):
         hint = "Set PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE in the environment."
@@ -718,9 +722,9 @@ def find_psql(*, is_restricted: bool) -> str:
     spoken = subprocess.run([program, "--version"], capture_output=True, check=False).stdout.decode("utf-8", "replace").strip()
     version = re.search(r"(\d+)\.(\d+)", spoken)
     major, minor = (int(version[1]), int(version[2])) if version else (0, 0)
-    if is_restricted and major and minor < FIRST_PSQL_WITH_RESTRICT.get(major, 0):
+    if major and minor < FIRST_PSQL_WITH_RESTRICT.get(major, 0):
         hint = "Install one of August 2025 or newer: 13.22, 14.19, 15.14, 16.10, 17.6 or any 18."
-        raise RecoverError(EXIT_DATABASE, f"{spoken} does not know \\restrict, which this dump uses", hint)
+        raise RecoverError(EXIT_DATABASE, f"{spoken} does not know \\restrict, without which a changed dump could run programs here", hint)
     return program
 
 
@@ -743,7 +747,7 @@ def ask_psql(program: str, script: str, *, stop_at_error: bool = True) -> tuple[
 
 def check_database(dump: Dump) -> tuple[str, set[str]]:
     """psql, and the roles that the target has; exit 1 when the target holds something or cannot take the dump."""
-    program = find_psql(is_restricted=dump.is_restricted)
+    program = find_psql()
     major, encoding, locks, relations, *roles = ask_psql(program, TARGET_FACTS)[0].splitlines()
     record = dump.record
     if int(major) < record.server_major:
@@ -767,10 +771,12 @@ def make_roles(program: str, dump: Dump, present: set[str]) -> None:
     for statement in dump.roles:
         role = CREATE_ROLE.fullmatch(statement)
         if role and role["name"] not in present:
-            wanted += [statement, *(line for line in dump.roles if line.startswith(f"ALTER ROLE {role['name']} WITH "))]
+            prefix = f"ALTER ROLE {role['name']} WITH"
+            wanted += [statement, *(line for line in dump.roles if line.startswith(prefix) and ROLE_WORDS.fullmatch(line, len(prefix)))]
             say(f"role      {role['name']} is made, without a password")
     if wanted:
-        complaint = ask_psql(program, "".join(f"{line}\n" for line in wanted), stop_at_error=False)[1]
+        script = f"\\restrict {secrets.token_hex(16)}\n" + "".join(f"{line}\n" for line in wanted)
+        complaint = ask_psql(program, script, stop_at_error=False)[1]
         if complaint:
             say(f"note      {' '.join(complaint.split())}")
 
@@ -808,9 +814,16 @@ def feed(psql: subprocess.Popen[bytes], dump: Dump) -> None:
         raise ValueError("psql was started without a pipe")
     try:
         # Not psql's --single-transaction: that commits at the end of its input, also when we are killed in the middle.
-        stdin.write(b"BEGIN;\n")
+        # Under a key of our own, in place of the dump's: a psql command in a changed dump would run programs on this machine.
+        stdin.write(f"\\restrict {secrets.token_hex(16)}\nBEGIN;\n".encode())
+        held, is_first = b"", True
         for block in dump.read_contents():
-            stdin.write(block)
+            text = held + block
+            if is_first:
+                text, is_first = LEADING_RESTRICT.sub(rb"\1", text, count=1), False
+            stdin.write(text[:-256])
+            held = text[-256:]
+        stdin.write(TRAILING_UNRESTRICT.sub(b"\n", held))
         stdin.write(b"COMMIT;\n")
         stdin.close()
     except BrokenPipeError:
@@ -1165,7 +1178,7 @@ def command_verify(options: argparse.Namespace) -> None:
         gaps = verify_file(options.directory, {}).find_gaps()
     else:
         point = choose_point(options.directory, options.id)
-        named = {"db", "minio"} if point.is_sealed or not point.files else set(point.files)
+        named = {"db", "minio"} if point.is_committed or not point.files else set(point.files)
         _opened, gaps = verify_point(point, tuple(sorted(named)))
     refuse_gaps(gaps)
     say("whole")
@@ -1221,7 +1234,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     """What was asked for; ends the program with 4 when that cannot be understood."""
     parser = Parser(prog="recover.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="recover.py COMMAND --help")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="points with age, sizes, sealed or not")
+    listing = commands.add_parser("list", help="points with age, sizes, committed or not")
     verify = commands.add_parser("verify", help="read everything again: digests, tables, objects, references")
     database = commands.add_parser("database", help="load the database into an empty one (PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE)")
     objects = commands.add_parser("objects", help="write the objects into a folder or an empty bucket (MINIO_ACCESS_KEY, MINIO_SECRET_KEY)")
@@ -1230,7 +1243,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         what = "the folder of the files (BACKUP_DIR)" + (", or one file" if command is verify else "")
         command.add_argument("directory", type=Path, metavar="DIR", help=what)
         if command is not listing:
-            command.add_argument("id", nargs="?", metavar="ID", help="such as 20261122_020000; by default the newest sealed point")
+            command.add_argument("id", nargs="?", metavar="ID", help="such as 20261122_020000; by default the newest committed point")
     for command in (database, objects, restore):
         command.add_argument("--incomplete", action="store_true", help="restore files that are known to lack something")
     for command in (objects, restore):

@@ -1,11 +1,12 @@
-"""The sections of pg_dump's text: large objects, and what follows the rows (indexes, constraints, triggers)."""
+r"""The sections of pg_dump's text: large objects, what follows the rows (indexes, constraints, triggers), and the `\restrict` around all of it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from schedgen_backups.core.formats.dump_text import IDENTIFIER, unquote_identifier
+from schedgen_backups.core.formats.dump_text import IDENTIFIER, Segment, Text, unquote_identifier
 
 _SECTION = re.compile(rb"-- (?:Data for )?Name: .*; Type: (?P<kind>[A-Z ]+); Schema: ")
 _LARGE_OBJECT_KINDS = frozenset({b"BLOBS"})
@@ -35,6 +36,30 @@ class LargeObjectFilter:
             if section is not None:
                 self._is_inside = section["kind"] in _LARGE_OBJECT_KINDS
         return not (self._is_inside and line in _LEFT_OUT)
+
+
+_LEADING_RESTRICT = re.compile(rb"\A(?P<before>(?:--[^\n]*\n|\s)*)\\restrict [A-Za-z0-9]+\n")
+_TRAILING_UNRESTRICT = re.compile(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z")
+_UNRESTRICT_BYTES = 256
+"""More than the line and the blanks behind it take (pg_dump.c: a key of 63 characters)."""
+
+
+def leave_out_restrict(segments: Iterable[Segment]) -> Iterator[Segment]:
+    r"""Yield the segments without pg_dump's own `\restrict` and `\unrestrict`: whoever loads the text puts a key of his own around it."""
+    held, is_first = b"", True
+    for segment in segments:
+        if not isinstance(segment, Text):
+            yield Text(held)
+            held = b""
+            yield segment
+            continue
+        data = held + segment.data
+        if is_first:
+            data = _LEADING_RESTRICT.sub(rb"\g<before>", data, count=1)
+            is_first = False
+        yield Text(data[:-_UNRESTRICT_BYTES])
+        held = data[-_UNRESTRICT_BYTES:]
+    yield Text(_TRAILING_UNRESTRICT.sub(b"\n", held))
 
 
 _ITEM = re.compile(rb"^--\n-- (?:Data for )?Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: .*\n--\n", re.MULTILINE)

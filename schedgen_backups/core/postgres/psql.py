@@ -42,8 +42,9 @@ _HINTS_BY_CLASS = {
 
 
 class Psql:
-    """A running psql that stops at the first error; a context manager, after whose block it has ended.
+    r"""A running psql that stops at the first error; a context manager, after whose block it has ended.
 
+    Whatever it is fed stands under a `\restrict` with a random key: a psql command in it, which could run programs, is an error (CVE-2025-8714).
     Errors are RestoreErrors with psql's words.
     """
 
@@ -61,6 +62,8 @@ class Psql:
         """What comes of `\\echo` alone: results of queries go elsewhere."""
         self.is_stopped_by_error = False
         """Whether an error of SQL ended it: then the server has rolled back what was not committed."""
+        self._key = secrets.token_hex(16)
+        self.feed(f"\\restrict {self._key}\n".encode())
 
     def feed(self, text: bytes) -> None:
         """Hand over SQL, which may still be on its way to the server afterwards."""
@@ -74,7 +77,7 @@ class Psql:
     def settle(self) -> None:
         """Wait until psql has run everything that it was given so far."""
         mark = secrets.token_hex(16)
-        self.feed(f"\n\\echo {mark}\n".encode())
+        self.feed(f"\n\\unrestrict {self._key}\n\\echo {mark}\n\\restrict {self._key}\n".encode())
         echoed = b""
         try:
             for block in self._echoes:
@@ -121,6 +124,8 @@ def feed_psql(client: ClientPrograms, target: DatabaseSettings, transfer: Transf
 def explain_output(text: str) -> tuple[str, str]:
     """Return what a verbose psql said without codes and places in the server's source, and the hint that fits its last error's SQLSTATE."""
     codes = [found["sqlstate"] for found in _SEVERITY.finditer(text) if found["sqlstate"][:2] not in _HARMLESS_CLASSES]
+    if r"invalid command \restrict" in text:
+        return r"this psql does not know \restrict", "Install one of August 2025 or newer: 13.22, 14.19, 15.14, 16.10, 17.6 or any 18."
     message = _LOCATION.sub("", _SEVERITY.sub(r"\g<severity>:  ", text)).strip()
     if not codes:
         return message, _NEUTRAL_HINT

@@ -18,7 +18,7 @@ from schedgen_backups.core.postgres.connection import count_user_relations
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 
-CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[^\s;]+);')
+CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*);')
 MAINTENANCE_DATABASE = "postgres"
 _LOCK_SHARE = 0.5
 """How much of the server's lock table one restore may fill; the rest is for everybody else."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Event
 from typing import Protocol, cast
 
@@ -12,7 +12,7 @@ from typing_extensions import LiteralString
 
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import RestoreError, VerificationError
-from schedgen_backups.core.formats.dump_sections import LargeObjectFilter
+from schedgen_backups.core.formats.dump_sections import LargeObjectFilter, leave_out_restrict
 from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, Text, split_dump
 from schedgen_backups.core.postgres.connection import count_user_relations
 from schedgen_backups.core.postgres.pg_dump import TRANSACTION_TIMEOUT_MAJOR
@@ -235,10 +235,15 @@ def _send_dump(prepared: PreparedDatabase, feeder: Feeder, stop: Event, on_progr
     dump = prepared.dump
     with SerialWorker("digest") as worker, prepared.artifact.name_errors():
         contents = DumpDigest(worker)
-        for segment in split_dump(dump.read_contents(on_progress=lambda block: on_progress(len(block)))):
-            if stop.is_set():
-                raise RestoreError("the restore of the database was stopped")
-            contents.add(segment)
+
+        def read_segments() -> Iterator[Segment]:
+            for segment in split_dump(dump.read_contents(on_progress=lambda block: on_progress(len(block)))):
+                if stop.is_set():
+                    raise RestoreError("the restore of the database was stopped")
+                contents.add(segment)
+                yield segment
+
+        for segment in leave_out_restrict(read_segments()):
             feeder.feed(segment)
         facts = contents.facts()
     if facts.text_sha256 != dump.record.text_sha256 or [table.sha256 for table in facts.tables] != [table.sha256 for table in dump.tables]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +15,7 @@ from psycopg import sql
 from schedgen_backups.core.concurrency.task_graph import Call, TaskGraph
 from schedgen_backups.core.errors import BackupError, RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
-from schedgen_backups.core.formats.dump_sections import PostDataItem, split_post_data
+from schedgen_backups.core.formats.dump_sections import PostDataItem, leave_out_restrict, split_post_data
 from schedgen_backups.core.formats.dump_text import DumpDigest, Rows, Segment, Text, split_table
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
@@ -110,8 +108,6 @@ class RowSessions:
 _MEMORY_SETTING = "SET maintenance_work_mem = '256MB'"
 SESSION_SETTINGS = f"{_MEMORY_SETTING}; SET max_parallel_maintenance_workers = 4;\n"
 """For the session of a load only: indexes are sorted in memory and by several workers (PostgreSQL manual, sections 14.4.5, 19.4.1 and 19.4.6)."""
-_RESTRICT = re.compile(rb"^\\restrict [A-Za-z0-9]+\n", re.MULTILINE)
-_UNRESTRICT = re.compile(rb"^\\unrestrict [A-Za-z0-9]+\s*\Z", re.MULTILINE)
 _HEAD = "SET statement_timeout = 0; SET lock_timeout = 0; SET check_function_bodies = false; SET xmloption = content; SET row_security = off;\n"
 """What pg_dump sets at the head of its text (pg_backup_archiver.c, _doSetFixedOutputState), for the sessions that begin behind it."""
 
@@ -126,7 +122,6 @@ class ParallelLoad:
         self._prepared, self._jobs, self._stop, self._on_progress = prepared, jobs, stop, on_progress
         self._has_failed = Event()
         self._calls = TaskGraph(jobs, "load")
-        self._is_restricted = False
         self._refusal = ""
         self.is_in_doubt = False
 
@@ -166,10 +161,8 @@ class ParallelLoad:
         contents.add(Text(rest))
         if contents.facts().text_sha256 != dump.record.text_sha256:
             raise VerificationError("the schema differs from what was captured; nothing was loaded")
-        self._is_restricted = _RESTRICT.search(schema) is not None
         tables = sorted(dump.tables, key=lambda table: table.length, reverse=True)
-        schema = _RESTRICT.sub(b"", schema, count=1)
-        rest = _UNRESTRICT.sub(b"", rest)
+        schema, rest = (_join_text(text) for text in (schema, rest))
         self._run_psql((schema,))
         items = split_post_data(schema, rest)
         builds: defaultdict[tuple[str, str] | None, list[Call]] = defaultdict(list)
@@ -216,8 +209,9 @@ class ParallelLoad:
             self._run_psql((head.encode(), *(part for item in items for part in (item.settings, item.text))))
 
     def _run_psql(self, texts: Iterable[bytes]) -> None:
-        # As pg_dump does: what stands between is SQL and never a command of psql (CVE-2025-8714).
-        key = secrets.token_hex(16)
-        begin, end = (f"\\restrict {key}\n", f"\n\\unrestrict {key}\n") if self._is_restricted else ("", "")
         prepared = self._prepared
-        feed_psql(prepared.client, prepared.target, prepared.transfer, chain([begin.encode()], texts, [end.encode()]))
+        feed_psql(prepared.client, prepared.target, prepared.transfer, texts)
+
+
+def _join_text(text: bytes) -> bytes:
+    return b"".join(segment.data for segment in leave_out_restrict([Text(text)]))

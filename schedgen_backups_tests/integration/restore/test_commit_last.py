@@ -210,7 +210,7 @@ def test_a_connection_that_breaks_behind_the_commit_leaves_the_objects(backup: B
     """Nobody knows then whether the rows are there that refer to them."""
     end_it = WAITING.replace("count(*)", "pg_terminate_backend(pid)").format(backup.database.database)
     with prepare_database(backup.dump, backup.database, backup.settings) as prepared:
-        load = DatabaseLoad(prepared, replace_contents=False, jobs=1, stop=Event(), on_progress=lambda _size_bytes: None)
+        load = DatabaseLoad(prepared, replace_contents=False, jobs=1, roles=None, stop=Event(), on_progress=lambda _size_bytes: None)
         with pytest.raises(RestoreError):
             load.run(lambda: run(backup.source_database, end_it))
         assert load.is_in_doubt

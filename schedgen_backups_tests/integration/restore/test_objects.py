@@ -194,8 +194,9 @@ def test_a_damaged_object_is_neither_a_file_nor_an_object(archived: Archived, tm
 def test_an_archive_of_another_point_is_refused(archived: Archived) -> None:
     with open_archive(archived.path) as archive:
         check_archive_belongs(archive, RecoveryPointId(POINT))
-        with pytest.raises(VerificationError, match="exchanged"):
+        with pytest.raises(VerificationError, match="of recovery point 20261122_020000, not of 20261123_020000") as caught:
             check_archive_belongs(archive, RecoveryPointId("20261123_020000"))
+    assert "exchanged" in caught.value.hint
 
 
 def test_one_object_is_read_by_reading_less_than_a_hundredth_of_the_file(tmp_path: Path) -> None:
