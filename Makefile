@@ -31,10 +31,7 @@ ui: $(VENV)/.installed-demo  ## the same two servers with the Dagster UI on loca
 	$(BIN)/schedgen-backups demo --ui
 
 serve: $(VENV)/.installed-demo  ## the Dagster UI and daemon for your own .env on http://127.0.0.1:3000; Ctrl-C ends both
-	mkdir -p $(DAGSTER_HOME)
-	test -e $(DAGSTER_HOME)/dagster.yaml || ln -s $(CURDIR)/dagster.yaml $(DAGSTER_HOME)/dagster.yaml
-	# From DAGSTER_HOME: Dagster would put the .env of the current folder above the environment, and keep it until it ends.
-	cd $(DAGSTER_HOME) && $(CURDIR)/$(BIN)/dagster dev --host 127.0.0.1 --workspace $(CURDIR)/workspace.yaml
+	$(BIN)/schedgen-backups serve
 
 test: $(VENV)/.installed-dev  ## unit, edge (real Dagster) and integration (real PostgreSQL and S3) tests
 	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(PYTEST_ARGS)

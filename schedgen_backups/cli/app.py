@@ -43,6 +43,8 @@ COMMAND_MODULES = {
     "prune": "cli.points",
     "status": "cli.monitor",
     "alert-test": "cli.monitor",
+    "serve": "cli.serve",
+    "webserver": "cli.serve",
 }
 """Command → module, in the order of the help. The module's decorators register it."""
 _PIPE_WIDTH = 160

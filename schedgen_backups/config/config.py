@@ -16,6 +16,7 @@ from schedgen_backups.config.env_file import EnvironmentFile, find_environment_f
 from schedgen_backups.config.reader import Reader, read_value_files
 from schedgen_backups.config.schedules import DefinitionSettings, ScheduleSettings, read_definition_settings, read_schedule, read_timezone
 from schedgen_backups.config.sources import read_bucket, read_database
+from schedgen_backups.config.ui import UiSettings, read_ui
 from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, ENV_FILE_VARIABLE, FILE_SUFFIX, NAMES
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError
@@ -31,7 +32,7 @@ from schedgen_backups.core.settings import (
 )
 from schedgen_backups.core.verify.live_system import LiveApplication
 
-Part = Literal["database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill"]
+Part = Literal["database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill", "ui"]
 """A property of Config that may raise."""
 _MOST_THREADS = 64
 _CORES_FOR_TWO_DUMPS = 4
@@ -155,6 +156,14 @@ class Config:
         """Where a restore drill restores to."""
         reader = self.open_reader()
         settings = read_drill(reader, self.backup_directory)
+        reader.check()
+        return settings
+
+    @cached_property
+    def ui(self) -> UiSettings:
+        """By which names the Dagster UI is reached, and who may log in."""
+        reader = self.open_reader()
+        settings = read_ui(reader)
         reader.check()
         return settings
 

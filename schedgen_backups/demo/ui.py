@@ -1,17 +1,12 @@
 """Runs the demo's two servers with the Dagster UI and daemon on localhost, until somebody presses Ctrl-C.
 
-The data is seeded once and kept, so that backups can be compared from start to start. Only for trying out: production starts `dagster-webserver` and
-`dagster-daemon` with an environment of its own.
+The data is seeded once and kept, so that backups can be compared from start to start. Only for trying out: production starts `serve`, or webserver
+and daemon as services, with an environment of its own.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -22,18 +17,17 @@ from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups.demo.seed import destroy_application, seed_application
 from schedgen_backups.demo.servers import Stage, open_stage
 from schedgen_backups.runs.home import prepare_home
-
-_END_GRACE_SECONDS = 15
+from schedgen_backups.ui.processes import find_workspace, run_ui_and_daemon
 
 
 def run_ui(folder: Path, port: int, console: Console) -> int:
     """Servers, webserver and daemon ran until they were interrupted; returns 0, or the exit code of a Dagster that ended by itself."""
     with open_stage(folder / "ui") as stage:
         _seed_once(stage, console)
-        prepare_home(load_config().file)
+        home = prepare_home(load_config().file)
         console.print(f"[bold]http://{LOOPBACK}:{port}[/]  open Assets, press [bold]Materialize all[/]; Ctrl-C here ends everything")
         console.print(f"recovery points: {stage.backup_directory}")
-        return _run_dagster(stage.folder, port)
+        return run_ui_and_daemon(home, LOOPBACK, port, find_workspace())
 
 
 def _seed_once(stage: Stage, console: Console) -> None:
@@ -46,30 +40,3 @@ def _seed_once(stage: Stage, console: Console) -> None:
         with console.status("seeding 1,000 users and 2,000 jobs with their PDFs"):
             destroy_application(stage.database, stage.bucket)
             seed_application(stage.database, stage.bucket)
-
-
-def _run_dagster(folder: Path, port: int) -> int:
-    program = Path(sys.executable).parent / "dagster"
-    arguments = [str(program), "dev", "--host", LOOPBACK, "--port", str(port), "--module-name", "schedgen_backups.definitions"]
-    # A shell starts background jobs with SIGINT ignored, and Dagster copies that to SIGTERM: it could not be ended.
-    before = {number: signal.signal(number, _raise_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # a child process: it needs PATH and the environment of the demo
-    # In a folder without a .env: Dagster would put that file above the environment.
-    process = subprocess.Popen(arguments, cwd=folder, env=environment, start_new_session=True)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=_END_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _raise_interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

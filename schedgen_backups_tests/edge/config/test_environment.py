@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,17 +90,11 @@ def test_status_and_list_need_no_password(site: Site) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> tuple[Path, Path]:
-    """A checkout whose .env names a bucket, and the folder in which `make serve` starts Dagster there."""
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        (checkout / name).write_bytes((PROJECT / name).read_bytes())
+    """A checkout whose .env names a bucket, and a DAGSTER_HOME, in which `make serve` starts Dagster (test_serve)."""
+    checkout, home = tmp_path / "checkout", tmp_path / "checkout" / ".dagster"
+    home.mkdir(parents=True)
     write(checkout / ".env", "MINIO_BUCKET=of-the-file\n")
-    environment = {name: value for name, value in os.environ.items() if name not in {"DAGSTER_HOME", "MAKEFLAGS", "MAKELEVEL"}}
-    planned = subprocess.run(["make", "--dry-run", "serve"], cwd=checkout, env=environment, capture_output=True, text=True, check=True).stdout
-    [folder] = re.findall(r"^cd (\S+) && \S+/dagster dev ", planned, flags=re.MULTILINE)
-    Path(folder).mkdir()
-    return checkout, Path(folder)
+    return checkout, home
 
 
 def find_bucket(served: tuple[Path, Path], folder: Path, **environment: str) -> str:

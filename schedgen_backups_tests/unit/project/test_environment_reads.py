@@ -11,7 +11,7 @@ ALLOWED = {
     "core/system/process.py": "a child process needs PATH and the like",
     "core/servers/loopback.py": "a child process needs PATH and the like",
     "setup/install.py": "a child process needs PATH and the like",
-    "demo/ui.py": "a child process needs PATH and the like",
+    "ui/processes.py": "a child process needs PATH and the like",
     "demo/servers.py": "sets the environment of the demo, and takes it back",
     "runs/home.py": "DAGSTER_HOME is Dagster's own",
 }

@@ -1,0 +1,50 @@
+"""The commands that serve the Dagster UI behind the gate: `serve` with the daemon, `webserver` alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from schedgen_backups.cli.app import CommandEnd, app, get_config, out
+from schedgen_backups.core.servers.loopback import LOOPBACK
+from schedgen_backups.runs.home import prepare_home
+
+HostOption = Annotated[str, typer.Option("--host", "-h", help="Address to listen on.")]
+PortOption = Annotated[int, typer.Option("--port", "-p", help="Port to listen on.", envvar="SCHEDGEN_UI_PORT", min=1, max=65535)]
+
+WorkspaceOption = Annotated[Path | None, typer.Option("--workspace", "-w", help="Dagster's workspace file; by default the checkout's.")]
+
+
+@app.command()
+def serve(context: typer.Context, *, host: HostOption = LOOPBACK, port: PortOption = 3000, workspace: WorkspaceOption = None) -> None:
+    """Serve the Dagster UI behind the gate and run Dagster's daemon, until Ctrl-C."""
+    from schedgen_backups.ui.processes import find_workspace, run_ui_and_daemon  # noqa: PLC0415 - other commands start without it
+
+    config = get_config(context)
+    config.check("ui")
+    home = prepare_home(config.file)
+    out.print(f"[bold]http://{host}:{port}[/]  Ctrl-C here ends webserver and daemon")
+    raise CommandEnd(run_ui_and_daemon(home, host, port, workspace.absolute() if workspace is not None else find_workspace()))
+
+
+@app.command()
+def webserver(
+    context: typer.Context,
+    *,
+    host: HostOption = LOOPBACK,
+    port: PortOption = 3000,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Serve the Dagster UI behind the gate, without the daemon."""
+    from schedgen_backups.ui.processes import find_workspace  # noqa: PLC0415
+    from schedgen_backups.ui.webserver import run_webserver  # noqa: PLC0415 - imports Dagster
+
+    config = get_config(context)
+    settings = config.ui
+    found = workspace.absolute() if workspace is not None else find_workspace()
+    # Dagster puts the .env of its working directory above the environment: it works in a folder that has none.
+    os.chdir(prepare_home(config.file))
+    run_webserver(settings, host, port, found)

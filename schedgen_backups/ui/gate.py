@@ -1,0 +1,156 @@
+"""The gate: ASGI middleware that decides which requests reach Dagster's webserver. Knows no Dagster.
+
+A browser sends requests for whatever page it shows. The rules keep out those that a page of another site, or of another port of this host, has made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from schedgen_backups.config.ui import UiSettings, parse_address, parse_origin
+from schedgen_backups.ui.login import Login
+
+HEALTH_PATH = "/server_info"
+"""Dagster's own path of versions. Probes ask for it by the address of a container or pod, so that it is open under every name."""
+_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_READING_METHODS = frozenset({"GET", "HEAD"})
+_OWN_SITES = frozenset({"same-origin", "none"})
+_WRONG_POLICY_CODE = 1008
+"""RFC 6455, section 7.4.1: a message violates the server's policy."""
+_SECURITY_HEADERS = {
+    # A page of another site must not show the UI in a frame and lead a click to a button.
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request does not reach Dagster."""
+
+    status: HTTPStatus
+    reason: str
+    is_login_missing: bool = False
+
+
+class Gate:
+    """Passes on what a user of the UI asks for, and refuses everything else before Dagster sees it."""
+
+    def __init__(self, app: ASGIApp, settings: UiSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._login = Login(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one HTTP request or websocket."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._find_refusal(scope)
+        if refusal is None and not _is_health_request(scope) and not await self._login.accepts(scope):
+            refusal = Refusal(HTTPStatus.UNAUTHORIZED, "a login is needed", is_login_missing=True)
+        if refusal is not None:
+            await self._refuse(refusal, scope, receive, send)
+            return
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_SECURITY_HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, send_secured)
+
+    def _find_refusal(self, scope: Scope) -> Refusal | None:
+        if _is_health_request(scope):
+            return None
+        headers = Headers(scope=scope)
+        return self._judge_host(headers) or self._judge_sender(scope, headers) or (_judge_request(scope, headers) if _is_http(scope) else None)
+
+    def _judge_host(self, headers: Headers) -> Refusal | None:
+        """Refuse a name that is not the UI's: a page of any site can give its own name the address 127.0.0.1 (DNS rebinding)."""
+        hosts = headers.getlist("host")
+        try:
+            [address] = [parse_address(host) for host in hosts]
+        except ValueError:
+            return Refusal(HTTPStatus.BAD_REQUEST, "one Host header with a host name is needed")
+        if address.host in _LOOPBACK_HOSTS or any(allowed.host == address.host for allowed in self._settings.addresses):
+            return None
+        return Refusal(HTTPStatus.BAD_REQUEST, f"the UI is not reached as {address.host}; BACKUP_UI_HOSTS names further hosts")
+
+    def _judge_sender(self, scope: Scope, headers: Headers) -> Refusal | None:
+        """Refuse what a page of another origin sends. Browsers send `Origin` with each POST and websocket; other programs send neither header."""
+        origins = headers.getlist("origin")
+        if origins and not (len(origins) == 1 and self._is_own_origin(origins[0], headers["host"])):
+            return Refusal(HTTPStatus.FORBIDDEN, "a page of another origin sent this; BACKUP_UI_HOSTS names the hosts of the UI")
+        sites = headers.getlist("sec-fetch-site")
+        if sites and not (len(sites) == 1 and sites[0] in _OWN_SITES) and not _is_followed_link(scope, headers):
+            return Refusal(HTTPStatus.FORBIDDEN, "a page of another site sent this")
+        return None
+
+    def _is_own_origin(self, origin: str, host: str) -> bool:
+        # Not compared with Host alone: a reverse proxy may replace that, and then the origin is one of the configured addresses.
+        try:
+            address = parse_origin(origin)
+        except ValueError:  # among them `null`, the origin of sandboxed frames
+            return False
+        if any(allowed.host == address.host and allowed.port in {None, address.port} for allowed in self._settings.addresses):
+            return True
+        # Other programs serve pages on other ports of this host: a loopback origin has the very port that is asked.
+        return address.host in _LOOPBACK_HOSTS and _is_same(origin, host)
+
+    @staticmethod
+    async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()  # the connection's first message, which must be taken before an answer
+            await send({"type": "websocket.close", "code": _WRONG_POLICY_CODE, "reason": refusal.reason})
+            return
+        headers = {"WWW-Authenticate": 'Basic realm="backups", charset="UTF-8"'} if refusal.is_login_missing else {}
+        response = PlainTextResponse(f"Refused: {refusal.reason}.\n", status_code=refusal.status, headers=headers)
+        await response(scope, receive, send)
+
+
+def _judge_request(scope: Scope, headers: Headers) -> Refusal | None:
+    """Refuse requests that a page can make without the browser's asking first, where they can change something."""
+    method = scope["method"]
+    if method in _READING_METHODS:
+        if _is_graphql(scope):  # Dagster executes mutations of a GET
+            return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "GraphQL is asked by POST only")
+        return None
+    if method != "POST":  # a browser's question whether another origin may ask (OPTIONS) is thereby answered with no
+        return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{method} is not used by the UI")
+    kinds = headers.getlist("content-type")
+    if len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() != "application/json":
+        return Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "POST takes application/json only")
+    return None
+
+
+def _is_http(scope: Scope) -> bool:
+    return scope["type"] == "http"
+
+
+def _is_health_request(scope: Scope) -> bool:
+    return _is_http(scope) and scope["method"] in _READING_METHODS and scope["path"] == HEALTH_PATH
+
+
+def _is_graphql(scope: Scope) -> bool:
+    return scope["path"].rstrip("/").lower().endswith("/graphql")
+
+
+def _is_followed_link(scope: Scope, headers: Headers) -> bool:
+    """Return whether somebody followed a link to the UI, such as that of an alert in a web mail. It shows a page, which changes nothing."""
+    return (
+        _is_http(scope)
+        and scope["method"] in _READING_METHODS
+        and headers.get("sec-fetch-mode") == "navigate"
+        and headers.get("sec-fetch-dest") == "document"
+    )
+
+
+def _is_same(origin: str, host: str) -> bool:
+    return origin.lower().partition("://")[2] == host.lower()

@@ -1,0 +1,69 @@
+"""Dagster's webserver behind the gate. The only module that uses private names of dagster-webserver.
+
+Seen with Dagster 1.13: its webserver is a Starlette application that can be wrapped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import dagster as dg
+import uvicorn
+from starlette.types import ASGIApp
+
+from schedgen_backups.config.ui import UiSettings
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.ui.gate import Gate
+from schedgen_backups.ui.processes import DEFINITIONS_MODULE
+
+SUPPORTED_VERSION = "1.13."
+_STATEMENT_TIMEOUT_MILLISECONDS = 15_000
+_POOL_RECYCLE_SECONDS = 3600
+_POOL_OVERFLOW = 20
+"""These three are the defaults of `dagster-webserver` 1.13 (dagster_webserver/cli.py)."""
+
+
+def run_webserver(settings: UiSettings, host: str, port: int, workspace: Path | None) -> None:
+    """Serve the UI behind the gate until the process is ended, with the code locations of the workspace file or else this package's own."""
+    check_version()
+    try:
+        from dagster._core.workspace.context import WorkspaceProcessContext  # noqa: PLC0415 - a private name, and its absence is explained
+        from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget  # noqa: PLC0415
+        from dagster_webserver.app import (  # noqa: PLC0415
+            create_app_from_workspace_process_context,  # pyright: ignore[reportUnknownVariableType]
+        )
+        from dagster_webserver.version import __version__  # noqa: PLC0415
+    except ImportError as error:
+        raise _make_version_error(str(error)) from error
+    target = WorkspaceFileTarget([str(workspace)]) if workspace is not None else ModuleTarget(DEFINITIONS_MODULE, None, None, None)
+    with dg.DagsterInstance.get() as instance:
+        instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MILLISECONDS, _POOL_RECYCLE_SECONDS, _POOL_OVERFLOW)
+        with WorkspaceProcessContext(instance, workspace_load_target=target, version=__version__) as context:
+            app = create_app_from_workspace_process_context(context, "", lifespan=_lifespan)
+            # The peer's address as it is: whoever may name another one could pass for the proxy that logs users in.
+            uvicorn.run(Gate(app, settings), host=host, port=port, log_level="warning", proxy_headers=False)
+
+
+def check_version() -> None:
+    """Raise ConfigurationError when the installed Dagster is not one that the gate was tried with."""
+    if not dg.__version__.startswith(SUPPORTED_VERSION):
+        raise _make_version_error(f"it is {dg.__version__}")
+
+
+def _make_version_error(reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the gate in front of the Dagster UI does not fit this Dagster: {reason}",
+        hint=f"Install Dagster {SUPPORTED_VERSION}x (constraints.txt). The UI must not be served without the gate.",
+    )
+
+
+@asynccontextmanager
+async def _lifespan(_app: ASGIApp) -> AsyncGenerator[None]:
+    # uvicorn cancels the lifespan when it is ended by a signal.
+    try:
+        yield
+    except asyncio.CancelledError:
+        return

@@ -1,0 +1,69 @@
+"""How `serve` and `webserver` start: where, what they refuse to start with, and that neither process outlives the other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.servers.loopback import free_ports
+from schedgen_backups.ui import webserver
+from schedgen_backups_tests.support.sites import wait_until
+from schedgen_backups_tests.support.ui import JSON, LAUNCH_QUERY, ask, running, write_query
+
+pytestmark = [pytest.mark.edge]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A working directory whose .env Dagster would put above the environment."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / ".env").write_text("TRIED=of-the-file\n")
+    return folder
+
+
+def find_descendants(process_id: int) -> Iterator[int]:
+    for children in Path(f"/proc/{process_id}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            yield child
+            yield from find_descendants(child)
+
+
+def test_serve_runs_what_is_launched_outside_the_working_directory_and_leaves_no_process(tmp_path: Path, checkout: Path) -> None:
+    [port] = free_ports(1)
+    with running(tmp_path, port, "serve", working_directory=checkout, TRIED="of-the-environment") as server:
+        assert "LaunchRunSuccess" in ask(port, "POST", "/graphql", [JSON], write_query(LAUNCH_QUERY)).body
+        with dg.DagsterInstance.from_config(str(server.home)) as instance:
+            wait_until(lambda: [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS], "the daemon has started the run")
+        descendants = set(find_descendants(os.getpid()))
+    assert set((tmp_path / "seen").read_text().split()) == {"of-the-environment"}
+    wait_until(lambda: not any(Path(f"/proc/{number}").exists() for number in descendants), "no process is left")
+
+
+def test_the_webserver_alone_starts_outside_the_working_directory_too(tmp_path: Path, checkout: Path) -> None:
+    [port] = free_ports(1)
+    with running(tmp_path, port, "webserver", working_directory=checkout, TRIED="of-the-environment"):
+        wait_until(lambda: (tmp_path / "seen").exists(), "the location is loaded")
+    assert set((tmp_path / "seen").read_text().split()) == {"of-the-environment"}
+
+
+@pytest.mark.parametrize("command", ["serve", "webserver"])
+def test_nothing_is_served_with_a_wrong_setting(command: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path), "BACKUP_UI_USER_HEADER": "X-User", "BACKUP_UI_PROXIES": ""}
+    words = [sys.executable, "-m", "schedgen_backups.cli.main", command]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "BACKUP_UI_PROXIES is not set" in done.stderr
+
+
+def test_another_version_of_dagster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webserver, "SUPPORTED_VERSION", "1.12.")
+    with pytest.raises(ConfigurationError, match=dg.__version__):
+        webserver.check_version()
