@@ -13,19 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import kubernetes
 import pytest
 import yaml
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.launcher.base import WorkerStatus
 from dagster_k8s import K8sRunLauncher
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.models import k8s_snake_case_dict
 
-from schedgen_backups import run_tags
 from schedgen_backups.config.variables import VARIABLES
-from schedgen_backups.runs.docker_launcher import ContainerRunLauncher
 
 pytestmark = [pytest.mark.edge]
 
@@ -35,6 +30,7 @@ SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
 NAMES = {variable.name for variable in VARIABLES} | {f"{variable.name}_FILE" for variable in VARIABLES if variable.is_secret}
 WORST_EXPOSURE = 3.0
 """systemd calls less than 5 "OK" (systemd-analyze, security); ours are at 1.5."""
+RUN_VOLUMES = ("BACKUP_RUN_POINTS", "BACKUP_RUN_SECRETS", "BACKUP_RUN_LOGIN", "BACKUP_RUN_STATE")
 COMPOSE_FILES = ["docker/compose.yaml", "docker/compose.demo.yaml"]
 
 
@@ -120,26 +116,11 @@ def test_every_service_of_ours_is_hardened_and_rotates_its_log() -> None:
 
 def test_every_variable_reaches_the_code_and_the_containers_of_runs() -> None:
     launched = set(read_yaml("docker/dagster.yaml")["run_launcher"]["config"]["env_vars"])
-    own = {"PGPASSFILE", "BACKUP_INTERNAL_NETWORK", "BACKUP_APP_NETWORK"}
+    own = {"PGPASSFILE", "BACKUP_INTERNAL_NETWORK", "BACKUP_APP_NETWORK", "BACKUP_RUN_IMAGE", *RUN_VOLUMES}
     assert launched == NAMES | own
     services = read_compose("docker/compose.yaml")["services"]
     for service in ("backup-code", "backup-daemon", "backup-cli"):
         assert launched <= services[service]["environment"].keys(), service
-
-
-def test_the_containers_instance_is_one_that_dagster_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BACKUP_INTERNAL_NETWORK", "internal")
-    monkeypatch.setenv("BACKUP_APP_NETWORK", "application")
-    shutil.copy(PROJECT / "docker" / "dagster.yaml", tmp_path)
-    launcher = InstanceRef.from_dir(str(tmp_path)).run_launcher
-    assert isinstance(launcher, ContainerRunLauncher)
-    assert launcher.networks == ["internal", "application"]
-
-
-def test_a_run_of_the_command_line_is_not_taken_for_a_dead_container() -> None:
-    launcher = ContainerRunLauncher()
-    assert launcher.check_run_worker_health(dg.DagsterRun("backup_job", tags={run_tags.PROCESS: "host:1:2"})).status is WorkerStatus.RUNNING
-    assert launcher.check_run_worker_health(dg.DagsterRun("backup_job")).status is WorkerStatus.NOT_FOUND
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from schedgen_backups_tests.support.ui import JSON, ask
 
 pytestmark = [pytest.mark.edge]
 
-HASHES = "\n".join(f"{user}:{PasswordHasher(time_cost=1, memory_cost=8).hash(password)}" for user, password in (("anna", "pass:wörd"), ("ben", "b")))
+HASHES = "\n".join(f"{user}:{PasswordHasher(1, 8, 1).hash(password)}" for user, password in (("anna", "pass:wörd"), ("ben", "b")))
 
 
 def basic(user: str, password: str) -> tuple[str, str]:

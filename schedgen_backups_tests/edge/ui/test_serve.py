@@ -50,7 +50,7 @@ def test_serve_runs_what_is_launched_outside_the_working_directory_and_leaves_no
 def test_the_webserver_alone_starts_outside_the_working_directory_too(tmp_path: Path, checkout: Path) -> None:
     [port] = free_ports(1)
     with running(tmp_path, port, "webserver", working_directory=checkout, TRIED="of-the-environment"):
-        wait_until(lambda: (tmp_path / "seen").exists(), "the location is loaded")
+        wait_until((tmp_path / "seen").exists, "the location is loaded")
     assert set((tmp_path / "seen").read_text().split()) == {"of-the-environment"}
 
 
