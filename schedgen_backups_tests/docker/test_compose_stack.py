@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.request
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -28,6 +30,24 @@ def ask(method, path):
     connection.request(method, path, body="{}" if method == "POST" else None, headers={"Content-Type": "application/json"})
     print(method, path, connection.getresponse().status)
 """
+# What a run's container can do with the login of Dagster's database: a copy of a run's record, queued, with another image and looser settings.
+_PLANT = """
+import dagster as dg
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+loose = {"docker": {"networks": ["host"], "env_vars": ["PLANTED=1"], "container_kwargs": {
+    "privileged": True, "user": "0:0", "read_only": False, "cap_drop": [], "security_opt": [], "volumes": ["/:/host"], "mem_limit": "8g"}}}
+with dg.DagsterInstance.get() as instance:
+    found = instance.get_run_by_id("RUN_ID")
+    was = found.job_code_origin.repository_origin
+    repository = RepositoryPythonOrigin(was.executable_path, was.code_pointer, "postgres:planted", was.entry_point, loose)
+    tags = {name: value for name, value in found.tags.items() if not name.startswith("docker/")}
+    run = dg.DagsterRun(found.job_name, run_config=found.run_config, status=dg.DagsterRunStatus.QUEUED, tags=tags,
+        asset_selection=found.asset_selection, asset_check_selection=found.asset_check_selection,
+        job_snapshot_id=found.job_snapshot_id, execution_plan_snapshot_id=found.execution_plan_snapshot_id,
+        remote_job_origin=found.remote_job_origin, job_code_origin=JobPythonOrigin(found.job_name, repository))
+    instance.run_storage.add_run(run)
+    print(run.run_id)
+"""
 
 
 def test_a_backup_asked_of_the_webserver_runs_in_a_hardened_container_of_its_own(stack: Stack, first_run: str) -> None:
@@ -40,6 +60,40 @@ def test_a_backup_asked_of_the_webserver_runs_in_a_hardened_container_of_its_own
     host = container["HostConfig"]
     assert (host["ReadonlyRootfs"], host["Privileged"], host["CapDrop"], host["Memory"]) == (True, False, ["ALL"], 1 << 30)
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
+
+
+def test_a_planted_record_of_a_run_loosens_nothing(stack: Stack, first_run: str) -> None:
+    run_id = stack.python("backup-code", _PLANT.replace("RUN_ID", first_run))
+    container = stack.inspect(stack.wait_for_container(run_id))
+    as_always = stack.inspect(stack.read_run(first_run)[1]["docker/container_id"])
+    assert (container["Config"]["Image"], container["Config"]["User"]) == (IMAGE, "10001:10001")
+    for name in ("Binds", "Privileged", "ReadonlyRootfs", "CapAdd", "CapDrop", "SecurityOpt", "Memory", "NetworkMode", "PidMode"):
+        assert container["HostConfig"][name] == as_always["HostConfig"][name], name
+    assert not any("PLANTED" in value for value in container["Config"]["Env"])
+    assert stack.wait_for_end(run_id) == "SUCCESS"
+
+
+def test_another_container_than_the_runs_own_is_not_stopped(stack: Stack, first_run: str) -> None:
+    victim = stack.find_container("backup-code")
+    program = f"""
+import dagster as dg
+with dg.DagsterInstance.get() as instance:
+    run = dg.DagsterRun("backup_job", status=dg.DagsterRunStatus.STARTED, tags={{"docker/container_id": "{victim}"}})
+    instance.run_storage.add_run(run)
+    print(instance.run_launcher.terminate(run.run_id))
+"""
+    assert stack.read_run(first_run)[0] == "SUCCESS"
+    assert stack.python("backup-webserver", program).splitlines()[-1] == "False"
+    assert stack.inspect(victim)["State"]["Status"] == "running"
+
+
+def test_a_page_of_another_site_cannot_ask_the_webserver(stack: Stack) -> None:
+    for name, value, status in (("Host", "evil.example", 400), ("Origin", "http://evil.example", 403), ("Content-Type", "text/plain", 415)):
+        headers = {"Content-Type": "application/json", name: value}
+        request = urllib.request.Request(f"http://127.0.0.1:{stack.port}/graphql", b'{"query": "{ version }"}', headers)
+        with pytest.raises(HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=60)  # noqa: S310 - the address is ours
+        assert caught.value.code == status
 
 
 def test_no_secret_stands_in_what_the_engine_tells_of_a_container(stack: Stack, first_run: str) -> None:

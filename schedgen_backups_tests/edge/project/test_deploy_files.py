@@ -110,8 +110,9 @@ def test_every_service_of_ours_is_hardened_and_rotates_its_log() -> None:
     for name, service in read_compose("docker/compose.yaml")["services"].items():
         assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}, name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        if name != "backup-db":  # its image starts as root and changes the owner of its folder
-            assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
+        # Its image starts as root and changes the owner of its folder.
+        assert service.get("cap_add", []) == (["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"] if name == "backup-db" else []), name
 
 
 def test_every_variable_reaches_the_code_and_the_containers_of_runs() -> None:
