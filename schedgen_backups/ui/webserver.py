@@ -6,9 +6,12 @@ Seen with Dagster 1.13: its webserver is a Starlette application that can be wra
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 
 import dagster as dg
 import uvicorn
@@ -29,6 +32,8 @@ _POOL_OVERFLOW = 20
 def run_webserver(settings: UiSettings, host: str, port: int, workspace: Path | None) -> None:
     """Serve the UI behind the gate until the process is ended, with the code locations of the workspace file or else this package's own."""
     check_version()
+    # uvicorn ends and then sends itself the signal again: the default would end this process before its code servers are.
+    signal.signal(signal.SIGTERM, _exit)
     try:
         from dagster._core.workspace.context import WorkspaceProcessContext  # noqa: PLC0415 - a private name, and its absence is explained
         from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget  # noqa: PLC0415
@@ -58,6 +63,10 @@ def _make_version_error(reason: str) -> ConfigurationError:
         f"the gate in front of the Dagster UI does not fit this Dagster: {reason}",
         hint=f"Install Dagster {SUPPORTED_VERSION}x (constraints.txt). The UI must not be served without the gate.",
     )
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ JSON = ("Content-Type", "application/json")
 LAUNCH_QUERY = """mutation { launchRun(executionParams: {mode: "default", selector: {
   repositoryLocationName: "tried.py", repositoryName: "__repository__", jobName: "tried_job"}})
   { __typename ... on LaunchRunSuccess { run { runId } } } }"""
+_OURS = (sys.executable, "-m", "schedgen_backups.cli.main")
 _CODE = """import os
 import dagster as dg
 with open({seen!r}, "a") as file:
@@ -90,14 +91,14 @@ class Server:
 
 @contextmanager
 def running(folder: Path, port: int, *command: str, working_directory: Path | None = None, **environment: str) -> Iterator[Server]:
-    """The command serves the UI of a workspace of its own on this port, with nothing of this process's settings."""
+    """The command (one of ours, or a program's path) serves the UI of a workspace of its own on this port, with none of this process's settings."""
     home = folder / "home"
     home.mkdir()
     (home / "dagster.yaml").write_bytes((Path(__file__).resolve().parents[2] / "dagster.yaml").read_bytes())
     env = folder / "settings"
     env.touch(mode=0o600)
     kept = {name: value for name, value in os.environ.items() if name not in NAMES}
-    words = [sys.executable, "-m", "schedgen_backups.cli.main", *command, "--port", str(port), "--workspace", str(write_workspace(folder))]
+    words = [*([] if command[0].startswith("/") else _OURS), *command, "--port", str(port), "--workspace", str(write_workspace(folder))]
     log = folder / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(
