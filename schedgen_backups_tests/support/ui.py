@@ -98,7 +98,7 @@ def running(folder: Path, port: int, *command: str, working_directory: Path | No
     env = folder / "settings"
     env.touch(mode=0o600)
     kept = {name: value for name, value in os.environ.items() if name not in NAMES}
-    words = [*([] if command[0].startswith("/") else _OURS), *command, "--port", str(port), "--workspace", str(write_workspace(folder))]
+    words = [*([] if command[0].startswith("/") else _OURS), *command, "-p", str(port), "-w", str(write_workspace(folder))]
     log = folder / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(

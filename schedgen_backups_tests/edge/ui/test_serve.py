@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,14 +11,18 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.servers.loopback import free_ports
+from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups.ui import webserver
 from schedgen_backups_tests.support.sites import wait_until
 from schedgen_backups_tests.support.ui import JSON, LAUNCH_QUERY, ask, running, write_query
 
 pytestmark = [pytest.mark.edge]
+
+
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -52,6 +57,18 @@ def test_the_webserver_alone_starts_outside_the_working_directory_too(tmp_path: 
     with running(tmp_path, port, "webserver", working_directory=checkout, TRIED="of-the-environment"):
         wait_until((tmp_path / "seen").exists, "the location is loaded")
     assert set((tmp_path / "seen").read_text().split()) == {"of-the-environment"}
+
+
+def test_what_the_helm_chart_calls_is_the_webserver_behind_the_gate(tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    found = yaml.safe_load((PROJECT / "deploy/kubernetes/values.yaml").read_text())["dagsterWebserver"]["env"]
+    [path] = [entry["value"] for entry in found if entry["name"] == "PATH"]
+    path = path.replace("/opt/dagster/gate", str(PROJECT / "docker/gate")).replace("/opt/venv/bin", str(Path(sys.executable).parent))
+    program = shutil.which("dagster-webserver", path=path)
+    assert program == str(PROJECT / "docker/gate/dagster-webserver")
+    # The chart's words (1.13, _helpers.tpl); port and workspace come after.
+    with running(tmp_path, port, program, "-h", LOOPBACK, PATH=path):
+        assert ask(port, "GET", "/", [("Host", "evil.example")]).status == 400
 
 
 @pytest.mark.parametrize("command", ["serve", "webserver"])
