@@ -119,6 +119,7 @@ def minio_archive(context: dg.AssetExecutionContext, backup: dg.ResourceParam[Ba
             "objects_changed_meanwhile": record.changed_count,
             "objects_deleted_meanwhile": record.deleted_count,
             "objects_failed": record.failed_count,
+            "objects_unproven": record.unproven_count,
             "listed_at": dg.MetadataValue.timestamp(record.listed_at),
             "sha256": captured.sha256,
         }

@@ -142,7 +142,6 @@ def make_entry(key: str, data: bytes, *, member_name: str | None = None, **field
         "size_bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         "etag": hashlib.md5(data, usedforsecurity=False).hexdigest(),
-        "is_etag_verified": True,
         "modified_at": TAKEN_AT,
         "content_type": "application/pdf",
         "member_name": key if member_name is None else member_name,
@@ -176,6 +175,7 @@ def make_record(writer: ArchiveFileWriter, point_id: str = POINT) -> ArchiveReco
         changed_count=0,
         deleted_count=0,
         failed_count=0,
+        unproven_count=writer.unproven_count,
     )
 
 

@@ -29,7 +29,7 @@ PIECE_BYTES = 64 * 1024
 UPSTREAM_TIMEOUT_SECONDS = 120
 # They concern one connection only; the proxy has two.
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "expect"})
-ERROR_CODES = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 404: "NoSuchKey"}
+ERROR_CODES = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class RequestRecord:
     method: str
     path: str
     range_header: str | None
+
+
+Headers = list[tuple[str, str]]
 
 
 @dataclass
@@ -51,6 +54,8 @@ class _Fault:
     after_bytes: int = 0
     seconds: float = 0
     callback: Callable[[RequestRecord], object] | None = None
+    body: bytes = b""
+    edit: Callable[[Headers], Headers] | None = None
 
     def takes(self, request: RequestRecord, kinds: tuple[str, ...]) -> bool:
         fits = self.kind in kinds and self.method in (None, request.method) and self.matching.search(request.path)
@@ -112,6 +117,14 @@ class FaultyS3Proxy:
     def hang(self, seconds: float, *, after_bytes: int = 0, count: int | None = 1, matching: str = "", method: str | None = "GET") -> None:
         """The answers fall silent for so long after so many bytes of the body, then break off."""
         self._add(_Fault("hang", re.compile(matching), method, count, after_bytes=after_bytes, seconds=seconds))
+
+    def answer(self, body: bytes, *, count: int | None = 1, matching: str = "", method: str | None = "GET") -> None:
+        """The requests are answered with status 200 and this body, as a proxy's error page is, and never reach the server."""
+        self._add(_Fault("answer", re.compile(matching), method, count, body=body))
+
+    def edit_headers(self, edit: Callable[[Headers], Headers], *, count: int | None = None, matching: str = "", method: str | None = "GET") -> None:
+        """The answers have the headers that `edit` makes of the server's."""
+        self._add(_Fault("edit", re.compile(matching), method, count, edit=edit))
 
     def delay(self, seconds: float, *, count: int | None = 1, matching: str = "", method: str | None = None) -> None:
         """The requests wait so long before they are passed on, unharmed."""
@@ -183,10 +196,13 @@ class _Handler(BaseHTTPRequestHandler):
         if (failure := proxy.take(request, "fail")) is not None:
             self._refuse(failure.status)
             return
+        if (made := proxy.take(request, "answer")) is not None:
+            self._send(200, made.body)
+            return
         # A new one each time: the server closes idle connections, and a request on such a one would be lost.
         with contextlib.closing(http.client.HTTPConnection(proxy.target, timeout=UPSTREAM_TIMEOUT_SECONDS)) as upstream:
             self._pass_on(upstream)
-            self._answer(upstream.getresponse(), proxy.take(request, "cut", "corrupt", "hang"))
+            self._answer(upstream.getresponse(), proxy.take(request, "cut", "corrupt", "hang"), proxy.take(request, "edit"))
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 (the base class's names)
 
@@ -215,10 +231,13 @@ class _Handler(BaseHTTPRequestHandler):
             yield piece
 
     def _refuse(self, status: int) -> None:
-        for _ in self._pieces():
-            pass
         code = ERROR_CODES.get(status, "InternalError")
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
+        self._send(status, body)
+
+    def _send(self, status: int, body: bytes) -> None:
+        for _ in self._pieces():
+            pass
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(body)))
@@ -241,12 +260,13 @@ class _Handler(BaseHTTPRequestHandler):
         if is_chunked:
             upstream.send(b"0\r\n\r\n")
 
-    def _answer(self, response: http.client.HTTPResponse, fault: _Fault | None) -> None:
+    def _answer(self, response: http.client.HTTPResponse, fault: _Fault | None, edit: _Fault | None) -> None:
         length = response.getheader("Content-Length")
         has_body = self.command != "HEAD" and response.status not in (204, 304)
         is_chunked = has_body and length is None
         self.send_response_only(response.status, response.reason)
-        for name, value in response.getheaders():
+        headers = response.getheaders()
+        for name, value in edit.edit(headers) if edit is not None and edit.edit is not None else headers:
             if name.lower() not in HOP_BY_HOP:
                 self.send_header(name, value)
         if is_chunked:

@@ -130,6 +130,7 @@ def capture_bucket(
                     deleted=tuple(tally.gone),
                     failed_count=tally.failed_count,
                     failed=tuple(tally.failed),
+                    unproven_count=writer.unproven_count,
                     is_versioned=client.is_versioned(),
                     reused_count=tally.reused,
                 )

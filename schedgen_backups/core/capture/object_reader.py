@@ -20,13 +20,14 @@ from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import PackedObject, pack_object
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, READ_BYTES, BucketClient, ListedObject, ObjectChangedError, ObjectGoneError, new_md5
-from schedgen_backups.core.s3.object_head import ObjectHead
+from schedgen_backups.core.s3.object_head import ObjectHead, is_md5
 
 RANGE_BYTES = 8 << 20
 PARALLEL_RANGES = 4
 """Of a large object so many ranges are read at a time: so many, and one more, are in memory."""
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.5
+_OTHER_BYTES_HINT = "Look for a proxy or a failing disk on the S3 server's side."
 _Result = TypeVar("_Result")
 
 
@@ -64,12 +65,12 @@ class ObjectReader:
 
         def read(etag: str | None) -> PackedObject | LargeObject:
             whole = self._client.read_object(listed.key, etag=etag)
-            head, data = whole.head, whole.data
+            data = whole.data
             if data is None:
                 return LargeObject()
-            _check_body(head, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest() if head.is_etag_md5 else "")
-            is_changed = bool(listed.etag) and etag is None
-            return pack_object(self._make_entry(head, name, sha256=hashlib.sha256(data).hexdigest(), is_changed=is_changed), data)
+            expected = _expect(listed, whole.head, etag)
+            expected.check(len(data), hashlib.md5(data, usedforsecurity=False).hexdigest() if expected.md5 else "")
+            return pack_object(self._make_entry(whole.head, expected, name, sha256=hashlib.sha256(data).hexdigest()), data)
 
         return self._try(listed, read)
 
@@ -79,8 +80,9 @@ class ObjectReader:
         def append(etag: str | None) -> ObjectEntry:
             with self._client.open_object(listed.key, etag=etag) as opened:
                 head = opened.head
-            entry = self._make_entry(head, name, sha256="", is_changed=bool(listed.etag) and etag is None)
-            writer.add_stream(entry, self._read_body(head))
+            expected = _expect(listed, head, etag)
+            entry = self._make_entry(head, expected, name, sha256="")
+            writer.add_stream(entry, self._read_body(head, expected))
             return entry
 
         return self._try(listed, append)
@@ -105,8 +107,8 @@ class ObjectReader:
                     break
         return FailedObject(listed.key, error)
 
-    def _read_body(self, head: ObjectHead) -> Iterator[bytes]:
-        """Yields the body; ObjectError when it does not match its ETag at the end."""
+    def _read_body(self, head: ObjectHead, expected: _Expected) -> Iterator[bytes]:
+        """Yields the body; ObjectError when it is not what was expected, at its end."""
         md5 = new_md5()
         size_bytes = 0
         # Without an ETag, parts could be of two objects.
@@ -115,7 +117,7 @@ class ObjectReader:
             size_bytes += len(block)
             md5.update(block)
             yield block
-        _check_body(head, size_bytes, md5.hexdigest())
+        expected.check(size_bytes, md5.hexdigest())
 
     def _read_ranges(self, head: ObjectHead) -> Iterator[bytes]:
         """Yields the body in order, reading some ranges ahead on threads; ends early where the server does."""
@@ -157,13 +159,13 @@ class ObjectReader:
             if self._stop.wait(_FIRST_PAUSE_SECONDS * failures):
                 break
 
-    def _make_entry(self, head: ObjectHead, name: str, *, sha256: str, is_changed: bool) -> ObjectEntry:
+    def _make_entry(self, head: ObjectHead, expected: _Expected, name: str, *, sha256: str) -> ObjectEntry:
         return ObjectEntry(
             key=head.key,
             size_bytes=head.size_bytes,
             sha256=sha256,
-            etag=head.etag,
-            is_etag_verified=head.is_etag_md5,
+            etag=expected.etag,
+            unproven=expected.unproven,
             version_id=head.version_id,
             modified_at=head.modified_at,
             read_at=head.answered_at,
@@ -172,13 +174,13 @@ class ObjectReader:
             metadata=head.metadata,
             tags=self._read_tags(head),
             member_name=name,
-            is_changed=is_changed,
+            is_changed=expected.is_changed,
             offset=0,
             length=0,
         )
 
     def _read_tags(self, head: ObjectHead) -> dict[str, str]:
-        if not head.tag_count:
+        if head.tag_count == 0:
             return {}
         try:
             return self._client.read_tags(head.key)
@@ -186,11 +188,40 @@ class ObjectReader:
             return {}
 
 
-def _check_body(head: ObjectHead, size_bytes: int, md5: str) -> None:
-    if size_bytes != head.size_bytes:
-        raise ObjectError(f"object {head.key!r} came with {size_bytes} of {head.size_bytes} bytes")
-    if head.is_etag_md5 and head.etag != md5:
-        raise ObjectError(
-            f"object {head.key!r} came with other bytes than its ETag says",
-            hint="Look for a proxy or a failing disk on the S3 server's side.",
-        )
+@dataclass(frozen=True)
+class _Expected:
+    """What is known of an object's body before it is read, from the listing and from the answer's headers."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    md5: str
+    """Of the body; empty where no ETag is one."""
+    unproven: str
+    """Why there is no MD5."""
+    is_changed: bool
+
+    def check(self, size_bytes: int, md5: str) -> None:
+        """Raise ObjectError when a body of this length and MD5 is another one."""
+        if size_bytes != self.size_bytes:
+            raise ObjectError(f"object {self.key!r} came with {size_bytes} of {self.size_bytes} bytes")
+        if self.md5 and self.md5 != md5:
+            raise ObjectError(f"object {self.key!r} came with other bytes than its ETag says", hint=_OTHER_BYTES_HINT)
+
+
+def _expect(listed: ListedObject, head: ObjectHead, asked_etag: str | None) -> _Expected:
+    """Return what the body must be; ObjectError when the answer contradicts the listing and is not a newer object either."""
+    if listed.etag and not asked_etag and not head.etag:
+        # An error page that a proxy sends with status 200 looks like this.
+        raise ObjectError(f"object {listed.key!r} was replaced and came without an ETag", hint=_OTHER_BYTES_HINT)
+    etag = head.etag or listed.etag
+    md5 = etag if is_md5(etag) and not head.is_encrypted else ""
+    # Without an ETag in the listing, only an MD5 tells a newer object from a wrong answer.
+    is_changed = not asked_etag if listed.etag else bool(md5) and head.size_bytes != listed.size_bytes
+    if not is_changed and head.size_bytes != listed.size_bytes:
+        message = f"object {listed.key!r} was listed with {listed.size_bytes} bytes and came with {head.size_bytes}"
+        raise ObjectError(message, hint=_OTHER_BYTES_HINT)
+    unproven = ""
+    if not md5:
+        unproven = "no ETag" if not etag else "encrypted by the server" if head.is_encrypted else "the ETag is not an MD5 (multipart upload)"
+    return _Expected(listed.key, head.size_bytes, etag, md5, unproven, is_changed)

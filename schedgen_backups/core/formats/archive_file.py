@@ -82,6 +82,7 @@ class ArchiveFileWriter:
         self._is_journal = bool(journal_name)
         self.object_count = 0
         self.size_bytes = 0
+        self.unproven_count = 0
 
     def add_packed(self, packed: PackedObject) -> None:
         """Appends an object that was packed by `pack_object`."""
@@ -198,6 +199,7 @@ class ArchiveFileWriter:
         self._index.write(_to_line(placed.model_dump_json(exclude_defaults=True)))
         self.object_count += 1
         self.size_bytes += placed.size_bytes
+        self.unproven_count += bool(placed.unproven)
 
     def _sync_journal(self) -> None:
         if self._is_journal:

@@ -177,8 +177,8 @@ class ObjectEntry(FrozenModel):
     size_bytes: int
     sha256: str
     etag: str
-    is_etag_verified: bool
-    """Whether the ETag is the MD5 of the bytes and was found equal; a multipart or encrypted object's is no MD5."""
+    unproven: str = ""
+    """Why the bytes could not be compared with a checksum that the server had; empty where they have the ETag's MD5."""
     version_id: str | None = None
     modified_at: AwareDatetime
     content_type: str = ""
@@ -229,6 +229,8 @@ class ArchiveRecord(FrozenModel):
     deleted: tuple[MissedObject, ...] = ()
     failed_count: int
     failed: tuple[MissedObject, ...] = ()
+    unproven_count: int
+    """Archived objects whose bytes could not be compared with a checksum; their entries give the reasons."""
     is_versioned: bool | None = None
     """Whether the bucket keeps versions; None where the server does not tell."""
     reused_count: int = 0

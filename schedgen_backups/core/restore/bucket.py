@@ -237,7 +237,7 @@ def find_difference(client: BucketClient, entry: ObjectEntry) -> str:
             head = opened.head
             for block in opened.read_blocks():
                 digest.update(block)
-        tags = client.read_tags(entry.key) if head.tag_count or entry.tags else {}
+        tags = client.read_tags(entry.key) if head.tag_count != 0 or entry.tags else {}
     except ObjectGoneError:
         return "missing"
     pairs = {

@@ -190,7 +190,10 @@ class BucketClient:
                     raise ObjectError(
                         f"the S3 server does not give parts of object {key!r}", hint="Look for a proxy that takes the Range header away."
                     )
-                yield OpenObject(read_head(key, response.headers, offset), response, self._rate_limit)
+                head = read_head(key, response.headers, offset)
+                if etag and head.etag and head.etag != etag:  # a server that does not know If-Match
+                    raise ObjectChangedError(f"object {key!r} was replaced meanwhile")
+                yield OpenObject(head, response, self._rate_limit)
             finally:
                 # A body that was not read to its end makes the connection useless for the next request.
                 response.close()

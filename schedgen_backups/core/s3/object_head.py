@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
+from schedgen_backups.core.errors import ObjectError
+
 _KEPT_HEADERS = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires")
 METADATA_PREFIX = "x-amz-meta-"
 _MD5_ETAG = re.compile(r"[0-9a-f]{32}")
@@ -31,35 +33,49 @@ class ObjectHead:
     content_type: str
     headers: dict[str, str]
     metadata: dict[str, str]
-    tag_count: int
-    is_etag_md5: bool
-    """Whether the ETag is the MD5 of the body: not for multipart uploads and not for encrypted objects."""
+    tag_count: int | None
+    """None where the header cannot be read."""
+    is_encrypted: bool
+    """Whether the server encrypts the object, which makes its ETag another value than the MD5 of the body."""
 
 
 def read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
-    """What the headers of an answer to a GET say of the whole object, also where the answer has it from `offset` on or a part of it."""
+    """What the headers of an answer to a GET say of the whole object, also where the answer has it from `offset` on or a part of it.
+
+    What cannot be read counts as not said; ObjectError when that is the length.
+    """
     found = {name.lower(): value for name, value in headers.items()}
     etag = found.get("etag", "").strip('"')
-    is_encrypted = any(name.startswith("x-amz-server-side-encryption") for name in found)
     total = found.get("content-range", "").rpartition("/")[2]
-    modified = found.get("last-modified")
-    answered = found.get("date")
+    length = found.get("content-length", "0")
+    if not total.isdecimal() and not length.isdecimal():
+        raise ObjectError(f"the S3 server gives object {key!r} a length that is not a number: {length[:100]!r}")
+    tag_count = found.get("x-amz-tagging-count", "0")
     return ObjectHead(
         key=key,
-        size_bytes=int(total) if total.isdigit() else offset + int(found.get("content-length") or 0),
+        size_bytes=int(total) if total.isdecimal() else offset + int(length),
         etag=etag,
         version_id=found.get("x-amz-version-id"),
-        modified_at=_parse_date(modified) if modified else datetime.fromtimestamp(0, timezone.utc),
-        answered_at=_parse_date(answered) if answered else datetime.now(timezone.utc),
+        modified_at=_parse_date(found.get("last-modified", "")) or datetime.fromtimestamp(0, timezone.utc),
+        answered_at=_parse_date(found.get("date", "")) or datetime.now(timezone.utc),
         content_type=found.get("content-type", ""),
         headers={name: found[name.lower()] for name in _KEPT_HEADERS if name.lower() in found},
         metadata={name.removeprefix(METADATA_PREFIX): value for name, value in found.items() if name.startswith(METADATA_PREFIX)},
-        tag_count=int(found.get("x-amz-tagging-count") or 0),
-        is_etag_md5=bool(_MD5_ETAG.fullmatch(etag)) and not is_encrypted,
+        tag_count=int(tag_count) if tag_count.isdecimal() else None,
+        is_encrypted=any(name.startswith("x-amz-server-side-encryption") for name in found),
     )
 
 
+def is_md5(etag: str) -> bool:
+    """Whether the ETag can be the MD5 of a body: a multipart upload's has the number of parts behind it."""
+    return bool(_MD5_ETAG.fullmatch(etag))
+
+
 @lru_cache(maxsize=64)
-def _parse_date(text: str) -> datetime:
+def _parse_date(text: str) -> datetime | None:
     # Many answers come within one second.
-    return parsedate_to_datetime(text)
+    try:
+        parsed = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)

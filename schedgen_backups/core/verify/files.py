@@ -104,7 +104,7 @@ def verify_archive_file(
     def read() -> tuple[str, dict[str, Figure]]:
         with file.read_as(ArchiveFile) as archive:
             _check_name(file.path, archive.record)
-            count = size_bytes = 0
+            count = size_bytes = unproven_count = 0
             position = 0
             index = ArchiveFile(file.open_reader())
             for entry in index.read_entries():
@@ -114,10 +114,14 @@ def verify_archive_file(
                     size_bytes += len(block)
                 position += entry.length
                 count += 1
+                unproven_count += bool(entry.unproven)
             if position != archive.footer.index_offset:
                 raise VerificationError("something lies between the objects and the index")
-            if (count, size_bytes) != (archive.record.object_count, archive.record.size_bytes):
-                raise VerificationError(f"the index names {count} objects with {size_bytes} bytes, the record says otherwise")
+            record = archive.record
+            if (count, size_bytes, unproven_count) != (record.object_count, record.size_bytes, record.unproven_count):
+                raise VerificationError(
+                    f"the index names {count} objects with {size_bytes} bytes, {unproven_count} of them unproven, the record says otherwise"
+                )
             digest.finish(partial(_read_range, file, position, archive.footer.footer_offset))
             return f"{count} objects with {size_bytes} bytes, each as captured", {"objects": count, "size_bytes": size_bytes}
 
@@ -140,8 +144,12 @@ def verify_every_object(path: Path) -> CheckResult:
                 "changed": record.changed_count,
                 "deleted": record.deleted_count,
                 "reused": record.reused_count,
+                "unproven": record.unproven_count,
             }
-            return f"{record.object_count} of {record.listed_count} listed objects, {record.deleted_count} deleted meanwhile", figures
+            summary = f"{record.object_count} of {record.listed_count} listed objects, {record.deleted_count} deleted meanwhile"
+            if record.unproven_count:
+                summary += f"; {record.unproven_count} could not be compared with a checksum of the server"
+            return summary, figures
 
     return _verify_check(Check.EVERY_OBJECT_IS_ARCHIVED, read)
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import urllib3
+from minio.commonconfig import Tags
 
 from schedgen_backups.core.capture.object_reader import PARALLEL_RANGES, RANGE_BYTES
 from schedgen_backups.core.catalog.catalog import Catalog
@@ -25,7 +26,7 @@ from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.verify.files import verify_archive, verify_every_object
 from schedgen_backups_tests.support.artifacts import list_files, make_noise, publish_archive, spoken_by, write_archive
-from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy
+from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy, Headers
 from schedgen_backups_tests.support.servers import client_of
 
 pytestmark = pytest.mark.integration
@@ -164,6 +165,66 @@ def test_a_server_that_falls_silent_in_a_body_is_noticed(catalog: Catalog, bucke
 def test_an_object_that_may_not_be_read_is_named(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
     proxy.fail_next(None, status=403, matching=r"/7\.pdf", method="GET")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
+
+
+ERROR_PAGE = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>on purpose</Message></Error>"
+
+
+@pytest.mark.parametrize("body", [ERROR_PAGE, b"", make_noise(3007, 99)], ids=["error page", "nothing", "as many other bytes"])
+def test_another_body_with_status_200_and_no_etag_is_not_the_object(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, body: bytes
+) -> None:
+    proxy.answer(body, count=None, matching=r"/7\.pdf")
+    assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
+
+
+def test_a_large_object_that_is_an_error_page_is_named(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    put(bucket, "large.bin", make_noise(IN_MEMORY_BYTES + 2_000_000))
+    proxy.answer(ERROR_PAGE, count=None, matching="large")
+    assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "large.bin")
+
+
+def test_an_error_page_after_a_replacement_is_not_the_newer_object(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.fail_next(2, status=412, matching=r"/7\.pdf", method="GET")
+    proxy.answer(ERROR_PAGE, count=None, matching=r"/7\.pdf")
+    assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
+
+
+def without(*names: str) -> Callable[[Headers], Headers]:
+    return lambda headers: [(name, value) for name, value in headers if name.lower() not in names]
+
+
+def test_an_answer_without_an_etag_is_compared_with_the_listing(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.edit_headers(without("etag"), matching=r"\.pdf")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    assert assert_complete(path).unproven_count == 0
+
+
+def test_an_object_without_a_checksum_is_archived_and_counted_as_unproven(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.edit_headers(lambda headers: [*headers, ("x-amz-server-side-encryption", "aws:kms")], matching=r"/7\.pdf")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    assert assert_complete(path).unproven_count == 1
+    result = verify_every_object(path)
+    assert result.figures["unproven"] == 1
+    assert "1 could not be compared" in result.summary
+    with open_archive(path) as archive:
+        assert {entry.key: entry.unproven for entry in archive.read_entries() if entry.unproven} == {"7.pdf": "encrypted by the server"}
+
+
+def test_headers_that_cannot_be_read_are_unknown_values(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    def edit(headers: Headers) -> Headers:
+        odd = [("Date", "yesterday"), ("Date", "or today"), ("x-amz-tagging-count", "some"), ("Last-Modified", "long ago")]
+        return [*without("date", "last-modified")(headers), *odd]
+
+    client = client_of(bucket)
+    tags = Tags.new_object_tags()
+    tags["owner"] = "me"
+    client.set_object_tags(bucket.bucket, "7.pdf", tags)
+    proxy.edit_headers(edit, matching=r"/7\.pdf$")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    assert_complete(path)
+    with open_archive(path) as archive:
+        assert {entry.key: entry.tags for entry in archive.read_entries() if entry.tags} == {"7.pdf": {"owner": "me"}}
 
 
 def test_an_object_that_is_deleted_during_the_backup_is_counted(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
