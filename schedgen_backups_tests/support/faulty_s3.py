@@ -51,6 +51,7 @@ class _Fault:
     method: str | None
     count: int | None
     status: int = 0
+    code: str = ""
     after_bytes: int = 0
     seconds: float = 0
     callback: Callable[[RequestRecord], object] | None = None
@@ -102,9 +103,10 @@ class FaultyS3Proxy:
             found = list(self._log)
         return [entry for entry in found if method in (None, entry.method) and re.search(matching, entry.path)]
 
-    def fail_next(self, count: int | None = 1, *, status: int = 503, matching: str = "", method: str | None = None) -> None:
+    def fail_next(self, count: int | None = 1, *, status: int = 503, code: str = "", matching: str = "", method: str | None = None) -> None:
         """The requests are answered with this status and an S3 error, and never reach the server."""
-        self._add(_Fault("fail", re.compile(matching), method, count, status=status))
+        code = code or ERROR_CODES.get(status, "InternalError")
+        self._add(_Fault("fail", re.compile(matching), method, count, status=status, code=code))
 
     def cut_body(self, after_bytes: int, count: int | None = 1, *, matching: str = "", method: str | None = "GET") -> None:
         """The answers break off after so many bytes of a body whose whole length was announced."""
@@ -194,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (hook := proxy.take(request, "callback")) is not None and hook.callback is not None:
             hook.callback(request)
         if (failure := proxy.take(request, "fail")) is not None:
-            self._refuse(failure.status)
+            self._refuse(failure.status, failure.code)
             return
         if (made := proxy.take(request, "answer")) is not None:
             self._send(200, made.body)
@@ -230,8 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
             left -= len(piece)
             yield piece
 
-    def _refuse(self, status: int) -> None:
-        code = ERROR_CODES.get(status, "InternalError")
+    def _refuse(self, status: int, code: str) -> None:
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
         self._send(status, body)
 

@@ -21,7 +21,7 @@ from schedgen_backups.core.capture.unchanged import LOOKUP_COUNT, CheckedRun, Pr
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME
 from schedgen_backups.core.concurrency.adaptive_pool import AdaptivePool
 from schedgen_backups.core.concurrency.prefetch import prefetch
-from schedgen_backups.core.errors import BucketUnreachableError, VerificationError
+from schedgen_backups.core.errors import BucketUnreachableError, ObjectError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, PackedObject
@@ -34,7 +34,8 @@ MEMORY_BUDGET_BYTES = 64 << 20
 _BATCHES_AHEAD = 20
 """Of the listing: two pages as S3 gives them, half a kilobyte each object."""
 _FAILURES_IN_A_ROW = 20
-"""So many objects one after the other that cannot be read are no longer about objects: the capture ends."""
+"""After so many objects in a row that failed because of the server or the login, the capture ends. Failures of the objects themselves,
+such as a refusal, do not count: a whole folder may be in cold storage."""
 _NAMED_MISSES = 1000
 
 
@@ -235,7 +236,7 @@ class _Capture:
         tally = self._tally
         if isinstance(outcome, FailedObject):
             tally.failed_count += 1
-            tally.failures_in_a_row += 1
+            tally.failures_in_a_row = 0 if isinstance(outcome.error, ObjectError) else tally.failures_in_a_row + 1
             if len(tally.failed) < _NAMED_MISSES:
                 tally.failed.append(MissedObject(key=outcome.key, reason=outcome.error.message))
             if tally.failures_in_a_row >= _FAILURES_IN_A_ROW:

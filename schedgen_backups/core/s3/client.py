@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from typing import BinaryIO
 
 import certifi
@@ -36,8 +37,11 @@ _MOST_PARTS = 10_000
 """S3's limit for one upload (S3 user guide, multipart upload limits)."""
 CONNECT_TIMEOUT_SECONDS = 10
 _GONE_CODES = frozenset({"NoSuchKey", "NoSuchVersion"})
-_LOGIN_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "AllAccessDisabled", "ExpiredToken"})
-_SERVER_FAULT_STATUS = 500
+_LOGIN_CODES = frozenset({"InvalidAccessKeyId", "ExpiredToken", "InvalidToken"})
+"""They concern every object, the others in `_REFUSAL_CODES` may concern one."""
+_REFUSAL_CODES = _LOGIN_CODES | {"SignatureDoesNotMatch", "AccessDenied", "AllAccessDisabled"}
+_BUSY_CODES = frozenset({"SlowDown", "RequestTimeout", "TooManyRequests"})
+_BUSY_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 _PARTIAL_CONTENT = 206
 
 
@@ -283,16 +287,20 @@ class BucketClient:
             return ObjectGoneError(f"object {key!r} is not in the bucket")
         if code == "PreconditionFailed":
             return ObjectChangedError(f"object {key!r} was replaced meanwhile")
-        if code in _LOGIN_CODES:
+        if code in _REFUSAL_CODES:
             what = f"the object {key!r}" if key else f"the bucket {self._bucket}"
             hint = "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY; the keys need s3:ListBucket, s3:GetObject and s3:GetObjectTagging."
-            kind = ObjectRefusedError if key else BucketError
+            kind = ObjectRefusedError if key and code not in _LOGIN_CODES else BucketError
             return kind(f"the S3 server at {self.settings.endpoint} refuses access to {what}: {code}", hint=hint)
         status = error.response.status if error.response else 0
         message = f"the S3 server at {self.settings.endpoint} answered {code or status}{_for_key(key)}: {error.message or ''}"
-        if status >= _SERVER_FAULT_STATUS or code in {"SlowDown", "RequestTimeout"}:
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY_STATUSES or code in _BUSY_CODES:
             return BucketUnreachableError(message, hint="Look at the server's log; run the backup again.")
-        return ObjectError(message) if key else BucketError(message, hint="Look at the server's log.")
+        if not key:
+            return BucketError(message, hint="Look at the server's log.")
+        if code == "InvalidObjectState":
+            return ObjectRefusedError(message, hint="The object is in cold storage: restore it there, or move it to another storage class.")
+        return ObjectRefusedError(message) if status == HTTPStatus.FORBIDDEN else ObjectError(message)
 
     def _missing_bucket_error(self) -> BucketError:
         return BucketError(f"the S3 server at {self.settings.endpoint} has no bucket {self._bucket}", hint="Check MINIO_BUCKET, or make the bucket.")

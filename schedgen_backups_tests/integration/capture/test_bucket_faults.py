@@ -129,6 +129,31 @@ def test_many_objects_in_a_row_that_cannot_be_read_end_the_capture(catalog: Cata
     assert "objects in a row could not be read" in error.message
 
 
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidObjectState"])
+def test_many_objects_in_a_row_that_may_not_be_read_are_named_and_the_rest_is_kept(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, code: str
+) -> None:
+    refused = [f"cold/{number:02}.pdf" for number in range(25)]
+    for key in refused:
+        put(bucket, key, b"x")
+    proxy.fail_next(None, status=403, code=code, matching="cold/", method="GET")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    record, contents = read_archive(path)
+    assert contents == BODIES
+    assert [missed.key for missed in record.failed] == refused
+    assert all(code in missed.reason for missed in record.failed)
+    assert verify_every_object(path).status is CheckStatus.FAILED
+    # By the fast way and by the SDK, and never again.
+    assert len(proxy.requests(matching="cold/00")) <= 2
+
+
+def test_a_login_that_expires_ends_the_capture(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    for number in range(25):
+        put(bucket, f"more/{number}.pdf", b"x")
+    proxy.fail_next(None, status=400, code="ExpiredToken", matching=r"\.pdf", method="GET")
+    assert "ExpiredToken" in assert_refused(catalog, proxy.settings(bucket), BucketUnreachableError).message
+
+
 def test_one_object_that_is_refused_for_ever_is_named_and_the_rest_is_kept(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
     proxy.fail_next(None, status=503, matching=r"/7\.pdf", method="GET")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
