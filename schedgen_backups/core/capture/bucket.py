@@ -21,12 +21,12 @@ from schedgen_backups.core.capture.unchanged import LOOKUP_COUNT, CheckedRun, Pr
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME
 from schedgen_backups.core.concurrency.adaptive_pool import AdaptivePool
 from schedgen_backups.core.concurrency.prefetch import prefetch
-from schedgen_backups.core.errors import BucketUnreachableError, ObjectError, VerificationError
+from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, PackedObject
 from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId
-from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, BucketClient, ListedObject
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, LISTING_HINT, BucketClient, ListedObject
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings
 
 MEMORY_BUDGET_BYTES = 64 << 20
@@ -170,7 +170,7 @@ class _Capture:
             listing = (listed for listed in self._client.list_objects() if is_wanted(listed.key))
             with closing(prefetch(listing, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches:
                 for listed_batch in batches:
-                    batch = [(listed, self._names.choose(listed.key)) for listed in listed_batch]
+                    batch = [(listed, self._choose_name(listed.key)) for listed in listed_batch]
                     self._tally.listed += len(batch)
                     wanted = [_Wanted(listed, name, found) for (listed, name), found in zip(batch, self._previous.find(batch), strict=True)]
                     for count in split_into_runs([one.found for one in wanted]):
@@ -185,6 +185,14 @@ class _Capture:
             self._stop.set()
             self._pool.close()
         return self._tally
+
+    def _choose_name(self, key: str) -> str:
+        if self._names.has_named(key):
+            raise BucketError(
+                f"the listing of the bucket names the object {key!r} twice: its other lines cannot be trusted either",
+                hint=LISTING_HINT,
+            )
+        return self._names.choose(key)
 
     def _append_next(self) -> int:
         waiting = self._waiting.popleft()

@@ -18,20 +18,28 @@ _PART_LIMIT_BYTES = 255
 
 
 class MemberNames:
-    """Gives out names, none twice, and none that is a file here and a folder there. Holds 16 bytes per name and folder."""
+    """Gives out names, none twice, and none that is a file here and a folder there. Holds a digest of 16 bytes per name and folder."""
 
     def __init__(self) -> None:
         self._files: set[bytes] = set()
         self._folders: set[bytes] = set()
+        self._escaped: set[bytes] = set()
+
+    def has_named(self, key: str) -> bool:
+        """Return whether the key was given a name before."""
+        digest = digest_name(key)
+        return digest in self._files or digest in self._escaped
 
     def choose(self, key: str) -> str:
         """The key itself where it can be a path beside the ones given out before; otherwise `.schedgen-backups/keys/SHA256`."""
         parts = key.split("/")
-        if not _is_safe(parts):
-            return _escape(key)
         path = digest_name(key)
+        if not _is_safe(parts):
+            self._escaped.add(path)
+            return _escape(key)
         folders = [digest_name("/".join(parts[:depth])) for depth in range(1, len(parts))]
         if path in self._files or path in self._folders or any(folder in self._files for folder in folders):
+            self._escaped.add(path)
             return _escape(key)
         self._files.add(path)
         self._folders.update(folders)

@@ -18,6 +18,7 @@ import certifi
 import urllib3
 from minio import Minio
 from minio.commonconfig import Tags
+from minio.datatypes import Object, parse_list_objects
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from schedgen_backups.core.concurrency.limits import RateLimit
@@ -36,6 +37,11 @@ PARALLEL_PARTS = 3
 _MOST_PARTS = 10_000
 """S3's limit for one upload (S3 user guide, multipart upload limits)."""
 CONNECT_TIMEOUT_SECONDS = 10
+_PAGE_COUNT = 1000
+"""S3's limit for one page of a listing (S3 API reference, ListObjectsV2)."""
+_MOST_EMPTY_PAGES = 10
+"""In a row. S3 may give pages with fewer objects than were asked for; many without any are a server that does not advance."""
+LISTING_HINT = "Look at the S3 server's log, and for a proxy that answers in its place; run the backup again."
 _GONE_CODES = frozenset({"NoSuchKey", "NoSuchVersion"})
 _LOGIN_CODES = frozenset({"InvalidAccessKeyId", "ExpiredToken", "InvalidToken"})
 """They concern every object, the others in `_REFUSAL_CODES` may concern one."""
@@ -172,12 +178,38 @@ class BucketClient:
             return None
 
     def list_objects(self, prefix: str = "") -> Iterator[ListedObject]:
-        """Yields every object, page by page, in the server's order (which is not everywhere the order of the keys)."""
+        """Yields every object, page by page, in the server's order (which is not everywhere the order of the keys).
+
+        BucketError (permanent) when the answers are not a listing, or do not advance.
+        """
+        query = {"list-type": "2", "prefix": prefix, "delimiter": "", "max-keys": str(_PAGE_COUNT)}
+        tokens: set[str] = set()
+        empty_pages = 0
+        while True:
+            items, token = self._list_page(query)
+            yield from items
+            if token is None:
+                return
+            empty_pages = 0 if items else empty_pages + 1
+            if not token or token in tokens or empty_pages > _MOST_EMPTY_PAGES:
+                problem = "gives empty pages" if empty_pages > _MOST_EMPTY_PAGES else "repeats its continuation token"
+                raise BucketError(f"the listing of the bucket {self._bucket} does not end: the S3 server {problem}", hint=LISTING_HINT)
+            tokens.add(token)
+            query |= {"continuation-token": token, "start-after": token}
+
+    def _list_page(self, query: dict[str, str]) -> tuple[list[ListedObject], str | None]:
+        """Return one page of the listing and the next page's token; None where it is the last page, empty where there is none."""
         with self.translate_errors(""):
-            for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
-                if item.object_name is not None:
-                    etag = (item.etag or "").strip('"')
-                    yield ListedObject(item.object_name, item.size or 0, etag, item.version_id, item.last_modified)
+            # The SDK's own loop has no limit and hides the pages: an empty page with a token makes it ask for ever.
+            response = self._client._execute("GET", self._bucket, query_params={**query})  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            try:
+                listed, is_truncated, token, _version = parse_list_objects(response)
+                items = [_read_listed(item) for item in listed]
+            except (ValueError, SyntaxError, OverflowError) as error:  # an XML ParseError is a SyntaxError
+                found = _describe_error_page(response.data)
+                message = f"the S3 server at {self.settings.endpoint} answered something else than a listing of {self._bucket}: {found}"
+                raise BucketError(message, hint=LISTING_HINT) from error
+        return items, (token or "") if is_truncated else None
 
     @contextmanager
     def open_object(self, key: str, *, etag: str | None = None, offset: int = 0, length: int = 0) -> Generator[OpenObject, None, None]:
@@ -283,24 +315,24 @@ class BucketClient:
         code = error.code or ""
         if code == "NoSuchBucket":
             return self._missing_bucket_error()
-        if code in _GONE_CODES:
-            return ObjectGoneError(f"object {key!r} is not in the bucket")
-        if code == "PreconditionFailed":
-            return ObjectChangedError(f"object {key!r} was replaced meanwhile")
+        if code in _GONE_CODES or code == "PreconditionFailed":
+            is_gone = code in _GONE_CODES
+            return (
+                ObjectGoneError(f"object {key!r} is not in the bucket") if is_gone else ObjectChangedError(f"object {key!r} was replaced meanwhile")
+            )
         if code in _REFUSAL_CODES:
             what = f"the object {key!r}" if key else f"the bucket {self._bucket}"
             hint = "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY; the keys need s3:ListBucket, s3:GetObject and s3:GetObjectTagging."
-            kind = ObjectRefusedError if key and code not in _LOGIN_CODES else BucketError
-            return kind(f"the S3 server at {self.settings.endpoint} refuses access to {what}: {code}", hint=hint)
+            refusal = ObjectRefusedError if key and code not in _LOGIN_CODES else BucketError
+            return refusal(f"the S3 server at {self.settings.endpoint} refuses access to {what}: {code}", hint=hint)
         status = error.response.status if error.response else 0
         message = f"the S3 server at {self.settings.endpoint} answered {code or status}{_for_key(key)}: {error.message or ''}"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY_STATUSES or code in _BUSY_CODES:
             return BucketUnreachableError(message, hint="Look at the server's log; run the backup again.")
-        if not key:
-            return BucketError(message, hint="Look at the server's log.")
-        if code == "InvalidObjectState":
-            return ObjectRefusedError(message, hint="The object is in cold storage: restore it there, or move it to another storage class.")
-        return ObjectRefusedError(message) if status == HTTPStatus.FORBIDDEN else ObjectError(message)
+        is_cold = code == "InvalidObjectState"
+        kind = BucketError if not key else ObjectRefusedError if is_cold or status == HTTPStatus.FORBIDDEN else ObjectError
+        cold_hint = "The object is in cold storage: restore it there, or move it to another storage class."
+        return kind(message, hint=cold_hint if is_cold else "Look at the server's log.")
 
     def _missing_bucket_error(self) -> BucketError:
         return BucketError(f"the S3 server at {self.settings.endpoint} has no bucket {self._bucket}", hint="Check MINIO_BUCKET, or make the bucket.")
@@ -309,6 +341,17 @@ class BucketClient:
 def new_md5() -> Digest:
     """A running MD5, which S3 uses as a checksum and not as protection."""
     return hashlib.md5(usedforsecurity=False)
+
+
+def _read_listed(item: Object) -> ListedObject:
+    if not item.object_name or item.size is None or item.size < 0:
+        raise ValueError(f"no object: {item.object_name!r} of {item.size} bytes")
+    return ListedObject(item.object_name, item.size, (item.etag or "").strip('"'), item.version_id, item.last_modified)
+
+
+def _describe_error_page(data: bytes) -> str:
+    text = " ".join(data[:200].decode("utf-8", "replace").split())
+    return repr(text) if text else "nothing"
 
 
 def _for_key(key: str) -> str:

@@ -6,6 +6,7 @@ A proxy in front of the real server breaks chosen requests. The pauses between t
 from __future__ import annotations
 
 import io
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -119,6 +120,51 @@ def test_a_listing_that_breaks_off_is_no_shorter_bucket(catalog: Catalog, bucket
     proxy.heal()
     proxy.cut_body(200, None, matching="list-type")
     assert_refused(catalog, proxy.settings(bucket), BucketUnreachableError)
+
+
+def make_page(keys: list[str], *, token: str = "") -> bytes:
+    """Return a page of a listing; with a token, it is not the last."""
+    contents = "".join(f"<Contents><Key>{key}</Key><Size>{len(BODIES.get(key, b''))}</Size></Contents>" for key in keys)
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    return f"<ListBucketResult><Name>b</Name>{contents}{more}</ListBucketResult>".encode()
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        (b"<?xml version='1.0'?><Error><Code>InternalError</Code></Error>", "InternalError"),
+        (b"", "nothing"),
+        (b"<html>not XML", "something else than a listing"),
+        (b"<ListBucketResult><Name>b</Name><Contents><Key>x</Key><Size>-1</Size></Contents></ListBucketResult>", "something else"),
+        (b"<ListBucketResult><Name>b</Name><Contents><Key>x</Key><Size>big</Size></Contents></ListBucketResult>", "something else"),
+        (make_page(["0.pdf", "1.pdf", "0.pdf"]), "'0.pdf' twice"),
+        (make_page(["a//b", "a//b"]), "'a//b' twice"),
+        (make_page(["0.pdf"], token="same"), "does not end|twice"),
+        (make_page([], token="same"), "does not end"),
+    ],
+    ids=["error page", "nothing", "no XML", "negative size", "no size", "key twice", "escaped key twice", "same token", "no objects, same token"],
+)
+def test_what_is_not_a_listing_ends_the_capture(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, page: bytes, message: str) -> None:
+    proxy.answer(page, count=None, matching="list-type")
+    error = assert_refused(catalog, proxy.settings(bucket), BucketError)
+    assert re.search(message, error.message), error.message
+    assert error.hint
+    assert len(proxy.requests(matching="list-type")) < 5
+
+
+def test_pages_without_objects_end_the_capture(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    for number in range(100):
+        proxy.answer(make_page([], token=f"{number}"), matching="list-type")
+    assert "empty pages" in assert_refused(catalog, proxy.settings(bucket), BucketError).message
+
+
+def test_an_empty_page_on_the_way_is_not_the_end(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.answer(make_page(sorted(BODIES)[:5], token="one"), matching="list-type")
+    proxy.answer(make_page([], token="two"), matching="list-type")
+    proxy.answer(make_page(sorted(BODIES)[5:]), matching="list-type")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    assert read_archive(path)[1] == BODIES
+    assert verify_every_object(path).status is CheckStatus.PASSED
 
 
 def test_many_objects_in_a_row_that_cannot_be_read_end_the_capture(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
