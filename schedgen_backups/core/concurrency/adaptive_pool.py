@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 START = 8
@@ -116,9 +117,14 @@ class AdaptivePool:
             thread.start()
 
     def submit(self, call: Callable[..., _Result], *arguments: object) -> Future[_Result]:
-        """The call will be done after those before it have begun."""
+        """The call will be done after those before it have begun; it is cancelled when the pool is closed."""
         future: Future[_Result] = Future()
-        self._calls.put((future, call, arguments))
+        # With the lock: a call that came behind the end marks of `close` would wait for ever.
+        with self._changed:
+            if self._is_closed:
+                future.cancel()
+            else:
+                self._calls.put((future, call, arguments))
         return future
 
     def note_answer(self, size_bytes: int) -> None:
@@ -139,10 +145,12 @@ class AdaptivePool:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        while not self._calls.empty():
-            waiting = self._calls.get()
-            if waiting is not None:
-                waiting[0].cancel()
+        # Threads take calls at the same time: the queue may be empty whatever it was before.
+        with suppress(queue.Empty):
+            while True:
+                waiting = self._calls.get_nowait()
+                if waiting is not None:
+                    waiting[0].cancel()
         for _thread in self._threads:
             self._calls.put(None)
         for thread in self._threads:

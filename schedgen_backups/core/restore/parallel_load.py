@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import chain
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from threading import Event
 
 from psycopg import sql
@@ -53,9 +54,11 @@ class RowSessions:
             try:
                 self._read(read_table, sessions)
             except BaseException:
-                while not self._blocks.empty():
-                    self._blocks.get_nowait()
                 is_right.set_result(False)
+                # The sessions take blocks at the same time: the queue may be empty whatever it was before.
+                with suppress(Empty):
+                    while True:
+                        self._blocks.get_nowait()
                 for _session in sessions:
                     self._blocks.put(None)
                 raise

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 import random
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 
 import pytest
@@ -133,3 +134,33 @@ def test_a_pool_that_is_closed_has_no_threads_and_cancels_what_has_not_begun() -
     pool.close()
     assert running.result() is True
     assert set(threading.enumerate()) == before
+
+
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    """Threads take turns as often as they can, so that races are lost."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("frequent_switches")
+def test_a_pool_that_is_closed_while_its_threads_take_calls_always_ends() -> None:
+    def close_busy_pools() -> None:
+        for _round in range(150):
+            pool = AdaptivePool(8, "race")
+            futures = [pool.submit(int) for _call in range(30)]
+            pool.close()
+            assert all(future.done() for future in futures)
+
+    closing = threading.Thread(target=close_busy_pools, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive()
+
+
+def test_a_call_for_a_closed_pool_is_cancelled() -> None:
+    pool = AdaptivePool(2, "test")
+    pool.close()
+    assert pool.submit(int).cancelled()
