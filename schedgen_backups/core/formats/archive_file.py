@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 from pydantic import ValidationError
 
 from schedgen_backups.core.errors import ObjectError
-from schedgen_backups.core.formats.block_stream import BlockReader
+from schedgen_backups.core.formats.block_stream import LINE_LIMIT_BYTES, BlockReader, split_lines
 from schedgen_backups.core.formats.gzip_members import (
     BLOCK_BYTES,
     SMALLEST_FILLER_BYTES,
@@ -49,6 +49,8 @@ from schedgen_backups.core.system.writeback import WriteBack
 INDEX_NAME = f"{RESERVED_FOLDER}/index.jsonl"
 COPY_BYTES = 8 << 20
 """Members that are copied from an older archive in one go; so much is in memory."""
+_HEADER_LIMIT_BYTES = LINE_LIMIT_BYTES
+"""It says the same as the entry's line of the index."""
 _WORTH_SHARING_BYTES = 16 * SHARED_BLOCK_BYTES
 _END_OF_ARCHIVE = b"\0" * (2 * TAR_BLOCK_BYTES)
 
@@ -245,7 +247,9 @@ class ArchiveFile:
         """
         reader = BlockReader(read_members(self._file, entry.offset, entry.length, on_progress=on_progress))
         try:
-            with tarfile.open(fileobj=reader, mode="r|", bufsize=TAR_BLOCK_BYTES, encoding="utf-8", errors="surrogateescape") as tar:
+            with tarfile.open(
+                fileobj=cast("BinaryIO", _HeaderReader(reader)), mode="r|", bufsize=TAR_BLOCK_BYTES, encoding="utf-8", errors="surrogateescape"
+            ) as tar:
                 info = tar.next()
                 if info is None or info.name != entry.member_name or info.size != entry.size_bytes or _key_of(info) != entry.key:
                     raise make_format_error(f"what lies at the place of object {entry.key!r} is something else")
@@ -257,8 +261,12 @@ class ArchiveFile:
             yield block
         if digest.hexdigest() != entry.sha256:
             raise make_format_error(f"object {entry.key!r} has other bytes than were captured")
-        rest = b"".join(reader.read_all())
-        if rest.strip(b"\0") or len(rest) != len(make_padding(info.size)):
+        missing = len(make_padding(info.size))
+        for rest in reader.read_all():
+            missing -= len(rest)
+            if missing < 0 or rest.strip(b"\0"):
+                break
+        if missing:
             raise make_format_error(f"something stands behind object {entry.key!r} that does not belong there")
 
     def _read_index_lines(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
@@ -269,19 +277,31 @@ class ArchiveFile:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         except tarfile.TarError as error:
             raise make_format_error(f"its index is damaged: {error}") from error
-        if info.name != INDEX_NAME:
+        if info.name != INDEX_NAME or info.size < 0:
             raise make_format_error("it holds no index of an archive")
-        resumable = b""
-        for block in reader.read_exactly(info.size):
-            *lines, resumable = (resumable + block).split(b"\n")
-            yield from lines
-        if resumable or b"".join(reader.read_all()).strip(b"\0"):
-            raise make_format_error("its index ends inside a line")
+        yield from split_lines(reader.read_exactly(info.size))
+        if any(block.strip(b"\0") for block in reader.read_all()):
+            raise make_format_error("something stands behind its index that does not belong there")
 
 
 def open_archive(path: Path) -> AbstractContextManager[ArchiveFile]:
     """The archive file is open within the block. VerificationError (permanent) when it is missing, cut short or not an archive of ours."""
     return open_artifact(path, ArchiveFile)
+
+
+class _HeaderReader:
+    """The beginning of an object's part of the file, for tarfile, which reads headers of any length that they claim."""
+
+    def __init__(self, reader: BlockReader) -> None:
+        self._reader = reader
+        self._left_bytes = _HEADER_LIMIT_BYTES
+
+    def read(self, size: int) -> bytes:
+        """As `BlockReader.read`; VerificationError behind the longest header."""
+        self._left_bytes -= size
+        if self._left_bytes < 0:
+            raise make_format_error("the header of an object is too long")
+        return self._reader.read(size)
 
 
 def _leave_out_filler(entry: ObjectEntry, data: bytes | memoryview) -> ObjectEntry:

@@ -6,9 +6,27 @@ Used where an archive's bytes are parsed and where they go to the S3 SDK. Nothin
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from schedgen_backups.core.errors import VerificationError
+
+LINE_LIMIT_BYTES = 16 << 20
+"""For a line of an index. The longest that are written are a record's: two thousand keys of 1 KiB, each with its reason."""
+
+
+def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the lines without their ends; VerificationError when one is longer than `LINE_LIMIT_BYTES`, or the last has no end."""
+    pending = bytearray()
+    for block in blocks:
+        first, *others = block.split(b"\n")
+        pending += first
+        if len(pending) > LINE_LIMIT_BYTES:
+            raise VerificationError("a line of its index is too long", hint="Use another copy or another recovery point.")
+        for other in others:
+            yield bytes(pending)
+            pending = bytearray(other)
+    if pending:
+        raise VerificationError("its index ends inside a line", hint="Use another copy or another recovery point.")
 
 
 class BlockReader(io.BytesIO):

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
+from schedgen_backups.core.formats.block_stream import split_lines
 from schedgen_backups.core.formats.dump_text import SECTION_END, DumpDigest, DumpFacts, Segment, TableEnd, TableFacts, TableStart, Text
 from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, read_footer, read_members, read_members_concurrently
 from schedgen_backups.core.formats.gzip_writer import BlockWriter, MemberWriter
@@ -246,13 +247,8 @@ class DumpFile:
                 return
 
     def _read_lines(self, offset: int, length: int) -> Iterator[str]:
-        resumable = b""
-        for block in read_members(self._file, offset, length):
-            *lines, resumable = (resumable + block).split(b"\n")
-            for line in lines:
-                yield line.decode("utf-8", "replace")
-        if resumable:
-            raise make_format_error("its index ends inside a line")
+        for line in split_lines(read_members(self._file, offset, length)):
+            yield line.decode("utf-8", "replace")
 
 
 def open_dump(path: Path) -> AbstractContextManager[DumpFile]:

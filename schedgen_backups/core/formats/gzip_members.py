@@ -29,6 +29,8 @@ _FILLER_ID = b"SF"
 _EMPTY_BODY = b"\x03\x00" + b"\x00" * 8
 _PAYLOAD = struct.Struct("<BQ32sI")
 _PAYLOAD_VERSION = 1
+_LENGTH_LIMIT = 1 << 62
+"""What a seek takes."""
 SMALLEST_FILLER_BYTES = len(_EXTRA_HEADER) + 2 + 4 + len(_EMPTY_BODY)
 FOOTER_BYTES = len(_EXTRA_HEADER) + 2 + 4 + _PAYLOAD.size + len(_EMPTY_BODY)
 
@@ -154,6 +156,8 @@ def read_members(file: BinaryIO, offset: int, length: int, *, on_progress: Calla
     `on_progress` gets every compressed byte once, in order. VerificationError (permanent) when the range is cut short, is no gzip, fails a
     member's checksum, or ends inside a member.
     """
+    if not (0 <= offset <= _LENGTH_LIMIT and 0 <= length <= _LENGTH_LIMIT):
+        raise VerificationError("a place in the file is none", hint="Use another copy or another recovery point.")
     file.seek(offset)
     remaining = length
     decompressor = isal_zlib.decompressobj(GZIP_WINDOW)

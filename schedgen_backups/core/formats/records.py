@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO, TypeVar
+from typing import Annotated, BinaryIO, TypeVar
 
 from pydantic import AwareDatetime, Field
 from typing_extensions import Buffer
@@ -103,6 +103,10 @@ def make_format_error(reason: str) -> VerificationError:
     return VerificationError(reason, hint="Use another copy or another recovery point.")
 
 
+_Size = Annotated[int, Field(ge=0, le=1 << 62)]
+"""A count or a place in a file, within what a seek takes."""
+
+
 class TableEntry(FrozenModel):
     """One table of a dump: how many rows the snapshot had, how many were captured, and where they lie."""
 
@@ -112,16 +116,16 @@ class TableEntry(FrozenModel):
     """The column list as pg_dump wrote it, parentheses included; empty for a table without columns."""
     expected_rows: int | None
     """Rows counted in the same snapshot; None for a table that an extension owns."""
-    rows: int
-    size_bytes: int
+    rows: _Size
+    size_bytes: _Size
     """Bytes of the rows in COPY's text form."""
     sha256: str
     """Of the rows in COPY's text form, in the order in which they lie in the table."""
     root: str = ""
     """`schema.name` of the partitioned table through which the rows are loaded: on another server they may lie in other partitions of it."""
-    offset: int
+    offset: _Size
     """Where the table's first gzip member starts in the file."""
-    length: int
+    length: _Size
     """Compressed bytes from there to the end of the table's last member."""
 
     @property
@@ -152,11 +156,11 @@ class DumpRecord(FrozenModel):
     relation_count: int
     """Relations and large objects of the database: what a restore in one transaction needs locks for."""
     large_object_count: int
-    size_bytes: int
+    size_bytes: _Size
     """Of the plain text up to the end of pg_dump's own output."""
     text_sha256: str
     """Of everything but rows: schema, sequences, large objects; without the random restrict key and the version comments."""
-    content_length: int
+    content_length: _Size
     """Compressed bytes of the dump itself: the file up to here unpacks to what pg_dump wrote."""
     missing_tables: tuple[str, ...] = ()
     """Tables of the snapshot that pg_dump did not write."""
@@ -174,7 +178,7 @@ class ObjectEntry(FrozenModel):
     """One object of an archive: its S3 metadata, its digest and where it lies."""
 
     key: str
-    size_bytes: int
+    size_bytes: _Size
     sha256: str
     etag: str
     unproven: str = ""
@@ -194,9 +198,9 @@ class ObjectEntry(FrozenModel):
     """Name in the tar file; differs from the key where the key cannot be a path."""
     is_changed: bool = False
     """Whether the object was replaced between the listing and the reading; the archive has the newer one."""
-    offset: int
+    offset: _Size
     """Where the object's first gzip member starts in the file."""
-    length: int
+    length: _Size
     """Compressed bytes from there to the end of the object's last member."""
 
 
@@ -221,7 +225,7 @@ class ArchiveRecord(FrozenModel):
     finished_at: AwareDatetime
     listed_count: int
     object_count: int
-    size_bytes: int
+    size_bytes: _Size
     """Of all archived objects together."""
     changed_count: int
     deleted_count: int
