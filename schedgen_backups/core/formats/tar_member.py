@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tarfile
 import unicodedata
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, compress_mem
 from schedgen_backups.core.formats.records import ObjectEntry, make_format_error
 
 RESERVED_FOLDER = ".schedgen-backups"
+_DRIVE_LETTER = re.compile("[A-Za-z]:")
 _PART_LIMIT_BYTES = 255
 """The longest name of a file on ext4, XFS, APFS and NTFS."""
 
@@ -47,7 +49,8 @@ class MemberNames:
 
 
 def _is_safe(parts: list[str]) -> bool:
-    if parts[0] == RESERVED_FOLDER:
+    # bsdtar takes a drive letter away from a name when it unpacks.
+    if parts[0] == RESERVED_FOLDER or _DRIVE_LETTER.match(parts[0]):
         return False
     return all(
         part not in {"", ".", ".."}
