@@ -32,6 +32,7 @@ class Answer:
     status: int = 200
     body: str = "ok"
     headers: dict[str, str] = field(default_factory=dict)
+    seconds_per_byte: float = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class RecordingServer(JoiningHTTPServer):
         self.received: list[Received] = []
         self.answers: list[Answer] = []
         self.default = Answer()
+        self.is_stopping = threading.Event()
+        """Ends slow answers."""
         super().__init__(_Handler)
 
     def url(self, path: str = f"/services/{SECRET}") -> str:
@@ -72,7 +75,13 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**answer.headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data)
+        if not answer.seconds_per_byte:
+            self.wfile.write(data)
+            return
+        for byte in data:
+            if self.server.is_stopping.wait(answer.seconds_per_byte):
+                return
+            self.wfile.write(bytes([byte]))
 
     do_GET = do_POST  # noqa: N815 - the base class's name
 

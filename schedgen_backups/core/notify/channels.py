@@ -1,7 +1,8 @@
-"""Brings an alert to people: Slack by slack-sdk, a plain JSON endpoint, and everything else by apprise, each within seconds or not at all.
+"""Brings an alert to people: Slack, a plain JSON endpoint, and everything else by apprise, each within seconds or not at all.
 
-Add a channel only when neither Slack nor apprise can do it. A channel says whether the service accepted; it never raises and never hangs. When
-something is sent, and what happens to what was not accepted, is the business of `notifier`.
+Add a channel only when neither Slack nor apprise can do it. A channel says whether the service accepted, by the service's own word where it has one:
+a status of 200 may be a login page. It follows no redirects, never raises and never hangs. When something is sent, and what happens to what was not
+accepted, is the business of `notifier`.
 """
 
 from __future__ import annotations
@@ -9,25 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import SplitResult, urlsplit
 
 import apprise
 import urllib3
-from slack_sdk.errors import SlackClientError
-from slack_sdk.http_retry import RetryHandler
-from slack_sdk.http_retry.builtin_handlers import ConnectionErrorRetryHandler, ServerErrorRetryHandler
-from slack_sdk.webhook import WebhookClient
 
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.notify import exchange
 from schedgen_backups.core.notify.alert import TEXT_LIMIT, Alert, Severity, shorten
+from schedgen_backups.core.notify.exchange import Answer, post, run_exchange
 from schedgen_backups.core.notify.redaction import hidden_addresses
 from schedgen_backups.core.settings import LOOPBACK_HOSTS, MailSettings
 
-SEND_TIMEOUT_SECONDS = 5
-_TRIES = 2
 _HEADER_LIMIT = 150
 _FIELD_LIMIT = 2000
 _FIELDS_LIMIT = 10
@@ -36,8 +33,8 @@ _LEAST_TEXT = 40
 _OK = 200
 _MULTIPLE_CHOICES = 300
 _BAD_REQUEST = 400
-_SILENT = logging.getLogger("schedgen_backups.slack")
-_SILENT.setLevel(logging.CRITICAL)  # the SDK's debug log holds the webhook's address
+_SLACK_ACCEPTED = "ok"
+"""What an incoming webhook answers (Slack's documentation, incoming webhooks); those who speak its language do the same."""
 _SLACK_HOST = "hooks.slack.com"
 _SLACK_PATH = "/services/"
 _COLOURS = {Severity.CRITICAL: "🔴", Severity.HIGH: "🟠", Severity.MEDIUM: "🟡", Severity.LOW: "⚪", Severity.INFO: "🟢"}
@@ -84,18 +81,16 @@ class SlackChannel:
 
     def send(self, alert: Alert) -> Delivery:
         """Sends Block Kit with a text beside it; when the blocks are refused, the text alone."""
-        # None for rate limits: it sleeps as long as the server likes.
-        handlers: list[RetryHandler] = [ConnectionErrorRetryHandler(max_retry_count=1), ServerErrorRetryHandler(1)]
-        client = WebhookClient(self.url, timeout=SEND_TIMEOUT_SECONDS, retry_handlers=handlers, logger=_SILENT)
         try:
             text = _escape(alert.to_text(), TEXT_LIMIT)
-            response = client.send(text=text, blocks=make_slack_blocks(alert))
-            if response.status_code == _BAD_REQUEST:
-                response = client.send(text=text)
-        except (OSError, SlackClientError, ValueError) as error:
+            response = _post_json(self.url, {"text": text, "blocks": make_slack_blocks(alert)})
+            if response.status == _BAD_REQUEST:
+                response = _post_json(self.url, {"text": text})
+        except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
             return Delivery(self.name, is_accepted=False, answer=_describe(error))
-        answer = shorten(_redact(response.body or "", self.url), 200)
-        return Delivery(self.name, is_accepted=response.status_code == _OK, answer=f"{response.status_code} {answer}".strip())
+        is_accepted = response.status == _OK and response.body.strip() == _SLACK_ACCEPTED
+        answer = shorten(_redact(response.body, self.url), 200)
+        return Delivery(self.name, is_accepted, answer=f"{response.status} {answer}".strip())
 
 
 @dataclass(frozen=True)
@@ -116,15 +111,15 @@ class JsonChannel:
 
     def send(self, alert: Alert) -> Delivery:
         """Posts the text."""
-        body = json.dumps({"text": alert.to_text()})
-        with hidden_addresses(), urllib3.PoolManager(timeout=SEND_TIMEOUT_SECONDS, retries=make_retries()) as pool:
-            try:
-                # A redirect is a refusal: behind it may be a page that takes everything, such as a login.
-                response = pool.request("POST", self.url, body=body, headers={"Content-Type": "application/json"}, redirect=False)
-            except urllib3.exceptions.HTTPError as error:
-                return Delivery(self.name, is_accepted=False, answer=_describe(error))
-        is_accepted = _OK <= response.status < _MULTIPLE_CHOICES
-        return Delivery(self.name, is_accepted=is_accepted, answer=f"{response.status} {response.reason or ''}".strip())
+        try:
+            response = _post_json(self.url, {"text": alert.to_text()})
+        except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+            return Delivery(self.name, is_accepted=False, answer=_describe(error))
+        is_success = _OK <= response.status < _MULTIPLE_CHOICES
+        answer = f"{response.status} {response.reason}".strip()
+        if is_success and _says_no(response.body):
+            return Delivery(self.name, is_accepted=False, answer=f"{answer}, {shorten(_redact(response.body, self.url), 200)}")
+        return Delivery(self.name, is_accepted=is_success, answer=answer)
 
 
 @dataclass(frozen=True)
@@ -151,10 +146,17 @@ class AppriseChannel:
         # Services refuse a text that is too long, and count the title and every escaped character; apprise cuts what is still too much.
         room = max((self.plugin.body_maxlen - len(title)) * 3 // 4, _LEAST_TEXT)
         body = shorten(alert.to_text().partition("\n")[2], room)
-        with hidden_addresses(logging.WARNING), apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:
-            is_accepted = bool(self.plugin.notify(body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT))
-            answer = shorten(_redact(" ".join(log.getvalue().split()), self.address, self.plugin.password or ""), 300)
-        return Delivery(self.name, is_accepted, "accepted" if is_accepted else answer or "refused")
+
+        def notify() -> Delivery:
+            with hidden_addresses(logging.WARNING), apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:
+                is_accepted = bool(self.plugin.notify(body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT))
+                answer = shorten(_redact(" ".join(log.getvalue().split()), self.address, self.plugin.password or ""), 300)
+            return Delivery(self.name, is_accepted, "accepted" if is_accepted else answer or "refused")
+
+        try:
+            return run_exchange(notify)
+        except TimeoutError as error:
+            return Delivery(self.name, is_accepted=False, answer=_describe(error))
 
 
 def make_channels(webhook_urls: Iterable[str], recipients: tuple[str, ...], mail: MailSettings | None) -> tuple[Channel, ...]:
@@ -254,8 +256,9 @@ def make_slack_blocks(alert: Alert) -> list[dict[str, Any]]:
 
 def _set_limits(plugin: apprise.NotifyBase) -> apprise.NotifyBase:
     plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
-    plugin.socket_connect_timeout = SEND_TIMEOUT_SECONDS
-    plugin.socket_read_timeout = SEND_TIMEOUT_SECONDS
+    setattr(plugin, "redirects", False)  # noqa: B010 - its type does not know it; whatever the address says
+    plugin.socket_connect_timeout = exchange.READ_TIMEOUT_SECONDS
+    plugin.socket_read_timeout = exchange.READ_TIMEOUT_SECONDS
     return plugin
 
 
@@ -278,16 +281,20 @@ def _redact(text: str, address: str, password: str = "") -> str:
     return text
 
 
-def make_retries() -> urllib3.Retry:
-    """A second and a third try within a second; never as late as the server likes."""
-    return urllib3.Retry(
-        total=_TRIES,
-        backoff_factor=0.2,
-        status_forcelist=[500, 502, 503, 504],
-        allowed_methods=None,
-        raise_on_status=False,
-        respect_retry_after_header=False,
-    )
+def _post_json(url: str, payload: Mapping[str, object]) -> Answer:
+    return post(url, json.dumps(payload).encode(), {"Content-Type": "application/json"})
+
+
+def _says_no(body: str) -> bool:
+    """Whether the answer is a JSON object that reports an error, as many services do with a status of 200."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return False
+    if not isinstance(answer, dict):
+        return False
+    fields = cast("dict[str, object]", answer)
+    return any(fields.get(name) is False for name in ("ok", "success")) or any(fields.get(name) for name in ("error", "errors"))
 
 
 def _describe(error: BaseException) -> str:

@@ -11,10 +11,8 @@ from enum import Enum
 import urllib3
 
 from schedgen_backups.core.notify.alert import shorten
-from schedgen_backups.core.notify.channels import make_retries
-from schedgen_backups.core.notify.redaction import hidden_addresses
+from schedgen_backups.core.notify.exchange import post
 
-_TIMEOUT_SECONDS = 5
 _BODY_LIMIT = 10_000
 """Characters that healthchecks.io keeps of a ping's body (its documentation, pinging API)."""
 _FIRST_REFUSAL = 300
@@ -33,12 +31,11 @@ def ping_heartbeat(url: str, signal: Signal, text: str) -> bool:
     """The service took the signal; False when it did not, or when there is no address."""
     if not url:
         return False
-    with hidden_addresses(), urllib3.PoolManager(timeout=_TIMEOUT_SECONDS, retries=make_retries()) as pool:
-        try:
-            response = pool.request("POST", url + signal.value, body=shorten(text, _BODY_LIMIT).encode(), redirect=False)
-        except urllib3.exceptions.HTTPError as error:
-            _LOG.warning("the heartbeat service did not take %s: %s", signal.name, type(error).__name__)  # the address is a secret
-            return False
+    try:
+        response = post(url + signal.value, shorten(text, _BODY_LIMIT).encode(), {})
+    except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+        _LOG.warning("the heartbeat service did not take %s: %s", signal.name, type(error).__name__)  # the address is a secret
+        return False
     if response.status >= _FIRST_REFUSAL:
         _LOG.warning("the heartbeat service answered %s to %s", response.status, signal.name)
         return False

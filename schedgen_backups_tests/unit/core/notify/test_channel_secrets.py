@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.notify import channels
+from schedgen_backups.core.notify import exchange
 from schedgen_backups.core.notify.channels import Channel, MailSettings, make_channel, make_mail_channel
 from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups_tests.support.alerts import SECRET, Answer, RecordingServer, closed_port, make_alert, recording_server, silent_server
@@ -22,7 +22,7 @@ PASSWORD = "sm7pCanaryPassword"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hanging servers cost tenths of seconds."""
-    monkeypatch.setattr(channels, "SEND_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(exchange, "READ_TIMEOUT_SECONDS", 0.3)
 
 
 @pytest.fixture

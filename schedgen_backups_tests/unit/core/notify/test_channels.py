@@ -5,12 +5,13 @@ Mail is in `test_mail_channel`, secrets and dead servers in `test_channel_secret
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from schedgen_backups.core.notify import channels
+from schedgen_backups.core.notify import exchange
 from schedgen_backups.core.notify.alert import Alert, Severity, shorten
 from schedgen_backups.core.notify.channels import AppriseChannel, Channel, Delivery, JsonChannel, SlackChannel, make_channel
 from schedgen_backups.core.servers.loopback import LOOPBACK
@@ -27,7 +28,7 @@ NASTY = "a <!channel> & <https://evil.example|click> *b* `c`"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hanging servers cost tenths of seconds."""
-    monkeypatch.setattr(channels, "SEND_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(exchange, "READ_TIMEOUT_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -168,6 +169,49 @@ def test_a_redirect_is_a_refusal(server: RecordingServer) -> None:
     server.answers = [Answer(302, "", {"Location": server.url("/login")})]
     assert make_channel(server.url("/hook")).send(make_alert()) == Delivery(f"webhook at {LOOPBACK}", is_accepted=False, answer="302 Found")
     assert [received.path for received in server.received] == ["/hook"]
+
+
+@pytest.mark.parametrize("scheme", ["json", "xml", "form"])
+def test_apprise_follows_no_redirect_whatever_the_address_says(server: RecordingServer, scheme: str) -> None:
+    server.answers = [Answer(302, "", {"Location": server.url("/login")})]
+    assert not make_channel(f"{scheme}://{server.endpoint}/{SECRET}?redirect=yes").send(make_alert()).is_accepted
+    assert len(server.received) == 1
+
+
+def test_slack_follows_no_redirect(server: RecordingServer) -> None:
+    server.answers = [Answer(302, "", {"Location": server.url("/login")})]
+    assert make_channel(server.url()).send(make_alert()) == Delivery("Slack", is_accepted=False, answer="302")
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("body", ["<html>Log in</html>", '{"ok": false, "error": "invalid_auth"}', ""])
+def test_slack_accepts_by_its_own_word_only(server: RecordingServer, body: str) -> None:
+    server.default = Answer(200, body)
+    assert make_channel(server.url()).send(make_alert()) == Delivery("Slack", is_accepted=False, answer=f"200 {body}".strip())
+
+
+@pytest.mark.parametrize("body", ['{"ok": false}', '{"success": false}', '{"error": "invalid_auth"}', '{"errors": ["no such channel"]}'])
+def test_a_json_endpoint_that_reports_an_error_refuses(server: RecordingServer, body: str) -> None:
+    server.default = Answer(200, body)
+    delivery = make_channel(server.url("/hook")).send(make_alert())
+    assert delivery == Delivery(f"webhook at {LOOPBACK}", is_accepted=False, answer=f"200 OK, {body}")
+
+
+@pytest.mark.parametrize("body", ["", "thanks", "[]", '{"ok": true, "error": null}', '{"errors": []}', "{"])
+def test_a_json_endpoint_may_answer_anything_else(server: RecordingServer, body: str) -> None:
+    server.default = Answer(200, body)
+    assert make_channel(server.url("/hook")).send(make_alert()).is_accepted
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("address", ["http://{}/services/a", "http://{}/hook", "json://{}/hook"])
+def test_an_answer_that_comes_byte_by_byte_is_given_up(server: RecordingServer, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 0.5)
+    server.default = Answer(200, "ok" * 100, seconds_per_byte=0.1)
+    started_at = time.monotonic()
+    assert not make_channel(address.format(server.endpoint)).send(make_alert()).is_accepted
+    assert time.monotonic() - started_at < 3
+    server.is_stopping.set()
 
 
 def test_apprise_gets_title_and_text(server: RecordingServer) -> None:

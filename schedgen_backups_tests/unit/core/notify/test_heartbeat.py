@@ -6,11 +6,12 @@ The service is a local HTTP server. When a ping is sent is the business of the e
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from schedgen_backups.core.notify import heartbeat
+from schedgen_backups.core.notify import exchange
 from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
 from schedgen_backups_tests.support.alerts import SECRET, Answer, RecordingServer, closed_port, recording_server, silent_server
 
@@ -71,9 +72,19 @@ def test_a_service_that_asks_for_patience_does_not_hold_up_a_backup(server: Reco
 
 @pytest.mark.timeout(60)
 def test_a_service_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat, "_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(exchange, "READ_TIMEOUT_SECONDS", 0.2)
     with silent_server() as port:
         assert not ping_heartbeat(f"http://127.0.0.1:{port}{CHECK}", Signal.START, "text")
+
+
+@pytest.mark.timeout(60)
+def test_an_answer_that_comes_byte_by_byte_is_given_up(server: RecordingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 0.5)
+    server.default = Answer(200, "ok" * 100, seconds_per_byte=0.1)
+    started_at = time.monotonic()
+    assert not ping_heartbeat(server.url(CHECK), Signal.START, "text")
+    assert time.monotonic() - started_at < 3
+    server.is_stopping.set()
 
 
 @pytest.mark.parametrize("address", ["http://", "https://[", "http://exa mple/x", "http://host:notaport/x", "http://\u2100.example/x"])

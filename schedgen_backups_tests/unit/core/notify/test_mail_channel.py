@@ -15,7 +15,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.notify import channels
+from schedgen_backups.core.notify import exchange
 from schedgen_backups.core.notify.channels import Delivery, MailSettings, make_mail_channel
 from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups_tests.support.alerts import closed_port, make_alert
@@ -27,7 +27,7 @@ NASTY = "a <!channel> & <https://evil.example|click> *b* `c`"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hanging servers cost tenths of seconds."""
-    monkeypatch.setattr(channels, "SEND_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(exchange, "READ_TIMEOUT_SECONDS", 0.3)
 
 
 class MailBox:

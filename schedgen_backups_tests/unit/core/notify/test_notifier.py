@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.notify import channels
+from schedgen_backups.core.notify import exchange
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.channels import Channel, make_channel
 from schedgen_backups.core.notify.incidents import IncidentKey
@@ -29,7 +29,7 @@ EVERY_KEY = frozenset({KEY, OTHER})
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "SEND_TIMEOUT_SECONDS", 2)
+    monkeypatch.setattr(exchange, "READ_TIMEOUT_SECONDS", 2)
 
 
 @pytest.fixture
