@@ -1,21 +1,36 @@
-"""The folder of the Dagster instance: where it is, and that it holds a dagster.yaml."""
+"""The folder of the Dagster instance: where it is, that it is private, and that it holds a dagster.yaml. Makes it under a lock of its own.
+
+Dagster makes its SQLite files at the first use and stamps their schema; two processes that do so at once leave files that no process can use again.
+"""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from schedgen_backups.config.env_file import EnvironmentFile, find_checkout
-from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.errors import ConfigurationError, StorageError
+from schedgen_backups.core.system.lock import FileLock
 
 HOME_VARIABLE = "DAGSTER_HOME"
+_LOCK_NAME = ".schedgen-backups.lock"
+
+
+@contextmanager
+def hold_home(file: EnvironmentFile) -> Generator[Path, None, None]:
+    """Prepare DAGSTER_HOME; within the block no other process of ours opens an instance there. Errors as of `prepare_home`."""
+    home = prepare_home(file)
+    with FileLock(home / _LOCK_NAME).waited_for():
+        yield home
 
 
 def prepare_home(file: EnvironmentFile) -> Path:
     """Set DAGSTER_HOME to a folder with a dagster.yaml and return it: the configured one, otherwise `.dagster` in the checkout.
 
-    ConfigurationError when it is not set and the settings are not the checkout's own: two sites must not share a history.
+    ConfigurationError when it is not set and the settings are not the checkout's own: two sites must not share a history. StorageError when it cannot
+    be made or written.
     """
     # Dagster's own variable, which its programs read and hand on: not a setting of ours, and set here for the instance of this process.
     configured = os.environ.get(HOME_VARIABLE)
@@ -25,10 +40,16 @@ def prepare_home(file: EnvironmentFile) -> Path:
             "DAGSTER_HOME is not set, and the settings are not those of a checkout", hint="Set it to the folder with the instance's dagster.yaml."
         )
     home = Path(configured).expanduser().absolute() if configured else (checkout or Path()) / ".dagster"
-    home.mkdir(parents=True, exist_ok=True)
-    config = home / "dagster.yaml"
-    if not config.exists() and checkout is not None:
-        with suppress(FileExistsError):  # another process was as fast
-            config.symlink_to(checkout / "dagster.yaml")
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config = home / "dagster.yaml"
+        if not config.exists() and checkout is not None:
+            with suppress(FileExistsError):  # another process was as fast
+                config.symlink_to(checkout / "dagster.yaml")
+    except OSError as error:
+        raise StorageError(
+            f"DAGSTER_HOME {home} cannot be used: {error.strerror or type(error).__name__}",
+            hint="Make room on its disk, or give the folder and its files to the user that runs the backups.",
+        ) from error
     os.environ[HOME_VARIABLE] = str(home)
     return home

@@ -6,22 +6,24 @@ Commands come here through `launch`. Add what a command needs from Dagster.
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 
 import dagster as dg
 
 from schedgen_backups import run_tags
+from schedgen_backups.alerts.service import AlertService, Failure
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.drill.report import DrillReport
+from schedgen_backups.core.errors import BackupError, StorageError
 from schedgen_backups.core.system.process import ProgramError, run_program
 from schedgen_backups.defs.assets import find_point_id
 from schedgen_backups.defs.drill import REPORT_KEY
 from schedgen_backups.defs.site import build_site_definitions
-from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, CANCELLED_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
-from schedgen_backups.monitoring.failures import EXIT_CODE_KEY, INTERRUPTION, explain_step_failure
+from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, CANCELLED_EXIT_CODE, CONFIGURATION_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
+from schedgen_backups.monitoring.failures import EXIT_CODE_KEY, INTERRUPTION, explain_run_failure, explain_step_failure
 from schedgen_backups.monitoring.orphaned_runs import describe_own_process, fail_orphaned_runs
-from schedgen_backups.runs.home import prepare_home
+from schedgen_backups.runs.home import hold_home
 from schedgen_backups.runs.results import BackupResult, DrillResult, StepFailure
 
 _STEP_EXIT_CODES = {"database_dump": DATABASE_EXIT_CODE, "minio_archive": BUCKET_EXIT_CODE}
@@ -42,28 +44,56 @@ def make_tags(reason: str, labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_backup_job(config: Config, tags: Mapping[str, str]) -> BackupResult:
-    """Run the backup job against the instance of DAGSTER_HOME; how it ended is in the result, never raised."""
-    prepare_home(config.file)
-    with dg.DagsterInstance.get() as instance:
+    """Run the backup job against the instance of DAGSTER_HOME; how it ended is in the result. StorageError when Dagster cannot run it."""
+    with _open_instance(config, "backup_job") as instance:
         result = _run_job(config, instance, "backup_job", tags, {})
         return BackupResult(
             run_id=result.run_id,
             point_id=find_point_id(instance, result.run_id),
             is_success=result.success,
-            failures=tuple(_read_failure(event) for event in result.all_events if event.is_step_failure),
+            failures=_list_failures(config, result),
         )
 
 
 def run_drill_job(config: Config, point_id: str, tags: Mapping[str, str]) -> DrillResult:
-    """Run the drill's job against the instance of DAGSTER_HOME; how it ended is in the result, never raised."""
-    prepare_home(config.file)
-    with dg.DagsterInstance.get() as instance:
+    """Run the drill's job against the instance of DAGSTER_HOME; how it ended is in the result. StorageError when Dagster cannot run it."""
+    with _open_instance(config, "restore_drill_job") as instance:
         result = _run_job(config, instance, "restore_drill_job", tags, {"ops": {"restore_drill": {"config": {"point_id": point_id}}}})
         return DrillResult(
             run_id=result.run_id,
             report=_read_report(result),
-            failures=tuple(_read_failure(event) for event in result.all_events if event.is_step_failure),
+            failures=_list_failures(config, result),
         )
+
+
+@contextmanager
+def _open_instance(config: Config, job_name: str) -> Generator[dg.DagsterInstance, None, None]:
+    """Open the instance of DAGSTER_HOME for a run of this job. What fails before or around the run is told here: no hook and no sensor sees it."""
+    try:
+        with ExitStack() as stack:
+            try:
+                with hold_home(config.file):
+                    instance = stack.enter_context(dg.DagsterInstance.get())
+                yield instance
+            except BackupError:
+                raise
+            except Exception as error:
+                # The first line: what follows is SQL and its parameters.
+                reason = str(error).strip().partition("\n")[0]
+                raise StorageError(
+                    f"Dagster cannot work in DAGSTER_HOME: {type(error).__name__}: {reason}",
+                    hint="Look at its space and permissions. When another version of Dagster made it: `dagster instance migrate`, or another folder.",
+                ) from error
+    except BackupError as error:
+        _tell(config, Failure(job_name, error.message, error.hint, run_id="", job_name=job_name))
+        raise
+
+
+def _tell(config: Config, failure: Failure) -> None:
+    with suppress(BackupError):  # settings of alerts that are wrong: the command prints the failure all the same
+        service = AlertService(config)
+        service.raise_failure(failure)
+        service.ping_failure(failure)
 
 
 def _run_job(
@@ -89,6 +119,19 @@ def _read_report(result: dg.ExecuteInProcessResult) -> DrillReport | None:
             if isinstance(value, dg.JsonMetadataValue):
                 return DrillReport.model_validate(value.data)
     return None
+
+
+def _list_failures(config: Config, result: dg.ExecuteInProcessResult) -> tuple[StepFailure, ...]:
+    failures = tuple(_read_failure(event) for event in result.all_events if event.is_step_failure)
+    if failures or result.success:
+        return failures
+    # No step failed, so no hook has told it; the outbox makes the same incident of it.
+    ended_by = next((event for event in result.all_events if event.is_failure), None)
+    job_name = result.dagster_run.job_name
+    cause = explain_run_failure(ended_by) or "the run ended without a word"
+    failure = Failure(job_name, cause, "Look at the run's page and at DAGSTER_HOME.", result.run_id, job_name)
+    _tell(config, failure)
+    return (StepFailure(job_name, cause, failure.next_step, CONFIGURATION_EXIT_CODE),)
 
 
 def _read_failure(event: dg.DagsterEvent) -> StepFailure:
