@@ -43,7 +43,7 @@ VARIABLES = (
     Variable("MINIO_BUCKET", "schedgen-pdfs", "bucket to back up"),
     Variable("MINIO_SECURE", "false", "true for https to the S3 server"),
     Variable("MINIO_REGION", "us-east-1", "region that requests are signed for"),
-    Variable("RESTORE_POSTGRES_PASSWORD", "", "password for `restore --database`; by default POSTGRES_PASSWORD", is_secret=True),
+    Variable("RESTORE_POSTGRES_PASSWORD", "", "password for `restore --database`; by default POSTGRES_PASSWORD, on that server only", is_secret=True),
     Variable("RESTORE_MINIO_ACCESS_KEY", "", "access key that may write, for `restore --bucket`; by default MINIO_ACCESS_KEY"),
     Variable("RESTORE_MINIO_SECRET_KEY", "", "its secret key; by default MINIO_SECRET_KEY", is_secret=True),
     Variable("BACKUP_DIR", "./backups", "where recovery points are kept; a relative path starts at the folder of `.env`"),

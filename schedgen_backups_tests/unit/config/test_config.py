@@ -154,3 +154,29 @@ def test_neither_a_repr_nor_a_message_has_a_secret(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="BACKUP_HEARTBEAT_URL is something else, expected an https address") as raised:
         _ = config.alerts
     assert "canary" not in f"{raised.value.message} {raised.value.hint}"
+
+
+@pytest.mark.parametrize("url", ["postgresql://me@evil.example/name", "postgresql://me@source.example:5433/name", "postgresql:///name?user=me"])
+def test_the_password_of_the_source_goes_to_no_other_server(tmp_path: Path, url: str) -> None:
+    config = load(tmp_path, POSTGRES_HOST="source.example")
+    assert read_database_target(url, config).password == ""
+
+
+@pytest.mark.parametrize("target", ["other", "postgresql://me@source.example/other", "postgresql://me@SOURCE.example:5432/other"])
+def test_a_target_on_the_sources_server_gets_its_password(tmp_path: Path, target: str) -> None:
+    assert read_database_target(target, load(tmp_path, POSTGRES_HOST="source.example")).password == "password-canary"
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:typed-canary@host/name", "postgresql://me@host/name?password=typed-canary", "postgresql://me:typed-canary@/name"]
+)
+def test_a_url_that_holds_a_password_is_refused_without_it(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigurationError, match="holds a password") as raised:
+        read_database_target(url, load(tmp_path, POSTGRES_HOST="host"))
+    assert "canary" not in f"{raised.value!r} {raised.value.message} {raised.value.hint}"
+
+
+def test_a_bucket_url_that_holds_a_key_is_refused_without_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="holds a login") as raised:
+        read_bucket_target("http://key:typed-canary@host:9000/name", load(tmp_path))
+    assert "canary" not in f"{raised.value!r} {raised.value.message} {raised.value.hint}"
