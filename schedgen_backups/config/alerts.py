@@ -31,7 +31,7 @@ def read_alerts(reader: Reader) -> AlertSettings:
     mail = None
     if recipients:
         mail = MailSettings(
-            host=reader.required("SMTP_HOST"),
+            host=reader.required("SMTP_HOST") and reader.host("SMTP_HOST"),
             port=reader.number("SMTP_PORT", 1, 65535),
             user=reader.text("SMTP_USER"),
             password=reader.text("SMTP_PASSWORD"),
@@ -44,7 +44,7 @@ def read_alerts(reader: Reader) -> AlertSettings:
         mail=mail,
         is_success_told=reader.yes_or_no("BACKUP_ALERT_ON_SUCCESS"),
         heartbeat_url=reader.parsed("BACKUP_HEARTBEAT_URL", _parse_heartbeat_url, "an https address", ""),
-        webserver_url=reader.text("DAGSTER_WEBSERVER_URL").rstrip("/"),
+        webserver_url=reader.parsed("DAGSTER_WEBSERVER_URL", _parse_webserver_url, "an address without a login", ""),
         max_age=read_max_age(reader),
     )
 
@@ -53,6 +53,12 @@ def _parse_mail_security(text: str) -> str:
     if text not in {"starttls", "ssl", "insecure"}:
         raise ValueError(text)
     return text
+
+
+def _parse_webserver_url(text: str) -> str:
+    if "@" in urlsplit(text).netloc:  # it is sent with every alert
+        raise ValueError
+    return text.rstrip("/")
 
 
 def _parse_heartbeat_url(text: str) -> str:

@@ -1,4 +1,7 @@
-"""Reads single variables (text, numbers, switches, paths) and collects what is wrong with them."""
+"""Reads single variables (text, numbers, switches, paths) and collects what is wrong with them.
+
+What is wrong is named and never quoted: the value may be a secret that stands in the wrong place, and messages reach alerts and run histories.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from schedgen_backups.config.env_file import EnvironmentFile
 from schedgen_backups.config.variables import FILE_SUFFIX, VARIABLES
 from schedgen_backups.core.errors import ConfigurationError
 
-_SECRETS = frozenset(variable.name for variable in VARIABLES if variable.is_secret)
 DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 _TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
 _FALSE_WORDS = frozenset({"false", "0", "no", "off", ""})
@@ -45,9 +47,18 @@ class Reader:
         try:
             return parse(value)
         except (ValueError, KeyError, OSError):
-            seen = "is something else" if name in _SECRETS else f"is {value!r}"
-            self._problems.append(f"{name} {seen}, expected {expected}")
+            self._problems.append(f"{name} is wrong, expected {expected}")
             return fallback
+
+    def host(self, name: str) -> str:
+        """Return a host's name or address, or an absolute path (PostgreSQL's socket); a problem when it holds more than that, such as a login."""
+
+        def parse(value: str) -> str:
+            if any(sign in value for sign in "@?=") or "://" in value or any(sign.isspace() for sign in value):
+                raise ValueError
+            return value
+
+        return self.parsed(name, parse, "a host's name without a login", "")
 
     def number(self, name: str, lowest: int, highest: int) -> int:
         """Return a whole number from `lowest` to `highest`; a problem and the default when it is not one."""
@@ -78,11 +89,11 @@ class Reader:
         try:
             return resolve_path(value, self._file)
         except ValueError as error:
-            self._problems.append(f"{name} is {value!r}, and {error}")
+            self._problems.append(f"{name} is wrong: {error}")
             return Path(value)
 
     def check(self) -> None:
-        """Raise ConfigurationError when anything was wrong; values of secrets are never in it."""
+        """Raise ConfigurationError when anything was wrong; no value is ever in it."""
         if self._problems:
             raise ConfigurationError("; ".join(dict.fromkeys(self._problems)), hint=self._file.advice)
 
@@ -115,9 +126,9 @@ def read_value_files(values: Mapping[str, str], file: EnvironmentFile) -> tuple[
         try:
             read[name] = resolve_path(text, file).read_text(encoding="utf-8").strip()
         except UnicodeDecodeError:
-            problems[name] = f"{name}{FILE_SUFFIX} names {text}, which is no text"
+            problems[name] = f"{name}{FILE_SUFFIX} names a file that is no text"
         except ValueError as error:
-            problems[name] = f"{name}{FILE_SUFFIX} names {text}, and {error}"
+            problems[name] = f"{name}{FILE_SUFFIX} is wrong: {error}"
         except OSError as error:
-            problems[name] = f"{name}{FILE_SUFFIX} names {text}, which cannot be read ({error.strerror or type(error).__name__})"
+            problems[name] = f"{name}{FILE_SUFFIX} names a file that cannot be read ({error.strerror or type(error).__name__})"
     return read, problems

@@ -18,11 +18,11 @@ _DEFAULT_PORT = 5432
 def read_database(reader: Reader, *, password_name: str = "POSTGRES_PASSWORD") -> DatabaseSettings:  # noqa: S107 - a variable's name
     """Return how the database is reached, with the password of this variable."""
     return DatabaseSettings(
-        host=reader.text("POSTGRES_HOST"),
+        host=reader.host("POSTGRES_HOST"),
         port=reader.number("POSTGRES_PORT", 1, 65535),
         user=reader.text("POSTGRES_USER"),
         password=reader.required(password_name),
-        database=reader.text("POSTGRES_DB"),
+        database=reader.parsed("POSTGRES_DB", parse_database_name, "the name of a database", ""),
         ssl_mode=_read_ssl_mode(reader),
         libpq_variables=_read_libpq_variables(reader),
     )
@@ -63,6 +63,13 @@ def parse_database_url(url: str, password: str, reader: Reader) -> DatabaseSetti
     )
 
 
+def parse_database_name(text: str) -> str:
+    """Return the name as it is; ValueError for a URL, which may hold a password and is no name to anybody."""
+    if "://" in text:
+        raise ValueError
+    return text
+
+
 def parse_bucket_url(url: str) -> tuple[str, str, bool]:
     """Return endpoint, bucket and whether it is encrypted of `http(s)://host:port/bucket`; ValueError when it is something else."""
     parts = urlsplit(url)
@@ -75,7 +82,7 @@ def parse_bucket_url(url: str) -> tuple[str, str, bool]:
 
 def parse_endpoint(text: str) -> str:
     """Return `host:port` as it is; ValueError otherwise."""
-    if "://" in text or "/" in text or not text.rpartition(":")[2].isdigit():
+    if any(sign in text for sign in "/@?") or any(sign.isspace() for sign in text) or not text.rpartition(":")[2].isdigit():
         raise ValueError(text)
     return text
 

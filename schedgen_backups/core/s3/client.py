@@ -149,7 +149,7 @@ class BucketClient:
                 http_client=self._pool,
             )
         except ValueError as error:
-            raise BucketError(f"MINIO_ENDPOINT {settings.endpoint!r} cannot be used: {error}", hint="It is host:port, no http://.") from error
+            raise BucketError("MINIO_ENDPOINT cannot be used: it names no server", hint="It is host:port, no http://.") from error
         timeouts = {"connect_timeout_seconds": CONNECT_TIMEOUT_SECONDS, "stall_timeout_seconds": stall_timeout_seconds}
         self._direct = DirectGets(settings, self._rate_limit, certificates=certificates, on_busy=on_busy, **timeouts)
 
@@ -296,7 +296,7 @@ class BucketClient:
         except S3Error as error:
             raise self._explain_refusal(key, error) from error
         except urllib3.exceptions.LocationParseError as error:
-            raise BucketError(f"MINIO_ENDPOINT {self.settings.endpoint!r} cannot be used: {error}", hint="It is host:port, no http://.") from error
+            raise BucketError("MINIO_ENDPOINT cannot be used: it names no server", hint="It is host:port, no http://.") from error
         except urllib3.exceptions.HTTPError as error:
             raise BucketUnreachableError(
                 f"the S3 server at {self.settings.endpoint} does not answer as it should{_for_key(key)}: {_reason(error)}",

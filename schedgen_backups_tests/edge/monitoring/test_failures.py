@@ -125,12 +125,12 @@ def test_a_missing_secret_fails_the_run_with_its_name(
         ("BACKUP_ALLOW_EMPTY", "perhaps"),
     ],
 )
-def test_a_wrong_setting_fails_the_run_with_its_name_and_value(name: str, value: str, site: Site, instance: dg.DagsterInstance) -> None:
+def test_a_wrong_setting_fails_the_run_with_its_name(name: str, value: str, site: Site, instance: dg.DagsterInstance) -> None:
     site.set(**{name: value})
     failures = failures_of(site.run(instance))
     assert failures.keys() == BOTH_CAPTURES
     for failed in failures.values():
-        assert f"{name} is {value!r}, expected " in failed.description
+        assert f"{name} is wrong, expected " in failed.description
         assert failed.metadata["exit_code"] == 4
     # The open incident is all that is there.
     assert [path.name for path in site.directory.iterdir()] == [".alerts"]
@@ -139,7 +139,7 @@ def test_a_wrong_setting_fails_the_run_with_its_name_and_value(name: str, value:
 def test_a_wrong_port_is_the_databases_failure_only(site: Site, instance: dg.DagsterInstance) -> None:
     site.set(POSTGRES_PORT="54321x")
     result = site.run(instance)
-    assert "POSTGRES_PORT is '54321x', expected a whole number from 1 to 65535" in failures_of(result)["database_dump"].description
+    assert "POSTGRES_PORT is wrong, expected a whole number from 1 to 65535" in failures_of(result)["database_dump"].description
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
 
 
