@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import TypeVar
@@ -73,6 +74,8 @@ def _find_pass(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> datetime 
 OUTBOX_NAME = "alert_outbox"
 WILL_RETRY_TAG = "dagster/will_retry"
 _BATCH = 20
+_PART_SECONDS = 10
+"""After so long no further run is reported in this tick: Dagster ends a tick after 60 s, and then the cursor stays where it was."""
 _OLDEST = timedelta(days=2)
 """What happened longer ago than this before the outbox first looked is history, not news."""
 _UNREMARKABLE = f" {CheckStatus.NOT_CONFIGURED.value}: "
@@ -83,6 +86,8 @@ _Made = TypeVar("_Made")
 class OutboxCursor(FrozenModel):
     """Up to where everything was told."""
 
+    since_seconds: float = 0
+    """What happened before is history. Set at the first look and kept: what nobody accepted for days is late, not lost."""
     failure_id: int = 0
     cancel_id: int = 0
     tick_seconds: dict[str, float] = {}
@@ -94,11 +99,11 @@ def work_through_outbox(
     instance: dg.DagsterInstance, service: AlertService, cursor: OutboxCursor, check_keys: list[dg.AssetCheckKey]
 ) -> OutboxCursor:
     """Everything since the cursor was told or is still to be told; returns how far it came. A part that raises is told, and the others go on."""
-    horizon = datetime.now(timezone.utc) - _OLDEST
+    since_seconds = cursor.since_seconds or (datetime.now(timezone.utc) - _OLDEST).timestamp()
+    horizon = datetime.fromtimestamp(since_seconds, timezone.utc)
     failed = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_FAILURE, after_storage_id=cursor.failure_id)
     cancelled = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_CANCELED, after_storage_id=cursor.cancel_id)
     _guard(service, "runs whose process is gone", lambda: len(fail_orphaned_runs(instance)), 0)
-    _guard(service, "alerts that wait for a channel", service.notifier.flush_spool, 0)
     failure_id = _guard(service, "failed runs", lambda: _report_runs(instance, service, failed, cursor.failure_id, horizon), cursor.failure_id)
     cancel_id = _guard(service, "cancelled runs", lambda: _report_runs(instance, service, cancelled, cursor.cancel_id, horizon), cursor.cancel_id)
     tick_seconds = _guard(service, "failed ticks", lambda: _report_ticks(instance, service, cursor.tick_seconds, horizon), cursor.tick_seconds)
@@ -106,7 +111,9 @@ def work_through_outbox(
         service, "warnings of checks", lambda: _report_checks(instance, service, check_keys, cursor.check_ids, horizon), cursor.check_ids
     )
     _guard(service, "what is over", lambda: service.report_resolved(list_resolved_keys(instance, service, check_keys)), None)
-    return OutboxCursor(failure_id=failure_id, cancel_id=cancel_id, tick_seconds=tick_seconds, check_ids=check_ids)
+    # Last: a channel that does not answer keeps no news from the others.
+    _guard(service, "alerts that wait for a channel", service.notifier.flush_spool, 0)
+    return OutboxCursor(since_seconds=since_seconds, failure_id=failure_id, cancel_id=cancel_id, tick_seconds=tick_seconds, check_ids=check_ids)
 
 
 def _guard(service: AlertService, part: str, look: Callable[[], _Made], otherwise: _Made) -> _Made:
@@ -127,7 +134,10 @@ def _guard(service: AlertService, part: str, look: Callable[[], _Made], otherwis
 def _report_runs(
     instance: dg.DagsterInstance, service: AlertService, wanted: dg.RunStatusChangeRecordsFilter, after_id: int, horizon: datetime
 ) -> int:
+    ends_at = time.monotonic() + _PART_SECONDS
     for record in instance.fetch_run_status_changes(wanted, limit=_BATCH, ascending=True).records:
+        if time.monotonic() >= ends_at:
+            return after_id
         entry = record.event_log_entry
         run = instance.get_run_by_id(entry.run_id)
         if run is not None and run.tags.get(WILL_RETRY_TAG) != "true" and entry.timestamp >= horizon.timestamp():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
@@ -25,6 +26,10 @@ from schedgen_backups.core.notify.incidents import FOLDER_NAME, Incident, Incide
 
 _SPOOL_NAME = "spool"
 _SPOOL_AGE = timedelta(days=7)
+_SILENCE_SECONDS = 3
+"""A channel that takes longer to refuse says nothing: the next alert would wait for it as long."""
+_FLUSH_SECONDS = 10
+"""After so long no further spooled alert is sent: new ones wait for the state meanwhile."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -54,6 +59,8 @@ class Notifier:
         self._channels = tuple(channels)
         self._folder = backup_directory / FOLDER_NAME
         self._store = IncidentStore(self._folder)
+        self._silent: set[str] = set()
+        """Fingerprints of channels that did not answer. A notifier lives for one tick or step; the next one asks again."""
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -106,14 +113,24 @@ class Notifier:
         if not folder.is_dir():
             return 0
         with self._state():  # one process at a time, so that none is sent twice
-            return sum(self._is_left(path) for path in sorted(folder.glob("*.json")))
+            ends_at = time.monotonic() + _FLUSH_SECONDS
+            return sum(time.monotonic() >= ends_at or self._is_left(path) for path in sorted(folder.glob("*.json")))
+
+    def _ask(self, channel: Channel, alert: Alert) -> Delivery:
+        if channel.fingerprint in self._silent:
+            return Delivery(channel.name, is_accepted=False, answer="not asked again, it did not answer just now")
+        started_at = time.monotonic()
+        delivery = channel.send(alert)
+        if not delivery.is_accepted and time.monotonic() - started_at >= _SILENCE_SECONDS:
+            self._silent.add(channel.fingerprint)
+        return delivery
 
     def _is_left(self, path: Path) -> bool:
         try:
             spooled = _Spooled.model_validate_json(path.read_bytes())
             channel = next((channel for channel in self._channels if channel.fingerprint == spooled.fingerprint), None)
             is_over = datetime.now(timezone.utc) - spooled.alert.raised_at > _SPOOL_AGE
-            is_done = is_over or (channel is not None and channel.send(spooled.alert).is_accepted)
+            is_done = is_over or (channel is not None and self._ask(channel, spooled.alert).is_accepted)
         except ValidationError:
             _LOG.warning("spooled alert %s is damaged and is removed", path.name)
             is_done = True
@@ -132,7 +149,7 @@ class Notifier:
             return Outcome.UNCONFIGURED
         refused: list[Channel] = []
         for channel in self._channels:
-            delivery = channel.send(alert)
+            delivery = self._ask(channel, alert)
             if not delivery.is_accepted:
                 _LOG.warning("alert %r was not accepted by %s: %s", alert.title, delivery.channel, delivery.answer)
                 refused.append(channel)

@@ -129,6 +129,21 @@ def test_what_is_older_than_two_days_at_the_first_look_is_history(home: dg.Dagst
     assert "yesterday" in alert
 
 
+def test_what_no_channel_took_for_more_than_two_days_is_late_and_not_lost(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+    outbox.look()
+    cursor = read_cursor(outbox)
+    assert cursor.since_seconds == pytest.approx(time.time() - 2 * DAY_SECONDS, abs=60)
+    # As if the first look had been four days ago, and the channel down ever since.
+    outbox.cursor = cursor.model_copy(update={"since_seconds": time.time() - 6 * DAY_SECONDS}).model_dump_json()
+    add_failed_run(home, seconds_ago=3 * DAY_SECONDS, message="three days ago")
+    inbox.go_down()
+    outbox.look()
+    inbox.come_up()
+    outbox.look(2)
+    [alert] = inbox.texts
+    assert "three days ago" in alert
+
+
 def test_an_alert_that_no_channel_takes_waits_and_comes_once(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
     outbox.look()
     before = read_cursor(outbox)

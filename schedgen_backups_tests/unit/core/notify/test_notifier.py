@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,7 +20,18 @@ from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.channels import Channel, make_channel
 from schedgen_backups.core.notify.incidents import IncidentKey
 from schedgen_backups.core.notify.notifier import Notifier, Outcome
-from schedgen_backups_tests.support.alerts import KEY, RAISED_AT, SECRET, Answer, RecordingServer, closed_port, make_alert, recording_server
+from schedgen_backups.core.servers.loopback import LOOPBACK
+from schedgen_backups_tests.support.alerts import (
+    KEY,
+    RAISED_AT,
+    SECRET,
+    Answer,
+    RecordingServer,
+    closed_port,
+    make_alert,
+    recording_server,
+    silent_server,
+)
 
 HOUR = timedelta(hours=1)
 DOWN = Answer(404, "down")
@@ -294,3 +306,33 @@ def test_a_refusal_is_logged_without_the_address(tmp_path: Path, caplog: pytest.
     assert notifier.report_trouble(KEY, make_alert()) is Outcome.REFUSED
     assert "was not accepted by webhook at 127.0.0.1" in caplog.text
     assert not any(secret in caplog.text for secret in SECRET.split("/"))
+
+
+@pytest.mark.timeout(60)
+def test_a_silent_channel_is_waited_for_once(server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five spooled alerts took 77 s, and a sensor's tick is ended after 60."""
+    monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr("schedgen_backups.core.notify.notifier._SILENCE_SECONDS", 0.9)
+    with silent_server() as port:
+        channels = [make_channel(f"http://{LOOPBACK}:{port}/hook"), make_webhook(server)]
+        notifier = Notifier(channels, tmp_path)
+        started_at = time.monotonic()
+        raised_at = datetime.now(timezone.utc)
+        outcomes = [notifier.report_trouble(key_of(name), make_alert(title=name, raised_at=raised_at)) for name in "abcde"]
+        assert outcomes == [Outcome.ACCEPTED] * 5
+        assert notifier.flush_spool() == 5
+        assert time.monotonic() - started_at < 3
+        assert len(server.received) == 5
+
+
+def test_a_flush_ends_although_more_is_spooled(
+    server: RecordingServer, other_server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
+    server.default = Answer(400)
+    for name in "ab":
+        notifier.report_trouble(key_of(name), make_alert(title=name, raised_at=datetime.now(timezone.utc)))
+    monkeypatch.setattr("schedgen_backups.core.notify.notifier._FLUSH_SECONDS", 0)
+    asked_count = len(server.received)
+    assert notifier.flush_spool() == 2
+    assert len(server.received) == asked_count
