@@ -5,6 +5,7 @@ The keys of incidents are made here and in `run_kinds`, so that a failure and it
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,6 +14,7 @@ from schedgen_backups.alerts.run_kinds import find_run_kind
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import describe_freshness
+from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.channels import Delivery, make_channels
 from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
@@ -52,8 +54,9 @@ class AlertService:
     def __init__(self, config: Config) -> None:
         self.settings = config.alerts
         self.catalog = Catalog(config.backup_directory)
+        self._installation = self.settings.name or _describe_place(config)
         channels = make_channels(self.settings.webhook_urls, self.settings.mail_recipients, self.settings.mail)
-        self.notifier = Notifier(channels, self.catalog.directory)
+        self.notifier = Notifier(channels, self.catalog.directory, name=self.settings.name)
 
     def raise_failure(self, failure: Failure) -> Outcome:
         """Send an alert of the failed step or run."""
@@ -102,8 +105,17 @@ class AlertService:
         return f"{self.settings.webserver_url}/runs/{run_id}" if self.settings.webserver_url and run_id else ""
 
     def _make_facts(self, run_id: str) -> dict[str, str]:
-        facts = {"last verified recovery point": describe_freshness(self.catalog, datetime.now(timezone.utc))}
+        freshness = describe_freshness(self.catalog, datetime.now(timezone.utc))
+        facts = {"installation": self._installation, "last verified recovery point": freshness}
         return {**facts, "run": run_id} if run_id else facts
+
+
+def _describe_place(config: Config) -> str:
+    """Return what stands for a name: the machine and, when its settings are right, the database."""
+    try:
+        return f"{socket.gethostname()}, database {config.database.label}"
+    except ConfigurationError:
+        return socket.gethostname()
 
 
 def send_test_alert(notifier: Notifier) -> tuple[Delivery, ...]:

@@ -15,6 +15,8 @@ from schedgen_backups.core.settings import LOOPBACK_HOSTS, MailSettings
 class AlertSettings:
     """Who gets alerts, and when silence is too long."""
 
+    name: str
+    """What this installation is called; empty when nobody said it."""
     webhook_urls: tuple[str, ...] = field(repr=False)
     mail_recipients: tuple[str, ...]
     mail: MailSettings | None
@@ -39,6 +41,7 @@ def read_alerts(reader: Reader) -> AlertSettings:
             security=reader.parsed("SMTP_SECURITY", _parse_mail_security, "starttls, ssl or insecure", "starttls"),
         )
     return AlertSettings(
+        name=reader.text("BACKUP_NAME"),
         webhook_urls=tuple(reader.text("BACKUP_ALERT_WEBHOOK_URL").split()),
         mail_recipients=recipients,
         mail=mail,

@@ -72,6 +72,7 @@ VARIABLES = (
         "where alerts go: Slack, Discord, Teams, an apprise address, a JSON endpoint; several with spaces",
         is_secret=True,
     ),
+    Variable("BACKUP_NAME", "", "name of this installation, in every alert; by default alerts name the machine and the database"),
     Variable("BACKUP_ALERT_EMAIL", "", "who gets alerts by mail, several with commas"),
     Variable("BACKUP_ALERT_ON_SUCCESS", "false", "true for a message after each recovery point"),
     Variable("BACKUP_HEARTBEAT_URL", "", "pinged at start, after verification and on failure, as healthchecks.io expects", is_secret=True),

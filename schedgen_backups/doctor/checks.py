@@ -52,7 +52,11 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
     is_complete = yield from _read("settings of the backup", lambda: config.check("backup_directory", "capture", "schedule", "retention"))
     has_database = yield from _read("settings of the database", lambda: config.database)
     has_bucket = yield from _read("settings of the bucket", lambda: config.bucket)
-    yield from _read("settings of alerts", lambda: config.alerts)
+    has_alerts = yield from _read("settings of alerts", lambda: config.alerts)
+    if has_alerts and not config.alerts.name:
+        yield PreconditionResult(
+            "name", Verdict.NOTE, "BACKUP_NAME is not set: alerts name the machine and the database", "Set it to what people call this installation."
+        )
     yield from _read("settings of the drill", lambda: config.check("drill"))
     if not is_complete:
         return

@@ -55,7 +55,8 @@ class _Spooled(FrozenModel):
 class Notifier:
     """Channels, and the folder where incidents and undelivered alerts are kept."""
 
-    def __init__(self, channels: Sequence[Channel], backup_directory: Path) -> None:
+    def __init__(self, channels: Sequence[Channel], backup_directory: Path, *, name: str = "") -> None:
+        self._name = name
         self._channels = tuple(channels)
         self._folder = backup_directory / FOLDER_NAME
         self._store = IncidentStore(self._folder)
@@ -105,6 +106,7 @@ class Notifier:
 
     def send(self, alert: Alert) -> tuple[Delivery, ...]:
         """What each channel answered, without any incident: for tests and for good news."""
+        alert = self._with_name(alert)
         return tuple(channel.send(alert) for channel in self._channels)
 
     def flush_spool(self) -> int:
@@ -115,6 +117,10 @@ class Notifier:
         with self._state():  # one process at a time, so that none is sent twice
             ends_at = time.monotonic() + _FLUSH_SECONDS
             return sum(time.monotonic() >= ends_at or self._is_left(path) for path in sorted(folder.glob("*.json")))
+
+    def _with_name(self, alert: Alert) -> Alert:
+        """The alert with the installation's name before its title: whoever reads several must see which one it is."""
+        return alert.model_copy(update={"title": f"{self._name}: {alert.title}"}) if self._name else alert
 
     def _ask(self, channel: Channel, alert: Alert) -> Delivery:
         if channel.fingerprint in self._silent:
@@ -147,6 +153,7 @@ class Notifier:
     def _deliver(self, alert: Alert) -> Outcome:
         if not self._channels:
             return Outcome.UNCONFIGURED
+        alert = self._with_name(alert)
         refused: list[Channel] = []
         for channel in self._channels:
             delivery = self._ask(channel, alert)

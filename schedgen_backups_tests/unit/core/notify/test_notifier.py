@@ -308,6 +308,14 @@ def test_a_refusal_is_logged_without_the_address(tmp_path: Path, caplog: pytest.
     assert not any(secret in caplog.text for secret in SECRET.split("/"))
 
 
+def test_every_alert_begins_with_the_installations_name(server: RecordingServer, tmp_path: Path) -> None:
+    notifier = Notifier([make_webhook(server)], tmp_path, name="production")
+    notifier.send(make_alert(title="test"))
+    notifier.report_trouble(KEY, make_alert(title="failed"))
+    notifier.report_resolved(EVERY_KEY, facts={}, now=RAISED_AT + HOUR)
+    assert list_told(server) == ["[CRITICAL] production: test", "[CRITICAL] production: failed", "[INFO] production: Backups work again"]
+
+
 @pytest.mark.timeout(60)
 def test_a_silent_channel_is_waited_for_once(server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five spooled alerts took 77 s, and a sensor's tick is ended after 60."""
