@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.selection import find_newest_verified
 from schedgen_backups.core.errors import ConfigurationError, StorageError
+from schedgen_backups.core.system.files import write_atomically
 from schedgen_backups.core.units import describe_labels
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
@@ -64,13 +64,8 @@ def write_marker(path: Path, catalog: Catalog, point: PointListing) -> None:
         "LAST_BACKUP_PINNED_UNTIL": pin.expires_at.isoformat() if pin is not None and pin.expires_at is not None else "",
     }
     text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
-    target = path.absolute()
     try:
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}.", delete=False, encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(target)
+        write_atomically(path.absolute(), text.encode())
     except OSError as error:
         raise StorageError(f"the marker {path} cannot be written: {error.strerror}", hint="The recovery point is verified all the same.") from error
 

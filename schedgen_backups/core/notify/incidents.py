@@ -6,8 +6,6 @@ an alert says belongs to `alerts`. An alert counts as announced only when a chan
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,8 @@ from pathlib import Path
 from pydantic import AwareDatetime, ValidationError
 
 from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.system.files import write_atomically
+from schedgen_backups.core.system.lock import LOCK_NAME, FileLock
 
 REMINDERS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
 """After the first alert; from then on once a day."""
@@ -105,20 +105,13 @@ class IncidentStore:
 
     def write(self, state: IncidentState) -> None:
         """The file holds this state. OSError when the folder cannot be written."""
-        temporary = self._path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(state.model_dump_json(indent=1))
-        temporary.chmod(0o600)
-        temporary.replace(self._path)
+        write_atomically(self._path, state.model_dump_json(indent=1).encode())
 
     @contextmanager
     def locked(self) -> Generator[None, None, None]:
-        """Nobody else changes the state within the block; waits for whoever does. OSError when the folder cannot be written."""
+        """Nobody else changes the state within the block; waits for whoever does. OSError or StorageError when the folder cannot be written."""
         # Not only `parents=True`: that makes the backup directory as the umask likes.
         self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with FileLock(self._folder / LOCK_NAME).waited_for():
             yield
-        finally:
-            os.close(descriptor)

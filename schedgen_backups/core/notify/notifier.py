@@ -8,7 +8,6 @@ depend on it.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,10 +18,12 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
+from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.channels import Channel, Delivery
 from schedgen_backups.core.notify.incidents import FOLDER_NAME, Incident, IncidentKey, IncidentState, IncidentStore
+from schedgen_backups.core.system.files import write_atomically
 
 _SPOOL_NAME = "spool"
 _SPOOL_AGE = timedelta(days=7)
@@ -171,9 +172,7 @@ class Notifier:
         path = folder / f"{alert.raised_at:%Y%m%d_%H%M%S_%f}-{uuid4().hex}.json"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(_Spooled(fingerprint=channel.fingerprint, alert=alert).model_dump_json())
+            write_atomically(path, _Spooled(fingerprint=channel.fingerprint, alert=alert).model_dump_json().encode())
         except OSError as error:
             _LOG.warning("alert %r cannot be kept for %s: %s", alert.title, channel.name, error.strerror)
 
@@ -183,8 +182,8 @@ class Notifier:
             try:
                 stack.enter_context(self._store.locked())
                 state = self._store.read()
-            except OSError as error:  # the directory may be just what is broken: better an alert too many than none
-                _LOG.warning("incidents cannot be kept in %s: %s", self._folder, error.strerror)
+            except (OSError, StorageError) as error:  # the directory may be just what is broken: better an alert too many than none
+                _LOG.warning("incidents cannot be kept in %s: %s", self._folder, error.strerror if isinstance(error, OSError) else error.message)
                 state = IncidentState()
             yield state
 

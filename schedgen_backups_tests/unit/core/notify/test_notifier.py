@@ -344,3 +344,10 @@ def test_a_flush_ends_although_more_is_spooled(
     asked_count = len(server.received)
     assert notifier.flush_spool() == 2
     assert len(server.received) == asked_count
+
+
+def test_another_users_lock_keeps_no_alert_back(server: RecordingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run as root leaves one; here a folder stands in its place, which root cannot open either."""
+    (tmp_path / ".alerts" / ".lock").mkdir(parents=True)
+    assert Notifier([make_webhook(server)], tmp_path).report_trouble(KEY, make_alert()) is Outcome.ACCEPTED
+    assert "incidents cannot be kept in" in caplog.text
