@@ -11,7 +11,6 @@ import pwd
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -20,6 +19,7 @@ from pathlib import Path
 from schedgen_backups.config.env_file import find_checkout
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE
 from schedgen_backups.core.errors import ConfigurationError, StorageError
+from schedgen_backups.core.system.files import write_atomically
 from schedgen_backups.runs.home import HOME_VARIABLE
 from schedgen_backups.setup.plan import SERVICE_USER, Deployment, Place, PlannedFile
 
@@ -182,15 +182,8 @@ def _run(words: Sequence[str]) -> None:
 
 
 def _write_whole(path: Path, text: str, mode: int) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary = Path(file.name)
-    temporary.chmod(mode)
-    if path.exists() and os.geteuid() == 0:
-        shutil.chown(temporary, path.stat().st_uid, path.stat().st_gid)
-    temporary.replace(path)
+    owner = (path.stat().st_uid, path.stat().st_gid) if path.exists() and os.geteuid() == 0 else None
+    write_atomically(path, text.encode(), mode=mode, owner=owner)
 
 
 def _close(path: Path, owner: str) -> None:

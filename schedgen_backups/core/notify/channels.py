@@ -1,4 +1,4 @@
-"""Brings an alert to people: Slack, a plain JSON endpoint, and everything else by apprise, each within seconds or not at all.
+"""Brings an alert to people: Slack (by slack-sdk), a JSON endpoint, and everything else by apprise, each within seconds or not at all.
 
 Add a channel only when neither Slack nor apprise can do it. A channel says whether the service accepted, by the service's own word where it has one:
 a status of 200 may be a login page. It follows no redirects, never raises and never hangs. When something is sent, and what happens to what was not
@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import apprise
 import urllib3
+from slack_sdk.models.blocks import Block, ContextBlock, HeaderBlock, MarkdownTextObject, PlainTextObject, SectionBlock
 
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify import exchange
@@ -237,21 +238,19 @@ def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> Channe
 
 
 def make_slack_blocks(alert: Alert) -> list[dict[str, Any]]:
-    """The alert as Block Kit, within its limits."""
-    blocks: list[dict[str, Any]] = [
-        {"type": "header", "text": {"type": "plain_text", "text": shorten(f"{_COLOURS[alert.severity]} {alert.title}", _HEADER_LIMIT)}},
-        {"type": "section", "text": {"type": "mrkdwn", "text": _escape(f"*{alert.severity.value}*  {alert.cause}", TEXT_LIMIT)}},
+    """Return the alert as Block Kit, within its limits; slack-sdk's models refuse what Slack would refuse."""
+    made: list[Block] = [
+        HeaderBlock(text=PlainTextObject(text=shorten(f"{_COLOURS[alert.severity]} {alert.title}", _HEADER_LIMIT))),
+        SectionBlock(text=MarkdownTextObject(text=_escape(f"*{alert.severity.value}*  {alert.cause}", TEXT_LIMIT))),
     ]
     if alert.next_step:
-        blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": _escape(f"*What to do:* {alert.next_step}", TEXT_LIMIT)}})
+        made.append(SectionBlock(text=MarkdownTextObject(text=_escape(f"*What to do:* {alert.next_step}", TEXT_LIMIT))))
     if alert.facts:
-        fields = [
-            {"type": "mrkdwn", "text": _escape(f"*{name}*\n{value}", _FIELD_LIMIT)} for name, value in list(alert.facts.items())[:_FIELDS_LIMIT]
-        ]
-        blocks.append({"type": "section", "fields": fields})
+        facts = list(alert.facts.items())[:_FIELDS_LIMIT]
+        made.append(SectionBlock(fields=[MarkdownTextObject(text=_escape(f"*{name}*\n{value}", _FIELD_LIMIT)) for name, value in facts]))
     if alert.link:
-        blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": f"<{alert.link}|Open the run>"}]})
-    return blocks
+        made.append(ContextBlock(elements=[MarkdownTextObject(text=f"<{alert.link}|Open the run>")]))
+    return [cast("dict[str, Any]", block.to_dict()) for block in made]  # pyright: ignore[reportUnknownMemberType] - untyped in the SDK
 
 
 def _set_limits(plugin: apprise.NotifyBase) -> apprise.NotifyBase:
