@@ -55,6 +55,9 @@ class SharedServers:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(SharedServers())
+    # A worker of xdist has them, and programs would fold their lines at 80 columns there and nowhere else.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     # Started in the background, a shell makes its children ignore Ctrl-C, and theirs inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

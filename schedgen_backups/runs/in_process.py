@@ -85,11 +85,11 @@ def _open_instance(config: Config, job_name: str) -> Generator[dg.DagsterInstanc
                     hint="Look at its space and permissions. When another version of Dagster made it: `dagster instance migrate`, or another folder.",
                 ) from error
     except BackupError as error:
-        _tell(config, Failure(job_name, error.message, error.hint, run_id="", job_name=job_name))
+        _send_alert(config, Failure(job_name, error.message, error.hint, run_id="", job_name=job_name))
         raise
 
 
-def _tell(config: Config, failure: Failure) -> None:
+def _send_alert(config: Config, failure: Failure) -> None:
     with suppress(BackupError):  # settings of alerts that are wrong: the command prints the failure all the same
         service = AlertService(config)
         service.raise_failure(failure)
@@ -130,7 +130,7 @@ def _list_failures(config: Config, result: dg.ExecuteInProcessResult) -> tuple[S
     job_name = result.dagster_run.job_name
     cause = explain_run_failure(ended_by) or "the run ended without a word"
     failure = Failure(job_name, cause, "Look at the run's page and at DAGSTER_HOME.", result.run_id, job_name)
-    _tell(config, failure)
+    _send_alert(config, failure)
     return (StepFailure(job_name, cause, failure.next_step, CONFIGURATION_EXIT_CODE),)
 
 

@@ -30,6 +30,8 @@ from schedgen_backups.core.settings import BucketSettings, CaptureSettings, Data
 from schedgen_backups.core.verify.live_system import LiveApplication
 
 POINT = "20261122_020000"
+_OF_THE_DIRECTORY = frozenset({".lock", ".records.lock", "site.json", "missing_objects.json"})
+"""Files that belong to no point."""
 TAKEN_AT = datetime(2026, 11, 22, 2, 0, tzinfo=timezone.utc)
 DUMP_NAME = f"db_schedgen_{POINT}.sql.gz"
 ARCHIVE_NAME = f"minio_schedgen-pdfs_{POINT}.tar.gz"
@@ -245,7 +247,7 @@ def run_tool(*words: str | Path, cwd: Path, stdin: bytes = b"") -> tuple[int, by
 
 def list_files(folder: Path) -> list[str]:
     """Every file below the folder, staging and lock left out, as sorted relative paths."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name not in {".lock", ".records.lock"})
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name not in _OF_THE_DIRECTORY)
 
 
 def damage(data: bytes, position: int) -> bytes:

@@ -13,7 +13,8 @@ from psycopg import sql
 from schedgen_backups.core.catalog.catalog import PointListing
 from schedgen_backups.core.errors import DatabaseError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
-from schedgen_backups.core.formats.dump_text import DumpDigest, split_table
+from schedgen_backups.core.formats.dump_sections import leave_out_restrict
+from schedgen_backups.core.formats.dump_text import DumpDigest, Text, split_table
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.postgres.psql import feed_psql
@@ -145,7 +146,7 @@ def _fill(prepared: PreparedDatabase, tables: tuple[TableEntry, ...], side: Data
 def _list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes]:
     """Everything that goes to psql; the COMMIT comes only after each table's digest was seen to match."""
     yield b"BEGIN;\n"
-    yield from dump.read_schema()
+    yield from (segment.data for segment in leave_out_restrict(map(Text, dump.read_schema())))
     for table in tables:
         contents = DumpDigest()
         for segment in split_table(dump.read_table(table)):

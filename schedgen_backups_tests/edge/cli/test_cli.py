@@ -187,7 +187,7 @@ def test_what_was_typed_wrong_ends_with_4(arguments: tuple[str, ...], said: str,
 
 
 def test_doctor_finds_nothing_where_nothing_is_wrong(cli_site: Site) -> None:
-    result = cli_site.cli("doctor", "--json")
+    result = cli_site.cli("doctor", "--json", BACKUP_NAME="tests")
     results = json.loads(result.stdout)
     assert result.code == 0
     assert {result["state"] for result in results} == {"ok"}

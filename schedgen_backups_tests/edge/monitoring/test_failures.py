@@ -15,6 +15,7 @@ from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups.defs import assets
 from schedgen_backups_tests.support import fake_pg_dump
 from schedgen_backups_tests.support.fake_pg_dump import make_pg_bin_dir
 from schedgen_backups_tests.support.servers import run
@@ -221,12 +222,13 @@ def test_while_another_process_holds_the_lock_a_run_says_who_it_is(site: Site, i
     assert [point.state for point in site.points()] == [PointState.VERIFIED]
 
 
-def test_an_error_that_nobody_foresaw_fails_the_step_as_it_is(site: Site, instance: dg.DagsterInstance) -> None:
-    """A lock that is a folder is no error of core: it must neither pass as success nor lose its traceback."""
-    (site.directory / ".lock").mkdir(parents=True)
+def test_an_error_that_nobody_foresaw_fails_the_step_as_it_is(site: Site, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no error of core must neither pass as success nor lose its traceback."""
+    for name in ("take_database_dump", "take_bucket_archive"):
+        monkeypatch.setattr(assets, name, lambda *_arguments: 1 // 0)
     failures = failures_of(site.run(instance))
     assert failures.keys() == BOTH_CAPTURES
     for failed in failures.values():
-        assert "IsADirectoryError" in failed.description
-        assert "lock.py" in failed.description
+        assert "ZeroDivisionError" in failed.description
+        assert "test_failures.py" in failed.description
     assert site.points() == ()

@@ -45,7 +45,7 @@ def test_a_point_that_is_held_is_not_pruned_and_afterwards_it_may_be(catalog: Ca
         assert point.point_id == OLD
         assert list_removable(catalog) == []
         # Who is killed holds it no longer than that.
-        assert list_removable(catalog, NOW + LONGEST + timedelta(minutes=5)) == [OLD]
+        assert list_removable(catalog, datetime.now(timezone.utc) + LONGEST + timedelta(minutes=5)) == [OLD]
     assert list_removable(catalog) == [OLD]
     assert read_pin(catalog, OLD) is None
 
