@@ -10,7 +10,7 @@ import typer
 
 from schedgen_backups.cli.app import CommandEnd, app, get_config, out
 from schedgen_backups.core.servers.loopback import LOOPBACK
-from schedgen_backups.runs.home import prepare_home
+from schedgen_backups.runs.home import hold_home, prepare_home
 
 HostOption = Annotated[str, typer.Option("--host", "-h", help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option("--port", "-p", help="Port to listen on.", envvar="SCHEDGEN_UI_PORT", min=1, max=65535)]
@@ -21,11 +21,12 @@ WorkspaceOption = Annotated[Path | None, typer.Option("--workspace", "-w", help=
 @app.command()
 def serve(context: typer.Context, *, host: HostOption = LOOPBACK, port: PortOption = 3000, workspace: WorkspaceOption = None) -> None:
     """Serve the Dagster UI behind the gate and run Dagster's daemon, until Ctrl-C."""
-    from schedgen_backups.ui.processes import find_workspace, run_ui_and_daemon  # noqa: PLC0415 - other commands start without it
+    from schedgen_backups.ui.processes import find_workspace, make_instance, run_ui_and_daemon  # noqa: PLC0415 - other commands start without it
 
     config = get_config(context)
     config.check("ui")
-    home = prepare_home(config.file)
+    with hold_home(config.file) as home:
+        make_instance(home)
     out.print(f"[bold]http://{host}:{port}[/]  Ctrl-C here ends webserver and daemon")
     raise CommandEnd(run_ui_and_daemon(home, host, port, workspace.absolute() if workspace is not None else find_workspace()))
 

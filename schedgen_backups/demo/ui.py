@@ -16,15 +16,16 @@ from schedgen_backups.core.postgres.connection import connect_database, count_us
 from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups.demo.seed import destroy_application, seed_application
 from schedgen_backups.demo.servers import Stage, open_stage
-from schedgen_backups.runs.home import prepare_home
-from schedgen_backups.ui.processes import find_workspace, run_ui_and_daemon
+from schedgen_backups.runs.home import hold_home
+from schedgen_backups.ui.processes import find_workspace, make_instance, run_ui_and_daemon
 
 
 def run_ui(folder: Path, port: int, console: Console) -> int:
     """Servers, webserver and daemon ran until they were interrupted; returns 0, or the exit code of a Dagster that ended by itself."""
     with open_stage(folder / "ui") as stage:
         _seed_once(stage, console)
-        home = prepare_home(load_config().file)
+        with hold_home(load_config().file) as home:
+            make_instance(home)
         console.print(f"[bold]http://{LOOPBACK}:{port}[/]  open Assets, press [bold]Materialize all[/]; Ctrl-C here ends everything")
         console.print(f"recovery points: {stage.backup_directory}")
         return run_ui_and_daemon(home, LOOPBACK, port, find_workspace())

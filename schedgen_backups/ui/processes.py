@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from schedgen_backups.config.env_file import find_checkout
+from schedgen_backups.core.errors import StorageError
 
 DEFINITIONS_MODULE = "schedgen_backups.definitions"
 _END_GRACE_SECONDS = 15
@@ -23,6 +24,18 @@ def find_workspace() -> Path | None:
     """Return the checkout's workspace file, None where there is no checkout: then Dagster loads the module of the definitions."""
     checkout = find_checkout()
     return checkout / "workspace.yaml" if checkout is not None else None
+
+
+def make_instance(home: Path) -> None:
+    """Let one process alone make Dagster's files in a fresh DAGSTER_HOME: two that do it at once ruin them. The caller holds the home.
+
+    StorageError where Dagster cannot.
+    """
+    script = "import dagster\nwith dagster.DagsterInstance.get(): pass"
+    done = subprocess.run([sys.executable, "-c", script], cwd=home, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        raise StorageError(f"Dagster cannot use DAGSTER_HOME {home}: {last}", hint="Look at the folder's disk, owner and dagster.yaml.")
 
 
 def run_ui_and_daemon(home: Path, host: str, port: int, workspace: Path | None) -> int:
