@@ -22,6 +22,10 @@ _LOCK_NAME = ".schedgen-backups.lock"
 def hold_home(file: EnvironmentFile) -> Generator[Path, None, None]:
     """Prepare DAGSTER_HOME; within the block no other process of ours opens an instance there. Errors as of `prepare_home`."""
     home = prepare_home(file)
+    if not os.access(home, os.W_OK):
+        # In a container it holds a dagster.yaml only, and the instance lies in a database. Where it should not be so, Dagster says it next.
+        yield home
+        return
     with FileLock(home / _LOCK_NAME).waited_for():
         yield home
 
