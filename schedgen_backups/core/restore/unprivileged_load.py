@@ -40,11 +40,11 @@ _PARTS = {
     "columns": r"\(<name>(?:, ?<name>)*\)",
     "operator": r"[-+*/<>=~!@#%^&|`?]+",
 }
-_OWNED_KINDS = (
-    "AGGREGATE|COLLATION|CONVERSION|DOMAIN|EVENT TRIGGER|FOREIGN DATA WRAPPER|FOREIGN TABLE|FUNCTION|LARGE OBJECT|MATERIALIZED VIEW|OPERATOR CLASS|"
-    "OPERATOR FAMILY|OPERATOR|PROCEDURAL LANGUAGE|LANGUAGE|PROCEDURE|PUBLICATION|SCHEMA|SEQUENCE|SERVER|STATISTICS|SUBSCRIPTION|TABLE|"
-    "TEXT SEARCH CONFIGURATION|TEXT SEARCH DICTIONARY|TYPE|VIEW"
+_SCHEMA_KINDS = (
+    "AGGREGATE|COLLATION|CONVERSION|DOMAIN|FOREIGN TABLE|FUNCTION|MATERIALIZED VIEW|OPERATOR CLASS|OPERATOR FAMILY|OPERATOR|PROCEDURE|SEQUENCE|"
+    "STATISTICS|TABLE|TEXT SEARCH CONFIGURATION|TEXT SEARCH DICTIONARY|TYPE|VIEW"
 )
+_GLOBAL_KINDS = "EVENT TRIGGER|FOREIGN DATA WRAPPER|PUBLICATION|SCHEMA|SERVER|SUBSCRIPTION"
 
 
 def _form(pattern: str) -> re.Pattern[bytes]:
@@ -54,8 +54,10 @@ def _form(pattern: str) -> re.Pattern[bytes]:
     return re.compile(pattern.encode("latin-1"), re.DOTALL)
 
 
+# Never of the system's objects: who owns the schema pg_catalog can replace functions that a superuser calls.
 _OWNER = _form(
-    rf"ALTER (?:{_OWNED_KINDS}) (?:[0-9]+|(?:<name>\.)?(?:<name>|<operator>)) ?(?:<signature>)?(?: USING <name>)? OWNER TO (?P<new_owner><role>);"
+    rf"ALTER (?:(?:{_SCHEMA_KINDS}) <own>\.(?:<name>|<operator>) ?(?:<signature>)?(?: USING <name>)?|(?:{_GLOBAL_KINDS}) <own>|LARGE OBJECT [0-9]+)"
+    r" OWNER TO (?P<new_owner><role>);"
 )
 _EXTENSION = _form(r"CREATE EXTENSION IF NOT EXISTS (?P<extension><name>)(?: WITH SCHEMA <name>)?;")
 # Not on objects of the system: reading files of the server is a matter of a grant on pg_read_file.
@@ -84,8 +86,12 @@ _FORMS = (
         r"CREATE SERVER <name>(?: TYPE <string>)?(?: VERSION <string>)? FOREIGN DATA WRAPPER <name>"
         r"(?: OPTIONS \(\s*<name> <string>(?:,\s+<name> <string>)*\s*\))?;"
     ),
-    _form(r"CREATE OPERATOR FAMILY (?:<name>\.)?<name> USING <name>;"),
-    _form(r"(?:CREATE OPERATOR CLASS|ALTER OPERATOR FAMILY) (?!.*\bSTORAGE\b)[^;']*;"),
+    # Of schemas of the dump only: a support function in a family of the system would run in a superuser's queries.
+    _form(r"CREATE OPERATOR FAMILY <own>\.<name> USING <name>;"),
+    _form(
+        r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:DEFAULT )?FOR TYPE [^;'()]* USING <name>(?: FAMILY <own>\.<name>)? AS\s(?!.*\b(?:STORAGE|FAMILY)\b)[^;']*;"
+    ),
+    _form(r"ALTER OPERATOR FAMILY <own>\.<name> USING <name> ADD\s(?!.*\bSTORAGE\b)[^;']*;"),
 )
 _HARMLESS_EXTENSIONS = frozenset(
     {

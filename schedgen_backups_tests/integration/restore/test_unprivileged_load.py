@@ -169,6 +169,11 @@ REFUSED = {
     "ALTER TABLE pg_catalog.pg_class ADD CHECK (public.evil()), OWNER TO app;\n",
     "owner by keyword": "CREATE FUNCTION public.g() RETURNS integer LANGUAGE sql AS 'SELECT 1';\nALTER FUNCTION public.g() OWNER TO postgres;\n"
     "REVOKE ALL ON SCHEMA public FROM app;\nALTER FUNCTION pg_catalog.now() OWNER TO CURRENT_USER;\n",
+    "the schema of the system": "ALTER SCHEMA pg_catalog OWNER TO app;\n",
+    "a function of the system": "ALTER FUNCTION pg_catalog.now() OWNER TO app;\n",
+    "a function of the system without its schema": "ALTER FUNCTION now() OWNER TO app;\n",
+    "a family of the system": "ALTER OPERATOR FAMILY pg_catalog.integer_ops USING btree ADD\n"
+    "    FUNCTION 2 (integer, integer) pg_catalog.btint4sortsupport(internal);\n",
     "programs by membership": "GRANT pg_execute_server_program TO app;\n",
     "files by grant": "GRANT ALL ON FUNCTION pg_catalog.pg_read_file(text) TO app;\n",
     "a setting by grant": "GRANT SET ON PARAMETER session_preload_libraries TO app;\n",
