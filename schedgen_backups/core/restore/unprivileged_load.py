@@ -89,7 +89,8 @@ _FORMS = (
     # Of schemas of the dump only: a support function in a family of the system would run in a superuser's queries.
     _form(r"CREATE OPERATOR FAMILY <own>\.<name> USING <name>;"),
     _form(
-        r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:DEFAULT )?FOR TYPE [^;'()]* USING <name>(?: FAMILY <own>\.<name>)? AS\s(?!.*\b(?:STORAGE|FAMILY)\b)[^;']*;"
+        r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:DEFAULT )?FOR TYPE [^;'()]* USING <name>"
+        r"(?: FAMILY <own>\.<name>)? AS\s(?!.*\b(?:STORAGE|FAMILY)\b)[^;']*;"
     ),
     _form(r"ALTER OPERATOR FAMILY <own>\.<name> USING <name> ADD\s(?!.*\bSTORAGE\b)[^;']*;"),
 )
