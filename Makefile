@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
+# Hundreds of processes of the tests import the package; without compiled files each compiles it again.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests wait more than they compute. A file's tests stay together: they share servers.
 PYTEST_PARALLEL ?= -n 3 --dist loadfile
 .DEFAULT_GOAL := help
@@ -37,7 +39,7 @@ test: $(VENV)/.installed-dev  ## unit, edge (real Dagster) and integration (real
 	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
 test-unit: $(VENV)/.installed-dev  ## the tests that start no server (seconds)
-	$(BIN)/python -m pytest schedgen_backups_tests/unit $(PYTEST_PARALLEL) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest schedgen_backups_tests/unit $(PYTEST_PARALLEL) --dist worksteal $(PYTEST_ARGS)
 
 exhaustive: $(VENV)/.installed-dev  ## every test, the long-running ones included (an hour)
 	$(BIN)/python -m pytest -m "" $(PYTEST_PARALLEL) $(PYTEST_ARGS)

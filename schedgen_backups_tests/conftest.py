@@ -21,7 +21,6 @@ from minio.deleteobjects import DeleteObject
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups.demo.seed import SeedSummary, seed_application
 from schedgen_backups_tests.support.minio_server import MinioServer
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, S3Server, SharedS3, client_of
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from schedgen_backups.core.settings import DatabaseSettings
+    from schedgen_backups.demo.seed import SeedSummary
 
 UNIT_RING = "schedgen_backups_tests/unit"
 S3_SERVERS = ("seaweedfs", *(["minio"] if shutil.which("minio") else []))
@@ -158,6 +158,8 @@ def second_bucket(s3_server: S3Server) -> Iterator[BucketSettings]:
 @pytest.fixture
 def seeded(database: DatabaseSettings, bucket: BucketSettings) -> SeedSummary:
     """`database` and `bucket` hold a small application."""
+    from schedgen_backups.demo.seed import seed_application  # noqa: PLC0415 - the unit ring does without its PDFs
+
     return seed_application(database, bucket, user_count=20, job_count=40)
 
 

@@ -30,7 +30,7 @@ class JoiningHTTPServer(ThreadingHTTPServer):
         """What handlers raised, clients that broke off included."""
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
         super().__init__((LOOPBACK, 0), handler)
 
     @property

@@ -20,6 +20,7 @@ READ_TIMEOUT_SECONDS = 5
 EXCHANGE_TIMEOUT_SECONDS = 10
 """For everything together: tries, an answer that comes byte by byte."""
 _TRIES = 2
+_BACKOFF_SECONDS = 0.2
 _ANSWER_LIMIT_BYTES = 64 << 10
 _Made = TypeVar("_Made")
 
@@ -75,7 +76,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
     """
     retries = urllib3.Retry(
         total=_TRIES,
-        backoff_factor=0.2,
+        backoff_factor=_BACKOFF_SECONDS,
         status_forcelist=[500, 502, 503, 504],
         allowed_methods=None,
         raise_on_status=False,

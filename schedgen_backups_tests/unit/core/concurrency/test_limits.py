@@ -17,12 +17,12 @@ LOWER = "import os; from schedgen_backups.core.system.priority import lower_prio
 
 
 def test_bytes_pass_no_faster_than_the_rate_from_all_threads_together() -> None:
-    """Eight threads, 4 MB at 2 MB/s, of which one second's worth may pass at once."""
-    rate_limit = RateLimit(2)
+    """Eight threads, 13 MB at 10 MB/s, of which one second's worth may pass at once."""
+    rate_limit = RateLimit(10)
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(rate_limit.wait_for, [125_000] * 32))
-    assert time.monotonic() - started > 0.9
+        list(pool.map(rate_limit.wait_for, [406_250] * 32))
+    assert time.monotonic() - started > 0.27
 
 
 @pytest.mark.parametrize(("rate", "pauses"), [(0, 0), (1, 1)])

@@ -21,12 +21,13 @@ from schedgen_backups.core.formats.gzip_members import (
 from schedgen_backups_tests.support.artifacts import make_noise
 
 _WORDS = [b"lecture", b"exam", b"Monday", b"venue", b"group", b"\n"]
+_NOISE = make_noise(40_000)
+_SENTENCES = [b" ".join(_WORDS[place % len(_WORDS)] for place in _NOISE[start : start + 1000]).ljust(6000) for start in range(0, 40_000, 1000)]
 
 
 def _make_text(size_bytes: int) -> bytes:
     """Words in an order that repeats late."""
-    order = make_noise(4096)
-    return b" ".join(_WORDS[place % len(_WORDS)] for place in islice(cycle(order), size_bytes // 4 + 1))[:size_bytes]
+    return b"".join(islice(cycle(_SENTENCES), size_bytes // len(_SENTENCES[0]) + 1))[:size_bytes]
 
 
 SHAPES = {

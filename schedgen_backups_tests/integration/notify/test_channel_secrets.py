@@ -22,7 +22,7 @@ PASSWORD = "sm7pCanaryPassword"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hanging servers cost tenths of seconds."""
-    monkeypatch.setattr(exchange, "READ_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(exchange, "READ_TIMEOUT_SECONDS", 0.1)
 
 
 @pytest.fixture

@@ -99,9 +99,9 @@ def test_a_program_that_closes_its_output_and_stays_is_noticed() -> None:
 
 
 def test_a_slow_program_that_keeps_talking_is_left_alone() -> None:
-    """It takes three times the patience in all, and never falls silent for so long."""
-    with run_shell("for i in 1 2 3 4 5 6 7 8 9 10; do echo $i; sleep 0.3; done", stall=1) as program:
-        assert b"".join(program.read_blocks()).split() == [b"%d" % number for number in range(1, 11)]
+    """It takes longer than the patience in all, and never falls silent for so long."""
+    with run_shell("for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done", stall=0.8) as program:
+        assert b"".join(program.read_blocks()).split() == [b"%d" % number for number in range(1, 7)]
         assert program.wait() == 0
 
 
@@ -150,7 +150,9 @@ def test_leaving_the_block_ends_the_program_and_its_children(tmp_path: Path) -> 
     assert_ends(child)
 
 
-def test_a_child_that_outlives_its_parent_is_ended_too(tmp_path: Path) -> None:
+def test_a_child_that_outlives_its_parent_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_END_GRACE_SECONDS", "_ORPHAN_GRACE_SECONDS"):
+        monkeypatch.setattr(f"schedgen_backups.core.system.process.{name}", 0.3)
     pid_file = tmp_path / "child"
     with run_shell(f"sleep 600 & echo $! > {pid_file}; echo started; exit 1") as program:
         assert next(program.read_blocks()) == b"started\n"
