@@ -59,6 +59,15 @@ RETENTION = RunKind(
     job_names=frozenset({"prune_job"}),
     subjects=frozenset({"prune_recovery_points"}),
 )
+VERIFICATION = RunKind(
+    noun="Verification",
+    area="verification",
+    # Something is wrong with points that were good; tonight's backup may still be taken.
+    severity=Severity.HIGH,
+    next_step="Look at the recovery points: schedgen-backups list",
+    job_names=frozenset({"verify_job"}),
+    subjects=frozenset({"reread_recovery_points"}),
+)
 RESTORE = RunKind(
     noun="Restore",
     area="restore",
@@ -84,7 +93,7 @@ DRILL = RunKind(
     job_names=frozenset({"restore_drill_job"}),
     subjects=frozenset({"restore_drill", *(f"restore_drill_{name}" for name in DRILL_CHECK_NAMES)}),
 )
-OTHER_RUN_KINDS = (RETENTION, RESTORE, DRILL, AUDIT)
+OTHER_RUN_KINDS = (RETENTION, VERIFICATION, RESTORE, DRILL, AUDIT)
 
 
 def find_run_kind(job_name: str, subject: str) -> RunKind:

@@ -24,6 +24,8 @@ from schedgen_backups.core.notify.notifier import Notifier, Outcome
 RUN_SUBJECT = "run"
 """Stands for the end of a run in which no step failed."""
 STALE_KEY = IncidentKey(area="freshness", subject="no verified recovery point")
+DAMAGE_KEY = IncidentKey(area="recovery points", subject="damaged")
+CLOCK_KEY = IncidentKey(area="clock", subject="recovery points ahead of it")
 TICK_AREA = "tick"
 """Its subjects are the names of schedules and sensors."""
 CHECK_AREA = "check"

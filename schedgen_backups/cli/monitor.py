@@ -11,7 +11,7 @@ from rich.table import Table
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
 from schedgen_backups.cli.progress import draw_precondition_results
-from schedgen_backups.core.catalog.selection import measure_freshness
+from schedgen_backups.core.catalog.selection import look_over
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
 from schedgen_backups.doctor.checks import Verdict, examine
@@ -26,23 +26,37 @@ _LISTED_KEYS = 200
 
 @app.command()
 def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
-    """Say in one line whether there is a young enough verified recovery point; ends with 0, 1 (soon too old) or 2 (too old or none)."""
+    """Say in one line whether there is a young enough verified recovery point.
+
+    Ends with 0, 1 (soon too old, or a point is damaged) or 2 (too old or none).
+    """
     service = AlertService(get_config(context))
-    freshness = measure_freshness(service.catalog, datetime.now(timezone.utc))
-    max_age = service.settings.max_age
-    exit_code = _STATUS_CRITICAL if freshness.is_too_old(max_age) else _STATUS_WARNING if freshness.is_too_old(max_age * _WARNING_SHARE) else 0
+    overview = look_over(service.catalog, datetime.now(timezone.utc))
+    freshness, max_age = overview.freshness, service.settings.max_age
+    is_warning = freshness.is_too_old(max_age * _WARNING_SHARE) or not overview.is_intact
+    exit_code = _STATUS_CRITICAL if freshness.is_too_old(max_age) else _STATUS_WARNING if is_warning else 0
     word = {0: "OK", _STATUS_WARNING: "WARNING", _STATUS_CRITICAL: "CRITICAL"}[exit_code]
-    hours = max_age.total_seconds() / 3600
     incidents = [str(incident.key) for incident in service.notifier.read_incidents()]
     if as_json:
-        point_id = freshness.newest.point_id.text if freshness.newest is not None else None
-        age_seconds = freshness.age.total_seconds() if freshness.age is not None else None
         print_json(
-            {"state": word, "id": point_id, "age_seconds": age_seconds, "max_age_seconds": max_age.total_seconds(), "open_incidents": incidents}
+            {
+                "state": word,
+                "id": freshness.newest.point_id.text if freshness.newest is not None else None,
+                "age_seconds": freshness.age.total_seconds() if freshness.age is not None else None,
+                "max_age_seconds": max_age.total_seconds(),
+                "damaged": [point.point_id.text for point in overview.broken],
+                "ahead": [point.point_id.text for point in overview.ahead],
+                "to_be_read_again": overview.due_count,
+                "open_incidents": incidents,
+            }
         )
     else:
-        told = f"; open incidents: {', '.join(incidents)}" if incidents else ""
-        out.print(escape(f"{word}: newest verified recovery point: {freshness.describe()}, allowed are {hours:g} h{told}"))
+        parts = [overview.describe_freshness(max_age)]
+        if not overview.is_intact or overview.due_count:
+            parts.append(overview.describe_intactness())
+        if incidents:
+            parts.append(f"open incidents: {', '.join(incidents)}")
+        out.print(escape(f"{word}: {'; '.join(parts)}"))
     raise CommandEnd(exit_code)
 
 

@@ -26,6 +26,7 @@ from schedgen_backups.core.units import format_bytes
 from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.core.verify.live_system import LiveSystem
+from schedgen_backups.core.verify.reread import find_unread
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 
@@ -67,6 +68,10 @@ def show(
     out.print(f"[bold]{point.point_id}[/]  {point.state.value}  taken {point.point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC")
     for artifact in point.artifacts:
         out.print(f"  {artifact.name.kind.value:9} {format_bytes(artifact.size_bytes):>9}  {escape(str(artifact.path))}")
+    for problem in point.problems:
+        out.print(f"  [bold red]problem[/]   {escape(problem)}")
+    for name in point.unread_files:
+        out.print(f"  [yellow]unread[/]    {escape(name)} was copied or modified since it was read; it is read again")
     out.print(f"  levels     {describe_levels(point)}")
     if point.manifest is not None:
         origin = point.manifest.origin
@@ -89,17 +94,18 @@ def verify(
     subject: Annotated[str, typer.Argument(metavar="ID|FILE", help="A recovery point, `latest`, or one file of one.")] = "",
     *,
     every: Annotated[bool, typer.Option("--all", help="Verify every recovery point.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Verify those whose files were copied or modified since they were read.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read files again from the disk and check every check on them; ends with 3 when one fails."""
-    if bool(subject) == every:
-        raise ConfigurationError("name either one recovery point or file, or --all", hint="schedgen-backups verify latest")
-    if not every and Path(subject).is_file():
+    if [bool(subject), every, changed].count(True) != 1:
+        raise ConfigurationError("name either one recovery point or file, or --all, or --changed", hint="schedgen-backups verify latest")
+    if subject and Path(subject).is_file():
         results = {subject: _verify_file(Path(subject))}
     else:
         config = get_config(context)
         catalog = config.open_catalog()
-        points = catalog.list_points() if every else (resolve_point(catalog, subject),)
+        points = catalog.list_points() if every else find_unread(catalog) if changed else (resolve_point(catalog, subject),)
         results = {point.point_id.text: _verify_listed(config, catalog, point) for point in points}
     if as_json:
         print_json({name: [result.model_dump(mode="json") for result in found] for name, found in results.items()})
@@ -257,6 +263,8 @@ def _point_to_json(point: PointListing) -> dict[str, object]:
         "id": point.point_id.text,
         "taken_at": point.point_id.taken_at.isoformat(),
         "state": point.state.value,
+        "problems": list(point.problems),
+        "unread_files": list(point.unread_files),
         "artifacts": {artifact.name.kind.value: {"path": str(artifact.path), "size_bytes": artifact.size_bytes} for artifact in point.artifacts},
         "levels": {level.level.value: level.status.value for level in point.verification.levels()},
         "manifest": point.manifest.model_dump(mode="json") if point.manifest else None,

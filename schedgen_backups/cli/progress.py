@@ -67,7 +67,7 @@ def draw_points(points: Iterable[PointListing], now: datetime) -> Table:
             point.point_id.text,
             format_age(now - point.point_id.taken_at),
             *("-" if size is None else format_bytes(size) for size in sizes),
-            f"[{_STATE_STYLES[point.state]}]{point.state.value}[/]",
+            f"[{_STATE_STYLES[point.state]}]{point.state.value}[/]{', to be read again' if point.unread_files else ''}",
             find_highest_level(point),
             escape(point.manifest.origin.reason) if point.manifest else "",
         )

@@ -10,9 +10,9 @@ asset: "Materialize all" must not overwrite anything. How Dagster runs assets: d
 import getpass
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 import dagster as dg
 
@@ -171,15 +171,6 @@ def recovery_point(context: dg.AssetExecutionContext, backup: dg.ResourceParam[B
 
 
 ASSETS = (database_dump, minio_archive, recovery_point)
-
-
-def with_freshness(assets: Iterable[dg.AssetsDefinition], max_age: timedelta) -> list[dg.AssetsDefinition]:
-    """Return the assets with the age at which the UI shows them as stale.
-
-    For the UI only: any materialisation counts there, verified or not. `freshness_watch` looks at what is verified.
-    """
-    policy = dg.FreshnessPolicy.time_window(fail_window=max_age)
-    return [asset.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=policy)) for asset in assets]
 
 
 def find_point_id(instance: dg.DagsterInstance, run_id: str) -> RecoveryPointId:

@@ -1,16 +1,18 @@
-"""The blocking checks between the captured files and the recovery point: one check each, green when it holds, red when not or unknown.
+"""The checks of captures and recovery points: the blocking ones between the files and the commit, and those of how all points stand now.
 
 A check reads the files again, never what an asset remembers, and records what it saw beside them. Run alone, it looks at the newest point.
 `core.verify` does the work. Add one when there is another check.
 """
 
 import warnings
+from datetime import datetime, timezone
 from pathlib import Path
 
 import dagster as dg
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
+from schedgen_backups.core.catalog.selection import Overview, look_over
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -19,11 +21,12 @@ from schedgen_backups.core.units import format_bytes
 from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.core.verify.references import verify_references
 from schedgen_backups.core.verify.size_change import SizeComparison, SizeVerdict
-from schedgen_backups.defs.assets import database_dump, describe_holder, find_point_id, minio_archive
+from schedgen_backups.defs.assets import database_dump, describe_holder, find_point_id, minio_archive, recovery_point
 from schedgen_backups.defs.hooks import alert_on_step_failure
 from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
+from schedgen_backups.monitoring.watch import make_fresh_result, make_intact_result
 
 
 @dg.asset_check(asset=database_dump, blocking=True)
@@ -90,6 +93,23 @@ def references_resolve(context: dg.AssetCheckExecutionContext, backup: dg.Resour
         return _report(context, catalog, point, (result,))
 
 
+@dg.asset_check(asset=recovery_point)
+def recovery_point_is_intact(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
+    """No committed recovery point is damaged, failed or ahead of the clock. Looked at every few minutes by `freshness_watch`, too."""
+    return make_intact_result(_look_over(backup))
+
+
+@dg.asset_check(asset=recovery_point)
+def recovery_point_is_fresh(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
+    """The newest verified recovery point is younger than BACKUP_MAX_AGE_HOURS. Looked at every few minutes by `freshness_watch`, too."""
+    return make_fresh_result(_look_over(backup), backup.config.alerts.max_age)
+
+
+def _look_over(backup: BackupResource) -> Overview:
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        return look_over(Catalog(backup.config.backup_directory), datetime.now(timezone.utc))
+
+
 def with_alerts(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
     """The check tells of its own failures, too."""
     with warnings.catch_warnings():
@@ -110,6 +130,9 @@ ALL_CHECKS = [
         references_resolve,
     )
 ]
+
+CONDITION_CHECKS = [with_alerts(check) for check in (recovery_point_is_intact, recovery_point_is_fresh)]
+"""Of what lies in the directory now. `freshness_watch` reports what they find, so the outbox need not."""
 
 
 def _find_subject(context: dg.AssetCheckExecutionContext, backup: BackupResource, kind: ArtifactKind) -> tuple[Catalog, PointListing, Path]:

@@ -8,6 +8,7 @@ core's business (`core.drill`); the checks read what it recorded beside the poin
 # pyright: basic
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -64,6 +65,12 @@ def restore_drill(context: dg.AssetExecutionContext, config: DrillConfig, backup
     for note in report.notes:
         context.log.warning(note)
     return dg.MaterializeResult(metadata={**_make_figures(report), "seconds_with_removal": round(seconds, 3)})
+
+
+def with_freshness(asset: dg.AssetsDefinition, max_age: timedelta) -> dg.AssetsDefinition:
+    """Return the asset with the age at which the UI shows it as overdue. For the UI only: there, any drill counts, whatever it found."""
+    policy = dg.FreshnessPolicy.time_window(fail_window=max_age)
+    return asset.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=policy))
 
 
 @dg.asset_check(asset=restore_drill, blocking=True)

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from schedgen_backups import run_tags
-from schedgen_backups.alerts.run_kinds import BACKUP, RETENTION
+from schedgen_backups.alerts.run_kinds import BACKUP, RETENTION, VERIFICATION
 from schedgen_backups.alerts.service import STALE_KEY, AlertService, Failure
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.errors import ConfigurationError
@@ -49,6 +49,14 @@ def announce_retention(context: dg.HookContext) -> None:
     service = AlertService(_get_config(context))
     outcome = service.report_resolved(service.list_open_keys(RETENTION.area))
     context.log.info(f"recovery of retention: {outcome.value}")
+
+
+@dg.success_hook(name="announce_verification", required_resource_keys=_NEEDED)
+def announce_verification(context: dg.HookContext) -> None:
+    """Close the incidents of reading points again with one message."""
+    service = AlertService(_get_config(context))
+    outcome = service.report_resolved(service.list_open_keys(VERIFICATION.area))
+    context.log.info(f"recovery of verification: {outcome.value}")
 
 
 @dg.success_hook(name="announce_recovery_point", required_resource_keys=_NEEDED)

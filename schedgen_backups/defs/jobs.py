@@ -1,5 +1,6 @@
 """The jobs: `backup_job` takes, checks and commits a recovery point, `restore_drill_job` proves one, `prune_job` removes those that may go.
 
+`verify_job` reads those again whose files were copied or modified.
 A job is a selection of assets with their checks, or one op; add one when a run of another kind is wanted. Work belongs to assets and core, times to
 `schedules`, asking for a run to `sensors`.
 """
@@ -13,17 +14,22 @@ import dagster as dg
 
 from schedgen_backups.config.schedules import DefinitionSettings
 from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR
+from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.retention.plan import make_retention_table
 from schedgen_backups.core.retention.prune import remove_points
+from schedgen_backups.core.units import name_some
 from schedgen_backups.core.verify.commit import verify_point
+from schedgen_backups.core.verify.reread import read_unread
 from schedgen_backups.defs.assets import describe_holder, recovery_point
-from schedgen_backups.defs.hooks import alert_on_step_failure, announce_retention
+from schedgen_backups.defs.hooks import alert_on_step_failure, announce_retention, announce_verification
 from schedgen_backups.defs.resources import POOL, BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 """Seconds after which Dagster's run monitoring ends a run (Dagster documentation, run monitoring)."""
+_REREAD_SECONDS = 1800
+"""A backup waits for no longer than this and one point's reading; what is left is asked for again."""
 
 
 def make_asset_jobs(settings: DefinitionSettings) -> list[Any]:
@@ -75,3 +81,36 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePar
 def prune_job() -> None:
     """Plans again and removes exactly the files of the points that may go."""
     prune_recovery_points()
+
+
+@dg.op(pool=POOL)
+def reread_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourceParam[BackupResource]) -> None:
+    """Recovery points whose files were modified since they were read are read again, newest first; VerificationError when one is not as it was."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        catalog = backup.open_catalog(describe_holder(context.run_id))
+        report = read_unread(
+            catalog,
+            checked_by=context.run_id,
+            budget_seconds=_REREAD_SECONDS,
+            on_point=lambda point: context.log.info(f"reading {point.point_id} again: {name_some(point.unread_files)}"),
+        )
+        for point in report.points:
+            context.log.info(f"{point.point_id}: {point.state.value}")
+        if report.due_count:
+            context.log.info(f"{report.due_count} recovery points are left for the next run")
+        if report.wrong:
+            wrong = name_some([f"{point.point_id} ({point.state.value})" for point in report.wrong])
+            raise VerificationError(
+                f"read again, and not as they were captured: {wrong}",
+                hint="`schedgen-backups show ID` says what is wrong with each. Bring its files back from a copy, or take a new point.",
+            )
+
+
+@dg.job(
+    hooks={alert_on_step_failure, announce_verification},
+    executor_def=dg.in_process_executor,
+    description="Reads the recovery points again whose files were copied, moved or modified since somebody read them.",
+)
+def verify_job() -> None:
+    """Records what it finds beside each point, as a verification by hand does."""
+    reread_recovery_points()

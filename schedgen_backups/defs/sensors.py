@@ -1,4 +1,4 @@
-"""The three sensors: one reports what happened, one notices that nothing happened, one asks for retention. They decide; the work is done elsewhere.
+"""The four sensors: one reports what happened, one looks at what lies there, one asks for retention, one for reading points again.
 
 A sensor's body ends within seconds (Dagster ends it after 60). Deletion is a job (`jobs.prune_job`), alerts are made in `outbox`, and core
 decides what may be deleted. Add a sensor for another thing to watch.
@@ -16,17 +16,18 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from schedgen_backups import run_tags
-from schedgen_backups.alerts.service import STALE_KEY, AlertService
+from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.selection import measure_freshness
-from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.retention.prune import plan_pruning
+from schedgen_backups.core.verify.reread import find_unread
 from schedgen_backups.monitoring.outbox import OUTBOX_NAME, OutboxCursor, work_through_outbox
+from schedgen_backups.monitoring.watch import WatchCursor, start_watch, watch_site
 
 _OUTBOX_SECONDS = 30
 _FRESHNESS_SECONDS = 300
 _RETENTION_SECONDS = 900
+_VERIFICATION_SECONDS = 300
 
 
 def make_sensors(config: Config, checks: Iterable[dg.AssetChecksDefinition]) -> list[dg.SensorDefinition]:
@@ -35,6 +36,7 @@ def make_sensors(config: Config, checks: Iterable[dg.AssetChecksDefinition]) -> 
         _make_outbox(config, [key for check in checks for key in check.check_keys]),
         _make_freshness_watch(config),
         _make_retention_sensor(config),
+        _make_verification_sensor(config),
     ]
 
 
@@ -53,23 +55,13 @@ def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.Senso
 def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
     @dg.sensor(name="freshness_watch", minimum_interval_seconds=_FRESHNESS_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
     def freshness_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        """Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, even when no run ever started."""
-        now = datetime.now(timezone.utc)
-        watched_since = datetime.fromisoformat(context.cursor) if context.cursor else now
-        context.update_cursor(watched_since.isoformat())
-        service = AlertService(config.reload())
-        freshness = measure_freshness(service.catalog, now)
-        if not freshness.is_too_old(service.settings.max_age, watched_since=watched_since):
-            return dg.SkipReason(f"newest verified recovery point: {freshness.describe()}")
-        hours = service.settings.max_age.total_seconds() / 3600
-        outcome = service.raise_trouble(
-            STALE_KEY,
-            Severity.CRITICAL,
-            f"No verified recovery point for {hours:.0f} hours",
-            f"The newest verified recovery point: {freshness.describe()}.",
-            next_step="Look at the schedule and at the runs of the last days; take one now: schedgen-backups backup",
-        )
-        return dg.SkipReason(f"too old: {freshness.describe()}; alert {outcome.value}")
+        """Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, or one is damaged, even when no run ever started."""
+        cursor = WatchCursor.model_validate_json(context.cursor) if context.cursor else start_watch()
+        # Before anything can fail: the wait for the first point begins with the first look.
+        context.update_cursor(cursor.model_dump_json())
+        cursor, words = watch_site(context.instance, AlertService(config.reload()), cursor, datetime.now(timezone.utc))
+        context.update_cursor(cursor.model_dump_json())
+        return dg.SkipReason(words)
 
     return freshness_watch
 
@@ -94,3 +86,23 @@ def _make_retention_sensor(config: Config) -> dg.SensorDefinition:
         return dg.RunRequest(run_key=key, tags={run_tags.RETENTION_PLAN: key})
 
     return retention_sensor
+
+
+def _make_verification_sensor(config: Config) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="verification_sensor",
+        job_name="verify_job",
+        minimum_interval_seconds=_VERIFICATION_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def verification_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """Asks for `verify_job` when files were copied or modified since somebody read them; the same files are asked for once a day."""
+        del context
+        due = find_unread(Catalog(config.reload().backup_directory))
+        if not due:
+            return dg.SkipReason("every recovery point was read as it lies there")
+        described = " ".join(f"{artifact.path.name} {artifact.modified_ns}" for point in due for artifact in point.artifacts)
+        key = hashlib.sha256(f"{datetime.now(timezone.utc):%Y-%m-%d} {described}".encode()).hexdigest()[:16]
+        return dg.RunRequest(run_key=key, tags={run_tags.VERIFICATION_PLAN: key})
+
+    return verification_sensor

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dagster as dg
 
 from schedgen_backups.config.config import Config
-from schedgen_backups.defs.assets import ASSETS, with_freshness
+from schedgen_backups.defs.assets import ASSETS
 from schedgen_backups.defs.audit import AUDIT_CHECKS, audit_job, live_system
-from schedgen_backups.defs.checks import ALL_CHECKS
-from schedgen_backups.defs.drill import DRILL_CHECKS, restore_drill
-from schedgen_backups.defs.jobs import make_asset_jobs, prune_job
+from schedgen_backups.defs.checks import ALL_CHECKS, CONDITION_CHECKS
+from schedgen_backups.defs.drill import DRILL_CHECKS, restore_drill, with_freshness
+from schedgen_backups.defs.jobs import make_asset_jobs, prune_job, verify_job
 from schedgen_backups.defs.resources import RESOURCE_KEY, make_backup_resource
 from schedgen_backups.defs.restore import restore_job
 from schedgen_backups.defs.schedules import make_schedules
@@ -21,9 +21,9 @@ def build_site_definitions(config: Config) -> dg.Definitions:
     settings = config.definitions
     checks = [*ALL_CHECKS, *DRILL_CHECKS, *AUDIT_CHECKS]
     return dg.Definitions(
-        assets=[*with_freshness(ASSETS, settings.max_age), *with_freshness([restore_drill], settings.drill_max_age), live_system],
-        asset_checks=checks,
-        jobs=[*make_asset_jobs(settings), prune_job, restore_job, audit_job],
+        assets=[*ASSETS, with_freshness(restore_drill, settings.drill_max_age), live_system],
+        asset_checks=[*checks, *CONDITION_CHECKS],
+        jobs=[*make_asset_jobs(settings), prune_job, verify_job, restore_job, audit_job],
         sensors=make_sensors(config, checks),
         schedules=make_schedules(settings),
         resources={RESOURCE_KEY: make_backup_resource(config)},

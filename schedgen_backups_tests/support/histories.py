@@ -5,12 +5,12 @@ For tests of what is decided by age and state. What is in the files is the busin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from textwrap import dedent
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
-from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckStatus
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, STORED_CHECKS, Check, CheckResult, CheckStatus
 from schedgen_backups.core.model import Artifact, ArtifactKind, ArtifactName, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 from schedgen_backups_tests.support.artifacts import TAKEN_AT, TableText, make_entry, make_result, write_archive, write_dump
@@ -54,8 +54,14 @@ def add_point(catalog: Catalog, point_id: RecoveryPointId, state: PointState = P
     digests = {artifact.kind: artifact.sha256 for artifact in artifacts}
     failed = Check.DUMP_IS_STORED if state is PointState.FAILED else None
     results = [make_result(check, CheckStatus.FAILED if check is failed else CheckStatus.PASSED, artifacts=digests) for check in COMMIT_CHECKS]
-    catalog.record_results(point_id, tuple(results))
+    catalog.record_results(point_id, note_times(catalog.get_point(point_id), results))
     return (*files, f"manifest_{point_id}.json", f"verification_{point_id}.json")
+
+
+def note_times(point: PointListing, results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
+    """The same, as of files that were read as they lie there now."""
+    times = {STORED_CHECKS[artifact.name.kind]: artifact.modified_ns for artifact in point.artifacts}
+    return tuple(result.model_copy(update={"file_modified_ns": times.get(result.check)}) for result in results)
 
 
 def at(text: str) -> datetime:

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from schedgen_backups.core.catalog.check_results import CheckResult, Verification
+from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResult, Verification
 from schedgen_backups.core.catalog.resume import find_resumable
 from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer
@@ -75,6 +75,8 @@ class FoundArtifact:
     name: ArtifactName
     path: Path
     size_bytes: int
+    modified_ns: int = 0
+    """Since 1970, as the file system says."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class PointListing:
     verification: Verification
     problems: tuple[str, ...] = ()
     """What is wrong with its files at this moment, as far as names, sizes and the small files tell."""
+    unread_files: tuple[str, ...] = ()
+    """Names of committed files that nobody read since they were last modified: a copy, a move to another host, or other bytes.
+
+    The point keeps its state until they were read again."""
     is_foreign: bool = False
     is_ahead: bool = False
 
@@ -324,7 +330,7 @@ class Catalog:
 
     def _look_at(self, point_id: RecoveryPointId, artifacts: list[FoundArtifact], site: Site | None) -> PointListing:
         ordered = tuple(sorted(artifacts, key=lambda artifact: artifact.name.kind.value, reverse=True))
-        manifest, verification, problems = None, Verification(point_id=point_id.text), list[str]()
+        manifest, verification, problems, unread = None, Verification(point_id=point_id.text), list[str](), list[str]()
         try:
             manifest = self.read_manifest(point_id)
         except VerificationError as error:
@@ -333,16 +339,19 @@ class Catalog:
             verification = self.read_verification(point_id)
         except VerificationError as error:
             problems.append(error.message)
-        sizes = {artifact.path.name: artifact.size_bytes for artifact in ordered}
+        found_files = {artifact.path.name: artifact for artifact in ordered}
         for artifact in manifest.artifacts if manifest is not None else ():
-            size_bytes = sizes.get(artifact.file_name)
-            if size_bytes is None:
+            found = found_files.get(artifact.file_name)
+            reading = verification.result(STORED_CHECKS[artifact.kind])
+            if found is None:
                 problems.append(f"{artifact.file_name} is missing")
-            elif size_bytes != artifact.size_bytes:
-                problems.append(f"{artifact.file_name} has {size_bytes} bytes, the manifest says {artifact.size_bytes}")
+            elif found.size_bytes != artifact.size_bytes:
+                problems.append(f"{artifact.file_name} has {found.size_bytes} bytes, the manifest says {artifact.size_bytes}")
+            elif reading is None or reading.file_modified_ns != found.modified_ns:
+                unread.append(artifact.file_name)
         is_foreign = manifest is not None and site is not None and not site.owns(manifest)
         is_ahead = point_id.taken_at > datetime.now(timezone.utc) + CLOCK_TOLERANCE
-        return PointListing(point_id, ordered, manifest, verification, tuple(problems), is_foreign=is_foreign, is_ahead=is_ahead)
+        return PointListing(point_id, ordered, manifest, verification, tuple(problems), tuple(unread), is_foreign=is_foreign, is_ahead=is_ahead)
 
     def _find_committed(self) -> set[RecoveryPointId]:
         found: set[RecoveryPointId] = set()
@@ -356,7 +365,8 @@ class Catalog:
         for path in sorted(self.directory.glob("*.gz")):
             name = ArtifactName.from_file_name(path.name)
             if name is not None and path.is_file():
-                found.append(FoundArtifact(name, path, path.stat().st_size))
+                status = path.stat()
+                found.append(FoundArtifact(name, path, status.st_size, status.st_mtime_ns))
         return found
 
 

@@ -70,6 +70,8 @@ CHECKS_BY_LEVEL: dict[VerificationLevel, tuple[Check, ...]] = {
 DATABASE_CHECKS = (Check.DUMP_IS_STORED, Check.DUMP_IS_COMPLETE, Check.DUMP_MATCHES_SNAPSHOT)
 BUCKET_CHECKS = (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE, Check.EVERY_OBJECT_IS_ARCHIVED)
 POINT_CHECKS = (Check.REFERENCES_RESOLVE,)
+STORED_CHECKS = {ArtifactKind.DATABASE: Check.DUMP_IS_STORED, ArtifactKind.BUCKET: Check.ARCHIVE_IS_STORED}
+"""What every byte of a half's file is read for."""
 DRILL_ONLY_CHECKS = (Check.REFERENCED_PDFS_OPEN, Check.OPERATOR_CHECKS_HOLD, Check.DRILL_IS_IN_TIME)
 """What a drill finds beside the levels: of the data itself, or of the time it took. A point may be whole where these fail."""
 COMMIT_CHECKS = (*DATABASE_CHECKS, *BUCKET_CHECKS, *POINT_CHECKS)
@@ -86,6 +88,8 @@ class CheckResult(FrozenModel):
     checked_by: str = ""
     artifacts: dict[ArtifactKind, str] = {}
     """The SHA-256 of each file that was looked at."""
+    file_modified_ns: int | None = None
+    """Of the checks on a file's bytes: when the file was last modified, in nanoseconds since 1970, as it was read."""
 
     @property
     def is_passed(self) -> bool:

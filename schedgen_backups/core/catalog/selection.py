@@ -1,4 +1,4 @@
-"""Chooses recovery points: the newest verified one, one named by a person, one as of a time; and how old the newest is."""
+"""Chooses recovery points: the newest verified one, one named by a person, one as of a time; and says how the directory stands at a moment."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.units import NAMED_LIMIT, name_some
 
 LATEST = "latest"
 UTC = timezone.utc
@@ -85,6 +87,61 @@ class Freshness:
         if self.newest is None or self.age is None:
             return "none"
         return f"{self.newest.point_id}, {self.age.total_seconds() / 3600:.1f} h old"
+
+
+@dataclass(frozen=True)
+class Overview:
+    """How the recovery points of a directory stand at a moment."""
+
+    freshness: Freshness
+    broken: tuple[PointListing, ...]
+    """This site's committed points that are damaged or failed, oldest first. They count for nothing and are never removed."""
+    ahead: tuple[PointListing, ...]
+    """Its points from later than now, oldest first."""
+    due_count: int
+    """How many points are to be read again."""
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether no committed point is damaged, failed or ahead of the clock."""
+        return not self.broken and not self.ahead
+
+    def describe_freshness(self, max_age: timedelta) -> str:
+        """The newest verified point and how old it may be, in words."""
+        return f"newest verified recovery point: {self.freshness.describe()}, allowed are {max_age.total_seconds() / 3600:g} h"
+
+    def describe_intactness(self) -> str:
+        """What is wrong with the points, or that nothing is, and how many are to be read again."""
+        parts = [self.describe_broken()] if self.broken else []
+        if self.ahead:
+            parts.append(f"ahead of the clock: {self.describe_ahead()}")
+        if self.due_count:
+            parts.append(f"{self.due_count} to be read again")
+        return "; ".join(parts) or "no committed recovery point is damaged, failed or ahead of the clock"
+
+    def describe_broken(self) -> str:
+        """Each broken point with what is wrong with it."""
+        return "; ".join(f"{point.point_id} {point.state.value}: {_name_problem(point)}" for point in self.broken[-NAMED_LIMIT:])
+
+    def describe_ahead(self) -> str:
+        """The points that are ahead, beside this machine's time."""
+        names = name_some([point.point_id.text for point in reversed(self.ahead)])
+        return f"{names}; this machine's clock says {self.freshness.now:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _name_problem(point: PointListing) -> str:
+    failed = (result.summary for result in point.verification.results if result.status is CheckStatus.FAILED)
+    return next(iter((*point.problems, *failed)), "no reason is known")
+
+
+def look_over(catalog: Catalog, now: datetime) -> Overview:
+    """Look at every point; nothing is found when the directory is missing."""
+    points = catalog.list_points() if catalog.directory.is_dir() else ()
+    newest = next((point for point in reversed(points) if point.state is PointState.VERIFIED), None)
+    broken = [point for point in points if point.state is PointState.DAMAGED or (point.state is PointState.FAILED and point.manifest is not None)]
+    ahead = [point for point in points if point.state is PointState.AHEAD]
+    due = [point for point in points if point.unread_files and point.state is not PointState.FOREIGN]
+    return Overview(Freshness(newest, now), tuple(broken), tuple(ahead), len(due))
 
 
 def measure_freshness(catalog: Catalog, now: datetime) -> Freshness:

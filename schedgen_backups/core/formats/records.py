@@ -41,6 +41,14 @@ class ArtifactFile:
                     raise VerificationError(message, hint="Is the file where the manifest says it is?") from error
             return io.BufferedReader(_Reader(self._file.fileno()))
 
+    @property
+    def modified_ns(self) -> int | None:
+        """When the file was last modified, in nanoseconds since 1970; None when it is missing."""
+        try:
+            return self.path.stat().st_mtime_ns
+        except OSError:
+            return None
+
     @contextmanager
     def read_as(self, kind: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
         """What `kind` makes of another reader is there within the block, whose VerificationErrors name the file."""

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, is_ours
-from schedgen_backups.core.catalog.check_results import Check
+from schedgen_backups.core.catalog.check_results import STORED_CHECKS
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
@@ -35,7 +35,6 @@ def plan_pruning(catalog: Catalog, policy: RetentionPolicy, now: datetime) -> Re
 ReadAgain = Callable[[PointListing], object]
 """Reads a point's files whole and records what was found."""
 _READ_FRESHNESS = timedelta(days=1)
-_STORED_CHECKS = (Check.DUMP_IS_STORED, Check.ARCHIVE_IS_STORED)
 
 
 def remove_points(catalog: Catalog, policy: RetentionPolicy, read_again: ReadAgain, now: datetime | None = None) -> PruneReport:
@@ -71,8 +70,8 @@ def _find_unread(catalog: Catalog, plan: RetentionPlan, now: datetime) -> PointL
     """Return the newest point that counts as verified, if its bytes were not read within a day."""
     newest = max(decision.candidate.point_id for decision in plan.decisions if "newest verified" in decision.reasons)
     point = catalog.get_point(newest)
-    results = [point.verification.result(check) for check in _STORED_CHECKS]
-    is_read = all(result is not None and abs(now - result.checked_at) < _READ_FRESHNESS for result in results)
+    results = [point.verification.result(check) for check in STORED_CHECKS.values()]
+    is_read = not point.unread_files and all(result is not None and abs(now - result.checked_at) < _READ_FRESHNESS for result in results)
     return None if is_read else point
 
 

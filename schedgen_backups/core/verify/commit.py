@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckResult, CheckStatus, Verification
+from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, STORED_CHECKS, Check, CheckResult, CheckStatus, Verification
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -17,7 +17,6 @@ from schedgen_backups.core.verify.files import OnProgress, verify_archive, verif
 from schedgen_backups.core.verify.live_system import LiveSystem
 from schedgen_backups.core.verify.references import verify_references
 
-_STORED = frozenset({Check.DUMP_IS_STORED, Check.ARCHIVE_IS_STORED})
 _COMMITTABLE = frozenset({CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE})
 
 
@@ -31,7 +30,7 @@ def verify_point(
 ) -> tuple[Verification, ReferenceSummary | None]:
     """Every check on files of the point was looked at anew and recorded; returns all that is known now and what the references came to.
 
-    Checks on a half that the point lacks stay unknown. Errors of `live` are raised.
+    Checks on a half that the point lacks stay unknown. Errors of `live` are raised. VerificationError when the point was removed meanwhile.
     """
     results: list[CheckResult] = []
     summary: ReferenceSummary | None = None
@@ -52,9 +51,10 @@ def verify_point(
         results.append(result)
     for kind in expected:
         if point.artifact(kind) is None:
-            check = Check.DUMP_IS_STORED if kind is ArtifactKind.DATABASE else Check.ARCHIVE_IS_STORED
             now = datetime.now(timezone.utc)
-            results.append(CheckResult(check=check, status=CheckStatus.FAILED, summary="the file is missing", checked_at=now))
+            results.append(CheckResult(check=STORED_CHECKS[kind], status=CheckStatus.FAILED, summary="the file is missing", checked_at=now))
+    if not any(path.exists() for path in (catalog.manifest_path(point.point_id), *(artifact.path for artifact in point.artifacts))):
+        raise VerificationError(f"recovery point {point.point_id} was removed while it was read", hint="`schedgen-backups list` shows what is there.")
     signed = tuple(result.model_copy(update={"checked_by": checked_by}) for result in results)
     return catalog.record_results(point.point_id, signed), summary
 
@@ -108,7 +108,7 @@ def _build_manifest(site: Site, point: PointListing, verification: Verification,
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump, open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
         snapshot_at = dump.record.snapshot_at
         sources = {ArtifactKind.DATABASE: dump.record.database, ArtifactKind.BUCKET: archive.record.bucket}
-    digests = {kind: sha256 for result in verification.results for kind, sha256 in result.artifacts.items() if result.check in _STORED}
+    digests = {kind: sha256 for result in verification.results for kind, sha256 in result.artifacts.items() if result.check in STORED_CHECKS.values()}
     return Manifest(
         tool_version=TOOL_VERSION,
         point_id=point.point_id.text,

@@ -191,6 +191,8 @@ def _verify_file(
     expected_sha256: str | None,
 ) -> tuple[CheckResult, ...]:
     stored_check, parsed_check = checks
+    # Before the first byte: what changes the file meanwhile makes it one that is to be read again.
+    modified_ns = file.modified_ns
     try:
         summary, figures = read()
         status = CheckStatus.PASSED
@@ -207,6 +209,7 @@ def _verify_file(
         figures={"file_bytes": path.stat().st_size} if path.exists() else {},
         checked_at=_now(),
         artifacts=artifacts,
+        file_modified_ns=modified_ns,
     )
     return stored, parsed
 

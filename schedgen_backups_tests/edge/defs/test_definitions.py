@@ -117,9 +117,12 @@ def test_the_checks_are_these_and_those_of_a_backup_block() -> None:
         ("minio_archive", "every_object_is_archived"),
         ("minio_archive", "archive_size_is_plausible"),
         ("minio_archive", "references_resolve"),
+        ("recovery_point", "recovery_point_is_intact"),
+        ("recovery_point", "recovery_point_is_fresh"),
         ("live_system", "live_references_resolve"),
     }
-    assert {spec.name for spec in specs if not spec.blocking} == {"live_references_resolve"}
+    not_blocking = {"recovery_point_is_intact", "recovery_point_is_fresh", "live_references_resolve"}
+    assert {spec.name for spec in specs if not spec.blocking} == not_blocking
     [references] = [spec for spec in specs if spec.name == "references_resolve"]
     assert {dep.asset_key.to_user_string() for dep in references.additional_deps} == {"database_dump"}
 
@@ -127,7 +130,7 @@ def test_the_checks_are_these_and_those_of_a_backup_block() -> None:
 def test_the_backup_job_takes_the_three_assets_with_all_their_checks() -> None:
     job = defs.resolve_job_def("backup_job")
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {"database_dump", "minio_archive", "recovery_point"}
-    assert len(job.asset_layer.asset_graph.asset_check_keys) == 7
+    assert len(job.asset_layer.asset_graph.asset_check_keys) == 9
     assert job.executor_def is dg.in_process_executor
 
 
@@ -135,7 +138,7 @@ def test_a_restore_is_nothing_that_a_click_on_materialize_all_can_start() -> Non
     """A drill writes into nothing but what it has started or made itself."""
     implicit = defs.resolve_implicit_global_asset_job_def()
     assert {node.name for node in implicit.nodes if "restore" in node.name} == DRILL.subjects
-    assert [job.name for job in defs.jobs or ()] == ["backup_job", "restore_drill_job", "prune_job", "restore_job", "audit_job"]
+    assert [job.name for job in defs.jobs or ()] == ["backup_job", "restore_drill_job", "prune_job", "verify_job", "restore_job", "audit_job"]
 
 
 @pytest.mark.parametrize("cron", ["0 2 * * *", "*/15 8-18 * * 1-5", "30 1 1 */3 *", "@daily", "0 22 * * MON-FRI"])

@@ -18,6 +18,7 @@ import pytest
 
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.monitoring.watch import WatchCursor
 from schedgen_backups_tests.edge.monitoring.test_alert_daemon import alerts_of, present, recoveries_of, wait_for
 from schedgen_backups_tests.edge.runs.test_cancel import LAUNCH, ask, running_dagster
 from schedgen_backups_tests.support.breakable_location import FOLDER_VARIABLE
@@ -123,8 +124,8 @@ def test_an_alert_waits_for_its_channel_and_days_without_a_backup_are_told(growi
         wait_until(lambda: len(inbox.texts) > 1, "the outbox tried more than once and was refused")
         wait_until(lambda: has_cursor(site, "freshness_watch"), "the watch over silence has begun")
     inbox.come_up()
-    begun_at = datetime.now(timezone.utc) - timedelta(hours=48)
-    words = [sys.executable, "-m", "dagster", "sensor", "cursor", "freshness_watch", "--set", begun_at.isoformat(), "--module-name", MODULE]
+    cursor = WatchCursor(watched_since=datetime.now(timezone.utc) - timedelta(hours=48)).model_dump_json()
+    words = [sys.executable, "-m", "dagster", "sensor", "cursor", "freshness_watch", "--set", cursor, "--module-name", MODULE]
     subprocess.run(words, cwd=site.folder, check=True, capture_output=True)
     with running_dagster(site, port, MODULE):
         wait_until(lambda: len(inbox.alerts) > 1, "both are told")

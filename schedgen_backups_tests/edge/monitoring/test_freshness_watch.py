@@ -1,4 +1,4 @@
-"""That nothing happened: no verified recovery point for too long is told, by the sensor to people and by `status` to monitoring.
+"""That nothing happened, or something happened to the files: told by the sensor to people and to the UI, and by `status` to monitoring.
 
 Points are real ones of the job, or small ones of a chosen age; nothing is faked but their date. Failures that do happen are in `test_outbox`.
 """
@@ -13,7 +13,8 @@ import dagster as dg
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
-from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
+from schedgen_backups.monitoring.watch import WatchCursor
 from schedgen_backups_tests.support.histories import add_point
 from schedgen_backups_tests.support.inbox import CANARY, Inbox, Watcher, open_inbox
 from schedgen_backups_tests.support.sites import Site
@@ -52,7 +53,7 @@ def add_point_of(site: Site, hours: float, state: PointState = PointState.VERIFI
 
 def watch_since(instance: dg.DagsterInstance, hours: float) -> Watcher:
     """The watcher's first look was so long ago."""
-    return Watcher("freshness_watch", instance, hours_ago(hours).isoformat())
+    return Watcher("freshness_watch", instance, WatchCursor(watched_since=hours_ago(hours)).model_dump_json())
 
 
 def test_without_any_run_ever_silence_is_told_once_when_it_is_too_long(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
@@ -77,6 +78,7 @@ def test_the_first_look_begins_the_wait_and_later_looks_do_not_begin_it_anew(ins
     watcher.look()
     first = watcher.cursor
     watcher.look(2)
+    assert first is not None
     assert watcher.cursor == first
     assert inbox.texts == []
 
@@ -95,7 +97,7 @@ def test_a_young_point_that_is_not_verified_does_not_count(state: PointState, si
     old = add_point_of(site, MAX_AGE_HOURS + 1)
     add_point_of(site, 1, state)
     Watcher("freshness_watch", instance).look()
-    [alert] = inbox.alerts
+    [alert] = [alert for alert in inbox.alerts if alert.startswith("[CRITICAL]")]
     assert f"{old}, {MAX_AGE_HOURS + 1:.1f} h old" in alert
 
 
@@ -134,6 +136,98 @@ def test_status_ends_as_monitoring_expects_and_says_the_same_as_json(hours: floa
     found = json.loads(as_json.stdout)
     assert as_json.code == code
     assert (found["state"], found["id"], found["max_age_seconds"], found["open_incidents"]) == (word, point_id, MAX_AGE_HOURS * 3600, [])
+
+
+def list_evaluations(instance: dg.DagsterInstance, name: str) -> list[tuple[bool, str]]:
+    """What the UI shows of this check of the recovery point, oldest first."""
+    history = instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(dg.AssetKey("recovery_point"), name), limit=20)
+    found = [record.evaluation for record in reversed(history)]
+    return [(each.passed, each.description or "") for each in found if isinstance(each, dg.AssetCheckEvaluation)]
+
+
+@pytest.mark.parametrize("state", [PointState.DAMAGED, PointState.FAILED])
+def test_a_point_that_is_damaged_is_told_once_shown_in_the_ui_and_over_when_it_is_mended(
+    state: PointState, site: Site, instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
+    """Status says the same, and is no longer OK."""
+    older = add_point_of(site, 5, PointState.FAILED if state is PointState.FAILED else PointState.VERIFIED)
+    add_point_of(site, 1)
+    point = Catalog(site.directory).get_point(RecoveryPointId(older))
+    path = point.get_path(ArtifactKind.DATABASE)
+    whole = path.read_bytes()
+    if state is PointState.DAMAGED:
+        path.write_bytes(whole[:100])
+    watcher = Watcher("freshness_watch", instance)
+    watcher.look(3)
+    [alert] = inbox.alerts
+    assert alert.startswith("[HIGH] A recovery point is damaged\n")
+    assert f"{older} {state.value}: " in alert
+    [(passed, words)] = list_evaluations(instance, "recovery_point_is_intact")
+    assert not passed
+    assert f"{older} {state.value}" in words
+    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [True]
+    told = site.cli("status")
+    assert told.code == 1
+    assert told.stdout.startswith("WARNING: ")
+    assert f"{older} {state.value}" in " ".join(told.stdout.split())
+    assert json.loads(site.cli("status", "--json").stdout)["damaged"] == [older]
+    path.write_bytes(whole)
+    assert site.cli("verify", "--changed").code == 0
+    watcher.look(2)
+    assert len(inbox.recoveries) == 1
+    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_intact")] == [False, True]
+    assert site.cli("status").code == 0
+
+
+def test_when_the_newest_points_are_ahead_the_clock_is_the_incident(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+    """They count for nothing: what is left is too old, and one alert says why."""
+    add_point_of(site, MAX_AGE_HOURS + 1)
+    ahead = add_point_of(site, -960)
+    reason = watch_since(instance, 100).look()
+    assert "ahead of the clock" in reason
+    [alert] = inbox.alerts
+    assert alert.startswith("[CRITICAL] A recovery point is ahead of the clock\n")
+    assert f"{ahead}; this machine's clock says {datetime.now(timezone.utc):%Y-%m-%d}" in alert
+    assert "-960" not in alert
+    [(passed, words)] = list_evaluations(instance, "recovery_point_is_intact")
+    assert not passed
+    assert ahead in words
+    told = json.loads(site.cli("status", "--json").stdout)
+    assert (told["state"], told["ahead"]) == ("CRITICAL", [ahead])
+
+
+def test_a_point_ahead_of_the_clock_beside_fresh_ones_is_told_as_high_and_over_when_it_is_gone(
+    site: Site, instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
+    add_point_of(site, 1)
+    ahead = add_point_of(site, -24)
+    watcher = Watcher("freshness_watch", instance)
+    watcher.look(2)
+    [alert] = inbox.alerts
+    assert alert.startswith("[HIGH] A recovery point is ahead of the clock\n")
+    for path in site.directory.glob(f"*{ahead}*"):
+        path.unlink()
+    watcher.look(2)
+    assert len(inbox.recoveries) == 1
+
+
+@pytest.mark.usefixtures("inbox")
+def test_an_evaluation_is_written_when_something_changed_and_not_at_every_look(site: Site, instance: dg.DagsterInstance) -> None:
+    watcher = Watcher("freshness_watch", instance)
+    watcher.look(3)
+    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [True]  # waited for
+    add_point_of(site, MAX_AGE_HOURS + 1)
+    watcher.look(3)
+    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [True, False]
+    add_point_of(site, 1)
+    watcher.look(3)
+    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [True, False, True]
+
+
+def test_a_backup_evaluates_both_checks_itself(site: Site, instance: dg.DagsterInstance) -> None:
+    assert site.run(instance).success
+    for name in ("recovery_point_is_intact", "recovery_point_is_fresh"):
+        assert [passed for passed, _words in list_evaluations(instance, name)] == [True]
 
 
 def test_status_names_what_is_still_open(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:

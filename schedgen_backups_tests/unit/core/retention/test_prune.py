@@ -20,7 +20,7 @@ from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import RetentionPlan, RetentionPolicy
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
 from schedgen_backups_tests.support.artifacts import TAKEN_AT, list_files, make_result
-from schedgen_backups_tests.support.histories import add_point, name_night
+from schedgen_backups_tests.support.histories import add_point, name_night, note_times
 
 POLICY = RetentionPolicy(keep_days=2, keep_last=2)
 NOW = TAKEN_AT + timedelta(days=6, hours=1)
@@ -62,7 +62,8 @@ def reader(catalog: Catalog, now: datetime, outcomes: Iterable[CheckStatus] = ()
         status = next(coming, CheckStatus.PASSED)
         digests = {artifact.kind: artifact.sha256 for artifact in point.manifest.artifacts} if point.manifest else {}
         checks = (Check.DUMP_IS_STORED, Check.ARCHIVE_IS_STORED)
-        catalog.record_results(point.point_id, tuple(make_result(check, status, checked_at=now, artifacts=digests) for check in checks))
+        results = [make_result(check, status, checked_at=now, artifacts=digests) for check in checks]
+        catalog.record_results(point.point_id, note_times(point, results))
 
     return read_again
 

@@ -1,0 +1,58 @@
+"""Reads recovery points again whose files were modified since somebody read them: copied, moved to another host, brought back, or tampered with.
+
+The listing sees by a file's time that it is due; until it was read, the point keeps its state. Who reads and when is the caller's business.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.verify.commit import verify_point
+
+
+@dataclass(frozen=True)
+class RereadReport:
+    """What was read again, newest first, and how many points are still due."""
+
+    points: tuple[PointListing, ...]
+    """As they are listed after their reading."""
+    due_count: int
+
+    @property
+    def wrong(self) -> tuple[PointListing, ...]:
+        """The points that are not verified after all."""
+        return tuple(point for point in self.points if point.state in {PointState.FAILED, PointState.DAMAGED, PointState.UNVERIFIED})
+
+
+def find_unread(catalog: Catalog) -> tuple[PointListing, ...]:
+    """Return this site's committed points that are to be read again, newest first."""
+    points = catalog.list_points() if catalog.directory.is_dir() else ()
+    return tuple(point for point in reversed(points) if point.unread_files and point.state is not PointState.FOREIGN)
+
+
+def read_unread(
+    catalog: Catalog, *, checked_by: str, budget_seconds: float, on_point: Callable[[PointListing], object] = lambda _point: None
+) -> RereadReport:
+    """Read points again, newest first, until none is due or the budget is used up; the first is read however long that takes.
+
+    A point that retention removes meanwhile is passed over.
+    """
+    ends_at = time.monotonic() + budget_seconds
+    due = find_unread(catalog)
+    read: list[PointListing] = []
+    for position, point in enumerate(due):
+        if position and time.monotonic() >= ends_at:
+            return RereadReport(tuple(read), len(due) - position)
+        on_point(point)
+        try:
+            verify_point(catalog, point, checked_by=checked_by)
+        except VerificationError:
+            if catalog.manifest_path(point.point_id).exists():
+                raise
+            continue
+        read.append(catalog.get_point(point.point_id))
+    return RereadReport(tuple(read), 0)
