@@ -47,7 +47,8 @@ def make_environment(extra: Mapping[str, str]) -> dict[str, str]:
 class Program:
     """A running program whose stdout is read and whose stdin may be written, ended at the latest when the `with` block is left.
 
-    `stall_timeout_seconds` is how long it may neither give nor take a byte.
+    `stall_timeout_seconds` is how long it may neither give nor take a byte. Then `is_working` is asked, by the thread that waits; while it says
+    yes, such as for the server that the program waits for, the program may be silent for as long again.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class Program:
         stall_timeout_seconds: float,
         stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.PIPE,
+        is_working: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name = Path(arguments[0]).name
+        self._is_working = is_working
         self._stall_timeout_seconds = stall_timeout_seconds
         self._stderr_end = b""
         with _defer_interrupts(on_interrupt=self.end):
@@ -103,6 +106,8 @@ class Program:
         while is_open:
             has_more = bool(poll.poll(0 if size_bytes else self._stall_timeout_seconds * 1000))
             if not has_more and not size_bytes:
+                if self._is_working():
+                    continue
                 raise ProgramError(
                     f"{self.name} gave no byte for {self._stall_timeout_seconds:g} seconds and was ended",
                     hint="Look for a lock or an overloaded server; BACKUP_STALL_TIMEOUT_SECONDS sets how long to wait.",
@@ -128,6 +133,8 @@ class Program:
         view = memoryview(data)
         while view:
             if not poll.poll(self._stall_timeout_seconds * 1000):
+                if self._is_working():
+                    continue
                 raise ProgramError(
                     f"{self.name} took no byte for {self._stall_timeout_seconds:g} seconds and was ended",
                     hint="Look for a lock or an overloaded server; BACKUP_STALL_TIMEOUT_SECONDS sets how long to wait.",
@@ -147,10 +154,13 @@ class Program:
 
     def wait(self) -> int:
         """The exit code; negative for a signal. ProgramError when it does not end in time after its output ended."""
-        try:
-            code = self._process.wait(timeout=self._stall_timeout_seconds)
-        except subprocess.TimeoutExpired as error:
-            raise ProgramError(f"{self.name} closed its output but did not end") from error
+        while True:
+            try:
+                code = self._process.wait(timeout=self._stall_timeout_seconds)
+                break
+            except subprocess.TimeoutExpired as error:
+                if not self._is_working():
+                    raise ProgramError(f"{self.name} closed its output but did not end") from error
         self._stderr_reader.join(timeout=_END_GRACE_SECONDS)
         return code
 

@@ -105,6 +105,40 @@ def test_a_slow_program_that_keeps_talking_is_left_alone() -> None:
         assert program.wait() == 0
 
 
+@pytest.mark.parametrize("script", ["sleep 1; echo done", "exec >&-; sleep 1"], ids=["before its output", "after its output"])
+def test_a_silent_program_whose_server_works_is_waited_for(script: str) -> None:
+    """It is asked for again after each of these silences."""
+    asked: list[float] = []
+
+    def is_working() -> bool:
+        asked.append(time.monotonic())
+        return True
+
+    with Program(["sh", "-c", script], environment={}, stall_timeout_seconds=0.3, is_working=is_working) as program:
+        assert b"".join(program.read_blocks()) in {b"done\n", b""}
+        assert program.wait() == 0
+    assert len(asked) >= 2
+
+
+def test_a_program_that_takes_nothing_while_its_server_works_is_waited_for() -> None:
+    words = ["sh", "-c", "sleep 1; cat >/dev/null"]
+    with Program(words, environment={}, stall_timeout_seconds=0.3, stdin=subprocess.PIPE, is_working=lambda: True) as program:
+        program.write(b"x" * (4 << 20))
+        program.close_stdin()
+        assert program.wait() == 0
+
+
+def test_a_silent_program_is_ended_once_its_server_no_longer_works() -> None:
+    answers = iter([True, False])
+    words = ["sh", "-c", "exec sleep 600"]
+    with (
+        Program(words, environment={}, stall_timeout_seconds=0.2, is_working=lambda: next(answers)) as program,
+        pytest.raises(ProgramError, match="gave no byte"),
+    ):
+        list(program.read_blocks())
+    assert list(answers) == []
+
+
 def test_writing_to_a_program_that_ended_is_an_error() -> None:
     with run_shell("exit 3", stdin=subprocess.PIPE) as program:
         assert program.wait() == 3
