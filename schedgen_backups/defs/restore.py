@@ -10,6 +10,7 @@ asset, and pressing "Launch" without thinking must not overwrite anything. Add a
 import dagster as dg
 from pydantic import Field
 
+from schedgen_backups import run_tags
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.restore import read_live_bucket, read_restore_request, read_table_request, read_undelete_request
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
@@ -157,6 +158,8 @@ def _list_lines(lines: tuple[str, ...]) -> dg.MetadataValue:
 @dg.op
 def restore_recovery_point(context: dg.OpExecutionContext, config: RestoreConfig, backup: dg.ResourceParam[BackupResource]) -> None:
     """What the config names is restored; without its confirmation only what would happen was told."""
+    if not config.confirm:
+        context.instance.add_run_tags(context.run_id, {f"{run_tags.ALERTED_PREFIX}{context.op.name}": run_tags.REHEARSAL})
     with explain_failure(VERIFICATION_EXIT_CODE):
         found = _Work(context, config, backup.config).run()
     context.log_event(dg.AssetObservation("restores", description=config.reason or None, metadata=found))

@@ -63,6 +63,7 @@ TIMES = (
     Question("BACKUP_TIMEZONE", "Time zone of that", ZoneInfo, "a time zone's name such as Africa/Johannesburg"),
     Question("BACKUP_RETENTION_DAYS", "Keep recovery points for so many days", lambda text: _parse_number(text, 36500), "a number of days"),
 )
+NAME = Question("BACKUP_NAME", "What people call this installation, such as production: it stands in every alert")
 CHANNELS = (
     Question("BACKUP_ALERT_WEBHOOK_URL", "Address that gets alerts (Slack, Discord, Teams, …)", is_hidden=True),
     Question("BACKUP_ALERT_EMAIL", "Who gets alerts by mail, several with commas"),
@@ -98,12 +99,14 @@ class Interview:
         self._ask_group("bucket", BUCKET, lambda: self._try_bucket(is_elsewhere=is_elsewhere))
         times = TIMES if is_elsewhere else (DIRECTORY, *TIMES)
         self._ask_group("schedule and retention", times, lambda: self._try_times(deployment))
-        self._ask_group("alerts", CHANNELS, self._try_channels)
+        self._ask_group("alerts", (NAME, *CHANNELS), self._try_channels)
         values = self.config.values
         if not values.get("BACKUP_ALERT_WEBHOOK_URL") and not values.get("BACKUP_ALERT_EMAIL"):
             out.print(
                 "[yellow]Nobody is told of failures.[/] Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL, or look at `schedgen-backups status`."
             )
+        if not values.get("BACKUP_NAME"):
+            out.print("[yellow]This installation has no name:[/] alerts name machine and database. BACKUP_NAME tells staging from production.")
         out.print("Copies off this site are not made by this version: copy BACKUP_DIR elsewhere by a means of your own.")
         return self.answers
 

@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from pydantic import AwareDatetime, ValidationError
@@ -80,10 +80,16 @@ def logged_restore(directory: Path, *, point_id: str, subject: str, target: str,
 def read_restore_log(directory: Path) -> tuple[RestoreLogEntry, ...]:
     """Every entry, oldest first; a line that was cut short by a crash is passed over."""
     try:
-        lines = (directory / RESTORE_LOG_NAME).read_text(encoding="utf-8").splitlines()
+        lines = (directory / RESTORE_LOG_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return ()
     return tuple(entry for line in lines if (entry := _parse(line)) is not None)
+
+
+def find_last_success(directory: Path) -> datetime | None:
+    """Return when the last restore that went well had ended; None when there is none."""
+    ends = [entry.started_at + timedelta(seconds=entry.seconds) for entry in read_restore_log(directory) if entry.result.startswith("done")]
+    return max(ends, default=None)
 
 
 def _parse(line: str) -> RestoreLogEntry | None:

@@ -136,6 +136,23 @@ def test_a_failed_drill_is_told_once_and_ends_with_a_passed_drill_and_not_with_a
     assert [path for path in written if any(secret in path.read_bytes() for secret in secrets)] == []
 
 
+def test_drills_that_are_started_from_the_assets_page_open_and_close_the_same_incident(site: Site) -> None:
+    (site.folder / "checks.sql").write_text("SELECT false", encoding="utf-8")
+    name_servers(site)
+    with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
+        assert site.run(instance).success
+        site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url, DRILL_SQL_CHECKS="checks.sql")
+        assert not site.materialize(instance, "restore_drill").success
+        outbox = Watcher("alert_outbox", instance)
+        outbox.look(2)
+        assert [alert.partition("\n")[0] for alert in inbox.alerts] == ["[HIGH] Restore drill failed: restore_drill_operator_checks_hold"]
+        site.unset("DRILL_SQL_CHECKS")
+        assert site.materialize(instance, "restore_drill").success
+        outbox.look(2)
+        assert len(inbox.alerts) == 1
+        assert len(inbox.recoveries) == 1
+
+
 def test_a_backup_sweeps_what_a_killed_drill_left(site: Site, instance: dg.DagsterInstance) -> None:
     script = "import os; from pathlib import Path; from schedgen_backups.core.drill.scratch_folder import open_scratch_folder\n"
     script += f"with open_scratch_folder(Path({str(site.directory / '.drill')!r})): os._exit(9)"

@@ -15,6 +15,7 @@ from schedgen_backups.core.restore.log import read_restore_log
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.definitions import defs
 from schedgen_backups.demo.seed import seed_application
+from schedgen_backups_tests.support.inbox import Watcher, open_inbox
 from schedgen_backups_tests.support.servers import client_of, run
 from schedgen_backups_tests.support.sites import QUIET, Application, Site
 
@@ -195,6 +196,25 @@ def test_files_are_written_below_the_backup_directory_and_only_when_confirmed(se
             assert not launch(instance, objects=[key], to_folder=outside, overwrite=True, confirm=outside).success
     assert not (tmp_path / "elsewhere").exists()
     assert not (site.directory / "elsewhere").exists()
+
+
+def test_an_untouched_launchpad_alerts_nobody_and_what_was_confirmed_and_failed_ends_with_a_restore(seeded_site: Site) -> None:
+    """The restore that ends it may be one of the command line."""
+    site = seeded_site
+    _job_id, key = pick_job(site)
+    with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
+        site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url)
+        outbox = Watcher("alert_outbox", instance)
+        assert not launch(instance).success
+        outbox.look(2)
+        assert inbox.texts == []
+        assert not launch(instance, objects=[key], to_folder="../out", confirm="../out").success
+        outbox.look(2)
+        [alert] = inbox.alerts
+        assert alert.startswith("[HIGH] Restore failed: restore_recovery_point\n")
+        assert site.cli("restore-objects", "latest", key, "--to", str(site.folder / "out")).code == 0
+        outbox.look(2)
+        assert len(inbox.recoveries) == 1
 
 
 def test_the_audit_is_a_check_that_warns_and_a_command_that_ends_with_3(seeded_site: Site) -> None:

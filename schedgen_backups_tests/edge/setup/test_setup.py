@@ -212,10 +212,12 @@ def answer_questions(person: Person, machine: Machine, *, is_here: bool) -> None
     person.expect("expected a time zone's name")
     person.answer("Time zone", "Africa/Johannesburg")
     person.answer("Keep recovery points", "14")
+    person.answer("What people call this installation", "night shift")
     person.answer("Address that gets alerts", f"http://127.0.0.1:{closed_port()}/nobody")
     person.answer("Who gets alerts by mail", "")
     person.expect("did not accept the test alert")
     person.answer("Keep these answers", "n")
+    person.answer("What people call this installation", "")
     person.answer("Address that gets alerts", machine.webhook_url)
     person.answer("Who gets alerts by mail", "")
 
@@ -223,7 +225,7 @@ def answer_questions(person: Person, machine: Machine, *, is_here: bool) -> None
 def read_answers(machine: Machine) -> dict[str, str | None]:
     names = ("POSTGRES_PASSWORD", "MINIO_SECRET_KEY", "MINIO_BUCKET", "BACKUP_SCHEDULE", "BACKUP_TIMEZONE", "BACKUP_RETENTION_DAYS")
     values = dotenv_values(machine.env)
-    return {name: values[name] for name in (*names, "BACKUP_ALERT_WEBHOOK_URL")}
+    return {name: values[name] for name in (*names, "BACKUP_NAME", "BACKUP_ALERT_WEBHOOK_URL")}
 
 
 @pytest.mark.parametrize("deployment", ["systemd", "cron", "none"])
@@ -247,6 +249,7 @@ def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_po
         "BACKUP_SCHEDULE": "30 1 * * 1-5",
         "BACKUP_TIMEZONE": "Africa/Johannesburg",
         "BACKUP_RETENTION_DAYS": "14",
+        "BACKUP_NAME": "night shift",
         "BACKUP_ALERT_WEBHOOK_URL": machine.webhook_url,
     }
     text = machine.env.read_text(encoding="utf-8")
@@ -256,7 +259,7 @@ def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_po
     assert_secrets_are_kept(machine, person.seen)
     if has_point:
         assert_first_point_is_verified(machine)
-    assert [received.json["text"] for received in inbox.received if "test alert" in str(received.json["text"])] != []
+    assert [received.json["text"] for received in inbox.received if "[INFO] night shift: Test of" in str(received.json["text"])] != []
     units, cron = (sorted(path.name for path in machine.places[name].glob("*")) for name in ("unit-dir", "cron-dir"))
     if deployment == "systemd":
         assert len(units) == 4
