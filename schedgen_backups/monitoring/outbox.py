@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TypeVar
 
@@ -88,8 +89,10 @@ def _find_pass(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> datetime 
 OUTBOX_NAME = "alert_outbox"
 WILL_RETRY_TAG = "dagster/will_retry"
 _BATCH = 20
-_PART_SECONDS = 10
-"""After so long no further run is reported in this tick: Dagster ends a tick after 60 s, and then the cursor stays where it was."""
+_PART_SECONDS = 8
+_TICK_SECONDS = 18
+"""After so long nothing further is reported, by one part or in this tick: what is begun then takes one exchange with a channel at most, ten
+seconds. Dagster ends a tick after 60 s, and then the cursor stays where it was."""
 _OLDEST = timedelta(days=2)
 """What happened longer ago than this before the outbox first looked is history, not news."""
 _UNREMARKABLE = f" {CheckStatus.NOT_CONFIGURED.value}: "
@@ -113,20 +116,24 @@ def work_through_outbox(
     instance: dg.DagsterInstance, service: AlertService, cursor: OutboxCursor, check_keys: list[dg.AssetCheckKey]
 ) -> OutboxCursor:
     """Everything since the cursor was told or is still to be told; returns how far it came. A part that raises is told, and the others go on."""
+    tick_ends_at = time.monotonic() + _TICK_SECONDS
     since_seconds = cursor.since_seconds or (datetime.now(timezone.utc) - _OLDEST).timestamp()
-    horizon = datetime.fromtimestamp(since_seconds, timezone.utc)
+
+    def begin() -> _Part:
+        ends_at = min(tick_ends_at, time.monotonic() + _PART_SECONDS)
+        return _Part(instance, service, datetime.fromtimestamp(since_seconds, timezone.utc), ends_at)
+
     failed = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_FAILURE, after_storage_id=cursor.failure_id)
     cancelled = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_CANCELED, after_storage_id=cursor.cancel_id)
     _guard(service, "runs whose process is gone", lambda: len(fail_orphaned_runs(instance)), 0)
-    failure_id = _guard(service, "failed runs", lambda: _report_runs(instance, service, failed, cursor.failure_id, horizon), cursor.failure_id)
-    cancel_id = _guard(service, "cancelled runs", lambda: _report_runs(instance, service, cancelled, cursor.cancel_id, horizon), cursor.cancel_id)
-    tick_seconds = _guard(service, "failed ticks", lambda: _report_ticks(instance, service, cursor.tick_seconds, horizon), cursor.tick_seconds)
-    check_ids = _guard(
-        service, "warnings of checks", lambda: _report_checks(instance, service, check_keys, cursor.check_ids, horizon), cursor.check_ids
-    )
+    failure_id = _guard(service, "failed runs", lambda: _report_runs(begin(), failed, cursor.failure_id), cursor.failure_id)
+    cancel_id = _guard(service, "cancelled runs", lambda: _report_runs(begin(), cancelled, cursor.cancel_id), cursor.cancel_id)
+    tick_seconds = _guard(service, "failed ticks", lambda: _report_ticks(begin(), cursor.tick_seconds), cursor.tick_seconds)
+    check_ids = _guard(service, "warnings of checks", lambda: _report_checks(begin(), check_keys, cursor.check_ids), cursor.check_ids)
     _guard(service, "what is over", lambda: service.report_resolved(list_resolved_keys(instance, service, check_keys)), None)
     # Last: a channel that does not answer keeps no news from the others.
-    _guard(service, "alerts that wait for a channel", service.notifier.flush_spool, 0)
+    if time.monotonic() < tick_ends_at:
+        _guard(service, "alerts that wait for a channel", service.notifier.flush_spool, 0)
     return OutboxCursor(since_seconds=since_seconds, failure_id=failure_id, cancel_id=cancel_id, tick_seconds=tick_seconds, check_ids=check_ids)
 
 
@@ -145,16 +152,31 @@ def _guard(service: AlertService, part: str, look: Callable[[], _Made], otherwis
     return made
 
 
-def _report_runs(
-    instance: dg.DagsterInstance, service: AlertService, wanted: dg.RunStatusChangeRecordsFilter, after_id: int, horizon: datetime
-) -> int:
-    ends_at = time.monotonic() + _PART_SECONDS
+@dataclass(frozen=True)
+class _Part:
+    """One part of a tick."""
+
+    instance: dg.DagsterInstance
+    service: AlertService
+    horizon: datetime
+    """What happened before is history."""
+    ends_at: float
+    """By the monotonic clock."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the rest is for the next tick."""
+        return time.monotonic() >= self.ends_at
+
+
+def _report_runs(part: _Part, wanted: dg.RunStatusChangeRecordsFilter, after_id: int) -> int:
+    instance, service = part.instance, part.service
     for record in instance.fetch_run_status_changes(wanted, limit=_BATCH, ascending=True).records:
-        if time.monotonic() >= ends_at:
+        if part.is_over:
             return after_id
         entry = record.event_log_entry
         run = instance.get_run_by_id(entry.run_id)
-        if run is not None and run.tags.get(WILL_RETRY_TAG) != "true" and entry.timestamp >= horizon.timestamp():
+        if run is not None and run.tags.get(WILL_RETRY_TAG) != "true" and entry.timestamp >= part.horizon.timestamp():
             is_settled = (
                 _report_cancelled(service, run)
                 if wanted.event_type is dg.DagsterEventType.RUN_CANCELED
@@ -210,10 +232,13 @@ def _report_cancelled(service: AlertService, run: dg.DagsterRun) -> bool:
     ).is_settled
 
 
-def _report_ticks(instance: dg.DagsterInstance, service: AlertService, after_seconds: dict[str, float], horizon: datetime) -> dict[str, float]:
+def _report_ticks(part: _Part, after_seconds: dict[str, float]) -> dict[str, float]:
     told = dict(after_seconds)
-    for tick in list_failed_ticks(instance, after_seconds=after_seconds, floor_seconds=horizon.timestamp(), except_names=frozenset({OUTBOX_NAME})):
-        outcome = service.raise_trouble(
+    floor_seconds = part.horizon.timestamp()
+    for tick in list_failed_ticks(part.instance, after_seconds=after_seconds, floor_seconds=floor_seconds, except_names=frozenset({OUTBOX_NAME})):
+        if part.is_over:
+            return told
+        outcome = part.service.raise_trouble(
             IncidentKey(area=TICK_AREA, subject=tick.name),
             Severity.CRITICAL,
             f"No run was started: {tick.name}",
@@ -226,26 +251,26 @@ def _report_ticks(instance: dg.DagsterInstance, service: AlertService, after_sec
     return told
 
 
-def _report_checks(
-    instance: dg.DagsterInstance, service: AlertService, keys: list[dg.AssetCheckKey], after_ids: dict[str, int], horizon: datetime
-) -> dict[str, int]:
-    return {key.to_user_string(): _report_check(instance, service, key, after_ids.get(key.to_user_string(), 0), horizon) for key in keys}
+def _report_checks(part: _Part, keys: list[dg.AssetCheckKey], after_ids: dict[str, int]) -> dict[str, int]:
+    return {key.to_user_string(): _report_check(part, key, after_ids.get(key.to_user_string(), 0)) for key in keys}
 
 
-def _report_check(instance: dg.DagsterInstance, service: AlertService, key: dg.AssetCheckKey, after_id: int, horizon: datetime) -> int:
+def _report_check(part: _Part, key: dg.AssetCheckKey, after_id: int) -> int:
     """Checks that failed as a warning: their run went on, so nothing else tells of them."""
-    history = instance.event_log_storage.get_asset_check_execution_history(key, limit=_BATCH)
+    history = part.instance.event_log_storage.get_asset_check_execution_history(key, limit=_BATCH)
     for record in sorted((record for record in history if record.id > after_id), key=lambda record: record.id):
         evaluation = record.evaluation
         if not isinstance(evaluation, dg.AssetCheckEvaluation):  # planned
-            run = instance.get_run_by_id(record.run_id)
+            run = part.instance.get_run_by_id(record.run_id)
             if run is not None and not run.is_finished:
                 break  # looked at again next time
             after_id = record.id  # its run ended before it was reached
             continue
-        is_news = record.create_timestamp >= horizon.timestamp() and _UNREMARKABLE not in (evaluation.description or "")
+        is_news = record.create_timestamp >= part.horizon.timestamp() and _UNREMARKABLE not in (evaluation.description or "")
         if is_news and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
-            outcome = service.raise_trouble(
+            if part.is_over:
+                return after_id
+            outcome = part.service.raise_trouble(
                 _make_check_key(key),
                 judge_warning(key.name, {name: value.value for name, value in evaluation.metadata.items()}),
                 f"Check warns: {key.name}",

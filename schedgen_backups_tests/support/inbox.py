@@ -61,6 +61,10 @@ class Inbox:
         self._server.answers = [Answer()] * number
         self.go_down()
 
+    def answer_slowly(self, *, seconds_per_byte: float) -> None:
+        """From now on every message is taken, in so long for each of the two bytes of the answer."""
+        self._server.default = Answer(seconds_per_byte=seconds_per_byte)
+
     def come_up(self) -> None:
         """Messages are taken again; those that were refused are forgotten."""
         self._server.received.clear()

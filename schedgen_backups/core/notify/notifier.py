@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 from enum import Enum
+from itertools import repeat
 from pathlib import Path
 from uuid import uuid4
 
@@ -156,8 +158,10 @@ class Notifier:
             return Outcome.UNCONFIGURED
         alert = self._with_name(alert)
         refused: list[Channel] = []
-        for channel in self._channels:
-            delivery = self._ask(channel, alert)
+        # Side by side: several that do not answer are waited for no longer than one.
+        with ThreadPoolExecutor(len(self._channels), "alert") as pool:
+            deliveries = list(pool.map(self._ask, self._channels, repeat(alert)))
+        for channel, delivery in zip(self._channels, deliveries, strict=True):
             if not delivery.is_accepted:
                 _LOG.warning("alert %r was not accepted by %s: %s", alert.title, delivery.channel, delivery.answer)
                 refused.append(channel)

@@ -196,6 +196,26 @@ def test_without_a_channel_the_outbox_goes_on_and_nothing_piles_up(site: Site, h
     assert inbox.alerts == []
 
 
+@pytest.mark.timeout(120)
+def test_a_tick_ends_in_time_however_slowly_a_channel_answers_and_what_is_left_is_told_later(
+    home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part has its share, so that none keeps the others from telling for good."""
+    monkeypatch.setattr("schedgen_backups.monitoring.outbox._PART_SECONDS", 0.5)
+    monkeypatch.setattr("schedgen_backups.monitoring.outbox._TICK_SECONDS", 1.0)
+    add_failed_run(home, seconds_ago=60, message="lost")
+    for name in (SCHEDULE, "weekly_drill_schedule", "weekly_audit_schedule", "retention_sensor"):
+        Ticks(home, name).add(TickStatus.FAILURE, reason=f"no run of {name}", seconds_ago=30)
+    inbox.answer_slowly(seconds_per_byte=0.3)
+    started_at = time.monotonic()
+    outbox.look()
+    assert time.monotonic() - started_at < 5
+    assert 0 < len(inbox.alerts) < 5
+    outbox.look(5)
+    titles = [alert.partition("\n")[0] for alert in inbox.alerts]
+    assert len(titles) == len(set(titles)) == 5
+
+
 def test_a_part_of_the_outbox_that_raises_is_told_once_and_keeps_no_other_from_telling(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:

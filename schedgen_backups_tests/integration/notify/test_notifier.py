@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -331,6 +332,20 @@ def test_a_silent_channel_is_waited_for_once(server: RecordingServer, tmp_path: 
         assert notifier.flush_spool() == 5
         assert time.monotonic() - started_at < 3
         assert len(server.received) == 5
+
+
+@pytest.mark.timeout(60)
+def test_channels_that_hang_are_waited_for_side_by_side(server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of them after one another would take most of a tick."""
+    monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 1)
+    with ExitStack() as stack:
+        ports = [stack.enter_context(silent_server()) for _ in range(3)]
+        channels = [*(make_channel(f"http://{LOOPBACK}:{port}/hook") for port in ports), make_webhook(server)]
+        started_at = time.monotonic()
+        assert Notifier(channels, tmp_path).report_trouble(KEY, make_alert()) is Outcome.ACCEPTED
+        assert time.monotonic() - started_at < 2.5
+    assert len(server.received) == 1
+    assert len(list_spool(tmp_path)) == 3
 
 
 def test_a_flush_ends_although_more_is_spooled(
