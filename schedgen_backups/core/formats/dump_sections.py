@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from schedgen_backups.core.formats.dump_text import IDENTIFIER, Segment, Text, unquote_identifier
+from schedgen_backups.core.formats.sql_quotes import LineQuotes, find_outside
 
 _SECTION = re.compile(rb"-- (?:Data for )?Name: .*; Type: (?P<kind>[A-Z ]+); Schema: ")
 _LARGE_OBJECT_KINDS = frozenset({b"BLOBS"})
@@ -18,6 +19,7 @@ class LargeObjectFilter:
 
     def __init__(self) -> None:
         self._unfinished = b""
+        self._quotes = LineQuotes()
         self._is_inside = False
 
     def filter_text(self, text: bytes) -> bytes:
@@ -31,6 +33,8 @@ class LargeObjectFilter:
         return rest
 
     def _is_kept(self, line: bytes) -> bool:
+        if not self._quotes.begins_outside(line + b"\n"):
+            return True
         if line.startswith(b"-- "):
             section = _SECTION.match(line)
             if section is not None:
@@ -62,8 +66,8 @@ def leave_out_restrict(segments: Iterable[Segment]) -> Iterator[Segment]:
     yield Text(_TRAILING_UNRESTRICT.sub(b"\n", held))
 
 
-_ITEM = re.compile(rb"^--\n-- (?:Data for )?Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: .*\n--\n", re.MULTILINE)
-_SETTING = re.compile(rb"^SET (?P<name>default_tablespace|default_table_access_method|default_with_oids) = .*;\n", re.MULTILINE)
+_ITEM = re.compile(rb"--\n-- (?:Data for )?Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: .*\n--\n")
+_SETTING = re.compile(rb"SET (?P<name>default_tablespace|default_table_access_method|default_with_oids) = .*;\n")
 _BUILDS = (b"INDEX", b"CONSTRAINT")
 _TABLE = re.compile(
     rb"^(?:CREATE (?:UNIQUE )?INDEX " + IDENTIFIER + rb" ON |ALTER TABLE )(?:ONLY )?"
@@ -96,14 +100,23 @@ class PostDataItem:
 
 def split_post_data(schema: bytes, text: bytes) -> tuple[PostDataItem, ...]:
     """The items of `text` in their order; their texts joined are the input. `schema` is what stands before the rows."""
-    marks = list(_ITEM.finditer(text))
+    marks = list(find_outside(_ITEM, text))
     starts = [mark.start() for mark in marks]
     kinds = [mark["kind"].decode() for mark in marks]
     if not starts or starts[0] > 0:
         starts, kinds = [0, *starts], ["", *kinds]
-    held = {match["name"]: match[0] for match in _SETTING.finditer(schema)}
+    held = _find_settings(schema)
     items: list[PostDataItem] = []
     for kind, start, end in zip(kinds, starts, [*starts[1:], len(text)], strict=True):
         items.append(PostDataItem(kind, text[start:end], b"".join(held.values())))
-        held |= {match["name"]: match[0] for match in _SETTING.finditer(text, start, end)}
+        held |= _find_settings(text[start:end])
     return tuple(item for item in items if item.text)
+
+
+def _find_settings(text: bytes) -> dict[bytes, bytes]:
+    """Return the last SET statement for each setting, by its name. A line that looks like one in a string is none."""
+    if b"\nSET default_" not in text and not text.startswith(b"SET default_"):
+        return {}
+    quotes = LineQuotes()
+    lines = (line for line in text.splitlines(keepends=True) if quotes.begins_outside(line))
+    return {match["name"]: match[0] for line in lines if (match := _SETTING.fullmatch(line)) is not None}

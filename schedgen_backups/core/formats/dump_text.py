@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
+from schedgen_backups.core.formats.sql_quotes import EDGE_BYTES, QUOTE_EDGES, QuoteState
 
 _END = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(?:\\unrestrict [A-Za-z0-9]+\s*)?\Z")
 _LOOKBACK_BYTES = 16 * 1024
@@ -70,12 +71,13 @@ Segment = Text | TableStart | Rows | TableEnd
 def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
     """Yields the blocks again, cut at the borders of tables; the segments' data joined is the input, byte for byte.
 
-    A table is what pg_dump announces with its `Data for Name` comment. A text that merely looks like one (in a function's body) would be
-    taken for one; then the counts disagree with the snapshot and the dump is refused, never accepted wrongly.
+    A table is what pg_dump announces with its `Data for Name` comment, outside of strings, names and bodies of functions: what looks like one there
+    is somebody's words.
     """
     buffer = b""
+    text_cutter = _TextCutter()
     rows: _RowCutter | None = None
-    for block in blocks:
+    for block, is_last in _mark_last(blocks):
         buffer = buffer + block if buffer else block
         while buffer:
             if rows is not None:
@@ -87,7 +89,7 @@ def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
                 yield TableEnd(end)
                 rows = None
             else:
-                text, start, buffer = _cut_text(buffer)
+                text, start, buffer = text_cutter.cut(buffer, is_last=is_last)
                 if text:
                     yield Text(text)
                 if start is None:
@@ -96,6 +98,12 @@ def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
                 rows = _RowCutter()
     if buffer:
         yield Rows(buffer) if rows is not None else Text(buffer)
+
+
+def _mark_last(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    for block in blocks:
+        yield block, False
+    yield b"", True
 
 
 def split_table(blocks: Iterable[bytes], *, root: str = "") -> Iterator[Segment]:
@@ -154,33 +162,63 @@ def _count_lines(data: bytes) -> int:
     return _FEW + data.count(b"\n", position + 1)
 
 
-def _cut_text(buffer: bytes) -> tuple[bytes, TableStart | None, bytes]:
-    position = 0
-    while True:
-        found = buffer.find(b"\n\nCOPY ", position)
-        if found < 0:
-            keep = max(0, len(buffer) - _LOOKBACK_BYTES)
-            return buffer[:keep], None, buffer[keep:]
-        start = found + 2
-        announced = _find_announcement(buffer, found)
-        if announced is None:
-            position = start
-            continue
-        match = _COPY.match(buffer, start)
-        if match is not None:
-            data = match[0]
-            columns = (match["columns"] or b"").decode("utf-8", "replace")
-            schema_name, name, root = unquote_identifier(match["schema"]), unquote_identifier(match["name"]), ""
-            if announced["root"]:
-                root = f"{schema_name}.{name}"
-                schema_name, name = (announced[part].decode("utf-8", "replace") for part in ("schema", "name"))
-            table = TableStart(data, schema_name, name, columns, root)
-            return buffer[:start], table, buffer[match.end() :]
-        if b"FROM stdin;\n" in buffer[start:] or len(buffer) - start > _STATEMENT_LIMIT_BYTES:
-            position = start
-            continue
-        keep = max(0, start - _LOOKBACK_BYTES)
-        return buffer[:keep], None, buffer[keep:]
+_EDGE = re.compile(rb"(?P<copy>(?<=\n)\nCOPY )|" + QUOTE_EDGES)
+
+
+class _TextCutter:
+    """Finds where a table's COPY statement stands in text that comes in pieces, and keeps enough of what passed to see its announcement."""
+
+    def __init__(self) -> None:
+        self._quotes = QuoteState()
+        self._position = 0
+        """Up to where the buffer was read."""
+
+    def cut(self, buffer: bytes, *, is_last: bool) -> tuple[bytes, TableStart | None, bytes]:
+        """Text, the COPY statement if it came, and the rest: what comes after it, or what is needed to see what comes next."""
+        while self._position < len(buffer):
+            if self._quotes.is_inside:
+                self._position = self._quotes.leave(buffer, self._position, is_last=is_last)
+                if self._quotes.is_inside:
+                    break
+                continue
+            edge = _EDGE.search(buffer, self._position)
+            if edge is None or (not is_last and edge.start() + EDGE_BYTES > len(buffer)):
+                # Its beginning may stand here and its end come later.
+                self._position = max(self._position, edge.start() if edge is not None else len(buffer) - (0 if is_last else EDGE_BYTES))
+                break
+            if edge.lastgroup != "copy":
+                self._position = edge.end()
+                self._quotes.enter(edge)
+                continue
+            start = edge.start() + 1
+            table, end = _read_start(buffer, start)
+            if table is not None:
+                self._position = 0
+                return buffer[:start], table, buffer[end:]
+            if end < 0 and not is_last:
+                self._position = edge.start()
+                break
+            self._position = start
+        kept = max(0, self._position - _LOOKBACK_BYTES)
+        self._position -= kept
+        return buffer[:kept], None, buffer[kept:]
+
+
+def _read_start(buffer: bytes, start: int) -> tuple[TableStart | None, int]:
+    """Return the table whose COPY statement stands there and the statement's end; no table where it is none; -1 while the end has not come."""
+    announced = _find_announcement(buffer, start - 2)
+    if announced is None:
+        return None, start
+    match = _COPY.match(buffer, start)
+    if match is None:
+        is_whole = b"FROM stdin;\n" in buffer[start:] or len(buffer) - start > _STATEMENT_LIMIT_BYTES
+        return None, start if is_whole else -1
+    columns = (match["columns"] or b"").decode("utf-8", "replace")
+    schema_name, name, root = unquote_identifier(match["schema"]), unquote_identifier(match["name"]), ""
+    if announced["root"]:
+        root = f"{schema_name}.{name}"
+        schema_name, name = (announced[part].decode("utf-8", "replace") for part in ("schema", "name"))
+    return TableStart(match[0], schema_name, name, columns, root), match.end()
 
 
 def _find_announcement(buffer: bytes, copy_position: int) -> re.Match[bytes] | None:

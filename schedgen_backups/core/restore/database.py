@@ -168,8 +168,7 @@ def check_empty(target: DatabaseSettings, relation_count: int) -> None:
 def can_load_in_parallel(dump: DumpFile) -> bool:
     """Return whether rows and the rest of the dump can be told apart for sure, and the rest fits into memory.
 
-    Not with large objects, which are part of the rest, and not with a table that the snapshot did not count: an extension's, or the text of a
-    function that looks like one.
+    Not with large objects, which are part of the rest, and not with a table that the snapshot did not count, such as an extension's.
     """
     return not dump.record.large_object_count and all(table.expected_rows is not None for table in dump.tables)
 

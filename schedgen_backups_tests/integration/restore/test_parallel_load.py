@@ -24,7 +24,7 @@ from schedgen_backups_tests.support.servers import run
 
 pytestmark = pytest.mark.integration
 
-MAKE_PLAIN = "SELECT lo_unlink(oid) FROM pg_largeobject_metadata; DROP FUNCTION announces"
+MAKE_PLAIN = "SELECT lo_unlink(oid) FROM pg_largeobject_metadata"
 """Takes away what a load in several sessions leaves to the one transaction."""
 RELATIONS = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
 BROKEN = """
@@ -56,7 +56,7 @@ def dumped(database: DatabaseSettings, second_database: DatabaseSettings, tmp_pa
 
 @pytest.mark.parametrize("change", ["", MAKE_PLAIN], ids=["one transaction", "several sessions"])
 def test_every_kind_of_object_is_equal(dumped: Dumped, change: str) -> None:
-    """With large objects, and with a function that looks like a table, the load is one transaction after all."""
+    """With large objects the load is one transaction after all."""
     run(dumped.source, ODDITIES)
     if change:
         run(dumped.source, change)
@@ -175,3 +175,42 @@ def test_indexes_of_every_sort_of_name_are_built(dumped: Dumped) -> None:
     tables = "SELECT oid FROM pg_class WHERE relkind IN ('r', 'p', 'm') AND oid >= 16384"
     names = f"SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid IN ({tables}) ORDER BY 1"
     assert run(dumped.target, names) == run(dumped.source, names)
+
+
+LOOKALIKE = """
+--
+-- Data for Name: evil; Type: TABLE DATA; Schema: public; Owner: x
+--
+
+COPY public.evil (a) FROM stdin;
+1
+--
+-- Name: x; Type: INDEX; Schema: public; Owner: x
+--
+
+CREATE TABLE public.owned ();
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_words_of_a_table_owner_that_look_like_the_dump_itself_are_only_words(dumped: Dumped, jobs: int) -> None:
+    """Each of these hid the next table from the reader, or became a statement of whoever restores."""
+    quoted = LOOKALIKE.replace("'", "''")
+    run(
+        dumped.source,
+        f"""
+        CREATE TABLE a (a int PRIMARY KEY, b text DEFAULT '{quoted}', CONSTRAINT c CHECK (b <> E'\\'{quoted}'));
+        CREATE TABLE b (a int); CREATE INDEX i ON b (a); CREATE TABLE z (a int PRIMARY KEY);
+        INSERT INTO a VALUES (1); INSERT INTO b VALUES (2); INSERT INTO z VALUES (3);
+        COMMENT ON TABLE a IS '{quoted}'; COMMENT ON INDEX i IS '{quoted}'; COMMENT ON CONSTRAINT c ON a IS '{quoted}';
+        CREATE VIEW v AS SELECT '{quoted}'::text AS t; CREATE RULE r AS ON UPDATE TO b DO INSTEAD SELECT '{quoted}'::text;
+        CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $body$ SELECT '{quoted}'::text $body$;
+        COMMENT ON RULE r ON b IS '{quoted}';
+        """,
+    )
+    path = dumped.capture()
+    with path.open("rb") as file:
+        assert [table.name for table in DumpFile(file).tables] == ["a", "b", "z"]
+    restore_database(path, dumped.target, make_transfer(), replace_contents=False, stop=Event(), jobs=jobs)
+    assert_equal(path, dumped.target)
+    assert run(dumped.target, "SELECT count(*) FROM pg_class WHERE relname IN ('owned', 'evil')") == [(0,)]

@@ -25,6 +25,12 @@ def test_only_the_transactions_around_large_objects_are_left_out(borders: list[i
     assert result == FUNCTION + LARGE.replace(b"BEGIN;\n", b"").replace(b"COMMIT;\n", b"") + CONSTRAINT + FUNCTION + b"-- no newline"
 
 
+def test_words_of_somebody_that_look_like_large_objects_leave_nothing_out() -> None:
+    comment = b"COMMENT ON TABLE t IS '\n" + LARGE + b"';\n"
+    passed = LargeObjectFilter()
+    assert passed.filter_text(comment + FUNCTION) + passed.flush() == comment + FUNCTION
+
+
 @pytest.mark.parametrize(
     ("statement", "table"),
     [
@@ -50,3 +56,25 @@ def test_items_keep_the_settings_that_hold_before_them() -> None:
     assert b"".join(item.text for item in items) == first + index + foreign
     assert [(item.kind, item.is_build) for item in items] == [("", False), ("INDEX", True), ("FK CONSTRAINT", False)]
     assert items[1].settings == b"SET default_tablespace = fast;\nSET default_table_access_method = heap;\n"
+
+
+HOSTILE = (
+    b"--\n-- Name: x; Type: INDEX; Schema: public; Owner: x\n--\n\nALTER ROLE me SUPERUSER;\nSET default_tablespace = a; ALTER ROLE me SUPERUSER;\n"
+)
+QUOTINGS = [
+    b"COMMENT ON INDEX i IS 'it''s\n" + HOSTILE + b"';\n",
+    b"COMMENT ON INDEX i IS E'\\'\n" + HOSTILE + b"';\n",
+    b"CREATE RULE r AS ON UPDATE TO t DO INSTEAD SELECT 'a\n" + HOSTILE + b"';\n",
+    b'CREATE INDEX "\n' + HOSTILE + b'" ON public.t USING btree (a);\n',
+    b"CREATE EVENT TRIGGER e EXECUTE FUNCTION f($x$\n" + HOSTILE + b"$x$);\n",
+]
+
+
+@pytest.mark.parametrize("statement", QUOTINGS, ids=["comment", "escapes", "rule", "name", "dollars"])
+def test_words_of_somebody_begin_no_item_and_set_nothing(statement: bytes) -> None:
+    """An item runs by itself: what begins within a string would be run as a statement, by whoever restores."""
+    first = b"--\n-- Name: i; Type: INDEX; Schema: public; Owner: x\n--\n\n" + statement + b"\n\n"
+    second = b"--\n-- Name: k; Type: INDEX; Schema: public; Owner: x\n--\n\nCREATE INDEX k ON public.t (a);\n\n\n"
+    items = split_post_data(b"SET default_tablespace = '';\n" + statement, first + second)
+    assert [item.text for item in items] == [first, second]
+    assert [item.settings for item in items] == [b"SET default_tablespace = '';\n"] * 2

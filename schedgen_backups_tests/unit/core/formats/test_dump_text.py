@@ -119,8 +119,33 @@ def test_a_function_that_talks_of_copy_is_no_table(body: bytes) -> None:
     assert facts.is_complete
 
 
-def test_a_text_that_is_announced_like_a_table_swallows_the_next_one_and_so_is_seen() -> None:
-    """Nothing tells such a text from a table, but the table behind it is then missing from what the snapshot has."""
+LOOKALIKE = TableText("evil", (b"1",)).text
+QUOTINGS = {
+    "comment": b"COMMENT ON TABLE public.jobs IS 'a''b" + LOOKALIKE + b"';\n",
+    "unended comment": b"COMMENT ON TABLE public.jobs IS '" + LOOKALIKE.removesuffix(b"\\.\n\n\n") + b"';\n",
+    "escape string": b"COMMENT ON TABLE public.jobs IS E'\\'" + LOOKALIKE.replace(b"\\", b"\\\\") + b"';\n",
+    "name": b'CREATE VIEW public."' + LOOKALIKE.replace(b'"', b'""') + b'" AS\n SELECT 1;\n',
+    "body": b"CREATE FUNCTION public.f() RETURNS void LANGUAGE sql AS $_$" + LOOKALIKE + b"$_$;\n",
+    "body with other quotes in it": b"CREATE FUNCTION public.f() RETURNS void LANGUAGE sql AS $_$'$$\"--/*" + LOOKALIKE + b"$_$;\n",
+    "body behind a dollar in a name": b"CREATE FUNCTION public.a$b$c() RETURNS void LANGUAGE sql AS $$" + LOOKALIKE + b"$$;\n",
+    "string behind an odd line comment": b"-- Name: it's $$ odd \"; Type: TABLE\nCOMMENT ON TABLE public.jobs IS '" + LOOKALIKE + b"';\n",
+}
+
+
+@pytest.mark.parametrize("text", QUOTINGS.values(), ids=QUOTINGS.keys())
+def test_what_somebody_wrote_is_never_taken_for_a_table(text: bytes) -> None:
+    dump = make_dump_text([TableText("jobs", (b"1", b"2"))], head=DUMP_HEAD + text + b"\n\n")
+    expected = read_facts([dump])
+    assert [(table.name, table.rows) for table in expected.tables] == [("jobs", 2)]
+    assert expected.is_complete
+    for border in range(len(DUMP_HEAD), len(DUMP_HEAD) + len(text) + 200):
+        assert read_facts(cut(dump, [border])) == expected
+    behind = make_dump_text([TableText("jobs", (b"1", b"2"))], tail=b"\n" + text + DUMP_TAIL)
+    assert [table.name for table in read_facts([behind]).tables] == ["jobs"]
+
+
+def test_a_text_of_its_own_that_is_announced_like_a_table_swallows_the_next_one_and_so_is_seen() -> None:
+    """pg_dump writes none. The table behind it is then missing from what the snapshot has."""
     body = TableText("x", ()).text.removesuffix(b"\\.\n\n\n")
     facts = read_facts([make_dump_text([TableText("jobs", (b"1",))], head=DUMP_HEAD + body)])
     assert "jobs" not in [table.name for table in facts.tables]
