@@ -22,7 +22,10 @@ from schedgen_backups.core.system.process import ProgramError, run_program
 INSTALLED_BIN_DIRS = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "usr/local/pgsql/bin", "opt/homebrew/opt/postgresql@*/bin")
 """Where distributions put PostgreSQL's programs, below the root folder."""
 TLS_MODES = frozenset({"require", "verify-ca", "verify-full"})
-_VERSION = re.compile(r"\(PostgreSQL\) (\d+)(\.\d+)?")
+_VERSION = re.compile(r"\(PostgreSQL\) (?P<major>\d+)(?:\.(?P<minor>\d+))?")
+_FIRST_SAFE_MINORS = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
+"""Those of 14 August 2025, all of 18 and newer, none of 12 and older. Before them, a name with a newline becomes a psql command in the dump
+(CVE-2025-8715), and psql does not know `\\restrict`."""
 _PROBE_TIMEOUT_SECONDS = 20
 
 
@@ -33,6 +36,13 @@ class ClientPrograms:
     bin_dir: Path
     major: int
     version: str
+    minor: int = 0
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether names and data of a database cannot become commands in its dump."""
+        first = _FIRST_SAFE_MINORS.get(self.major)
+        return self.minor >= first if first is not None else self.major > max(_FIRST_SAFE_MINORS)
 
     @property
     def pg_dump(self) -> Path:
@@ -79,10 +89,16 @@ def find_client(settings: DatabaseSettings, server_major: int, preferred_bin_dir
             f"the server is PostgreSQL {server_major} and {have}: an older pg_dump refuses a newer server",
             hint=f"Install postgresql-client-{server_major} or newer (or set PG_BIN_DIR to its folder).",
         )
-    with_tls = [client for client in fitting if _is_tls_settled(client, settings)]
+    safe = [client for client in fitting if client.is_safe]
+    if not safe:
+        raise ClientProgramError(
+            f"pg_dump in {fitting[0].bin_dir} is {fitting[0].version}: before August 2025, a table's owner could put commands into the dump",
+            hint="Install one of August 2025 or newer: 13.22, 14.19, 15.14, 16.10, 17.6 or any 18.",
+        )
+    with_tls = [client for client in safe if _is_tls_settled(client, settings)]
     if not with_tls:
         raise ClientProgramError(
-            f"pg_dump in {fitting[0].bin_dir} was built without TLS, and the connection to {settings.host} asks for it "
+            f"pg_dump in {safe[0].bin_dir} was built without TLS, and the connection to {settings.host} asks for it "
             f"(PGSSLMODE={settings.ssl_mode}) or crosses a network",
             hint=f"Install postgresql-client-{server_major} or newer of your distribution, or set PGSSLMODE=disable if the network is trusted.",
         )
@@ -126,4 +142,4 @@ def _probe(bin_dir: Path) -> ClientPrograms | None:
     match = _VERSION.search(output)
     if code != 0 or match is None:
         return None
-    return ClientPrograms(bin_dir, int(match[1]), match[0].removeprefix("(PostgreSQL) "))
+    return ClientPrograms(bin_dir, int(match["major"]), match[0].removeprefix("(PostgreSQL) "), int(match["minor"] or 0))
