@@ -63,6 +63,11 @@ COPY = re.compile(
     rb"(?:\(" + IDENTIFIER + rb"(?:, " + IDENTIFIER + rb")*\)|\(\))? ?FROM stdin;\n"
 )
 DUMP_END = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(?:\\unrestrict [A-Za-z0-9]+\s*)?\Z")
+QUOTE_EDGE = re.compile(rb"'|\"|--|/\*|(?<![A-Za-z0-9_$\x80-\xff])\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$")
+ESCAPES = re.compile(rb"(?<![A-Za-z0-9_$\x80-\xff])[eE]\Z")
+ESCAPED = re.compile(rb"(?:[^'\\]|\\.|'')*", re.DOTALL)
+LINE_LIMIT_BYTES = 16 << 20
+LENGTH_LIMIT = 1 << 62
 SECTION = re.compile(rb"-- (?:Data for )?Name: .*; Type: (?P<kind>[A-Z ]+); Schema: ")
 UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
 CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*);')
@@ -253,6 +258,8 @@ def read_footer(file: BinaryIO) -> Footer:
 
 def read_members(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
     """Yields what the gzip members in exactly this range unpack to, in pieces of at most 4 MiB; exit 3 when they are not whole."""
+    if not (0 <= offset <= LENGTH_LIMIT and 0 <= length <= LENGTH_LIMIT):
+        raise damaged("its index names a place that is none")
     file.seek(offset)
     member = zlib.decompressobj(wbits=31)
     is_inside = False
@@ -280,11 +287,19 @@ def read_members(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
 
 def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Yields the lines; exit 3 when the last one is not finished."""
-    unfinished = b""
+    unfinished: list[bytes] = []
+    size = 0
     for block in blocks:
-        *lines, unfinished = (unfinished + block).split(b"\n")
-        yield from lines
-    if unfinished:
+        first, *lines = block.split(b"\n")
+        unfinished.append(first)
+        size += len(first)
+        if size > LINE_LIMIT_BYTES:
+            raise damaged("a line of its index is too long")
+        if lines:
+            yield b"".join(unfinished)
+            yield from lines[:-1]
+            unfinished, size = [lines[-1]], len(lines[-1])
+    if size:
         raise damaged("its index ends inside a line")
 
 
@@ -345,14 +360,51 @@ class Dump:
         return gaps + [f"{table.label}: {table.rows} of {table.expected_rows} rows" for table in counted if table.rows != table.expected_rows]
 
 
+class Quotes:
+    """Tells of each line whether it begins outside of strings, names, bodies and comments: what stands there is somebody's words."""
+
+    def __init__(self) -> None:
+        self._closing = b""
+        self._is_escaped = False
+
+    def begins_outside(self, line: bytes) -> bool:
+        """Whether the next line, given with its newline, does."""
+        is_outside = not self._closing
+        place = 0
+        while place < len(line):
+            if not self._closing:
+                edge = QUOTE_EDGE.search(line, place)
+                if edge is None:
+                    break
+                self._closing = {b"--": b"\n", b"/*": b"*/"}.get(edge[0], edge[0])
+                self._is_escaped = edge[0] == b"'" and edge.start() > 0 and ESCAPES.match(line, edge.start() - 1, edge.start()) is not None
+                place = edge.end()
+            elif self._is_escaped:
+                end = ESCAPED.match(line, place)
+                place = end.end() + 1 if end else len(line)
+                if place <= len(line):
+                    self._closing, self._is_escaped = b"", False
+            else:
+                found = line.find(self._closing, place)
+                if found < 0:
+                    break
+                place = found + len(self._closing)
+                self._closing = b""
+        return is_outside
+
+
 def leave_out_commits(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Yields the text behind the last table without the BEGIN and COMMIT that pg_dump writes around large objects: they would end our transaction."""
     unfinished = b""
     is_inside = False
+    quotes = Quotes()
     for block in blocks:
         *lines, unfinished = (unfinished + block).split(b"\n")
         kept: list[bytes] = []
         for line in lines:
+            if not quotes.begins_outside(line + b"\n"):
+                kept.append(line + b"\n")
+                continue
             section = SECTION.match(line)
             if section is not None:
                 is_inside = section["kind"] == b"BLOBS"
@@ -420,16 +472,19 @@ class BlockReader(io.RawIOBase):
         self._blocks = blocks
         self._buffer = b""
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = 512) -> bytes:
         """So many bytes; fewer only at the end."""
-        while size < 0 or len(self._buffer) < size:
+        while len(self._buffer) < size:
             block = next(self._blocks, b"")
             if not block:
                 break
             self._buffer += block
-        end = len(self._buffer) if size < 0 else size
-        data, self._buffer = self._buffer[:end], self._buffer[end:]
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
         return data
+
+    def is_rest_empty(self) -> bool:
+        """Whether nothing but zeros is left."""
+        return not any(block.strip(b"\0") for block in itertools.chain([self._buffer], self._blocks))
 
     def read_exactly(self, size: int) -> Iterator[bytes]:
         """Yields so many bytes; exit 3 when there are fewer."""
@@ -440,6 +495,22 @@ class BlockReader(io.RawIOBase):
             self._buffer = data[size:]
             yield data[:size]
             size -= len(data[:size])
+
+
+class HeaderReader(io.RawIOBase):
+    """A stream for tarfile that reads no more than a header may take: its length is the file's own word."""
+
+    def __init__(self, reader: BlockReader) -> None:
+        super().__init__()
+        self._reader = reader
+        self._left = LINE_LIMIT_BYTES
+
+    def read(self, size: int = 512) -> bytes:
+        """So many bytes; exit 3 when a header asks for more than any has."""
+        self._left -= size
+        if self._left < 0:
+            raise damaged("the header of an object is too long")
+        return self._reader.read(size)
 
 
 class Archive:
@@ -460,7 +531,7 @@ class Archive:
         """Yields an object's bytes; when it ends without an error, they were those that were captured."""
         reader = BlockReader(read_members(file, entry.offset, entry.length))
         try:
-            with tarfile.open(fileobj=reader, mode="r|", bufsize=512, encoding="utf-8", errors="surrogateescape") as tar:
+            with tarfile.open(fileobj=HeaderReader(reader), mode="r|", bufsize=512, encoding="utf-8", errors="surrogateescape") as tar:
                 info = tar.next()
                 key = json.loads(info.pax_headers.get("comment", "{}")).get("key") if info else None
         except (tarfile.TarError, ValueError, AttributeError) as error:
@@ -471,7 +542,7 @@ class Archive:
         for block in reader.read_exactly(entry.size_bytes):
             digest.update(block)
             yield block
-        rest = reader.read()
+        rest = reader.read(1024)
         if digest.hexdigest() != entry.sha256 or rest != bytes(-entry.size_bytes % 512):
             raise damaged(f"object {entry.key!r} has other bytes than were captured")
 
@@ -510,7 +581,7 @@ class Archive:
             if info.name != f"{RESERVED}/index.jsonl":
                 raise damaged("it holds no index of an archive")
             yield from read_lines(reader.read_exactly(info.size))
-            if reader.read().strip(b"\0"):
+            if not reader.is_rest_empty():
                 raise damaged("something stands behind its index that does not belong there")
 
 

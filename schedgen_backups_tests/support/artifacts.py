@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import tarfile
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -23,6 +24,7 @@ from schedgen_backups.core.catalog.check_results import Check, CheckResult, Chec
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, split_dump
+from schedgen_backups.core.formats.gzip_members import compress_member
 from schedgen_backups.core.formats.records import ArchiveRecord, DumpRecord, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, pack_object
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId, ReferenceState
@@ -63,6 +65,13 @@ class TableText:
         statement = f"COPY {quote_name(self.schema_name)}.{quote_name(self.name)} {columns}FROM stdin;\n"
         comment = f"--\n-- Data for Name: {spoken}; Type: TABLE DATA; Schema: x; Owner: x\n--\n\n"
         return (comment + statement).encode() + self.row_data + b"\\.\n\n\n"
+
+
+def make_tar_header(name: str, size_bytes: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A gzip member with a tar header that names this length."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size_bytes, kind
+    return compress_member(info.tobuf(tarfile.GNU_FORMAT))
 
 
 def quote_name(name: str) -> str:

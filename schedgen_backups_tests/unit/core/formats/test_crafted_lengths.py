@@ -16,7 +16,7 @@ from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import INDEX_NAME, ArchiveFile
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.gzip_members import compress_member, footer_member, read_members
-from schedgen_backups_tests.support.artifacts import make_entry
+from schedgen_backups_tests.support.artifacts import make_entry, make_tar_header
 
 LONG = 300
 """Mebibytes, of which a gzip file makes less than one."""
@@ -25,12 +25,6 @@ LONG = 300
 def make_file(*members: bytes) -> io.BytesIO:
     content = b"".join(members)
     return io.BytesIO(content + footer_member(0, hashlib.sha256(content).digest()))
-
-
-def make_tar_header(name: str, size_bytes: int, kind: bytes = tarfile.REGTYPE) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.type = size_bytes, kind
-    return compress_member(info.tobuf(tarfile.GNU_FORMAT))
 
 
 @contextmanager
