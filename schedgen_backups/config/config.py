@@ -155,7 +155,10 @@ class Config:
     def drill(self) -> DrillSettings:
         """Where a restore drill restores to."""
         reader = self.open_reader()
-        settings = read_drill(reader, self.backup_directory)
+        # Dagster's own variable, and no setting of ours: its history holds what runs said.
+        homes = (Path(os.environ["DAGSTER_HOME"]).expanduser(),) if os.environ.get("DAGSTER_HOME") else ()
+        hidden = (*homes, *((self.file.path,) if self.file.path is not None else ()))
+        settings = read_drill(reader, self.backup_directory, hidden_paths=tuple(path.absolute() for path in hidden))
         reader.check()
         return settings
 

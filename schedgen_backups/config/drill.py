@@ -11,10 +11,15 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 
 _DEFAULT_FOLDER = ".drill"
+_OTHER_SECRETS = (Path("/run/docker.sock"), Path("/run/secrets"))
+"""Where a container's secrets and the way into its host lie."""
 
 
-def read_drill(reader: Reader, backup_directory: Path) -> DrillSettings:
-    """Return where a drill restores to; by default to servers of its own, in a folder of the backup directory."""
+def read_drill(reader: Reader, backup_directory: Path, *, hidden_paths: tuple[Path, ...]) -> DrillSettings:
+    """Return where a drill restores to; by default to servers of its own, in a folder of the backup directory.
+
+    `hidden_paths` are what such servers are not to see beside the backup directory and the Docker engine.
+    """
     return DrillSettings(
         directory=reader.path("DRILL_DIR") or backup_directory / _DEFAULT_FOLDER,
         database=_read_server(reader),
@@ -22,6 +27,7 @@ def read_drill(reader: Reader, backup_directory: Path) -> DrillSettings:
         bucket=_read_s3_server(reader),
         max_minutes=read_drill_max_minutes(reader),
         sql_checks_path=reader.path("DRILL_SQL_CHECKS"),
+        hidden_paths=(backup_directory, *hidden_paths, *_OTHER_SECRETS),
     )
 
 

@@ -119,6 +119,8 @@ class DrillSettings:
     max_minutes: int = 60
     sql_checks_path: Path | None = None
     """A file of SQL statements that must each be true; None for none."""
+    hidden_paths: tuple[Path, ...] = ()
+    """Files and folders that a server of the drill's own has no business with; it does not see them where the system lets that be done."""
 
 
 @dataclass(frozen=True)

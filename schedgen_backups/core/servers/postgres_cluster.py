@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,17 +21,40 @@ START_TIMEOUT_SECONDS = 60
 STOP_TIMEOUT_SECONDS = 30
 NOBODY_ID = 65534
 BUILTIN_LOCALE_SINCE = 17
+_COUNT_PLACE = 6
+"""Where a launcher's words say how many paths it hides."""
 
 # A separate interpreter instead of preexec_fn: forking a process with threads warns from Python 3.12 on.
-_USER_NAMESPACE_LAUNCHER = """
+# Its words: a folder, how many paths follow, these paths, the program and its own words. Within the namespaces the paths are empty, but for the
+# folder; whoever runs there cannot look into processes outside either, though they are the same user's (ptrace(2), "Ptrace access mode checking").
+# No capability survives the exec, since the user is not 0 there, so nothing can be mounted away again.
+_NAMESPACE_LAUNCHER = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
-if libc.unshare(0x10000000):
-    raise OSError(ctypes.get_errno(), "unshare")
-for name, text in (("setgroups", "deny"), ("uid_map", "1000 0 1"), ("gid_map", "1000 0 1")):
+def check(result, what):
+    if result:
+        raise OSError(ctypes.get_errno(), what)
+folder, count = sys.argv[1], int(sys.argv[2])
+hidden, words = sys.argv[3 : 3 + count], sys.argv[3 + count :]
+user, group = os.geteuid(), os.getegid()
+check(libc.unshare(0x10000000 | (0x20000 if hidden else 0)), "unshare")
+for name, text in (("setgroups", "deny"), ("uid_map", f"{user or 1000} {user} 1"), ("gid_map", f"{group or 1000} {group} 1")):
     with open("/proc/self/" + name, "w") as stream:
         stream.write(text)
-os.execv(sys.argv[1], sys.argv[1:])
+if hidden:
+    kept = os.open(folder, os.O_PATH)
+    mount = lambda *arguments: check(libc.mount(*arguments), "mount")
+    mount(None, b"/", None, 0x44000, None)
+    for path in hidden:
+        if os.path.isdir(path):
+            mount(b"none", os.fsencode(path), b"tmpfs", 0, b"mode=0700,size=1m")
+        elif os.path.exists(path):
+            mount(b"/dev/null", os.fsencode(path), None, 0x1000, None)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    mount(f"/proc/self/fd/{kept}".encode(), os.fsencode(folder), None, 0x5000, None)
+    os.close(kept)
+    os.chdir(folder)
+os.execv(words[0], words)
 """
 
 
@@ -42,6 +66,11 @@ class PostgresCluster:
     directory: Path
     launcher: tuple[str, ...] = ()
     user_id: int | None = None
+
+    @property
+    def is_confined(self) -> bool:
+        """Whether its programs do not see what is to be hidden from them."""
+        return bool(self.launcher) and self.launcher[_COUNT_PLACE] != "0"
 
     @property
     def data(self) -> Path:
@@ -148,14 +177,26 @@ class PostgresCluster:
             self.stop()
 
 
-def cluster_for(bin_dir: Path, directory: Path) -> PostgresCluster:
-    """The cluster in `directory`, its programs run as root only where a user namespace hides that from them."""
-    if os.geteuid() != 0:
-        return PostgresCluster(bin_dir, directory)
-    # -I -S: the launcher needs nothing of the environment and starts faster without it.
-    launcher = (sys.executable, "-I", "-S", "-c", _USER_NAMESPACE_LAUNCHER)
-    probe = subprocess.run([*launcher, str(bin_dir / "postgres"), "--version"], capture_output=True, check=False)
-    if probe.returncode == 0:
-        return PostgresCluster(bin_dir, directory, launcher=launcher)
-    # Containers with the default seccomp profile forbid user namespaces.
-    return PostgresCluster(bin_dir, directory, user_id=NOBODY_ID)
+def cluster_for(bin_dir: Path, directory: Path, hidden_paths: Sequence[Path] = ()) -> PostgresCluster:
+    """Return the cluster in `directory`. Its programs run in namespaces of their own where that is possible and of use.
+
+    There they do not see `hidden_paths`, and PostgreSQL does not see that it is root. Containers with the default seccomp profile forbid that.
+    """
+    is_root = os.geteuid() == 0
+    hidden = [str(path) for path in hidden_paths if path.exists()]
+    for paths in ([hidden] if hidden else []) + ([[]] if is_root else []):
+        # -I -S: the launcher needs nothing of the environment and starts faster without it.
+        launcher = (sys.executable, "-I", "-S", "-c", _NAMESPACE_LAUNCHER, str(directory), str(len(paths)), *paths)
+        if can_launch(launcher, bin_dir, directory):
+            return PostgresCluster(bin_dir, directory, launcher=launcher)
+    return PostgresCluster(bin_dir, directory, user_id=NOBODY_ID if is_root else None)
+
+
+def can_launch(launcher: Sequence[str], bin_dir: Path, directory: Path) -> bool:
+    """Whether PostgreSQL's programs can be started so."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        probe = subprocess.run([*launcher, str(bin_dir / "postgres"), "--version"], capture_output=True, check=False)
+    except OSError:
+        return False
+    return probe.returncode == 0

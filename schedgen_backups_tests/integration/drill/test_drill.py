@@ -5,6 +5,7 @@ Killed drills are in `test_drill_killed`, runs under Dagster in `edge/test_drill
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, S3Server
 
 pytestmark = pytest.mark.integration
 
+PATIENCE_SECONDS = 180
 DOCUMENTS = "SELECT key FROM documents"
 
 
@@ -82,9 +84,20 @@ class Drilled:
         return self.catalog.get_point(RecoveryPointId(POINT)).state
 
 
-def list_scratch(server: DatabaseSettings, bucket: BucketSettings) -> tuple[list[str], list[str]]:
-    databases = [str(name) for (name,) in run(server, "SELECT datname FROM pg_database WHERE datname LIKE 'schedgen_drill%'")]
-    return databases, [found.name for found in client_of(bucket).list_buckets() if found.name.startswith("schedgen-drill")]
+def list_scratch(server: DatabaseSettings, bucket: BucketSettings) -> tuple[set[str], set[str]]:
+    """What drills left on the servers. Other workers' drills share the S3 server: what is theirs goes away by itself."""
+
+    def look() -> tuple[set[str], set[str]]:
+        databases = {str(name) for (name,) in run(server, "SELECT datname FROM pg_database WHERE datname LIKE 'schedgen_drill%'")}
+        return databases, {found.name for found in client_of(bucket).list_buckets() if found.name.startswith("schedgen-drill")}
+
+    databases, buckets = look()
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while (databases or buckets) and time.monotonic() < ends_at:
+        time.sleep(0.5)
+        now = look()
+        databases, buckets = databases & now[0], buckets & now[1]
+    return databases, buckets
 
 
 def failures_of(report: DrillReport) -> dict[str, str]:
@@ -141,7 +154,7 @@ def test_chinook_and_real_pdfs_are_drilled_on_named_servers_which_keep_nothing_o
     assert get_summary(report.results, Check.OPERATOR_CHECKS_HOLD) == "2 of 2 checks hold"
     assert set(seen) == {"verify", "database", "bucket", "compare", "sample", "sql checks"}
     assert report.rto_seconds == report.seconds.total > 0
-    assert list_scratch(database, bucket) == ([], [])
+    assert list_scratch(database, bucket) == (set(), set())
 
 
 def test_a_broken_pdf_of_the_live_system_is_named_and_does_not_condemn_the_point(
@@ -185,7 +198,7 @@ def test_damage_is_found_before_anything_is_written_and_condemns_the_point(
         drilled.drill(seen, **servers)
     assert set(seen) <= {"verify"}
     assert drilled.state is PointState.FAILED
-    assert list_scratch(database, bucket) == ([], [])
+    assert list_scratch(database, bucket) == (set(), set())
     with pytest.raises(VerificationError, match="no verified recovery point"):
         drilled.drill(**servers)
 
@@ -200,7 +213,7 @@ def test_the_server_that_was_backed_up_is_refused_under_any_name(
     drilled.commit()
     with pytest.raises(ConfigurationError, match="names the server that was backed up"):
         drilled.drill(database=replace(postgres_server.settings("postgres"), host=host), bucket=bucket)
-    assert list_scratch(database, bucket) == ([], [])
+    assert list_scratch(database, bucket) == (set(), set())
 
 
 def find_majors() -> dict[int, Path]:
@@ -245,5 +258,5 @@ def test_a_newer_server_says_that_the_schemas_text_is_unknown_and_keeps_no_role(
     assert not report.is_passed
     assert "restored into PostgreSQL 18, and the dump is of 17" in report.notes[0]
     assert run(server, f"SELECT count(*) FROM pg_roles WHERE rolname = '{role}'") == [(0,)]
-    assert list_scratch(server, bucket) == ([], [])
+    assert list_scratch(server, bucket) == (set(), set())
     run(database_17, f"DROP OWNED BY {role}; DROP ROLE {role}")

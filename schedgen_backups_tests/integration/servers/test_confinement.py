@@ -1,0 +1,87 @@
+"""The drill's own PostgreSQL server does not see what it has no business with, where the system has user namespaces; it runs where it has none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from schedgen_backups.core.drill.scratch_folder import end_processes_in
+from schedgen_backups.core.servers import postgres_cluster
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups_tests.support.servers import run
+
+pytestmark = pytest.mark.integration
+
+CANARY = "canary-of-the-backups"
+
+
+def has_user_namespaces() -> bool:
+    return subprocess.run(["unshare", "--user", "--mount", "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def backups(tmp_path: Path) -> Path:
+    """A backup directory with a secret, beside an environment file with another; the drill's folder lies in it."""
+    folder = tmp_path / "backups"
+    (folder / ".drill").mkdir(parents=True)
+    for path in (folder / "dump", tmp_path / "env"):
+        path.write_text(CANARY, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def server(backups: Path) -> Iterator[EmbeddedPostgres]:
+    hidden = (backups, backups.parent / "env", backups.parent / "absent")
+    with EmbeddedPostgres(backups / ".drill" / "postgres", hidden_paths=hidden) as server:
+        yield server
+
+
+def run_program(database: DatabaseSettings, command: str) -> str:
+    """What a program printed that a superuser ran on the server."""
+    run(database, "CREATE TABLE IF NOT EXISTS said (line text)")
+    run(database, "TRUNCATE said")
+    run(database, f"COPY said FROM PROGRAM $${command} 2>&1 || true$$")
+    return "\n".join(line for (line,) in run(database, "SELECT line FROM said"))
+
+
+def test_a_superuser_of_the_server_finds_no_backups_no_settings_and_no_secrets_of_our_process(server: EmbeddedPostgres, backups: Path) -> None:
+    if not has_user_namespaces():
+        pytest.skip("no user namespaces here")
+    assert server.is_confined
+    database = server.settings("postgres")
+    assert CANARY not in run_program(database, f"cat {backups}/dump {backups.parent}/env; ls -la {backups} {backups.parent}")
+    assert "dump" not in run_program(database, f"ls {backups}").split()
+    for name in ("environ", "root/etc/hostname", "cwd/pyproject.toml"):
+        assert "Permission denied" in run_program(database, f"cat /proc/{os.getpid()}/{name}"), name
+    assert "not permitted" in run_program(database, f"umount {backups} 2>&1 || echo not permitted")
+    nested = f"unshare --user --map-root-user --mount sh -c 'umount {backups}; cat {backups}/dump'"
+    assert CANARY not in run_program(database, nested)
+    with pytest.raises(psycopg.Error):
+        run(database, f"SELECT pg_read_file('{backups}/dump')")
+
+
+def test_a_hidden_server_keeps_its_data_and_is_stopped_from_outside(server: EmbeddedPostgres, backups: Path) -> None:
+    run(server.settings("postgres"), "CREATE TABLE kept AS SELECT 7 AS a")
+    server.stop()
+    server.start()
+    assert run(server.settings("postgres"), "SELECT a FROM kept") == [(7,)]
+    assert end_processes_in(backups / ".drill" / "postgres")
+    with pytest.raises(psycopg.OperationalError):
+        run(server.settings("postgres"), "SELECT 1")
+
+
+def test_without_namespaces_the_server_runs_all_the_same(
+    backups: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As in a confined container. PostgreSQL refuses to be root, so root gives it to nobody, who must be able to read its folder."""
+    monkeypatch.setattr(postgres_cluster, "_NAMESPACE_LAUNCHER", "raise OSError")
+    cluster = postgres_cluster.cluster_for(Path(sys.executable).parent, tmp_path_factory.mktemp("server"), (backups,))
+    assert (cluster.launcher, cluster.is_confined) == ((), False)
+    assert cluster.user_id == (postgres_cluster.NOBODY_ID if os.geteuid() == 0 else None)
