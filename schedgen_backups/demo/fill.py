@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 import time
 
-import psycopg
 from minio.error import S3Error
-from psycopg.conninfo import make_conninfo
 from urllib3.exceptions import HTTPError
 
 from schedgen_backups.config.config import load_config
+from schedgen_backups.core.errors import DatabaseUnreachableError
+from schedgen_backups.core.postgres.connection import connect_database
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.demo.seed import SeedSummary, seed_application
 
@@ -26,7 +26,7 @@ def fill_once(database: DatabaseSettings, bucket: BucketSettings) -> SeedSummary
     for attempt in range(1, _TRIES + 1):
         try:
             return None if _holds_tables(database) else seed_application(database, bucket)
-        except (psycopg.OperationalError, S3Error, HTTPError):
+        except (DatabaseUnreachableError, S3Error, HTTPError):
             # They are being started. Objects go first, in one order: what a try has left is written again.
             if attempt == _TRIES:
                 raise
@@ -35,12 +35,9 @@ def fill_once(database: DatabaseSettings, bucket: BucketSettings) -> SeedSummary
 
 
 def _holds_tables(database: DatabaseSettings) -> bool:
-    information = make_conninfo(
-        host=database.host, port=database.port, user=database.user, password=database.password, dbname=database.database, sslmode=database.ssl_mode
-    )
-    with psycopg.connect(information) as connection:
+    with connect_database(database) as connection:
         row = connection.execute("SELECT count(*) FROM pg_stat_user_tables").fetchone()
-    return row is not None and row[0] > 0
+    return row is not None and int(row[0]) > 0
 
 
 if __name__ == "__main__":

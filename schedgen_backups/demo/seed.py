@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 from uuid import UUID
 
-import psycopg
 import urllib3
 from minio import Minio
 from minio.commonconfig import Tags
 from minio.deleteobjects import DeleteObject
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from schedgen_backups.core.errors import BucketError, ConfigurationError
+from schedgen_backups.core.postgres.connection import connect_database
 from schedgen_backups.core.settings import LOOPBACK_HOSTS
 from schedgen_backups.demo.timetable import make_events, make_picture, make_timetable, with_title
 
@@ -124,7 +123,8 @@ def destroy_application(database: DatabaseSettings, bucket: BucketSettings) -> N
             hint="this is for the demo's own servers",
         )
     name = sql.Identifier(database.database)
-    with psycopg.connect(_connection_info(database.with_database("postgres")), autocommit=True) as connection:
+    with connect_database(database.with_database("postgres")) as connection:
+        connection.autocommit = True
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(name))
     with _pool() as pool:
@@ -153,18 +153,6 @@ def _client(bucket: BucketSettings, pool: urllib3.PoolManager) -> Minio:
         secure=bucket.is_secure,
         region=bucket.region,
         http_client=pool,
-    )
-
-
-def _connection_info(database: DatabaseSettings) -> str:
-    return make_conninfo(
-        host=database.host,
-        port=database.port,
-        user=database.user,
-        password=database.password,
-        dbname=database.database,
-        sslmode=database.ssl_mode,
-        connect_timeout=10,
     )
 
 
@@ -203,7 +191,7 @@ def _upload(client: Minio, bucket: str, job: _Job, content: bytes) -> int:
 
 def _fill_database(database: DatabaseSettings, random: Random, users: list[UUID], jobs: Iterable[_Job]) -> None:
     schema = (files("schedgen_backups.demo") / "schema.sql").read_text(encoding="utf-8")
-    with psycopg.connect(_connection_info(database)) as connection, connection.cursor() as cursor:
+    with connect_database(database) as connection, connection.cursor() as cursor:
         cursor.execute(schema.encode())
         with cursor.copy("COPY users (id, email, name, password_hash, created_at, updated_at) FROM STDIN") as copy:
             for number, user_id in enumerate(users):
@@ -220,3 +208,4 @@ def _fill_database(database: DatabaseSettings, random: Random, users: list[UUID]
                 done = job.created_at + timedelta(seconds=job.event_count)
                 row = (job.id, job.user_id, job.status, job.pdf_type, job.s3_key, result, error, job.created_at, done)
                 copy.write_row(row)
+        connection.commit()

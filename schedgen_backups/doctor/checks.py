@@ -144,6 +144,9 @@ def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> I
     with open_snapshot(database) as snapshot:
         facts = snapshot.read_facts()
         yield PreconditionResult("database", Verdict.OK, f"{database.label}, PostgreSQL {facts.server_version}")
+        if facts.session.is_pooled:
+            detail = "a pooler of sessions stands between: programs take its settings, and each backup needs BACKUP_DUMP_JOBS + 2 of its sessions"
+            yield PreconditionResult("pooler", Verdict.NOTE, detail, "Connect to the server itself where that can be done.")
         skew = abs((datetime.now(timezone.utc) - snapshot.taken_at).total_seconds())
         is_close = skew < _CLOCK_TOLERANCE_SECONDS
         yield PreconditionResult(

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from threading import Event
 from typing import BinaryIO
 
 from schedgen_backups.core.capture.dump_plan import choose_separate_tables, make_pattern, place_separate_tables
@@ -23,7 +24,7 @@ from schedgen_backups.core.formats.dump_text import split_dump
 from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId, ReferenceState
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
-from schedgen_backups.core.postgres.connection import make_client_environment
+from schedgen_backups.core.postgres.connection import SessionFacts, make_client_environment
 from schedgen_backups.core.postgres.pg_dump import TRANSACTION_TIMEOUT_MAJOR, stream_dump
 from schedgen_backups.core.postgres.snapshot import Snapshot, TableName, open_snapshot
 from schedgen_backups.core.settings import CaptureSettings, DatabaseSettings
@@ -55,14 +56,14 @@ def capture_database(
         snapshot.lock_tables(tables)
         reference_note = snapshot.find_reference_problem(capture.references)
         with DumpFileWriter(file, threads=capture.transfer.compression_threads) as writer:
-            source = _Source(settings, capture, client, snapshot, facts.server_major, RateLimit(capture.transfer.max_mb_per_second))
+            source = _Source(settings, capture, client, snapshot, facts.session, RateLimit(capture.transfer.max_mb_per_second))
             expected_rows = _dump_and_count(source, tables, writer, folder)
             if not sum(expected_rows.values()) and not capture.is_empty_allowed:
                 raise _empty_error(settings)
             if not reference_note:
                 for keys in snapshot.read_references(capture.references):
                     writer.add_references(keys)
-            roles, roles_note = _read_roles(client, settings)
+            roles, roles_note = _read_roles(client, settings, facts.session)
             contents = writer.facts()
             record = DumpRecord(
                 tool_version=TOOL_VERSION,
@@ -103,7 +104,7 @@ class _Source:
     capture: CaptureSettings
     client: ClientPrograms
     snapshot: Snapshot
-    server_major: int
+    session: SessionFacts
     rate_limit: RateLimit
 
     def stream(self, options: Sequence[str], on_start: Callable[[Program], object] = lambda _program: None) -> Generator[bytes, None, None]:
@@ -111,7 +112,7 @@ class _Source:
         return stream_dump(
             self.settings,
             self.client,
-            server_major=self.server_major,
+            session=self.session,
             stall_timeout_seconds=self.capture.transfer.stall_timeout_seconds,
             snapshot_id=self.snapshot.snapshot_id,
             options=options,
@@ -134,6 +135,8 @@ def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: Dump
         ParallelDumps(groups, source.stream_tables, folder, threads=capture.transfer.compression_threads) as parallel_dumps,
     ):
         counting = pool.submit(snapshot.count_rows, tables)
+        is_dumped = Event()
+        waiting = pool.submit(snapshot.keep_alive, is_dumped)
         try:
             with closing(source.stream([f"--exclude-table-data={make_pattern(table)}" for table in separate])) as blocks:
                 for segment in place_separate_tables(split_dump(blocks), tables, separate):
@@ -148,18 +151,22 @@ def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: Dump
                     "pg_dump ended with exit code 0, but its last line is missing: the dump is cut short",
                     hint="Look at the server's log and at the pg_dump program; run the backup again.",
                 )
+            is_dumped.set()
+            waiting.result()
         except BaseException:
+            is_dumped.set()
             snapshot.cancel()
             raise
         return counting.result()
 
 
-def _read_roles(client: ClientPrograms, settings: DatabaseSettings) -> tuple[str, str]:
+def _read_roles(client: ClientPrograms, settings: DatabaseSettings, session: SessionFacts) -> tuple[str, str]:
     """The SQL that makes the cluster's roles, without passwords, and why there is none where there is none."""
     try:
         code, output, stderr = run_program(
             [client.pg_dumpall, "--roles-only", "--no-role-passwords", "--no-password", f"--database={settings.database}"],
-            environment=make_client_environment(settings),
+            # Its text is read as UTF-8, whatever the encoding of the database that it connects to.
+            environment={**make_client_environment(settings, session), "PGCLIENTENCODING": "UTF8"},
             timeout_seconds=_ROLES_TIMEOUT_SECONDS,
         )
     except ProgramError as error:

@@ -1,67 +1,174 @@
-"""Connects to a PostgreSQL server and turns its refusals into our errors.
+"""Opens every session with a PostgreSQL server, psycopg's and its programs' alike, and turns its refusals into our errors.
 
-Here lives how we log in (psycopg) and how a program of PostgreSQL is told to (environment, never arguments). What is asked once connected
-belongs to `snapshot`, `dump` and `database_restore`.
+A session begins with the fixed settings of `session_settings`, sends no password in cleartext over an unencrypted connection, and is no
+transaction pooler's. Programs get the same by their environment, never by arguments. No other module connects (unit/project holds that).
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from schedgen_backups.core.errors import DatabaseError, DatabaseUnreachableError
+from schedgen_backups.core.postgres.login_refusals import CLEARTEXT_REQUEST, UNSUPPORTED_OPTIONS, explain_refusal
+from schedgen_backups.core.postgres.pooler import check_pooler, is_pooled
+from schedgen_backups.core.postgres.session_settings import FIXED_SETTINGS, list_later_settings, make_options
 from schedgen_backups.core.settings import DatabaseSettings
 
 CONNECT_TIMEOUT_SECONDS = 10
 APPLICATION_NAME = "schedgen_backups"
+_NO_CLEARTEXT = "!password"
+_REQUIRE_AUTH_VERSION = 160000
+"""The first libpq that knows `require_auth` (PostgreSQL 16 release notes)."""
+_ENCRYPTED_MODES = frozenset({"require", "verify-ca", "verify-full"})
+_MAYBE_ENCRYPTED_MODES = frozenset({"allow", "prefer"})
+_KEEPALIVES: Mapping[str, int] = MappingProxyType({"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6})
+"""Without tcp_user_timeout, which ends a COPY to a server that waits for a lock, although its host answers."""
+_POOLER_VARIABLES: Mapping[str, str] = MappingProxyType({"PGTZ": "UTC", "PGDATESTYLE": "ISO,MDY"})
+"""libpq sends them as parameters of their own, which poolers take where they refuse options."""
+NO_VALUES: Mapping[str, str] = MappingProxyType({})
+"""No settings besides the fixed ones."""
+
+_Connection = psycopg.Connection[tuple[Any, ...]]
 
 
-def make_client_environment(settings: DatabaseSettings) -> dict[str, str]:
-    """The variables that make pg_dump, pg_dumpall and psql log in; the password is only here, never in an argument."""
+@dataclass(frozen=True)
+class SessionFacts:
+    """What a session found out that the server's programs have to know."""
+
+    server_major: int = 0
+    """0 where it is not known."""
+    encoding: str = ""
+    """The database's own, in which a dump is written."""
+    is_superuser: bool = False
+    is_pooled: bool = False
+    """Whether a pooler of sessions stands between; those of transactions are refused."""
+    is_encrypted: bool = False
+
+
+def read_session_facts(connection: psycopg.Connection[Any]) -> SessionFacts:
+    """Return what programs have to know of the server; errors are psycopg's."""
+    return SessionFacts(
+        server_major=connection.info.server_version // 10000,
+        encoding=connection.info.parameter_status("server_encoding") or "",
+        is_superuser=connection.info.parameter_status("is_superuser") == "on",
+        is_pooled=is_pooled(connection),
+        is_encrypted=bool(connection.pgconn.ssl_in_use),
+    )
+
+
+def make_client_environment(settings: DatabaseSettings, session: SessionFacts = SessionFacts()) -> dict[str, str]:
+    """The variables that make pg_dump, pg_dumpall and psql log in and begin as our own sessions; the password is only here."""
+    is_downgrade_possible = session.is_encrypted and settings.ssl_mode in _MAYBE_ENCRYPTED_MODES and not settings.is_local
+    values = {**FIXED_SETTINGS, **list_later_settings(session.server_major, is_superuser=session.is_superuser)}
     return {
+        # libpq of programs older than 16 ignores it; our own session was there first, and obeyed it.
+        **({} if is_downgrade_possible or _is_always_encrypted(settings) else {"PGREQUIREAUTH": _NO_CLEARTEXT}),
         **dict(settings.libpq_variables),
         "PGHOST": settings.host,
         "PGPORT": str(settings.port),
         "PGUSER": settings.user,
         "PGPASSWORD": settings.password,
         "PGDATABASE": settings.database,
-        "PGSSLMODE": settings.ssl_mode,
+        "PGSSLMODE": "require" if is_downgrade_possible else settings.ssl_mode,
         "PGCONNECT_TIMEOUT": str(CONNECT_TIMEOUT_SECONDS),
         "PGAPPNAME": APPLICATION_NAME,
+        **({"PGCLIENTENCODING": session.encoding} if session.encoding else {}),
+        **(_POOLER_VARIABLES if session.is_pooled else {"PGOPTIONS": make_options(values)}),
     }
 
 
 @contextmanager
-def connect_database(settings: DatabaseSettings, *, options: str = "") -> Generator[psycopg.Connection[tuple[object, ...]], None, None]:
-    """A connection is open within the block, and closed without commit after it; `options` are settings for the startup packet.
+def connect_database(
+    settings: DatabaseSettings, *, values: Mapping[str, str] = NO_VALUES, client_encoding: str = "utf8"
+) -> Generator[_Connection, None, None]:
+    """A connection is open within the block, and closed without commit after it; `values` are settings besides the fixed ones.
 
-    DatabaseUnreachableError (retryable) when nobody answers, DatabaseError (permanent) when the login or the database is refused.
+    DatabaseUnreachableError (retryable) when nobody answers or no connection is left, DatabaseError (permanent) when the login or the database
+    is refused, or a pooler shares sessions between transactions.
     """
-    try:
-        connection = psycopg.connect(
-            make_conninfo(**_make_parameters(settings.libpq_variables)),
-            host=settings.host,
-            port=settings.port,
-            user=settings.user,
-            password=settings.password,
-            dbname=settings.database,
-            sslmode=settings.ssl_mode,
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            application_name=APPLICATION_NAME,
-            options=options,
-            # Without it psycopg hands out bytes where a database's encoding is SQL_ASCII.
-            client_encoding="utf8",
-        )
-    except psycopg.Error as error:
-        raise _explain_refusal(settings, error) from None
+    connection = _open(settings, {**FIXED_SETTINGS, **values}, client_encoding)
     try:
         yield connection
     finally:
         connection.close()
+
+
+def _open(settings: DatabaseSettings, values: Mapping[str, str], client_encoding: str) -> _Connection:
+    # Without an encoding psycopg hands out bytes where a database's encoding is SQL_ASCII.
+    parameters: dict[str, Any] = {**_make_login(settings), "client_encoding": client_encoding, "options": make_options(values)}
+    connection, parameters = _log_in(settings, parameters)
+    try:
+        _begin(settings, connection, parameters, values)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _log_in(settings: DatabaseSettings, parameters: dict[str, Any]) -> tuple[_Connection, dict[str, Any]]:
+    """Connect, with less where the server takes less; return the parameters that it took."""
+    information = make_conninfo(**_make_parameters(settings.libpq_variables))
+    refused = ""
+    while True:
+        try:
+            return psycopg.connect(information, **parameters), parameters
+        except psycopg.Error as error:
+            text = _first_line(error)
+            if parameters["options"] and UNSUPPORTED_OPTIONS.search(text):
+                parameters = {**parameters, "options": ""}
+            elif CLEARTEXT_REQUEST.search(text) and parameters["sslmode"] in _MAYBE_ENCRYPTED_MODES:
+                # It may have it where nobody can read it; nothing was sent so far.
+                refused = text
+                parameters = {name: value for name, value in parameters.items() if name != "require_auth"} | {"sslmode": "require"}
+            else:
+                raise explain_refusal(settings, refused or text) from None
+
+
+def _make_login(settings: DatabaseSettings) -> dict[str, Any]:
+    has_own_rule = any(name == "PGREQUIREAUTH" for name, _value in settings.libpq_variables)
+    is_rule_needed = not has_own_rule and not _is_always_encrypted(settings) and psycopg.pq.version() >= _REQUIRE_AUTH_VERSION
+    return {
+        "host": settings.host,
+        # PGHOSTADDR of our own environment would send the password elsewhere.
+        "hostaddr": "",
+        "port": settings.port,
+        "user": settings.user,
+        "password": settings.password,
+        "dbname": settings.database,
+        "sslmode": settings.ssl_mode,
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "application_name": APPLICATION_NAME,
+        **_KEEPALIVES,
+        **({"require_auth": _NO_CLEARTEXT} if is_rule_needed else {}),
+    }
+
+
+def _is_always_encrypted(settings: DatabaseSettings) -> bool:
+    """Return whether nobody on a network can read the connection: TLS is certain, or it is a Unix socket."""
+    return settings.ssl_mode in _ENCRYPTED_MODES or settings.host.startswith(("/", "@"))
+
+
+def _begin(settings: DatabaseSettings, connection: _Connection, parameters: dict[str, Any], values: Mapping[str, str]) -> None:
+    with translate_errors(settings):
+        connection.autocommit = True
+        facts = read_session_facts(connection)
+        later = list_later_settings(facts.server_major, is_superuser=facts.is_superuser)
+        if facts.is_pooled:
+            check_pooler(settings, connection, lambda: _log_in(settings, parameters)[0])
+            # It may have swallowed the options as well.
+            later = {**values, **later}
+        if later:
+            assignments = (sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value) for name, value in later.items())
+            connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(assignments))
+        connection.autocommit = False
 
 
 @contextmanager
@@ -106,24 +213,6 @@ def _make_parameters(variables: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """Return the connection parameters that these environment variables stand for; names that this libpq does not know are left out, as it does."""
     keywords = {option.envvar: option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar}
     return {keywords[name.encode()]: value for name, value in variables if name.encode() in keywords}
-
-
-def _explain_refusal(settings: DatabaseSettings, error: psycopg.Error) -> DatabaseError:
-    text = _first_line(error)
-    if any(words in text for words in ("password authentication failed", "no password supplied", "no pg_hba.conf entry", "role ")):
-        return DatabaseError(
-            f"PostgreSQL at {settings.host}:{settings.port} refused the login of {settings.user}: {text}",
-            hint="Check POSTGRES_USER and POSTGRES_PASSWORD, and pg_hba.conf on the server.",
-        )
-    if "database" in text and "does not exist" in text:
-        return DatabaseError(
-            f"PostgreSQL at {settings.host}:{settings.port} has no database {settings.database}: {text}",
-            hint=f"Check the name (POSTGRES_DB), or make it: createdb {settings.database}",
-        )
-    return DatabaseUnreachableError(
-        f"PostgreSQL at {settings.host}:{settings.port} cannot be reached: {text}",
-        hint="Is the server up, and are POSTGRES_HOST, POSTGRES_PORT and PGSSLMODE right?",
-    )
 
 
 def _first_line(error: BaseException) -> str:

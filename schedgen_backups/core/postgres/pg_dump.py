@@ -9,7 +9,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from schedgen_backups.core.errors import DumpError
 from schedgen_backups.core.postgres.client_programs import ClientPrograms
-from schedgen_backups.core.postgres.connection import make_client_environment
+from schedgen_backups.core.postgres.connection import SessionFacts, make_client_environment
+from schedgen_backups.core.postgres.login_refusals import find_login_hint
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.system.process import Program, ProgramError
 
@@ -23,7 +24,7 @@ def stream_dump(
     settings: DatabaseSettings,
     client: ClientPrograms,
     *,
-    server_major: int,
+    session: SessionFacts,
     stall_timeout_seconds: float,
     snapshot_id: str | None = None,
     options: Sequence[str] = (),
@@ -44,10 +45,10 @@ def stream_dump(
         *options,
     ]
     try:
-        with Program(arguments, environment=make_client_environment(settings), stall_timeout_seconds=stall_timeout_seconds) as program:
+        with Program(arguments, environment=make_client_environment(settings, session), stall_timeout_seconds=stall_timeout_seconds) as program:
             on_start(program)
             blocks = program.read_blocks()
-            if server_major < TRANSACTION_TIMEOUT_MAJOR:
+            if session.server_major < TRANSACTION_TIMEOUT_MAJOR:
                 blocks = _leave_out_transaction_timeout(blocks)
             for block in blocks:
                 on_progress(len(block))
@@ -57,7 +58,7 @@ def stream_dump(
                 ending = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
                 raise DumpError(
                     f"pg_dump {ending}: {program.stderr_tail or 'it said nothing'}",
-                    hint="Look at the server's log; run the backup again.",
+                    hint=find_login_hint(settings, program.stderr_tail) or "Look at the server's log; run the backup again.",
                 )
     except ProgramError as error:
         raise DumpError(error.message, hint=error.hint) from error

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import secrets
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
 
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.postgres.client_programs import ClientPrograms
-from schedgen_backups.core.postgres.connection import make_client_environment
+from schedgen_backups.core.postgres.connection import SessionFacts, make_client_environment
+from schedgen_backups.core.postgres.login_refusals import find_login_hint
+from schedgen_backups.core.postgres.session_settings import FIXED_SETTINGS, list_later_settings
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups.core.system.process import Program, ProgramError
 
@@ -18,6 +22,7 @@ _STOPPED_BY_ERROR = 3
 """psql's exit code after an error of SQL with ON_ERROR_STOP (PostgreSQL manual, psql, "Exit Status")."""
 _SEVERITY = re.compile(r"^(?P<severity>\w+):  (?P<sqlstate>[0-9A-Z]{5}): ", re.MULTILINE)
 _LOCATION = re.compile(r"^LOCATION:  .*\n?", re.MULTILINE)
+_KEEP_ALIVE_SECONDS = 1.0
 _HARMLESS_CLASSES = frozenset({"00", "01", "02"})
 _NEUTRAL_HINT = "The message is the server's own; its log may say more."
 _HINTS = {
@@ -48,11 +53,11 @@ class Psql:
     Errors are RestoreErrors with psql's words.
     """
 
-    def __init__(self, client: ClientPrograms, target: DatabaseSettings, transfer: TransferSettings) -> None:
+    def __init__(self, client: ClientPrograms, target: DatabaseSettings, session: SessionFacts, transfer: TransferSettings) -> None:
         try:
             self._program = Program(
                 [client.psql, *_WORDS],
-                environment=make_client_environment(target),
+                environment=make_client_environment(target, session),
                 stall_timeout_seconds=transfer.stall_timeout_seconds,
                 stdin=subprocess.PIPE,
             )
@@ -63,7 +68,11 @@ class Psql:
         self.is_stopped_by_error = False
         """Whether an error of SQL ended it: then the server has rolled back what was not committed."""
         self._key = secrets.token_hex(16)
+        self._target = target
         self.feed(f"\\restrict {self._key}\n".encode())
+        if session.is_pooled:
+            values = {**FIXED_SETTINGS, **list_later_settings(session.server_major, is_superuser=session.is_superuser)}
+            self.feed("".join(f"SET {name} = {_quote(value)};\n" for name, value in values.items()).encode())
 
     def feed(self, text: bytes) -> None:
         """Hand over SQL, which may still be on its way to the server afterwards."""
@@ -88,6 +97,27 @@ class Psql:
             raise RestoreError(error.message, hint=error.hint) from error
         raise self._explain("it ended before it had run everything")
 
+    @contextmanager
+    def keep_alive(self) -> Generator[None, None, None]:
+        """Let the session ask something cheap now and then within the block: proxies and firewalls end connections that are silent.
+
+        Nothing else may be fed meanwhile. That the connection is lost shows at what is fed next.
+        """
+        stop = Event()
+
+        def ask() -> None:
+            with suppress(RestoreError):
+                while not stop.wait(_KEEP_ALIVE_SECONDS):
+                    self.feed(b"SELECT;\n")
+
+        thread = Thread(target=ask, name="keep-alive")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
     def finish(self) -> None:
         """Wait until psql has run everything, and has ended."""
         self._program.close_stdin()
@@ -110,12 +140,13 @@ class Psql:
     def _explain(self, reason: str) -> RestoreError:
         self.is_stopped_by_error = self._wait() == _STOPPED_BY_ERROR
         message, hint = explain_output(self._program.stderr_tail)
+        hint = find_login_hint(self._target, self._program.stderr_tail) or hint
         return RestoreError(f"psql stopped at the first error: {message or reason}", hint=hint)
 
 
-def feed_psql(client: ClientPrograms, target: DatabaseSettings, transfer: TransferSettings, texts: Iterable[bytes]) -> None:
+def feed_psql(client: ClientPrograms, target: DatabaseSettings, session: SessionFacts, transfer: TransferSettings, texts: Iterable[bytes]) -> None:
     """Run every text. RestoreError with psql's words at its first error; errors of `texts` end psql and are raised."""
-    with Psql(client, target, transfer) as psql:
+    with Psql(client, target, session, transfer) as psql:
         for text in texts:
             psql.feed(text)
         psql.finish()
@@ -130,3 +161,8 @@ def explain_output(text: str) -> tuple[str, str]:
     if not codes:
         return message, _NEUTRAL_HINT
     return message, _HINTS.get(codes[-1]) or _HINTS_BY_CLASS.get(codes[-1][:2], _NEUTRAL_HINT)
+
+
+def _quote(value: str) -> str:
+    # DateStyle is a list, whose parts are words of their own; the others are one string.
+    return value if "," in value else f"'{value}'"

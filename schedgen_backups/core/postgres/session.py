@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import psycopg
 
-from schedgen_backups.core.postgres.connection import connect_database, translate_errors
+from schedgen_backups.core.postgres.connection import NO_VALUES, connect_database, translate_errors
 from schedgen_backups.core.settings import DatabaseSettings
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-_IDLE_SESSION_TIMEOUT_MAJOR = 14
-"""The first server that knows `idle_session_timeout` (PostgreSQL 14 release notes)."""
 
 
 class DatabaseSession:
@@ -22,9 +20,9 @@ class DatabaseSession:
     Between two uses it is idle and holds no lock, however long that takes.
     """
 
-    def __init__(self, settings: DatabaseSettings, *, options: str = "") -> None:
+    def __init__(self, settings: DatabaseSettings, *, values: Mapping[str, str] = NO_VALUES) -> None:
         self.settings = settings
-        self._options = options
+        self._values = values
         self._stack = ExitStack()
         self._connection: Connection | None = None
 
@@ -56,12 +54,7 @@ class DatabaseSession:
         return self._connection
 
     def _connect(self) -> Connection:
-        connection = self._stack.enter_context(connect_database(self.settings, options=self._options))
-        with translate_errors(self.settings):
-            connection.autocommit = True
-            # Firewalls forget connections that are silent for long, and some servers end them.
-            connection.execute("SET tcp_keepalives_idle = 60")
-            if connection.info.server_version // 10000 >= _IDLE_SESSION_TIMEOUT_MAJOR:
-                connection.execute("SET idle_session_timeout = 0")
+        connection = self._stack.enter_context(connect_database(self.settings, values=self._values))
+        connection.autocommit = True
         self._connection = connection
         return connection

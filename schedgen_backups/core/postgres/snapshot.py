@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from threading import Event
 from typing import cast
 
 import psycopg
@@ -17,7 +18,7 @@ from psycopg import sql
 from typing_extensions import LiteralString
 
 from schedgen_backups.core.errors import ConfigurationError, DatabaseError, DumpError
-from schedgen_backups.core.postgres.connection import connect_database, translate_errors
+from schedgen_backups.core.postgres.connection import SessionFacts, connect_database, read_session_facts, translate_errors
 from schedgen_backups.core.settings import DatabaseSettings, References
 from schedgen_backups.core.units import name_some
 
@@ -27,6 +28,14 @@ _USER_RELATIONS = """
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                       AND d.objid = c.oid AND d.deptype = 'e')
 """
+
+
+_KEEP_OWN_PATH = "SELECT pg_catalog.set_config('schedgen_backups.search_path', pg_catalog.current_setting('search_path'), true)"
+_TAKE_SAFE_PATH = "SELECT pg_catalog.set_config('search_path', '', true)"
+_TAKE_OWN_PATH = "SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('schedgen_backups.search_path'), true)"
+"""For the operators' own query, whose names are those of the database; ours must not find an operator that somebody put before the system's."""
+_KEEP_ALIVE_SECONDS = 1.0
+"""Proxies are set to seconds where somebody means it well (HAProxy's manual shows 5 s for tests, 30 s and more otherwise)."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,17 @@ class DatabaseFacts:
     """What the snapshot says of the database as a whole."""
 
     server_version: str
-    server_major: int
+    session: SessionFacts
     system_identifier: str
     encoding: str
     collation: str
     relation_count: int
     large_object_count: int
+
+    @property
+    def server_major(self) -> int:
+        """The server's major version."""
+        return self.session.server_major
 
 
 class Snapshot:
@@ -63,7 +77,8 @@ class Snapshot:
 
     def read_facts(self) -> DatabaseFacts:
         """Version, encoding and size in relations."""
-        major = self._connection.info.server_version // 10000
+        with translate_errors(self._settings):
+            session = read_session_facts(self._connection)
         collation, encoding = self._row(
             "SELECT datcollate, pg_catalog.pg_encoding_to_char(encoding) FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
         )
@@ -71,7 +86,7 @@ class Snapshot:
         identifier = self._value("SELECT system_identifier FROM pg_catalog.pg_control_system()") if may_identify else ""
         return DatabaseFacts(
             server_version=str(self._value("SHOW server_version")),
-            server_major=major,
+            session=session,
             system_identifier=str(identifier),
             encoding=str(encoding),
             collation=str(collation),
@@ -147,8 +162,10 @@ class Snapshot:
         """
         try:
             with self._connection.transaction(), self._connection.cursor() as cursor:
+                cursor.execute(_TAKE_OWN_PATH)
                 cursor.execute(sql.SQL("SELECT * FROM ({}) AS reference LIMIT 0").format(_as_query(references)))
                 columns = len(cursor.description or ())
+                cursor.execute(_TAKE_SAFE_PATH)
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
             if references.is_default:
                 return f"the built-in query found no such table or column: {str(error).splitlines()[0]}"
@@ -166,9 +183,19 @@ class Snapshot:
         )
         with translate_errors(self._settings), self._connection.cursor(name="references") as cursor:
             cursor.itersize = 1000
+            self._connection.execute(_TAKE_OWN_PATH)
             cursor.execute(query)
             while keys := cursor.fetchmany(1000):
                 yield [str(key) for (key,) in keys]
+            self._connection.execute(_TAKE_SAFE_PATH)
+
+    def keep_alive(self, stop: Event) -> None:
+        """Ask something cheap now and then until `stop` is set: proxies and firewalls end connections that are silent.
+
+        DatabaseUnreachableError (retryable) as soon as the connection, and with it the snapshot, is lost.
+        """
+        while not stop.wait(_KEEP_ALIVE_SECONDS):
+            self._value("SELECT 1")
 
     def cancel(self) -> None:
         """Ends a query that runs in another thread."""
@@ -200,10 +227,10 @@ def open_snapshot(settings: DatabaseSettings, *, lock_timeout_seconds: float = 6
             connection.read_only = True
             with connection.cursor() as cursor:
                 cursor.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(lock_timeout_seconds * 1000))))
-                for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
-                    cursor.execute(sql.SQL("SET LOCAL {} = 0").format(sql.Identifier(name)))
                 # What a policy hides must be an error, never a smaller backup.
                 cursor.execute("SET LOCAL row_security = off")
+                cursor.execute(_KEEP_OWN_PATH)
+                cursor.execute(_TAKE_SAFE_PATH)
         yield Snapshot(connection, settings)
 
 

@@ -66,7 +66,7 @@ def compare_database(
     blocks = stream_dump(
         prepared.target,
         prepared.client,
-        server_major=prepared.facts.server_major,
+        session=prepared.facts.session,
         stall_timeout_seconds=prepared.transfer.stall_timeout_seconds,
         on_progress=on_progress,
     )
@@ -224,8 +224,8 @@ def _read_stored_rows(table: TableEntry, connection: Connection) -> Iterator[byt
     columns = sql.SQL(cast("LiteralString", table.columns))
     encoding = connection.info.parameter_status("server_encoding") or "UTF8"
     with connection.transaction(), connection.cursor() as cursor:
-        # The same settings as pg_dump's session (pg_dump.c, setup_connection).
-        for setting in ("DateStyle = ISO", "IntervalStyle = POSTGRES", "extra_float_digits = 3", "row_security = off", "search_path = ''"):
+        # As in pg_dump's session (pg_dump.c, setup_connection), besides what every session begins with.
+        for setting in ("row_security = off", "search_path = ''"):
             cursor.execute(sql.SQL("SET LOCAL {}").format(sql.SQL(setting)))
         cursor.execute(sql.SQL("SET LOCAL client_encoding = {}").format(sql.Literal(encoding)))
         with cursor.copy(sql.SQL("COPY {} {} TO STDOUT").format(name, columns)) as copy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -14,7 +14,7 @@ from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.records import ArtifactFile, DumpRecord
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
-from schedgen_backups.core.postgres.connection import count_user_relations
+from schedgen_backups.core.postgres.connection import NO_VALUES, SessionFacts, count_user_relations, read_session_facts
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 
@@ -60,7 +60,7 @@ class LoadWay(str, Enum):
 class TargetFacts:
     """What the target's server said when the restore was prepared."""
 
-    server_major: int
+    session: SessionFacts
     encoding: str
     relation_count: int
     """Tables, functions, types and large objects of users; 0 means empty."""
@@ -68,6 +68,11 @@ class TargetFacts:
     """Objects that all transactions together can lock (PostgreSQL manual, section 19.12, max_locks_per_transaction)."""
     roles: frozenset[str]
     """Names as they are and, where that is different, as SQL quotes them."""
+
+    @property
+    def server_major(self) -> int:
+        """The server's major version."""
+        return self.session.server_major
 
 
 @dataclass(frozen=True)
@@ -113,13 +118,13 @@ class PreparedDatabase:
 
 @contextmanager
 def prepare_database(
-    path: Path, target: DatabaseSettings, transfer: TransferSettings, *, options: str = ""
+    path: Path, target: DatabaseSettings, transfer: TransferSettings, *, values: Mapping[str, str] = NO_VALUES
 ) -> Generator[PreparedDatabase, None, None]:
     """Dump, connection and client programs are there within the block, and the target can take the dump.
 
-    RestoreError (permanent) says why it cannot; whether it is empty is not judged here. `options` are settings of the connection.
+    RestoreError (permanent) says why it cannot; whether it is empty is not judged here. `values` are settings of the connection.
     """
-    with _open_half(path, target, transfer, options) as prepared:
+    with _open_half(path, target, transfer, values) as prepared:
         check_encoding(prepared.record, prepared.facts, target)
         yield prepared
 
@@ -132,8 +137,10 @@ def prepare_new_database(path: Path, live: DatabaseSettings, transfer: TransferS
 
 
 @contextmanager
-def _open_half(path: Path, target: DatabaseSettings, transfer: TransferSettings, options: str = "") -> Generator[PreparedDatabase, None, None]:
-    with ArtifactFile(path) as artifact, DatabaseSession(target, options=options) as session:
+def _open_half(
+    path: Path, target: DatabaseSettings, transfer: TransferSettings, values: Mapping[str, str] = NO_VALUES
+) -> Generator[PreparedDatabase, None, None]:
+    with ArtifactFile(path) as artifact, DatabaseSession(target, values=values) as session:
         with artifact.name_errors():
             dump = DumpFile(artifact.open_reader())
             record = dump.record
@@ -211,7 +218,7 @@ def _read_facts(connection: Connection) -> TargetFacts:
     ).fetchone()
     roles = connection.execute("SELECT pg_catalog.quote_ident(rolname), rolname FROM pg_catalog.pg_roles").fetchall()
     return TargetFacts(
-        server_major=connection.info.server_version // 10000,
+        session=read_session_facts(connection),
         encoding=connection.info.parameter_status("server_encoding") or "",
         relation_count=count_user_relations(connection),
         lock_capacity=cast("int", row[0]) if row else 0,

@@ -15,7 +15,6 @@ from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_sections import LargeObjectFilter, leave_out_restrict
 from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, Text, split_dump
 from schedgen_backups.core.postgres.connection import count_user_relations
-from schedgen_backups.core.postgres.pg_dump import TRANSACTION_TIMEOUT_MAJOR
 from schedgen_backups.core.postgres.psql import Psql
 from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.restore.database import REMOVE_EVERYTHING, LoadWay, PreparedDatabase, check_empty
@@ -116,7 +115,8 @@ class AtomicLoad:
         with _open_psql(self._prepared) as psql:
             feeder = TransactionFeeder(psql, self._beginning)
             _send_dump(self._prepared, feeder, self._stop, self._on_progress)
-            before_commit()
+            with psql.keep_alive():
+                before_commit()
             try:
                 feeder.commit()
             except BaseException:
@@ -221,12 +221,8 @@ class DatabaseLoad:
 
 
 def _open_psql(prepared: PreparedDatabase) -> Psql:
-    psql = Psql(prepared.client, prepared.target, prepared.transfer)
-    # Between the last row and COMMIT the session waits for the bucket.
-    unlimited = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"]
-    if prepared.facts.server_major >= TRANSACTION_TIMEOUT_MAJOR:
-        unlimited.append("transaction_timeout")
-    psql.feed("".join([SESSION_SETTINGS, *(f"SET {name} = 0;\n" for name in unlimited), "SET tcp_keepalives_idle = 60;\n"]).encode())
+    psql = Psql(prepared.client, prepared.target, prepared.facts.session, prepared.transfer)
+    psql.feed(SESSION_SETTINGS.encode())
     return psql
 
 

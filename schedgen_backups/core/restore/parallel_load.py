@@ -111,7 +111,7 @@ class RowSessions:
 _MEMORY_SETTING = "SET maintenance_work_mem = '256MB'"
 SESSION_SETTINGS = f"{_MEMORY_SETTING}; SET max_parallel_maintenance_workers = 4;\n"
 """For the session of a load only: indexes are sorted in memory and by several workers (PostgreSQL manual, sections 14.4.5, 19.4.1 and 19.4.6)."""
-_HEAD = "SET statement_timeout = 0; SET lock_timeout = 0; SET check_function_bodies = false; SET xmloption = content; SET row_security = off;\n"
+_HEAD = "SET check_function_bodies = false; SET xmloption = content; SET row_security = off;\n"
 """What pg_dump sets at the head of its text (pg_backup_archiver.c, _doSetFixedOutputState), for the sessions that begin behind it."""
 
 
@@ -213,7 +213,7 @@ class ParallelLoad:
 
     def _run_psql(self, texts: Iterable[bytes]) -> None:
         prepared = self._prepared
-        feed_psql(prepared.client, prepared.target, prepared.transfer, texts)
+        feed_psql(prepared.client, prepared.target, prepared.facts.session, prepared.transfer, texts)
 
 
 def _join_text(text: bytes) -> bytes:

@@ -18,12 +18,13 @@ from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.errors import BackupError, RestoreError, VerificationError
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.postgres.connection import NO_VALUES
 from schedgen_backups.core.restore.bucket import PreparedBucket, check_bucket_empty, describe_write, prepare_bucket, write_bucket
 from schedgen_backups.core.restore.comparison import compare_bucket, compare_database
 from schedgen_backups.core.restore.database import PreparedDatabase, check_empty, describe_load, prepare_database, prepare_new_database
 from schedgen_backups.core.restore.load import DatabaseLoad
 from schedgen_backups.core.restore.swap import check_swap, name_old_database
-from schedgen_backups.core.restore.unprivileged_load import SESSION_OPTIONS, LoadRoles
+from schedgen_backups.core.restore.unprivileged_load import LOADED_SETTINGS, LoadRoles
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 from schedgen_backups.core.verify.files import verify_archive_file, verify_dump_file
@@ -293,8 +294,8 @@ def prepare_restore(request: RestoreRequest, transfer: TransferSettings) -> Gene
                 database = stack.enter_context(prepare_new_database(path, request.database, transfer))
                 check_swap(database.session, request.database, request.point.point_id)
             else:
-                options = SESSION_OPTIONS if request.load_roles is not None else ""
-                database = stack.enter_context(prepare_database(path, request.database, transfer, options=options))
+                values = LOADED_SETTINGS if request.load_roles is not None else NO_VALUES
+                database = stack.enter_context(prepare_database(path, request.database, transfer, values=values))
             if not request.replace_contents:
                 check_empty(request.database, database.facts.relation_count)
         if request.bucket is not None:

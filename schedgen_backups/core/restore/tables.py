@@ -140,7 +140,7 @@ def _fill(prepared: PreparedDatabase, tables: tuple[TableEntry, ...], side: Data
     file is damaged; then the database is empty.
     """
     with prepared.artifact.name_errors():
-        feed_psql(prepared.client, side, prepared.transfer, _list_texts(prepared.dump, tables))
+        feed_psql(prepared.client, side, prepared.facts.session, prepared.transfer, _list_texts(prepared.dump, tables))
 
 
 def _list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes]:

@@ -9,10 +9,11 @@ docs/decisions/0017 has the reasons; add a form here only after asking what it c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
+from types import MappingProxyType
 
 import psycopg
 from psycopg import sql
@@ -22,14 +23,12 @@ from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableEnd, TableStart, Text, split_dump, unquote_identifier
 from schedgen_backups.core.formats.sql_statements import Statement, StatementSplitter
-from schedgen_backups.core.postgres.connection import CONNECT_TIMEOUT_SECONDS
+from schedgen_backups.core.postgres.connection import connect_database
 from schedgen_backups.core.restore.database import PreparedDatabase
 from schedgen_backups.core.settings import DatabaseSettings
 
-SESSION_OPTIONS = (
-    "-c search_path= -c standard_conforming_strings=on -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
-)
-"""In the startup packet, which overrides what the dump may have set for its database or roles. For every connection to what was loaded."""
+LOADED_SETTINGS: Mapping[str, str] = MappingProxyType({"search_path": ""})
+"""In the startup packet, besides the fixed ones: nothing that a dump made is found without its schema. For connections to what was loaded."""
 _PARTS = {
     "name": r'(?:"(?:[^"]|"")+"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)',
     "role": r"(?!(?:current_user|current_role|session_user|public)\b)<name>",
@@ -377,23 +376,9 @@ class UnprivilegedLoad:
 
 @contextmanager
 def _connect(settings: DatabaseSettings, encoding: str) -> Generator[Session, None, None]:
-    connection = psycopg.connect(
-        host=settings.host,
-        port=settings.port,
-        user=settings.user,
-        password=settings.password,
-        dbname=settings.database,
-        sslmode=settings.ssl_mode,
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        application_name="schedgen_backups",
-        client_encoding=encoding,
-        options=SESSION_OPTIONS,
-        autocommit=True,
-    )
-    try:
+    with connect_database(settings, values=LOADED_SETTINGS, client_encoding=encoding) as connection:
+        connection.autocommit = True
         yield connection
-    finally:
-        connection.close()
 
 
 def _execute(connection: Session, text: bytes) -> None:

@@ -19,7 +19,7 @@ from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.restore.database import prepare_database
-from schedgen_backups.core.restore.unprivileged_load import SESSION_OPTIONS, UnprivilegedLoad
+from schedgen_backups.core.restore.unprivileged_load import LOADED_SETTINGS, UnprivilegedLoad
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
 from schedgen_backups_tests.support.artifacts import make_transfer, publish_dump, write_dump_text
@@ -58,7 +58,7 @@ def load_and_compare(path: Path, target: ScratchDatabase) -> tuple[CheckResult, 
     """What a drill does: load as the loader, compare as the superuser."""
     superuser = target.roles.superuser
     assert superuser is not None
-    with prepare_database(path, superuser, make_transfer(), options=SESSION_OPTIONS) as prepared:
+    with prepare_database(path, superuser, make_transfer(), values=LOADED_SETTINGS) as prepared:
         load = UnprivilegedLoad(prepared, target.roles, stop=Event())
         load.run()
         return compare_database(prepared, roles=target.roles, uncompared=load.uncompared)

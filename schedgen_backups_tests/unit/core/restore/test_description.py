@@ -17,6 +17,7 @@ from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.records import ArtifactFile, DumpRecord
 from schedgen_backups.core.model import ArtifactName, RecoveryPointId
 from schedgen_backups.core.postgres.client_programs import ClientPrograms
+from schedgen_backups.core.postgres.connection import SessionFacts
 from schedgen_backups.core.postgres.session import DatabaseSession
 from schedgen_backups.core.restore.bucket import ObjectWriter, PreparedBucket, RemovedObjects, check_bucket_empty
 from schedgen_backups.core.restore.database import (
@@ -44,7 +45,9 @@ from schedgen_backups_tests.support.artifacts import (
 
 DATABASE = DatabaseSettings("host", 5432, "user", "canary", "fresh")
 BUCKET = BucketSettings("host:9000", "key", "canary", "pdfs")
-FACTS = TargetFacts(server_major=18, encoding="UTF8", relation_count=0, lock_capacity=6400, roles=frozenset({"schedgen", '"schedgen"'}))
+FACTS = TargetFacts(
+    session=SessionFacts(server_major=18), encoding="UTF8", relation_count=0, lock_capacity=6400, roles=frozenset({"schedgen", '"schedgen"'})
+)
 
 
 @pytest.fixture

@@ -1,0 +1,42 @@
+"""Every session with a database and every environment of PostgreSQL's programs is made in one place."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[3] / "schedgen_backups"
+CONNECTS = {
+    "core/postgres/connection.py": "the place",
+    "core/servers/postgres.py": "makes and drops databases of its own new server; lies below the place",
+}
+NAMES_PASSWORD_VARIABLE = {
+    "core/postgres/connection.py": "the place",
+    "recover.py": "stands alone",
+}
+
+
+def list_modules() -> Iterator[tuple[str, ast.AST]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def connects(tree: ast.AST) -> bool:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in {"connect", "connect_start"}:
+            owner = ast.unparse(node.value).split(".")
+            if owner[0] == "psycopg" or owner[-1] in {"Connection", "AsyncConnection", "PGconn"}:
+                return True
+        if isinstance(node, ast.ImportFrom) and node.module == "psycopg" and any(alias.name == "connect" for alias in node.names):
+            return True
+    return False
+
+
+def test_only_one_module_connects_and_each_exception_is_one() -> None:
+    assert {place for place, tree in list_modules() if connects(tree)} == CONNECTS.keys()
+
+
+def test_only_one_module_gives_programs_a_password() -> None:
+    found = {place for place, tree in list_modules() if any(isinstance(node, ast.Constant) and node.value == "PGPASSWORD" for node in ast.walk(tree))}
+    assert found | {"recover.py"} == NAMES_PASSWORD_VARIABLE.keys()
