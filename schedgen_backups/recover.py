@@ -74,6 +74,23 @@ CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[a-z_\u0080-\U001
 ROLE_WORDS = re.compile(
     r"(?: (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)| CONNECTION LIMIT -?[0-9]+| VALID UNTIL '[^'\\]*')*;"
 )
+ROLE_NAME = r'(?:"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*)'
+ROLE_STRING = r"(?:'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\.)*')"
+ROLE_SETTING = re.compile(
+    rf"(?:ALTER ROLE (?P<name>{ROLE_NAME}) SET {ROLE_NAME}(?:\.{ROLE_NAME})* TO {ROLE_STRING}(?:, {ROLE_STRING})*"
+    rf"|COMMENT ON ROLE (?P<described>{ROLE_NAME}) IS {ROLE_STRING});"
+)
+MEMBERSHIP = re.compile(
+    rf"(?P<grant>GRANT (?P<role>{ROLE_NAME}) TO (?P<member>{ROLE_NAME})"
+    r"(?: WITH (?:ADMIN|INHERIT|SET) (?:OPTION|TRUE|FALSE)(?:, (?:ADMIN|INHERIT|SET) (?:OPTION|TRUE|FALSE))*)?)"
+    rf"(?: GRANTED BY {ROLE_NAME})?;"
+)
+SESSION_OPTIONS = (
+    "-c DateStyle=ISO,MDY -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=3 -c bytea_output=hex -c standard_conforming_strings=on"
+    " -c array_nulls=on -c transform_null_equals=off -c role=none -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0"
+    " -c idle_in_transaction_session_timeout=0 -c tcp_keepalives_idle=60"
+)
+"""Whatever the database or the role says. A pooler that refuses options is satisfied with an empty PGOPTIONS in the environment."""
 LEADING_RESTRICT = re.compile(rb"\A((?:--[^\n]*\n|\s)*)\\restrict [A-Za-z0-9]+\n")
 TRAILING_UNRESTRICT = re.compile(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z")
 FIRST_PSQL_WITH_RESTRICT = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
@@ -84,14 +101,37 @@ SELECT pg_catalog.current_setting('server_encoding');
 SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint
     * (pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint);
 WITH extension AS (SELECT objid, classid FROM pg_catalog.pg_depend WHERE deptype = 'e'),
-namespace AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')
-SELECT (SELECT count(*) FROM pg_catalog.pg_class WHERE relnamespace IN (SELECT oid FROM namespace)
-          AND oid NOT IN (SELECT objid FROM extension WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass))
-     + (SELECT count(*) FROM pg_catalog.pg_proc WHERE pronamespace IN (SELECT oid FROM namespace)
-          AND oid NOT IN (SELECT objid FROM extension WHERE classid = 'pg_catalog.pg_proc'::pg_catalog.regclass))
-     + (SELECT count(*) FROM pg_catalog.pg_type WHERE typnamespace IN (SELECT oid FROM namespace) AND typtype IN ('d', 'e')
-          AND oid NOT IN (SELECT objid FROM extension WHERE classid = 'pg_catalog.pg_type'::pg_catalog.regclass))
-     + (SELECT count(*) FROM namespace WHERE oid IS DISTINCT FROM pg_catalog.to_regnamespace('public'))
+namespace AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'),
+object AS (
+    SELECT 'pg_class' AS catalog, oid FROM pg_catalog.pg_class WHERE relnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_proc', oid FROM pg_catalog.pg_proc WHERE pronamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_type', oid FROM pg_catalog.pg_type WHERE typnamespace IN (SELECT oid FROM namespace)
+        AND (typtype IN ('d', 'e', 'r', 'p') OR typtype = 'b' AND typcategory <> 'A')
+    UNION ALL SELECT 'pg_operator', oid FROM pg_catalog.pg_operator WHERE oprnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_opclass', oid FROM pg_catalog.pg_opclass WHERE opcnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_opfamily', oid FROM pg_catalog.pg_opfamily WHERE opfnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_collation', oid FROM pg_catalog.pg_collation WHERE collnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_conversion', oid FROM pg_catalog.pg_conversion WHERE connamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_ts_config', oid FROM pg_catalog.pg_ts_config WHERE cfgnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_ts_dict', oid FROM pg_catalog.pg_ts_dict WHERE dictnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_ts_parser', oid FROM pg_catalog.pg_ts_parser WHERE prsnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_ts_template', oid FROM pg_catalog.pg_ts_template WHERE tmplnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_namespace', oid FROM namespace WHERE oid IS DISTINCT FROM pg_catalog.to_regnamespace('public')
+    UNION ALL SELECT 'pg_foreign_data_wrapper', oid FROM pg_catalog.pg_foreign_data_wrapper
+    UNION ALL SELECT 'pg_foreign_server', oid FROM pg_catalog.pg_foreign_server
+    UNION ALL SELECT 'pg_publication', oid FROM pg_catalog.pg_publication
+    UNION ALL SELECT 'pg_subscription', oid FROM pg_catalog.pg_subscription
+        WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+    UNION ALL SELECT 'pg_event_trigger', oid FROM pg_catalog.pg_event_trigger
+    UNION ALL SELECT 'pg_default_acl', oid FROM pg_catalog.pg_default_acl
+    UNION ALL SELECT 'pg_cast', oid FROM pg_catalog.pg_cast WHERE oid >= 16384
+    UNION ALL SELECT 'pg_language', oid FROM pg_catalog.pg_language WHERE oid >= 16384
+    UNION ALL SELECT 'pg_am', oid FROM pg_catalog.pg_am WHERE oid >= 16384
+    UNION ALL SELECT 'pg_transform', oid FROM pg_catalog.pg_transform
+    UNION ALL SELECT 'pg_extension', oid FROM pg_catalog.pg_extension WHERE oid >= 16384 AND pg_catalog.pg_has_role(extowner, 'USAGE')
+)
+SELECT (SELECT count(*) FROM object WHERE NOT EXISTS (
+            SELECT FROM extension WHERE objid = object.oid AND classid = ('pg_catalog.' || object.catalog)::pg_catalog.regclass))
      + (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata);
 SELECT pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles;
 """
@@ -800,8 +840,8 @@ def find_psql() -> str:
 
 
 def psql_environment() -> dict[str, str]:
-    """Ours, with a limit to how long a dead server is waited for."""
-    return {"PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "recover", **os.environ}
+    """Ours, with a limit to how long a dead server is waited for, and the settings that a session begins with."""
+    return {"PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "recover", "PGOPTIONS": SESSION_OPTIONS, **os.environ}
 
 
 def ask_psql(program: str, script: str, *, stop_at_error: bool = True) -> tuple[str, str]:
@@ -828,8 +868,12 @@ def check_database(dump: Dump) -> tuple[str, set[str]]:
         hint = f"Make the database anew: CREATE DATABASE name ENCODING '{record.encoding}' TEMPLATE template0;"
         raise RecoverError(EXIT_DATABASE, f"the dump's encoding is {record.encoding}, the target's is {encoding}", hint)
     if int(relations):
-        hint = "Restore into a new database: createdb NAME, then PGDATABASE=NAME."
-        raise RecoverError(EXIT_DATABASE, f"the target database is not empty: it holds {relations} tables, functions, types or large objects", hint)
+        hint = "Restore into a new database: createdb -T template0 NAME, then PGDATABASE=NAME."
+        raise RecoverError(
+            EXIT_DATABASE,
+            f"the target database is not empty: it holds {relations} tables, functions, types or other objects",
+            hint,
+        )
     if record.relation_count + record.large_object_count >= int(locks) // 2:
         hint = f"Set max_locks_per_transaction to {max(256, record.relation_count + record.large_object_count)} on the target and restart it."
         raise RecoverError(EXIT_DATABASE, "the target's lock table is too small to load this dump in one transaction", hint)
@@ -839,12 +883,24 @@ def check_database(dump: Dump) -> tuple[str, set[str]]:
 def make_roles(program: str, dump: Dump, present: set[str]) -> None:
     """Roles of the source that the target lacked are there, without passwords; what was refused is told, since the load may not need it."""
     wanted: list[str] = []
+    made: set[str] = set()
     for statement in dump.roles:
         role = CREATE_ROLE.fullmatch(statement)
         if role and role["name"] not in present:
+            made.add(role["name"])
             prefix = f"ALTER ROLE {role['name']} WITH"
             wanted += [statement, *(line for line in dump.roles if line.startswith(prefix) and ROLE_WORDS.fullmatch(line, len(prefix)))]
             say(f"role      {role['name']} is made, without a password")
+    for statement in dump.roles:
+        setting = ROLE_SETTING.fullmatch(statement)
+        if setting and (setting["name"] or setting["described"]) in made:
+            wanted.append(statement)
+        membership = MEMBERSHIP.fullmatch(statement)
+        # Nobody who was there before gets into a role that was there before.
+        if membership and made & {membership["role"], membership["member"]}:
+            wanted.append(f"{membership['grant']};")
+        elif membership:
+            say(f"note      is {membership['member']} still in {membership['role']}? Both were there before, and nothing was changed")
     if wanted:
         script = f"\\restrict {secrets.token_hex(16)}\n" + "".join(f"{line}\n" for line in wanted)
         complaint = ask_psql(program, script, stop_at_error=False)[1]

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from schedgen_backups.config.config import load_config
 from schedgen_backups.core.errors import BackupError
-from schedgen_backups.core.postgres.connection import connect_database, count_user_relations
+from schedgen_backups.core.postgres.connection import connect_database
+from schedgen_backups.core.postgres.emptiness import count_user_objects
 from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups.demo.seed import destroy_application, seed_application
 from schedgen_backups.demo.servers import Stage, open_stage
@@ -34,7 +35,7 @@ def run_ui(folder: Path, port: int, console: Console) -> int:
 def _seed_once(stage: Stage, console: Console) -> None:
     try:
         with connect_database(stage.database) as connection:
-            is_seeded = count_user_relations(connection) > 0
+            is_seeded = count_user_objects(connection) > 0
     except BackupError:  # the database is not there yet
         is_seeded = False
     if not is_seeded:

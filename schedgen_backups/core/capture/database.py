@@ -91,6 +91,7 @@ def capture_database(
                 reference_note=reference_note,
                 role_count=roles.count("CREATE ROLE "),
                 roles_note=roles_note,
+                properties=snapshot.read_properties(),
             )
             counted = {(table.schema_name, table.name): rows for table, rows in expected_rows.items()}
             return writer.finish(record, counted, roles)

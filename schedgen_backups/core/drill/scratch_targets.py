@@ -20,7 +20,8 @@ from schedgen_backups.core.formats.dump_text import unquote_identifier
 from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.postgres.client_programs import INSTALLED_BIN_DIRS
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
-from schedgen_backups.core.restore.database import CREATE_ROLE
+from schedgen_backups.core.postgres.database_properties import UNKNOWN_LOCALE_ERRORS, make_locale_clause
+from schedgen_backups.core.restore.roles import CREATE_ROLE
 from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
@@ -214,8 +215,6 @@ def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _R
 
 def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record: DumpRecord, major: int) -> LoadRoles:
     """Make the roles and the empty database; return who may load. Without a superuser, the given role loads, and owns what it makes."""
-    # Every locale fits UTF-8, and only C fits every other encoding.
-    locale = sql.SQL("") if record.encoding == "UTF8" else sql.SQL(" LOCALE 'C'")
     loader = replace(server, user=plan.loader_name, password=secrets.token_urlsafe(24)) if plan.is_superuser else server
     database, owner = sql.Identifier(name), sql.Identifier(loader.user)
     with connect_database(server) as connection:
@@ -232,8 +231,8 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
                 for role in (*plan.absent, *plan.granted):
                     if role != plan.loader_name:
                         connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), owner))
-            statement = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING {}{}")
-            connection.execute(statement.format(database, owner, sql.Literal(record.encoding), locale))
+            statement = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING {}").format(database, owner, sql.Literal(record.encoding))
+            _create_database(connection, statement, record, major)
             connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(_COMMENT)))
             if plan.is_superuser and major >= EVENT_TRIGGERS_SETTING_MAJOR:
                 # One that fires on login would run with the rights of whoever connects.
@@ -246,6 +245,18 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
     made = frozenset(plan.absent) - {plan.loader_name}
     superuser = server.with_database(name) if plan.is_superuser else None
     return LoadRoles(loader.with_database(name), superuser, made_roles=made, refused_owners=plan.refused, stand_ins=plan.stand_ins)
+
+
+def _create_database(connection: psycopg.Connection[tuple[object, ...]], statement: sql.Composed, record: DumpRecord, major: int) -> None:
+    if record.properties is not None:
+        try:
+            connection.execute(statement + make_locale_clause(record.properties, major))
+        except UNKNOWN_LOCALE_ERRORS:
+            pass  # the next best is named in the drill's result
+        else:
+            return
+    # Every locale fits UTF-8, and only C fits every other encoding.
+    connection.execute(statement if record.encoding == "UTF8" else statement + sql.SQL(" LOCALE 'C'"))
 
 
 _STALL_TIMEOUT_SECONDS = 60.0

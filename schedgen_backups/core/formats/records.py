@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, Field
 from typing_extensions import Buffer
 
 from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, ReferenceState
 
 _Opened = TypeVar("_Opened")
@@ -180,6 +181,8 @@ class DumpRecord(FrozenModel):
     role_count: int
     roles_note: str = ""
     """Why the roles could not be read, where they could not."""
+    properties: DatabaseProperties | None = None
+    """Owner, privileges, settings and collation of the database; None in files of before they were kept."""
 
 
 class ObjectEntry(FrozenModel):

@@ -189,26 +189,6 @@ def translate_errors(settings: DatabaseSettings) -> Generator[None, None, None]:
         raise DatabaseError(f"{settings.label} refused a query: {_first_line(error)}") from error
 
 
-def count_user_relations(connection: psycopg.Connection[tuple[object, ...]]) -> int:
-    """Return how many tables, views, sequences, functions, types and large objects of users the database holds; 0 means empty."""
-    query = sql.SQL("""
-        WITH extension AS (SELECT objid, classid FROM pg_catalog.pg_depend WHERE deptype = 'e'),
-        namespace AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')
-        SELECT (SELECT count(*) FROM pg_catalog.pg_class WHERE relnamespace IN (SELECT oid FROM namespace)
-                  AND oid NOT IN (SELECT objid FROM extension WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass))
-             + (SELECT count(*) FROM pg_catalog.pg_proc WHERE pronamespace IN (SELECT oid FROM namespace)
-                  AND oid NOT IN (SELECT objid FROM extension WHERE classid = 'pg_catalog.pg_proc'::pg_catalog.regclass))
-             + (SELECT count(*) FROM pg_catalog.pg_type WHERE typnamespace IN (SELECT oid FROM namespace) AND typtype IN ('d', 'e')
-                  AND oid NOT IN (SELECT objid FROM extension WHERE classid = 'pg_catalog.pg_type'::pg_catalog.regclass))
-             + (SELECT count(*) FROM namespace WHERE oid IS DISTINCT FROM pg_catalog.to_regnamespace('public'))
-             + (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata)
-    """)
-    row = connection.execute(query).fetchone()
-    count = row[0] if row else 0
-    assert isinstance(count, int)  # noqa: S101 - the column's type
-    return count
-
-
 def _make_parameters(variables: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """Return the connection parameters that these environment variables stand for; names that this libpq does not know are left out, as it does."""
     keywords = {option.envvar: option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar}

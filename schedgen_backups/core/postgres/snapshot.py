@@ -18,7 +18,9 @@ from psycopg import sql
 from typing_extensions import LiteralString
 
 from schedgen_backups.core.errors import ConfigurationError, DatabaseError, DumpError
+from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.postgres.connection import SessionFacts, connect_database, read_session_facts, translate_errors
+from schedgen_backups.core.postgres.database_properties import read_properties
 from schedgen_backups.core.settings import DatabaseSettings, References
 from schedgen_backups.core.units import name_some
 
@@ -93,6 +95,11 @@ class Snapshot:
             relation_count=self._count(f"SELECT count(*) {_USER_RELATIONS}"),
             large_object_count=self._count("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata"),
         )
+
+    def read_properties(self) -> DatabaseProperties | None:
+        """Return the database's owner, privileges, settings and collation."""
+        with translate_errors(self._settings):
+            return read_properties(self._connection, self._settings.database)
 
     def list_tables(self) -> tuple[TableName, ...]:
         """Every table whose rows a dump must hold, by schema and name. Tables of extensions are theirs to make and are not listed."""

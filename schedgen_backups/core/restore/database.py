@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,27 +10,68 @@ from pathlib import Path
 from typing import cast
 
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
+from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.records import ArtifactFile, DumpRecord
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
-from schedgen_backups.core.postgres.connection import NO_VALUES, SessionFacts, count_user_relations, read_session_facts
+from schedgen_backups.core.postgres.connection import NO_VALUES, SessionFacts, read_session_facts
+from schedgen_backups.core.postgres.database_properties import read_properties
+from schedgen_backups.core.postgres.emptiness import count_user_objects
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
+from schedgen_backups.core.restore.roles import parse_roles
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 
-CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*);')
 MAINTENANCE_DATABASE = "postgres"
 _LOCK_SHARE = 0.5
 """How much of the server's lock table one restore may fill; the rest is for everybody else."""
 REMOVE_EVERYTHING = """
 DO $remove$
-DECLARE name text;
+DECLARE
+    name text;
+    entry record;
 BEGIN
+    -- One that works has a slot at its publisher, which must not be left there.
+    FOR entry IN SELECT subname, subenabled FROM pg_catalog.pg_subscription
+        WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+    LOOP
+        IF entry.subenabled THEN
+            RAISE EXCEPTION 'the database has the subscription %: drop it first', pg_catalog.quote_ident(entry.subname);
+        END IF;
+        EXECUTE pg_catalog.format('ALTER SUBSCRIPTION %I SET (slot_name = NONE)', entry.subname);
+        EXECUTE pg_catalog.format('DROP SUBSCRIPTION %I', entry.subname);
+    END LOOP;
     FOR name IN SELECT evtname FROM pg_catalog.pg_event_trigger LOOP EXECUTE pg_catalog.format('DROP EVENT TRIGGER %I', name); END LOOP;
     FOR name IN SELECT pubname FROM pg_catalog.pg_publication LOOP EXECUTE pg_catalog.format('DROP PUBLICATION %I', name); END LOOP;
     FOR name IN SELECT extname FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql'
         LOOP EXECUTE pg_catalog.format('DROP EXTENSION IF EXISTS %I CASCADE', name); END LOOP;
     FOR name IN SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
         LOOP EXECUTE pg_catalog.format('DROP SCHEMA %I CASCADE', name); END LOOP;
+    FOR name IN SELECT fdwname FROM pg_catalog.pg_foreign_data_wrapper
+        LOOP EXECUTE pg_catalog.format('DROP FOREIGN DATA WRAPPER %I CASCADE', name); END LOOP;
+    FOR name IN SELECT lanname FROM pg_catalog.pg_language WHERE oid >= 16384
+        LOOP EXECUTE pg_catalog.format('DROP LANGUAGE %I CASCADE', name); END LOOP;
+    FOR name IN SELECT amname FROM pg_catalog.pg_am WHERE oid >= 16384
+        LOOP EXECUTE pg_catalog.format('DROP ACCESS METHOD %I CASCADE', name); END LOOP;
+    FOR name IN SELECT pg_catalog.format('%s AS %s', pg_catalog.format_type(castsource, NULL), pg_catalog.format_type(casttarget, NULL))
+        FROM pg_catalog.pg_cast WHERE oid >= 16384
+        LOOP EXECUTE 'DROP CAST (' || name || ') CASCADE'; END LOOP;
+    -- Default privileges of a role go when they are the system's again.
+    FOR entry IN SELECT pg_catalog.pg_get_userbyid(d.defaclrole) AS owner, k.kind, k.everybody, (
+            SELECT pg_catalog.string_agg(DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC'
+                ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END, ', ') FROM pg_catalog.aclexplode(d.defaclacl) a) AS grantees
+        FROM pg_catalog.pg_default_acl d JOIN (VALUES ('r', 'TABLES', ''), ('S', 'SEQUENCES', ''), ('f', 'FUNCTIONS', 'EXECUTE'),
+            ('T', 'TYPES', 'USAGE'), ('n', 'SCHEMAS', ''), ('L', 'LARGE OBJECTS', '')) AS k(letter, kind, everybody)
+            ON k.letter = d.defaclobjtype::text
+        WHERE d.defaclnamespace = 0
+    LOOP
+        IF entry.grantees IS NOT NULL THEN
+            EXECUTE pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I REVOKE ALL ON %s FROM %s', entry.owner, entry.kind, entry.grantees);
+        END IF;
+        EXECUTE pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I GRANT ALL ON %s TO %I', entry.owner, entry.kind, entry.owner);
+        IF entry.everybody <> '' THEN
+            EXECUTE pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I GRANT %s ON %s TO PUBLIC', entry.owner, entry.everybody, entry.kind);
+        END IF;
+    END LOOP;
     PERFORM pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata;
     -- As initdb makes it: PostgreSQL 15 gave the schema to the database's owner and took CREATE from everybody.
     IF pg_catalog.current_setting('server_version_num')::int >= 150000 THEN
@@ -63,11 +103,14 @@ class TargetFacts:
     session: SessionFacts
     encoding: str
     relation_count: int
-    """Tables, functions, types and large objects of users; 0 means empty."""
+    """Tables, functions, types, large objects and other objects of users; 0 means empty."""
     lock_capacity: int
     """Objects that all transactions together can lock (PostgreSQL manual, section 19.12, max_locks_per_transaction)."""
     roles: frozenset[str]
     """Names as they are and, where that is different, as SQL quotes them."""
+
+    properties: DatabaseProperties | None = None
+    """Of the target database itself; None for one that is still to be made."""
 
     @property
     def server_major(self) -> int:
@@ -102,8 +145,18 @@ class PreparedDatabase:
     @property
     def missing_roles(self) -> tuple[str, ...]:
         """Roles of the dump that the server lacks, as SQL quotes them."""
-        found = (CREATE_ROLE.fullmatch(line) for line in self.dump.roles.splitlines())
-        return tuple(match["name"] for match in found if match is not None and match["name"] not in self.facts.roles)
+        return tuple(name for name in parse_roles(self.dump.roles).attributes if name not in self.facts.roles)
+
+    @property
+    def collation_note(self) -> str:
+        """What may go wrong because the target sorts and classifies text in another way; empty where it does not, or where nobody knows."""
+        captured, present = self.record.properties, self.facts.properties
+        if captured is None or present is None or present.has_collation_of(captured):
+            return ""
+        return (
+            f"the database's collation is {present.collation_label}, the captured one's was {captured.collation_label}: text is sorted and compared "
+            "in another way, and constraints, unique indexes or partitions on text may refuse rows"
+        )
 
     def choose_way(self, jobs: int) -> LoadWay:
         """Return how the dump would be loaded when so many sessions are asked for."""
@@ -133,7 +186,7 @@ def prepare_database(
 def prepare_new_database(path: Path, live: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
     """As `prepare_database`, for an empty database that is still to be made on the server of `live`; connected to its maintenance database."""
     with _open_half(path, live.with_database(MAINTENANCE_DATABASE), transfer) as prepared:
-        yield replace(prepared, facts=replace(prepared.facts, relation_count=0, encoding=prepared.record.encoding))
+        yield replace(prepared, facts=replace(prepared.facts, relation_count=0, encoding=prepared.record.encoding, properties=None))
 
 
 @contextmanager
@@ -167,8 +220,8 @@ def check_empty(target: DatabaseSettings, relation_count: int) -> None:
     """Raise TargetNotEmptyError where the database holds something."""
     if relation_count:
         raise TargetNotEmptyError(
-            f"the database {target.label} is not empty: it holds {relation_count} tables, functions, types or large objects",
-            hint="Restore into a new database (createdb NAME), or replace everything in this one with --into-nonempty.",
+            f"the database {target.label} is not empty: it holds {relation_count} tables, functions, types or other objects",
+            hint="Restore into a new database (createdb -T template0 NAME), or replace everything in this one with --into-nonempty.",
         )
 
 
@@ -220,7 +273,8 @@ def _read_facts(connection: Connection) -> TargetFacts:
     return TargetFacts(
         session=read_session_facts(connection),
         encoding=connection.info.parameter_status("server_encoding") or "",
-        relation_count=count_user_relations(connection),
+        relation_count=count_user_objects(connection),
         lock_capacity=cast("int", row[0]) if row else 0,
         roles=frozenset(str(name) for names in roles for name in names),
+        properties=read_properties(connection, connection.info.dbname),
     )

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from threading import Event
-from typing import Protocol, cast
-
-import psycopg
-from psycopg import sql
-from typing_extensions import LiteralString
+from typing import Protocol
 
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
-from schedgen_backups.core.errors import RestoreError, VerificationError
+from schedgen_backups.core.errors import DatabaseError, RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_sections import LargeObjectFilter, leave_out_restrict
 from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, Text, split_dump
-from schedgen_backups.core.postgres.connection import count_user_relations
+from schedgen_backups.core.postgres.database_properties import read_properties
+from schedgen_backups.core.postgres.emptiness import count_user_objects
 from schedgen_backups.core.postgres.psql import Psql
 from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.restore.database import REMOVE_EVERYTHING, LoadWay, PreparedDatabase, check_empty
 from schedgen_backups.core.restore.parallel_load import SESSION_SETTINGS, ParallelLoad
+from schedgen_backups.core.restore.roles import drop_roles, make_roles
 from schedgen_backups.core.restore.unprivileged_load import LoadRoles, UnprivilegedLoad
 from schedgen_backups.core.units import name_some
 
@@ -205,11 +203,15 @@ class DatabaseLoad:
         with self._prepared.session.use() as connection:
             if not self._replace_contents:
                 # Files were verified since it was looked at, which may have taken hours; a load in several sessions removes what it finds.
-                check_empty(self._prepared.target, count_user_relations(connection))
+                check_empty(self._prepared.target, count_user_objects(connection))
             if self._roles is None:
-                self.made_roles, self.notes = _make_roles(self._prepared, connection)
+                self._make_roles(connection)
         self._has_begun = True
-        self._load.run(before_commit)
+        try:
+            self._load.run(before_commit)
+        except BaseException:
+            self._drop_roles()
+            raise
         self.is_committed = True
 
     def describe_target(self) -> str:
@@ -218,6 +220,29 @@ class DatabaseLoad:
             return "The target holds the restored database."
         state = self._load.describe_target() if self._has_begun else "The target is as it was."
         return f"{state} The roles {name_some(self.made_roles)} were made on its server and stay." if self.made_roles else state
+
+    def _make_roles(self, connection: Connection) -> None:
+        prepared = self._prepared
+        captured = prepared.record.properties
+        made = make_roles(connection, prepared.dump.roles, prepared.facts.roles, database=prepared.target.database, captured=captured)
+        self.made_roles = made.names
+        notes = list(made.notes)
+        present = read_properties(connection, prepared.target.database)
+        # A swap's database gets these last, and is compared with the live one.
+        if captured is not None and present is not None and not prepared.is_fresh:
+            differences = present.list_differences(captured)
+            notes += [f"the database itself is not as it was captured: {', '.join(differences)}"] if differences else []
+        self.notes = tuple(notes)
+
+    def _drop_roles(self) -> None:
+        """Only what this restore made, and not while the load may have been committed; `made_roles` are then those that stay."""
+        if not self.made_roles or self.is_in_doubt:
+            return
+        try:
+            with self._prepared.session.use() as connection:
+                self.made_roles = drop_roles(connection, self.made_roles)
+        except DatabaseError:  # the server is gone: they stay, and are named
+            return
 
 
 def _open_psql(prepared: PreparedDatabase) -> Psql:
@@ -245,19 +270,3 @@ def _send_dump(prepared: PreparedDatabase, feeder: Feeder, stop: Event, on_progr
     if facts.text_sha256 != dump.record.text_sha256 or [table.sha256 for table in facts.tables] != [table.sha256 for table in dump.tables]:
         raise VerificationError("the dump changed while it was read")
     feeder.settle()
-
-
-def _make_roles(prepared: PreparedDatabase, connection: Connection) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Make the missing roles, without passwords; return their names, and what was refused, since the load may not need it."""
-    made: list[str] = []
-    notes: list[str] = []
-    statements = prepared.dump.roles.splitlines()
-    for name in prepared.missing_roles:
-        prefix = f"ALTER ROLE {name} WITH "
-        try:
-            for statement in (f"CREATE ROLE {name};", *(line for line in statements if line.startswith(prefix))):
-                connection.execute(sql.SQL(cast("LiteralString", statement)))
-                made += [] if name in made else [name]
-        except psycopg.Error as error:
-            notes.append(f"role {name} could not be made as it was: {' '.join(str(error).split())}")
-    return tuple(made), tuple(notes)

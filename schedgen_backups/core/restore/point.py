@@ -125,6 +125,8 @@ class PreparedRestore:
             database, label = self.database, request.database.label
             if database.missing_roles:
                 lines.append(f"make the roles {name_some(database.missing_roles)}, which the server lacks, without passwords")
+            if database.collation_note:
+                lines.append(f"mind that {database.collation_note}")
             place = f"a new database beside {label}" if request.is_swap else label
             lines += describe_load(database.record, database.facts, place, database.choose_way(request.jobs), jobs=request.jobs)
             if request.is_swap:

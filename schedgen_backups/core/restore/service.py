@@ -163,15 +163,15 @@ class RestoreService:
 
     def _swap(self, prepared: PreparedRestore, live: DatabaseSettings, on_progress: OnProgress) -> RestoreReport:
         database = prepared.get_database()
-        encoding = database.record.encoding
-        with open_swap(database.session, live, prepared.request.point.point_id, _make_now_id(), encoding=encoding) as swap:
+        record, ids = database.record, (prepared.request.point.point_id, _make_now_id())
+        with open_swap(database.session, live, *ids, encoding=record.encoding, captured=record.properties) as swap:
             try:
                 with prepared.aim_at(swap.fresh) as fresh:
                     report = self._restore(fresh, on_progress)
                 failed = [result for result in report.results if result.status is CheckStatus.FAILED]
                 if failed:
                     raise RestoreError(f"what was restored is not what was captured, {live.label} is as it was: {failed[0].summary}")
-                finish_swap(swap)
+                differences = finish_swap(swap)
             except BackupError as error:
                 # The live database keeps its name and its contents, so the bucket must not keep what was written.
                 state = prepared.undo_bucket()
@@ -179,6 +179,8 @@ class RestoreService:
             except BaseException:
                 prepared.undo_bucket()
                 raise
+        if differences:
+            self._report(f"the database itself is not as it was captured: {', '.join(differences)}")
         self._report(f"the database of before is called {swap.old_name}; drop it when nobody needs it")
         return report
 

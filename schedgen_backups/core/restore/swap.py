@@ -10,14 +10,14 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import psycopg
 from psycopg import sql
-from typing_extensions import LiteralString
 
 from schedgen_backups.core.errors import RestoreError
+from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.postgres.database_properties import execute_all, list_property_statements, read_properties
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 from schedgen_backups.core.restore.tables import open_side_database
 from schedgen_backups.core.settings import DatabaseSettings
@@ -38,6 +38,8 @@ class Swap:
     """What is restored into."""
     old_name: str
     """What the live database is called afterwards."""
+    captured: DatabaseProperties | None = None
+    """What the dump's database had besides its contents, for where there is no live one."""
 
 
 def name_old_database(live: DatabaseSettings, point_id: RecoveryPointId) -> str:
@@ -53,35 +55,46 @@ def check_swap(session: DatabaseSession, live: DatabaseSettings, point_id: Recov
 
 @contextmanager
 def open_swap(
-    session: DatabaseSession, live: DatabaseSettings, point_id: RecoveryPointId, now_id: RecoveryPointId, *, encoding: str
+    session: DatabaseSession,
+    live: DatabaseSettings,
+    point_id: RecoveryPointId,
+    now_id: RecoveryPointId,
+    *,
+    encoding: str,
+    captured: DatabaseProperties | None = None,
 ) -> Generator[Swap, None, None]:
     """An empty database beside `live` is there within the block, and gone after it unless `finish_swap` gave it the live one's name.
 
     Errors are those of `open_side_database`.
     """
-    with open_side_database(session, f"{live.database}_new_{now_id}", encoding=encoding) as side:
+    with session.use() as connection:
+        like = read_properties(connection, live.database) or captured
+    with open_side_database(session, f"{live.database}_new_{now_id}", encoding=encoding, like=like) as side:
         # After the exchange no database has the side database's name any more, and nothing is dropped.
-        yield Swap(session, live, live.with_database(side.name), name_old_database(live, point_id))
+        yield Swap(session, live, live.with_database(side.name), name_old_database(live, point_id), captured)
 
 
-def finish_swap(swap: Swap) -> None:
-    """Give the restored database the name of `live`, and that one `old_name`; its settings (ALTER DATABASE … SET) go along.
+def finish_swap(swap: Swap) -> tuple[str, ...]:
+    """Give the restored database the name of `live`, and that one `old_name`; owner, privileges, limits, comment and settings go along.
+
+    Return what of these is not as it was captured, where there was no live database to take it from.
 
     Both names change in one transaction, or neither. Sessions of the live database are ended. RestoreError when new ones come too fast, or when
     there is a database called `old_name` already.
     """
     with swap.session.use() as connection:
         _check_free(connection, swap.old_name)
-        _copy_settings(connection, swap)
+        live = read_properties(connection, swap.live.database)
+        differences = _carry_properties(connection, swap, live)
         for _attempt in range(_SWAP_ATTEMPTS):
             try:
                 with connection.transaction():
                     _end_sessions(connection, swap)
-                    _rename(connection, swap)
+                    _rename(connection, swap, live or swap.captured)
             except (psycopg.errors.ObjectInUse, psycopg.errors.LockNotAvailable):
                 time.sleep(_SWAP_PAUSE_SECONDS)
             else:
-                return
+                return differences
     raise RestoreError(
         f"the database {swap.live.database} could not be renamed: its users connect again faster than they are ended; it is as it was",
         hint="Stop the application, then restore again with --swap.",
@@ -100,19 +113,31 @@ def _exists(connection: Connection, name: str) -> bool:
     return connection.execute("SELECT FROM pg_catalog.pg_database WHERE datname = %s", (name,)).fetchone() is not None
 
 
-def _copy_settings(connection: Connection, swap: Swap) -> None:
-    rows = connection.execute(
-        "SELECT pg_catalog.unnest(s.setconfig) FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase"
-        " WHERE s.setrole = 0 AND d.datname = %s",
-        (swap.live.database,),
-    ).fetchall()
-    for (setting,) in rows:
-        name, _equals, value = str(setting).partition("=")
-        # As pg_dumpall does: these hold lists that are quoted already.
-        literal = sql.SQL(cast("LiteralString", value)) if name.endswith(("search_path", "_libraries", "temp_tablespaces")) else sql.Literal(value)
-        connection.execute(
-            sql.SQL("ALTER DATABASE {} SET {} = {}").format(sql.Identifier(swap.fresh.database), sql.Identifier(*name.split(".")), literal)
+def _carry_properties(connection: Connection, swap: Swap, live: DatabaseProperties | None) -> tuple[str, ...]:
+    """Give the restored database what the live one has besides its contents, or the captured one where there is no live one.
+
+    RestoreError where the live one's cannot be given; of the captured one's, what is different is returned.
+    """
+    wanted = live or swap.captured
+    present = read_properties(connection, swap.fresh.database)
+    if wanted is None or present is None:
+        return ()
+    problem = ""
+    try:
+        execute_all(connection, list_property_statements(swap.fresh.database, wanted, present))
+    except psycopg.Error as error:
+        problem = " ".join(str(error).split())
+    carried = read_properties(connection, swap.fresh.database) or present
+    differences = carried.list_differences(wanted)
+    if live is None:
+        return differences
+    if problem or differences:
+        raise RestoreError(
+            f"the restored database cannot get what {swap.live.database} has besides its contents, which is as it was: "
+            f"{problem or ', '.join(differences)}",
+            hint="Restore with a role that may do this, such as a superuser; or without --swap into a database that you have made as it must be.",
         )
+    return ()
 
 
 def _end_sessions(connection: Connection, swap: Swap) -> None:
@@ -122,8 +147,12 @@ def _end_sessions(connection: Connection, swap: Swap) -> None:
     )
 
 
-def _rename(connection: Connection, swap: Swap) -> None:
+def _rename(connection: Connection, swap: Swap, wanted: DatabaseProperties | None) -> None:
     names = [(swap.live.database, swap.old_name)] if _exists(connection, swap.live.database) else []
     for before, after in (*names, (swap.fresh.database, swap.live.database)):
         connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(before), sql.Identifier(after)))
-    connection.execute(sql.SQL("COMMENT ON DATABASE {} IS NULL").format(sql.Identifier(swap.live.database)))
+    # In place of the mark of something unfinished; without one the comment is NULL.
+    name, comment = sql.Identifier(swap.live.database), wanted.comment if wanted is not None else ""
+    connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(comment or None)))
+    if wanted is not None and wanted.is_template:
+        connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE true").format(name))

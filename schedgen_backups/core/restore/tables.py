@@ -12,11 +12,13 @@ from psycopg import sql
 
 from schedgen_backups.core.catalog.catalog import PointListing
 from schedgen_backups.core.errors import DatabaseError, RestoreError, TargetNotEmptyError, VerificationError
+from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.dump_sections import leave_out_restrict
 from schedgen_backups.core.formats.dump_text import DumpDigest, Text, split_table
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
+from schedgen_backups.core.postgres.database_properties import UNKNOWN_LOCALE_ERRORS, make_locale_clause, read_properties
 from schedgen_backups.core.postgres.psql import feed_psql
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 from schedgen_backups.core.restore.database import PreparedDatabase, prepare_new_database
@@ -80,11 +82,13 @@ class SideDatabase:
 
 
 @contextmanager
-def open_side_database(session: DatabaseSession, name: str, *, encoding: str) -> Generator[SideDatabase, None, None]:
+def open_side_database(
+    session: DatabaseSession, name: str, *, encoding: str, like: DatabaseProperties | None = None
+) -> Generator[SideDatabase, None, None]:
     """A new, empty database of this name is on the server within the block; what killed processes left there of this kind is gone.
 
-    `session` is one with the server's maintenance database. TargetNotEmptyError when the name is taken, DatabaseError when the role may not make
-    databases.
+    `session` is one with the server's maintenance database; collation and tablespace are those of `like`, where the encoding takes them.
+    TargetNotEmptyError when the name is taken, DatabaseError when the role may not make databases.
     """
     if len(name.encode()) > _NAME_LIMIT_BYTES:
         raise RestoreError(f"{name!r} is longer than a database's name may be", hint="Name another one.")
@@ -92,7 +96,7 @@ def open_side_database(session: DatabaseSession, name: str, *, encoding: str) ->
         # The session ends with this process, whatever happens to it: then the next one may remove what it left.
         connection.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtext(%s))", (name,))
         _sweep(connection)
-        _create_database(connection, name, session.settings, encoding)
+        _create_database(connection, name, session.settings, encoding, like)
     side = SideDatabase(session, name)
     try:
         yield side
@@ -102,10 +106,21 @@ def open_side_database(session: DatabaseSession, name: str, *, encoding: str) ->
                 _drop_database(connection, name)
 
 
-def _create_database(connection: Connection, name: str, server: DatabaseSettings, encoding: str) -> None:
+def _create_database(connection: Connection, name: str, server: DatabaseSettings, encoding: str, like: DatabaseProperties | None) -> None:
     identifier = sql.Identifier(name)
     try:
-        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}").format(identifier, sql.Literal(encoding)))
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}").format(identifier, sql.Literal(encoding))
+        if like is None:
+            connection.execute(statement)
+        else:
+            # Naming even the default one takes a privilege.
+            is_default = like.tablespace == "pg_default"
+            tablespace = sql.SQL("") if is_default else sql.SQL(" TABLESPACE {}").format(sql.Identifier(like.tablespace))
+            try:
+                connection.execute(statement + tablespace + make_locale_clause(like, connection.info.server_version // 10000))
+            except (*UNKNOWN_LOCALE_ERRORS, psycopg.errors.InsufficientPrivilege):
+                # A collation of another encoding, or one that this server does not have.
+                connection.execute(statement)
     except psycopg.errors.DuplicateDatabase:
         raise TargetNotEmptyError(
             f"there is a database {name} already", hint=f'Name another one, or drop it when nobody needs it: DROP DATABASE "{name}";'
@@ -115,6 +130,12 @@ def _create_database(connection: Connection, name: str, server: DatabaseSettings
             f"the role {server.user} may not make a database: {error}", hint=f'As a superuser run: ALTER ROLE "{server.user}" CREATEDB;'
         ) from error
     connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(identifier, sql.Literal(_MARK)))
+
+
+def read_like(prepared: PreparedDatabase, live: DatabaseSettings) -> DatabaseProperties | None:
+    """Return the properties of the live database, or those that were captured where it is gone."""
+    with prepared.session.use() as connection:
+        return read_properties(connection, live.database) or prepared.record.properties
 
 
 def _sweep(connection: Connection) -> None:
@@ -238,7 +259,7 @@ def prepare_tables(request: TableRequest, transfer: TransferSettings) -> Generat
             raise RestoreError("a condition on rows needs exactly one table", hint="Name one table, or leave the condition out.")
         name = request.side_name or make_side_name(point_id)
         with (
-            open_side_database(prepared.session, name, encoding=prepared.record.encoding) as side,
+            open_side_database(prepared.session, name, encoding=prepared.record.encoding, like=read_like(prepared, request.live)) as side,
             DatabaseSession(request.live.with_database(name)) as captured,
         ):
             _fill(prepared, tables, captured.settings)

@@ -164,6 +164,25 @@ def test_a_folder_that_is_a_link_or_holds_something_is_refused(recovery: Recover
     assert [path.name for path in (tmp_path / "real").iterdir()] == ([] if kind == "link" else ["mine"])
 
 
+@pytest.mark.parametrize("statement", ["CREATE FOREIGN DATA WRAPPER w", "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC"])
+def test_a_target_that_holds_something_outside_of_schemas_is_refused(backup: Backup, recovery: Recovery, statement: str) -> None:
+    run(backup.database, statement)
+    done = recovery.run("database")
+    assert (done.returncode, "is not empty" in done.stderr) == (1, True)
+    backup.assert_nothing_was_written()
+
+
+def test_settings_of_the_target_change_no_value(backup: Backup, recovery: Recovery) -> None:
+    for setting in ("intervalstyle = 'sql_standard'", "datestyle = 'German'", "array_nulls = off", "default_transaction_read_only = on"):
+        run(backup.database.with_database("postgres"), f'ALTER DATABASE "{backup.database.database}" SET {setting}')
+    done = recovery.run("database")
+    run(backup.database.with_database("postgres"), f'ALTER DATABASE "{backup.database.database}" RESET ALL')
+    assert done.returncode == 0, done.stderr
+    query = "SELECT took::text FROM jobs ORDER BY id"
+    same = "SET intervalstyle = 'postgres'; "
+    assert run(backup.database, same + query) == run(backup.source_database, same + query)
+
+
 def test_targets_that_hold_something_are_refused(backup: Backup, recovery: Recovery) -> None:
     put(backup.bucket, "mine", b"mine")
     done = recovery.run("restore", *recovery.to_bucket)

@@ -107,6 +107,71 @@ def test_the_restored_database_takes_the_name_and_the_old_one_keeps_its_rows(liv
     assert (entry.subject, entry.reason, entry.result) == ("database", "it went wrong", "done: equal")
 
 
+PROPERTIES = """
+SELECT pg_get_userbyid(datdba), datconnlimit, shobj_description(oid, 'pg_database'), datistemplate, datcollate, datctype, datlocprovider, datlocale,
+    (SELECT array_agg(x ORDER BY x) FROM unnest(datacl::text[]) x),
+    (SELECT array_agg((setrole, x)::text ORDER BY setrole, x) FROM pg_db_role_setting, unnest(setconfig) x WHERE setdatabase = d.oid)
+FROM pg_database d WHERE datname = current_database()"""
+
+
+@pytest.fixture
+def owner(database: DatabaseSettings) -> Iterator[str]:
+    run(database, "CREATE ROLE swap_owner; CREATE ROLE swap_app LOGIN PASSWORD 'p'; GRANT swap_owner TO swap_app")
+    yield "swap_owner"
+    for (name,) in run(database.with_database("postgres"), DATABASES.format(database.database)):
+        run(database.with_database("postgres"), f'ALTER DATABASE "{name}" IS_TEMPLATE false; ALTER DATABASE "{name}" OWNER TO CURRENT_USER')
+        run(database.with_database("postgres"), f'REVOKE ALL ON DATABASE "{name}" FROM swap_owner, swap_app')
+        run(database.with_database("postgres"), f'ALTER ROLE swap_app IN DATABASE "{name}" RESET ALL')
+    run(database.with_database("postgres"), "DROP ROLE swap_app; DROP ROLE swap_owner")
+
+
+def test_everything_that_a_database_has_besides_its_contents_goes_along(live: Live, owner: str) -> None:
+    name = f'"{live.database.database}"'
+    for statement in (
+        f"ALTER DATABASE {name} OWNER TO {owner}",
+        f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
+        f"GRANT CONNECT ON DATABASE {name} TO swap_app WITH GRANT OPTION",
+        f"ALTER DATABASE {name} CONNECTION LIMIT 23",
+        f"COMMENT ON DATABASE {name} IS 'it''s live'",
+        f'ALTER DATABASE {name} SET search_path = public, "Odd, name"',
+        f"ALTER DATABASE {name} SET \"app.key\" = 'it''s; a key'",
+        f"ALTER ROLE swap_app IN DATABASE {name} SET work_mem = '7MB'",
+        f"ALTER DATABASE {name} IS_TEMPLATE true",
+    ):
+        run(live.database.with_database("postgres"), statement)
+    before = run(live.database, PROPERTIES)
+    live.restore()
+    assert run(live.database, PROPERTIES) == before
+    assert run(live.database, "SELECT count(*) FROM jobs") == [(2,)]
+    with psycopg.connect(
+        host=live.database.host, port=live.database.port, user="swap_app", password="p", dbname=live.database.database
+    ) as connection:
+        connection.execute("SET ROLE swap_owner; CREATE TABLE made_by_the_application ()")
+    run(live.database, "DROP TABLE made_by_the_application")
+
+
+def test_a_database_with_the_privileges_of_every_new_one_keeps_those(live: Live) -> None:
+    before = run(live.database, PROPERTIES)
+    live.restore()
+    assert run(live.database, PROPERTIES) == before
+
+
+def test_what_cannot_be_carried_over_stops_the_exchange(live: Live, owner: str) -> None:
+    admin = live.database.with_database("postgres")
+    run(admin, "CREATE ROLE swap_restorer LOGIN CREATEDB PASSWORD 'p' IN ROLE swap_owner")
+    run(admin, f'ALTER DATABASE "{live.database.database}" OWNER TO {owner}')
+    run(admin, f"ALTER DATABASE \"{live.database.database}\" SET log_min_messages = 'panic'")
+    restorer = replace(live.database, user="swap_restorer", password="p")
+    try:
+        with DatabaseSession(restorer.with_database("postgres")) as session:
+            swap = open_swap(session, restorer, ID, NOW, encoding="UTF8")
+            with pytest.raises(RestoreError, match=r"(?s)cannot get .* permission denied to set parameter"), swap as opened:
+                finish_swap(opened)
+    finally:
+        run(admin, "DROP OWNED BY swap_restorer; DROP ROLE swap_restorer")
+    assert live.names() == [live.database.database]
+
+
 def test_retention_leaves_a_point_alone_while_it_is_restored(live: Live) -> None:
     seen: list[Pin | None] = []
     request = RestoreRequest(live.service.catalog.get_point(ID), live.database.with_database(f"{live.database.database}_new"), None, is_swap=True)

@@ -1,0 +1,213 @@
+"""Roles of a dump on the target's server: makes those that it lacks, with memberships and settings, and names what differs at the others.
+
+The dump's lines are parsed: only statements of known forms run, one at a time, and never as text for psql. Passwords were not captured.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from schedgen_backups.core.formats.database_properties import DatabaseProperties
+from schedgen_backups.core.formats.dump_text import unquote_identifier
+from schedgen_backups.core.postgres.database_properties import make_setting_statement
+from schedgen_backups.core.postgres.session import Connection
+from schedgen_backups.core.units import name_some
+
+_NAME = r'(?:"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*)'
+_STRING = r"(?:'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\.)*')"
+CREATE_ROLE = re.compile(rf"CREATE ROLE (?P<name>{_NAME});")
+_ATTRIBUTES = re.compile(
+    rf"ALTER ROLE (?P<name>{_NAME}) WITH(?: (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)"
+    rf"| CONNECTION LIMIT -?[0-9]+| VALID UNTIL {_STRING})*;"
+)
+_SETTING = re.compile(rf"ALTER ROLE (?P<name>{_NAME}) SET (?P<setting>{_NAME}(?:\.{_NAME})*) TO {_STRING}(?:, {_STRING})*;")
+_COMMENT = re.compile(rf"COMMENT ON ROLE (?P<name>{_NAME}) IS {_STRING};")
+_OPTION = r"(?:ADMIN OPTION|(?:ADMIN|INHERIT|SET) (?:TRUE|FALSE|OPTION))"
+_MEMBERSHIP = re.compile(rf"GRANT (?P<role>{_NAME}) TO (?P<member>{_NAME})(?P<options> WITH {_OPTION}(?:, {_OPTION})*)?(?: GRANTED BY {_NAME})?;")
+_MEMBER_OPTIONS_MAJOR = 16
+"""The first server with INHERIT and SET for a single membership (PostgreSQL 16 release notes)."""
+_DROP_LOCK_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Membership:
+    """That one role is a member of another; names as SQL quotes them."""
+
+    role: str
+    member: str
+    options: str = ""
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        return f"{self.member} in {self.role}"
+
+    def make_statement(self) -> str:
+        """Return the GRANT; who had granted it is not kept."""
+        return f"GRANT {self.role} TO {self.member}{self.options};"
+
+    def is_held(self, held: tuple[bool, bool | None, bool | None]) -> bool:
+        """Return whether (admin, inherit, set) of a membership are those of this one; None where the server does not say."""
+        admin, inherit, may_set = held
+        is_right = admin == ("ADMIN OPTION" in self.options or "ADMIN TRUE" in self.options)
+        if "INHERIT " in self.options:
+            is_right = is_right and inherit in {None, "INHERIT TRUE" in self.options}
+        return is_right and may_set in {None, "SET FALSE" not in self.options}
+
+
+@dataclass(frozen=True)
+class DumpRoles:
+    """The statements of a dump about roles; keys are names as SQL quotes them."""
+
+    attributes: dict[str, str] = field(default_factory=dict[str, str])
+    """Role → its ALTER ROLE … WITH, or an empty text."""
+    details: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Role → its ALTER ROLE … SET and its comment."""
+    setting_names: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    memberships: list[Membership] = field(default_factory=list[Membership])
+    unknown_count: int = 0
+    """Lines that have no known form; nothing runs them."""
+
+
+@dataclass(frozen=True)
+class MadeRoles:
+    """What a restore made on the target's server, and what it could not make or found different."""
+
+    names: tuple[str, ...] = ()
+    """As SQL quotes them."""
+    notes: tuple[str, ...] = ()
+
+
+def parse_roles(text: str) -> DumpRoles:
+    """Return the statements of the dump's roles."""
+    found = DumpRoles()
+    unknown = 0
+    for line in text.splitlines():
+        if match := CREATE_ROLE.fullmatch(line):
+            found.attributes.setdefault(match["name"], "")
+        elif match := _ATTRIBUTES.fullmatch(line):
+            found.attributes[match["name"]] = line
+        elif match := _SETTING.fullmatch(line):
+            found.details.setdefault(match["name"], []).append(line)
+            found.setting_names.setdefault(match["name"], []).append(match["setting"].replace('"', "").lower())
+        elif match := _COMMENT.fullmatch(line):
+            found.details.setdefault(match["name"], []).append(line)
+        elif match := _MEMBERSHIP.fullmatch(line):
+            found.memberships.append(Membership(match["role"], match["member"], match["options"] or ""))
+        else:
+            unknown += 1
+    return DumpRoles(found.attributes, found.details, found.setting_names, found.memberships, unknown)
+
+
+def make_roles(connection: Connection, text: str, present: frozenset[str], *, database: str, captured: DatabaseProperties | None) -> MadeRoles:
+    """Make the roles that are not in `present`, with attributes, memberships and settings; return what was refused or differs as notes.
+
+    A refusal stops nothing: the load may not need it.
+    """
+    wanted = parse_roles(text)
+    made: list[str] = []
+    notes: list[str] = []
+    if wanted.unknown_count:
+        notes.append(f"{wanted.unknown_count} lines about roles have no known form and were not run; they are in the dump's file")
+    for name in wanted.attributes:
+        if name in present:
+            continue
+        try:
+            _execute_single(connection, f"CREATE ROLE {name};")
+        except psycopg.Error as error:
+            notes.append(f"role {name} could not be made: {_describe(error)}")
+            continue
+        made.append(name)
+        for statement in filter(None, (wanted.attributes[name], *wanted.details.get(name, ()))):
+            try:
+                _execute_single(connection, statement)
+            except psycopg.Error as error:
+                notes.append(f"role {name} could not be made as it was: {_describe(error)}")
+    notes += _grant_memberships(connection, wanted, made)
+    notes += _set_in_database(connection, database, captured, made)
+    notes += _find_differences(connection, wanted, made)
+    return MadeRoles(tuple(made), tuple(notes))
+
+
+def drop_roles(connection: Connection, names: Sequence[str]) -> tuple[str, ...]:
+    """Drop the roles that a failed restore made; return those that stay, because something belongs to them or nobody may drop them."""
+    left: list[str] = []
+    for name in names:
+        try:
+            with connection.transaction():
+                connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_DROP_LOCK_SECONDS * 1000)))
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(_unquote(name))))
+        except psycopg.Error:
+            left.append(name)
+    return tuple(left)
+
+
+def _grant_memberships(connection: Connection, wanted: DumpRoles, made: Sequence[str]) -> Iterator[str]:
+    """Nobody who was there before gets into a role that was there before."""
+    for membership in wanted.memberships:
+        if membership.role in made or membership.member in made:
+            try:
+                _execute_single(connection, membership.make_statement())
+            except psycopg.Error as error:
+                yield f"the membership of {membership.label} could not be granted: {_describe(error)}"
+
+
+def _set_in_database(connection: Connection, database: str, captured: DatabaseProperties | None, made: Sequence[str]) -> Iterator[str]:
+    names = {_unquote(name) for name in made}
+    for setting in captured.settings if captured is not None else ():
+        if setting.role in names:
+            try:
+                connection.execute(make_setting_statement(database, setting))
+            except psycopg.Error as error:
+                yield f"the setting {setting.label} in this database could not be made: {_describe(error)}"
+
+
+def _find_differences(connection: Connection, wanted: DumpRoles, made: Sequence[str]) -> Iterator[str]:
+    major = connection.info.server_version // 10000
+    options = "pg_catalog.bool_or(m.inherit_option), pg_catalog.bool_or(m.set_option)" if major >= _MEMBER_OPTIONS_MAJOR else "NULL, NULL"
+    rows = connection.execute(
+        "SELECT pg_catalog.quote_ident(r.rolname), pg_catalog.quote_ident(u.rolname), pg_catalog.bool_or(m.admin_option),"  # noqa: S608 - columns by version
+        f" {options} FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid = m.roleid"
+        " JOIN pg_catalog.pg_roles u ON u.oid = m.member GROUP BY 1, 2"
+    ).fetchall()
+    held = {(_unquote(str(row[0])), _unquote(str(row[1]))): (bool(row[2]), row[3], row[4]) for row in rows}
+    missing: list[str] = []
+    for each in wanted.memberships:
+        options_held = held.get((_unquote(each.role), _unquote(each.member)))
+        if each.role not in made and each.member not in made and (options_held is None or not each.is_held(options_held)):
+            missing.append(each.label)
+    if missing:
+        yield f"memberships of roles that were there before are not as they were captured: {name_some(missing)}"
+    settings = connection.execute(
+        "SELECT r.rolname::text, pg_catalog.split_part(pg_catalog.unnest(s.setconfig), '=', 1) FROM pg_catalog.pg_db_role_setting s"
+        " JOIN pg_catalog.pg_roles r ON r.oid = s.setrole WHERE s.setdatabase = 0"
+    ).fetchall()
+    present = {(str(role), str(name).lower()) for role, name in settings}
+    lacking = [
+        f"{setting} of {name}"
+        for name, setting_names in wanted.setting_names.items()
+        for setting in setting_names
+        if name not in made and (_unquote(name), setting) not in present
+    ]
+    if lacking:
+        yield f"settings of roles that were there before are not set: {name_some(lacking)}"
+
+
+def _execute_single(connection: Connection, statement: str) -> None:
+    # The extended protocol takes one statement only, whatever our reading of the text made of it.
+    result = connection.pgconn.exec_params(statement.encode(), None)
+    if result.status not in {psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK}:
+        raise psycopg.errors.error_from_result(result)
+
+
+def _unquote(name: str) -> str:
+    return unquote_identifier(name.encode())
+
+
+def _describe(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())
