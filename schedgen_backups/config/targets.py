@@ -13,18 +13,25 @@ from schedgen_backups.config.sources import parse_bucket_url, parse_database_url
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 
+_DEFAULT_PORT = 5432
+
 
 def read_database_target(text: str, config: Config) -> DatabaseSettings:
     """Return the database that `NAME` or `postgresql://user@host:port/name` means; ConfigurationError when it means none.
 
-    A name alone is a database of the server that is backed up. The password is RESTORE_POSTGRES_PASSWORD or, on the server that is backed up only,
-    POSTGRES_PASSWORD; a URL that holds one is refused.
+    A name alone is a database of the server that is backed up. RESTORE_POSTGRES_PASSWORD is sent to RESTORE_POSTGRES_HOST and RESTORE_POSTGRES_PORT
+    only, which are by default those of the server that is backed up; POSTGRES_PASSWORD to that server only. A URL that holds a password is refused.
     """
     reader = config.open_reader()
-    password = reader.text("RESTORE_POSTGRES_PASSWORD")
+    password, host = reader.text("RESTORE_POSTGRES_PASSWORD"), reader.text("RESTORE_POSTGRES_HOST")
+    source = (reader.text("POSTGRES_HOST").lower(), reader.number("POSTGRES_PORT", 1, 65535))
+    default_port = _DEFAULT_PORT if host else source[1]
+    port = reader.number("RESTORE_POSTGRES_PORT", 1, 65535) if reader.text("RESTORE_POSTGRES_PORT") else default_port
+    owner = ((host or source[0]).lower(), port)
     reader.check()  # a file that cannot be read must not lead to another password
     if "://" not in text:
-        settings = read_database(reader, password_name="RESTORE_POSTGRES_PASSWORD" if password else "POSTGRES_PASSWORD")
+        uses_own = bool(password) and owner == source
+        settings = read_database(reader, password_name="RESTORE_POSTGRES_PASSWORD" if uses_own else "POSTGRES_PASSWORD")
         reader.check()
         return settings.with_database(text)
     try:
@@ -36,8 +43,16 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
             "the URL of the database holds a password, which shells, process lists and run histories would keep",
             hint="Name postgresql://user@host:5432/name, and set RESTORE_POSTGRES_PASSWORD. Change the password if others can read those.",
         )
-    is_source = (settings.host.lower(), settings.port) == (reader.text("POSTGRES_HOST").lower(), reader.number("POSTGRES_PORT", 1, 65535))
-    settings = replace(settings, password=password or (reader.required("POSTGRES_PASSWORD") if is_source else ""))
+    target = (settings.host.lower(), settings.port)
+    if password and target == owner:
+        settings = replace(settings, password=password)
+    elif target == source:
+        settings = replace(settings, password=reader.required("POSTGRES_PASSWORD"))
+    elif password:
+        raise ConfigurationError(
+            f"RESTORE_POSTGRES_PASSWORD belongs to {owner[0]}:{owner[1]} and is sent to no other server, and the URL names {target[0]}:{target[1]}",
+            hint="If it is meant for that server, set RESTORE_POSTGRES_HOST and RESTORE_POSTGRES_PORT to it.",
+        )
     reader.check()
     return settings
 

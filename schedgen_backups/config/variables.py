@@ -44,6 +44,8 @@ VARIABLES = (
     Variable("MINIO_SECURE", "false", "true for https to the S3 server"),
     Variable("MINIO_REGION", "us-east-1", "region that requests are signed for"),
     Variable("RESTORE_POSTGRES_PASSWORD", "", "password for `restore --database`; by default POSTGRES_PASSWORD, on that server only", is_secret=True),
+    Variable("RESTORE_POSTGRES_HOST", "", "the only server that RESTORE_POSTGRES_PASSWORD is sent to; by default POSTGRES_HOST"),
+    Variable("RESTORE_POSTGRES_PORT", "", "its port; by default POSTGRES_PORT, or 5432 where RESTORE_POSTGRES_HOST is set"),
     Variable("RESTORE_MINIO_ACCESS_KEY", "", "access key that may write, for `restore --bucket`; by default MINIO_ACCESS_KEY"),
     Variable("RESTORE_MINIO_SECRET_KEY", "", "its secret key; by default MINIO_SECRET_KEY", is_secret=True),
     Variable("BACKUP_DIR", "./backups", "where recovery points are kept; a relative path starts at the folder of `.env`"),

@@ -5,7 +5,9 @@ Each precondition is a small function that yields results; add one when a backup
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
+import socket
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,7 +19,7 @@ from schedgen_backups.config.config import Config
 from schedgen_backups.config.env_file import EnvironmentFile
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError
-from schedgen_backups.core.postgres.client_programs import find_client
+from schedgen_backups.core.postgres.client_programs import TLS_MODES, find_client
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.servers.postgres import find_embedded_bin_dirs
@@ -140,7 +142,23 @@ def _examine_directory(directory: Path) -> Iterator[PreconditionResult]:
     yield PreconditionResult("free space", Verdict.OK if free > needed else Verdict.PROBLEM, detail, "" if free > needed else fix)
 
 
+def _examine_encryption(database: DatabaseSettings) -> Iterator[PreconditionResult]:
+    if database.is_local or database.ssl_mode in TLS_MODES or not _is_public(database):
+        return
+    detail = f"PGSSLMODE={database.ssl_mode} lets a connection to {database.host}, which is not in a private network, be in plaintext"
+    yield PreconditionResult("encryption", Verdict.NOTE, detail, "Set PGSSLMODE=verify-full and PGSSLROOTCERT, or at least PGSSLMODE=require.")
+
+
+def _is_public(database: DatabaseSettings) -> bool:
+    try:
+        found = socket.getaddrinfo(database.host, database.port, type=socket.SOCK_STREAM)
+    except OSError:  # connecting says why
+        return False
+    return any(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global for *_kind, address in found)
+
+
 def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> Iterator[PreconditionResult]:
+    yield from _examine_encryption(database)
     with open_snapshot(database) as snapshot:
         facts = snapshot.read_facts()
         yield PreconditionResult("database", Verdict.OK, f"{database.label}, PostgreSQL {facts.server_version}")

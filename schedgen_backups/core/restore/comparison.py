@@ -19,6 +19,7 @@ from typing_extensions import LiteralString
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
 from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, Rows, TableFacts, split_dump, split_table
 from schedgen_backups.core.formats.records import DumpRecord, ObjectEntry, TableEntry
+from schedgen_backups.core.postgres.database_properties import read_properties
 from schedgen_backups.core.postgres.pg_dump import stream_dump
 from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.restore.bucket import PreparedBucket, find_difference, for_each_entry
@@ -78,13 +79,24 @@ def compare_database(
     with prepared.artifact.name_errors():
         rows = _compare_rows(prepared, facts)
     dumped_by = DumpedBy(prepared.client.version, prepared.facts.server_major)
-    return judge_database(prepared.record, prepared.dump.tables, facts, rows, dumped_by, uncompared=uncompared)
+    apart = _describe_apart(prepared, roles)
+    return judge_database(prepared.record, prepared.dump.tables, facts, rows, dumped_by, uncompared=uncompared, apart=apart)
 
 
 def judge_database(
-    record: DumpRecord, tables: Sequence[TableEntry], facts: DumpFacts, rows: ComparedRows, dumped_by: DumpedBy, *, uncompared: str = ""
+    record: DumpRecord,
+    tables: Sequence[TableEntry],
+    facts: DumpFacts,
+    rows: ComparedRows,
+    dumped_by: DumpedBy,
+    *,
+    uncompared: str = "",
+    apart: str = "",
 ) -> tuple[CheckResult, CheckResult]:
-    """Return `database_is_restored` and `database_is_equal` for a second dump; `facts` and `dumped_by` are the second dump's."""
+    """Return `database_is_restored` and `database_is_equal` for a second dump; `facts` and `dumped_by` are the second dump's.
+
+    `apart` says what a dump does not hold, and how it stands: the result names it and does not depend on it.
+    """
     restored = _judge_counts(tables, facts.tables)
     figures: dict[str, Figure] = {"tables": len(tables), "rows": record.row_count, "reordered_tables": rows.reordered_count}
 
@@ -94,7 +106,8 @@ def judge_database(
     if rows.differing or not restored.is_passed:
         return make_equal(CheckStatus.FAILED, f"rows differ: {name_some(rows.differing) or restored.summary}")
     if facts.text_sha256 == record.text_sha256:
-        return make_equal(CheckStatus.PASSED, f"{len(tables)} tables, {record.row_count} rows and the schema are equal")
+        summary = f"{len(tables)} tables, {record.row_count} rows and the schema are equal"
+        return make_equal(CheckStatus.PASSED, f"{summary}; {apart}" if apart else summary)
     if uncompared:
         return make_equal(CheckStatus.UNKNOWN, f"every row is equal; the schema's text is not comparable: {uncompared}")
     captured_by = DumpedBy(record.client_version, record.server_major)
@@ -105,6 +118,28 @@ def judge_database(
             f"{captured_by.server_major}, and now by pg_dump {dumped_by.client_version} of server {dumped_by.server_major}",
         )
     return make_equal(CheckStatus.FAILED, "the schema, a sequence or a large object differs")
+
+
+def _describe_apart(prepared: PreparedDatabase, roles: LoadRoles | None) -> str:
+    """Return how owner, privileges, settings and collation of the database itself stand; empty where they are as captured.
+
+    Those of a swap's database come last, and are compared with the live one's.
+    """
+    captured = prepared.record.properties
+    if prepared.is_fresh:
+        return ""
+    if captured is None:
+        return "unknown: owner, privileges, settings and collation of the database itself, which this point does not have"
+    with prepared.session.use() as connection:
+        present = read_properties(connection, prepared.target.database)
+    if present is None:
+        return ""
+    if roles is not None:
+        unknown = "unknown: owner, privileges and settings of the database itself"
+        is_alike = present.has_collation_of(captured)
+        return unknown if is_alike else f"{unknown}, and the order of {captured.collation_label}: it was {present.collation_label} here"
+    differences = present.list_differences(captured)
+    return f"the database itself differs: {', '.join(differences)}" if differences else ""
 
 
 def compare_bucket(prepared: PreparedBucket, *, on_progress: Callable[[int], object] = lambda _size_bytes: None) -> tuple[CheckResult, CheckResult]:

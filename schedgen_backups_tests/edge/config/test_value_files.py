@@ -65,7 +65,7 @@ def test_value_and_file_together_are_refused(site: Site) -> None:
 
 
 def test_a_restore_takes_its_password_from_a_file(site: Site) -> None:
-    site.set(RESTORE_POSTGRES_PASSWORD_FILE=write(site.folder, "of-the-restore"))
+    site.set(RESTORE_POSTGRES_PASSWORD_FILE=write(site.folder, "of-the-restore"), RESTORE_POSTGRES_HOST="host")
     assert read_database_target("postgresql://me@host:5432/name", load_config()).password == "of-the-restore"
 
 

@@ -99,3 +99,13 @@ def test_a_comparison_that_failed_makes_the_point_a_failed_one(restored: Backup)
     run(restored.database, "DELETE FROM jobs WHERE id = 1")
     restored.catalog.record_results(ID, restored.compare())
     assert restored.catalog.get_point(ID).state is PointState.FAILED
+
+
+def test_what_the_database_itself_has_otherwise_is_named(restored: Backup) -> None:
+    equal = get_summary(restored.compare(), Check.DATABASE_IS_EQUAL)
+    assert equal.endswith("the schema are equal")
+    name = restored.database.database
+    run(restored.database.with_database("postgres"), f'ALTER DATABASE "{name}" CONNECTION LIMIT 5; COMMENT ON DATABASE "{name}" IS \'x\'')
+    run(restored.database.with_database("postgres"), f'ALTER DATABASE "{name}" SET "app.key" = \'canary-7d1f\'')
+    equal = get_summary(restored.compare(), Check.DATABASE_IS_EQUAL)
+    assert equal.endswith("; the database itself differs: connection limit 5 instead of -1, setting app.key")

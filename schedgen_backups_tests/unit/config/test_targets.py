@@ -1,0 +1,62 @@
+"""A restore's password goes to the server that it belongs to, and to no other one that a URL names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.config.config import Config
+from schedgen_backups.config.targets import read_database_target
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups_tests.unit.config.test_config import load
+
+OTHER = {"RESTORE_POSTGRES_HOST": "other", "RESTORE_POSTGRES_PORT": "6000"}
+
+
+def make_config(tmp_path: Path, **values: str) -> Config:
+    return load(tmp_path, **{"POSTGRES_HOST": "db", "POSTGRES_PASSWORD": "of-the-source", **values})
+
+
+@pytest.mark.parametrize(
+    ("target", "values", "password"),
+    [
+        ("app", {}, "of-the-source"),
+        ("app", {"RESTORE_POSTGRES_PASSWORD": "own"}, "own"),
+        ("app", {"RESTORE_POSTGRES_PASSWORD": "own", "RESTORE_POSTGRES_HOST": "other"}, "of-the-source"),
+        ("postgresql://me@db/app", {}, "of-the-source"),
+        ("postgresql://me@DB:5432/app", {"RESTORE_POSTGRES_PASSWORD": "own"}, "own"),
+        ("postgresql://me@other/app", {"RESTORE_POSTGRES_PASSWORD": "own", "RESTORE_POSTGRES_HOST": "other"}, "own"),
+        (
+            "postgresql://me@other:6000/app",
+            {"RESTORE_POSTGRES_PASSWORD": "o", "RESTORE_POSTGRES_HOST": "other", "RESTORE_POSTGRES_PORT": "6000"},
+            "o",
+        ),
+        ("postgresql://me@other/app", {}, ""),
+        ("postgresql://me@db:6000/app", {}, ""),
+    ],
+)
+def test_a_password_goes_to_its_own_server(tmp_path: Path, target: str, values: dict[str, str], password: str) -> None:
+    assert read_database_target(target, make_config(tmp_path, **values)).password == password
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "postgresql://me@evil/app",
+        "postgresql://me@db:6000/app",
+        "postgresql://me@db.evil/app",
+        "postgresql:///app?host=evil&user=me",
+        "postgresql://me@evil/app?hostaddr=127.0.0.1",
+    ],
+)
+def test_a_url_of_another_server_gets_no_password(tmp_path: Path, target: str) -> None:
+    with pytest.raises(ConfigurationError, match="is sent to no other server") as caught:
+        read_database_target(target, make_config(tmp_path, RESTORE_POSTGRES_PASSWORD="canary"))
+    assert "RESTORE_POSTGRES_HOST" in caught.value.hint
+    assert "canary" not in caught.value.message + caught.value.hint
+
+
+def test_an_address_in_the_url_does_not_lead_the_password_elsewhere(tmp_path: Path) -> None:
+    settings = read_database_target("postgresql://me@db/app?hostaddr=192.0.2.1", make_config(tmp_path, RESTORE_POSTGRES_PASSWORD="own"))
+    assert (settings.host, settings.libpq_variables) == ("db", ())
