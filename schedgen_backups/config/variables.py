@@ -106,7 +106,11 @@ VARIABLES = (
     Variable("DRILL_MINIO_SECRET_KEY", "", "its secret key", is_secret=True),
     Variable("DRILL_MINIO_SECURE", "false", "true for https to it"),
     Variable("DRILL_SQL_CHECKS", "", "file of SQL statements that a drill runs; each must return one row with one true"),
-    Variable("BACKUP_STALL_TIMEOUT_SECONDS", "600", "without a byte for so long, pg_dump, psql or the S3 server counts as hanging"),
+    Variable(
+        "BACKUP_STALL_TIMEOUT_SECONDS",
+        "600",
+        "seconds without data after which pg_dump, psql or the S3 server is considered hung; for whole S3 requests, plus size at 5 kB/s",
+    ),
 )
 
 FILE_SUFFIX = "_FILE"

@@ -37,6 +37,8 @@ _FAILURES_IN_A_ROW = 20
 """After so many objects in a row that failed because of the server or the login, the capture ends. Failures of the objects themselves,
 such as a refusal, do not count: a whole folder may be in cold storage."""
 _NAMED_MISSES = 1000
+_GONE_IN_A_ROW = 1000
+"""After so many listed objects in a row that are not there, the listing is asked whether it still names them."""
 
 
 _Outcome = CheckedRun | PackedObject | LargeObject | GoneObject | FailedObject
@@ -74,6 +76,7 @@ class _Tally:
     gone_count: int = 0
     failed_count: int = 0
     failures_in_a_row: int = 0
+    gone_in_a_row: int = 0
 
 
 def capture_bucket(
@@ -256,7 +259,19 @@ class _Capture:
         tally.failures_in_a_row = 0
         if isinstance(outcome, GoneObject):
             tally.gone_count += 1
+            tally.gone_in_a_row += 1
             if len(tally.gone) < _NAMED_MISSES:
                 tally.gone.append(MissedObject(key=outcome.key, reason="deleted after it was listed"))
+            if tally.gone_in_a_row % _GONE_IN_A_ROW == 0:
+                self._check_gone(outcome.key)
             return
+        tally.gone_in_a_row = 0
         tally.changed += outcome.is_changed
+
+    def _check_gone(self, key: str) -> None:
+        """Raise BucketError when the bucket's listing names objects that nobody can read: one that makes up keys never ends."""
+        if next(self._client.list_objects(key), None) is not None and self._client.find_head(key) is None:
+            raise BucketError(
+                f"the listing of the bucket names {self._tally.gone_in_a_row} objects in a row that are not there, and still names {key!r}",
+                hint=LISTING_HINT,
+            )

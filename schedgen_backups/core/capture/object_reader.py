@@ -19,13 +19,23 @@ from schedgen_backups.core.errors import BucketError, BucketUnreachableError, Ob
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import PackedObject, pack_object
-from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, READ_BYTES, BucketClient, ListedObject, ObjectChangedError, ObjectGoneError, new_md5
+from schedgen_backups.core.s3.client import (
+    IN_MEMORY_BYTES,
+    READ_BYTES,
+    BucketClient,
+    BucketStalledError,
+    ListedObject,
+    ObjectChangedError,
+    ObjectGoneError,
+    new_md5,
+)
 from schedgen_backups.core.s3.object_head import ObjectHead, is_md5
 
 RANGE_BYTES = 8 << 20
 PARALLEL_RANGES = 4
 """Of a large object so many ranges are read at a time: so many, and one more, are in memory."""
 _ATTEMPTS = 4
+_STALLS = 2
 _FIRST_PAUSE_SECONDS = 0.5
 _OTHER_BYTES_HINT = "Look for a proxy or a failing disk on the S3 server's side."
 _Result = TypeVar("_Result")
@@ -103,7 +113,8 @@ class ObjectReader:
                 error = changed
             except BucketError as failed:
                 error = failed
-                if not failed.is_retryable:
+                # A stall was tried twice already, and cost the whole limit each time.
+                if not failed.is_retryable or isinstance(failed, BucketStalledError):
                     break
         return FailedObject(listed.key, error)
 
@@ -140,7 +151,7 @@ class ObjectReader:
     def _read_resuming(self, head: ObjectHead, start: int, end: int) -> Iterator[bytes]:
         """Yields this part of the body, going on where it broke off; ends early when the server gives no more."""
         offset = start
-        failures = 0
+        failures = stalls = 0
         length = 0 if end == head.size_bytes else end - start
         while offset < end:
             before = offset
@@ -149,9 +160,13 @@ class ObjectReader:
                     for block in opened.read_blocks():
                         offset += len(block)
                         yield block
-            except BucketUnreachableError:
-                failures = 0 if offset > before else failures + 1
-                if failures >= _ATTEMPTS:
+            except BucketUnreachableError as error:
+                # A few bytes in each try are not progress: the object would take for ever.
+                if offset - before >= READ_BYTES:
+                    failures = stalls = 0
+                failures += 1
+                stalls += isinstance(error, BucketStalledError)
+                if failures >= _ATTEMPTS or stalls >= _STALLS:
                     raise
             else:
                 if offset == before:

@@ -138,6 +138,8 @@ def _find_problem(client: BucketClient, entry: ObjectEntry, tally: _Tally) -> st
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file:
         try:
             with client.open_object(entry.key) as opened:
+                if opened.head.size_bytes != entry.size_bytes:
+                    return "not the recorded bytes"
                 for block in opened.read_blocks():
                     digest.update(block)
                     file.write(block)

@@ -235,13 +235,14 @@ def find_difference(client: BucketClient, entry: ObjectEntry) -> str:
     try:
         with client.open_object(entry.key) as opened:
             head = opened.head
+            if head.size_bytes != entry.size_bytes:
+                return "size"
             for block in opened.read_blocks():
                 digest.update(block)
         tags = client.read_tags(entry.key) if head.tag_count != 0 or entry.tags else {}
     except ObjectGoneError:
         return "missing"
     pairs = {
-        "size": (head.size_bytes, entry.size_bytes),
         "bytes": (digest.hexdigest(), entry.sha256),
         "content type": (head.content_type, entry.content_type),
         "headers": (head.headers, entry.headers),

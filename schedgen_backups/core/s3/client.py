@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 from typing import BinaryIO
+from xml.etree import ElementTree as ET
 
 import certifi
 import urllib3
 from minio import Minio
 from minio.commonconfig import Tags
 from minio.datatypes import Object, parse_list_objects
-from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.error import InvalidResponseError, S3Error, ServerError
 
 from schedgen_backups.core.concurrency.limits import RateLimit
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.formats.gzip_members import Digest
 from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.s3.exchange import is_stall, make_pool, make_tls_context
 from schedgen_backups.core.s3.fast_get import DirectGets
 from schedgen_backups.core.s3.object_head import METADATA_PREFIX, ObjectHead, read_head
 from schedgen_backups.core.settings import BucketSettings
@@ -41,6 +43,8 @@ _PAGE_COUNT = 1000
 """S3's limit for one page of a listing (S3 API reference, ListObjectsV2)."""
 _MOST_EMPTY_PAGES = 10
 """In a row. S3 may give pages with fewer objects than were asked for; many without any are a server that does not advance."""
+_MOST_PAGES = 1_000_000
+"""A thousand million objects: the key names alone would not fit into memory."""
 LISTING_HINT = "Look at the S3 server's log, and for a proxy that answers in its place; run the backup again."
 _GONE_CODES = frozenset({"NoSuchKey", "NoSuchVersion"})
 _LOGIN_CODES = frozenset({"InvalidAccessKeyId", "ExpiredToken", "InvalidToken"})
@@ -48,7 +52,12 @@ _LOGIN_CODES = frozenset({"InvalidAccessKeyId", "ExpiredToken", "InvalidToken"})
 _REFUSAL_CODES = _LOGIN_CODES | {"SignatureDoesNotMatch", "AccessDenied", "AllAccessDisabled"}
 _BUSY_CODES = frozenset({"SlowDown", "RequestTimeout", "TooManyRequests"})
 _BUSY_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+_UNSUPPORTED_CODES = frozenset({"NotImplemented", "MethodNotAllowed"})
 _PARTIAL_CONTENT = 206
+
+
+class BucketStalledError(BucketUnreachableError):
+    """The server was silent or too slow. Each further try costs the whole limit again."""
 
 
 class ObjectGoneError(ObjectError):
@@ -105,8 +114,15 @@ class OpenObject:
         self._rate_limit = rate_limit
 
     def read_blocks(self) -> Iterator[bytes]:
-        """Yields the body as it is stored; ends early without an error when the server cuts it short: compare the length."""
+        """Yields the body as it is stored; ends early without an error when the server cuts it short: compare the length.
+
+        ObjectError when more comes than was announced.
+        """
+        left = self.head.size_bytes
         for block in self._response.stream(READ_BYTES, decode_content=False):
+            left -= len(block)
+            if left < 0:
+                raise ObjectError(f"object {self.head.key!r} came with more than the {self.head.size_bytes} bytes that were announced")
             self._rate_limit.wait_for(len(block))
             yield block
 
@@ -130,15 +146,9 @@ class BucketClient:
         self.settings = settings
         self._bucket = settings.bucket
         certificates = str(settings.certificates_path or certifi.where())
-        # The SDK's own pool opens a new connection whenever ten threads are not enough, and waits five minutes for a dead server.
-        self._pool = urllib3.PoolManager(
-            maxsize=threads + 2,
-            block=True,
-            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=stall_timeout_seconds),
-            retries=urllib3.Retry(total=5, connect=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=certificates,
-        )
+        tls = make_tls_context(certificates) if settings.is_secure else None
+        timeouts = {"connect_timeout_seconds": CONNECT_TIMEOUT_SECONDS, "stall_timeout_seconds": stall_timeout_seconds}
+        self._pool = make_pool(threads=threads, tls=tls, **timeouts)
         try:
             self._client = Minio(
                 settings.endpoint,
@@ -150,8 +160,7 @@ class BucketClient:
             )
         except ValueError as error:
             raise BucketError("MINIO_ENDPOINT cannot be used: it names no server", hint="It is host:port, no http://.") from error
-        timeouts = {"connect_timeout_seconds": CONNECT_TIMEOUT_SECONDS, "stall_timeout_seconds": stall_timeout_seconds}
-        self._direct = DirectGets(settings, self._rate_limit, certificates=certificates, on_busy=on_busy, **timeouts)
+        self._direct = DirectGets(settings, self._rate_limit, tls=tls, on_busy=on_busy, **timeouts)
 
     def __enter__(self) -> BucketClient:
         return self
@@ -173,8 +182,9 @@ class BucketClient:
     def is_versioned(self) -> bool | None:
         """Whether the bucket keeps versions; None where the server or the keys' rights do not tell."""
         try:
-            return self._client.get_bucket_versioning(self._bucket).status == "Enabled"
-        except MinioException:
+            with self.translate_errors(""):
+                return self._client.get_bucket_versioning(self._bucket).status == "Enabled"
+        except BucketError:
             return None
 
     def list_objects(self, prefix: str = "") -> Iterator[ListedObject]:
@@ -185,7 +195,7 @@ class BucketClient:
         query = {"list-type": "2", "prefix": prefix, "delimiter": "", "max-keys": str(_PAGE_COUNT)}
         tokens: set[str] = set()
         empty_pages = 0
-        while True:
+        for _page in range(_MOST_PAGES):
             items, token = self._list_page(query)
             yield from items
             if token is None:
@@ -196,6 +206,7 @@ class BucketClient:
                 raise BucketError(f"the listing of the bucket {self._bucket} does not end: the S3 server {problem}", hint=LISTING_HINT)
             tokens.add(token)
             query |= {"continuation-token": token, "start-after": token}
+        raise BucketError(f"the listing of the bucket {self._bucket} does not end after {_MOST_PAGES} pages", hint=LISTING_HINT)
 
     def _list_page(self, query: dict[str, str]) -> tuple[list[ListedObject], str | None]:
         """Return one page of the listing and the next page's token; None where it is the last page, empty where there is none."""
@@ -253,9 +264,14 @@ class BucketClient:
             return None
 
     def read_tags(self, key: str) -> dict[str, str]:
-        """The object's tags."""
+        """The object's tags; none where the server knows no tags."""
         with self.translate_errors(key):
-            return dict(self._client.get_object_tags(self._bucket, key) or {})
+            try:
+                return dict(self._client.get_object_tags(self._bucket, key) or {})
+            except S3Error as error:
+                if error.code in _UNSUPPORTED_CODES:
+                    return {}
+                raise
 
     def put_object(self, entry: ObjectEntry, body: BinaryIO) -> StoredObject:
         """Write the object with its content type, headers, metadata and tags.
@@ -298,11 +314,16 @@ class BucketClient:
         except urllib3.exceptions.LocationParseError as error:
             raise BucketError("MINIO_ENDPOINT cannot be used: it names no server", hint="It is host:port, no http://.") from error
         except urllib3.exceptions.HTTPError as error:
+            if is_stall(error):
+                raise BucketStalledError(
+                    f"the S3 server at {self.settings.endpoint} is silent or too slow{_for_key(key)}: {_reason(error)}",
+                    hint="Look at the server's log and load. BACKUP_STALL_TIMEOUT_SECONDS sets how long to wait.",
+                ) from error
             raise BucketUnreachableError(
                 f"the S3 server at {self.settings.endpoint} does not answer as it should{_for_key(key)}: {_reason(error)}",
                 hint="Is the server up, and is MINIO_ENDPOINT right?",
             ) from error
-        except (InvalidResponseError, ServerError) as error:
+        except (InvalidResponseError, ServerError, ET.ParseError) as error:
             raise BucketUnreachableError(
                 f"the S3 server at {self.settings.endpoint} answered nonsense{_for_key(key)}: {error}",
                 hint="Does MINIO_ENDPOINT point to the S3 port (9000), not to the console (9001), and is MINIO_SECURE right?",

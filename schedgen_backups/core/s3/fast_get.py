@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from http import HTTPStatus
+from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from minio.helpers import BaseURL, check_object_name, quote
@@ -24,6 +25,7 @@ from urllib3.util import wait_for_read
 
 from schedgen_backups.core.concurrency.limits import RateLimit
 from schedgen_backups.core.model import TOOL_VERSION
+from schedgen_backups.core.s3.exchange import Exchange, LimitedTlsSocket, limit_socket
 from schedgen_backups.core.settings import BucketSettings
 
 _BUFFER_BYTES = 64 << 10
@@ -48,6 +50,7 @@ class DirectAnswer:
 class _Connection:
     socket: socket.socket
     buffer: memoryview
+    exchange: Exchange
 
 
 class DirectGets:
@@ -61,7 +64,7 @@ class DirectGets:
         settings: BucketSettings,
         rate_limit: RateLimit,
         *,
-        certificates: str,
+        tls: ssl.SSLContext | None,
         connect_timeout_seconds: float,
         stall_timeout_seconds: float,
         on_busy: Callable[[], object] = lambda: None,
@@ -71,7 +74,7 @@ class DirectGets:
         self._rate_limit = rate_limit
         self._connect_timeout_seconds = connect_timeout_seconds
         self._stall_timeout_seconds = stall_timeout_seconds
-        self._tls = ssl.create_default_context(cafile=certificates) if settings.is_secure else None
+        self._tls = tls
         # The SDK decides how a bucket is addressed; what stands before the key is the same for every key.
         base = BaseURL(("https://" if settings.is_secure else "http://") + settings.endpoint, settings.region)
         self._url = base.build(method="GET", region=settings.region, bucket_name=settings.bucket, object_name="x")
@@ -102,6 +105,7 @@ class DirectGets:
         try:
             answer = _Answer()
             parser = HttpResponseParser(answer)
+            connection.exchange.begin()
             connection.socket.sendall(request)
             while not answer.is_head_complete:
                 if not (count := self._receive(connection, connection.buffer)):
@@ -151,15 +155,18 @@ class DirectGets:
         host = self._url.hostname or ""
         port = self._url.port or (443 if self._settings.is_secure else 80)
         opened = socket.create_connection((host, port), timeout=self._connect_timeout_seconds)
+        exchange = Exchange(self._stall_timeout_seconds)
         try:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
+            if self._tls is None:
+                opened = limit_socket(opened, exchange)
+            else:
                 opened = self._tls.wrap_socket(opened, server_hostname=host)
-            opened.settimeout(self._stall_timeout_seconds)
+                cast("LimitedTlsSocket", opened).exchange = exchange
         except BaseException:
             opened.close()
             raise
-        return _Connection(opened, memoryview(bytearray(_BUFFER_BYTES)))
+        return _Connection(opened, memoryview(bytearray(_BUFFER_BYTES)), exchange)
 
     def _make_request(self, key: str, etag: str | None, now: datetime) -> bytes:
         """The request, its head signed as AWS Signature Version 4 wants it (S3 API reference, signature in the Authorization header)."""

@@ -37,7 +37,7 @@ def test_plain_objects_are_what_the_sdk_says_they_are(bucket: BucketSettings) ->
             kept.append((key, body))
         except (S3Error, ValueError):
             assert key in {"../escape", "double//slash", "/leading", "folder-object/", "back\\slash", "a", "a/b", "tab\there"}
-    gets = DirectGets(bucket, RateLimit(0), certificates="", connect_timeout_seconds=60, stall_timeout_seconds=60)
+    gets = DirectGets(bucket, RateLimit(0), tls=None, connect_timeout_seconds=60, stall_timeout_seconds=60)
     with BucketClient(bucket, threads=2, stall_timeout_seconds=60) as reader:
         listed = {entry.key: entry.etag for entry in reader.list_objects()}
         compared = 0

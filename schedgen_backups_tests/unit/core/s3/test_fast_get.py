@@ -15,7 +15,6 @@ from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from pathlib import Path
 
-import certifi
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -26,6 +25,7 @@ from minio.signer import sign_v4_s3
 from urllib3.util import wait_for_read
 
 from schedgen_backups.core.concurrency.limits import RateLimit
+from schedgen_backups.core.s3.exchange import make_tls_context
 from schedgen_backups.core.s3.fast_get import DirectGets
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.settings import BucketSettings
@@ -78,7 +78,13 @@ def server() -> Iterator[_Server]:
 @contextmanager
 def open_gets(endpoint: str, *, certificates: Path | None = None, stall_timeout_seconds: float = 60) -> Iterator[DirectGets]:
     settings = replace(SETTINGS, endpoint=endpoint, is_secure=certificates is not None)
-    gets = DirectGets(settings, RateLimit(0), certificates=str(certificates), connect_timeout_seconds=60, stall_timeout_seconds=stall_timeout_seconds)
+    gets = DirectGets(
+        settings,
+        RateLimit(0),
+        tls=make_tls_context(str(certificates)) if certificates else None,
+        connect_timeout_seconds=60,
+        stall_timeout_seconds=stall_timeout_seconds,
+    )
     try:
         yield gets
     finally:
@@ -102,7 +108,7 @@ def read_body(gets: DirectGets, key: str = "a.pdf", etag: str | None = None) -> 
 def test_requests_are_addressed_and_signed_as_the_sdk_does(settings: BucketSettings) -> None:
     now = datetime(2026, 11, 25, 2, 0, 3, tzinfo=timezone.utc)
     base = BaseURL(f"{'https' if settings.is_secure else 'http'}://{settings.endpoint}", settings.region)
-    gets = DirectGets(settings, RateLimit(0), certificates=certifi.where(), connect_timeout_seconds=1, stall_timeout_seconds=1)
+    gets = DirectGets(settings, RateLimit(0), tls=None, connect_timeout_seconds=1, stall_timeout_seconds=1)
     keys = [key for key in (*PLAIN_KEYS, *IMPOSSIBLE_KEYS, "a b+c%20~*(é).pdf") if key and not {".", ".."} & set(key.split("/")) and can_encode(key)]
     assert len(keys) > 10
     for key in keys:
@@ -205,7 +211,7 @@ def test_a_server_that_says_it_is_too_much_is_heard(server: _Server) -> None:
     heard: list[int] = []
     settings = replace(SETTINGS, endpoint=server.endpoint)
     gets = DirectGets(
-        settings, RateLimit(0), certificates="", connect_timeout_seconds=60, stall_timeout_seconds=60, on_busy=lambda: heard.append(len(heard))
+        settings, RateLimit(0), tls=None, connect_timeout_seconds=60, stall_timeout_seconds=60, on_busy=lambda: heard.append(len(heard))
     )
     for status in (b"503 Slow Down", b"429 Too Many Requests", b"404 Not Found", b"500 Internal Server Error"):
         server.answer = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"

@@ -1,0 +1,119 @@
+"""A small HTTP server that answers as an S3 server does, and is silent, trickles or does not end where a test wants it.
+
+Bodies are made as they are sent. Add a behaviour when a test needs one that no real server shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups_tests.support.http_server import JoiningHTTPServer
+
+Body = Iterator[bytes]
+Answer = Callable[["Handler"], None]
+
+
+class SlowS3(JoiningHTTPServer):
+    """A bucket whose objects, pages and uploads answer as `objects`, `listing` and `put` say; a context manager."""
+
+    def __init__(self) -> None:
+        super().__init__(Handler)
+        self.objects: dict[str, Answer] = {}
+        self.listing: Answer = lambda handler: handler.send_whole(make_page([], ""))
+        self.put: Answer = lambda handler: handler.send_whole(b"")
+        self.requests: list[str] = []
+        self.stopping = threading.Event()
+
+    @property
+    def settings(self) -> BucketSettings:
+        """The bucket."""
+        return BucketSettings(self.endpoint, "key", "secret", "bucket")
+
+    def count(self, part: str) -> int:
+        """Return how many requests had this in their path."""
+        return sum(part in path for path in self.requests)
+
+    def __enter__(self) -> SlowS3:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stopping.set()
+        self.stop()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection; `server` is the SlowS3."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: SlowS3
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        parts = urlsplit(self.path)
+        key = unquote(parts.path).removeprefix("/bucket").removeprefix("/")
+        answer = self.server.objects.get(key, Handler.refuse) if key else self.server.listing if "list-type" in parts.query else Handler.send_whole
+        with suppress(ConnectionError):
+            answer(self)
+
+    do_HEAD = do_GET  # noqa: N815 (the base class's names)
+
+    def do_PUT(self) -> None:
+        self.server.requests.append(self.path)
+        with suppress(ConnectionError):
+            self.server.put(self)
+
+    @property
+    def token(self) -> int:
+        """The number of the page that is asked for."""
+        return int(parse_qs(urlsplit(self.path).query).get("continuation-token", ["0"])[0])
+
+    def send_whole(self, body: bytes = b"") -> None:
+        """Answer with this body."""
+        self.begin(len(body), body)
+        self.wfile.write(body)
+
+    def refuse(self) -> None:
+        """Answer that there is no such object."""
+        body = b"<Error><Code>NoSuchKey</Code><Message>on purpose</Message></Error>"
+        self.begin(len(body), status=404)
+        self.wfile.write(body)
+
+    def begin(self, length: int, body: bytes | None = None, *, status: int = 200) -> None:
+        """Send the head of an answer."""
+        self.send_response(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(length))
+        if body is not None:
+            self.send_header("ETag", f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"')
+        self.end_headers()
+
+    def be_silent(self) -> None:
+        """Answer nothing until the test is over."""
+        self.server.stopping.wait(60)
+        self.close_connection = True
+
+    def trickle(self, data: bytes, *, seconds: float) -> None:
+        """Send a byte at a time."""
+        for byte in data:
+            if self.server.stopping.wait(seconds):
+                break
+            self.wfile.write(bytes([byte]))
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
+        """Nothing goes to standard error."""
+
+
+def make_page(keys: list[tuple[str, int]], token: str) -> bytes:
+    """Return a page of a listing; with a token, it is not the last."""
+    contents = "".join(f"<Contents><Key>{key}</Key><Size>{size}</Size></Contents>" for key, size in keys)
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    return f"<ListBucketResult><Name>bucket</Name>{contents}{more}</ListBucketResult>".encode()

@@ -1,0 +1,247 @@
+"""Every exchange with an S3 server ends within its limits, whatever the server does: silence, single bytes, answers without an end."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from schedgen_backups.core.capture.object_reader import FailedObject, ObjectReader
+from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError, ObjectError
+from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
+from schedgen_backups.core.formats.tar_member import PackedObject
+from schedgen_backups.core.s3 import exchange
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, BucketClient, BucketStalledError, ListedObject
+from schedgen_backups.core.s3.exchange import ANSWER_LIMIT_BYTES
+from schedgen_backups_tests.support.artifacts import make_entry
+from schedgen_backups_tests.support.slow_s3 import Answer, Handler, SlowS3, make_page
+
+STALL_SECONDS = 0.4
+BODY = b"x" * 3000
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schedgen_backups.core.capture.object_reader._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(urllib3.Retry, "get_backoff_time", lambda _retry: 0.0)
+
+
+@pytest.fixture
+def server() -> Iterator[SlowS3]:
+    with SlowS3() as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: SlowS3) -> Iterator[BucketClient]:
+    with BucketClient(server.settings, threads=4, stall_timeout_seconds=STALL_SECONDS) as client:
+        yield client
+
+
+def trickle_body(handler: Handler) -> None:
+    handler.begin(len(BODY), BODY)
+    handler.trickle(BODY, seconds=STALL_SECONDS / 4)
+
+
+def trickle_head(handler: Handler) -> None:
+    handler.trickle(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000, seconds=STALL_SECONDS / 4)
+
+
+def trickle_refusal(handler: Handler) -> None:
+    handler.begin(len(BODY), status=404)
+    handler.trickle(BODY, seconds=STALL_SECONDS / 4)
+
+
+def fall_silent(handler: Handler) -> None:
+    handler.begin(len(BODY), BODY)
+    handler.wfile.write(BODY[:100])
+    handler.be_silent()
+
+
+STALLS = [Handler.be_silent, trickle_head, trickle_body, trickle_refusal, fall_silent]
+
+
+def read_packed(client: BucketClient, size_bytes: int = len(BODY)) -> object:
+    listed = ListedObject("a.pdf", size_bytes, "", None, None)
+    return ObjectReader(client, threading.Event()).read_packed(listed, "a.pdf")
+
+
+@pytest.mark.parametrize("answer", STALLS, ids=lambda answer: answer.__name__)
+def test_a_small_object_that_stalls_costs_the_limit_a_few_times(server: SlowS3, client: BucketClient, answer: Answer) -> None:
+    server.objects["a.pdf"] = answer
+    started = time.monotonic()
+    outcome = read_packed(client)
+    assert isinstance(outcome, FailedObject)
+    assert isinstance(outcome.error, BucketStalledError)
+    assert "BACKUP_STALL_TIMEOUT_SECONDS" in outcome.error.hint
+    assert server.count("a.pdf") <= 3
+    assert time.monotonic() - started < 4 * STALL_SECONDS + 2
+
+
+@pytest.mark.parametrize("answer", STALLS, ids=lambda answer: answer.__name__)
+def test_a_large_object_that_stalls_costs_the_limit_a_few_times(server: SlowS3, client: BucketClient, tmp_path: Path, answer: Answer) -> None:
+    server.objects["a.pdf"] = answer
+    started = time.monotonic()
+    listed = ListedObject("a.pdf", len(BODY), "", None, None)
+    with (tmp_path / "archive").open("w+b") as file, ArchiveFileWriter(file, threads=1, folder=tmp_path) as writer:
+        outcome = ObjectReader(client, threading.Event()).stream_to(writer, listed, "a.pdf")
+    assert isinstance(outcome, FailedObject)
+    assert isinstance(outcome.error, BucketStalledError)
+    assert server.count("a.pdf") <= 4
+    assert time.monotonic() - started < 5 * STALL_SECONDS + 2
+
+
+def test_a_body_that_is_slow_and_fast_enough_is_read(server: SlowS3, client: BucketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "LOWEST_BYTES_PER_SECOND", 1000)
+
+    def answer(handler: Handler) -> None:
+        handler.begin(len(BODY), BODY)
+        for start in range(0, len(BODY), 100):
+            time.sleep(STALL_SECONDS / 8)
+            handler.wfile.write(BODY[start : start + 100])
+
+    server.objects["a.pdf"] = answer
+    assert isinstance(read_packed(client), PackedObject)
+    assert server.count("a.pdf") == 1
+
+
+def test_the_pauses_of_the_reader_are_not_counted(server: SlowS3, client: BucketClient) -> None:
+    body = b"y" * (IN_MEMORY_BYTES + 1)
+    server.objects["a.pdf"] = lambda handler: handler.send_whole(body)
+    size_bytes = 0
+    with client.open_object("a.pdf") as opened:
+        for block in opened.read_blocks():
+            size_bytes += len(block)
+            time.sleep(STALL_SECONDS / 8)
+    assert size_bytes == len(body)
+
+
+@pytest.mark.parametrize("answer", [Handler.be_silent, trickle_head, trickle_body], ids=lambda answer: answer.__name__)
+def test_a_page_of_the_listing_that_stalls_ends(server: SlowS3, client: BucketClient, answer: Answer) -> None:
+    server.listing = answer
+    started = time.monotonic()
+    with pytest.raises(BucketStalledError):
+        list(client.list_objects())
+    assert server.count("list-type") == 2
+    assert time.monotonic() - started < 3 * STALL_SECONDS + 2
+
+
+def test_an_upload_that_is_not_taken_ends(server: SlowS3, client: BucketClient) -> None:
+    server.put = Handler.be_silent
+    body = b"z" * IN_MEMORY_BYTES
+    started = time.monotonic()
+    with pytest.raises(BucketStalledError):
+        client.put_object(make_entry("a.pdf", body), io.BytesIO(body))
+    assert server.count("a.pdf") == 2
+    assert time.monotonic() - started < 3 * STALL_SECONDS + 2
+
+
+def test_an_upload_may_take_longer_than_connecting(server: SlowS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schedgen_backups.core.s3.client.CONNECT_TIMEOUT_SECONDS", 0.3)
+    body = b"z" * IN_MEMORY_BYTES
+
+    def take_slowly(handler: Handler) -> None:
+        left = int(handler.headers["Content-Length"])
+        while left:
+            left -= len(handler.rfile.read(min(left, 2 << 20)))
+            time.sleep(0.1)
+        handler.send_whole()
+
+    server.put = take_slowly
+    with BucketClient(server.settings, threads=1, stall_timeout_seconds=10) as client:
+        client.put_object(make_entry("a.pdf", body), io.BytesIO(body))
+    assert server.count("a.pdf") == 1
+
+
+def send_without_end(handler: Handler, *, status: int = 200) -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/xml")
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    while not handler.server.stopping.is_set():
+        handler.wfile.write(b"100000\r\n" + b"a" * 0x100000 + b"\r\n")
+
+
+def send_endless_refusal(handler: Handler) -> None:
+    send_without_end(handler, status=404)
+
+
+@pytest.mark.parametrize("answer", [send_without_end, send_endless_refusal], ids=lambda answer: answer.__name__)
+def test_an_answer_without_an_end_is_not_kept(server: SlowS3, client: BucketClient, answer: Answer) -> None:
+    server.listing = server.objects["a.pdf"] = answer
+    for ask, kinds in ((lambda: list(client.list_objects()), BucketUnreachableError), (lambda: client.read_object("a.pdf"), BackupError)):
+        before = _count_received(server)
+        with pytest.raises(kinds):
+            ask()
+        assert _count_received(server) - before <= 3
+
+
+def _count_received(server: SlowS3) -> int:
+    return len(server.requests)
+
+
+def test_an_object_that_has_more_bytes_than_were_announced_is_refused(server: SlowS3, client: BucketClient) -> None:
+    server.objects["a.pdf"] = send_without_end
+    with pytest.raises(ObjectError, match="more than the 0 bytes"), client.open_object("a.pdf") as opened:
+        for _block in opened.read_blocks():
+            pass
+    assert ANSWER_LIMIT_BYTES < 1 << 30
+
+
+def test_a_busy_server_does_not_choose_the_pause(server: SlowS3, client: BucketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_MAX_RETRY_AFTER_SECONDS", 0.01)
+
+    def be_busy(handler: Handler) -> None:
+        handler.send_response(503)
+        handler.send_header("Retry-After", "86400")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    server.listing = be_busy
+    started = time.monotonic()
+    with pytest.raises(BucketUnreachableError):
+        list(client.list_objects())
+    assert time.monotonic() - started < 5
+
+
+def test_a_listing_that_names_ever_new_keys_is_refused(server: SlowS3, tmp_path: Path, capture_into: Callable[[SlowS3, Path], object]) -> None:
+    def list_more(handler: Handler) -> None:
+        page = handler.token
+        handler.send_whole(make_page([(f"{page:06}/{number:03}.pdf", 5) for number in range(1000)], str(page + 1)))
+
+    server.listing = list_more
+    with pytest.raises(BucketError, match="1000 objects in a row that are not there"):
+        capture_into(server, tmp_path)
+    assert server.count("list-type") < 20
+
+
+@pytest.fixture
+def capture_into() -> Callable[[SlowS3, Path], object]:
+    from schedgen_backups.core.capture.bucket import capture_bucket  # noqa: PLC0415
+    from schedgen_backups.core.model import RecoveryPointId  # noqa: PLC0415
+    from schedgen_backups_tests.support.artifacts import make_capture  # noqa: PLC0415
+
+    def capture(server: SlowS3, folder: Path) -> object:
+        with (folder / "archive").open("w+b") as file:
+            return capture_bucket(server.settings, make_capture(), RecoveryPointId("20261122_020000"), file, folder=folder)
+
+    return capture
+
+
+def test_objects_that_were_deleted_in_great_number_do_not_end_the_capture(
+    server: SlowS3, tmp_path: Path, capture_into: Callable[[SlowS3, Path], object]
+) -> None:
+    keys = [(f"{number:05}.pdf", 5) for number in range(2500)]
+    pages = {0: make_page(keys[:1000], "1"), 1: make_page(keys[1000:2000], "2"), 2: make_page(keys[2000:], "")}
+
+    def list_once(handler: Handler) -> None:
+        handler.send_whole(make_page([], "") if "prefix=0" in handler.path else pages[handler.token])
+
+    server.listing = list_once
+    captured = capture_into(server, tmp_path)
+    assert captured.record.deleted_count == 2500  # type: ignore[attr-defined]
