@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -19,17 +19,10 @@ from schedgen_backups.core.errors import BucketError, BucketUnreachableError, Ob
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import PackedObject, pack_object
-from schedgen_backups.core.s3.client import (
-    IN_MEMORY_BYTES,
-    READ_BYTES,
-    BucketClient,
-    BucketStalledError,
-    ListedObject,
-    ObjectChangedError,
-    ObjectGoneError,
-    new_md5,
-)
-from schedgen_backups.core.s3.object_head import ObjectHead, is_md5
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, READ_BYTES, BucketClient, ListedObject
+from schedgen_backups.core.s3.object_checksum import ObjectChecksum, RunningDigest, Unproven, read_etag
+from schedgen_backups.core.s3.object_head import ObjectHead
+from schedgen_backups.core.s3.refusals import BucketStalledError, ObjectChangedError, ObjectGoneError
 
 RANGE_BYTES = 8 << 20
 PARALLEL_RANGES = 4
@@ -78,8 +71,10 @@ class ObjectReader:
             data = whole.data
             if data is None:
                 return LargeObject()
-            expected = _expect(listed, whole.head, etag)
-            expected.check(len(data), hashlib.md5(data, usedforsecurity=False).hexdigest() if expected.md5 else "")
+            expected = self._expect(listed, whole.head, etag)
+            running = expected.start()
+            running.update(data)
+            expected.check(len(data), running.digest())
             return pack_object(self._make_entry(whole.head, expected, name, sha256=hashlib.sha256(data).hexdigest()), data)
 
         return self._try(listed, read)
@@ -90,7 +85,7 @@ class ObjectReader:
         def append(etag: str | None) -> ObjectEntry:
             with self._client.open_object(listed.key, etag=etag) as opened:
                 head = opened.head
-            expected = _expect(listed, head, etag)
+            expected = self._expect(listed, head, etag)
             entry = self._make_entry(head, expected, name, sha256="")
             writer.add_stream(entry, self._read_body(head, expected))
             return entry
@@ -118,17 +113,27 @@ class ObjectReader:
                     break
         return FailedObject(listed.key, error)
 
+    def _expect(self, listed: ListedObject, head: ObjectHead, asked_etag: str | None) -> _Expected:
+        """Return what the body must be; errors as of the function."""
+        expected = _expect(listed, head, asked_etag)
+        if isinstance(expected.checksum, ObjectChecksum):
+            return expected
+        stored = self._client.read_checksum(listed.key, expected.etag)
+        if isinstance(stored, Unproven):
+            stored = Unproven(f"{expected.checksum.reason}; {stored.reason}")
+        return replace(expected, checksum=stored)
+
     def _read_body(self, head: ObjectHead, expected: _Expected) -> Iterator[bytes]:
         """Yields the body; ObjectError when it is not what was expected, at its end."""
-        md5 = new_md5()
+        running = expected.start()
         size_bytes = 0
         # Without an ETag, parts could be of two objects.
         is_parted = head.etag and head.size_bytes > RANGE_BYTES * PARALLEL_RANGES
         for block in self._read_ranges(head) if is_parted else self._read_resuming(head, 0, head.size_bytes):
             size_bytes += len(block)
-            md5.update(block)
+            running.update(block)
             yield block
-        expected.check(size_bytes, md5.hexdigest())
+        expected.check(size_bytes, running.digest())
 
     def _read_ranges(self, head: ObjectHead) -> Iterator[bytes]:
         """Yields the body in order, reading some ranges ahead on threads; ends early where the server does."""
@@ -180,7 +185,7 @@ class ObjectReader:
             size_bytes=head.size_bytes,
             sha256=sha256,
             etag=expected.etag,
-            unproven=expected.unproven,
+            unproven=expected.checksum.reason if isinstance(expected.checksum, Unproven) else "",
             version_id=head.version_id,
             modified_at=head.modified_at,
             read_at=head.answered_at,
@@ -205,23 +210,33 @@ class ObjectReader:
 
 @dataclass(frozen=True)
 class _Expected:
-    """What is known of an object's body before it is read, from the listing and from the answer's headers."""
+    """What is known of an object's body before it is read, from the listing and from what the server says of it."""
 
     key: str
     size_bytes: int
     etag: str
-    md5: str
-    """Of the body; empty where no ETag is one."""
-    unproven: str
-    """Why there is no MD5."""
+    checksum: ObjectChecksum | Unproven
     is_changed: bool
 
-    def check(self, size_bytes: int, md5: str) -> None:
-        """Raise ObjectError when a body of this length and MD5 is another one."""
+    def start(self) -> RunningDigest:
+        """Return what to feed with the body; it is not looked at where nothing is known to compare it with."""
+        return self.checksum.start() if isinstance(self.checksum, ObjectChecksum) else _NoDigest()
+
+    def check(self, size_bytes: int, digest: bytes) -> None:
+        """Raise ObjectError when a body of this length and digest is another one."""
         if size_bytes != self.size_bytes:
             raise ObjectError(f"object {self.key!r} came with {size_bytes} of {self.size_bytes} bytes")
-        if self.md5 and self.md5 != md5:
-            raise ObjectError(f"object {self.key!r} came with other bytes than its ETag says", hint=_OTHER_BYTES_HINT)
+        if isinstance(self.checksum, ObjectChecksum) and self.checksum.digest != digest:
+            what = "ETag" if self.checksum.algorithm == "md5" else f"checksum ({self.checksum.algorithm})"
+            raise ObjectError(f"object {self.key!r} came with other bytes than its {what} says", hint=_OTHER_BYTES_HINT)
+
+
+class _NoDigest:
+    def update(self, data: bytes | bytearray, /) -> None:
+        """Do nothing."""
+
+    def digest(self) -> bytes:
+        return b""
 
 
 def _expect(listed: ListedObject, head: ObjectHead, asked_etag: str | None) -> _Expected:
@@ -229,14 +244,12 @@ def _expect(listed: ListedObject, head: ObjectHead, asked_etag: str | None) -> _
     if listed.etag and not asked_etag and not head.etag:
         # An error page that a proxy sends with status 200 looks like this.
         raise ObjectError(f"object {listed.key!r} was replaced and came without an ETag", hint=_OTHER_BYTES_HINT)
+    # An answer without an ETag is held to the listing's.
     etag = head.etag or listed.etag
-    md5 = etag if is_md5(etag) and not head.is_encrypted else ""
+    checksum = read_etag(etag, is_user_encrypted=head.is_user_encrypted)
     # Without an ETag in the listing, only an MD5 tells a newer object from a wrong answer.
-    is_changed = not asked_etag if listed.etag else bool(md5) and head.size_bytes != listed.size_bytes
+    is_changed = not asked_etag if listed.etag else isinstance(checksum, ObjectChecksum) and head.size_bytes != listed.size_bytes
     if not is_changed and head.size_bytes != listed.size_bytes:
         message = f"object {listed.key!r} was listed with {listed.size_bytes} bytes and came with {head.size_bytes}"
         raise ObjectError(message, hint=_OTHER_BYTES_HINT)
-    unproven = ""
-    if not md5:
-        unproven = "no ETag" if not etag else "encrypted by the server" if head.is_encrypted else "the ETag is not an MD5 (multipart upload)"
-    return _Expected(listed.key, head.size_bytes, etag, md5, unproven, is_changed)
+    return _Expected(listed.key, head.size_bytes, etag, checksum, is_changed)

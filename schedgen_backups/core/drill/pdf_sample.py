@@ -23,7 +23,8 @@ from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind, Manifest, ReferenceState, ReferenceVerdict
 from schedgen_backups.core.postgres.snapshot import open_snapshot
-from schedgen_backups.core.s3.client import BucketClient, ObjectGoneError
+from schedgen_backups.core.s3.client import BucketClient
+from schedgen_backups.core.s3.refusals import ObjectGoneError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, References, TransferSettings
 from schedgen_backups.core.verify.files import make_result, name_some
 

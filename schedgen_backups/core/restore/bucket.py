@@ -25,7 +25,8 @@ from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.block_stream import BlockReader
 from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, ObjectEntry
 from schedgen_backups.core.formats.tar_member import digest_name
-from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, PARALLEL_PARTS, PART_BYTES, BucketClient, ObjectGoneError, StoredObject, new_md5
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, PARALLEL_PARTS, PART_BYTES, BucketClient, StoredObject, new_md5
+from schedgen_backups.core.s3.refusals import ObjectGoneError
 from schedgen_backups.core.settings import BucketSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 

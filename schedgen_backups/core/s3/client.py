@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from http import HTTPStatus
 from typing import BinaryIO
 from xml.etree import ElementTree as ET
 
@@ -28,7 +27,17 @@ from schedgen_backups.core.formats.gzip_members import Digest
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.s3.exchange import is_stall, make_pool, make_tls_context
 from schedgen_backups.core.s3.fast_get import DirectGets
+from schedgen_backups.core.s3.object_checksum import CHECKSUM_HEADERS, ObjectChecksum, Unproven, read_stored_checksum
 from schedgen_backups.core.s3.object_head import METADATA_PREFIX, ObjectHead, read_head
+from schedgen_backups.core.s3.refusals import (
+    BucketStalledError,
+    ObjectChangedError,
+    ObjectGoneError,
+    ObjectRefusedError,
+    explain_refusal,
+    make_missing_bucket_error,
+    name_object,
+)
 from schedgen_backups.core.settings import BucketSettings
 
 READ_BYTES = 1 << 20
@@ -46,34 +55,8 @@ _MOST_EMPTY_PAGES = 10
 _MOST_PAGES = 1_000_000
 """A thousand million objects: the key names alone would not fit into memory."""
 LISTING_HINT = "Look at the S3 server's log, and for a proxy that answers in its place; run the backup again."
-_GONE_CODES = frozenset({"NoSuchKey", "NoSuchVersion"})
-_LOGIN_CODES = frozenset({"InvalidAccessKeyId", "ExpiredToken", "InvalidToken"})
-"""They concern every object, the others in `_REFUSAL_CODES` may concern one."""
-_REFUSAL_CODES = _LOGIN_CODES | {"SignatureDoesNotMatch", "AccessDenied", "AllAccessDisabled"}
-_BUSY_CODES = frozenset({"SlowDown", "RequestTimeout", "TooManyRequests"})
-_BUSY_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 _UNSUPPORTED_CODES = frozenset({"NotImplemented", "MethodNotAllowed"})
 _PARTIAL_CONTENT = 206
-
-
-class BucketStalledError(BucketUnreachableError):
-    """The server was silent or too slow. Each further try costs the whole limit again."""
-
-
-class ObjectGoneError(ObjectError):
-    """The object is not there (any more). Not retryable: asking again brings the same answer."""
-
-    is_retryable = False
-
-
-class ObjectChangedError(ObjectError):
-    """The object is not the one that was asked for by its ETag (any more)."""
-
-
-class ObjectRefusedError(ObjectError):
-    """The object may not be read, or has a key that the SDK will not send. Permanent."""
-
-    is_retryable = False
 
 
 @dataclass(frozen=True)
@@ -173,7 +156,7 @@ class BucketClient:
         """The bucket is there and the keys open it; BucketError (permanent) or BucketUnreachableError (retryable) otherwise."""
         with self.translate_errors(""):
             if not self._client.bucket_exists(self._bucket):
-                raise self._missing_bucket_error()
+                raise make_missing_bucket_error(self.settings)
 
     def is_empty(self) -> bool:
         """Whether the bucket holds no object."""
@@ -263,6 +246,18 @@ class BucketClient:
         except ObjectGoneError:
             return None
 
+    def read_checksum(self, key: str, etag: str) -> ObjectChecksum | Unproven:
+        """Return the checksum that the server stored of this object, or why there is none."""
+        try:
+            with self.translate_errors(key):
+                headers = self._client.stat_object(self._bucket, key, extra_headers={**CHECKSUM_HEADERS}).metadata or {}
+        except BucketError as error:
+            return Unproven(f"the server was asked for a checksum: {error.message}")
+        found = {name.lower(): str(value) for name, value in headers.items()}
+        if not etag or found.get("etag", "").strip('"') != etag:
+            return Unproven("the server's checksum is of another version of it")
+        return read_stored_checksum(found, is_multipart="-" in etag)
+
     def read_tags(self, key: str) -> dict[str, str]:
         """The object's tags; none where the server knows no tags."""
         with self.translate_errors(key):
@@ -310,53 +305,27 @@ class BucketClient:
         try:
             yield
         except S3Error as error:
-            raise self._explain_refusal(key, error) from error
+            raise explain_refusal(self.settings, key, error) from error
         except urllib3.exceptions.LocationParseError as error:
             raise BucketError("MINIO_ENDPOINT cannot be used: it names no server", hint="It is host:port, no http://.") from error
         except urllib3.exceptions.HTTPError as error:
             if is_stall(error):
                 raise BucketStalledError(
-                    f"the S3 server at {self.settings.endpoint} is silent or too slow{_for_key(key)}: {_reason(error)}",
+                    f"the S3 server at {self.settings.endpoint} is silent or too slow{name_object(key)}: {_reason(error)}",
                     hint="Look at the server's log and load. BACKUP_STALL_TIMEOUT_SECONDS sets how long to wait.",
                 ) from error
             raise BucketUnreachableError(
-                f"the S3 server at {self.settings.endpoint} does not answer as it should{_for_key(key)}: {_reason(error)}",
+                f"the S3 server at {self.settings.endpoint} does not answer as it should{name_object(key)}: {_reason(error)}",
                 hint="Is the server up, and is MINIO_ENDPOINT right?",
             ) from error
         except (InvalidResponseError, ServerError, ET.ParseError) as error:
             raise BucketUnreachableError(
-                f"the S3 server at {self.settings.endpoint} answered nonsense{_for_key(key)}: {error}",
+                f"the S3 server at {self.settings.endpoint} answered nonsense{name_object(key)}: {error}",
                 hint="Does MINIO_ENDPOINT point to the S3 port (9000), not to the console (9001), and is MINIO_SECURE right?",
             ) from error
         except ValueError as error:  # the SDK's word for names it will not send
             hint = "Copy the object to a key without '.' and '..' parts; the application's rows that refer to it must follow."
             raise ObjectRefusedError(f"the minio SDK refuses the key {key!r}: {error}", hint=hint) from error
-
-    def _explain_refusal(self, key: str, error: S3Error) -> BucketError:
-        code = error.code or ""
-        if code == "NoSuchBucket":
-            return self._missing_bucket_error()
-        if code in _GONE_CODES or code == "PreconditionFailed":
-            is_gone = code in _GONE_CODES
-            return (
-                ObjectGoneError(f"object {key!r} is not in the bucket") if is_gone else ObjectChangedError(f"object {key!r} was replaced meanwhile")
-            )
-        if code in _REFUSAL_CODES:
-            what = f"the object {key!r}" if key else f"the bucket {self._bucket}"
-            hint = "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY; the keys need s3:ListBucket, s3:GetObject and s3:GetObjectTagging."
-            refusal = ObjectRefusedError if key and code not in _LOGIN_CODES else BucketError
-            return refusal(f"the S3 server at {self.settings.endpoint} refuses access to {what}: {code}", hint=hint)
-        status = error.response.status if error.response else 0
-        message = f"the S3 server at {self.settings.endpoint} answered {code or status}{_for_key(key)}: {error.message or ''}"
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY_STATUSES or code in _BUSY_CODES:
-            return BucketUnreachableError(message, hint="Look at the server's log; run the backup again.")
-        is_cold = code == "InvalidObjectState"
-        kind = BucketError if not key else ObjectRefusedError if is_cold or status == HTTPStatus.FORBIDDEN else ObjectError
-        cold_hint = "The object is in cold storage: restore it there, or move it to another storage class."
-        return kind(message, hint=cold_hint if is_cold else "Look at the server's log.")
-
-    def _missing_bucket_error(self) -> BucketError:
-        return BucketError(f"the S3 server at {self.settings.endpoint} has no bucket {self._bucket}", hint="Check MINIO_BUCKET, or make the bucket.")
 
 
 def new_md5() -> Digest:
@@ -373,10 +342,6 @@ def _read_listed(item: Object) -> ListedObject:
 def _describe_error_page(data: bytes) -> str:
     text = " ".join(data[:200].decode("utf-8", "replace").split())
     return repr(text) if text else "nothing"
-
-
-def _for_key(key: str) -> str:
-    return f" for object {key!r}" if key else ""
 
 
 def _reason(error: BaseException) -> str:

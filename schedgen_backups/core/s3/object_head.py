@@ -5,7 +5,6 @@ Add a header here when a restore must put it back, or when it tells what the byt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,10 +12,10 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 from schedgen_backups.core.errors import ObjectError
+from schedgen_backups.core.s3.object_checksum import has_user_key
 
 _KEPT_HEADERS = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires")
 METADATA_PREFIX = "x-amz-meta-"
-_MD5_ETAG = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class ObjectHead:
     metadata: dict[str, str]
     tag_count: int | None
     """None where the header cannot be read."""
-    is_encrypted: bool
-    """Whether the server encrypts the object, which makes its ETag another value than the MD5 of the body."""
+    is_user_encrypted: bool
+    """Whether the server encrypts the object with a key of its user, which makes its ETag another value than the MD5 of the body."""
 
 
 def read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
@@ -62,13 +61,8 @@ def read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
         headers={name: found[name.lower()] for name in _KEPT_HEADERS if name.lower() in found},
         metadata={name.removeprefix(METADATA_PREFIX): value for name, value in found.items() if name.startswith(METADATA_PREFIX)},
         tag_count=int(tag_count) if tag_count.isdecimal() else None,
-        is_encrypted=any(name.startswith("x-amz-server-side-encryption") for name in found),
+        is_user_encrypted=has_user_key(found),
     )
-
-
-def is_md5(etag: str) -> bool:
-    """Whether the ETag can be the MD5 of a body: a multipart upload's has the number of parts behind it."""
-    return bool(_MD5_ETAG.fullmatch(etag))
 
 
 @lru_cache(maxsize=64)

@@ -5,9 +5,12 @@ A proxy in front of the real server breaks chosen requests. The pauses between t
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import re
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -279,7 +282,124 @@ def test_an_object_without_a_checksum_is_archived_and_counted_as_unproven(catalo
     assert result.figures["unproven"] == 1
     assert "1 could not be compared" in result.summary
     with open_archive(path) as archive:
-        assert {entry.key: entry.unproven for entry in archive.read_entries() if entry.unproven} == {"7.pdf": "encrypted by the server"}
+        reasons = {entry.key: entry.unproven for entry in archive.read_entries() if entry.unproven}
+    assert list(reasons) == ["7.pdf"]
+    assert reasons["7.pdf"].startswith("encrypted by the server with a key of its user")
+
+
+def with_headers(*added: tuple[str, str]) -> Callable[[Headers], Headers]:
+    return lambda headers: [*headers, *added]
+
+
+def test_an_object_encrypted_with_the_servers_own_keys_is_proven_by_its_etag(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.edit_headers(with_headers(("x-amz-server-side-encryption", "AES256")), matching=r"/7\.pdf")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    assert assert_complete(path).unproven_count == 0
+
+
+def test_other_bytes_than_the_etag_of_an_object_encrypted_with_the_servers_own_keys_are_not_the_object(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
+    proxy.edit_headers(with_headers(("x-amz-server-side-encryption", "AES256")), matching=r"/7\.pdf")
+    proxy.corrupt_body(None, matching=r"/7\.pdf")
+    assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
+
+
+ENCRYPTIONS = [("x-amz-server-side-encryption", "aws:kms"), ("x-amz-server-side-encryption-customer-algorithm", "AES256")]
+
+
+def encode(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
+
+
+FULL = ("x-amz-checksum-type", "FULL_OBJECT")
+CHECKSUMS = {
+    "sha256": encode(hashlib.sha256(BODIES["7.pdf"]).digest()),
+    "crc32": encode(zlib.crc32(BODIES["7.pdf"]).to_bytes(4, "big")),
+    "sha1": encode(hashlib.sha1(BODIES["7.pdf"], usedforsecurity=False).digest()),
+}
+
+
+@pytest.mark.parametrize("encryption", ENCRYPTIONS, ids=lambda header: header[0])
+@pytest.mark.parametrize("algorithm", sorted(CHECKSUMS))
+def test_a_checksum_of_the_whole_object_proves_what_its_etag_does_not(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, encryption: tuple[str, str], algorithm: str
+) -> None:
+    proxy.edit_headers(with_headers(encryption), matching=r"/7\.pdf", method="GET")
+    proxy.edit_headers(with_headers(encryption, FULL, (f"x-amz-checksum-{algorithm}", CHECKSUMS[algorithm])), matching=r"/7\.pdf", method="HEAD")
+    assert assert_complete(publish_archive(catalog, proxy.settings(bucket))).unproven_count == 0
+
+
+def test_other_bytes_than_the_checksum_says_are_not_the_object(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.edit_headers(with_headers(ENCRYPTIONS[0]), matching=r"/7\.pdf", method="GET")
+    proxy.edit_headers(with_headers(FULL, ("x-amz-checksum-sha256", CHECKSUMS["sha256"])), matching=r"/7\.pdf", method="HEAD")
+    proxy.corrupt_body(None, matching=r"/7\.pdf")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    assert_named_as_failed(path, "7.pdf")
+    assert "checksum (sha256)" in read_archive(path)[0].failed[0].reason
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (("x-amz-checksum-type", "COMPOSITE"), ("x-amz-checksum-sha256", f"{CHECKSUMS['sha256']}-2")),
+        (("x-amz-checksum-type", "COMPOSITE"), ("x-amz-checksum-sha256", CHECKSUMS["sha1"])),
+        (FULL, ("x-amz-checksum-crc64nvme", "AAAAAAAAAAA=")),
+        (FULL, ("x-amz-checksum-sha256", "not base64!")),
+        (FULL, ("x-amz-checksum-sha256", CHECKSUMS["sha1"])),
+        (FULL,),
+    ],
+    ids=["of parts", "of parts without a count", "another algorithm", "no base64", "another length", "none"],
+)
+def test_a_checksum_that_is_not_one_of_the_whole_object_proves_nothing(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, headers: tuple[tuple[str, str], ...]
+) -> None:
+    proxy.edit_headers(with_headers(ENCRYPTIONS[0]), matching=r"/7\.pdf", method="GET")
+    proxy.edit_headers(with_headers(*headers), matching=r"/7\.pdf", method="HEAD")
+    assert assert_complete(publish_archive(catalog, proxy.settings(bucket))).unproven_count == 1
+
+
+@pytest.mark.parametrize("status", [403, 501, 503])
+def test_a_server_that_does_not_answer_for_a_checksum_leaves_the_object_unproven(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int
+) -> None:
+    proxy.edit_headers(with_headers(ENCRYPTIONS[0]), matching=r"/7\.pdf", method="GET")
+    proxy.fail_next(None, status=status, matching=r"/7\.pdf", method="HEAD")
+    assert assert_complete(publish_archive(catalog, proxy.settings(bucket))).unproven_count == 1
+
+
+@pytest.mark.parametrize("status", [403, 501, 503])
+def test_a_server_that_does_not_say_whether_it_keeps_versions_is_backed_up(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int
+) -> None:
+    proxy.fail_next(None, status=status, matching="versioning")
+    assert assert_complete(publish_archive(catalog, proxy.settings(bucket))).is_versioned is None
+    proxy.heal()
+    proxy.answer(b"<html>not XML", count=None, matching="versioning")
+    path = publish_archive(catalog, proxy.settings(bucket), "20261123_020000")
+    assert assert_complete(path).is_versioned is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "hint"),
+    [
+        (403, "RequestTimeTooSkewed", "clock"),
+        (403, "SignatureDoesNotMatch", "MINIO_SECRET_KEY"),
+        (403, "InvalidAccessKeyId", "MINIO_ACCESS_KEY"),
+        (403, "AccountProblem", "MINIO_ACCESS_KEY"),
+        (400, "AuthorizationHeaderMalformed", "MINIO_REGION"),
+        (400, "SlowDown", "log"),
+    ],
+)
+def test_a_refusal_that_is_not_about_the_object_ends_the_capture(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int, code: str, hint: str
+) -> None:
+    for number in range(25):
+        put(bucket, f"more/{number}.pdf", b"x")
+    proxy.fail_next(None, status=status, code=code, matching=r"\.pdf", method="GET")
+    error = assert_refused(catalog, proxy.settings(bucket), BucketUnreachableError)
+    assert code in error.message
+    assert hint in error.hint
 
 
 def test_headers_that_cannot_be_read_are_unknown_values(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:

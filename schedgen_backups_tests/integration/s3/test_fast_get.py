@@ -10,9 +10,10 @@ from minio.commonconfig import Tags
 from minio.error import S3Error
 
 from schedgen_backups.core.concurrency.limits import RateLimit
-from schedgen_backups.core.s3.client import BucketClient, ObjectChangedError, ObjectGoneError
+from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.s3.fast_get import DirectGets
 from schedgen_backups.core.s3.object_head import read_head
+from schedgen_backups.core.s3.refusals import ObjectChangedError, ObjectGoneError
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups_tests.integration.capture.test_bucket import KEYS
 from schedgen_backups_tests.support.artifacts import make_noise

@@ -1,0 +1,111 @@
+"""What an S3 server's refusals mean, as our errors: whether they are about an object, the login, the clock, or a server that is busy."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from minio.error import S3Error
+
+from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
+from schedgen_backups.core.settings import BucketSettings
+
+_GONE_CODES = frozenset({"NoSuchKey", "NoSuchVersion"})
+_LOGIN_CODES = frozenset(
+    {
+        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "CredentialsNotSupported"),
+        *("AccountProblem", "NotSignedUp", "InvalidPayer", "InvalidSecurity"),
+    }
+)
+"""They concern every object (S3 API reference, list of error codes)."""
+_DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled"})
+"""They may concern one object."""
+_KEYS_HINT = "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY; the keys need s3:ListBucket, s3:GetObject and s3:GetObjectTagging."
+_CLOCK_CODES = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestNotYetValid"})
+_REGION_CODES = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
+_BUSY_CODES = frozenset(
+    {
+        *(
+            "SlowDown",
+            "SlowDownRead",
+            "SlowDownWrite",
+            "RequestTimeout",
+            "TooManyRequests",
+            "Throttling",
+            "ThrottlingException",
+            "RequestLimitExceeded",
+        ),
+        *("BandwidthLimitExceeded", "ServiceUnavailable", "InternalError", "OperationAborted"),
+    }
+)
+_BUSY_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+
+
+class BucketStalledError(BucketUnreachableError):
+    """The server was silent or too slow. Each further try costs the whole limit again."""
+
+
+class ObjectGoneError(ObjectError):
+    """The object is not there (any more). Not retryable: asking again brings the same answer."""
+
+    is_retryable = False
+
+
+class ObjectChangedError(ObjectError):
+    """The object is not the one that was asked for by its ETag (any more)."""
+
+
+class ObjectRefusedError(ObjectError):
+    """The object may not be read, or has a key that the SDK will not send. Permanent."""
+
+    is_retryable = False
+
+
+def explain_refusal(settings: BucketSettings, key: str, error: S3Error) -> BucketError:
+    """Return the error that the refusal of a request means; `key` is empty where it was about the bucket."""
+    code = error.code or ""
+    status = error.response.status if error.response else 0
+    server = f"the S3 server at {settings.endpoint}"
+    message = f"{server} answered {code or status}{name_object(key)}: {error.message or ''}"
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY_STATUSES or code in _BUSY_CODES:
+        return BucketUnreachableError(message, hint="Look at the server's log; run the backup again.")
+    return _explain_login(settings, code) or _explain_object(settings, key, code, status, message)
+
+
+def make_missing_bucket_error(settings: BucketSettings) -> BucketError:
+    """Return the error that says that the bucket is not there."""
+    return BucketError(f"the S3 server at {settings.endpoint} has no bucket {settings.bucket}", hint="Check MINIO_BUCKET, or make the bucket.")
+
+
+def name_object(key: str) -> str:
+    """Return the part of a message that names the object; empty where there is none."""
+    return f" for object {key!r}" if key else ""
+
+
+def _explain_login(settings: BucketSettings, code: str) -> BucketError | None:
+    """Return the error of a refusal that concerns every request."""
+    server = f"the S3 server at {settings.endpoint}"
+    if code == "NoSuchBucket":
+        return make_missing_bucket_error(settings)
+    if code in _CLOCK_CODES:
+        hint = "Set the clock of this machine, or that of the S3 server: requests are signed with the time, and may be 15 minutes off at most."
+        return BucketError(f"{server} refuses requests because the clocks differ: {code}", hint=hint)
+    if code in _REGION_CODES:
+        hint = "Check MINIO_REGION and MINIO_ENDPOINT: they must be those of the bucket."
+        return BucketError(f"{server} refuses requests for the region {settings.region}: {code}", hint=hint)
+    if code in _LOGIN_CODES:
+        return BucketError(f"{server} refuses access to the bucket {settings.bucket}: {code}", hint=_KEYS_HINT)
+    return None
+
+
+def _explain_object(settings: BucketSettings, key: str, code: str, status: int, message: str) -> BucketError:
+    if code in _GONE_CODES:
+        return ObjectGoneError(f"object {key!r} is not in the bucket")
+    if code == "PreconditionFailed":
+        return ObjectChangedError(f"object {key!r} was replaced meanwhile")
+    kind = BucketError if not key else ObjectRefusedError if status == HTTPStatus.FORBIDDEN or code in _DENIED_CODES else ObjectError
+    if code in _DENIED_CODES:
+        what = f"the object {key!r}" if key else f"the bucket {settings.bucket}"
+        return kind(f"the S3 server at {settings.endpoint} refuses access to {what}: {code}", hint=_KEYS_HINT)
+    if key and code == "InvalidObjectState":
+        return ObjectRefusedError(message, hint="The object is in cold storage: restore it there, or move it to another storage class.")
+    return kind(message, hint="Look at the server's log.")
