@@ -6,7 +6,6 @@ Servers live as long as the session; databases and buckets as long as one test. 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -21,7 +20,8 @@ from minio.deleteobjects import DeleteObject
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups_tests.support.minio_server import MinioServer
+from schedgen_backups_tests.support.s3_programs import PROGRAM_SERVERS, ProgramServer, S3ProxyServer
+from schedgen_backups_tests.support.server_report import ServerReport
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, S3Server, SharedS3, client_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from schedgen_backups.demo.seed import SeedSummary
 
 UNIT_RING = "schedgen_backups_tests/unit"
-S3_SERVERS = ("seaweedfs", *(["minio"] if shutil.which("minio") else []))
+SEVERAL_SERVERS = tuple(f"schedgen_backups_tests/integration/{folder}/" for folder in ("capture", "verify", "restore", "s3"))
+"""Tests in these folders run on the other S3 servers, too, marked exhaustive."""
+REPORT_OPTION = "--s3-report"
 
 
 class SharedServers:
@@ -52,9 +54,22 @@ class SharedServers:
         self._stack.close()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(REPORT_OPTION, help="file to write: which test passed on which S3 server")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "s3_server" in metafunc.fixturenames:
+        others = PROGRAM_SERVERS if any(folder in str(metafunc.definition.path) for folder in SEVERAL_SERVERS) else ()
+        marked = (pytest.param(name, marks=pytest.mark.exhaustive) for name in others)
+        metafunc.parametrize("s3_server", ["seaweedfs", *marked], indirect=True, scope="session")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(SharedServers())
+        if path := config.getoption(REPORT_OPTION):
+            config.pluginmanager.register(ServerReport(Path(path), ("seaweedfs", *PROGRAM_SERVERS)))
     # A worker of xdist has them, and programs would fold their lines at 80 columns there and nowhere else.
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
@@ -113,15 +128,17 @@ def postgres_server_17(tmp_path_factory: pytest.TempPathFactory, postgres_bin_di
         yield server
 
 
-@pytest.fixture(scope="session", params=S3_SERVERS)
+@pytest.fixture(scope="session")
 def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS, and MinIO too where there is one."""
+    """SeaweedFS, or another server where `pytest_generate_tests` names one."""
     keys = getattr(request.config, "workerinput", {}).get("shared_s3")
     if keys and request.param == "seaweedfs":
         yield SharedS3(BucketSettings(**keys["admin"]), BucketSettings(**keys["reader"]))
         return
-    directory = tmp_path_factory.mktemp(request.param)
-    with (EmbeddedS3 if request.param == "seaweedfs" else MinioServer)(directory) as server:
+    kind: type[EmbeddedS3 | ProgramServer] = PROGRAM_SERVERS.get(request.param, EmbeddedS3)
+    if issubclass(kind, ProgramServer) and kind.find() is None:
+        pytest.skip(f"{kind.name} is not installed: make servers")
+    with kind(tmp_path_factory.mktemp(request.param)) as server:
         yield server
 
 
@@ -188,7 +205,8 @@ def _fresh_bucket(server: S3Server) -> Iterator[BucketSettings]:
     client.make_bucket(settings.bucket)
     yield settings
     if client.bucket_exists(settings.bucket):
-        entries = client.list_objects(settings.bucket, recursive=True, include_version=True)
+        has_versions = not isinstance(server, S3ProxyServer)
+        entries = client.list_objects(settings.bucket, recursive=True, include_version=has_versions)
         doomed = [DeleteObject(entry.object_name or "", entry.version_id) for entry in entries]
         assert list(client.remove_objects(settings.bucket, doomed)) == []
         client.remove_bucket(settings.bucket)

@@ -13,7 +13,7 @@ from minio import Minio
 
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups_tests.support.minio_server import MinioServer
+from schedgen_backups_tests.support.s3_programs import ProgramServer
 
 if TYPE_CHECKING:
     from schedgen_backups.core.settings import DatabaseSettings
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SharedS3:
-    """An S3 server that another process of the same test run has started: idle, SeaweedFS takes a fifth of a core, and each worker would have one."""
+    """An S3 server that another process of the same test run has started: each worker would have one of 150 MB."""
 
     admin: BucketSettings
     reader: BucketSettings
@@ -35,7 +35,7 @@ class SharedS3:
         return replace(self.reader, bucket=bucket)
 
 
-S3Server = EmbeddedS3 | MinioServer | SharedS3
+S3Server = EmbeddedS3 | ProgramServer | SharedS3
 # Tests never need to survive a power cut.
 FAST_SERVER_OPTIONS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from schedgen_backups.core.errors import BucketUnreachableError, ConfigurationError
 from schedgen_backups.core.servers.loopback import LOOPBACK, file_tail, free_ports, make_server_environment, write_private_file
+from schedgen_backups.core.servers.seaweedfs_security import write_security_files
 from schedgen_backups.core.settings import BucketSettings
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class EmbeddedS3:
     """An S3 server of our own on 127.0.0.1; a context manager. The directory is its alone and keeps keys and objects.
 
     On Linux the server dies with the thread that called `start`, so call it from one that lasts. The ports, unless taken
-    by then, outlive a restart. Its internal ports give every object to any local user: for data of no secrecy only.
+    by then, outlive a restart. No port gives anything of an object without a key, and no other user can read its files.
     """
 
     def __init__(self, directory: Path, *, port: int | None = None) -> None:
@@ -84,6 +85,8 @@ class EmbeddedS3:
     def start(self) -> Self:
         """The server takes requests. BucketUnreachableError with the log's tail when it does not after three attempts."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.directory.chmod(0o700)
+        write_security_files(self.directory)
         self._keys = self._settle_keys()
         ports_file = self.directory / "ports.json"
         kept: dict[str, int] = json.loads(ports_file.read_text(encoding="ascii")) if ports_file.exists() else {}
@@ -159,6 +162,8 @@ class EmbeddedS3:
             "master.telemetry": "false",
             "admin.ui": "false",
             "webdav": "false",
+            # Master and filer then have gRPC only; their HTTP ports hand out objects, and keys of the volume server.
+            "disableHttp": "true",
             # Without it the end takes 30 s once an object of several parts was touched.
             "idleTimeout": 2,
             "s3.config": self.directory / "s3.json",
@@ -185,8 +190,9 @@ class EmbeddedS3:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                # Left to itself it holds over a gigabyte after a large object.
-                env=make_server_environment() | {"GOMEMLIMIT": "200MiB", "GOGC": "50"},
+                # Left to itself it holds over a gigabyte after a large object. With 200 MiB, collecting garbage takes a seventh of a core when idle.
+                env=make_server_environment() | {"GOMEMLIMIT": "500MiB", "GOGC": "50"},
+                umask=0o077,
                 # Ctrl-C in a terminal is for us; the server must outlive our own clearing up.
                 start_new_session=True,
             )
@@ -197,8 +203,8 @@ class EmbeddedS3:
             # The socket proves that the answers are our server's: it is made once the ports were found to be free.
             # The S3 interface answers before there is a volume to write to; both are needed for the first upload.
             if (self.directory / LOCAL_SOCKET).exists() and _get(ports["s3.port"], "/healthz") is not None:
-                status = json.loads(_get(ports["master.port"], "/dir/status") or b"{}")
-                if status.get("Topology", {}).get("Max", 0) > 0:
+                topology = _get(ports["master.port"], "/") or b""
+                if f"{LOOPBACK}:{ports['volume.port']}".encode() in topology:
                     return process.poll() is None
             time.sleep(POLL_SECONDS)
         return False

@@ -1,0 +1,204 @@
+"""S3 servers of other makes, for the tests that run on several: programs that `make servers` installs, each with the surface of `EmbeddedS3`.
+
+`versitygw` keeps objects in a folder and knows everything that MinIO does. `s3proxy` is the poor one: no tags, versions or checksums.
+MinIO runs where a `minio` program is on PATH. They know no read-only keys without calls of their own, so `read_only_settings` is missing here.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException
+
+from schedgen_backups.core.errors import BucketUnreachableError, ConfigurationError
+from schedgen_backups.core.servers.loopback import LOOPBACK, file_tail, free_ports, make_server_environment, write_private_file
+from schedgen_backups.core.settings import BucketSettings
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+INSTALLED = Path(__file__).parents[2] / ".servers"
+START_ATTEMPTS = 3
+START_TIMEOUT_SECONDS = 60.0
+TERMINATION_GRACE_SECONDS = 10.0
+POLL_SECONDS = 0.1
+ACCESS_KEY = "schedgen-root"
+
+
+class ProgramServer(ABC):
+    """A server on 127.0.0.1; a context manager. The directory keeps its data."""
+
+    name: ClassVar[str]
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.absolute()
+        self.secret_key = secrets.token_hex(20)
+        self._port: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    @abstractmethod
+    def find(cls) -> Path | None:
+        """Return the program, where it is installed."""
+
+    @abstractmethod
+    def make_command(self, program: Path, port: int) -> tuple[list[str], dict[str, str]]:
+        """Return the words of the command, and what its environment has beside the usual."""
+
+    def start(self) -> Self:
+        """Start the server. BucketUnreachableError with the log's tail when it does not answer in time."""
+        program = self.find()
+        if program is None:
+            raise ConfigurationError(f"{self.name} is not installed", hint="make servers")
+        (self.directory / "data").mkdir(parents=True, exist_ok=True, mode=0o700)
+        for _ in range(START_ATTEMPTS):
+            (port,) = free_ports(1)
+            self._process = self._launch(program, port)
+            if self._becomes_ready(self._process, port):
+                self._port = port
+                return self
+            self.stop()
+        raise BucketUnreachableError(f"the server in {self.directory} does not start:\n{self.log_tail()}", hint="the lines above are its own")
+
+    def stop(self) -> None:
+        """End the server; do nothing when it does not run."""
+        self._port = None
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(TERMINATION_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    @property
+    def endpoint(self) -> str:
+        """`host:port` of the S3 interface. BucketUnreachableError when stopped."""
+        if self._port is None:
+            raise BucketUnreachableError("the server is not running", hint="call start() first")
+        return f"{LOOPBACK}:{self._port}"
+
+    def settings(self, bucket: str) -> BucketSettings:
+        """One of its buckets, present or not, with the keys that may do everything."""
+        return BucketSettings(self.endpoint, ACCESS_KEY, self.secret_key, bucket)
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines that the server wrote to its log."""
+        return file_tail(self.directory / "log", lines)
+
+    def _launch(self, program: Path, port: int) -> subprocess.Popen[bytes]:
+        command, variables = self.make_command(program, port)
+        with (self.directory / "log").open("wb") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                env=make_server_environment() | variables,
+                start_new_session=True,
+            )
+
+    def _becomes_ready(self, process: subprocess.Popen[bytes], port: int) -> bool:
+        client = Minio(
+            f"{LOOPBACK}:{port}",
+            access_key=ACCESS_KEY,
+            secret_key=self.secret_key,
+            secure=False,
+            region="us-east-1",
+            http_client=urllib3.PoolManager(timeout=2, retries=False),
+        )
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                client.list_buckets()
+            except (MinioException, urllib3.exceptions.HTTPError):
+                time.sleep(POLL_SECONDS)
+            else:
+                return process.poll() is None
+        return False
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.stop()
+
+
+class VersityServer(ProgramServer):
+    """Versity's gateway before a folder."""
+
+    name = "versitygw"
+
+    @classmethod
+    def find(cls) -> Path | None:
+        return _find_program(INSTALLED / "versitygw", "versitygw")
+
+    def make_command(self, program: Path, port: int) -> tuple[list[str], dict[str, str]]:
+        (self.directory / "versions").mkdir(exist_ok=True, mode=0o700)
+        folders = ["posix", "--versioning-dir", str(self.directory / "versions"), str(self.directory / "data")]
+        return [str(program), "--port", f"{LOOPBACK}:{port}", *folders], {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": self.secret_key}
+
+
+class S3ProxyServer(ProgramServer):
+    """S3Proxy before a folder; a Java program."""
+
+    name = "s3proxy"
+
+    @classmethod
+    def find(cls) -> Path | None:
+        jars = INSTALLED / "s3proxy"
+        return jars if shutil.which("java") and any(jars.glob("s3proxy-*.jar")) else None
+
+    def make_command(self, program: Path, port: int) -> tuple[list[str], dict[str, str]]:
+        properties = {
+            "s3proxy.endpoint": f"http://{LOOPBACK}:{port}",
+            "s3proxy.authorization": "aws-v2-or-v4",
+            "s3proxy.identity": ACCESS_KEY,
+            "s3proxy.credential": self.secret_key,
+            "jclouds.provider": "filesystem-nio2",
+            "jclouds.filesystem.basedir": str(self.directory / "data"),
+        }
+        file = self.directory / "s3proxy.conf"
+        write_private_file(file, "".join(f"{name}={value}\n" for name, value in properties.items()))
+        return ["java", "-Xmx512m", "-cp", f"{program}/*", "org.gaul.s3proxy.Main", "--properties", str(file)], {}
+
+
+class MinioServer(ProgramServer):
+    """MinIO before a folder."""
+
+    name = "minio"
+
+    @classmethod
+    def find(cls) -> Path | None:
+        return _find_program("minio")
+
+    def make_command(self, program: Path, port: int) -> tuple[list[str], dict[str, str]]:
+        return [str(program), "server", str(self.directory / "data"), "--quiet", "--address", f"{LOOPBACK}:{port}"], {
+            "MINIO_ROOT_USER": ACCESS_KEY,
+            "MINIO_ROOT_PASSWORD": self.secret_key,
+            "MINIO_BROWSER": "off",
+            # No question to the vendor whether there is a newer version.
+            "MINIO_UPDATE": "off",
+        }
+
+
+PROGRAM_SERVERS: dict[str, type[ProgramServer]] = {kind.name: kind for kind in (VersityServer, S3ProxyServer, MinioServer)}
+
+
+def _find_program(*candidates: Path | str) -> Path | None:
+    found = next((path for candidate in candidates if (path := shutil.which(os.fspath(candidate)))), None)
+    return Path(found) if found else None
