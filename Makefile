@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Tests wait more than they compute. A file's tests stay together: they share servers.
 PYTEST_PARALLEL ?= -n 3 --dist loadfile
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui serve test test-unit exhaustive coverage test-docker test-browser check format bench clean
+.PHONY: help setup demo ui serve test test-unit servers exhaustive coverage test-docker test-browser check format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -41,8 +41,13 @@ test: $(VENV)/.installed-dev  ## unit, edge (real Dagster) and integration (real
 test-unit: $(VENV)/.installed-dev  ## the tests that start no server (seconds)
 	$(BIN)/python -m pytest schedgen_backups_tests/unit $(PYTEST_PARALLEL) --dist worksteal $(PYTEST_ARGS)
 
-exhaustive: $(VENV)/.installed-dev  ## every test, the long-running ones included (an hour)
-	$(BIN)/python -m pytest -m "" $(PYTEST_PARALLEL) $(PYTEST_ARGS)
+servers:  ## other S3 servers for `make exhaustive`, into .servers (needs go, java and mvn; five minutes)
+	test -x .servers/versitygw || GOBIN=$(CURDIR)/.servers go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	test -d .servers/s3proxy || mvn --quiet --batch-mode --file schedgen_backups_tests/support/s3proxy.xml \
+		dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.servers/s3proxy
+
+exhaustive: $(VENV)/.installed-dev servers  ## every test, the long-running ones and other S3 servers included (an hour); report in docs/results
+	$(BIN)/python -m pytest -m "" $(PYTEST_PARALLEL) --s3-report docs/results/s3-servers.md $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev  ## the same as test, and which branches it covers
 	$(BIN)/python -m pytest $(PYTEST_PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)

@@ -21,6 +21,7 @@ import urllib3
 from minio import Minio
 from minio.commonconfig import Tags
 from minio.deleteobjects import DeleteObject
+from minio.error import S3Error
 from psycopg import sql
 
 from schedgen_backups.core.errors import BucketError, ConfigurationError
@@ -176,16 +177,26 @@ def _upload(client: Minio, bucket: str, job: _Job, content: bytes) -> int:
         tags = Tags.new_object_tags()
         tags["pdf-type"] = job.pdf_type
         tags["term"] = "2026/1"
-    client.put_object(
-        bucket,
-        str(job.s3_key),
-        BytesIO(content),
-        len(content),
-        content_type="application/pdf",
-        # The SDK takes ASCII only.
-        metadata={"original-filename": quote(job.file_name), "uploaded-by": str(job.user_id)},
-        tags=tags,
-    )
+
+    def put(tags: Tags | None) -> None:
+        client.put_object(
+            bucket,
+            str(job.s3_key),
+            BytesIO(content),
+            len(content),
+            content_type="application/pdf",
+            # The SDK takes ASCII only.
+            metadata={"original-filename": quote(job.file_name), "uploaded-by": str(job.user_id)},
+            tags=tags,
+        )
+
+    try:
+        put(tags)
+    except S3Error as error:
+        # There are servers without tags.
+        if tags is None or error.code != "NotImplemented":
+            raise
+        put(None)
     return len(content)
 
 

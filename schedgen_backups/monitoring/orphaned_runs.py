@@ -6,15 +6,24 @@ Without this, a killed `schedgen-backups backup` would stay "started" for ever, 
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
 
 from schedgen_backups import run_tags
+from schedgen_backups.core.errors import StorageError
+from schedgen_backups.core.system.lock import FileLock
 
 _START_TIME_FIELD = 21
 """`starttime` in /proc/PID/stat (proc(5), field 22): a process id comes again, together with this it does not."""
+_LOCKS_FOLDER = "running"
+_NAME_BYTES = 16
+_LOCK_NAME = re.compile(r"[0-9a-f]{32}")
 _ACTIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -30,20 +39,62 @@ def describe_process(process_id: int) -> str:
 
 
 def fail_orphaned_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
-    """Unfinished runs that a process of this host had begun and left by dying are failed; returns their ids."""
+    """Unfinished runs that a process of the command line had begun and left by dying are failed; returns their ids."""
     failed: list[str] = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_ACTIVE)):
-        described = run.tags.get(run_tags.PROCESS, "")
-        host, _colon, rest = described.partition(":")
-        process_id = rest.partition(":")[0]
-        if host == socket.gethostname() and process_id.isdigit() and describe_process(int(process_id)) != described:
-            instance.report_run_failed(run, message=f"process {process_id} of the command line ended without a word: it was killed")
+        if _is_orphaned(instance, run):
+            instance.report_run_failed(run, message="the process of the command line exited without reporting an error: it was killed")
             # The daemon would do it too, where one runs; without it the next backup would wait for ever.
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             failed.append(run.run_id)
     return tuple(failed)
 
 
-def describe_own_process() -> str:
-    """The same for this process."""
-    return describe_process(os.getpid())
+@contextmanager
+def mark_own_run(instance: dg.DagsterInstance) -> Generator[dict[str, str], None, None]:
+    """Yield the tags of a run that this process executes within the block, by which others see whether it still does."""
+    tags = {run_tags.PROCESS: process} if (process := describe_process(os.getpid())) else {}
+    lock = FileLock(_get_locks_folder(instance) / secrets.token_hex(_NAME_BYTES))
+    try:
+        lock.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock.try_acquire()
+    except (OSError, StorageError):  # the process id is enough on one host
+        yield tags
+        return
+    try:
+        yield {**tags, run_tags.RUN_LOCK: lock.path.name}
+    finally:
+        with suppress(OSError):
+            lock.path.unlink()
+        lock.release()
+
+
+def _is_orphaned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    lock = _find_lock(instance, run)
+    if lock is not None:
+        with suppress(StorageError):
+            if not lock.try_acquire():
+                return False
+            with suppress(OSError):
+                lock.path.unlink()
+            lock.release()
+            return True
+    described = run.tags.get(run_tags.PROCESS, "")
+    host, _colon, rest = described.partition(":")
+    process_id = rest.partition(":")[0]
+    return host == socket.gethostname() and process_id.isdigit() and describe_process(int(process_id)) != described
+
+
+def _find_lock(instance: dg.DagsterInstance, run: dg.DagsterRun) -> FileLock | None:
+    """Return the run's lock, where this process sees its file."""
+    name = run.tags.get(run_tags.RUN_LOCK, "")
+    # Tags can be set by whoever launches a run.
+    if not _LOCK_NAME.fullmatch(name):
+        return None
+    path = _get_locks_folder(instance) / name
+    return FileLock(path) if path.is_file() else None
+
+
+def _get_locks_folder(instance: dg.DagsterInstance) -> Path:
+    # In the compose deployment it is on the volume that every container of ours has.
+    return Path(instance.storage_directory()) / _LOCKS_FOLDER

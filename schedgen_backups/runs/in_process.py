@@ -22,7 +22,7 @@ from schedgen_backups.defs.drill import REPORT_KEY
 from schedgen_backups.defs.site import build_site_definitions
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, CANCELLED_EXIT_CODE, CONFIGURATION_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import EXIT_CODE_KEY, INTERRUPTION, explain_run_failure, explain_step_failure
-from schedgen_backups.monitoring.orphaned_runs import describe_own_process, fail_orphaned_runs
+from schedgen_backups.monitoring.orphaned_runs import fail_orphaned_runs, mark_own_run
 from schedgen_backups.runs.home import hold_home
 from schedgen_backups.runs.results import BackupResult, DrillResult, StepFailure
 
@@ -100,16 +100,14 @@ def _run_job(
     config: Config, instance: dg.DagsterInstance, job_name: str, tags: Mapping[str, str], run_config: Mapping[str, object]
 ) -> dg.ExecuteInProcessResult:
     fail_orphaned_runs(instance)
-    return (
-        build_site_definitions(config)
-        .resolve_job_def(job_name)
-        .execute_in_process(
+    job = build_site_definitions(config).resolve_job_def(job_name)
+    with mark_own_run(instance) as own_tags:
+        return job.execute_in_process(
             instance=instance,
-            tags={**tags, **({run_tags.PROCESS: process} if (process := describe_own_process()) else {})},
+            tags={**tags, **own_tags},
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **run_config},
         )
-    )
 
 
 def _read_report(result: dg.ExecuteInProcessResult) -> DrillReport | None:

@@ -26,7 +26,8 @@ from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, Captur
 from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, PackedObject
 from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId
-from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, LISTING_HINT, BucketClient, ListedObject
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, LISTING_HINT, BucketClient
+from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings
 
 MEMORY_BUDGET_BYTES = 64 << 20

@@ -19,7 +19,8 @@ from schedgen_backups.core.errors import BucketError, BucketUnreachableError, Ob
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import PackedObject, pack_object
-from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, READ_BYTES, BucketClient, ListedObject
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, READ_BYTES, BucketClient
+from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.s3.object_checksum import ObjectChecksum, RunningDigest, Unproven, read_etag
 from schedgen_backups.core.s3.object_head import ObjectHead
 from schedgen_backups.core.s3.refusals import BucketStalledError, ObjectChangedError, ObjectGoneError

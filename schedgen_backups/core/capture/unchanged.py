@@ -21,7 +21,7 @@ from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFile
 from schedgen_backups.core.formats.gzip_members import read_members
 from schedgen_backups.core.formats.records import ObjectEntry, make_format_error
 from schedgen_backups.core.formats.tar_member import check_members, digest_name
-from schedgen_backups.core.s3.client import ListedObject
+from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings
 
 

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import BinaryIO
 from xml.etree import ElementTree as ET
 
@@ -18,8 +17,8 @@ import certifi
 import urllib3
 from minio import Minio
 from minio.commonconfig import Tags
-from minio.datatypes import Object, parse_list_objects
 from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.helpers import ObjectWriteResult
 
 from schedgen_backups.core.concurrency.limits import RateLimit
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
@@ -27,6 +26,7 @@ from schedgen_backups.core.formats.gzip_members import Digest
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.s3.exchange import is_stall, make_pool, make_tls_context
 from schedgen_backups.core.s3.fast_get import DirectGets
+from schedgen_backups.core.s3.listing_page import ListedObject, ListingPage, read_page
 from schedgen_backups.core.s3.object_checksum import CHECKSUM_HEADERS, ObjectChecksum, Unproven, read_stored_checksum
 from schedgen_backups.core.s3.object_head import METADATA_PREFIX, ObjectHead, read_head
 from schedgen_backups.core.s3.refusals import (
@@ -57,17 +57,6 @@ _MOST_PAGES = 1_000_000
 LISTING_HINT = "Look at the S3 server's log, and for a proxy that answers in its place; run the backup again."
 _UNSUPPORTED_CODES = frozenset({"NotImplemented", "MethodNotAllowed"})
 _PARTIAL_CONTENT = 206
-
-
-@dataclass(frozen=True)
-class ListedObject:
-    """One line of the bucket's listing."""
-
-    key: str
-    size_bytes: int
-    etag: str
-    version_id: str | None
-    modified_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -179,11 +168,12 @@ class BucketClient:
         tokens: set[str] = set()
         empty_pages = 0
         for _page in range(_MOST_PAGES):
-            items, token = self._list_page(query)
-            yield from items
+            page = self._list_page(query)
+            token = page.next_token
+            yield from page.objects
             if token is None:
                 return
-            empty_pages = 0 if items else empty_pages + 1
+            empty_pages = 0 if page.objects else empty_pages + 1
             if not token or token in tokens or empty_pages > _MOST_EMPTY_PAGES:
                 problem = "gives empty pages" if empty_pages > _MOST_EMPTY_PAGES else "repeats its continuation token"
                 raise BucketError(f"the listing of the bucket {self._bucket} does not end: the S3 server {problem}", hint=LISTING_HINT)
@@ -191,19 +181,17 @@ class BucketClient:
             query |= {"continuation-token": token, "start-after": token}
         raise BucketError(f"the listing of the bucket {self._bucket} does not end after {_MOST_PAGES} pages", hint=LISTING_HINT)
 
-    def _list_page(self, query: dict[str, str]) -> tuple[list[ListedObject], str | None]:
-        """Return one page of the listing and the next page's token; None where it is the last page, empty where there is none."""
+    def _list_page(self, query: dict[str, str]) -> ListingPage:
+        """Return one page of the listing."""
         with self.translate_errors(""):
             # The SDK's own loop has no limit and hides the pages: an empty page with a token makes it ask for ever.
             response = self._client._execute("GET", self._bucket, query_params={**query})  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             try:
-                listed, is_truncated, token, _version = parse_list_objects(response)
-                items = [_read_listed(item) for item in listed]
-            except (ValueError, SyntaxError, OverflowError) as error:  # an XML ParseError is a SyntaxError
+                return read_page(response.data)
+            except ValueError as error:
                 found = _describe_error_page(response.data)
                 message = f"the S3 server at {self.settings.endpoint} answered something else than a listing of {self._bucket}: {found}"
                 raise BucketError(message, hint=LISTING_HINT) from error
-        return items, (token or "") if is_truncated else None
 
     @contextmanager
     def open_object(self, key: str, *, etag: str | None = None, offset: int = 0, length: int = 0) -> Generator[OpenObject, None, None]:
@@ -271,7 +259,7 @@ class BucketClient:
     def put_object(self, entry: ObjectEntry, body: BinaryIO) -> StoredObject:
         """Write the object with its content type, headers, metadata and tags.
 
-        Up to `IN_MEMORY_BYTES` it goes up whole, and its ETag is its MD5; larger ones go up in parts.
+        Up to `IN_MEMORY_BYTES` it goes up whole, and its ETag is its MD5; a server without tags gets it without them. Larger ones go up in parts.
         """
         # With the prefix, or the SDK takes metadata named `cache-control` for the header.
         metadata = {f"{METADATA_PREFIX}{name}": value for name, value in entry.metadata.items()}
@@ -280,18 +268,29 @@ class BucketClient:
         for name, value in entry.tags.items():
             tags[name] = value
         is_small = entry.size_bytes <= IN_MEMORY_BYTES
-        with self.translate_errors(entry.key):
-            stored = self._client.put_object(
+
+        def put(tags: Tags | None) -> ObjectWriteResult:
+            return self._client.put_object(
                 self._bucket,
                 entry.key,
                 body,
                 entry.size_bytes,
                 content_type=entry.content_type or "application/octet-stream",
                 metadata=headers or None,
-                tags=tags if entry.tags else None,
+                tags=tags,
                 part_size=IN_MEMORY_BYTES if is_small else max(PART_BYTES, -(-entry.size_bytes // _MOST_PARTS)),
                 num_parallel_uploads=1 if is_small else PARALLEL_PARTS,
             )
+
+        with self.translate_errors(entry.key):
+            try:
+                stored = put(tags if entry.tags else None)
+            except S3Error as error:
+                # The server has no tags: better the object without, which the comparison afterwards reports.
+                if not entry.tags or error.code not in _UNSUPPORTED_CODES or not is_small:
+                    raise
+                body.seek(0)
+                stored = put(None)
         return StoredObject((stored.etag or "").strip('"'), stored.version_id)
 
     def remove_object(self, key: str, *, version_id: str | None = None) -> None:
@@ -331,12 +330,6 @@ class BucketClient:
 def new_md5() -> Digest:
     """A running MD5, which S3 uses as a checksum and not as protection."""
     return hashlib.md5(usedforsecurity=False)
-
-
-def _read_listed(item: Object) -> ListedObject:
-    if not item.object_name or item.size is None or item.size < 0:
-        raise ValueError(f"no object: {item.object_name!r} of {item.size} bytes")
-    return ListedObject(item.object_name, item.size, (item.etag or "").strip('"'), item.version_id, item.last_modified)
 
 
 def _describe_error_page(data: bytes) -> str:

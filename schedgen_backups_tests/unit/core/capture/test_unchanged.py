@@ -22,7 +22,7 @@ from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFileWr
 from schedgen_backups.core.formats.gzip_members import compress_member, read_members
 from schedgen_backups.core.formats.gzip_writer import MemberWriter
 from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
-from schedgen_backups.core.s3.client import ListedObject
+from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, POINT, TAKEN_AT, damage, make_entry, make_noise, write_archive
 

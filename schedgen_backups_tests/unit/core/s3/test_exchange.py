@@ -16,8 +16,9 @@ from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreach
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
 from schedgen_backups.core.formats.tar_member import PackedObject
 from schedgen_backups.core.s3 import exchange
-from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, BucketClient, ListedObject
+from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, BucketClient
 from schedgen_backups.core.s3.exchange import ANSWER_LIMIT_BYTES
+from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.s3.refusals import BucketStalledError
 from schedgen_backups_tests.support.artifacts import make_entry
 from schedgen_backups_tests.support.slow_s3 import Answer, Handler, SlowS3, make_page

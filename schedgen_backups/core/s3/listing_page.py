@@ -1,0 +1,67 @@
+"""One page of a bucket's listing, as values. The SDK's parser refuses a whole page for one date that it cannot read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree as ET
+
+_ROOT = "ListBucketResult"
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """One line of the bucket's listing."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    version_id: str | None
+    modified_at: datetime | None
+    """None where the server gives none that can be read."""
+
+
+@dataclass(frozen=True)
+class ListingPage:
+    """Objects in the server's order."""
+
+    objects: tuple[ListedObject, ...]
+    next_token: str | None
+    """None on the last page; empty where there are more and the server names no token."""
+
+
+def read_page(data: bytes) -> ListingPage:
+    """Return the page (S3 API reference, ListObjectsV2). ValueError when it is none."""
+    try:
+        root = ET.fromstring(data)  # noqa: S314 - expat of these Pythons limits entities, and the answer's length is limited
+    except ET.ParseError as error:
+        raise ValueError(str(error)) from error
+    if _strip_namespace(root.tag) != _ROOT:
+        raise ValueError(f"not a {_ROOT}: {root.tag}")
+    top = {_strip_namespace(child.tag): child.text or "" for child in root}
+    is_escaped = top.get("EncodingType") == "url"
+    objects = tuple(_read_object(child, is_escaped=is_escaped) for child in root if _strip_namespace(child.tag) == "Contents")
+    is_truncated = top.get("IsTruncated", "").strip().lower() == "true"
+    return ListingPage(objects, top.get("NextContinuationToken", "") if is_truncated else None)
+
+
+def _read_object(element: ET.Element, *, is_escaped: bool) -> ListedObject:
+    found = {_strip_namespace(child.tag): child.text or "" for child in element}
+    key = unquote_plus(found.get("Key", "")) if is_escaped else found.get("Key", "")
+    size = found.get("Size", "").strip()
+    if not key or not (size.isascii() and size.isdecimal()):
+        raise ValueError(f"no object: {key!r} of {size!r} bytes")
+    return ListedObject(key, int(size), found.get("ETag", "").strip('"'), found.get("VersionId"), _read_time(found.get("LastModified", "")))
+
+
+def _read_time(text: str) -> datetime | None:
+    # Whole seconds are enough, and servers differ in how many digits they give behind them.
+    try:
+        return datetime.strptime(text[: len("2026-11-22T02:00:00")], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
+
+
+def _strip_namespace(tag: str) -> str:
+    return tag.rpartition("}")[2]

@@ -1,0 +1,60 @@
+"""Pages of a listing: what is read of them, and what is no page."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import pytest
+from minio import Minio
+
+from schedgen_backups.core.s3.listing_page import ListedObject, read_page
+
+NAMESPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+
+
+def make_page(contents: str, more: str = "") -> bytes:
+    return f"<ListBucketResult {NAMESPACE}><Name>b</Name>{contents}{more}</ListBucketResult>".encode()
+
+
+def make_line(time: str, key: str = "a b/é+.pdf") -> str:
+    return f"<Contents><Key>{key}</Key><LastModified>{time}</LastModified><ETag>&quot;abc&quot;</ETag><Size>7</Size></Contents>"
+
+
+@pytest.mark.parametrize("time", ["2026-11-29T01:23:22Z", "2026-11-29T01:23:22.320Z", "2026-11-29T01:23:22.320383412Z"])
+def test_an_object_is_read_whatever_the_precision_of_its_time(time: str) -> None:
+    page = read_page(make_page(make_line(time)))
+    assert page.objects == (ListedObject("a b/é+.pdf", 7, "abc", None, datetime(2026, 11, 29, 1, 23, 22, tzinfo=timezone.utc)),)
+    assert page.next_token is None
+
+
+@pytest.mark.parametrize("time", ["", "yesterday", "2026-13-29T01:23:22Z", "Sun, 29 Nov 2026 01:23:22 GMT"])
+def test_a_time_that_cannot_be_read_is_unknown_and_costs_nothing_else(time: str) -> None:
+    page = read_page(make_page(make_line(time)))
+    assert [(listed.key, listed.modified_at) for listed in page.objects] == [("a b/é+.pdf", None)]
+
+
+def test_a_page_that_is_not_the_last_has_a_token_or_says_that_it_has_none() -> None:
+    more = "<IsTruncated>true</IsTruncated>"
+    assert read_page(make_page("", f"{more}<NextContinuationToken>t</NextContinuationToken>")).next_token == "t"
+    assert read_page(make_page("", more)).next_token == ""
+    assert read_page(make_page("", "<IsTruncated>false</IsTruncated><NextContinuationToken>t</NextContinuationToken>")).next_token is None
+
+
+def test_escaped_keys_are_unescaped_where_the_page_says_so() -> None:
+    page = read_page(make_page("<EncodingType>url</EncodingType>" + make_line("", "a%09b+c")))
+    assert page.objects[0].key == "a\tb c"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [b"", b"<html>", b"<Error><Code>InternalError</Code></Error>", make_page("<Contents><Key>a</Key></Contents>"), make_page(make_line("", ""))],
+    ids=["nothing", "no XML", "an error", "no size", "no key"],
+)
+def test_what_is_no_page_is_refused(page: bytes) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        read_page(page)
+
+
+def test_the_sdk_still_has_the_call_that_asks_for_a_page() -> None:
+    """It is no public one: pyproject.toml bounds the SDK's version because of it."""
+    assert callable(Minio._execute)
