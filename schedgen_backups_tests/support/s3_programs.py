@@ -174,7 +174,10 @@ class S3ProxyServer(ProgramServer):
         }
         file = self.directory / "s3proxy.conf"
         write_private_file(file, "".join(f"{name}={value}\n" for name, value in properties.items()))
-        return ["java", "-Xmx512m", "-cp", f"{program}/*", "org.gaul.s3proxy.Main", "--properties", str(file)], {}
+        return ["java", "-Xmx512m", "-cp", f"{program}/*", "org.gaul.s3proxy.Main", "--properties", str(file)], {
+            # Java names files in the locale's encoding.
+            "LC_ALL": "C.UTF-8"
+        }
 
 
 class MinioServer(ProgramServer):

@@ -5,6 +5,8 @@ Other holders are real processes, killed for good.
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.errors import LockHeldError
-from schedgen_backups.core.system.lock import LOCK_NAME, DirectoryLock
+from schedgen_backups.core.errors import LockHeldError, StorageError
+from schedgen_backups.core.system.lock import LOCK_NAME, DirectoryLock, FileLock
 
 LOCK_AND_WAIT = """
 import sys, time
@@ -78,3 +80,58 @@ def test_a_child_process_does_not_keep_the_lock(catalog: Catalog) -> None:
         assert catalog.lock.acquire("me again")
         catalog.lock.release()
         child.kill()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks_is_named_and_not_taken_for_a_lock_that_is_held(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    before = count_open_files()
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(StorageError, match="has no file locks") as caught:
+        catalog.lock.acquire("me")
+    assert "NFS version 4" in caught.value.hint
+    assert count_open_files() == before
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_on_a_full_disk_the_lock_is_taken_without_its_note(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(_descriptor: int, _data: bytes, _offset: int) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("os.pwrite", refuse)
+    assert catalog.lock.acquire("me") is True
+    with pytest.raises(LockHeldError, match="another process"):
+        DirectoryLock(catalog.directory).acquire("other")
+    catalog.lock.release()
+    assert DirectoryLock(catalog.directory).acquire("other") is True
+
+
+def test_a_lock_of_another_user_is_refused_with_what_to_do(catalog: Catalog) -> None:
+    """As root leaves it after one backup."""
+    path = catalog.directory / LOCK_NAME
+    path.touch()
+    catalog.directory.chmod(0o755)
+    path.chmod(0o000)
+    is_root = os.geteuid() == 0
+    if is_root:
+        # Folders of tests are closed to others.
+        path = Path("/tmp") / f"lock-of-root-{os.getpid()}"  # noqa: S108
+        path.touch(mode=0o600)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(StorageError, match="cannot be opened: Permission denied") as caught:
+            FileLock(path).try_acquire()
+    finally:
+        if is_root:
+            os.seteuid(0)
+            path.unlink()
+    assert "chown -R" in caught.value.hint
+
+
+def count_open_files() -> int:
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0

@@ -1,0 +1,66 @@
+"""What becomes of tags, versions and checksums on a server without them: unknown, unproven, or a reported difference. Never green, never a crash."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.check_results import CheckStatus
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.restore.bucket import find_difference
+from schedgen_backups.core.s3.client import BucketClient
+from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.core.verify.files import verify_archive, verify_every_object
+from schedgen_backups_tests.support.artifacts import make_entry, make_noise, publish_archive
+from schedgen_backups_tests.support.servers import client_of
+
+pytestmark = pytest.mark.integration
+
+PART_BYTES = 5 << 20
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    return catalog
+
+
+def test_an_object_in_parts_is_proven_or_counted_as_unproven_with_the_reason(bucket: BucketSettings, catalog: Catalog) -> None:
+    body = make_noise(PART_BYTES + 1)
+    client_of(bucket).put_object(bucket.bucket, "parts.bin", io.BytesIO(body), len(body), part_size=PART_BYTES)
+    path = publish_archive(catalog, bucket)
+    assert {result.status for result in (*verify_archive(path), verify_every_object(path))} == {CheckStatus.PASSED}
+    with open_archive(path) as archive:
+        (entry,) = archive.read_entries()
+        assert archive.record.unproven_count == bool(entry.unproven)
+    # An ETag with the number of parts is no MD5; a server that joins them gives one.
+    assert bool(entry.unproven) == ("-" in entry.etag)
+    assert not entry.unproven or "multipart" in entry.unproven
+    assert verify_every_object(path).figures["unproven"] == bool(entry.unproven)
+
+
+def test_whether_the_bucket_keeps_versions_is_known_or_unknown(bucket: BucketSettings, catalog: Catalog) -> None:
+    client_of(bucket).put_object(bucket.bucket, "a.pdf", io.BytesIO(b"a"), 1)
+    with open_archive(publish_archive(catalog, bucket)) as archive:
+        assert archive.record.is_versioned in (None, False)
+
+
+def test_tags_come_back_or_are_reported_as_different(bucket: BucketSettings) -> None:
+    entry = make_entry("a.pdf", b"body", tags={"owner": "me"})
+    with BucketClient(bucket, threads=1, stall_timeout_seconds=30) as client:
+        client.put_object(entry, io.BytesIO(b"body"))
+        tags = client.read_tags("a.pdf")
+        assert tags in ({}, {"owner": "me"})
+        assert find_difference(client, entry) == ("" if tags else "tags")
+
+
+def test_a_checksum_is_of_the_whole_object_or_there_is_a_reason(bucket: BucketSettings) -> None:
+    client_of(bucket).put_object(bucket.bucket, "a.pdf", io.BytesIO(b"a"), 1)
+    with BucketClient(bucket, threads=1, stall_timeout_seconds=30) as client:
+        (listed,) = client.list_objects()
+        found = client.read_checksum("a.pdf", listed.etag)
+        assert getattr(found, "reason", "") or getattr(found, "digest", b"")
