@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from schedgen_backups.core.errors import DumpError
+from schedgen_backups.core.postgres.activity import ServerActivity
 from schedgen_backups.core.postgres.client_programs import ClientPrograms
 from schedgen_backups.core.postgres.connection import SessionFacts, make_client_environment
 from schedgen_backups.core.postgres.login_refusals import find_login_hint
@@ -44,8 +45,10 @@ def stream_dump(
         *([f"--snapshot={snapshot_id}"] if snapshot_id else []),
         *options,
     ]
+    activity = ServerActivity(settings)
+    environment = {**make_client_environment(settings, session), **activity.environment}
     try:
-        with Program(arguments, environment=make_client_environment(settings, session), stall_timeout_seconds=stall_timeout_seconds) as program:
+        with Program(arguments, environment=environment, stall_timeout_seconds=stall_timeout_seconds, is_working=activity.is_working) as program:
             on_start(program)
             blocks = program.read_blocks()
             if session.server_major < TRANSACTION_TIMEOUT_MAJOR:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 from schedgen_backups.core.errors import RestoreError
+from schedgen_backups.core.postgres.activity import ServerActivity
 from schedgen_backups.core.postgres.client_programs import ClientPrograms
 from schedgen_backups.core.postgres.connection import SessionFacts, make_client_environment
 from schedgen_backups.core.postgres.login_refusals import find_login_hint
@@ -54,12 +55,14 @@ class Psql:
     """
 
     def __init__(self, client: ClientPrograms, target: DatabaseSettings, session: SessionFacts, transfer: TransferSettings) -> None:
+        activity = ServerActivity(target)
         try:
             self._program = Program(
                 [client.psql, *_WORDS],
-                environment=make_client_environment(target, session),
+                environment={**make_client_environment(target, session), **activity.environment},
                 stall_timeout_seconds=transfer.stall_timeout_seconds,
                 stdin=subprocess.PIPE,
+                is_working=activity.is_working,
             )
         except ProgramError as error:
             raise RestoreError(error.message, hint=error.hint) from error

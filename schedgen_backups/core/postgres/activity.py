@@ -1,0 +1,45 @@
+"""Asks a server what the session of a silent program does there: an index is built in hours, without a word to the client."""
+
+from __future__ import annotations
+
+import secrets
+
+import psycopg
+
+from schedgen_backups.core.errors import DatabaseError
+from schedgen_backups.core.postgres.connection import APPLICATION_NAME, connect_database
+from schedgen_backups.core.settings import DatabaseSettings
+
+# One that waits for its client or for a lock does nothing (PostgreSQL manual, "Wait Event Types"). One that waits for a lock of a session of ours
+# goes on when that has done its work: a restore in several sessions builds indexes side by side.
+_WORKING = """
+WITH RECURSIVE asked(pid) AS (
+    SELECT pid FROM pg_catalog.pg_stat_activity WHERE application_name = %(name)s AND state = 'active'
+    UNION
+    SELECT blocking.pid FROM asked, LATERAL unnest(pg_catalog.pg_blocking_pids(asked.pid)) AS blocking(pid)
+)
+SELECT count(*) > 0 FROM pg_catalog.pg_stat_activity JOIN asked USING (pid)
+WHERE state = 'active' AND coalesce(wait_event_type, '') NOT IN ('Client', 'Lock') AND application_name LIKE %(prefix)s
+"""
+
+
+class ServerActivity:
+    """The sessions of one program, which it begins under a name that nobody else has."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._settings = settings
+        self.application_name = f"{APPLICATION_NAME} {secrets.token_hex(8)}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the program needs besides its login."""
+        return {"PGAPPNAME": self.application_name}
+
+    def is_working(self) -> bool:
+        """Return whether the server works on something for the program; not where it cannot be asked."""
+        try:
+            with connect_database(self._settings) as connection:
+                row = connection.execute(_WORKING, {"name": self.application_name, "prefix": f"{APPLICATION_NAME}%"}).fetchone()
+        except (DatabaseError, psycopg.Error):
+            return False
+        return row == (True,)
