@@ -129,7 +129,9 @@ class _Source:
 def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: DumpFileWriter, folder: Path) -> dict[TableName, int]:
     """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory once."""
     capture, snapshot = source.capture, source.snapshot
-    groups = choose_separate_tables(snapshot.read_table_sizes(), capture.transfer.dump_jobs)
+    # pg_dump reads its words, and sorts tables, in the database's encoding.
+    has_plain_names = source.session.encoding == "UTF8" or all(f"{table.schema_name}{table.name}".isascii() for table in tables)
+    groups = choose_separate_tables(snapshot.read_table_sizes(), capture.transfer.dump_jobs if has_plain_names else 1)
     separate = [table for group in groups for table in group]
     with (
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool,

@@ -28,6 +28,26 @@ _ANNOUNCED = re.compile(
     rb"-- Data for Name: (?P<name>[^\n]*); Type: TABLE DATA; Schema: (?P<schema>[^\n]*); Owner: [^\n]*\n--"
     rb"(?P<root>\n\n-- load via partition root [^\n]*)?"
 )
+_CLIENT_ENCODING = re.compile(rb"^SET client_encoding = '([A-Z0-9_]+)';$", re.MULTILINE)
+_HEAD_BYTES = 64 * 1024
+_CODECS = {
+    "EUC_CN": "gb2312",
+    "EUC_JP": "euc_jp",
+    "EUC_JIS_2004": "euc_jis_2004",
+    "EUC_KR": "euc_kr",
+    "ISO_8859_5": "iso8859-5",
+    "ISO_8859_6": "iso8859-6",
+    "ISO_8859_7": "iso8859-7",
+    "ISO_8859_8": "iso8859-8",
+    "JOHAB": "johab",
+    "KOI8R": "koi8-r",
+    "KOI8U": "koi8-u",
+    **{f"LATIN{number}": f"iso8859-{part}" for number, part in zip(range(1, 11), (1, 2, 3, 4, 9, 10, 13, 14, 15, 16), strict=True)},
+    "WIN866": "cp866",
+    "WIN874": "cp874",
+    **{f"WIN{page}": f"cp{page}" for page in range(1250, 1259)},
+}
+"""Encodings of databases (PostgreSQL manual, table 24.3) → Python's names. Names are read as UTF-8 in all others."""
 _END_LINE = b"\\.\n"
 SECTION_END = b"\n\n"
 """What pg_dump writes behind the end line of a table's rows."""
@@ -77,8 +97,15 @@ def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
     buffer = b""
     text_cutter = _TextCutter()
     rows: _RowCutter | None = None
+    codec = ""
+    size_bytes = 0
     for block, is_last in _mark_last(blocks):
         buffer = buffer + block if buffer else block
+        if not codec:
+            # pg_dump says in its head in which encoding it writes, that of the database.
+            found = _CLIENT_ENCODING.search(buffer)
+            size_bytes += len(block)
+            codec = _CODECS.get(found[1].decode(), "utf-8") if found is not None else "utf-8" if size_bytes > _HEAD_BYTES else ""
         while buffer:
             if rows is not None:
                 data, end, buffer = rows.cut(buffer)
@@ -89,7 +116,7 @@ def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
                 yield TableEnd(end)
                 rows = None
             else:
-                text, start, buffer = text_cutter.cut(buffer, is_last=is_last)
+                text, start, buffer = text_cutter.cut(buffer, is_last=is_last, codec=codec or "utf-8")
                 if text:
                     yield Text(text)
                 if start is None:
@@ -173,8 +200,11 @@ class _TextCutter:
         self._position = 0
         """Up to where the buffer was read."""
 
-    def cut(self, buffer: bytes, *, is_last: bool) -> tuple[bytes, TableStart | None, bytes]:
-        """Text, the COPY statement if it came, and the rest: what comes after it, or what is needed to see what comes next."""
+    def cut(self, buffer: bytes, *, is_last: bool, codec: str) -> tuple[bytes, TableStart | None, bytes]:
+        """Text, the COPY statement if it came, and the rest: what comes after it, or what is needed to see what comes next.
+
+        Names are in the encoding `codec`.
+        """
         while self._position < len(buffer):
             if self._quotes.is_inside:
                 self._position = self._quotes.leave(buffer, self._position, is_last=is_last)
@@ -191,7 +221,7 @@ class _TextCutter:
                 self._quotes.enter(edge)
                 continue
             start = edge.start() + 1
-            table, end = _read_start(buffer, start)
+            table, end = _read_start(buffer, start, codec)
             if table is not None:
                 self._position = 0
                 return buffer[:start], table, buffer[end:]
@@ -204,7 +234,7 @@ class _TextCutter:
         return buffer[:kept], None, buffer[kept:]
 
 
-def _read_start(buffer: bytes, start: int) -> tuple[TableStart | None, int]:
+def _read_start(buffer: bytes, start: int, codec: str) -> tuple[TableStart | None, int]:
     """Return the table whose COPY statement stands there and the statement's end; no table where it is none; -1 while the end has not come."""
     announced = _find_announcement(buffer, start - 2)
     if announced is None:
@@ -213,11 +243,11 @@ def _read_start(buffer: bytes, start: int) -> tuple[TableStart | None, int]:
     if match is None:
         is_whole = b"FROM stdin;\n" in buffer[start:] or len(buffer) - start > _STATEMENT_LIMIT_BYTES
         return None, start if is_whole else -1
-    columns = (match["columns"] or b"").decode("utf-8", "replace")
-    schema_name, name, root = unquote_identifier(match["schema"]), unquote_identifier(match["name"]), ""
+    columns = (match["columns"] or b"").decode(codec, "replace")
+    schema_name, name, root = unquote_identifier(match["schema"], codec), unquote_identifier(match["name"], codec), ""
     if announced["root"]:
         root = f"{schema_name}.{name}"
-        schema_name, name = (announced[part].decode("utf-8", "replace") for part in ("schema", "name"))
+        schema_name, name = (announced[part].decode(codec, "replace") for part in ("schema", "name"))
     return TableStart(match[0], schema_name, name, columns, root), match.end()
 
 
@@ -226,11 +256,11 @@ def _find_announcement(buffer: bytes, copy_position: int) -> re.Match[bytes] | N
     return _ANNOUNCED.fullmatch(buffer, comment_start + 1, copy_position) if comment_start >= 0 else None
 
 
-def unquote_identifier(identifier: bytes) -> str:
+def unquote_identifier(identifier: bytes, codec: str = "utf-8") -> str:
     """The name that pg_dump wrote as this identifier."""
     if identifier.startswith(b'"'):
         identifier = identifier[1:-1].replace(b'""', b'"')
-    return identifier.decode("utf-8", "replace")
+    return identifier.decode(codec, "replace")
 
 
 @dataclass(frozen=True)

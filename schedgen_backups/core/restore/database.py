@@ -228,9 +228,11 @@ def check_empty(target: DatabaseSettings, relation_count: int) -> None:
 def can_load_in_parallel(dump: DumpFile) -> bool:
     """Return whether rows and the rest of the dump can be told apart for sure, and the rest fits into memory.
 
-    Not with large objects, which are part of the rest, and not with a table that the snapshot did not count, such as an extension's.
+    Not with large objects, which are part of the rest, not with names that another encoding than UTF-8 writes with other bytes, and not with a table
+    that the snapshot did not count, such as an extension's.
     """
-    return not dump.record.large_object_count and all(table.expected_rows is not None for table in dump.tables)
+    has_plain_names = dump.record.encoding == "UTF8" or all(table.qualified_name.isascii() for table in dump.tables)
+    return has_plain_names and not dump.record.large_object_count and all(table.expected_rows is not None for table in dump.tables)
 
 
 def choose_way(record: DumpRecord, facts: TargetFacts, *, jobs: int) -> LoadWay:

@@ -1,0 +1,69 @@
+"""Databases in other encodings than UTF-8, with names and rows in them, are captured, verified, restored, drilled and equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.check_results import CheckStatus
+from schedgen_backups.core.drill.drill import drill_point
+from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.model import Origin, RecoveryPointId
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
+from schedgen_backups.core.verify.commit import commit_point
+from schedgen_backups_tests.support.artifacts import POINT, make_live, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.dumps import restore
+from schedgen_backups_tests.support.restores import compare_database
+from schedgen_backups_tests.support.servers import connect, run
+
+pytestmark = pytest.mark.integration
+
+WORDS = {"LATIN1": "Aufträge", "LATIN9": "Prix en €", "WIN1252": "“Übung”", "KOI8R": "Заказы", "EUC_JP": "注文", "ISO_8859_5": "Заказы"}
+
+
+def create(server: EmbeddedPostgres, encoding: str) -> DatabaseSettings:
+    name = f"test_{uuid4().hex}"
+    run(server.settings("postgres"), f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C' LOCALE_PROVIDER libc")
+    return server.settings(name)
+
+
+@pytest.fixture(params=WORDS)
+def pair(request: pytest.FixtureRequest, postgres_server: EmbeddedPostgres) -> Iterator[tuple[str, DatabaseSettings, DatabaseSettings]]:
+    source, target = create(postgres_server, request.param), create(postgres_server, request.param)
+    yield WORDS[request.param], source, target
+    for database in (source, target):
+        postgres_server.drop_database(database.database)
+
+
+def fill(database: DatabaseSettings, word: str) -> None:
+    with connect(database) as connection:
+        connection.execute("SET client_encoding = 'UTF8'")
+        statements = f"""CREATE SCHEMA "{word}"; CREATE TABLE "{word}"."{word}" ("{word}" text PRIMARY KEY);
+            INSERT INTO "{word}"."{word}" VALUES ('{word}'); CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('{word}');
+            CREATE TABLE big (a text); INSERT INTO big SELECT repeat('x', 1000) FROM generate_series(1, 3000)"""
+        connection.execute(statements.encode())
+
+
+def test_names_and_rows_of_another_encoding_make_a_point_that_restores(
+    pair: tuple[str, DatabaseSettings, DatabaseSettings], bucket: BucketSettings, tmp_path: Path
+) -> None:
+    word, source, target = pair
+    fill(source, word)
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    path = publish_dump(catalog, source, dump_jobs=2)
+    with open_dump(path) as dump:
+        assert (word, word) in {(table.schema_name, table.name) for table in dump.tables}
+    publish_archive(catalog, bucket)
+    live = make_live(source, bucket)
+    commit_point(catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=live)
+    restore(path, target)
+    assert [result.summary for result in compare_database(path, target, make_transfer()) if not result.is_passed] == []
+    report = drill_point(catalog, None, make_transfer(), DrillSettings(tmp_path / "scratch"), source=source, drilled_by="a test")
+    of_database = [result for result in report.results if result.check.value.startswith("database_")]
+    assert [result.summary for result in of_database if result.status is not CheckStatus.PASSED] == []
