@@ -10,8 +10,10 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from heapq import merge
+from itertools import groupby, islice
 from threading import Event
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 from psycopg import sql
@@ -36,6 +38,7 @@ _KEEP_OWN_PATH = "SELECT pg_catalog.set_config('schedgen_backups.search_path', p
 _TAKE_SAFE_PATH = "SELECT pg_catalog.set_config('search_path', '', true)"
 _TAKE_OWN_PATH = "SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('schedgen_backups.search_path'), true)"
 """For the operators' own query, whose names are those of the database; ours must not find an operator that somebody put before the system's."""
+_KEYS_PER_BLOCK = 1000
 _KEEP_ALIVE_SECONDS = 1.0
 """Proxies are set to seconds where somebody means it well (HAProxy's manual shows 5 s for tests, 30 s and more otherwise)."""
 
@@ -184,16 +187,29 @@ class Snapshot:
         return ""
 
     def read_references(self, references: References) -> Iterator[list[str]]:
-        """Yields the distinct object keys that the rows refer to, in byte order, a thousand at a time."""
-        query = sql.SQL('SELECT DISTINCT key::text COLLATE "C" FROM ({}) AS reference(key) WHERE key IS NOT NULL ORDER BY 1').format(
-            _as_query(references)
-        )
+        r"""Yields the distinct object keys that the rows refer to, in byte order, a thousand at a time.
+
+        What is not UTF-8, in a database without an encoding, cannot be the key of an object: it stands there with its bytes as `\xe9`.
+        """
+        if self._connection.info.parameter_status("server_encoding") != "SQL_ASCII":
+            yield from self._read_keys(references, sql.SQL('key::text COLLATE "C"'))
+            return
+        raw = sql.SQL("pg_catalog.convert_to(key::text, 'SQL_ASCII')")
+        # Their written form has another place in the order than their bytes.
+        odd = sorted(_decode(key) for keys in self._read_keys(references, raw) for key in keys if not _is_utf8(key))
+        plain = (key.decode() for keys in self._read_keys(references, raw) for key in keys if _is_utf8(key))
+        merged = (key for key, _same in groupby(merge(plain, odd)))
+        while keys := list(islice(merged, _KEYS_PER_BLOCK)):
+            yield keys
+
+    def _read_keys(self, references: References, key: sql.SQL) -> Iterator[list[Any]]:
+        query = sql.SQL("SELECT DISTINCT {} FROM ({}) AS reference(key) WHERE key IS NOT NULL ORDER BY 1").format(key, _as_query(references))
         with translate_errors(self._settings), self._connection.cursor(name="references") as cursor:
-            cursor.itersize = 1000
+            cursor.itersize = _KEYS_PER_BLOCK
             self._connection.execute(_TAKE_OWN_PATH)
             cursor.execute(query)
-            while keys := cursor.fetchmany(1000):
-                yield [str(key) for (key,) in keys]
+            while rows := cursor.fetchmany(_KEYS_PER_BLOCK):
+                yield [key for (key,) in rows]
             self._connection.execute(_TAKE_SAFE_PATH)
 
     def keep_alive(self, stop: Event) -> None:
@@ -239,6 +255,18 @@ def open_snapshot(settings: DatabaseSettings, *, lock_timeout_seconds: float = 6
                 cursor.execute(_KEEP_OWN_PATH)
                 cursor.execute(_TAKE_SAFE_PATH)
         yield Snapshot(connection, settings)
+
+
+def _is_utf8(key: bytes) -> bool:
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decode(key: bytes) -> str:
+    return key.decode("utf-8", "backslashreplace")
 
 
 def _as_query(references: References) -> sql.SQL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
@@ -67,3 +68,19 @@ def test_names_and_rows_of_another_encoding_make_a_point_that_restores(
     report = drill_point(catalog, None, make_transfer(), DrillSettings(tmp_path / "scratch"), source=source, drilled_by="a test")
     of_database = [result for result in report.results if result.check.value.startswith("database_")]
     assert [result.summary for result in of_database if result.status is not CheckStatus.PASSED] == []
+
+
+def test_a_key_that_is_no_utf_8_takes_nothing_with_it(postgres_server: EmbeddedPostgres, tmp_path: Path) -> None:
+    source = create(postgres_server, "SQL_ASCII")
+    try:
+        with connect(source) as connection:
+            connection.execute("SET client_encoding = 'SQL_ASCII'")
+            connection.execute(b"CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('key-\xe9'), ('key-\xc3\xa9'), ('b'), ('z'), ('key-\xe9')")
+        catalog = Catalog(tmp_path / "backups")
+        catalog.prepare()
+        path = publish_dump(catalog, source)
+        with open_dump(path) as dump:
+            assert list(chain.from_iterable(dump.read_references())) == ["b", "key-\\xe9", "key-é", "z"]
+            assert dump.record.row_count == 5
+    finally:
+        postgres_server.drop_database(source.database)
