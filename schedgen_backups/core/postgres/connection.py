@@ -51,6 +51,8 @@ class SessionFacts:
     is_pooled: bool = False
     """Whether a pooler of sessions stands between; those of transactions are refused."""
     is_encrypted: bool = False
+    is_encryption_needed: bool = False
+    """Whether the server got the password in cleartext, on an encrypted connection that it had to be for that."""
 
 
 def read_session_facts(connection: psycopg.Connection[Any]) -> SessionFacts:
@@ -61,12 +63,15 @@ def read_session_facts(connection: psycopg.Connection[Any]) -> SessionFacts:
         is_superuser=connection.info.parameter_status("is_superuser") == "on",
         is_pooled=is_pooled(connection),
         is_encrypted=bool(connection.pgconn.ssl_in_use),
+        is_encryption_needed=connection.info.get_parameters().get("sslmode") in _ENCRYPTED_MODES,
     )
 
 
 def make_client_environment(settings: DatabaseSettings, session: SessionFacts = SessionFacts()) -> dict[str, str]:
     """The variables that make pg_dump, pg_dumpall and psql log in and begin as our own sessions; the password is only here."""
-    is_downgrade_possible = session.is_encrypted and settings.ssl_mode in _MAYBE_ENCRYPTED_MODES and not settings.is_local
+    is_downgrade_possible = session.is_encrypted and settings.ssl_mode in _MAYBE_ENCRYPTED_MODES
+    # On this machine, where encryption protects nothing, programs may have been built without it.
+    is_downgrade_possible = is_downgrade_possible and (session.is_encryption_needed or not settings.is_local)
     values = {**FIXED_SETTINGS, **list_later_settings(session.server_major, is_superuser=session.is_superuser)}
     return {
         # libpq of programs older than 16 ignores it; our own session was there first, and obeyed it.
