@@ -101,8 +101,10 @@ class Snapshot:
 
     def read_properties(self) -> DatabaseProperties | None:
         """Return the database's owner, privileges, settings and collation."""
+        # A pooler may know it by another name than the server.
+        database = str(self._value("SELECT pg_catalog.current_database()"))
         with translate_errors(self._settings):
-            return read_properties(self._connection, self._settings.database)
+            return read_properties(self._connection, database)
 
     def list_tables(self) -> tuple[TableName, ...]:
         """Every table whose rows a dump must hold, by schema and name. Tables of extensions are theirs to make and are not listed."""
