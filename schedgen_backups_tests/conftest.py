@@ -20,7 +20,7 @@ from minio.deleteobjects import DeleteObject
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups_tests.support.s3_programs import PROGRAM_SERVERS, MinioServer, ProgramServer
+from schedgen_backups_tests.support.s3_programs import DIFFERENCES, PROGRAM_SERVERS, MinioServer, ProgramServer
 from schedgen_backups_tests.support.server_report import ServerReport
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, S3Server, SharedS3, client_of
 
@@ -63,8 +63,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         # MinIO cannot be installed by `make servers`.
         kinds = {name for name, kind in PROGRAM_SERVERS.items() if kind is not MinioServer or kind.find() is not None}
         others = sorted(kinds) if any(folder in str(metafunc.definition.path) for folder in SEVERAL_SERVERS) else ()
-        marked = (pytest.param(name, marks=pytest.mark.exhaustive) for name in others)
+        marked = (pytest.param(name, marks=_mark_server(name, metafunc.function.__name__)) for name in others)
         metafunc.parametrize("s3_server", ["seaweedfs", *marked], indirect=True, scope="session")
+
+
+def _mark_server(server: str, test: str) -> list[pytest.MarkDecorator]:
+    reason = DIFFERENCES.get((server, test))
+    return [pytest.mark.exhaustive, *([pytest.mark.xfail(reason=reason, strict=True)] if reason else [])]
 
 
 def pytest_configure(config: pytest.Config) -> None:

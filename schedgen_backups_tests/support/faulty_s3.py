@@ -204,7 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
         # A new one each time: the server closes idle connections, and a request on such a one would be lost.
         with contextlib.closing(http.client.HTTPConnection(proxy.target, timeout=UPSTREAM_TIMEOUT_SECONDS)) as upstream:
             self._pass_on(upstream)
-            self._answer(upstream.getresponse(), proxy.take(request, "cut", "corrupt", "hang"), proxy.take(request, "edit"))
+            # A connection that the server ends with its answer is the answer's alone.
+            with upstream.getresponse() as response:
+                self._answer(response, proxy.take(request, "cut", "corrupt", "hang"), proxy.take(request, "edit"))
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 (the base class's names)
 

@@ -26,6 +26,8 @@ class SlowS3(JoiningHTTPServer):
         super().__init__(Handler)
         self.objects: dict[str, Answer] = {}
         self.listing: Answer = lambda handler: handler.send_whole(make_page([], ""))
+        self.about_bucket: Answer = Handler.send_whole
+        """Answers every other question about the bucket."""
         self.put: Answer = lambda handler: handler.send_whole(b"")
         self.requests: list[str] = []
         self.stopping = threading.Event()
@@ -59,7 +61,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(self.path)
         parts = urlsplit(self.path)
         key = unquote(parts.path).removeprefix("/bucket").removeprefix("/")
-        answer = self.server.objects.get(key, Handler.refuse) if key else self.server.listing if "list-type" in parts.query else Handler.send_whole
+        answer = (
+            self.server.objects.get(key, Handler.refuse) if key else self.server.listing if "list-type" in parts.query else self.server.about_bucket
+        )
         with suppress(ConnectionError):
             answer(self)
 

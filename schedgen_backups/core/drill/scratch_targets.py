@@ -283,8 +283,8 @@ class _BucketMaker(BucketClient):
         with self.translate_errors(""):
             if not self._client.bucket_exists(self._bucket):
                 return
-            entries = self._client.list_objects(self._bucket, recursive=True, include_version=self.is_versioned() is True)
-            doomed = (DeleteObject(entry.object_name or "", entry.version_id) for entry in entries)
+            entries = self.list_versions() if self.is_versioned() is True else self.list_objects()
+            doomed = (DeleteObject(entry.key, entry.version_id) for entry in entries)
             for error in self._client.remove_objects(self._bucket, doomed):
                 raise BucketError(f"object {error.name!r} of the scratch bucket {self._bucket} was not removed: {error.message}")
             self._client.remove_bucket(self._bucket)

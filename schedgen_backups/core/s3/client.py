@@ -164,21 +164,27 @@ class BucketClient:
 
         BucketError (permanent) when the answers are not a listing, or do not advance.
         """
-        query = {"list-type": "2", "prefix": prefix, "delimiter": "", "max-keys": str(_PAGE_COUNT)}
-        tokens: set[str] = set()
+        yield from self._list({"list-type": "2", "prefix": prefix, "delimiter": "", "max-keys": str(_PAGE_COUNT)})
+
+    def list_versions(self) -> Iterator[ListedObject]:
+        """Yields every version of every object, and every delete marker; errors as of `list_objects`."""
+        yield from self._list({"versions": "", "prefix": "", "delimiter": "", "max-keys": str(_PAGE_COUNT)})
+
+    def _list(self, query: dict[str, str]) -> Iterator[ListedObject]:
+        asked: set[tuple[str, ...]] = set()
         empty_pages = 0
         for _page in range(_MOST_PAGES):
             page = self._list_page(query)
-            token = page.next_token
             yield from page.objects
-            if token is None:
+            if page.next_query is None:
                 return
             empty_pages = 0 if page.objects else empty_pages + 1
-            if not token or token in tokens or empty_pages > _MOST_EMPTY_PAGES:
+            place = tuple(page.next_query.values())
+            if not any(place) or place in asked or empty_pages > _MOST_EMPTY_PAGES:
                 problem = "gives empty pages" if empty_pages > _MOST_EMPTY_PAGES else "repeats its continuation token"
                 raise BucketError(f"the listing of the bucket {self._bucket} does not end: the S3 server {problem}", hint=LISTING_HINT)
-            tokens.add(token)
-            query |= {"continuation-token": token, "start-after": token}
+            asked.add(place)
+            query |= page.next_query
         raise BucketError(f"the listing of the bucket {self._bucket} does not end after {_MOST_PAGES} pages", hint=LISTING_HINT)
 
     def _list_page(self, query: dict[str, str]) -> ListingPage:

@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
-_ROOT = "ListBucketResult"
+_ROOTS = frozenset({"ListBucketResult", "ListVersionsResult"})
+_LINES = frozenset({"Contents", "Version", "DeleteMarker"})
 
 
 @dataclass(frozen=True)
@@ -27,29 +28,37 @@ class ListingPage:
     """Objects in the server's order."""
 
     objects: tuple[ListedObject, ...]
-    next_token: str | None
-    """None on the last page; empty where there are more and the server names no token."""
+    """Of a listing of versions, all versions and delete markers."""
+    next_query: dict[str, str] | None
+    """What asks for the next page; None on the last page. Its values are empty where there are more and the server does not say from where."""
 
 
 def read_page(data: bytes) -> ListingPage:
-    """Return the page (S3 API reference, ListObjectsV2). ValueError when it is none."""
+    """Return the page (S3 API reference, ListObjectsV2 and ListObjectVersions). ValueError when it is none."""
     try:
         root = ET.fromstring(data)  # noqa: S314 - expat of these Pythons limits entities, and the answer's length is limited
     except ET.ParseError as error:
         raise ValueError(str(error)) from error
-    if _strip_namespace(root.tag) != _ROOT:
-        raise ValueError(f"not a {_ROOT}: {root.tag}")
+    if _strip_namespace(root.tag) not in _ROOTS:
+        raise ValueError(f"not a listing: {root.tag}")
     top = {_strip_namespace(child.tag): child.text or "" for child in root}
     is_escaped = top.get("EncodingType") == "url"
-    objects = tuple(_read_object(child, is_escaped=is_escaped) for child in root if _strip_namespace(child.tag) == "Contents")
-    is_truncated = top.get("IsTruncated", "").strip().lower() == "true"
-    return ListingPage(objects, top.get("NextContinuationToken", "") if is_truncated else None)
+    objects = tuple(_read_object(child, is_escaped=is_escaped) for child in root if _strip_namespace(child.tag) in _LINES)
+    if top.get("IsTruncated", "").strip().lower() != "true":
+        return ListingPage(objects, None)
+    if _strip_namespace(root.tag) == "ListVersionsResult":
+        marker = top.get("NextKeyMarker", "")
+        query = {"key-marker": unquote_plus(marker) if is_escaped else marker, "version-id-marker": top.get("NextVersionIdMarker", "")}
+        return ListingPage(objects, query)
+    token = top.get("NextContinuationToken", "")
+    # Not start-after, too, as the SDK sends it: s3proxy refuses both together.
+    return ListingPage(objects, {"continuation-token": token})
 
 
 def _read_object(element: ET.Element, *, is_escaped: bool) -> ListedObject:
     found = {_strip_namespace(child.tag): child.text or "" for child in element}
     key = unquote_plus(found.get("Key", "")) if is_escaped else found.get("Key", "")
-    size = found.get("Size", "").strip()
+    size = "0" if _strip_namespace(element.tag) == "DeleteMarker" else found.get("Size", "").strip()
     if not key or not (size.isascii() and size.isdecimal()):
         raise ValueError(f"no object: {key!r} of {size!r} bytes")
     return ListedObject(key, int(size), found.get("ETag", "").strip('"'), found.get("VersionId"), _read_time(found.get("LastModified", "")))

@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 
 import pytest
+from minio.error import S3Error
+from minio.versioningconfig import VersioningConfig
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
@@ -47,6 +49,27 @@ def test_whether_the_bucket_keeps_versions_is_known_or_unknown(bucket: BucketSet
     client_of(bucket).put_object(bucket.bucket, "a.pdf", io.BytesIO(b"a"), 1)
     with open_archive(publish_archive(catalog, bucket)) as archive:
         assert archive.record.is_versioned in (None, False)
+
+
+def test_every_version_and_delete_marker_is_listed_where_there_are_versions(bucket: BucketSettings) -> None:
+    client = client_of(bucket)
+    try:
+        client.set_bucket_versioning(bucket.bucket, VersioningConfig("Enabled"))
+    except S3Error as error:
+        if error.code != "NotImplemented":
+            raise
+        with BucketClient(bucket, threads=1, stall_timeout_seconds=30) as reader:
+            assert reader.is_versioned() in (None, False)
+        return
+    for body in (b"one", b"two!"):
+        client.put_object(bucket.bucket, "a.pdf", io.BytesIO(body), len(body))
+    client.remove_object(bucket.bucket, "a.pdf")
+    with BucketClient(bucket, threads=1, stall_timeout_seconds=30) as reader:
+        versions = list(reader.list_versions())
+        assert reader.is_versioned() is True
+        assert list(reader.list_objects()) == []
+    assert sorted(listed.size_bytes for listed in versions) == [0, 3, 4]
+    assert len({listed.version_id for listed in versions}) == 3
 
 
 def test_tags_come_back_or_are_reported_as_different(bucket: BucketSettings) -> None:

@@ -24,7 +24,7 @@ def make_line(time: str, key: str = "a b/é+.pdf") -> str:
 def test_an_object_is_read_whatever_the_precision_of_its_time(time: str) -> None:
     page = read_page(make_page(make_line(time)))
     assert page.objects == (ListedObject("a b/é+.pdf", 7, "abc", None, datetime(2026, 11, 29, 1, 23, 22, tzinfo=timezone.utc)),)
-    assert page.next_token is None
+    assert page.next_query is None
 
 
 @pytest.mark.parametrize("time", ["", "yesterday", "2026-13-29T01:23:22Z", "Sun, 29 Nov 2026 01:23:22 GMT"])
@@ -35,9 +35,18 @@ def test_a_time_that_cannot_be_read_is_unknown_and_costs_nothing_else(time: str)
 
 def test_a_page_that_is_not_the_last_has_a_token_or_says_that_it_has_none() -> None:
     more = "<IsTruncated>true</IsTruncated>"
-    assert read_page(make_page("", f"{more}<NextContinuationToken>t</NextContinuationToken>")).next_token == "t"
-    assert read_page(make_page("", more)).next_token == ""
-    assert read_page(make_page("", "<IsTruncated>false</IsTruncated><NextContinuationToken>t</NextContinuationToken>")).next_token is None
+    token = "<NextContinuationToken>t</NextContinuationToken>"
+    assert read_page(make_page("", f"{more}{token}")).next_query == {"continuation-token": "t"}
+    assert read_page(make_page("", more)).next_query == {"continuation-token": ""}
+    assert read_page(make_page("", f"<IsTruncated>false</IsTruncated>{token}")).next_query is None
+
+
+def test_a_page_of_versions_has_delete_markers_and_goes_on_behind_its_last_version() -> None:
+    lines = "<Version><Key>a</Key><VersionId>1</VersionId><Size>7</Size></Version><DeleteMarker><Key>b</Key><VersionId>2</VersionId></DeleteMarker>"
+    more = "<IsTruncated>true</IsTruncated><NextKeyMarker>b</NextKeyMarker><NextVersionIdMarker>2</NextVersionIdMarker>"
+    page = read_page(f"<ListVersionsResult {NAMESPACE}>{lines}{more}</ListVersionsResult>".encode())
+    assert [(listed.key, listed.version_id, listed.size_bytes) for listed in page.objects] == [("a", "1", 7), ("b", "2", 0)]
+    assert page.next_query == {"key-marker": "b", "version-id-marker": "2"}
 
 
 def test_escaped_keys_are_unescaped_where_the_page_says_so() -> None:
