@@ -6,10 +6,13 @@ Bodies are made as they are sent. Add a behaviour when a test needs one that no 
 from __future__ import annotations
 
 import hashlib
+import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from schedgen_backups.core.settings import BucketSettings
@@ -22,8 +25,13 @@ Answer = Callable[["Handler"], None]
 class SlowS3(JoiningHTTPServer):
     """A bucket whose objects, pages and uploads answer as `objects`, `listing` and `put` say; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
         super().__init__(Handler)
+        self._certificate = certificate
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.objects: dict[str, Answer] = {}
         self.listing: Answer = lambda handler: handler.send_whole(make_page([], ""))
         self.about_bucket: Answer = Handler.send_whole
@@ -35,7 +43,12 @@ class SlowS3(JoiningHTTPServer):
     @property
     def settings(self) -> BucketSettings:
         """The bucket."""
-        return BucketSettings(self.endpoint, "key", "secret", "bucket")
+        return BucketSettings(self.endpoint, "key", "secret", "bucket", is_secure=self._certificate is not None, certificates_path=self._certificate)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Handshakes that a client broke off are no error of the server."""
+        if not isinstance(sys.exc_info()[1], ssl.SSLError):
+            super().handle_error(request, client_address)
 
     def count(self, part: str) -> int:
         """Return how many requests had this in their path."""
@@ -64,14 +77,14 @@ class Handler(BaseHTTPRequestHandler):
         answer = (
             self.server.objects.get(key, Handler.refuse) if key else self.server.listing if "list-type" in parts.query else self.server.about_bucket
         )
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, ssl.SSLError):
             answer(self)
 
     do_HEAD = do_GET  # noqa: N815 (the base class's names)
 
     def do_PUT(self) -> None:
         self.server.requests.append(self.path)
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, ssl.SSLError):
             self.server.put(self)
 
     @property

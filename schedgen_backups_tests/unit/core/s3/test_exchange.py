@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,10 @@ from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, BucketClient
 from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.s3.refusals import BucketStalledError
 from schedgen_backups_tests.support.artifacts import make_capture, make_entry
+from schedgen_backups_tests.support.certificates import make_certificate
 from schedgen_backups_tests.support.slow_s3 import Answer, Handler, SlowS3, make_page
 
-STALL_SECONDS = 0.4
+STALL_SECONDS = 0.15
 BODY = b"x" * 3000
 
 
@@ -250,3 +252,35 @@ def test_objects_that_were_deleted_in_great_number_do_not_end_the_capture(server
     server.listing = list_once
     captured = capture(server, tmp_path)
     assert captured.record.deleted_count == 2500
+
+
+def test_over_tls_the_same_limits_hold(tmp_path: Path) -> None:
+    def take(handler: Handler) -> None:
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        handler.send_whole()
+
+    large = b"y" * (IN_MEMORY_BYTES + 1)
+    with SlowS3(make_certificate(tmp_path / "ours")) as server:
+        server.put = take
+        server.objects = {
+            "a.pdf": trickle_body,
+            "b.pdf": lambda handler: handler.send_whole(BODY),
+            "large": lambda handler: handler.send_whole(large),
+        }
+        with BucketClient(server.settings, threads=4, stall_timeout_seconds=1) as client:
+            assert client.read_object("b.pdf").data == BODY
+            with client.open_object("large") as opened:
+                assert b"".join(opened.read_blocks()) == large
+            client.put_object(make_entry("c.pdf", large[:-1]), io.BytesIO(large[:-1]))
+            started = time.monotonic()
+            with pytest.raises(BucketStalledError), client.open_object("a.pdf") as opened:
+                list(opened.read_blocks())
+            assert time.monotonic() - started < 5
+
+
+def test_over_tls_a_certificate_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    with SlowS3(make_certificate(tmp_path / "ours")) as server:
+        settings = replace(server.settings, certificates_path=make_certificate(tmp_path / "other"))
+        with BucketClient(settings, threads=1, stall_timeout_seconds=5) as client, pytest.raises(BucketUnreachableError, match="certificate"):
+            list(client.list_objects())
+    assert server.requests == []

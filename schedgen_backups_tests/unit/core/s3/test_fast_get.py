@@ -10,15 +10,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from minio.credentials import Credentials
 from minio.helpers import BaseURL
 from minio.signer import sign_v4_s3
@@ -29,6 +25,7 @@ from schedgen_backups.core.s3.exchange import make_tls_context
 from schedgen_backups.core.s3.fast_get import DirectGets
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups_tests.support.certificates import make_certificate
 from schedgen_backups_tests.support.http_server import JoiningHTTPServer
 from schedgen_backups_tests.unit.core.formats.test_member_name import IMPOSSIBLE_KEYS, PLAIN_KEYS
 
@@ -254,40 +251,6 @@ def test_a_certificate_is_checked(tmp_path: Path) -> None:
         assert len(set(server.connections)) == 1
     finally:
         server.stop()
-
-
-def make_certificate(path: Path) -> Path:
-    """A certificate for 127.0.0.1 that is its own authority, its key beside it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, path.name)])
-    now = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - timedelta(days=1), now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(
-            x509.KeyUsage(
-                digital_signature=True,
-                key_cert_sign=True,
-                crl_sign=True,
-                content_commitment=False,
-                key_encipherment=False,
-                data_encipherment=False,
-                key_agreement=False,
-                encipher_only=False,
-                decipher_only=False,
-            ),
-            critical=True,
-        )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    written = path.with_suffix(".pem")
-    written.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    written.with_suffix(".key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return written
 
 
 def can_encode(key: str) -> bool:
