@@ -20,7 +20,7 @@ from minio.deleteobjects import DeleteObject
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups_tests.support.s3_programs import DIFFERENCES, PROGRAM_SERVERS, MinioServer, ProgramServer
+from schedgen_backups_tests.support.s3_programs import DIFFERENCES, PROGRAM_SERVERS, SOMETIMES, MinioServer, ProgramServer, read_versions
 from schedgen_backups_tests.support.server_report import ServerReport
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, S3Server, SharedS3, client_of
 
@@ -69,14 +69,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _mark_server(server: str, test: str) -> list[pytest.MarkDecorator]:
     reason = DIFFERENCES.get((server, test))
-    return [pytest.mark.exhaustive, *([pytest.mark.xfail(reason=reason, strict=True)] if reason else [])]
+    return [pytest.mark.exhaustive, *([pytest.mark.xfail(reason=reason, strict=reason not in SOMETIMES)] if reason else [])]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(SharedServers())
         if path := config.getoption(REPORT_OPTION):
-            config.pluginmanager.register(ServerReport(Path(path), ("seaweedfs", *PROGRAM_SERVERS)))
+            config.pluginmanager.register(ServerReport(Path(path), ("seaweedfs", *PROGRAM_SERVERS), read_versions()))
     # A worker of xdist has them, and programs would fold their lines at 80 columns there and nowhere else.
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,9 +16,10 @@ _OUTCOMES = {"passed": "passed", "failed": "FAILED", "skipped": "skipped", "xfai
 class ServerReport:
     """Gathers the outcomes of a run, on the controller of a parallel one."""
 
-    def __init__(self, path: Path, servers: Sequence[str]) -> None:
+    def __init__(self, path: Path, servers: Sequence[str], versions: Mapping[str, str]) -> None:
         self._path = path
         self._servers = servers
+        self._versions = versions
         self._outcomes: dict[str, dict[str, str]] = defaultdict(dict)
         self._reasons: dict[tuple[str, str], str] = {}
 
@@ -60,7 +61,9 @@ class ServerReport:
         ]
         for server in servers:
             counts = Counter(outcomes[server] for outcomes in several.values() if server in outcomes)
-            lines.append(f"| {server} | " + " | ".join(str(counts[outcome]) for outcome in _OUTCOMES.values()) + " |")
+            lines.append(
+                f"| {server} {self._versions.get(server, '')} | " + " | ".join(str(counts[outcome]) for outcome in _OUTCOMES.values()) + " |"
+            )
         lines += ["", "## Tests that did not pass on every server", ""]
         lines += ["| test | " + " | ".join(servers) + " | why |", "| --- |" + " --- |" * (len(servers) + 1)]
         for name, outcomes in several.items():
