@@ -26,6 +26,8 @@ from schedgen_backups_tests.support.artifacts import make_capture, make_entry
 from schedgen_backups_tests.support.certificates import make_certificate
 from schedgen_backups_tests.support.slow_s3 import Answer, Handler, SlowS3, make_page
 
+pytestmark = pytest.mark.integration
+
 STALL_SECONDS = 0.15
 BODY = b"x" * 3000
 
