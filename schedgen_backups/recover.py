@@ -92,6 +92,8 @@ SESSION_OPTIONS = (
 )
 """Whatever the database or the role says. A pooler that refuses options is satisfied with an empty PGOPTIONS in the environment."""
 LEADING_RESTRICT = re.compile(rb"\A((?:--[^\n]*\n|\s)*)\\restrict [A-Za-z0-9]+\n")
+ROW_SECURITY = re.compile(rb"^SET row_security = off;\n", re.MULTILINE)
+"""It serves no load, since policies come after the rows, and makes the refresh of a materialized view over such a table an error."""
 TRAILING_UNRESTRICT = re.compile(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z")
 FIRST_PSQL_WITH_RESTRICT = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 HINT_FILES = "Nothing was written. Use another copy of this file, or another recovery point (`list` shows them)."
@@ -947,7 +949,7 @@ def feed(psql: subprocess.Popen[bytes], dump: Dump) -> None:
         for block in dump.read_contents():
             text = held + block
             if is_first:
-                text, is_first = LEADING_RESTRICT.sub(rb"\1", text, count=1), False
+                text, is_first = ROW_SECURITY.sub(b"", LEADING_RESTRICT.sub(rb"\1", text, count=1), count=1), False
             stdin.write(text[:-256])
             held = text[-256:]
         stdin.write(TRAILING_UNRESTRICT.sub(b"\n", held))

@@ -44,12 +44,17 @@ class LargeObjectFilter:
 
 _LEADING_RESTRICT = re.compile(rb"\A(?P<before>(?:--[^\n]*\n|\s)*)\\restrict [A-Za-z0-9]+\n")
 _TRAILING_UNRESTRICT = re.compile(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z")
+_ROW_SECURITY = re.compile(rb"^SET row_security = off;\n", re.MULTILINE)
 _UNRESTRICT_BYTES = 256
 """More than the line and the blanks behind it take (pg_dump.c: a key of 63 characters)."""
 
 
-def leave_out_restrict(segments: Iterable[Segment]) -> Iterator[Segment]:
-    r"""Yield the segments without pg_dump's own `\restrict` and `\unrestrict`: whoever loads the text puts a key of his own around it."""
+def make_loadable(segments: Iterable[Segment]) -> Iterator[Segment]:
+    r"""Yield the segments as they are loaded, without pg_dump's own `\restrict`, `\unrestrict` and `SET row_security = off` of the head.
+
+    Whoever loads the text puts a key of his own around it. Policies come after the rows, so that the setting serves no load; it makes the refresh of
+    a materialized view an error where its owner is subject to them (PostgreSQL manual, "row_security").
+    """
     held, is_first = b"", True
     for segment in segments:
         if not isinstance(segment, Text):
@@ -59,7 +64,7 @@ def leave_out_restrict(segments: Iterable[Segment]) -> Iterator[Segment]:
             continue
         data = held + segment.data
         if is_first:
-            data = _LEADING_RESTRICT.sub(rb"\g<before>", data, count=1)
+            data = _ROW_SECURITY.sub(b"", _LEADING_RESTRICT.sub(rb"\g<before>", data, count=1), count=1)
             is_first = False
         yield Text(data[:-_UNRESTRICT_BYTES])
         held = data[-_UNRESTRICT_BYTES:]

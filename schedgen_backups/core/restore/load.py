@@ -8,7 +8,7 @@ from typing import Protocol
 
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import DatabaseError, RestoreError, VerificationError
-from schedgen_backups.core.formats.dump_sections import LargeObjectFilter, leave_out_restrict
+from schedgen_backups.core.formats.dump_sections import LargeObjectFilter, make_loadable
 from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, Text, split_dump
 from schedgen_backups.core.postgres.database_properties import read_properties
 from schedgen_backups.core.postgres.emptiness import count_user_objects
@@ -264,7 +264,7 @@ def _send_dump(prepared: PreparedDatabase, feeder: Feeder, stop: Event, on_progr
                 contents.add(segment)
                 yield segment
 
-        for segment in leave_out_restrict(read_segments()):
+        for segment in make_loadable(read_segments()):
             feeder.feed(segment)
         facts = contents.facts()
     if facts.text_sha256 != dump.record.text_sha256 or [table.sha256 for table in facts.tables] != [table.sha256 for table in dump.tables]:

@@ -16,7 +16,7 @@ from psycopg import sql
 from schedgen_backups.core.concurrency.task_graph import Call, TaskGraph
 from schedgen_backups.core.errors import BackupError, RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
-from schedgen_backups.core.formats.dump_sections import PostDataItem, leave_out_restrict, split_post_data
+from schedgen_backups.core.formats.dump_sections import PostDataItem, make_loadable, split_post_data
 from schedgen_backups.core.formats.dump_text import DumpDigest, Rows, Segment, Text, split_table
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
@@ -217,4 +217,4 @@ class ParallelLoad:
 
 
 def _join_text(text: bytes) -> bytes:
-    return b"".join(segment.data for segment in leave_out_restrict([Text(text)]))
+    return b"".join(segment.data for segment in make_loadable([Text(text)]))

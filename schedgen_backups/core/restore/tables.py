@@ -14,7 +14,7 @@ from schedgen_backups.core.catalog.catalog import PointListing
 from schedgen_backups.core.errors import DatabaseError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_file import DumpFile
-from schedgen_backups.core.formats.dump_sections import leave_out_restrict
+from schedgen_backups.core.formats.dump_sections import make_loadable
 from schedgen_backups.core.formats.dump_text import DumpDigest, Text, split_table
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
@@ -167,7 +167,7 @@ def _fill(prepared: PreparedDatabase, tables: tuple[TableEntry, ...], side: Data
 def _list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes]:
     """Everything that goes to psql; the COMMIT comes only after each table's digest was seen to match."""
     yield b"BEGIN;\n"
-    yield from (segment.data for segment in leave_out_restrict(map(Text, dump.read_schema())))
+    yield from (segment.data for segment in make_loadable(map(Text, dump.read_schema())))
     for table in tables:
         contents = DumpDigest()
         for segment in split_table(dump.read_table(table)):

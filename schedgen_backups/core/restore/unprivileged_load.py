@@ -143,6 +143,8 @@ _HARMLESS_EXTENSIONS = frozenset(
 postgres_fdw connects elsewhere only for a role that gives a password of its own (manual, F.38.3)."""
 _ROLE_STATEMENT = _form(r"GRANT |REVOKE |ALTER DEFAULT PRIVILEGES ")
 _ROLE_WORD = _form(r"(?P<word>\b(?:TO|FROM|ROLE) )(?P<who><name>)(?=[;, ])")
+_ROW_SECURITY = b"SET row_security = off;"
+"""As of `make_loadable`: it serves no load."""
 _PREPARATIONS = re.compile(rb"SET |SELECT pg_catalog\.set_config\(|(?:CREATE|ALTER) (?:SCHEMA|COLLATION) |COMMENT ON |CREATE EXTENSION ")
 _WORD_LIMIT = 80
 
@@ -306,6 +308,8 @@ class UnprivilegedLoad:
             self._run(statement.text, loader, superuser)
 
     def _run(self, text: bytes, loader: Session, superuser: Session | None) -> None:
+        if text == _ROW_SECURITY:
+            return
         text = self._roles.name_stand_ins(text)
         if any(form.fullmatch(text) for form in _LATE):
             self._late.append(text)
