@@ -111,7 +111,7 @@ class RowSessions:
 _MEMORY_SETTING = "SET maintenance_work_mem = '256MB'"
 SESSION_SETTINGS = f"{_MEMORY_SETTING}; SET max_parallel_maintenance_workers = 4;\n"
 """For the session of a load only: indexes are sorted in memory and by several workers (PostgreSQL manual, sections 14.4.5, 19.4.1 and 19.4.6)."""
-_HEAD = "SET check_function_bodies = false; SET xmloption = content; SET row_security = off;\n"
+_HEAD = "SET check_function_bodies = false; SET xmloption = content;\n"
 """What pg_dump sets at the head of its text (pg_backup_archiver.c, _doSetFixedOutputState), for the sessions that begin behind it."""
 
 
