@@ -5,6 +5,7 @@ A browser sends requests for whatever page it shows. The rules keep out those th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -20,6 +21,9 @@ HEALTH_PATH = "/server_info"
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _READING_METHODS = frozenset({"GET", "HEAD"})
 _OWN_SITES = frozenset({"same-origin", "none"})
+_QUERY_LIMIT_BYTES = 8 << 20
+"""Far more than the UI sends: its largest queries are some 100 kB (2026-11-29, dagster-webserver 1.13)."""
+_PASSWORD_IN_URL = re.compile(rb"""[A-Za-z][A-Za-z0-9+.-]*:\\?/\\?/[^\s/"'@\\]*:[^\s/"'@\\]+@""")
 _WRONG_POLICY_CODE = 1008
 """RFC 6455, section 7.4.1: a message violates the server's policy."""
 _SECURITY_HEADERS = {
@@ -58,6 +62,12 @@ class Gate:
         if refusal is not None:
             await self._refuse(refusal, scope, receive, send)
             return
+
+        if _is_http(scope) and _is_graphql(scope):
+            receive, refusal = await _read_query(receive)
+            if refusal is not None:
+                await self._refuse(refusal, scope, receive, send)
+                return
 
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -113,6 +123,34 @@ class Gate:
         headers = {"WWW-Authenticate": 'Basic realm="backups", charset="UTF-8"'} if refusal.is_login_missing else {}
         response = PlainTextResponse(f"Refused: {refusal.reason}.\n", status_code=refusal.status, headers=headers)
         await response(scope, receive, send)
+
+
+async def _read_query(receive: Receive) -> tuple[Receive, Refusal | None]:
+    """Return a stream with the query that was read, and why it does not reach Dagster, which keeps the configuration of a run for good."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return _replay(message, receive), None
+        body += message.get("body", b"")
+        if len(body) > _QUERY_LIMIT_BYTES:
+            return receive, Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the query is too long")
+        if not message.get("more_body", False):
+            break
+    refusal = None
+    if _PASSWORD_IN_URL.search(body):
+        reason = "a URL in it holds a password, which Dagster would keep; leave it out and set RESTORE_POSTGRES_PASSWORD"
+        refusal = Refusal(HTTPStatus.BAD_REQUEST, reason)
+    return _replay({"type": "http.request", "body": bytes(body), "more_body": False}, receive), refusal
+
+
+def _replay(first: Message, receive: Receive) -> Receive:
+    left = [first]
+
+    async def receive_again() -> Message:
+        return left.pop() if left else await receive()
+
+    return receive_again
 
 
 def _judge_request(scope: Scope, headers: Headers) -> Refusal | None:

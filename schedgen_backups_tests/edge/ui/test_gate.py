@@ -225,3 +225,20 @@ def test_a_websocket_under_another_host_is_refused(server: Server, path: str) ->
         connect(address, sock=raw, proxy=None),
     ):
         pass
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:canary@db:5432/app", "https://key:canary@store:9000/pdfs", "postgresql:\\/\\/:canary@db"])
+def test_a_password_in_a_url_never_reaches_dagsters_records(server: Server, url: str) -> None:
+    """restore_job refuses it, too, but the configuration of a run is stored before the run begins."""
+    body = write_query("{ version }").rstrip("}") + f', "variables": {{"database": "{url}"}}}}'
+    answer = ask(server.port, "POST", "/graphql", [JSON], body)
+    assert answer.status == 400
+    assert "a URL in it holds a password" in answer.body
+    assert "canary" not in answer.body
+
+
+@pytest.mark.parametrize("text", ["postgresql://me@db:5432/app", "see https://example.org/a:b", "a:b@c", "mail me: x@example.org"])
+def test_other_texts_pass(server: Server, text: str) -> None:
+    body = write_query("{ version }").rstrip("}") + f', "variables": {{"x": "{text}"}}}}'
+    answer = ask(server.port, "POST", "/graphql", [JSON], body)
+    assert answer.status == 200, answer.body
