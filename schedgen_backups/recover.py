@@ -76,6 +76,7 @@ ROLE_WORDS = re.compile(
 )
 ROLE_NAME = r'(?:"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*)'
 ROLE_STRING = r"(?:'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\.)*')"
+ATTRIBUTES = re.compile(rf"ALTER ROLE {ROLE_NAME} WITH{ROLE_WORDS.pattern}")
 ROLE_SETTING = re.compile(
     rf"(?:ALTER ROLE (?P<name>{ROLE_NAME}) SET {ROLE_NAME}(?:\.{ROLE_NAME})* TO {ROLE_STRING}(?:, {ROLE_STRING})*"
     rf"|COMMENT ON ROLE (?P<described>{ROLE_NAME}) IS {ROLE_STRING});"
@@ -882,18 +883,27 @@ def check_database(dump: Dump) -> tuple[str, set[str]]:
     return program, set(roles)
 
 
+def is_role_statement(line: str) -> bool:
+    """Whether the line is one whole statement of a known form: what goes on in the next line is somebody's words, and so may that be."""
+    words = ATTRIBUTES.fullmatch(line)
+    return bool(CREATE_ROLE.fullmatch(line) or words or ROLE_SETTING.fullmatch(line) or MEMBERSHIP.fullmatch(line))
+
+
 def make_roles(program: str, dump: Dump, present: set[str]) -> None:
     """Roles of the source that the target lacked are there, without passwords; what was refused is told, since the load may not need it."""
     wanted: list[str] = []
     made: set[str] = set()
-    for statement in dump.roles:
+    lines = list(itertools.takewhile(is_role_statement, dump.roles))
+    if len(lines) < len(dump.roles):
+        say(f"note      {len(dump.roles) - len(lines)} lines about roles have no known form, or stand behind such a one: not run")
+    for number, statement in enumerate(lines):
         role = CREATE_ROLE.fullmatch(statement)
         if role and role["name"] not in present:
             made.add(role["name"])
             prefix = f"ALTER ROLE {role['name']} WITH"
-            wanted += [statement, *(line for line in dump.roles if line.startswith(prefix) and ROLE_WORDS.fullmatch(line, len(prefix)))]
+            wanted += [statement, *(line for line in lines[number + 1 : number + 2] if line.startswith(prefix))]
             say(f"role      {role['name']} is made, without a password")
-    for statement in dump.roles:
+    for statement in lines:
         setting = ROLE_SETTING.fullmatch(statement)
         if setting and (setting["name"] or setting["described"]) in made:
             wanted.append(statement)

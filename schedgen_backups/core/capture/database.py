@@ -18,10 +18,11 @@ from typing import BinaryIO
 from schedgen_backups.core.capture.dump_plan import choose_separate_tables, make_pattern, place_separate_tables
 from schedgen_backups.core.capture.table_dumps import ParallelDumps
 from schedgen_backups.core.concurrency.limits import RateLimit
-from schedgen_backups.core.errors import DatabaseError, DumpError
+from schedgen_backups.core.errors import DatabaseError, DumpError, VerificationError
 from schedgen_backups.core.formats.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.formats.dump_text import split_dump
 from schedgen_backups.core.formats.records import DumpRecord
+from schedgen_backups.core.formats.sql_statements import LINE_BREAK, split_roles
 from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId, ReferenceState
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
 from schedgen_backups.core.postgres.connection import SessionFacts, make_client_environment
@@ -176,8 +177,13 @@ def _read_roles(client: ClientPrograms, settings: DatabaseSettings, session: Ses
         return "", error.message
     if code != 0:
         return "", f"pg_dumpall failed with exit code {code}: {stderr.strip()[-500:]}"
-    unwanted = ("--", "\\", "SET ")
-    return "\n".join(line for line in output.splitlines() if line and not line.startswith(unwanted)), ""
+    try:
+        statements = split_roles(output)
+    except VerificationError as error:
+        return "", f"what pg_dumpall wrote cannot be read: {error.message}"
+    kept = [statement for statement in statements if LINE_BREAK.search(statement) is None]
+    left_out = len(statements) - len(kept)
+    return "\n".join(kept), f"{left_out} statements with a line break in a name or value are not kept" if left_out else ""
 
 
 def _empty_error(settings: DatabaseSettings) -> DatabaseError:

@@ -21,7 +21,7 @@ from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.postgres.client_programs import INSTALLED_BIN_DIRS
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.postgres.database_properties import UNKNOWN_LOCALE_ERRORS, make_locale_clause
-from schedgen_backups.core.restore.roles import CREATE_ROLE
+from schedgen_backups.core.restore.roles import parse_roles
 from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
@@ -174,33 +174,28 @@ def _note_version(major: int, record: DumpRecord) -> str:
 
 @dataclass(frozen=True)
 class _RolePlan:
-    """Which roles of the dump the server lacks, and what may be given to those it has."""
+    """Which roles of the dump the server lacks, and who stands in for those it has."""
 
     is_superuser: bool
     absent: tuple[str, ...]
     """The loader's name first where one is made."""
     loader_name: str
-    granted: tuple[str, ...]
-    """Roles of the dump that the server has and that give no rights beyond databases."""
     stand_ins: tuple[StandIn, ...]
     refused: frozenset[str]
 
 
 def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _RolePlan:
-    found = (CREATE_ROLE.fullmatch(line) for line in roles.splitlines())
-    wanted = {unquote_identifier(match["name"].encode()): match["name"] for match in found if match is not None}
-    query = """
-        SELECT rolname, rolname = current_user AND rolsuper, rolsuper OR rolcreaterole OR rolreplication OR rolname = current_user OR EXISTS (
-            SELECT FROM pg_catalog.pg_roles AS system WHERE system.rolname ~ '^pg_' AND pg_catalog.pg_has_role(role.oid, system.oid, 'MEMBER'))
-        FROM pg_catalog.pg_roles AS role"""
+    wanted = {unquote_identifier(name.encode()): name for name in parse_roles(roles).attributes}
+    query = "SELECT rolname, rolname = current_user AND rolsuper FROM pg_catalog.pg_roles"
     with connect_database(server) as connection, translate_errors(server):
         rows = connection.execute(query).fetchall()
     is_superuser = any(row[1] for row in rows)
-    powerful = {str(row[0]): bool(row[2]) for row in rows}
-    absent = tuple(name for name in wanted if name not in powerful)
+    present = frozenset(str(row[0]) for row in rows)
+    absent = tuple(name for name in wanted if name not in present)
     stand_ins: tuple[StandIn, ...] = ()
     if is_superuser:
-        refused = [name for name in wanted if powerful.get(name)]
+        # Whoever is a member of a role acts as it, in every database of the server: each that is there already has a stand-in.
+        refused = [name for name in wanted if name in present]
         stand_ins = tuple(StandIn(wanted[name], name, f"{loader_name}_{number}") for number, name in enumerate(refused))
         absent = (loader_name, *absent, *(each.stand_in for each in stand_ins))
     return _RolePlan(
@@ -208,8 +203,7 @@ def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _R
         absent=absent,
         stand_ins=stand_ins,
         loader_name=loader_name,
-        granted=tuple(name for name in wanted if powerful.get(name) is False),
-        refused=frozenset(name for name, is_powerful in powerful.items() if is_powerful) if is_superuser else frozenset(),
+        refused=present if is_superuser else frozenset(),
     )
 
 
@@ -228,7 +222,7 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
                 if role != plan.loader_name:
                     connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
             if plan.is_superuser:
-                for role in (*plan.absent, *plan.granted):
+                for role in plan.absent:
                     if role != plan.loader_name:
                         connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), owner))
             statement = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING {}").format(database, owner, sql.Literal(record.encoding))

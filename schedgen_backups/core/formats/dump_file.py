@@ -146,7 +146,7 @@ class DumpFileWriter:
         missing = tuple(f"{schema}.{name}" for schema, name in expected_rows if (schema, name) not in captured)
         record = record.model_copy(update={"missing_tables": missing})
         self._blocks.append(_to_line("record", record.model_dump(mode="json")))
-        for line in roles.splitlines():
+        for line in filter(None, roles.split("\n")):
             self._blocks.append(f"{ROLE_PREFIX}{line}\n".encode())
         for entry in entries:
             self._blocks.append(_to_line("table", entry.model_dump(mode="json")))

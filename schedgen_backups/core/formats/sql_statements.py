@@ -21,7 +21,9 @@ _TOKEN = re.compile(
 _RESTRICT = re.compile(rb"\\(?:un)?restrict [A-Za-z0-9]{1,100}(?:\n|\Z)")
 _OPEN_ENDED = frozenset({"word", "number", "backslash", "other"})
 _QUOTES = frozenset({"quote", "name", "line", "block", "dollar"})
-_BODY_WORDS = frozenset({b"function", b"procedure", b"rule"})
+_BODY_KINDS = frozenset({b"function", b"procedure"})
+_KIND_WORDS = 4
+"""CREATE OR REPLACE FUNCTION"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class StatementSplitter:
         self._depth = 0
         self._body_depth = 0
         self._words: list[bytes] = []
+        self._last_word = b""
 
     @property
     def is_between(self) -> bool:
@@ -96,6 +99,7 @@ class StatementSplitter:
                 yield Statement(self._buffer[start : token.end()])
                 self._start = None
                 self._words.clear()
+                self._last_word = b""
             else:
                 self._take(token)
 
@@ -119,14 +123,17 @@ class StatementSplitter:
             self._depth = max(self._depth - 1, 0)
 
     def _take_word(self, word: bytes) -> None:
-        if len(self._words) < 4:  # noqa: PLR2004 - CREATE OR REPLACE FUNCTION
-            self._words.append(word)
-        if self._words[:1] != [b"create"] or _BODY_WORDS.isdisjoint(self._words):
-            return
-        if word == b"begin" or (word == b"case" and self._body_depth):
-            self._body_depth += 1
-        elif word == b"end" and self._body_depth:
-            self._body_depth -= 1
+        # Only SQL bodies hold statements: CREATE [OR REPLACE] FUNCTION or PROCEDURE ... BEGIN ATOMIC ... END. Names may be `begin`, too.
+        words = self._words
+        if len(words) < _KIND_WORDS and not self._depth:
+            words.append(word)
+        kind = next((each for each in words[1:] if each not in {b"or", b"replace"}), b"") if words[:1] == [b"create"] else b""
+        if kind in _BODY_KINDS:
+            if self._body_depth:
+                self._body_depth += 1 if word == b"case" else -1 if word == b"end" else 0
+            elif word == b"atomic" and self._last_word == b"begin" and not self._depth:
+                self._body_depth = 1
+        self._last_word = word
 
     def _take_command(self, start: int) -> None:
         command = _RESTRICT.match(self._buffer, start) if self._start is None else None
@@ -137,3 +144,14 @@ class StatementSplitter:
             "the dump's text holds a psql command, which pg_dump never writes; nothing of it was run",
             hint="Somebody changed the file, or another program wrote it. Restore another recovery point, and find out who could write this file.",
         )
+
+
+LINE_BREAK = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
+"""What some reader of lines takes for the end of one."""
+
+
+def split_roles(text: str) -> list[str]:
+    """Return the statements about roles that pg_dumpall wrote, without its SET statements. VerificationError for anything but whole statements."""
+    splitter = StatementSplitter()
+    statements = [*splitter.feed(text.encode()), *splitter.finish()]
+    return [statement.text.decode() for statement in statements if not statement.text.startswith(b"SET ")]

@@ -84,13 +84,18 @@ class MadeRoles:
 
 
 def parse_roles(text: str) -> DumpRoles:
-    """Return the statements of the dump's roles."""
+    """Return the statements of the dump's roles, a line each. Behind a line of no known form none counts.
+
+    A value with a line break in it is somebody's words and would go on in further lines: of captures before 2026-11-29 these were kept.
+    """
     found = DumpRoles()
     unknown = 0
-    for line in text.splitlines():
-        if match := CREATE_ROLE.fullmatch(line):
+    for line in filter(None, text.split("\n")):
+        if unknown:
+            unknown += 1
+        elif match := CREATE_ROLE.fullmatch(line):
             found.attributes.setdefault(match["name"], "")
-        elif match := _ATTRIBUTES.fullmatch(line):
+        elif (match := _ATTRIBUTES.fullmatch(line)) and found.attributes.get(match["name"]) == "":
             found.attributes[match["name"]] = line
         elif match := _SETTING.fullmatch(line):
             found.details.setdefault(match["name"], []).append(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -10,8 +11,9 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import RestoreError
+from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.postgres.session import DatabaseSession
-from schedgen_backups.core.restore.roles import MadeRoles, drop_roles, make_roles
+from schedgen_backups.core.restore.roles import MadeRoles, drop_roles, make_roles, parse_roles
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.support.artifacts import POINT, publish_dump
@@ -145,3 +147,36 @@ def test_lines_of_no_known_form_never_run(database: DatabaseSettings, line: str)
     assert made == MadeRoles(("mallory",), ("1 lines about roles have no known form and were not run; they are in the dump's file",))
     with connect(database) as plain:
         assert plain.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+
+
+LINES = r"x\nALTER ROLE mallory WITH SUPERUSER LOGIN;\nGRANT payroll TO mallory;\nCREATE ROLE backdoor;\n"
+
+
+@pytest.mark.parametrize("break_", [r"\n", r"\r", r"\u2028", r"\u0085", r"\x0b", r"\x0c"])
+def test_a_setting_with_line_breaks_makes_nobody_a_superuser(tmp_path: Path, postgres_bin_dir: Path, break_: str) -> None:
+    """Any role may give itself a setting; pg_dumpall writes it as it is, and each line of it had a known form."""
+    with EmbeddedPostgres(tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as source:
+        database = source.create_database("live")
+        run(database, "CREATE ROLE mallory LOGIN PASSWORD 'x'; CREATE ROLE payroll; CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('k')")
+        mallory = replace(database, user="mallory", password="x")
+        run(mallory, "ALTER ROLE mallory SET application_name = E'" + LINES.replace(r"\n", break_) + "'")
+        catalog = Catalog(tmp_path / "backups")
+        catalog.prepare()
+        path = publish_dump(catalog, database)
+    with open_dump(path) as dump:
+        assert "backdoor" not in dump.roles
+        assert "1 statements with a line break" in dump.record.roles_note
+    with EmbeddedPostgres(tmp_path / "target", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as server:
+        target = server.create_database("app")
+        restore(path, target)
+        assert run(target, "SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'") == [(False,)]
+        assert run(target, "SELECT count(*) FROM pg_auth_members WHERE roleid = 'payroll'::regrole") == [(0,)]
+
+
+def test_behind_a_line_that_is_no_statement_none_counts() -> None:
+    """Points that were taken before statements were kept whole hold such lines."""
+    text = "CREATE ROLE a;\nALTER ROLE a WITH LOGIN;\nALTER ROLE a SET x TO 'y\nALTER ROLE a WITH SUPERUSER;\nGRANT b TO a;\nCREATE ROLE c;\n"
+    parsed = parse_roles(text)
+    assert (parsed.attributes, parsed.memberships, parsed.unknown_count) == ({"a": "ALTER ROLE a WITH LOGIN;"}, [], 4)
+    assert parse_roles("CREATE ROLE a;\nALTER ROLE a WITH LOGIN;\nALTER ROLE a WITH SUPERUSER;\n").attributes == {"a": "ALTER ROLE a WITH LOGIN;"}
+    assert parse_roles("ALTER ROLE a WITH SUPERUSER;\n").attributes == {}

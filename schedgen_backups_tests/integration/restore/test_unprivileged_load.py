@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -24,7 +25,7 @@ from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
 from schedgen_backups_tests.support.artifacts import make_transfer, publish_dump, write_dump_text
 from schedgen_backups_tests.support.dumps import ODDITIES, ZOO, load_script
-from schedgen_backups_tests.support.servers import run
+from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
 
 pytestmark = pytest.mark.integration
 
@@ -232,3 +233,28 @@ def test_a_named_server_is_protected_by_the_same_barrier_and_keeps_nothing(loade
     assert not loaded.marker.exists()
     assert run(postgres_server.settings("postgres"), "SELECT rolname FROM pg_roles ORDER BY 1") == before
     assert os.environ["POSTGRES_PASSWORD"] == "canary-of-production"
+
+
+AS_PAYROLL = """
+CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    BEGIN EXECUTE 'SET ROLE payroll'; EXECUTE 'ALTER ROLE payroll PASSWORD ''mine'''; EXECUTE 'RESET ROLE';
+        EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+    RETURN true;
+END $$;
+"""
+
+
+def test_a_drill_on_a_named_server_never_acts_as_a_role_that_is_there(loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path) -> None:
+    """One of the same name as a role of the dump may be anybody's, with databases of its own."""
+    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS) as server:
+        run(server.settings("postgres"), "CREATE ROLE payroll LOGIN PASSWORD 'secret of payroll'; CREATE ROLE app")
+        payrolls = server.create_database("payroll_db")
+        script = AS_PAYROLL + TABLE.replace("OWNER TO app", "OWNER TO payroll")
+        write_dump_text(loaded.path, HEAD + script.encode() + TAIL, {("public", "jobs"): 1}, roles=f"{ROLES}\nCREATE ROLE payroll;")
+        drill = DrillSettings(tmp_path / "drill", database=server.settings("postgres"))
+        with loaded.open_target(loaded.path, drill) as target:
+            load_and_compare(loaded.path, target)
+        run(replace(payrolls, user="payroll", password="secret of payroll"), "SELECT 1")
+        left = run(server.settings("postgres"), "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1")
+        assert left == [("app",), ("drillmaster",), ("payroll",)]
