@@ -23,7 +23,7 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
     only, which are by default those of the server that is backed up; POSTGRES_PASSWORD to that server only. A URL that holds a password is refused.
     """
     reader = config.open_reader()
-    password, host = reader.text("RESTORE_POSTGRES_PASSWORD"), reader.text("RESTORE_POSTGRES_HOST")
+    password, host = reader.text("RESTORE_POSTGRES_PASSWORD"), reader.host("RESTORE_POSTGRES_HOST")
     source = (reader.text("POSTGRES_HOST").lower(), reader.number("POSTGRES_PORT", 1, 65535))
     default_port = _DEFAULT_PORT if host else source[1]
     port = reader.number("RESTORE_POSTGRES_PORT", 1, 65535) if reader.text("RESTORE_POSTGRES_PORT") else default_port

@@ -98,8 +98,8 @@ def reread_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePa
             context.log.info(f"{point.point_id}: {point.state.value}")
         if report.due_count:
             context.log.info(f"{report.due_count} recovery points are left for the next run")
-        if report.wrong:
-            wrong = name_some([f"{point.point_id} ({point.state.value})" for point in report.wrong])
+        if report.wrong or report.problems:
+            wrong = name_some([*(f"{point.point_id} ({point.state.value})" for point in report.wrong), *report.problems])
             raise VerificationError(
                 f"read again, and not as they were captured: {wrong}",
                 hint="`schedgen-backups show ID` says what is wrong with each. Bring its files back from a copy, or take a new point.",

@@ -212,9 +212,14 @@ class Catalog:
     def settle_site(self) -> Site:
         """Return whose directory this is; make its id when it has none, or take the one that all its points carry."""
         with self._records_lock.waited_for():
-            site = self.read_site()
+            ids = {manifest.site_id for manifest in self._read_manifests() if manifest.site_id}
+            try:
+                site = self.read_site()
+            except VerificationError:
+                if len(ids) != 1:
+                    raise
+                site = None
             if site is None:
-                ids = {manifest.site_id for manifest in self._read_manifests() if manifest.site_id}
                 site_id = ids.pop() if len(ids) == 1 else secrets.token_hex(16)
                 site = Site(site_id=site_id, made_at=datetime.now(timezone.utc))
                 self.write_description(SITE_NAME, site)
@@ -229,9 +234,15 @@ class Catalog:
             self.write_description(SITE_NAME, site.model_copy(update={"adopted": (*kept, adoption)}))
 
     def settle_baseline(self, missing: Sequence[str]) -> frozenset[str]:
-        """Return the keys whose absence is no news; the first call makes `missing` the baseline. VerificationError when the file cannot be read."""
+        """Return the keys whose absence is no news; the first call makes `missing` the baseline.
+
+        While the file cannot be read nothing is known, and all is news.
+        """
         with self._records_lock.waited_for():
-            baseline = self.read_description(BASELINE_NAME, MissingBaseline)
+            try:
+                baseline = self.read_description(BASELINE_NAME, MissingBaseline)
+            except VerificationError:
+                return frozenset()
             if baseline is None:
                 baseline = MissingBaseline(first_missing=tuple(missing))
                 self.write_description(BASELINE_NAME, baseline)
@@ -292,11 +303,14 @@ class Catalog:
     def read_verification(self, point_id: RecoveryPointId) -> Verification:
         """Return the results recorded for the point, none when it was never checked; VerificationError when the file is damaged."""
         found = self.read_description(self.verification_path(point_id).name, Verification)
+        _require_id(point_id, found.point_id if found is not None else point_id.text, self.verification_path(point_id))
         return found or Verification(point_id=point_id.text)
 
     def read_manifest(self, point_id: RecoveryPointId) -> Manifest | None:
         """Return the point's manifest, or None when it was never committed; VerificationError when the file is damaged."""
-        return self.read_description(self.manifest_path(point_id).name, Manifest)
+        found = self.read_description(self.manifest_path(point_id).name, Manifest)
+        _require_id(point_id, found.point_id if found is not None else point_id.text, self.manifest_path(point_id))
+        return found
 
     def _read_manifests(self) -> Iterator[Manifest]:
         for point_id in self._find_committed():
@@ -396,6 +410,14 @@ def is_ours(artifact: FoundArtifact) -> bool:
     except (OSError, VerificationError):
         return False
     return True
+
+
+def _require_id(point_id: RecoveryPointId, found: str, path: Path) -> None:
+    """Raise VerificationError when the file was written for another point: it was exchanged or renamed."""
+    if found != point_id.text:
+        raise VerificationError(
+            f"{path.name} is of recovery point {found}", hint="It was exchanged or renamed; `schedgen-backups verify ID` reads again."
+        )
 
 
 def _read_model(path: Path, kind: type[_Model]) -> _Model:

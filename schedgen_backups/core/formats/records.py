@@ -81,7 +81,12 @@ class _Reader(io.RawIOBase):
         self._descriptor, self._position = descriptor, 0
 
     def readinto(self, buffer: Buffer, /) -> int:
-        count = os.preadv(self._descriptor, [buffer], self._position)
+        try:
+            count = os.preadv(self._descriptor, [buffer], self._position)
+        except OSError as error:
+            raise VerificationError(
+                f"the disk cannot read it: {error.strerror}", hint="Look at the disk, and bring the file back from a copy."
+            ) from error
         self._position += count
         return count
 

@@ -160,6 +160,12 @@ def _fill(prepared: PreparedDatabase, tables: tuple[TableEntry, ...], side: Data
     All in one transaction, committed when each table's digest was seen to match. RestoreError when psql stops, VerificationError when the
     file is damaged; then the database is empty.
     """
+    through_root = next((table for table in tables if table.root), None)
+    if through_root is not None:
+        raise RestoreError(
+            f"{through_root.qualified_name} is a hash partition whose rows another database may put into another partition of {through_root.root}",
+            hint="Restore the whole point into a database of its own: schedgen-backups restore ID --database NAME",
+        )
     with prepared.artifact.name_errors():
         feed_psql(prepared.client, side, prepared.facts.session, prepared.transfer, _list_texts(prepared.dump, tables))
 

@@ -88,7 +88,8 @@ _FORMS = (
     # Of schemas of the dump only: a support function in a family of the system would run in a superuser's queries.
     _form(r"CREATE OPERATOR FAMILY <own>\.<name> USING <name>;"),
     _form(
-        r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:DEFAULT )?FOR TYPE [^;'()]* USING <name>"
+        # Which class is the default for a type depends on no schema: one for a type of the system would be used by everybody, us included.
+        r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:FOR TYPE [^;'()]*|DEFAULT FOR TYPE <own>\.<name>) USING <name>"
         r"(?: FAMILY <own>\.<name>)? AS\s(?!.*\b(?:STORAGE|FAMILY)\b)[^;']*;"
     ),
     _form(r"ALTER OPERATOR FAMILY <own>\.<name> USING <name> ADD\s(?!.*\bSTORAGE\b)[^;']*;"),

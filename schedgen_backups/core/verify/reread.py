@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
-from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.verify.commit import verify_point
 
 
@@ -21,6 +21,8 @@ class RereadReport:
     points: tuple[PointListing, ...]
     """As they are listed after their reading."""
     due_count: int
+    problems: tuple[str, ...] = ()
+    """Points whose reading failed for another reason than their bytes, with that."""
 
     @property
     def wrong(self) -> tuple[PointListing, ...]:
@@ -39,20 +41,21 @@ def read_unread(
 ) -> RereadReport:
     """Read points again, newest first, until none is due or the budget is used up; the first is read however long that takes.
 
-    A point that retention removes meanwhile is passed over.
+    A point that retention removes meanwhile is passed over, and one that cannot be read keeps no other from being read.
     """
     ends_at = time.monotonic() + budget_seconds
     due = find_unread(catalog)
     read: list[PointListing] = []
+    problems: list[str] = []
     for position, point in enumerate(due):
         if position and time.monotonic() >= ends_at:
-            return RereadReport(tuple(read), len(due) - position)
+            return RereadReport(tuple(read), len(due) - position, tuple(problems))
         on_point(point)
         try:
             verify_point(catalog, point, checked_by=checked_by)
-        except VerificationError:
+        except (BackupError, OSError) as error:
             if catalog.manifest_path(point.point_id).exists():
-                raise
+                problems.append(f"{point.point_id}: {error}")
             continue
         read.append(catalog.get_point(point.point_id))
-    return RereadReport(tuple(read), 0)
+    return RereadReport(tuple(read), 0, tuple(problems))

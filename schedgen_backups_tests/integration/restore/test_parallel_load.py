@@ -5,6 +5,7 @@ The load in one transaction is tested in `test_point`.
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -19,6 +20,7 @@ from schedgen_backups.core.restore.database import can_load_in_parallel
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import damage, make_transfer, publish_dump
 from schedgen_backups_tests.support.dumps import ODDITIES, assert_equal
+from schedgen_backups_tests.support.recover import SCRIPT
 from schedgen_backups_tests.support.restores import restore_database
 from schedgen_backups_tests.support.servers import run
 
@@ -214,3 +216,27 @@ def test_words_of_a_table_owner_that_look_like_the_dump_itself_are_only_words(du
     restore_database(path, dumped.target, make_transfer(), replace_contents=False, stop=Event(), jobs=jobs)
     assert_equal(path, dumped.target)
     assert run(dumped.target, "SELECT count(*) FROM pg_class WHERE relname IN ('owned', 'evil')") == [(0,)]
+
+
+SLICES = """
+CREATE TABLE t (a int[], "HOST" int, "USER" int, "ENCODING" int, CHECK (array_length(a[1:"USER"], 1) < 5)); INSERT INTO t VALUES ('{1,2,3}', 2, 2, 1);
+CREATE VIEW v AS SELECT a[1:"HOST"] AS x, a[1:"ENCODING"] AS y FROM t;
+"""
+HASHED = """
+CREATE TYPE mood AS ENUM ('sad', 'ok', 'glad', 'bad', 'mad'); CREATE TABLE h (m mood PRIMARY KEY) PARTITION BY HASH (m);
+CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE h1 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+INSERT INTO h SELECT unnest(enum_range(NULL::mood));
+"""
+BEGINS = "CREATE TABLE rule (begin int); CREATE TABLE function (begin int); INSERT INTO rule VALUES (1)"
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("script", [SLICES, HASHED, BEGINS], ids=["psql's variables", "hash partitions", "begin"])
+def test_honest_schemas_that_read_like_something_else_load(dumped: Dumped, script: str, jobs: int) -> None:
+    run(dumped.source, script)
+    path = dumped.capture()
+    restore_database(path, dumped.target, make_transfer(), replace_contents=False, stop=Event(), jobs=jobs)
+    assert_equal(path, dumped.target)
+    if script == HASHED:
+        verify_file: Callable[..., object] = runpy.run_path(str(SCRIPT))["verify_file"]
+        verify_file(path, {})

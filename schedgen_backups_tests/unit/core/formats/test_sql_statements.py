@@ -25,6 +25,13 @@ STATEMENTS = (
     b"SELECT a$b$c;",
     "COMMENT ON TABLE x IS 'é;課程';".encode(),
     b"CREATE TABLE begin_end (begin_at int);",
+    b"CREATE TABLE rule (begin int, case_ int);",
+    b"CREATE TABLE public.function (begin timestamp, atomic int);",
+    b"CREATE FUNCTION f(begin int, procedure int) RETURNS int LANGUAGE sql AS $$ SELECT 1; $$;",
+    b"CREATE TRIGGER function BEFORE UPDATE OF begin ON t FOR EACH ROW EXECUTE FUNCTION g();",
+    b"CREATE FUNCTION begin() RETURNS int BEGIN ATOMIC\n SELECT max(t.begin) AS begin FROM t;\n SELECT CASE 1 WHEN 2 THEN 3 END;\nEND;",
+    b"CREATE PROCEDURE p() LANGUAGE sql BEGIN ATOMIC END;",
+    b"CREATE RULE rule AS ON UPDATE TO t DO INSTEAD SELECT old.begin;",
     b";",
 )
 BETWEEN = b"\n\n--\n-- Name: x; Type: y; 'quote\n--\n\n/* a ; comment ' */ "

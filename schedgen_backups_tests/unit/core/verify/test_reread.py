@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import BASELINE_NAME, SITE_NAME, Catalog, PointListing, PointState
 from schedgen_backups.core.catalog.selection import find_newest_verified, look_over
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
@@ -186,3 +186,42 @@ def test_an_overview_names_what_is_broken_ahead_and_due(catalog: Catalog) -> Non
     assert f"{name_night(3)} failed: " in text
     assert f"ahead of the clock: {ahead}; this machine's clock says {now:%Y-%m-%d %H:%M:%S} UTC" in text
     assert text.endswith("1 to be read again")
+
+
+def test_a_point_that_cannot_be_read_keeps_no_other_from_being_read(catalog: Catalog, tmp_path: Path) -> None:
+    """The newest one's results cannot be written: a folder lies in their place."""
+    shutil.copytree(catalog.directory, tmp_path / "moved", copy_function=shutil.copyfile)
+    moved = Catalog(tmp_path / "moved")
+    moved.verification_path(name_night(2)).unlink()
+    moved.verification_path(name_night(2)).mkdir()
+    report = read(moved)
+    assert [point.point_id for point in report.points] == [name_night(1), name_night(0)]
+    [problem] = report.problems
+    assert problem.startswith(f"{name_night(2)}: ")
+
+
+@pytest.mark.parametrize("place", ["verification", "manifest"])
+def test_results_of_another_point_say_nothing_of_this_one(catalog: Catalog, place: str) -> None:
+    paths = [getattr(catalog, f"{place}_path")(name_night(day)) for day in range(2)]
+    before = paths[0].read_bytes()
+    paths[1].write_bytes(before)
+    assert list_states(catalog)[1] is PointState.DAMAGED
+    read(catalog)
+    assert paths[0].read_bytes() == before
+    assert list_states(catalog)[1] is (PointState.VERIFIED if place == "verification" else PointState.DAMAGED)
+
+
+@pytest.mark.parametrize("content", [b"", b"{"], ids=["empty", "broken"])
+def test_small_files_of_the_site_that_are_damaged_stop_nothing(catalog: Catalog, content: bytes) -> None:
+    site = catalog.settle_site()
+    catalog.settle_baseline(["gone.pdf"])
+    for name in (SITE_NAME, BASELINE_NAME):
+        (catalog.directory / name).write_bytes(content)
+    assert catalog.settle_baseline(["gone.pdf"]) == frozenset()  # all is news
+    with pytest.raises(VerificationError):  # no manifest of these says whose they are
+        catalog.settle_site()
+    point = catalog.list_points()[0]
+    assert point.manifest is not None
+    path = catalog.manifest_path(point.point_id)
+    path.write_bytes(point.manifest.model_copy(update={"site_id": site.site_id}).model_dump_json().encode())
+    assert catalog.settle_site().site_id == site.site_id
