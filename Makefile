@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Tests wait more than they compute. A file's tests stay together: they share servers.
 PYTEST_PARALLEL ?= -n 3 --dist loadfile
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui serve test test-unit servers exhaustive coverage test-docker test-browser check format bench clean
+.PHONY: help setup demo ui serve test test-unit servers exhaustive coverage test-docker test-browser check format bench mutation clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -69,8 +69,15 @@ format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+$(VENV)/.installed-mutation: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutation]'
+	touch $@
+
+mutation: $(VENV)/.installed-mutation  ## change the pure parts of core one expression at a time: which change no unit test notices (up to an hour); report in docs/mutation.md
+	$(BIN)/python -m mutation $(MUTATION_ARGS)
+
 bench: $(VENV)/.installed-dev  ## speed against the script of today and peak memory (ten minutes); results in benchmarks/results/
 	$(BIN)/python -m benchmarks
 
-clean:  ## remove .venv, .dagster and .demo
-	rm -rf $(VENV) .dagster .demo
+clean:  ## remove .venv, .dagster, .demo and .mutation
+	rm -rf $(VENV) .dagster .demo .mutation

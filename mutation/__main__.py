@@ -1,0 +1,126 @@
+"""Runs the mutants in a scratch copy and writes the report: `make mutation`, or `python -m mutation --only retention` for some groups.
+
+Results go to .mutation/results.json, each group replaced when it is run again; docs/mutation.md is made of all that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mutmut.mutation.file_mutation import mutate_file_contents
+from mutmut.stats import status_by_exit_code
+from mutmut.utils.format_utils import get_mutant_name
+
+from mutation.report import Mutant, write_report
+from mutation.scope import SAMPLED, WHOLE, Change, choose, find_changes, find_sources, find_wordings
+
+ROOT = Path(__file__).parent.parent
+SCRATCH = ROOT / ".mutation"
+RESULTS = SCRATCH / "results.json"
+COPY = SCRATCH / "copy"
+_TESTS = tuple(f"schedgen_backups_tests/unit/core/{name}" for name in ("catalog", "formats", "notify", "restore", "retention", "verify"))
+_SEED = "1"
+# The profile `ci` of hypothesis tries the same examples each time.
+_PYTEST = ("-p", "no:xdist", "-p", "no:cacheprovider", "--hypothesis-profile=ci")
+_PROPERTY = re.compile(r"^( +)@property\n +def (\w+)\(self\) -> ([^\n]+):\n( +\"\"\"(?:.|\n)*?\"\"\"\n)?", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules that are reported together."""
+
+    name: str
+    sources: tuple[Path, ...]
+    is_whole: bool
+
+
+def expose_properties(code: str) -> str:
+    """Return the module with each property's body in a method of its own: mutmut leaves decorated functions alone."""
+    return _PROPERTY.sub(
+        lambda found: (
+            f"{found[1]}@property\n{found[1]}def {found[2]}(self) -> {found[3]}:\n{found[4] or ''}{found[1]}    return self._{found[2]}_body()\n\n"
+            f"{found[1]}def _{found[2]}_body(self) -> {found[3]}:\n"
+        ),
+        code,
+    )
+
+
+def make_copy(sources: list[Path]) -> None:
+    """Make the scratch copy in which mutmut mutates these modules."""
+    shutil.rmtree(COPY, ignore_errors=True)
+    for name in ("schedgen_backups", "schedgen_backups_tests"):
+        shutil.copytree(ROOT / name, COPY / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for source in sources:
+        path = COPY / source
+        path.write_text(expose_properties(path.read_text()))
+    settings = {
+        "source_paths": ["schedgen_backups"],
+        "only_mutate": [str(source) for source in sources],
+        "also_copy": ["schedgen_backups_tests"],
+        "pytest_add_cli_args": list(_PYTEST),
+        "pytest_add_cli_args_test_selection": list(_TESTS),
+        "timeout_multiplier": 3.0,
+        "timeout_constant": 2.0,
+        "track_dependencies": False,
+    }
+    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    text = (ROOT / "pyproject.toml").read_text()
+    (COPY / "pyproject.toml").write_text("\n".join([text, "[tool.mutmut]", *lines, "use_git_change_detection = false", ""]))
+
+
+def find_mutants(group: Group, sample: int) -> dict[str, Change]:
+    """Return the mutants to run by name: all of a whole group, else a sample that is the same each time."""
+    found: dict[str, Change] = {}
+    for source in group.sources:
+        mutated = mutate_file_contents(str(source), (COPY / source).read_text())
+        wordings = find_wordings(mutated.code)
+        changes = find_changes(mutated.code)
+        found |= {get_mutant_name(source, name): changes[name] for name in mutated.mutant_names if name not in wordings}
+    names = sorted(found) if group.is_whole else choose(sorted(found), sample, _SEED)
+    return {name: found[name] for name in names}
+
+
+def run_mutants(names: list[str]) -> dict[str, str]:
+    """Return each mutant's status in mutmut's words."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    program = Path(sys.executable).with_name("mutmut")
+    subprocess.run([program, "run", "--max-children", "1", *names], cwd=COPY, check=True, env={**environment, "PYTHONHASHSEED": "0"})
+    codes: dict[str, int | None] = {}
+    for path in sorted((COPY / "mutants").rglob("*.py.meta")):
+        codes |= json.loads(path.read_text())["exit_code_by_key"]
+    return {name: status_by_exit_code[codes[name]] for name in names}
+
+
+def main() -> int:
+    """Run the groups and write the report; return 1 while a survivor of a whole group has no sentence."""
+    parser = argparse.ArgumentParser(prog="python -m mutation", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=[*WHOLE, *SAMPLED], help="run these groups and keep the others' results")
+    parser.add_argument("--sample", type=int, default=50, help="mutants per group that is not run whole (50)")
+    chosen = parser.parse_args()
+    groups = [
+        Group(name, tuple(find_sources(ROOT, patterns)), is_whole)
+        for table, is_whole in ((WHOLE, True), (SAMPLED, False))
+        for name, patterns in table.items()
+        if chosen.only is None or name in chosen.only
+    ]
+    make_copy([source for group in groups for source in group.sources])
+    # mutmut reads its settings from the working directory.
+    os.chdir(COPY)
+    mutants = {group: find_mutants(group, chosen.sample) for group in groups}
+    statuses = run_mutants([name for found in mutants.values() for name in found])
+    results = json.loads(RESULTS.read_text()) if chosen.only and RESULTS.exists() else {}
+    for group, found in mutants.items():
+        results[group.name] = [asdict(Mutant(name, change, statuses[name])) for name, change in found.items()]
+    RESULTS.write_text(json.dumps(results, indent=1))
+    return write_report(ROOT, {name: [Mutant.from_json(value) for value in values] for name, values in results.items()})
+
+
+sys.exit(main())

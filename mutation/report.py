@@ -1,0 +1,83 @@
+"""Writes docs/mutation.md of the results, with the sentence for each survivor that is equivalent."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mutation.scope import WHOLE, Change
+
+_EQUIVALENT = Path(__file__).with_name("equivalent.json")
+_KILLED, _SURVIVED, _TIMED_OUT, _UNREACHED = "killed", "survived", "timeout", "no tests"
+_HEAD = """# Mutation testing
+
+`make mutation` changes one expression of the pure parts of `core` at a time and runs the unit tests that call the changed function.
+A mutant that no test notices survived. Written by that command; [decision 19](decisions/0019-mutation-testing.md) says how it works.
+
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change and what became of it."""
+
+    name: str
+    change: Change
+    status: str
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Mutant:
+        """Read what `asdict` made."""
+        return cls(value["name"], Change(**value["change"]), value["status"])
+
+    @property
+    def key(self) -> str:
+        """What names the change as long as the line stays: the mutants' numbers move with each edit."""
+        module = self.name.rpartition(".")[0].removeprefix("schedgen_backups.core.")
+        return f"{module}: {self.change.before} -> {self.change.after}"
+
+
+def write_report(root: Path, results: Mapping[str, Sequence[Mutant]]) -> int:
+    """Write the report; return 1 while a survivor of a whole group has no sentence."""
+    sentences: dict[str, str] = json.loads(_EQUIVALENT.read_text())
+    # Nothing under docs/ is measured: the copy of the repository is not changed by a report.
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+    tools = ", ".join(f"{name} {version(name)}" for name in ("mutmut", "pytest", "hypothesis"))
+    made_at = f"{datetime.now(timezone.utc):%Y-%m-%d}, commit {commit}, Python {platform.python_version()}, {tools}."
+    lines = [made_at, "", "| package | run | mutants | killed | survived | of them equivalent | timed out | not reached by a unit test |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    survivors: list[str] = []
+    unexplained = 0
+    for name, mutants in results.items():
+        counts = Counter(mutant.status for mutant in mutants)
+        others = len(mutants) - sum(counts[status] for status in (_KILLED, _SURVIVED, _TIMED_OUT, _UNREACHED))
+        alive = [mutant for mutant in mutants if mutant.status not in {_KILLED, _TIMED_OUT}]
+        explained = sum(mutant.key in sentences for mutant in alive)
+        lines.append(
+            f"| {name} | {'whole' if name in WHOLE else 'sample'} | {len(mutants)} | {counts[_KILLED]} | {counts[_SURVIVED] + others} | {explained} "
+            f"| {counts[_TIMED_OUT]} | {counts[_UNREACHED]} |"
+        )
+        survivors += _describe(name, alive, sentences)
+        unexplained += sum(name in WHOLE and mutant.key not in sentences for mutant in alive)
+    lines += ["", "A timed out mutant hung its tests, so it was noticed.", *survivors]
+    (root / "docs/mutation.md").write_text(_HEAD + "\n".join(lines) + "\n")
+    return 1 if unexplained else 0
+
+
+def _describe(name: str, alive: Sequence[Mutant], sentences: Mapping[str, str]) -> list[str]:
+    if not alive:
+        return []
+    lines = ["", f"## {name}", ""]
+    for mutant in alive:
+        reason = sentences.get(mutant.key) or ("no unit test calls it" if mutant.status == _UNREACHED else "not explained")
+        lines.append(f"- `{mutant.name.rpartition('.')[0].removeprefix('schedgen_backups.core.')}`: {reason}")
+        lines += ["", "      " + mutant.change.before, "      " + mutant.change.after, ""]
+    return lines

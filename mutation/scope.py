@@ -1,0 +1,106 @@
+"""Says which modules are mutated whole, which by sample, and which mutants only change the wording of a message."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+CORE = Path("schedgen_backups/core")
+WHOLE = {
+    "retention": ("retention/plan.py", "retention/prune.py"),
+    "point state": ("catalog/catalog.py", "catalog/selection.py", "catalog/check_results.py"),
+    "commit": ("verify/commit.py",),
+    "references": ("verify/references.py",),
+    "incidents": ("notify/incidents.py",),
+}
+SAMPLED = {
+    "catalog": ("catalog/pins.py", "catalog/resume.py"),
+    "verify": ("verify/files.py", "verify/reread.py", "verify/size_change.py"),
+    "formats": ("formats/*.py",),
+    "notify": ("notify/alert.py", "notify/channels.py", "notify/exchange.py", "notify/notifier.py", "notify/redaction.py"),
+    "restore": ("restore/comparison.py", "restore/log.py", "restore/roles.py", "restore/swap.py", "restore/table_diff.py", "restore/tables.py"),
+}
+_MARK = "__mutmut_"
+
+
+@dataclass(frozen=True)
+class Change:
+    """The innermost statement of a mutant that differs, before and after."""
+
+    before: str
+    after: str
+
+
+def find_sources(root: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """Return the modules below `root`, relative to it, in a fixed order."""
+    found = {path.relative_to(root) for pattern in patterns for path in (root / CORE).glob(pattern)}
+    return sorted(path for path in found if path.name != "__init__.py")
+
+
+def choose(names: list[str], count: int, seed: str) -> list[str]:
+    """Return `count` of the names, the same for the same seed: those with the lowest digests."""
+    return sorted(sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:count])
+
+
+def find_wordings(code: str) -> set[str]:
+    """Return the mutants of a mutated module that change only the wording of a message."""
+    return {name for name, original, mutant in _pair_functions(code) if _is_wording(original, mutant)}
+
+
+def find_changes(code: str) -> dict[str, Change]:
+    """Return what each mutant of a mutated module changes: the innermost statement, or the signature."""
+    changes: dict[str, Change] = {}
+    for name, original, mutant in _pair_functions(code):
+        before, after = _find_statements(original, mutant)
+        changes[name] = Change(_write(before), _write(after))
+    return changes
+
+
+def _pair_functions(code: str) -> Iterator[tuple[str, ast.FunctionDef, ast.FunctionDef]]:
+    functions = {node.name: node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)}
+    for name, node in functions.items():
+        stem, mark, number = name.partition(_MARK)
+        if mark and number != "orig":
+            yield name, functions[f"{stem}{_MARK}orig"], node
+
+
+def _find_statements(before: ast.AST, after: ast.AST) -> tuple[ast.AST, ast.AST]:
+    """Return the innermost statement that differs in both; their heads differ, or a number of statements, or expressions."""
+    for name in ("body", "orelse", "finalbody", "handlers"):
+        ones, others = getattr(before, name, None), getattr(after, name, None)
+        if not isinstance(ones, list) or not isinstance(others, list) or len(ones) != len(others):
+            continue
+        for one, other in zip(ones, others, strict=True):
+            if ast.dump(one) != ast.dump(other):
+                return _find_statements(one, other) if type(one) is type(other) else (one, other)
+    return before, after
+
+
+def _write(node: ast.AST) -> str:
+    return ast.unparse(node).splitlines()[0] if isinstance(node, ast.stmt) and hasattr(node, "body") else " ".join(ast.unparse(node).split())
+
+
+def _is_wording(original: ast.FunctionDef, mutant: ast.FunctionDef) -> bool:
+    path = _find_difference(original.body, mutant.body, ())
+    if not path:
+        # The signature differs.
+        return False
+    is_raised = any(isinstance(node, ast.Raise) for node in path)
+    last = path[-1]
+    is_sentence = isinstance(last, ast.Constant) and isinstance(last.value, str) and " " in last.value.strip()
+    return is_raised or is_sentence or any(isinstance(node, ast.JoinedStr) for node in path)
+
+
+def _find_difference(before: object, after: object, path: tuple[ast.AST, ...]) -> tuple[ast.AST, ...]:
+    """Return the nodes from the outside in down to the innermost one that differs; none when nothing does."""
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return next((found for one, other in zip(before, after, strict=True) if (found := _find_difference(one, other, path))), ())
+    if not isinstance(before, ast.AST):
+        return () if before == after else path
+    if type(before) is not type(after) or not isinstance(after, ast.AST):
+        return (*path, before)
+    pairs: Iterator[tuple[object, object]] = ((getattr(before, field, None), getattr(after, field, None)) for field in before._fields)
+    return next((found for one, other in pairs if (found := _find_difference(one, other, (*path, before)))), ())

@@ -1,0 +1,153 @@
+"""The verdicts on missing objects and the status that they add up to, on small files made without a server.
+
+What the live system says is given here; that it says so is tested in the integration ring.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.model import MissingReference, ReferenceState, ReferenceSummary, ReferenceVerdict
+from schedgen_backups.core.verify.references import verify_references
+from schedgen_backups_tests.support import artifacts
+from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, DUMP_NAME, TableText, make_entry, write_archive, write_dump
+
+DELETED, MISSING, LOST, UNKNOWN = ReferenceVerdict.DELETED, ReferenceVerdict.MISSING, ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN
+
+
+class Witness:
+    """A live system that gives these verdicts, and remembers what it was asked."""
+
+    def __init__(self, **verdicts: ReferenceVerdict) -> None:
+        self.verdicts = verdicts
+        self.asked: list[list[str]] = []
+
+    def judge(self, keys: Iterable[str]) -> dict[str, ReferenceVerdict]:
+        self.asked.append(list(keys))
+        return {key: self.verdicts[key] for key in self.asked[-1] if key in self.verdicts}
+
+
+def write_halves(folder: Path, references: Sequence[str], archived: Sequence[str] = ("a",)) -> tuple[Path, Path]:
+    write_dump(folder / DUMP_NAME, [TableText("jobs", (b"1",))], references=references)
+    write_archive(folder / ARCHIVE_NAME, [(make_entry(key, key.encode()), key.encode()) for key in archived])
+    return folder / DUMP_NAME, folder / ARCHIVE_NAME
+
+
+def test_the_summary_says_all_that_was_found(tmp_path: Path) -> None:
+    halves = write_halves(tmp_path, ["a", "b", "c", "d"])
+    live = Witness(b=DELETED, c=MISSING, d=LOST)
+    result, summary = verify_references(*halves, live=live)
+    assert live.asked == [["b", "c", "d"]]
+    assert summary == ReferenceSummary(
+        state=ReferenceState.READ,
+        newly_missing_count=1,
+        reference_count=4,
+        resolved_count=1,
+        verdict_counts={DELETED: 1, MISSING: 1, LOST: 1},
+        missing=tuple(MissingReference(key=key, verdict=verdict) for key, verdict in (("d", LOST), ("c", MISSING), ("b", DELETED))),
+        missing_sha256=hashlib.sha256(b"b\0c\0d").hexdigest(),
+    )
+    assert (result.check, result.status) == (Check.REFERENCES_RESOLVE, CheckStatus.FAILED)
+    assert result.figures == {"references": 4, "resolved": 1, "missing": 3, "newly_missing": 1}
+    assert result.summary == (
+        "1 of 4 references are in the archive; 1 deleted during the backup, 1 already missing in the live system, 1 lost by us: d, c, b"
+    )
+
+
+def test_nothing_is_asked_and_nothing_is_remembered_where_nothing_is_missing(tmp_path: Path) -> None:
+    live = Witness()
+    result, summary = verify_references(*write_halves(tmp_path, ["a"]), live=live)
+    assert (live.asked, result.status, summary.missing_sha256) == ([], CheckStatus.PASSED, "")
+    assert result.summary == "1 of 1 references are in the archive"
+    assert result.figures == {"references": 1, "resolved": 1, "missing": 0, "newly_missing": 0}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "text"),
+    [
+        (DELETED, CheckStatus.PASSED, "1 deleted during the backup"),
+        (MISSING, CheckStatus.INCOMPLETE, "1 already missing in the live system, 1 of them new: b"),
+        (LOST, CheckStatus.FAILED, "1 lost by us: b"),
+        (UNKNOWN, CheckStatus.FAILED, "1 unknown: b"),
+    ],
+)
+def test_the_worst_verdict_decides(tmp_path: Path, verdict: ReferenceVerdict, status: CheckStatus, text: str) -> None:
+    result, _summary = verify_references(*write_halves(tmp_path, ["a", "b"]), live=Witness(b=verdict))
+    assert (result.status, result.summary) == (status, f"1 of 2 references are in the archive; {text}")
+
+
+def test_verdicts_of_the_same_kind_are_counted(tmp_path: Path) -> None:
+    _result, summary = verify_references(*write_halves(tmp_path, ["a", "b", "c", "d"]), live=Witness(b=DELETED, c=DELETED, d=DELETED))
+    assert summary.verdict_counts == {DELETED: 3}
+
+
+def test_an_object_that_the_live_system_says_nothing_of_is_unknown(tmp_path: Path) -> None:
+    _result, summary = verify_references(*write_halves(tmp_path, ["a", "b", "c"]), live=Witness(b=DELETED))
+    assert summary.verdict_counts == {DELETED: 1, UNKNOWN: 1}
+
+
+def test_only_what_the_baseline_lacks_is_new(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def know(keys: Sequence[str]) -> frozenset[str]:
+        asked.append(list(keys))
+        return frozenset({"b", "elsewhere"})
+
+    halves = write_halves(tmp_path, ["a", "b", "c", "d"])
+    result, summary = verify_references(*halves, live=Witness(b=MISSING, c=MISSING, d=DELETED), baseline=know)
+    assert (asked, summary.newly_missing_count, result.status) == ([["b", "c"]], 1, CheckStatus.INCOMPLETE)
+
+
+def test_a_thousand_of_the_missing_are_named_the_worst_first(tmp_path: Path) -> None:
+    keys = [f"m{number:04}" for number in range(1001)]
+    live = Witness(**dict.fromkeys(keys, MISSING))
+    live.verdicts[keys[-1]] = LOST
+    _result, summary = verify_references(*write_halves(tmp_path, keys), live=live)
+    assert len(summary.missing) == 1000
+    assert summary.missing[0] == MissingReference(key=keys[-1], verdict=LOST)
+    assert summary.verdict_counts == {MISSING: 1000, LOST: 1}
+
+
+def test_known_verdicts_stand_for_the_same_missing_objects_only(tmp_path: Path) -> None:
+    halves = write_halves(tmp_path, ["a", "b"])
+    _result, known = verify_references(*halves, live=Witness(b=DELETED))
+    live = Witness(b=LOST)
+    result, summary = verify_references(*halves, live=live, known=known)
+    assert (summary, result.status, live.asked) == (known, CheckStatus.PASSED, [])
+    result, _summary = verify_references(*halves, live=live, known=known.model_copy(update={"missing_sha256": "0" * 64}))
+    assert result.status is CheckStatus.FAILED
+
+
+def test_known_verdicts_stand_for_nothing_where_nothing_is_missing(tmp_path: Path) -> None:
+    empty = hashlib.sha256(b"").hexdigest()
+    known = ReferenceSummary(state=ReferenceState.READ, reference_count=7, missing_sha256=empty)
+    _result, summary = verify_references(*write_halves(tmp_path, ["a"]), live=None, known=known)
+    assert summary.reference_count == 1
+
+
+def test_halves_of_two_points_fail_with_the_reason_in_both(tmp_path: Path) -> None:
+    dump, archive = write_halves(tmp_path, ["a"])
+    write_archive(archive, [], point_id="20261121_020000")
+    result, summary = verify_references(dump, archive, live=None)
+    reason = f"{DUMP_NAME}: {ARCHIVE_NAME}: the dump is of point 20261122_020000, the archive of 20261121_020000"
+    assert (result.check, result.status, result.summary, result.figures) == (Check.REFERENCES_RESOLVE, CheckStatus.FAILED, reason, {})
+    assert summary == ReferenceSummary(state=ReferenceState.READ, note=reason)
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(1, CheckStatus.FAILED), (0, CheckStatus.PASSED), (-1, CheckStatus.PASSED)])
+def test_a_bucket_must_be_listed_no_sooner_than_the_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, status: CheckStatus
+) -> None:
+    taken_at = artifacts.TAKEN_AT
+    monkeypatch.setattr(artifacts, "TAKEN_AT", taken_at + timedelta(seconds=seconds))
+    write_dump(tmp_path / DUMP_NAME, [TableText("jobs", (b"1",))], references=["a"])
+    monkeypatch.setattr(artifacts, "TAKEN_AT", taken_at)
+    write_archive(tmp_path / ARCHIVE_NAME, [(make_entry("a", b"1"), b"1")])
+    result, _summary = verify_references(tmp_path / DUMP_NAME, tmp_path / ARCHIVE_NAME, live=None)
+    assert result.status is status
