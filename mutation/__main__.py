@@ -28,8 +28,7 @@ RESULTS = SCRATCH / "results.json"
 COPY = SCRATCH / "copy"
 _TESTS = tuple(f"schedgen_backups_tests/unit/core/{name}" for name in ("catalog", "formats", "notify", "restore", "retention", "verify"))
 _SEED = "1"
-# The profile `ci` of hypothesis tries the same examples each time.
-_PYTEST = ("-p", "no:xdist", "-p", "no:cacheprovider", "--hypothesis-profile=ci")
+_PYTEST = ("-p", "no:xdist", "-p", "no:cacheprovider", "-p", "mutation.no_shrinking")
 _PROPERTY = re.compile(r"^( +)@property\n +def (\w+)\(self\) -> ([^\n]+):\n( +\"\"\"(?:.|\n)*?\"\"\"\n)?", re.MULTILINE)
 
 
@@ -56,7 +55,7 @@ def expose_properties(code: str) -> str:
 def make_copy(sources: list[Path]) -> None:
     """Make the scratch copy in which mutmut mutates these modules."""
     shutil.rmtree(COPY, ignore_errors=True)
-    for name in ("schedgen_backups", "schedgen_backups_tests"):
+    for name in ("schedgen_backups", "schedgen_backups_tests", "mutation"):
         shutil.copytree(ROOT / name, COPY / name, ignore=shutil.ignore_patterns("__pycache__"))
     for source in sources:
         path = COPY / source
@@ -64,10 +63,10 @@ def make_copy(sources: list[Path]) -> None:
     settings = {
         "source_paths": ["schedgen_backups"],
         "only_mutate": [str(source) for source in sources],
-        "also_copy": ["schedgen_backups_tests"],
+        "also_copy": ["schedgen_backups_tests", "mutation"],
         "pytest_add_cli_args": list(_PYTEST),
         "pytest_add_cli_args_test_selection": list(_TESTS),
-        "timeout_multiplier": 3.0,
+        "timeout_multiplier": 2.0,
         "timeout_constant": 2.0,
         "track_dependencies": False,
     }

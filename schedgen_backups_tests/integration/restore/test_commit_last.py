@@ -21,7 +21,7 @@ from minio.error import S3Error
 from minio.versioningconfig import VersioningConfig
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.errors import BackupError, RestoreError
+from schedgen_backups.core.errors import BackupError, RestoreError, VerificationError
 from schedgen_backups.core.restore.database import LoadWay, prepare_database
 from schedgen_backups.core.restore.load import DatabaseLoad
 from schedgen_backups.core.restore.point import PreparedRestore, RestoreRequest, prepare_restore, restore_point
@@ -224,6 +224,21 @@ def test_a_connection_that_breaks_behind_the_commit_leaves_the_objects(backup: B
             load.run(lambda: run(backup.source_database, end_it))
         assert load.is_in_doubt
         assert "look whether it holds the restored or the former contents" in load.describe_target()
+
+
+@pytest.mark.parametrize("changed", ["text", "table"])
+def test_a_dump_that_is_not_what_its_index_says_is_never_committed(backup: Backup, changed: str) -> None:
+    """Only the digests show it, when everything has run."""
+    with prepare_database(backup.dump, backup.database, backup.settings) as prepared:
+        dump = prepared.dump
+        other: dict[str, object] = {"text_sha256" if changed == "text" else "sha256": "0" * 64}
+        record = dump.record.model_copy(update=other) if changed == "text" else dump.record
+        tables = dump.tables if changed == "text" else (dump.tables[0].model_copy(update=other), *dump.tables[1:])
+        dump.__dict__["_index"] = (record, tables, "")
+        load = DatabaseLoad(prepared, replace_contents=False, jobs=1, roles=None, stop=Event(), on_progress=lambda _size_bytes: None)
+        with pytest.raises(VerificationError, match="the dump changed while it was read"):
+            load.run(lambda: None)
+    assert run(backup.database, TABLES) == []
 
 
 def test_roles_that_were_made_before_the_load_failed_are_gone(database_17: DatabaseSettings, database: DatabaseSettings, tmp_path: Path) -> None:

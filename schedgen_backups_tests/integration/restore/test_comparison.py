@@ -5,9 +5,11 @@ Differences are made by hand in the target after a good restore.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from minio.commonconfig import Tags
 
 from schedgen_backups.core.catalog.catalog import PointState
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
@@ -84,6 +86,27 @@ def test_one_difference_in_an_object_is_found(restored: Backup, difference: str,
     assert get_status(results, Check.BUCKET_IS_EQUAL) is CheckStatus.FAILED
     assert (get_status(results, Check.BUCKET_IS_RESTORED) is CheckStatus.FAILED) == (difference == "size")
     assert get_status(results, Check.DATABASE_IS_EQUAL) is CheckStatus.PASSED
+
+
+@pytest.mark.parametrize("difference", ["headers", "tags"])
+def test_headers_and_tags_of_an_object_are_compared(restored: Backup, difference: str) -> None:
+    client, body = client_of(restored.bucket), b"body of k3"
+    tags = Tags.new_object_tags()
+    tags["stage"] = "draft"
+    headers = {"owner": "somebody"} | ({"Cache-Control": "no-store"} if difference == "headers" else {})
+    client.put_object(
+        restored.bucket.bucket,
+        "k3",
+        io.BytesIO(body),
+        len(body),
+        content_type="application/pdf",
+        metadata=dict(headers),
+        tags=tags if difference == "tags" else None,
+    )
+    results = restored.compare()
+    assert f"k3 ({difference})" in get_summary(results, Check.BUCKET_IS_EQUAL)
+    assert get_status(results, Check.BUCKET_IS_EQUAL) is CheckStatus.FAILED
+    assert get_status(results, Check.BUCKET_IS_RESTORED) is CheckStatus.PASSED
 
 
 def test_a_missing_object_is_found(restored: Backup) -> None:

@@ -18,14 +18,24 @@ import pytest
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import Pin, read_pin
 from schedgen_backups.core.errors import RestoreError
-from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.postgres.session import DatabaseSession
 from schedgen_backups.core.restore.log import read_restore_log
 from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest, prepare_restore
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.restore.swap import Swap, finish_swap, open_swap
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
-from schedgen_backups_tests.support.artifacts import POINT, make_capture, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import (
+    DUMP_HEAD,
+    DUMP_NAME,
+    POINT,
+    TableText,
+    make_capture,
+    make_dump_text,
+    publish_archive,
+    publish_dump,
+    write_dump_text,
+)
 from schedgen_backups_tests.support.points import put
 from schedgen_backups_tests.support.servers import client_of, connect, run
 from schedgen_backups_tests.support.sites import wait_until
@@ -38,7 +48,7 @@ DATABASES = "SELECT datname FROM pg_database WHERE datname LIKE '{}%' ORDER BY 1
 SWAP_AND_WAIT = """
 import json, sys, time
 from schedgen_backups.core.restore.swap import open_swap
-from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.postgres.session import DatabaseSession
 from schedgen_backups.core.settings import DatabaseSettings
 live = DatabaseSettings(**json.loads(sys.stdin.readline()))
@@ -243,6 +253,18 @@ def test_an_error_on_the_way_leaves_the_live_database_and_nothing_else(live: Liv
     with pytest.raises(RestoreError, match="stop here"):
         break_off()
     assert live.names() == [live.database.database]
+
+
+def test_a_copy_that_is_not_what_was_captured_never_goes_live(live: Live) -> None:
+    """The dump is sound in itself, and dumping what it makes gives another text."""
+    catalog = live.service.catalog
+    catalog.get_point(ID).get_path(ArtifactKind.DATABASE).unlink()
+    text = make_dump_text([TableText("jobs", (b"1",))], head=DUMP_HEAD + b"CREATE TABLE public.jobs (a text);\n\n")
+    write_dump_text(catalog.directory / DUMP_NAME, text, {("public", "jobs"): 1})
+    with pytest.raises(RestoreError, match="what was restored is not what was captured"):
+        live.restore()
+    assert live.names() == [live.database.database]
+    assert run(live.database, "SELECT count(*) FROM jobs") == [(0,)]
 
 
 def test_a_swap_that_does_not_come_about_leaves_the_bucket_as_it_was(live: Live, bucket: BucketSettings, second_bucket: BucketSettings) -> None:

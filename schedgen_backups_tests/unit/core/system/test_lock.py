@@ -72,6 +72,20 @@ def test_the_holder_may_ask_again_and_somebody_else_in_the_process_may_not(catal
     other.release()
 
 
+def test_a_lock_that_is_free_names_nobody(catalog: Catalog) -> None:
+    catalog.lock.acquire("me")
+    catalog.lock.release()
+    assert catalog.directory.joinpath(LOCK_NAME).read_bytes() == b""
+
+
+def test_nothing_is_left_of_a_killed_holders_longer_name(catalog: Catalog, other_process: subprocess.Popen[str]) -> None:
+    other_process.kill()
+    other_process.wait()
+    catalog.lock.acquire("me")
+    assert catalog.directory.joinpath(LOCK_NAME).read_text().count("\n") == 1
+    catalog.lock.release()
+
+
 def test_a_child_process_does_not_keep_the_lock(catalog: Catalog) -> None:
     """pg_dump is such a child, and may outlive us by a moment."""
     catalog.lock.acquire("me")
