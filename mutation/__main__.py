@@ -14,19 +14,20 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from mutmut.configuration import reset_config
 from mutmut.mutation.file_mutation import mutate_file_contents
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.format_utils import get_mutant_name
 
 from mutation.report import Mutant, write_report
-from mutation.scope import SAMPLED, WHOLE, Change, choose, find_changes, find_sources, find_wordings
+from mutation.scope import SAMPLED, TESTS, WHOLE, Change, choose, find_changes, find_sources, find_wordings
 
 ROOT = Path(__file__).parent.parent
 SCRATCH = ROOT / ".mutation"
 RESULTS = SCRATCH / "results.json"
 COPY = SCRATCH / "copy"
-_TESTS = tuple(f"schedgen_backups_tests/unit/core/{name}" for name in ("catalog", "formats", "notify", "restore", "retention", "verify"))
 _SEED = "1"
 _PYTEST = ("-p", "no:xdist", "-p", "no:cacheprovider", "-p", "mutation.no_shrinking")
 _PROPERTY = re.compile(r"^( +)@property\n +def (\w+)\(self\) -> ([^\n]+):\n( +\"\"\"(?:.|\n)*?\"\"\"\n)?", re.MULTILINE)
@@ -52,20 +53,21 @@ def expose_properties(code: str) -> str:
     )
 
 
-def make_copy(sources: list[Path]) -> None:
-    """Make the scratch copy in which mutmut mutates these modules."""
+def make_copy(group: Group) -> None:
+    """Make the scratch copy in which mutmut mutates the modules of this group and runs its tests."""
+    # mutmut takes up what it finds in `mutants/`, also modules that an earlier attempt left without a mutant.
     shutil.rmtree(COPY, ignore_errors=True)
     for name in ("schedgen_backups", "schedgen_backups_tests", "mutation"):
         shutil.copytree(ROOT / name, COPY / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for source in sources:
+    for source in group.sources:
         path = COPY / source
         path.write_text(expose_properties(path.read_text()))
     settings = {
         "source_paths": ["schedgen_backups"],
-        "only_mutate": [str(source) for source in sources],
+        "only_mutate": [str(source) for source in group.sources],
         "also_copy": ["schedgen_backups_tests", "mutation"],
         "pytest_add_cli_args": list(_PYTEST),
-        "pytest_add_cli_args_test_selection": list(_TESTS),
+        "pytest_add_cli_args_test_selection": [f"schedgen_backups_tests/unit/core/{name}" for name in TESTS[group.name]],
         "timeout_multiplier": 2.0,
         "timeout_constant": 2.0,
         "track_dependencies": False,
@@ -110,15 +112,17 @@ def main() -> int:
         for name, patterns in table.items()
         if chosen.only is None or name in chosen.only
     ]
-    make_copy([source for group in groups for source in group.sources])
-    # mutmut reads its settings from the working directory.
-    os.chdir(COPY)
-    mutants = {group: find_mutants(group, chosen.sample) for group in groups}
-    statuses = run_mutants([name for found in mutants.values() for name in found])
-    results = json.loads(RESULTS.read_text()) if chosen.only and RESULTS.exists() else {}
-    for group, found in mutants.items():
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if chosen.only and RESULTS.exists() else {}
+    for group in groups:
+        os.chdir(ROOT)
+        make_copy(group)
+        # mutmut reads its settings from the working directory, and once.
+        os.chdir(COPY)
+        reset_config()
+        found = find_mutants(group, chosen.sample)
+        statuses = run_mutants(list(found))
         results[group.name] = [asdict(Mutant(name, change, statuses[name])) for name, change in found.items()]
-    RESULTS.write_text(json.dumps(results, indent=1))
+        RESULTS.write_text(json.dumps(results, indent=1))
     return write_report(ROOT, {name: [Mutant.from_json(value) for value in values] for name, values in results.items()})
 
 

@@ -23,6 +23,19 @@ SAMPLED = {
     "notify": ("notify/alert.py", "notify/channels.py", "notify/exchange.py", "notify/notifier.py", "notify/redaction.py"),
     "restore": ("restore/comparison.py", "restore/log.py", "restore/roles.py", "restore/swap.py", "restore/table_diff.py", "restore/tables.py"),
 }
+TESTS = {
+    "retention": ("retention",),
+    "point state": ("catalog", "verify"),
+    "commit": ("verify",),
+    "references": ("verify",),
+    "incidents": ("notify",),
+    "catalog": ("catalog", "retention"),
+    "verify": ("verify", "formats"),
+    "formats": ("formats",),
+    "notify": ("notify",),
+    "restore": ("restore",),
+}
+"""The folders of the unit ring whose tests are the nearest."""
 _MARK = "__mutmut_"
 
 

@@ -67,6 +67,21 @@ def test_the_first_reminder_is_due_after_an_hour_to_the_second(since: int, is_du
     assert state.is_due(KEY, BEGAN + timedelta(seconds=since)) is is_due
 
 
+@pytest.mark.parametrize(("since", "is_due"), [(-1, False), (0, True)])
+def test_after_a_day_an_alert_is_due_every_23_hours_to_the_second(since: int, is_due: bool) -> None:  # noqa: FBT001 - a table
+    state = IncidentState()
+    for hours in (0, 1, 6, 24):
+        state = state.with_occurrence(KEY, BEGAN + timedelta(hours=hours), is_announced=True)
+    assert state.is_due(KEY, BEGAN + timedelta(hours=24 + 23, seconds=since)) is is_due
+
+
+def test_a_late_reminder_is_not_followed_by_the_next_at_the_same_moment() -> None:
+    late = BEGAN + timedelta(hours=6)
+    state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True).with_occurrence(KEY, late, is_announced=True)
+    assert not state.is_due(KEY, late)
+    assert state.is_due(KEY, late + timedelta(seconds=1))
+
+
 def test_a_clock_that_was_set_back_makes_no_alert_due() -> None:
     state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
     assert not state.is_due(KEY, BEGAN - timedelta(days=1))

@@ -1,0 +1,58 @@
+"""The record of an archive is held against what is in it, on small files made without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pytest
+
+from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
+from schedgen_backups.core.formats.tar_member import pack_object
+from schedgen_backups.core.verify.files import verify_archive, verify_every_object
+from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, get_status, get_summary, make_entry, make_record
+
+
+def write_archive(path: Path, **more: int) -> None:
+    """Write an archive of two objects, one of them unproven, whose record counts so many more than there are."""
+    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer:
+        writer.add_packed(pack_object(make_entry("a", b"1"), b"1"))
+        writer.add_packed(pack_object(make_entry("b", b"22", unproven="no checksum"), b"22"))
+        record = make_record(writer)
+        writer.finish(record.model_copy(update={name: getattr(record, name) + count for name, count in more.items()}))
+
+
+def test_an_archive_that_holds_what_its_record_says_is_readable(tmp_path: Path) -> None:
+    write_archive(tmp_path / ARCHIVE_NAME)
+    results = verify_archive(tmp_path / ARCHIVE_NAME)
+    assert [result.status for result in results] == [CheckStatus.PASSED, CheckStatus.PASSED]
+    assert get_summary(results, Check.ARCHIVE_IS_READABLE) == "2 objects with 3 bytes, each as captured"
+    assert verify_every_object(tmp_path / ARCHIVE_NAME).is_passed
+
+
+@pytest.mark.parametrize("count", [-1, 1])
+@pytest.mark.parametrize("name", ["object_count", "size_bytes", "unproven_count"])
+def test_an_archive_that_holds_something_else_than_its_record_says_fails(tmp_path: Path, name: str, count: int) -> None:
+    """Its bytes are as they were written: only the count is wrong."""
+    write_archive(tmp_path / ARCHIVE_NAME, **{name: count})
+    results = verify_archive(tmp_path / ARCHIVE_NAME)
+    assert get_status(results, Check.ARCHIVE_IS_READABLE) is CheckStatus.FAILED
+    assert "2 objects with 3 bytes, 1 of them unproven, the record says otherwise" in get_summary(results, Check.ARCHIVE_IS_READABLE)
+    assert get_status(results, Check.ARCHIVE_IS_STORED) is CheckStatus.PASSED
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ({"listed_count": 1}, CheckStatus.FAILED),
+        ({"listed_count": -1}, CheckStatus.FAILED),
+        ({"deleted_count": 1}, CheckStatus.FAILED),
+        ({"failed_count": 1}, CheckStatus.FAILED),
+        ({"listed_count": 1, "deleted_count": 1}, CheckStatus.PASSED),
+    ],
+    ids=["one more listed", "one fewer listed", "one more deleted", "one not read", "one listed and deleted"],
+)
+def test_every_listed_object_is_archived_or_was_deleted(tmp_path: Path, more: dict[str, int], status: CheckStatus) -> None:
+    write_archive(tmp_path / ARCHIVE_NAME, **more)
+    assert verify_every_object(tmp_path / ARCHIVE_NAME).status is status
