@@ -22,7 +22,7 @@ from mutmut.stats import status_by_exit_code
 from mutmut.utils.format_utils import get_mutant_name
 
 from mutation.report import Mutant, write_report
-from mutation.scope import SAMPLED, TESTS, WHOLE, Change, choose, find_changes, find_sources, find_wordings
+from mutation.scope import SAMPLED, TESTS, WHOLE, Change, belongs, choose, find_changes, find_sources, find_wordings
 
 ROOT = Path(__file__).parent.parent
 SCRATCH = ROOT / ".mutation"
@@ -84,13 +84,16 @@ def find_mutants(group: Group, sample: int) -> dict[str, Change]:
         mutated = mutate_file_contents(str(source), (COPY / source).read_text())
         wordings = find_wordings(mutated.code)
         changes = find_changes(mutated.code)
-        found |= {get_mutant_name(source, name): changes[name] for name in mutated.mutant_names if name not in wordings}
-    names = sorted(found) if group.is_whole else choose(sorted(found), sample, _SEED)
-    return {name: found[name] for name in names}
+        names = {get_mutant_name(source, name): name for name in mutated.mutant_names if name not in wordings}
+        found |= {mutant: changes[name] for mutant, name in names.items() if belongs(mutant, group.name)}
+    chosen = sorted(found) if group.is_whole else choose(sorted(found), sample, _SEED)
+    return {mutant: found[mutant] for mutant in chosen}
 
 
 def run_mutants(names: list[str]) -> dict[str, str]:
     """Return each mutant's status in mutmut's words."""
+    if not names:
+        return {}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     program = Path(sys.executable).with_name("mutmut")
     subprocess.run([program, "run", "--max-children", "1", *names], cwd=COPY, check=True, env={**environment, "PYTHONHASHSEED": "0"})
@@ -105,6 +108,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mutation", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=[*WHOLE, *SAMPLED], help="run these groups and keep the others' results")
     parser.add_argument("--sample", type=int, default=50, help="mutants per group that is not run whole (50)")
+    parser.add_argument("--survivors", action="store_true", help="after adding tests: believe the last run's kills and run the other mutants again")
     chosen = parser.parse_args()
     groups = [
         Group(name, tuple(find_sources(ROOT, patterns)), is_whole)
@@ -112,7 +116,7 @@ def main() -> int:
         for name, patterns in table.items()
         if chosen.only is None or name in chosen.only
     ]
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if chosen.only and RESULTS.exists() else {}
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if (chosen.only or chosen.survivors) and RESULTS.exists() else {}
     for group in groups:
         os.chdir(ROOT)
         make_copy(group)
@@ -120,7 +124,8 @@ def main() -> int:
         os.chdir(COPY)
         reset_config()
         found = find_mutants(group, chosen.sample)
-        statuses = run_mutants(list(found))
+        known = {value["name"]: value["status"] for value in results.get(group.name, ()) if chosen.survivors and value["status"] == "killed"}
+        statuses = known | run_mutants([name for name in found if name not in known])
         results[group.name] = [asdict(Mutant(name, change, statuses[name])) for name, change in found.items()]
         RESULTS.write_text(json.dumps(results, indent=1))
     return write_report(ROOT, {name: [Mutant.from_json(value) for value in values] for name, values in results.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ WHOLE = {
     "incidents": ("notify/incidents.py",),
 }
 SAMPLED = {
-    "catalog": ("catalog/pins.py", "catalog/resume.py"),
+    "catalog": ("catalog/catalog.py", "catalog/pins.py", "catalog/resume.py"),
     "verify": ("verify/files.py", "verify/reread.py", "verify/size_change.py"),
     "formats": ("formats/*.py",),
     "notify": ("notify/alert.py", "notify/channels.py", "notify/exchange.py", "notify/notifier.py", "notify/redaction.py"),
     "restore": ("restore/comparison.py", "restore/log.py", "restore/roles.py", "restore/swap.py", "restore/table_diff.py", "restore/tables.py"),
 }
+_STATE = re.compile(r"catalog\.catalog\.x.*(PointListing|get_point|list_points|list_unmanaged|_look_at|_find_|is_ours|_read_m)")
+"""What decides on state in a module that also writes."""
 TESTS = {
     "retention": ("retention",),
     "point state": ("catalog", "verify"),
@@ -51,6 +54,12 @@ def find_sources(root: Path, patterns: tuple[str, ...]) -> list[Path]:
     """Return the modules below `root`, relative to it, in a fixed order."""
     found = {path.relative_to(root) for pattern in patterns for path in (root / CORE).glob(pattern)}
     return sorted(path for path in found if path.name != "__init__.py")
+
+
+def belongs(mutant: str, group: str) -> bool:
+    """Return whether the mutant is of this group: one module is divided between two."""
+    is_divided = ".catalog.catalog.x" in mutant
+    return not is_divided or bool(_STATE.search(mutant)) == (group == "point state")
 
 
 def choose(names: list[str], count: int, seed: str) -> list[str]:

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from threading import Event
 
-from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.postgres.connection import make_client_environment
 from schedgen_backups.core.servers.postgres import find_embedded_bin_dirs
@@ -148,3 +148,11 @@ def load_with_psql(path: Path, target: DatabaseSettings, bin_dir: Path) -> subpr
         text=True,
         check=False,
     )
+
+
+def change_digest(dump: DumpFile, of: str) -> None:
+    """Make the index of this open dump name another digest, of the `text` or of the first `table`."""
+    other = {"sha256": "0" * 64}
+    record = dump.record.model_copy(update={"text_sha256": "0" * 64}) if of == "text" else dump.record
+    tables = (dump.tables[0].model_copy(update=other), *dump.tables[1:]) if of == "table" else dump.tables
+    dump.__dict__["_index"] = (record, tables, "")

@@ -27,6 +27,7 @@ from schedgen_backups.core.restore.load import DatabaseLoad
 from schedgen_backups.core.restore.point import PreparedRestore, RestoreRequest, prepare_restore, restore_point
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.support.artifacts import make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.dumps import change_digest
 from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy
 from schedgen_backups_tests.support.points import BROKEN_FOREIGN_KEY, ID, KEYS, Backup, make_backed_up, put
 from schedgen_backups_tests.support.servers import client_of, run
@@ -230,11 +231,7 @@ def test_a_connection_that_breaks_behind_the_commit_leaves_the_objects(backup: B
 def test_a_dump_that_is_not_what_its_index_says_is_never_committed(backup: Backup, changed: str) -> None:
     """Only the digests show it, when everything has run."""
     with prepare_database(backup.dump, backup.database, backup.settings) as prepared:
-        dump = prepared.dump
-        other: dict[str, object] = {"text_sha256" if changed == "text" else "sha256": "0" * 64}
-        record = dump.record.model_copy(update=other) if changed == "text" else dump.record
-        tables = dump.tables if changed == "text" else (dump.tables[0].model_copy(update=other), *dump.tables[1:])
-        dump.__dict__["_index"] = (record, tables, "")
+        change_digest(prepared.dump, changed)
         load = DatabaseLoad(prepared, replace_contents=False, jobs=1, roles=None, stop=Event(), on_progress=lambda _size_bytes: None)
         with pytest.raises(VerificationError, match="the dump changed while it was read"):
             load.run(lambda: None)

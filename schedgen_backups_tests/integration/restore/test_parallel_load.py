@@ -13,13 +13,14 @@ from threading import Event
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.errors import BackupError, RestoreError
+from schedgen_backups.core.errors import BackupError, RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.restore import parallel_load
-from schedgen_backups.core.restore.database import can_load_in_parallel
+from schedgen_backups.core.restore.database import can_load_in_parallel, prepare_database
+from schedgen_backups.core.restore.load import DatabaseLoad
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import damage, make_transfer, publish_dump
-from schedgen_backups_tests.support.dumps import ODDITIES, assert_equal
+from schedgen_backups_tests.support.dumps import ODDITIES, assert_equal, change_digest
 from schedgen_backups_tests.support.recover import SCRIPT
 from schedgen_backups_tests.support.restores import restore_database
 from schedgen_backups_tests.support.servers import run
@@ -146,6 +147,18 @@ def test_a_damaged_table_leaves_an_empty_database(dumped: Dumped, request: pytes
     path.write_bytes(damage(good, (table.offset + table.length // 2) * 8))
     with pytest.raises(BackupError):
         dumped.load(path)
+    assert run(dumped.target, RELATIONS) == [(0,)]
+
+
+@pytest.mark.parametrize(("changed", "named"), [("text", "the schema differs"), ("table", "the rows of public.a are not")])
+def test_a_dump_that_is_not_what_its_index_says_leaves_an_empty_database(dumped: Dumped, changed: str, named: str) -> None:
+    """Only the digests show it."""
+    run(dumped.source, "CREATE TABLE a AS SELECT n FROM generate_series(1, 1000) n")
+    with prepare_database(dumped.capture(), dumped.target, make_transfer()) as prepared:
+        change_digest(prepared.dump, changed)
+        load = DatabaseLoad(prepared, replace_contents=False, jobs=3, roles=None, stop=Event(), on_progress=lambda _size_bytes: None)
+        with pytest.raises(VerificationError, match=named):
+            load.run()
     assert run(dumped.target, RELATIONS) == [(0,)]
 
 

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
+from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, make_retention_table, plan_retention
 from schedgen_backups_tests.support.histories import at, at_times, check_decisions, nights
 
 
@@ -286,3 +286,16 @@ def test_table_of_pins() -> None:
 
 def test_an_empty_directory_is_an_empty_plan_without_a_refusal() -> None:
     assert plan_retention([], RetentionPolicy(), at("2026-03-20T03:00")) == RetentionPlan(())
+
+
+def test_the_table_of_a_run_has_a_line_per_point_and_escapes_what_ends_a_cell() -> None:
+    history = nights("2026-01-01", "vv")
+    history[1] = Candidate(history[1].point_id, history[1].state, "before 2.0 | 2.1 | 2.2")
+    plan = plan_retention([*history, *nights("2026-01-03", "v")], RetentionPolicy(keep_last=1), at("2026-03-20T03:00"))
+    assert make_retention_table(plan).split("\n") == [
+        "| recovery point | state | decision | because |",
+        "| --- | --- | --- | --- |",
+        "| 20260101_020000 | verified | remove | older than 7 days |",
+        "| 20260102_020000 | verified | keep | pinned: before 2.0 \\| 2.1 \\| 2.2 |",
+        "| 20260103_020000 | verified | keep | newest verified; verified number 1 of the last 1 |",
+    ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -276,3 +276,34 @@ def test_a_look_that_records_nothing_removes_nothing(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="nothing was recorded"):
         remove_points(catalog, POLICY, lambda _point: None, NOW)
     assert list_files(tmp_path) == before
+
+
+@pytest.mark.parametrize(("age", "is_read"), [(timedelta(hours=24), True), (timedelta(hours=24, seconds=-1), False)])
+def test_a_point_is_read_again_a_day_after_it_was_read(tmp_path: Path, age: timedelta, is_read: bool) -> None:  # noqa: FBT001 - a table
+    catalog, _files = fill(tmp_path)
+    reader(catalog, NOW)(catalog.get_point(name_night(4)))
+    read: list[RecoveryPointId] = []
+
+    def read_again(point: PointListing) -> None:
+        read.append(point.point_id)
+        reader(catalog, NOW + age)(point)
+
+    assert remove_points(catalog, POLICY, read_again, NOW + age).removed_files
+    assert read == ([name_night(4)] if is_read else [])
+
+
+def test_without_a_time_it_is_now(tmp_path: Path) -> None:
+    """The points are of 2026, so nothing of today protects them but being the last verified ones."""
+    catalog, _files = fill(tmp_path)
+    report = remove_points(catalog, POLICY, reader(catalog, datetime.now(timezone.utc)))
+    assert {decision.candidate.point_id for decision in report.plan.kept} >= {name_night(3), name_night(4)}
+
+
+def test_a_committed_file_that_describes_itself_no_more_goes_with_its_point(tmp_path: Path) -> None:
+    """Its manifest names it; left behind, it would never be anybody's."""
+    catalog, files = fill(tmp_path)
+    dump = tmp_path / files[2][0]
+    dump.write_bytes(bytes(dump.stat().st_size))
+    assert catalog.get_point(name_night(2)).state is PointState.FAILED
+    remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
+    assert not dump.exists()
