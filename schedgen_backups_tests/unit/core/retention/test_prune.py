@@ -307,3 +307,18 @@ def test_a_committed_file_that_describes_itself_no_more_goes_with_its_point(tmp_
     assert catalog.get_point(name_night(2)).state is PointState.FAILED
     remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
     assert not dump.exists()
+
+
+def test_the_last_coherent_point_stays_beside_newer_ones_that_lack_objects(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path, [PointState.VERIFIED] * 4)
+    for night in (2, 3):
+        catalog.record_results(name_night(night), (make_result(Check.REFERENCES_RESOLVE, CheckStatus.INCOMPLETE),))
+    plan = plan_pruning(catalog, replace(POLICY, keep_last=1, keep_days=0), NOW)
+    assert [decision.candidate.point_id for decision in plan.kept] == [name_night(1), name_night(3)]
+
+
+def test_a_point_whose_pin_cannot_be_read_is_planned_with_its_state(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path)
+    for night in range(len(STATES)):
+        catalog.pin_path(name_night(night)).write_bytes(b"{")
+    assert [decision.candidate.state for decision in plan_pruning(catalog, POLICY, NOW).decisions] == list(STATES)
