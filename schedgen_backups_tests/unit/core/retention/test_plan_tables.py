@@ -5,11 +5,13 @@ A table has one line per point: id, state, decision, why. Laws that hold for eve
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from schedgen_backups.core.catalog.catalog import CLOCK_TOLERANCE
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, make_retention_table, plan_retention
 from schedgen_backups_tests.support.histories import at, at_times, check_decisions, nights
 
@@ -299,3 +301,34 @@ def test_the_table_of_a_run_has_a_line_per_point_and_escapes_what_ends_a_cell() 
         "| 20260102_020000 | verified | keep | pinned: before 2.0 \\| 2.1 \\| 2.2 |",
         "| 20260103_020000 | verified | keep | newest verified; verified number 1 of the last 1 |",
     ]
+
+
+def list_kept(history: list[Candidate], policy: RetentionPolicy, now: datetime) -> list[str]:
+    return [str(decision.candidate.point_id) for decision in plan_retention(history, policy, now).kept]
+
+
+@pytest.mark.parametrize(
+    ("policy", "history"),
+    [
+        (RetentionPolicy(keep_weeks=2), at_times("2026-03-08T12:00+00:00", "2026-03-08T23:00+00:00", "2026-03-09T10:00+00:00")),
+        (RetentionPolicy(keep_months=2), at_times("2026-03-31T12:00+00:00", "2026-03-31T23:00+00:00", "2026-04-01T10:00+00:00")),
+    ],
+    ids=["weeks", "months"],
+)
+def test_weeks_and_months_are_those_of_the_operators_calendar(policy: RetentionPolicy, history: list[Candidate]) -> None:
+    """The second point is of the next week and month in Johannesburg, and of the last one in UTC."""
+    policy = replace(policy, keep_days=0, keep_last=1, timezone=ZoneInfo("Africa/Johannesburg"))
+    assert list_kept(history, policy, at("2026-06-01T00:00")) == [str(history[0].point_id), str(history[2].point_id)]
+
+
+def test_to_keep_no_last_points_keeps_the_newest_verified_alone() -> None:
+    history = nights("2026-03-01", "vvv")
+    assert list_kept(history, RetentionPolicy(keep_days=0, keep_last=0), at("2026-06-01T00:00")) == [str(history[2].point_id)]
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0, 1), (1, 2)])
+def test_a_point_counts_up_to_the_tolerance_ahead_of_the_clock(seconds: int, count: int) -> None:
+    """One that does not count protects the one before it and stays."""
+    history = at_times("2026-03-01T02:00:00+00:00", "2026-03-02T02:00:00+00:00")
+    now = history[1].point_id.taken_at - CLOCK_TOLERANCE - timedelta(seconds=seconds)
+    assert len(list_kept(history, RetentionPolicy(keep_days=0, keep_last=1), now)) == count
