@@ -69,7 +69,7 @@ def make_copy(group: Group) -> None:
         "pytest_add_cli_args": list(_PYTEST),
         "pytest_add_cli_args_test_selection": [f"schedgen_backups_tests/unit/core/{name}" for name in TESTS[group.name]],
         "timeout_multiplier": 2.0,
-        "timeout_constant": 2.0,
+        "timeout_constant": 10.0,
         "track_dependencies": False,
     }
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]

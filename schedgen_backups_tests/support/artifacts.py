@@ -114,8 +114,9 @@ def write_dump_text(
     point_id: str = POINT,
     references: Sequence[str] = (),
     roles: str = 'CREATE ROLE "schedgen";',
+    **fields: object,
 ) -> CapturedDump:
-    """A dump of any text, sound in itself, as whoever can write files could make it."""
+    """A dump of any text, sound in itself, as whoever can write files could make it; `fields` are of its record."""
     with path.open("wb") as file, DumpFileWriter(cast("BinaryIO", file), threads=2) as writer:
         for segment in split_dump([text]):
             writer.add(segment)
@@ -143,7 +144,7 @@ def write_dump_text(
             reference_count=writer.reference_count,
             role_count=0,
         )
-        return writer.finish(record, counted or {}, roles)
+        return writer.finish(record.model_copy(update=fields), counted or {}, roles)
 
 
 def make_entry(key: str, data: bytes, *, member_name: str | None = None, **fields: object) -> ObjectEntry:

@@ -173,11 +173,12 @@ def test_the_baseline_of_the_directory_decides_what_is_new(catalog: Catalog) -> 
     assert manifest.references.newly_missing_count == 1
 
 
-def test_the_baseline_counts_where_the_checks_were_seen_before(catalog: Catalog) -> None:
-    catalog.settle_baseline(())
+@pytest.mark.parametrize(("known", "newly_missing"), [((), 1), (("b",), 0)])
+def test_the_baseline_counts_where_the_checks_were_seen_before(catalog: Catalog, known: tuple[str, ...], newly_missing: int) -> None:
+    catalog.settle_baseline(known)
     verify(catalog)
     manifest, _verification = commit_point(catalog, ID, origin=RUN, live=Witness())
-    assert manifest.references.newly_missing_count == 1
+    assert manifest.references.newly_missing_count == newly_missing
 
 
 def test_a_committed_point_is_read_again_and_keeps_its_manifest(catalog: Catalog) -> None:

@@ -6,6 +6,7 @@ What the live system says is given here; that it says so is tested in the integr
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -13,10 +14,20 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.formats import dump_file
 from schedgen_backups.core.model import MissingReference, ReferenceState, ReferenceSummary, ReferenceVerdict
 from schedgen_backups.core.verify.references import verify_references
 from schedgen_backups_tests.support import artifacts
-from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, DUMP_NAME, TableText, make_entry, write_archive, write_dump
+from schedgen_backups_tests.support.artifacts import (
+    ARCHIVE_NAME,
+    DUMP_NAME,
+    TableText,
+    make_dump_text,
+    make_entry,
+    write_archive,
+    write_dump,
+    write_dump_text,
+)
 
 DELETED, MISSING, LOST, UNKNOWN = ReferenceVerdict.DELETED, ReferenceVerdict.MISSING, ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN
 
@@ -151,3 +162,27 @@ def test_a_bucket_must_be_listed_no_sooner_than_the_snapshot(
     write_archive(tmp_path / ARCHIVE_NAME, [(make_entry("a", b"1"), b"1")])
     result, _summary = verify_references(tmp_path / DUMP_NAME, tmp_path / ARCHIVE_NAME, live=None)
     assert result.status is status
+
+
+def test_without_a_query_nothing_is_known_and_the_reason_is_kept(tmp_path: Path) -> None:
+    dump, archive = write_halves(tmp_path, ["a"])
+    text = make_dump_text([TableText("jobs", (b"1",))])
+    write_dump_text(dump, text, references=["b"], reference_state=ReferenceState.NOT_CONFIGURED, reference_note="no table has keys")
+    live = Witness()
+    result, summary = verify_references(dump, archive, live=live)
+    assert (result.check, result.status, result.summary, result.figures) == (
+        Check.REFERENCES_RESOLVE,
+        CheckStatus.NOT_CONFIGURED,
+        "no table has keys",
+        {},
+    )
+    assert summary == ReferenceSummary(state=ReferenceState.NOT_CONFIGURED, note="no table has keys")
+    assert live.asked == []
+
+
+def test_a_key_that_is_no_text_is_missing_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our dumps hold none; one that somebody made may, in JSON's own escapes."""
+    monkeypatch.setattr(dump_file, "_to_line", lambda name, value: f"{dump_file.LINE_PREFIX}{json.dumps({name: value})}\n".encode())
+    halves = write_halves(tmp_path, ["a", "\udcff"])
+    _result, summary = verify_references(*halves, live=None)
+    assert summary.missing_sha256 == hashlib.sha256(b"\xff").hexdigest()
