@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from mutmut.stats import status_by_exit_code
 from mutmut.utils.format_utils import get_mutant_name
 
 from mutation.report import Mutant, write_report
-from mutation.scope import SAMPLED, TESTS, WHOLE, Change, belongs, choose, find_changes, find_sources, find_wordings
+from mutation.scope import SAMPLED, TESTS, WHOLE, Change, belongs, choose, expose_properties, find_changes, find_sources, find_wordings
 
 ROOT = Path(__file__).parent.parent
 SCRATCH = ROOT / ".mutation"
@@ -30,7 +29,6 @@ RESULTS = SCRATCH / "results.json"
 COPY = SCRATCH / "copy"
 _SEED = "1"
 _PYTEST = ("-p", "no:xdist", "-p", "no:cacheprovider", "-p", "mutation.no_shrinking")
-_PROPERTY = re.compile(r"^( +)@property\n +def (\w+)\(self\) -> ([^\n]+):\n( +\"\"\"(?:.|\n)*?\"\"\"\n)?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -40,17 +38,6 @@ class Group:
     name: str
     sources: tuple[Path, ...]
     is_whole: bool
-
-
-def expose_properties(code: str) -> str:
-    """Return the module with each property's body in a method of its own: mutmut leaves decorated functions alone."""
-    return _PROPERTY.sub(
-        lambda found: (
-            f"{found[1]}@property\n{found[1]}def {found[2]}(self) -> {found[3]}:\n{found[4] or ''}{found[1]}    return self._{found[2]}_body()\n\n"
-            f"{found[1]}def _{found[2]}_body(self) -> {found[3]}:\n"
-        ),
-        code,
-    )
 
 
 def make_copy(group: Group) -> None:

@@ -40,6 +40,7 @@ TESTS = {
 }
 """The folders of the unit ring whose tests are the nearest."""
 _MARK = "__mutmut_"
+_PROPERTY = re.compile(r"^( +)@property\n +def (\w+)\(self\) -> ([^\n]+):\n( +\"\"\"(?:.|\n)*?\"\"\"\n)?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,17 @@ def find_sources(root: Path, patterns: tuple[str, ...]) -> list[Path]:
     """Return the modules below `root`, relative to it, in a fixed order."""
     found = {path.relative_to(root) for pattern in patterns for path in (root / CORE).glob(pattern)}
     return sorted(path for path in found if path.name != "__init__.py")
+
+
+def expose_properties(code: str) -> str:
+    """Return the module with each property's body in a method of its own: mutmut leaves decorated functions alone."""
+    return _PROPERTY.sub(
+        lambda found: (
+            f"{found[1]}@property\n{found[1]}def {found[2]}(self) -> {found[3]}:\n{found[4] or ''}{found[1]}    return self._{found[2]}_body()\n\n"
+            f"{found[1]}def _{found[2]}_body(self) -> {found[3]}:\n"
+        ),
+        code,
+    )
 
 
 def belongs(mutant: str, group: str) -> bool:

@@ -119,3 +119,10 @@ def test_a_rung_is_as_old_as_its_oldest_claim() -> None:
 def test_a_result_names_the_files_that_it_was_found_on() -> None:
     result = make_result(Check.DUMP_IS_STORED, artifacts={ArtifactKind.DATABASE: "ab"})
     assert type(result).model_validate_json(result.model_dump_json()).artifacts == {ArtifactKind.DATABASE: "ab"}
+
+
+@pytest.mark.parametrize("status", CheckStatus)
+def test_a_point_is_coherent_when_nothing_is_newly_missing_or_nobody_asks(status: CheckStatus) -> None:
+    coherent = {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}
+    assert make_verification({Check.REFERENCES_RESOLVE: status}).is_coherent is (status in coherent)
+    assert not make_verification({}).is_coherent

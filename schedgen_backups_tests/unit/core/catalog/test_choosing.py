@@ -181,3 +181,36 @@ def test_only_the_last_ten_broken_points_are_named(tmp_path: Path) -> None:
         add_point(catalog, name_night(day - 20), PointState.FAILED)
     named = look_over(catalog, LATER).describe_broken().split("; ")
     assert [words.split()[0] for words in named] == [str(name_night(day - 20)) for day in range(2, 12)]
+
+
+def test_one_broken_point_or_one_ahead_is_enough_not_to_be_intact(tmp_path: Path) -> None:
+    broken, early = Catalog(tmp_path / "broken"), Catalog(tmp_path / "early")
+    for catalog in (broken, early):
+        catalog.prepare()
+    add_point(broken, name_night(0), PointState.FAILED)
+    broken.record_results(name_night(0), (make_result(Check.DUMP_IS_STORED, CheckStatus.FAILED, summary="it was exchanged"),))
+    assert not look_over(broken, LATER).is_intact
+    assert look_over(broken, LATER).describe_broken() == f"{name_night(0)} failed: it was exchanged"
+    ahead = RecoveryPointId.from_time(datetime.now(timezone.utc) + timedelta(days=1))
+    add_point(early, ahead)
+    overview = look_over(early, LATER)
+    assert not overview.is_intact
+    assert overview.describe_intactness() == f"ahead of the clock: {overview.describe_ahead()}"
+
+
+def test_a_point_that_is_only_to_be_read_again_is_counted(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path)
+    add_point(catalog, name_night(0), PointState.UNVERIFIED)
+    assert look_over(catalog, LATER).describe_intactness() == "1 to be read again"
+
+
+def test_files_of_partial_and_committed_points_are_not_unmanaged(catalog: Catalog) -> None:
+    """Nor are those of a committed point that describe themselves no more."""
+    dump = catalog.get_point(name_night(0)).get_path(ArtifactKind.DATABASE)
+    dump.write_bytes(bytes(dump.stat().st_size))
+    assert catalog.list_unmanaged() == ()
+
+
+def test_a_point_is_as_large_as_both_files(catalog: Catalog) -> None:
+    point = catalog.get_point(name_night(0))
+    assert point.size_bytes == sum(point.get_path(kind).stat().st_size for kind in ArtifactKind)
