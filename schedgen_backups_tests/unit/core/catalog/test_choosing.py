@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import SITE_NAME, Catalog, PointState
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.catalog.selection import describe_freshness, find_newest_verified, look_over, resolve_point
 from schedgen_backups.core.errors import ConfigurationError
@@ -214,3 +214,22 @@ def test_files_of_partial_and_committed_points_are_not_unmanaged(catalog: Catalo
 def test_a_point_is_as_large_as_both_files(catalog: Catalog) -> None:
     point = catalog.get_point(name_night(0))
     assert point.size_bytes == sum(point.get_path(kind).stat().st_size for kind in ArtifactKind)
+
+
+def test_the_dump_is_listed_before_the_archive(catalog: Catalog) -> None:
+    assert [artifact.name.kind for artifact in catalog.get_point(name_night(0)).artifacts] == [ArtifactKind.DATABASE, ArtifactKind.BUCKET]
+
+
+def test_a_lost_site_is_known_by_its_points_although_one_manifest_is_damaged(catalog: Catalog) -> None:
+    site_id = settle(catalog)
+    (catalog.directory / SITE_NAME).unlink()
+    catalog.manifest_path(name_night(2)).write_bytes(b"{")
+    assert catalog.settle_site().site_id == site_id
+
+
+@pytest.mark.parametrize(("minutes", "is_ahead"), [(-1, False), (4, False), (6, True)])
+def test_a_point_is_ahead_beyond_the_clocks_tolerance(tmp_path: Path, minutes: int, is_ahead: bool) -> None:  # noqa: FBT001 - a table
+    catalog = Catalog(tmp_path)
+    point_id = RecoveryPointId.from_time(datetime.now(timezone.utc) + timedelta(minutes=minutes))
+    add_point(catalog, point_id)
+    assert catalog.get_point(point_id).is_ahead is is_ahead
