@@ -233,3 +233,24 @@ def test_a_point_is_ahead_beyond_the_clocks_tolerance(tmp_path: Path, minutes: i
     point_id = RecoveryPointId.from_time(datetime.now(timezone.utc) + timedelta(minutes=minutes))
     add_point(catalog, point_id)
     assert catalog.get_point(point_id).is_ahead is is_ahead
+
+
+def test_a_damaged_site_file_hides_no_point_and_makes_none_foreign(catalog: Catalog) -> None:
+    settle(catalog)
+    before = [point.state for point in catalog.list_points()]
+    (catalog.directory / SITE_NAME).write_bytes(b"{")
+    assert [point.state for point in catalog.list_points()] == before
+
+
+def test_a_point_that_lost_both_files_is_listed_as_damaged(catalog: Catalog) -> None:
+    for kind in ArtifactKind:
+        catalog.get_point(name_night(0)).get_path(kind).unlink()
+    point = catalog.get_point(name_night(0))
+    assert (point.state, point.artifacts, len(point.problems)) == (PointState.DAMAGED, (), 2)
+
+
+def test_other_files_and_directories_are_no_artifacts(catalog: Catalog) -> None:
+    before = catalog.list_points()
+    (catalog.directory / "notes.gz").write_bytes(b"1")
+    (catalog.directory / "db_schedgen_20261101_020000.sql.gz").mkdir()
+    assert (catalog.list_points(), catalog.list_unmanaged()) == (before, ())
