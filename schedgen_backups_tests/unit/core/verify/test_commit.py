@@ -240,3 +240,11 @@ def test_a_point_that_was_removed_while_it_was_read_is_not_recorded(catalog: Cat
     with pytest.raises(VerificationError, match=f"{POINT} was removed while it was read"):
         verify_point(catalog, point, checked_by="run")
     assert not (catalog.directory / f"verification_{ID}.json").exists()
+
+
+def test_a_committed_point_that_lost_both_files_fails_and_is_not_taken_for_a_removed_one(catalog: Catalog) -> None:
+    commit_point(catalog, ID, origin=RUN, live=Witness())
+    for name in (DUMP_NAME, ARCHIVE_NAME):
+        (catalog.directory / name).unlink()
+    results = verify(catalog, checked_by="later").results
+    assert [get_summary(results, check) for check in STORED_CHECKS.values()] == ["the file is missing"] * 2
