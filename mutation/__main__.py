@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from mutmut.mutation.file_mutation import mutate_file_contents
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.format_utils import get_mutant_name
 
-from mutation.report import Mutant, write_report
+from mutation.report import Mutant, Run, read_commit, write_report
 from mutation.scope import SAMPLED, TESTS, WHOLE, Change, belongs, choose, expose_properties, find_changes, find_sources, find_wordings
 
 ROOT = Path(__file__).parent.parent
 SCRATCH = ROOT / ".mutation"
 RESULTS = SCRATCH / "results.json"
+RUNS = SCRATCH / "runs.json"
+"""What the results are made of: the runs since the last whole one."""
 COPY = SCRATCH / "copy"
 _SEED = "1"
 _PYTEST = ("-p", "no:xdist", "-p", "no:cacheprovider", "-p", "mutation.no_shrinking")
@@ -96,7 +99,10 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[*WHOLE, *SAMPLED], help="run these groups and keep the others' results")
     parser.add_argument("--sample", type=int, default=50, help="mutants per group that is not run whole (50)")
     parser.add_argument("--survivors", action="store_true", help="after adding tests: believe the last run's kills and run the other mutants again")
+    parser.add_argument("--report-only", action="store_true", help="run nothing; write the report again, as after a new sentence")
     chosen = parser.parse_args()
+    if chosen.report_only:
+        return report()
     groups = [
         Group(name, tuple(find_sources(ROOT, patterns)), is_whole)
         for table, is_whole in ((WHOLE, True), (SAMPLED, False))
@@ -104,6 +110,8 @@ def main() -> int:
         if chosen.only is None or name in chosen.only
     ]
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if (chosen.only or chosen.survivors) and RESULTS.exists() else {}
+    runs: list[Any] = json.loads(RUNS.read_text()) if results and RUNS.exists() else []
+    started, commit = time.monotonic(), read_commit(ROOT)
     for group in groups:
         os.chdir(ROOT)
         make_copy(group)
@@ -115,7 +123,15 @@ def main() -> int:
         statuses = known | run_mutants([name for name in found if name not in known])
         results[group.name] = [asdict(Mutant(name, change, statuses[name])) for name, change in found.items()]
         RESULTS.write_text(json.dumps(results, indent=1))
-    return write_report(ROOT, {name: [Mutant.from_json(value) for value in values] for name, values in results.items()})
+    minutes = round((time.monotonic() - started) / 60, 1)
+    RUNS.write_text(json.dumps([*runs, {"arguments": " ".join(sys.argv[1:]), "commit": commit, "minutes": minutes}], indent=1))
+    return report()
+
+
+def report() -> int:
+    """Write the report of all results that there are; return 1 while a survivor of a whole group has no sentence."""
+    results = {name: [Mutant.from_json(value) for value in values] for name, values in json.loads(RESULTS.read_text()).items()}
+    return write_report(ROOT, results, [Run(**run) for run in json.loads(RUNS.read_text())])
 
 
 sys.exit(main())

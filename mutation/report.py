@@ -45,13 +45,35 @@ class Mutant:
         return f"{module}: {self.change.before} -> {self.change.after}"
 
 
-def write_report(root: Path, results: Mapping[str, Sequence[Mutant]]) -> int:
+@dataclass(frozen=True)
+class Run:
+    """One run of the tool that the results come from."""
+
+    arguments: str
+    commit: str
+    """What the tests were as of."""
+    minutes: float
+
+
+def read_commit(root: Path) -> str:
+    """Return the short hash of the commit that is checked out, with a `+` where something of it was changed since."""
+    return subprocess.run(
+        ["git", "describe", "--always", "--exclude=*", "--dirty=+"], cwd=root, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def write_report(root: Path, results: Mapping[str, Sequence[Mutant]], runs: Sequence[Run]) -> int:
     """Write the report; return 1 while a survivor of a whole group has no sentence."""
     sentences: dict[str, str] = json.loads(_EQUIVALENT.read_text())
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
     tools = ", ".join(f"{name} {version(name)}" for name in ("mutmut", "pytest", "hypothesis"))
-    made_at = f"{datetime.now(timezone.utc):%Y-%m-%d}, commit {commit}, Python {platform.python_version()}, {tools}."
-    lines = [made_at, "", "| package | run | mutants | killed | survived | timed out | not reached by a unit test | of these three: equivalent |"]
+    made_at = f"{datetime.now(timezone.utc):%Y-%m-%d}, Python {platform.python_version()}, {tools}."
+    lines = [
+        made_at,
+        "",
+        *(f"- `python -m mutation {run.arguments}".rstrip() + f"` at commit {run.commit}: {run.minutes} minutes" for run in runs),
+        "",
+    ]
+    lines.append("| package | run | mutants | killed | survived | timed out | not reached by a unit test | of these three: equivalent |")
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
     survivors: list[str] = []
     unexplained = 0
@@ -69,6 +91,7 @@ def write_report(root: Path, results: Mapping[str, Sequence[Mutant]]) -> int:
     lines += [
         "",
         "On a busy machine slow tests look like hung ones: a mutant that timed out counts as noticed only where its sentence says why it hangs.",
+        "A run with `--survivors` believes the kills of the runs before it. A `+` behind a commit stands for tests that were committed later.",
         *survivors,
     ]
     (root / "docs/mutation.md").write_text(_HEAD + "\n".join(lines) + "\n")
