@@ -11,11 +11,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import SITE_NAME, Catalog, PointState
+from schedgen_backups.core.catalog.catalog import BASELINE_NAME, SITE_NAME, Catalog, PointState
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.catalog.selection import describe_freshness, find_newest_verified, look_over, resolve_point
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.model import Adoption, ArtifactKind, RecoveryPointId
+from schedgen_backups.core.model import AcceptedObject, Adoption, ArtifactKind, MissingBaseline, RecoveryPointId
 from schedgen_backups_tests.support.artifacts import TAKEN_AT, make_result
 from schedgen_backups_tests.support.histories import add_point, name_night
 
@@ -254,3 +254,19 @@ def test_other_files_and_directories_are_no_artifacts(catalog: Catalog) -> None:
     (catalog.directory / "notes.gz").write_bytes(b"1")
     (catalog.directory / "db_schedgen_20261101_020000.sql.gz").mkdir()
     assert (catalog.list_points(), catalog.list_unmanaged()) == (before, ())
+
+
+def test_the_first_missing_objects_are_the_baseline_and_accepted_ones_are_added(catalog: Catalog) -> None:
+    assert catalog.settle_baseline(["a", "b"]) == {"a", "b"}
+    assert Catalog(catalog.directory).settle_baseline(["c"]) == {"a", "b"}
+    for reason in ("lost", "lost for good"):
+        catalog.accept_missing([AcceptedObject(key="c", reason=reason, accepted_at=TAKEN_AT)])
+    baseline = catalog.read_description(BASELINE_NAME, MissingBaseline)
+    assert baseline is not None
+    assert (baseline.first_missing, [each.reason for each in baseline.accepted]) == (("a", "b"), ["lost for good"])
+    assert catalog.settle_baseline([]) == {"a", "b", "c"}
+
+
+def test_an_object_can_be_accepted_before_the_first_point(catalog: Catalog) -> None:
+    catalog.accept_missing([AcceptedObject(key="c", reason="lost", accepted_at=TAKEN_AT)])
+    assert "c" in catalog.settle_baseline(["a"])

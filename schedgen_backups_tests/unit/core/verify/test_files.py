@@ -10,8 +10,8 @@ import pytest
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
 from schedgen_backups.core.formats.tar_member import pack_object
-from schedgen_backups.core.verify.files import verify_archive, verify_every_object
-from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, get_status, get_summary, make_entry, make_record
+from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_every_object
+from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, TableText, get_status, get_summary, make_entry, make_record, write_dump
 
 
 def write_archive(path: Path, **more: int) -> None:
@@ -56,3 +56,27 @@ def test_an_archive_that_holds_something_else_than_its_record_says_fails(tmp_pat
 def test_every_listed_object_is_archived_or_was_deleted(tmp_path: Path, more: dict[str, int], status: CheckStatus) -> None:
     write_archive(tmp_path / ARCHIVE_NAME, **more)
     assert verify_every_object(tmp_path / ARCHIVE_NAME).status is status
+
+
+def test_figures_of_an_archive_are_those_of_its_record(tmp_path: Path) -> None:
+    path = tmp_path / ARCHIVE_NAME
+    write_archive(path)
+    stored, readable = verify_archive(path)
+    assert (stored.figures, readable.figures) == ({"file_bytes": path.stat().st_size}, {"objects": 2, "size_bytes": 3})
+    assert verify_every_object(path).figures == {"objects": 2, "changed": 0, "deleted": 0, "reused": 0, "unproven": 1}
+
+
+@pytest.mark.parametrize("name", ["20261121_020000", "another"])
+@pytest.mark.parametrize("kind", ["dump", "archive"])
+def test_a_file_under_the_name_of_another_point_or_source_fails(tmp_path: Path, kind: str, name: str) -> None:
+    point_id, source = (name, "schedgen") if name[0] == "2" else ("20261122_020000", name)
+    if kind == "dump":
+        path = tmp_path / f"db_{source}_{point_id}.sql.gz"
+        write_dump(path, [TableText("jobs", (b"1",))])
+        results, check = verify_dump(path), Check.DUMP_IS_COMPLETE
+    else:
+        path = tmp_path / f"minio_{source}_{point_id}.tar.gz"
+        write_archive(path)
+        results, check = verify_archive(path), Check.ARCHIVE_IS_READABLE
+    assert get_status(results, check) is CheckStatus.FAILED
+    assert get_summary(results, check).endswith("the file was exchanged or renamed")
