@@ -57,7 +57,7 @@ def make_copy(group: Group) -> None:
         "only_mutate": [str(source) for source in group.sources],
         "also_copy": ["schedgen_backups_tests", "mutation"],
         "pytest_add_cli_args": list(_PYTEST),
-        "pytest_add_cli_args_test_selection": [f"schedgen_backups_tests/unit/core/{name}" for name in TESTS[group.name]],
+        "pytest_add_cli_args_test_selection": [f"schedgen_backups_tests/{name}" for name in TESTS[group.name]],
         "timeout_multiplier": 2.0,
         "timeout_constant": 10.0,
         "track_dependencies": False,

@@ -19,7 +19,7 @@ _EQUIVALENT = Path(__file__).with_name("equivalent.json")
 _KILLED, _SURVIVED, _TIMED_OUT, _UNREACHED = "killed", "survived", "timeout", "no tests"
 _HEAD = """# Mutation testing
 
-`make mutation` changes one expression of the pure parts of `core` at a time and runs the unit tests that call the changed function.
+`make mutation` changes one expression of the pure parts of `core` at a time and runs the nearest tests that call the changed function.
 A mutant that no test notices survived. Written by that command; [decision 19](decisions/0019-mutation-testing.md) says how it works.
 
 """
@@ -73,7 +73,7 @@ def write_report(root: Path, results: Mapping[str, Sequence[Mutant]], runs: Sequ
         *(f"- `python -m mutation {run.arguments}".rstrip() + f"` at commit {run.commit}: {run.minutes} minutes" for run in runs),
         "",
     ]
-    lines.append("| package | run | mutants | killed | survived | timed out | not reached by a unit test | of these three: equivalent |")
+    lines.append("| package | run | mutants | killed | survived | timed out | reached by none of these tests | of these three: equivalent |")
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
     survivors: list[str] = []
     unexplained = 0
@@ -103,7 +103,7 @@ def _describe(name: str, alive: Sequence[Mutant], sentences: Mapping[str, str]) 
         return []
     lines = ["", f"## {name}", ""]
     for mutant in alive:
-        reason = sentences.get(mutant.key) or {_UNREACHED: "no unit test calls it", _TIMED_OUT: "timed out"}.get(mutant.status, "survived")
+        reason = sentences.get(mutant.key) or {_UNREACHED: "none of these tests calls it", _TIMED_OUT: "timed out"}.get(mutant.status, "survived")
         lines.append(f"- `{mutant.name.rpartition('.')[0].removeprefix('schedgen_backups.core.')}`: {reason}")
         lines += ["", "      " + mutant.change.before, "      " + mutant.change.after, ""]
     return lines
