@@ -34,7 +34,7 @@ TESTS = {
     "incidents": ("unit/core/notify",),
     "catalog": ("unit/core/catalog", "unit/core/retention"),
     "verify": ("unit/core/verify", "unit/core/formats"),
-    "formats": ("unit/core/formats",),
+    "formats": ("unit/core/formats", "unit/core/verify"),
     "notify": ("unit/core/notify", "integration/notify"),
     "restore": ("unit/core/restore",),
 }
