@@ -35,6 +35,9 @@ _USER_RELATIONS = """
 
 
 _KEEP_OWN_PATH = "SELECT pg_catalog.set_config('schedgen_backups.search_path', pg_catalog.current_setting('search_path'), true)"
+# Minor versions of August 2024 and newer have it (CVE-2024-7348).
+_RESTRICT_KINDS: LiteralString = """
+SELECT pg_catalog.set_config(name, %s, true) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"""
 _TAKE_SAFE_PATH = "SELECT pg_catalog.set_config('search_path', '', true)"
 _TAKE_OWN_PATH = "SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('schedgen_backups.search_path'), true)"
 """For the operators' own query, whose names are those of the database; ours must not find an operator that somebody put before the system's."""
@@ -114,7 +117,8 @@ class Snapshot:
     def read_table_sizes(self) -> dict[TableName, int]:
         """Table → bytes on the server's disk, compressed columns as they are, without indexes."""
         rows = self._rows(f"SELECT n.nspname, c.relname, pg_catalog.pg_table_size(c.oid) {_USER_RELATIONS} AND c.relkind = 'r'")
-        return {TableName(str(schema), str(name)): cast("int", size_bytes) for schema, name, size_bytes in rows}
+        # Of a table that was dropped meanwhile the server knows none.
+        return {TableName(str(schema), str(name)): cast("int", size_bytes or 0) for schema, name, size_bytes in rows}
 
     def check_privileges(self) -> None:
         """Every table, sequence and schema is readable in full; DatabaseError (permanent) names those that are not."""
@@ -142,7 +146,8 @@ class Snapshot:
     def lock_tables(self, tables: Sequence[TableName]) -> None:
         """Until the snapshot is closed, nobody can drop, empty or rewrite a table; reading and writing rows goes on.
 
-        DumpError (retryable) when another session keeps a table locked for too long, or has dropped it.
+        DumpError (retryable) when another session keeps a table locked for too long, or has dropped or replaced it: a view of its name would run its
+        owner's functions with our rights.
         """
         if not tables:
             return
@@ -155,6 +160,16 @@ class Snapshot:
                     f"a table of {self._settings.label} cannot be read now: {str(error).splitlines()[0]}",
                     hint="Look for a migration or another session that holds a lock (pg_locks); run the backup again.",
                 ) from error
+        # The snapshot knows a name's old table, and statements find whatever has the name now.
+        replaced = self._rows(
+            f"""SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) {_USER_RELATIONS} AND c.relkind = 'r'
+            AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', n.nspname, c.relname))::pg_catalog.oid IS DISTINCT FROM c.oid ORDER BY 1"""  # noqa: S608 - no value of others
+        )
+        if replaced:
+            raise DumpError(
+                f"{name_some([str(name) for (name,) in replaced])} of {self._settings.label} was replaced while the backup waited for it",
+                hint="Look for a migration; run the backup again.",
+            )
 
     def count_rows(self, tables: Sequence[TableName]) -> dict[TableName, int]:
         """Table → rows in the snapshot, counted one by one."""
@@ -175,10 +190,11 @@ class Snapshot:
         try:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 cursor.execute(_TAKE_OWN_PATH)
+                self._allow_views(is_allowed=not references.is_default)
                 cursor.execute(sql.SQL("SELECT * FROM ({}) AS reference LIMIT 0").format(_as_query(references)))
                 columns = len(cursor.description or ())
                 cursor.execute(_TAKE_SAFE_PATH)
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.ObjectNotInPrerequisiteState) as error:
             if references.is_default:
                 return f"the built-in query found no such table or column: {str(error).splitlines()[0]}"
             raise _reference_error(str(error)) from error
@@ -209,10 +225,15 @@ class Snapshot:
         with translate_errors(self._settings), self._connection.cursor(name="references") as cursor:
             cursor.itersize = _KEYS_PER_BLOCK
             self._connection.execute(_TAKE_OWN_PATH)
+            self._allow_views(is_allowed=not references.is_default)
             cursor.execute(query)
             while rows := cursor.fetchmany(_KEYS_PER_BLOCK):
                 yield [key for (key,) in rows]
             self._connection.execute(_TAKE_SAFE_PATH)
+
+    def _allow_views(self, *, is_allowed: bool) -> None:
+        """Views run their owner's functions with our rights: only a query that the operators wrote themselves may read one."""
+        self._connection.execute(_RESTRICT_KINDS, ["" if is_allowed else "view, foreign-table"])
 
     def keep_alive(self, stop: Event) -> None:
         """Ask something cheap now and then until `stop` is set: proxies and firewalls end connections that are silent.
@@ -256,6 +277,7 @@ def open_snapshot(settings: DatabaseSettings, *, lock_timeout_seconds: float = 6
                 cursor.execute("SET LOCAL row_security = off")
                 cursor.execute(_KEEP_OWN_PATH)
                 cursor.execute(_TAKE_SAFE_PATH)
+                cursor.execute(_RESTRICT_KINDS, ["view, foreign-table"])
         yield Snapshot(connection, settings)
 
 

@@ -1,0 +1,94 @@
+"""An owner of tables in the source gets no function of his run by the backup, whose role may do more than he."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.errors import DumpError
+from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.model import ReferenceState
+from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups_tests.support.artifacts import publish_dump
+from schedgen_backups_tests.support.servers import connect, run
+
+pytestmark = pytest.mark.integration
+
+EVIL = """
+CREATE FUNCTION public.evil(k text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''touch MARKER'''; RETURN k; END $$;
+"""
+
+
+@pytest.fixture
+def owner(database: DatabaseSettings) -> Iterator[DatabaseSettings]:
+    """One who may make tables in the database, and nothing else."""
+    name = f"{database.database}_owner"
+    run(database, f"CREATE ROLE {name} LOGIN PASSWORD 'x'; GRANT ALL ON SCHEMA public TO {name}")
+    yield replace(database, user=name, password="x")
+    run(database, f"DROP OWNED BY {name} CASCADE")
+    run(database, f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    return catalog
+
+
+def test_the_built_in_query_of_references_reads_no_view(
+    owner: DatabaseSettings, database: DatabaseSettings, catalog: Catalog, tmp_path: Path
+) -> None:
+    """Its function would run with the rights of the backup. A query that the operators wrote may read one."""
+    marker = tmp_path / "marker"
+    view = "CREATE VIEW jobs AS SELECT public.evil(s3_key) AS s3_key FROM jobs_;"
+    run(owner, f"CREATE TABLE jobs_ (s3_key text); INSERT INTO jobs_ VALUES ('k'); {EVIL.replace('MARKER', str(marker))} {view}")
+    with open_dump(publish_dump(catalog, database)) as dump:
+        assert dump.record.reference_state is ReferenceState.NOT_CONFIGURED
+        assert 'access to non-system view "jobs" is restricted' in dump.record.reference_note
+    assert not marker.exists()
+    run(owner, "CREATE OR REPLACE FUNCTION public.evil(k text) RETURNS text LANGUAGE sql AS 'SELECT k'")
+    fields: dict[str, object] = {"reference_query": "SELECT s3_key FROM jobs", "is_reference_query_default": False}
+    other = Catalog(tmp_path / "other")
+    other.prepare()
+    with open_dump(publish_dump(other, database, **fields)) as dump:
+        assert list(dump.read_references()) == [["k"]]
+
+
+@pytest.mark.parametrize("change", ["view", "table"])
+def test_a_table_that_is_replaced_while_it_is_waited_for_stops_the_dump(
+    owner: DatabaseSettings, database: DatabaseSettings, catalog: Catalog, tmp_path: Path, change: str
+) -> None:
+    """As a migration does it, or somebody who waits for the backup (compare CVE-2024-7348). Another try is right."""
+    marker = tmp_path / "marker"
+    run(owner, f"CREATE TABLE jobs (s3_key text); CREATE TABLE t (i text); INSERT INTO t VALUES ('a'); {EVIL.replace('MARKER', str(marker))}")
+    changes = {
+        "view": "ALTER TABLE t RENAME TO t_old; CREATE VIEW t AS SELECT public.evil('x') AS i",
+        "table": "DROP TABLE t; CREATE TABLE t (i bigint)",
+    }
+    with connect(owner) as holder:
+        holder.autocommit = False
+        holder.execute(changes[change].encode())
+
+        def commit_when_waited_for() -> None:
+            ends_at = time.monotonic() + 60
+            while time.monotonic() < ends_at and run(database, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
+                time.sleep(0.05)
+            holder.commit()
+
+        thread = threading.Thread(target=commit_when_waited_for)
+        thread.start()
+        try:
+            with pytest.raises(DumpError):
+                publish_dump(catalog, database)
+        finally:
+            thread.join()
+    assert not marker.exists()
+    assert list(catalog.directory.glob("*.gz")) == []
