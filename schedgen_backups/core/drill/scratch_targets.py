@@ -95,6 +95,9 @@ def _drop_subscriptions(server: DatabaseSettings, made: ServerDatabase) -> None:
     scratch = server.with_database(made.name)
     with connect_database(scratch) as connection, translate_errors(scratch):
         connection.autocommit = True
+        # They would fire at the next statements, with our rights; dropping one fires none.
+        for (trigger,) in connection.execute("SELECT evtname::text FROM pg_catalog.pg_event_trigger").fetchall():
+            connection.execute(sql.SQL("DROP EVENT TRIGGER {}").format(sql.Identifier(str(trigger))))
         for name in map(sql.Identifier, names):
             connection.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(name))
             connection.execute(sql.SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(name))

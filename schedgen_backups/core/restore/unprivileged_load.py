@@ -9,6 +9,7 @@ docs/decisions/0017 has the reasons; add a form here only after asking what it c
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,6 +145,8 @@ _HARMLESS_EXTENSIONS = frozenset(
 postgres_fdw connects elsewhere only for a role that gives a password of its own (manual, F.38.3)."""
 _ROLE_STATEMENT = _form(r"GRANT |REVOKE |ALTER DEFAULT PRIVILEGES ")
 _ROLE_WORD = _form(r"(?P<word>\b(?:TO|FROM|ROLE) )(?P<who><name>)(?=[;, ])")
+_LOGOUT_SECONDS = 60.0
+_LOGOUT_PAUSE_SECONDS = 0.1
 _ROW_SECURITY = b"SET row_security = off;"
 """As of `make_loadable`: it serves no load."""
 _PREPARATIONS = re.compile(rb"SET |SELECT pg_catalog\.set_config\(|(?:CREATE|ALTER) (?:SCHEMA|COLLATION) |COMMENT ON |CREATE EXTENSION ")
@@ -248,11 +251,31 @@ class UnprivilegedLoad:
         with self._prepared.artifact.name_errors():
             with _connect(self._roles.loader, dump.record.encoding) as loader, self._open_superuser(dump.record.encoding) as superuser:
                 self._load(dump, loader, superuser)
-            # The loader is gone: nothing of the dump can run any more while roles change.
-            with self._open_superuser(dump.record.encoding) as superuser:
-                for statement in self._late:
+            with self._open_superuser(dump.record.encoding) as superuser, self._without_loader(superuser):
+                # On servers before 17 a trigger would fire at each statement behind it, with the superuser's rights.
+                for statement in sorted(self._late, key=lambda text: b"EVENT TRIGGER" in text):
                     self._run_late(statement, superuser)
         before_commit()
+
+    @contextmanager
+    def _without_loader(self, superuser: Session | None) -> Generator[None, None, None]:
+        """Within the block nobody is logged in as the loader, nor can be: the dump may have logged in again, and changed the password."""
+        if superuser is None:
+            yield
+            return
+        loader = self._roles.loader
+        name = sql.Identifier(loader.user)
+        superuser.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(name))
+        ends_at = time.monotonic() + _LOGOUT_SECONDS
+        query = "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity WHERE usename = %s"
+        while superuser.execute(query, [loader.user]).fetchone() != (0,):
+            if time.monotonic() >= ends_at:
+                raise RestoreError("sessions of the dump's loader do not end", hint="Look at the log of the drill's server.")
+            time.sleep(_LOGOUT_PAUSE_SECONDS)
+        try:
+            yield
+        finally:
+            superuser.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(name, sql.Literal(loader.password)))
 
     @contextmanager
     def _open_superuser(self, encoding: str) -> Generator[Session | None, None, None]:
@@ -365,11 +388,11 @@ class UnprivilegedLoad:
             if owner is None:
                 _execute_single(superuser, text)
                 return
-            # PostgreSQL lets only superusers own event triggers and publications of all tables; the role is one for this statement only.
-            superuser.execute(sql.SQL("ALTER ROLE {} SUPERUSER").format(sql.Identifier(role)))
-            try:
+            # PostgreSQL lets only superusers own event triggers and publications of all tables. No other session, such as one of autovacuum, which
+            # runs functions of indexes as their owner, ever sees the role as one.
+            with superuser.transaction():
+                superuser.execute(sql.SQL("ALTER ROLE {} SUPERUSER").format(sql.Identifier(role)))
                 _execute_single(superuser, text)
-            finally:
                 superuser.execute(sql.SQL("ALTER ROLE {} NOSUPERUSER").format(sql.Identifier(role)))
         except psycopg.Error as error:
             raise _explain(text, error) from error

@@ -258,3 +258,30 @@ def test_a_drill_on_a_named_server_never_acts_as_a_role_that_is_there(loaded: Lo
         run(replace(payrolls, user="payroll", password="secret of payroll"), "SELECT 1")
         left = run(server.settings("postgres"), "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1")
         assert left == [("app",), ("drillmaster",), ("payroll",)]
+
+
+LOGS_IN_AGAIN = """
+CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;
+CREATE FUNCTION public.one() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN EXECUTE pg_catalog.format('ALTER ROLE %I PASSWORD ''mine''', current_user); RETURN true; END $$;
+CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM public.dblink_connect('c', 'host=127.0.0.1 password=mine user=' || current_user || ' dbname=' || current_database()
+      || ' port=' || pg_catalog.current_setting('port'));
+  PERFORM public.dblink_send_query('c', 'SELECT pg_catalog.pg_sleep(60)');
+  RETURN true;
+END $$;
+CREATE TABLE public.first (i integer DEFAULT 1 CHECK (public.one()));
+INSERT INTO public.first VALUES (1);
+"""
+
+
+def test_nobody_stays_logged_in_as_the_loader(loaded: Loaded) -> None:
+    """A session of the dump's would go on while roles change, and while the comparison reads."""
+    write_dump_text(loaded.path, HEAD + (LOGS_IN_AGAIN + TABLE).encode() + TAIL, {("public", "jobs"): 1}, roles=ROLES)
+    with loaded.open_target(loaded.path) as target:
+        load_and_compare(loaded.path, target)
+        superuser = target.roles.superuser
+        assert superuser is not None
+        assert run(superuser, "SELECT usename, query FROM pg_stat_activity WHERE usename LIKE 'schedgen_drill%'") == []
+        run(target.roles.loader, "SELECT 1")  # by the password that the drill gave it
