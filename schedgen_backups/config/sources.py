@@ -11,7 +11,8 @@ from schedgen_backups.config.reader import Reader
 from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, LIBPQ_VARIABLES
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 
-_SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+"""libpq's words, the weakest first (PostgreSQL manual, section 34.19)."""
 _DEFAULT_PORT = 5432
 
 
@@ -52,6 +53,8 @@ def parse_database_url(url: str, password: str, reader: Reader) -> DatabaseSetti
         raise ValueError("is no URL that PostgreSQL understands")
     if not parts.get("dbname") or not parts.get("user"):
         raise ValueError("names no user or no database")
+    if str(parts.get("sslmode") or SSL_MODES[0]) not in SSL_MODES:
+        raise ValueError(f"names an sslmode that is none of {', '.join(SSL_MODES)}")
     return DatabaseSettings(
         host=str(parts.get("host") or "127.0.0.1"),
         port=port,
@@ -88,11 +91,11 @@ def parse_endpoint(text: str) -> str:
 
 
 def _read_ssl_mode(reader: Reader) -> str:
-    return reader.parsed("PGSSLMODE", _parse_ssl_mode, f"one of {', '.join(sorted(_SSL_MODES))}", "prefer")
+    return reader.parsed("PGSSLMODE", _parse_ssl_mode, f"one of {', '.join(sorted(SSL_MODES))}", "prefer")
 
 
 def _parse_ssl_mode(text: str) -> str:
-    if text not in _SSL_MODES:
+    if text not in SSL_MODES:
         raise ValueError(text)
     return text
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.sources import parse_bucket_url, parse_database_url, read_bucket, read_database
+from schedgen_backups.config.sources import SSL_MODES, parse_bucket_url, parse_database_url, read_bucket, read_database
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 
@@ -42,6 +42,12 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
         raise ConfigurationError(
             "the URL of the database holds a password, which shells, process lists and run histories would keep",
             hint="Name postgresql://user@host:5432/name, and set RESTORE_POSTGRES_PASSWORD. Change the password if others can read those.",
+        )
+    least = read_database(reader).ssl_mode
+    if SSL_MODES.index(settings.ssl_mode) < SSL_MODES.index(least):
+        raise ConfigurationError(
+            f"the URL of the database asks for sslmode={settings.ssl_mode}, and PGSSLMODE is {least}",
+            hint="Leave sslmode out of the URL, or set PGSSLMODE for this command.",
         )
     target = (settings.host.lower(), settings.port)
     if password and target == owner:

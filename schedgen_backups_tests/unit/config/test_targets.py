@@ -60,3 +60,24 @@ def test_a_url_of_another_server_gets_no_password(tmp_path: Path, target: str) -
 def test_an_address_in_the_url_does_not_lead_the_password_elsewhere(tmp_path: Path) -> None:
     settings = read_database_target("postgresql://me@db/app?hostaddr=192.0.2.1", make_config(tmp_path, RESTORE_POSTGRES_PASSWORD="own"))
     assert (settings.host, settings.libpq_variables) == ("db", ())
+
+
+@pytest.mark.parametrize(("mode", "least"), [("disable", "prefer"), ("allow", "require"), ("require", "verify-full"), ("verify-ca", "verify-full")])
+def test_a_url_asks_for_no_weaker_encryption_than_the_settings(tmp_path: Path, mode: str, least: str) -> None:
+    """Whoever may name a target would else read the password on its way."""
+    with pytest.raises(ConfigurationError, match=f"sslmode={mode}, and PGSSLMODE is {least}"):
+        read_database_target(f"postgresql://me@db/app?sslmode={mode}", make_config(tmp_path, PGSSLMODE=least))
+    settings = read_database_target(f"postgresql://me@db/app?sslmode={least}", make_config(tmp_path, PGSSLMODE=mode))
+    assert settings.ssl_mode == least
+
+
+def test_an_unknown_sslmode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="sslmode that is none of"):
+        read_database_target("postgresql://me@db/app?sslmode=anything", make_config(tmp_path))
+
+
+def test_a_host_that_holds_a_login_is_not_quoted_back(tmp_path: Path) -> None:
+    values = {"RESTORE_POSTGRES_HOST": "user:canary@h", "RESTORE_POSTGRES_PASSWORD": "own"}
+    with pytest.raises(ConfigurationError) as caught:
+        read_database_target("postgresql://me@other/app", make_config(tmp_path, **values))
+    assert "canary" not in f"{caught.value}{caught.value.hint}"
