@@ -24,7 +24,7 @@ def read_database(reader: Reader, *, password_name: str = "POSTGRES_PASSWORD") -
         user=reader.text("POSTGRES_USER"),
         password=reader.required(password_name),
         database=reader.parsed("POSTGRES_DB", parse_database_name, "the name of a database", ""),
-        ssl_mode=_read_ssl_mode(reader),
+        ssl_mode=read_ssl_mode(reader),
         libpq_variables=_read_libpq_variables(reader),
     )
 
@@ -61,7 +61,7 @@ def parse_database_url(url: str, password: str, reader: Reader) -> DatabaseSetti
         user=str(parts["user"]),
         password=str(parts.get("password") or password),
         database=str(parts["dbname"]),
-        ssl_mode=str(parts.get("sslmode") or _read_ssl_mode(reader)),
+        ssl_mode=str(parts.get("sslmode") or read_ssl_mode(reader)),
         libpq_variables=_read_libpq_variables(reader),
     )
 
@@ -90,7 +90,8 @@ def parse_endpoint(text: str) -> str:
     return text
 
 
-def _read_ssl_mode(reader: Reader) -> str:
+def read_ssl_mode(reader: Reader) -> str:
+    """Return libpq's word for how connections to the database are encrypted."""
     return reader.parsed("PGSSLMODE", _parse_ssl_mode, f"one of {', '.join(sorted(SSL_MODES))}", "prefer")
 
 

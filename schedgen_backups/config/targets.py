@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.sources import SSL_MODES, parse_bucket_url, parse_database_url, read_bucket, read_database
+from schedgen_backups.config.sources import SSL_MODES, parse_bucket_url, parse_database_url, read_bucket, read_database, read_ssl_mode
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 
@@ -43,7 +43,7 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
             "the URL of the database holds a password, which shells, process lists and run histories would keep",
             hint="Name postgresql://user@host:5432/name, and set RESTORE_POSTGRES_PASSWORD. Change the password if others can read those.",
         )
-    least = read_database(reader).ssl_mode
+    least = read_ssl_mode(reader)
     if SSL_MODES.index(settings.ssl_mode) < SSL_MODES.index(least):
         raise ConfigurationError(
             f"the URL of the database asks for sslmode={settings.ssl_mode}, and PGSSLMODE is {least}",
