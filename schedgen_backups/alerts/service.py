@@ -26,6 +26,8 @@ RUN_SUBJECT = "run"
 STALE_KEY = IncidentKey(area="freshness", subject="no verified recovery point")
 DAMAGE_KEY = IncidentKey(area="recovery points", subject="damaged")
 CLOCK_KEY = IncidentKey(area="clock", subject="recovery points ahead of it")
+STALE_CLOCK_KEY = IncidentKey(area="clock", subject="no verified recovery point but those ahead of it")
+"""An incident of its own: what was told of as HIGH would be repeated daily only, while nothing young enough is left."""
 TICK_AREA = "tick"
 """Its subjects are the names of schedules and sensors."""
 CHECK_AREA = "check"

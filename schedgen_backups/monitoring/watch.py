@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 import dagster as dg
 from pydantic import AwareDatetime
 
-from schedgen_backups.alerts.service import CLOCK_KEY, DAMAGE_KEY, STALE_KEY, AlertService
+from schedgen_backups.alerts.service import CLOCK_KEY, DAMAGE_KEY, STALE_CLOCK_KEY, STALE_KEY, AlertService
 from schedgen_backups.core.catalog.selection import Overview, look_over
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Severity
@@ -71,7 +71,7 @@ def watch_site(instance: dg.DagsterInstance, service: AlertService, cursor: Watc
 
 def _report_points(service: AlertService, overview: Overview) -> list[str]:
     outcomes: list[str] = []
-    over = {key for key, points in ((DAMAGE_KEY, overview.broken), (CLOCK_KEY, overview.ahead)) if not points}
+    over = {key for key, points in ((DAMAGE_KEY, overview.broken), (CLOCK_KEY, overview.ahead), (STALE_CLOCK_KEY, overview.ahead)) if not points}
     service.report_resolved(over)
     if overview.broken:
         outcome = service.raise_trouble(
@@ -85,7 +85,7 @@ def _report_points(service: AlertService, overview: Overview) -> list[str]:
     if overview.ahead:
         is_newest_lost = overview.freshness.is_too_old(service.settings.max_age)
         outcome = service.raise_trouble(
-            CLOCK_KEY,
+            STALE_CLOCK_KEY if is_newest_lost else CLOCK_KEY,
             Severity.CRITICAL if is_newest_lost else Severity.HIGH,
             f"{_count(len(overview.ahead))} ahead of the clock",
             f"{overview.describe_ahead()}. This clock is wrong, or that of the host which took them was; they count for nothing until it is later.",

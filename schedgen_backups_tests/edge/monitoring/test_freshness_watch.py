@@ -211,6 +211,19 @@ def test_a_point_ahead_of_the_clock_beside_fresh_ones_is_told_as_high_and_over_w
     assert len(inbox.recoveries) == 1
 
 
+def test_points_ahead_of_the_clock_do_not_hide_that_the_others_became_too_old(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+    """The alert that was HIGH is repeated once a day; that nothing young enough is left is told at once."""
+    young = add_point_of(site, 1)
+    add_point_of(site, -24)
+    watcher = Watcher("freshness_watch", instance)
+    watcher.look(2)
+    for path in site.directory.glob(f"*{young}*"):
+        path.unlink()
+    add_point_of(site, MAX_AGE_HOURS + 1)
+    watcher.look(2)
+    assert [alert.partition("]")[0] for alert in inbox.alerts] == ["[HIGH", "[CRITICAL"]
+
+
 @pytest.mark.usefixtures("inbox")
 def test_an_evaluation_is_written_when_something_changed_and_not_at_every_look(site: Site, instance: dg.DagsterInstance) -> None:
     watcher = Watcher("freshness_watch", instance)
