@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from minio.deleteobjects import DeleteObject
 
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
@@ -34,6 +35,8 @@ UNIT_RING = "schedgen_backups_tests/unit"
 SEVERAL_SERVERS = tuple(f"schedgen_backups_tests/integration/{folder}/" for folder in ("capture", "verify", "restore", "s3"))
 """Tests in these folders run on the other S3 servers, too, marked exhaustive."""
 REPORT_OPTION = "--s3-report"
+hypothesis_settings.register_profile("quick", max_examples=25)
+"""For `make test-unit`, which answers in seconds; `make test` runs the same tests with all examples."""
 
 
 class SharedServers:
