@@ -123,6 +123,15 @@ def postgres_bin_dir_17() -> Path:
 
 
 @pytest.fixture(scope="session")
+def postgres_15_bin_dir() -> Path:
+    """The programs of Debian's PostgreSQL 15, which has no setting for event triggers."""
+    bin_dir = Path("/usr/lib/postgresql/15/bin")
+    if not (bin_dir / "postgres").is_file():
+        pytest.skip("Debian's postgresql-15 is not installed")
+    return bin_dir
+
+
+@pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: Path) -> Iterator[EmbeddedPostgres]:
     """PostgreSQL 18."""
     directory = tmp_path_factory.mktemp("postgres")

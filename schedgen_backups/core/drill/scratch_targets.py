@@ -149,7 +149,7 @@ def _open_own_server(folder: ScratchFolder, record: DumpRecord, roles: str, hidd
     with EmbeddedPostgres(folder.path / "postgres", bin_dir=bin_dir, user=superuser, server_options=options, hidden_paths=hidden_paths) as server:
         settings = server.settings("postgres")
         load_roles = _make_database(settings, _plan_roles(settings, roles, loader_name=folder.database_name), folder.database_name, record, major)
-        yield ScratchDatabase(load_roles, f"PostgreSQL {major} from {bin_dir}", _note_version(major, record))
+        yield ScratchDatabase(replace(load_roles, is_server_shared=False), f"PostgreSQL {major} from {bin_dir}", _note_version(major, record))
 
 
 def _candidate_bin_dirs() -> Iterator[Path]:

@@ -66,6 +66,9 @@ _GRANT = _form(
     r"(?:TABLE|SEQUENCE|FUNCTION|PROCEDURE|TYPE|DOMAIN) <own>\.<name>(?:<signature>)?|(?:SCHEMA|LANGUAGE|FOREIGN DATA WRAPPER|FOREIGN SERVER) <own>|"
     r"LARGE OBJECT [0-9]+) (?:TO|FROM) (?:PUBLIC|<role>)(?: WITH GRANT OPTION)?;"
 )
+_GIVEN_FUNCTION = _form(
+    r"(?:GRANT [A-Z]+(?:,[A-Z]+)* ON|ALTER) (?:AGGREGATE|FUNCTION|PROCEDURE) (?P<function><own>\.<name><signature>) (?:TO|OWNER TO) "
+)
 # Event triggers come last: they would run with the rights of whoever changes something.
 _LATE = (
     _form(
@@ -180,6 +183,8 @@ class LoadRoles:
     """Names of superusers of the server: nothing is given to them."""
     stand_ins: tuple[StandIn, ...] = ()
     """For those of them that the dump names."""
+    is_server_shared: bool = True
+    """The server holds more than this load, or lets somebody in without a password: a right to read its logs or to connect from it reaches that."""
 
     def name_stand_ins(self, statement: bytes) -> bytes:
         """Return the statement with stand-ins where it gives something to, or takes it from, one of their superusers."""
@@ -228,14 +233,18 @@ class UnprivilegedLoad:
         self._on_progress = on_progress
         self._late: list[bytes] = []
         self._left_owners = 0
+        self._left_grants = 0
         self._has_objects = False
 
     @property
     def uncompared(self) -> str:
         """What of the schema's text cannot be equal to the dump's; empty when all of it can."""
-        if not self._left_owners:
-            return ""
-        return f"{self._left_owners} objects belong to the loader instead of a superuser of this server"
+        left: list[str] = []
+        if self._left_owners:
+            left.append(f"{self._left_owners} objects belong to the loader instead of a superuser of this server")
+        if self._left_grants:
+            left.append(f"{self._left_grants} rights on functions that an extension keeps from everybody were not given on this server")
+        return " and ".join(left)
 
     def describe_target(self) -> str:
         """Return what the target holds after an error."""
@@ -365,6 +374,9 @@ class UnprivilegedLoad:
                 ) from refusal
         elif not any(form.fullmatch(text) for form in _FORMS):
             raise _explain(text, refusal) from refusal
+        if self._roles.is_server_shared and _gives_kept_function(text, superuser):
+            self._left_grants += 1
+            return
         try:
             _execute_single(superuser, text)
         except psycopg.errors.InsufficientPrivilege as error:
@@ -418,6 +430,29 @@ def _execute_single(connection: Session, text: bytes) -> None:
     result = connection.pgconn.exec_params(text, None)
     if result.status not in {psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK}:
         raise psycopg.errors.error_from_result(result)
+
+
+def _gives_kept_function(text: bytes, superuser: Session) -> bool:
+    """Whether the statement gives a function away that its extension's script took from PUBLIC; true where that cannot be told.
+
+    Such functions connect without a password (dblink_connect_u) or read what belongs to the whole server (pg_walinspect).
+    """
+    found = _GIVEN_FUNCTION.match(text)
+    if found is None:
+        return False
+    query = """
+        SELECT d.objid IS NOT NULL AND i.objoid IS NOT NULL
+            AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(i.initprivs) a WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')
+        FROM pg_catalog.pg_proc p
+        LEFT JOIN pg_catalog.pg_depend d
+            ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
+        LEFT JOIN pg_catalog.pg_init_privs i ON i.classoid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND i.objoid = p.oid
+        WHERE p.oid = pg_catalog.to_regprocedure(%s)"""
+    try:
+        row = superuser.execute(query, [found["function"].decode(superuser.info.encoding)]).fetchone()
+    except (psycopg.Error, UnicodeDecodeError):  # a signature that only the statement's own grammar can read
+        return True
+    return row is None or row[0] is not False
 
 
 def _explain(text: bytes, error: psycopg.Error) -> RestoreError:

@@ -13,7 +13,7 @@ from threading import Event
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.check_results import CheckResult
+from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.drill.scratch_folder import open_scratch_folder
 from schedgen_backups.core.drill.scratch_targets import ScratchDatabase, open_scratch_database
 from schedgen_backups.core.errors import RestoreError, VerificationError
@@ -83,10 +83,10 @@ class Loaded:
         ):
             yield made
 
-    def write(self, text: str, *, security: str = "SECURITY DEFINER") -> None:
+    def write(self, text: str, *, security: str = "SECURITY DEFINER", **fields: object) -> None:
         script = (EVIL + text).replace("{security}", security).replace("{marker}", str(self.marker))
         counted = {("public", "jobs"): 1} if "COPY public.jobs" in text else {}
-        write_dump_text(self.path, HEAD + script.encode() + TAIL, counted, roles=ROLES)
+        write_dump_text(self.path, HEAD + script.encode() + TAIL, counted, roles=ROLES, **fields)
 
     def load(self, drill: DrillSettings | None = None) -> None:
         with self.open_target(self.path, drill) as target:
@@ -285,3 +285,96 @@ def test_nobody_stays_logged_in_as_the_loader(loaded: Loaded) -> None:
         assert superuser is not None
         assert run(superuser, "SELECT usename, query FROM pg_stat_activity WHERE usename LIKE 'schedgen_drill%'") == []
         run(target.roles.loader, "SELECT 1")  # by the password that the drill gave it
+
+
+KEPT_FUNCTION = """
+CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;
+{gift}
+CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  BEGIN
+    PERFORM public.dblink_connect_u('host=127.0.0.1 user=drillmaster dbname=postgres port=' || pg_catalog.current_setting('port'));
+    PERFORM public.dblink_exec('COPY (SELECT 1) TO PROGRAM ''id > {marker}''');
+  EXCEPTION WHEN insufficient_privilege THEN NULL;
+  END;
+  RETURN true;
+END $$;
+"""
+
+
+@pytest.mark.parametrize(
+    "gift",
+    [
+        "GRANT ALL ON FUNCTION public.dblink_connect_u(text) TO PUBLIC;",
+        "GRANT ALL ON FUNCTION public.dblink_connect_u(text) TO app;",
+        "ALTER FUNCTION public.dblink_connect_u(text) OWNER TO app;",
+    ],
+)
+def test_what_an_extension_keeps_from_everybody_is_not_given_away_on_a_named_server(
+    loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, gift: str
+) -> None:
+    """It would connect without a password to a server that trusts its own machine, as its superuser."""
+    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS) as server:
+        (server.directory / "data" / "pg_hba.conf").write_text("host all drillmaster 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        run(server.settings("postgres"), "SELECT pg_reload_conf()")
+        script = KEPT_FUNCTION.replace("{gift}", gift).replace("{marker}", str(loaded.marker)) + TABLE
+        write_dump_text(loaded.path, HEAD + script.encode() + TAIL, {("public", "jobs"): 1}, roles=ROLES)
+        with loaded.open_target(loaded.path, DrillSettings(tmp_path / "drill", database=server.settings("postgres"))) as target:
+            results = load_and_compare(loaded.path, target)
+        assert not loaded.marker.exists()
+        words = [result.summary for result in results if result.status is CheckStatus.UNKNOWN]
+        assert any("1 rights on functions that an extension keeps from everybody" in summary for summary in words)
+
+
+def test_what_an_extension_keeps_from_everybody_may_be_given_on_the_drills_own_server(loaded: Loaded) -> None:
+    """Monitoring roles have such rights, and nothing else lives there."""
+    gift = "REVOKE ALL ON FUNCTION public.dblink_connect_u(text) FROM app;\nGRANT ALL ON FUNCTION public.dblink_connect_u(text) TO app;\n"
+    text = f"CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;\n{gift}CREATE TABLE public.t (i integer);\n"
+    write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
+    with loaded.open_target(loaded.path) as target:
+        load_and_compare(loaded.path, target)
+        superuser = target.roles.superuser
+        assert superuser is not None
+        assert run(superuser, "SELECT has_function_privilege('app', 'public.dblink_connect_u(text)', 'EXECUTE')") == [(True,)]
+
+
+@pytest.mark.parametrize("system_type", ["character varying", "regclass", "text[]", "pg_catalog.text"])
+def test_no_default_operator_class_is_made_for_a_type_of_the_system(loaded: Loaded, system_type: str) -> None:
+    """It depends on no schema: whoever sorts such values would call functions of the dump, the superuser included."""
+    operators = {"<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">": "gt"}
+    pair = f"{system_type}, {system_type}"
+    text = f"CREATE FUNCTION public.c({pair}) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM public.evil(); RETURN 0; END$$;\n"
+    for operator, name in operators.items():
+        body = "SELECT public.c($1, $2) OPERATOR(pg_catalog.=) 0"
+        text += f"CREATE FUNCTION public.{name}({pair}) RETURNS boolean LANGUAGE sql IMMUTABLE AS '{body}';\n"
+        text += f"CREATE OPERATOR public.{operator} (FUNCTION = public.{name}, LEFTARG = {system_type}, RIGHTARG = {system_type});\n"
+    members = "".join(f"    OPERATOR {number} public.{operator}({pair}) ,\n" for number, operator in enumerate(operators, start=1))
+    text += "CREATE OPERATOR FAMILY public.f USING btree;\nCREATE OPERATOR CLASS public.k\n"
+    text += f"    DEFAULT FOR TYPE {system_type} USING btree FAMILY public.f AS\n"
+    loaded.write(f"{text}{members}    FUNCTION 1 ({pair}) public.c({pair});\n{TABLE}")
+    with pytest.raises(RestoreError, match="OPERATOR CLASS"):
+        loaded.load()
+    assert not loaded.marker.exists()
+
+
+EVENT_TRIGGER = """CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.evil(); END$$;
+CREATE EVENT TRIGGER e ON ddl_command_start
+   EXECUTE FUNCTION public.e();
+ALTER EVENT TRIGGER e OWNER TO postgres;
+"""
+SUBSCRIPTION = "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, slot_name = 's');\n"
+
+
+@pytest.mark.parametrize("is_named", [False, True], ids=["own server", "named server"])
+@pytest.mark.parametrize("text", [f"{EVENT_TRIGGER}{SUBSCRIPTION}ALTER SUBSCRIPTION s OWNER TO postgres;\n", f"{SUBSCRIPTION}{EVENT_TRIGGER}"])
+def test_an_event_trigger_of_the_dump_never_fires_for_a_superuser(
+    loaded: Loaded, tmp_path: Path, postgres_15_bin_dir: Path, text: str, *, is_named: bool
+) -> None:
+    """Servers before 17 have no setting that keeps them quiet: the statements of the narrow path and of the drill's own end would fire it."""
+    loaded.write(text, security="SECURITY INVOKER", server_major=15)
+    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_15_bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS) as server:
+        named = DrillSettings(tmp_path / "drill", database=server.settings("postgres")) if is_named else None
+        with loaded.open_target(loaded.path, named) as target:
+            assert "PostgreSQL 15" in target.description or is_named
+            load_and_compare(loaded.path, target)
+    assert not loaded.marker.exists()

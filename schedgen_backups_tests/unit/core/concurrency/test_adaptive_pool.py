@@ -152,6 +152,7 @@ def frequent_switches() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.mark.no_cover  # Python 3.11 cannot trace threads that start while others switch this often
 @pytest.mark.usefixtures("frequent_switches")
 def test_a_pool_that_is_closed_while_its_threads_take_calls_always_ends() -> None:
     def close_busy_pools() -> None:
