@@ -944,10 +944,26 @@ def load_database(dump: Dump, program: str, present: set[str]) -> None:
         said = complaints.read().decode("utf-8", "replace").strip()
     if psql.returncode != 0:
         errors = [line for line in said.splitlines() if "ERROR" in line or "FATAL" in line or "error:" in line]
-        hint = "The database is as it was. A missing extension: install it on the server, then restore again."
-        raise RecoverError(EXIT_DATABASE, f"psql stopped at the first error: {errors[0] if errors else said or psql.returncode}", hint)
+        first = errors[0] if errors else said or str(psql.returncode)
+        raise RecoverError(EXIT_DATABASE, f"psql stopped at the first error: {first}", explain_psql(first))
     say(f"loaded    {dump.record.table_count} tables, {dump.record.row_count} rows ({time.monotonic() - started:.1f} s)")
     compare_rows(program, dump)
+
+
+def explain_psql(error: str) -> str:
+    """What to do about the first error of a load; its words are PostgreSQL's English ones, and another language gets the general hint."""
+    hint = "The message names what the server refused: mend that, then restore again."
+    if "extension" in error:
+        hint = "Install the extension's package on the server, then restore again."
+    elif re.search(r'role ".*" does not exist', error):
+        hint = "Make the role on the server, then restore again."
+    elif re.search(r"permission denied|must be ", error):
+        hint = "Restore as a superuser, or as the role that owned the database, then restore again."
+    elif re.search(r"No space left|could not extend|could not write", error):
+        hint = "Make room on the server's disk, then restore again."
+    elif re.search(r"server closed the connection|connection to server|terminating connection", error):
+        hint = "See the server's log for why the connection ended, then restore again."
+    return f"The database is as it was. {hint}"
 
 
 def feed(psql: subprocess.Popen[bytes], dump: Dump) -> None:

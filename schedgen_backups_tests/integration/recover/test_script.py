@@ -22,7 +22,7 @@ from minio.commonconfig import Tags
 
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
-from schedgen_backups_tests.support.artifacts import DUMP_NAME, POINT, TableText, make_entry, make_noise, write_archive, write_dump
+from schedgen_backups_tests.support.artifacts import DUMP_NAME, POINT, TableText, make_entry, make_noise, write_archive, write_dump, write_dump_text
 from schedgen_backups_tests.support.points import BROKEN_FOREIGN_KEY, ID, Backup, make_backed_up
 from schedgen_backups_tests.support.recover import SCRIPT, Recovery, run_script
 from schedgen_backups_tests.support.restores import compare_bucket, compare_database
@@ -231,6 +231,24 @@ def test_a_load_that_the_server_refuses_leaves_the_database_as_it_was(backup: Ba
     assert "Traceback" not in done.stderr
     assert "as it was" in done.stderr
     assert run(backup.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "hint"),
+    [
+        ("CREATE EXTENSION no_such_one;", "Install the extension's package"),
+        ("CREATE TABLE t (i integer);\nALTER TABLE t OWNER TO nobody_of_that_name;", "Make the role"),
+        ("SELECT no_such_function();", "mend that"),
+    ],
+)
+def test_the_hint_of_a_refused_load_fits_what_the_server_said(recovery: Recovery, tmp_path: Path, statement: str, hint: str) -> None:
+    directory = tmp_path / "made"
+    directory.mkdir()
+    end = "\n\n--\n-- PostgreSQL database dump complete\n--\n\n"
+    write_dump_text(directory / DUMP_NAME, f"{statement}\n{end}".encode(), {}, roles="")
+    done = recovery.run("database", POINT, directory=directory)
+    assert done.returncode == 1
+    assert [each for each in ("Install the extension's package", "Make the role", "mend that") if each in done.stderr] == [hint]
 
 
 def test_an_error_behind_large_objects_leaves_the_database_as_it_was(backup: Backup, recovery: Recovery) -> None:
