@@ -80,12 +80,15 @@ def parse_bucket_url(url: str) -> tuple[str, str, bool]:
     bucket = parts.path.strip("/")
     if parts.scheme not in {"http", "https"} or not parts.hostname or not bucket or "/" in bucket:
         raise ValueError(url)
-    return f"{parts.hostname}:{port}", bucket, parts.scheme == "https"
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{host}:{port}", bucket, parts.scheme == "https"
 
 
 def parse_endpoint(text: str) -> str:
-    """Return `host:port` as it is; ValueError otherwise."""
-    if any(sign in text for sign in "/@?") or any(sign.isspace() for sign in text) or not text.rpartition(":")[2].isdigit():
+    """Return `host:port` as it is, or `[address]:port` for an address of IPv6; ValueError otherwise."""
+    host, _, port = text.rpartition(":")
+    is_bare_address = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if any(sign in text for sign in "/@?") or any(sign.isspace() for sign in text) or not port.isdigit() or is_bare_address:
         raise ValueError(text)
     return text
 

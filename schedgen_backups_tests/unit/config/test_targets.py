@@ -1,13 +1,15 @@
-"""A restore's password goes to the server that it belongs to, and to no other one that a URL names."""
+"""What a restore's target means; its password goes to the server that it belongs to, and to no other one that a URL names."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.targets import read_database_target
+from schedgen_backups.config.sources import parse_endpoint
+from schedgen_backups.config.targets import read_bucket_target, read_database_target
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups_tests.unit.config.test_config import load
 
@@ -81,3 +83,26 @@ def test_a_host_that_holds_a_login_is_not_quoted_back(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_database_target("postgresql://me@other/app", make_config(tmp_path, **values))
     assert "canary" not in f"{caught.value}{caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("http://[::1]:9000/pdfs", "[::1]:9000"),
+        ("https://[fd00::5]/pdfs", "[fd00::5]:443"),
+        ("http://minio:9000/pdfs", "minio:9000"),
+        ("https://127.0.0.1/pdfs", "127.0.0.1:443"),
+    ],
+)
+def test_a_bucket_url_may_name_an_address_of_ipv6(tmp_path: Path, url: str, endpoint: str) -> None:
+    assert read_bucket_target(url, make_config(tmp_path, MINIO_ACCESS_KEY="a", MINIO_SECRET_KEY="b")).endpoint == endpoint
+
+
+@pytest.mark.parametrize("endpoint", ["::1:9000", "fd00::5:9000", "http://minio:9000", "minio"])
+def test_an_endpoint_that_is_no_host_and_port_is_refused(endpoint: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(endpoint)):
+        parse_endpoint(endpoint)
+
+
+def test_an_endpoint_may_be_an_address_of_ipv6() -> None:
+    assert parse_endpoint("[::1]:9000") == "[::1]:9000"
