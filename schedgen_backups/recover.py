@@ -93,6 +93,7 @@ SESSION_OPTIONS = (
 )
 """Whatever the database or the role says. A pooler that refuses options is satisfied with an empty PGOPTIONS in the environment."""
 LEADING_RESTRICT = re.compile(rb"\A((?:--[^\n]*\n|\s)*)\\restrict [A-Za-z0-9]+\n")
+BEGIN_NAME = re.compile(rb"(?<![A-Za-z0-9_$\x80-\xff])begin(?![A-Za-z0-9_$\x80-\xff])")
 ROW_SECURITY = re.compile(rb"^SET row_security = off;\n", re.MULTILINE)
 """It serves no load, since policies come after the rows, and makes the refresh of a materialized view over such a table an error."""
 TRAILING_UNRESTRICT = re.compile(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z")
@@ -378,10 +379,10 @@ class Dump:
         position = rows_and_marks = 0
         with open_file(self.path) as file:
             for table in self.tables:
-                yield from text.add(read_members(file, position, table.offset - position))
+                yield from quote_begins(text.add(read_members(file, position, table.offset - position)))
                 rows_and_marks += yield from _read_table(file, table)
                 position = table.offset + table.length
-            yield from leave_out_commits(text.add(read_members(file, position, record.content_length - position)))
+            yield from quote_begins(leave_out_commits(text.add(read_members(file, position, record.content_length - position))))
         if not DUMP_END.search(text.tail) or position >= record.content_length:
             raise damaged("pg_dump's last line is missing: the dump is cut short")
         if (text.finish(), text.size_bytes + rows_and_marks) != (record.text_sha256, record.size_bytes):
@@ -416,10 +417,17 @@ class Quotes:
     def begins_outside(self, line: bytes) -> bool:
         """Whether the next line, given with its newline, does."""
         is_outside = not self._closing
+        self.find_outside(line)
+        return is_outside
+
+    def find_outside(self, line: bytes) -> list[tuple[int, int]]:
+        """Where the parts of the next line that stand outside begin and end, in their order."""
+        parts: list[tuple[int, int]] = []
         place = 0
         while place < len(line):
             if not self._closing:
                 edge = QUOTE_EDGE.search(line, place)
+                parts.append((place, edge.start() if edge else len(line)))
                 if edge is None:
                     break
                 self._closing = {b"--": b"\n", b"/*": b"*/"}.get(edge[0], edge[0])
@@ -436,7 +444,27 @@ class Quotes:
                     break
                 place = found + len(self._closing)
                 self._closing = b""
-        return is_outside
+        return parts
+
+
+def quote_begins(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the text with the name `begin` in quotes: psql takes the bare word in CREATE FUNCTION for the start of a body, and waits for its END."""
+    unfinished = b""
+    quotes = Quotes()
+    for block in blocks:
+        *lines, unfinished = (unfinished + block).split(b"\n")
+        yield b"".join(quote_line(line + b"\n", quotes) for line in lines)
+    yield quote_line(unfinished, quotes)
+
+
+def quote_line(line: bytes, quotes: Quotes) -> bytes:
+    """The next line with the name `begin` in quotes."""
+    quoted = b""
+    done = 0
+    for start, end in quotes.find_outside(line):
+        quoted += line[done:start] + BEGIN_NAME.sub(b'"begin"', line[start:end])
+        done = end
+    return quoted + line[done:]
 
 
 def leave_out_commits(blocks: Iterable[bytes]) -> Iterator[bytes]:

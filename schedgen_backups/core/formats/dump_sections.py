@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from schedgen_backups.core.formats.dump_text import IDENTIFIER, Segment, Text, unquote_identifier
-from schedgen_backups.core.formats.sql_quotes import LineQuotes, find_outside
+from schedgen_backups.core.formats.sql_quotes import EDGE_BYTES, QUOTE_EDGES, LineQuotes, QuoteState, find_outside
 
 _SECTION = re.compile(rb"-- (?:Data for )?Name: .*; Type: (?P<kind>[A-Z ]+); Schema: ")
 _LARGE_OBJECT_KINDS = frozenset({b"BLOBS"})
@@ -49,16 +49,67 @@ _UNRESTRICT_BYTES = 256
 """More than the line and the blanks behind it take (pg_dump.c: a key of 63 characters)."""
 
 
+_BEGIN_OR_EDGE = re.compile(rb"(?P<begin>(?<![A-Za-z0-9_$\x80-\xff])begin(?![A-Za-z0-9_$\x80-\xff]))|" + QUOTE_EDGES)
+_LOOK_BEHIND_BYTES = 2
+
+
+class BeginQuoter:
+    r"""Writes the name `begin` as `"begin"`, in text that comes in any pieces.
+
+    psql takes the bare word in CREATE FUNCTION for the start of a body and sends nothing before its END (psqlscan.l since PostgreSQL 14), though the
+    server needs no quotes and pg_dump writes none. pg_dump writes the keyword in capitals.
+    """
+
+    def __init__(self) -> None:
+        self._quotes = QuoteState()
+        self._held = b""
+        self._position = 0
+        """Up to where what is held was read."""
+
+    def feed(self, text: bytes) -> bytes:
+        """Return what can be told so far."""
+        return self._quote(text, is_last=False)
+
+    def flush(self, text: bytes = b"") -> bytes:
+        """Return all the rest, `text` at its end: before rows, and at the end."""
+        return self._quote(text, is_last=True)
+
+    def _quote(self, text: bytes, *, is_last: bool) -> bytes:
+        buffer, position, copied = self._held + text, self._position, 0
+        passed: list[bytes] = []
+        while position < len(buffer):
+            if self._quotes.is_inside:
+                position = self._quotes.leave(buffer, position, is_last=is_last)
+                if self._quotes.is_inside:
+                    break
+                continue
+            edge = _BEGIN_OR_EDGE.search(buffer, position)
+            if edge is None or (not is_last and edge.start() + EDGE_BYTES > len(buffer)):
+                position = max(position, edge.start() if edge is not None else len(buffer) - EDGE_BYTES)
+                break
+            position = edge.end()
+            if edge.lastgroup == "begin":
+                passed += [buffer[copied : edge.start()], b'"begin"']
+                copied = position
+            else:
+                self._quotes.enter(edge)
+        end = len(buffer) if is_last else max(copied, min(position, len(buffer)) - _LOOK_BEHIND_BYTES)
+        passed.append(buffer[copied:end])
+        self._held, self._position = buffer[end:], max(position - end, 0)
+        return b"".join(passed)
+
+
 def make_loadable(segments: Iterable[Segment]) -> Iterator[Segment]:
     r"""Yield the segments as they are loaded, without pg_dump's own `\restrict`, `\unrestrict` and `SET row_security = off` of the head.
 
     Whoever loads the text puts a key of his own around it. Policies come after the rows, so that the setting serves no load; it makes the refresh of
-    a materialized view an error where its owner is subject to them (PostgreSQL manual, "row_security").
+    a materialized view an error where its owner is subject to them (PostgreSQL manual, "row_security"). The name `begin` is quoted.
     """
     held, is_first = b"", True
+    quoter = BeginQuoter()
     for segment in segments:
         if not isinstance(segment, Text):
-            yield Text(held)
+            yield Text(quoter.flush(held))
             held = b""
             yield segment
             continue
@@ -66,9 +117,9 @@ def make_loadable(segments: Iterable[Segment]) -> Iterator[Segment]:
         if is_first:
             data = _ROW_SECURITY.sub(b"", _LEADING_RESTRICT.sub(rb"\g<before>", data, count=1), count=1)
             is_first = False
-        yield Text(data[:-_UNRESTRICT_BYTES])
+        yield Text(quoter.feed(data[:-_UNRESTRICT_BYTES]))
         held = data[-_UNRESTRICT_BYTES:]
-    yield Text(_TRAILING_UNRESTRICT.sub(b"\n", held))
+    yield Text(quoter.flush(_TRAILING_UNRESTRICT.sub(b"\n", held)))
 
 
 _ITEM = re.compile(rb"--\n-- (?:Data for )?Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: .*\n--\n")

@@ -9,10 +9,12 @@ from threading import Event
 
 import pytest
 
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.connection import make_client_environment
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups_tests.support.artifacts import TableText, make_dump_text, make_transfer, write_dump_text
+from schedgen_backups_tests.support.artifacts import POINT, TableText, make_dump_text, make_transfer, publish_dump, write_dump_text
 from schedgen_backups_tests.support.recover import SCRIPT
 from schedgen_backups_tests.support.restores import restore_database
 from schedgen_backups_tests.support.servers import run
@@ -70,6 +72,35 @@ def test_an_honest_dump_is_loaded_with_and_without_pg_dumps_own_restrict(tmp_pat
     restore_database(path, database, make_transfer(), replace_contents=False, stop=Event())
     assert run(database, "SELECT count(*) FROM public.jobs") == [(1,)]
     assert run(database, "SELECT public.f()") == [("\n\\restrict abc\n\\! id\n\\unrestrict abc\n",)]
+
+
+BEGINS = """
+CREATE FUNCTION public.begin() RETURNS integer LANGUAGE sql AS 'SELECT 7';
+CREATE FUNCTION public.named() RETURNS integer LANGUAGE sql BEGIN ATOMIC SELECT 5 AS begin; END;
+CREATE TABLE public.spans (begin integer, "end" integer);
+INSERT INTO public.spans VALUES (1, 2);
+CREATE VIEW public.starts AS SELECT begin FROM public.spans;
+"""
+
+
+@pytest.mark.parametrize("how", ["restore", "jobs", "script"])
+def test_a_function_that_is_named_begin_is_restored(
+    tmp_path: Path, database: DatabaseSettings, postgres_server: EmbeddedPostgres, postgres_bin_dir: Path, how: str
+) -> None:
+    """Psql waits for the END of what it takes for a body, though pg_dump wrote no quotes."""
+    source = postgres_server.create_database(f"begins_{how}")
+    run(source, BEGINS)
+    catalog = Catalog(tmp_path)
+    catalog.prepare()
+    path = publish_dump(catalog, source)
+    if how == "script":
+        environment = {**make_client_environment(database), "PATH": f"{postgres_bin_dir}:/usr/bin:/bin"}
+        words = [sys.executable, str(SCRIPT), "database", str(tmp_path), POINT]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    else:
+        restore_database(path, database, make_transfer(), replace_contents=False, stop=Event(), jobs=2 if how == "jobs" else 1)
+    assert run(database, "SELECT public.begin(), public.named(), begin FROM public.starts") == [(7, 5, 1)]
 
 
 @pytest.mark.parametrize("role", ["CREATE ROLE \\!touch${IFS}MARKER;", "CREATE ROLE app;\nALTER ROLE app WITH LOGIN; \\! touch MARKER"])

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.formats.dump_sections import LargeObjectFilter, split_post_data
+from schedgen_backups.core.formats.dump_sections import BeginQuoter, LargeObjectFilter, split_post_data
+from schedgen_backups.recover import quote_begins
 from schedgen_backups_tests.support.artifacts import cut
 
 FUNCTION = b"CREATE FUNCTION f() AS $$\nBEGIN;\nCOMMIT;\n$$;\n"
@@ -29,6 +30,33 @@ def test_words_of_somebody_that_look_like_large_objects_leave_nothing_out() -> N
     comment = b"COMMENT ON TABLE t IS '\n" + LARGE + b"';\n"
     passed = LargeObjectFilter()
     assert passed.filter_text(comment + FUNCTION) + passed.flush() == comment + FUNCTION
+
+
+BEGINS = (
+    b"CREATE FUNCTION s.begin(begin integer) RETURNS s.begin LANGUAGE plpgsql AS $$begin begin; end$$;\n-- begin it's\n"
+    b"/* begin ' */ COMMENT ON FUNCTION begin IS E'begin\\' begin' || 'begin'; BEGIN ATOMIC SELECT 1 AS begin; END;\n"
+    b"SELECT \"begin\", a$begin, begins, _begin, \xc3\xa4begin, (begin), U&'begin', begin"
+)
+QUOTED_BEGINS = (
+    b'CREATE FUNCTION s."begin"("begin" integer) RETURNS s."begin" LANGUAGE plpgsql AS $$begin begin; end$$;\n-- begin it\'s\n'
+    b"/* begin ' */ COMMENT ON FUNCTION \"begin\" IS E'begin\\' begin' || 'begin'; BEGIN ATOMIC SELECT 1 AS \"begin\"; END;\n"
+    b'SELECT "begin", a$begin, begins, _begin, \xc3\xa4begin, ("begin"), U&\'begin\', "begin"'
+)
+
+
+@given(st.lists(st.integers(0, len(BEGINS)), max_size=12).map(sorted))
+def test_only_the_bare_name_begin_is_quoted(borders: list[int]) -> None:
+    quoter = BeginQuoter()
+    assert b"".join(quoter.feed(piece) for piece in cut(BEGINS, borders)) + quoter.flush() == QUOTED_BEGINS
+    assert b"".join(quote_begins(cut(BEGINS, borders))) == QUOTED_BEGINS
+
+
+def test_much_text_between_names_is_passed_on() -> None:
+    quoter = BeginQuoter()
+    text = b"SELECT 1 AS begin, 'x';\n" * 10_000
+    passed = quoter.feed(text)
+    assert len(passed) > len(text)
+    assert passed + quoter.flush() == text.replace(b"begin", b'"begin"')
 
 
 @pytest.mark.parametrize(
