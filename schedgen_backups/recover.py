@@ -98,7 +98,6 @@ ROW_SECURITY = re.compile(rb"^SET row_security = off;\n", re.MULTILINE)
 """It serves no load, since policies come after the rows, and makes the refresh of a materialized view over such a table an error."""
 TRAILING_UNRESTRICT = re.compile(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z")
 FIRST_PSQL_WITH_RESTRICT = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
-PSQL_VARIABLES = ("DBNAME", "ENCODING", "HOST", "PORT", "SERVICE", "USER", "SERVER_VERSION_NAME", "SERVER_VERSION_NUM", "VERSION", "VERSION_NAME")
 HINT_FILES = "Nothing was written. Use another copy of this file, or another recovery point (`list` shows them)."
 TARGET_FACTS = """
 SELECT pg_catalog.current_setting('server_version_num')::int / 10000;
@@ -379,10 +378,10 @@ class Dump:
         position = rows_and_marks = 0
         with open_file(self.path) as file:
             for table in self.tables:
-                yield from quote_begins(text.add(read_members(file, position, table.offset - position)))
+                yield from quote_for_psql(text.add(read_members(file, position, table.offset - position)))
                 rows_and_marks += yield from _read_table(file, table)
                 position = table.offset + table.length
-            yield from quote_begins(leave_out_commits(text.add(read_members(file, position, record.content_length - position))))
+            yield from quote_for_psql(leave_out_commits(text.add(read_members(file, position, record.content_length - position))))
         if not DUMP_END.search(text.tail) or position >= record.content_length:
             raise damaged("pg_dump's last line is missing: the dump is cut short")
         if (text.finish(), text.size_bytes + rows_and_marks) != (record.text_sha256, record.size_bytes):
@@ -447,8 +446,11 @@ class Quotes:
         return parts
 
 
-def quote_begins(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yields the text with the name `begin` in quotes: psql takes the bare word in CREATE FUNCTION for the start of a body, and waits for its END."""
+def quote_for_psql(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the text so that psql reads it as the server does: it would put variables in place of `:"HOST"`, which is the end of an array's slice.
+
+    It takes the bare name `begin` in CREATE FUNCTION for the start of a body, and waits for its END.
+    """
     unfinished = b""
     quotes = Quotes()
     for block in blocks:
@@ -458,11 +460,13 @@ def quote_begins(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def quote_line(line: bytes, quotes: Quotes) -> bytes:
-    """The next line with the name `begin` in quotes."""
+    """The next line as `quote_for_psql` yields it."""
     quoted = b""
     done = 0
     for start, end in quotes.find_outside(line):
-        quoted += line[done:start] + BEGIN_NAME.sub(b'"begin"', line[start:end])
+        part = BEGIN_NAME.sub(b'"begin"', line[start:end])
+        is_variable = part.endswith(b":") and not part.endswith(b"::") and line[end : end + 1] in {b'"', b"'"}
+        quoted += line[done:start] + part + (b" " if is_variable else b"")
         done = end
     return quoted + line[done:]
 
@@ -1002,8 +1006,6 @@ def feed(psql: subprocess.Popen[bytes], dump: Dump) -> None:
     try:
         # Not psql's --single-transaction: that commits at the end of its input, also when we are killed in the middle.
         # Under a key of our own, in place of the dump's: a psql command in a changed dump would run programs on this machine.
-        # psql puts the values of its variables in place of `:"HOST"` and the like, which stand in slices of arrays, too.
-        stdin.write("".join(f"\\unset {name}\n" for name in PSQL_VARIABLES).encode())
         stdin.write(f"\\restrict {secrets.token_hex(16)}\nBEGIN;\n".encode())
         held, is_first = b"", True
         for block in dump.read_contents():

@@ -49,15 +49,17 @@ _UNRESTRICT_BYTES = 256
 """More than the line and the blanks behind it take (pg_dump.c: a key of 63 characters)."""
 
 
-_BEGIN_OR_EDGE = re.compile(rb"(?P<begin>(?<![A-Za-z0-9_$\x80-\xff])begin(?![A-Za-z0-9_$\x80-\xff]))|" + QUOTE_EDGES)
+_PSQL_WORD_OR_EDGE = re.compile(rb"(?P<begin>(?<![A-Za-z0-9_$\x80-\xff])begin(?![A-Za-z0-9_$\x80-\xff]))|(?P<colon>(?<!:):(?=[\"']))|" + QUOTE_EDGES)
+_FOR_PSQL = {"begin": b'"begin"', "colon": b": "}
 _LOOK_BEHIND_BYTES = 2
 
 
-class BeginQuoter:
-    r"""Writes the name `begin` as `"begin"`, in text that comes in any pieces.
+class PsqlQuoter:
+    r"""Writes what psql reads otherwise than the server so that both read the same, in text that comes in any pieces.
 
-    psql takes the bare word in CREATE FUNCTION for the start of a body and sends nothing before its END (psqlscan.l since PostgreSQL 14), though the
-    server needs no quotes and pg_dump writes none. pg_dump writes the keyword in capitals.
+    `:"HOST"`, the end of an array's slice, becomes `: "HOST"`: psql would put a variable's value there. The name `begin` becomes `"begin"`: in CREATE
+    FUNCTION psql takes the bare word for the start of a body and sends nothing before its END (psqlscan.l since PostgreSQL 14), though the server
+    needs no quotes and pg_dump writes none. pg_dump writes the keyword in capitals.
     """
 
     def __init__(self) -> None:
@@ -83,13 +85,13 @@ class BeginQuoter:
                 if self._quotes.is_inside:
                     break
                 continue
-            edge = _BEGIN_OR_EDGE.search(buffer, position)
+            edge = _PSQL_WORD_OR_EDGE.search(buffer, position)
             if edge is None or (not is_last and edge.start() + EDGE_BYTES > len(buffer)):
                 position = max(position, edge.start() if edge is not None else len(buffer) - EDGE_BYTES)
                 break
             position = edge.end()
-            if edge.lastgroup == "begin":
-                passed += [buffer[copied : edge.start()], b'"begin"']
+            if edge.lastgroup in _FOR_PSQL:
+                passed += [buffer[copied : edge.start()], _FOR_PSQL[edge.lastgroup]]
                 copied = position
             else:
                 self._quotes.enter(edge)
@@ -103,10 +105,11 @@ def make_loadable(segments: Iterable[Segment]) -> Iterator[Segment]:
     r"""Yield the segments as they are loaded, without pg_dump's own `\restrict`, `\unrestrict` and `SET row_security = off` of the head.
 
     Whoever loads the text puts a key of his own around it. Policies come after the rows, so that the setting serves no load; it makes the refresh of
-    a materialized view an error where its owner is subject to them (PostgreSQL manual, "row_security"). The name `begin` is quoted.
+    a materialized view an error where its owner is subject to them (PostgreSQL manual, "row_security").
+    psql reads what is yielded as the server does.
     """
     held, is_first = b"", True
-    quoter = BeginQuoter()
+    quoter = PsqlQuoter()
     for segment in segments:
         if not isinstance(segment, Text):
             yield Text(quoter.flush(held))

@@ -19,20 +19,6 @@ from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups.core.system.process import Program, ProgramError
 
 _WORDS = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=verbose", "--output=/dev/null")
-_VARIABLES = (
-    "DBNAME",
-    "ENCODING",
-    "HOST",
-    "PORT",
-    "SERVICE",
-    "USER",
-    "SERVER_VERSION_NAME",
-    "SERVER_VERSION_NUM",
-    "VERSION",
-    "VERSION_NAME",
-    "VERSION_NUM",
-)
-"""Those that psql sets when it connects (PostgreSQL manual, psql, "Variables"). Those that it sets behind every statement come back."""
 _STOPPED_BY_ERROR = 3
 """psql's exit code after an error of SQL with ON_ERROR_STOP (PostgreSQL manual, psql, "Exit Status")."""
 _SEVERITY = re.compile(r"^(?P<severity>\w+):  (?P<sqlstate>[0-9A-Z]{5}): ", re.MULTILINE)
@@ -86,8 +72,6 @@ class Psql:
         """Whether an error of SQL ended it: then the server has rolled back what was not committed."""
         self._key = secrets.token_hex(16)
         self._target = target
-        # psql puts the values of its variables in place of `:"HOST"` and the like, which stand in slices of arrays, too.
-        self.feed("".join(f"\\unset {name}\n" for name in _VARIABLES).encode())
         self.feed(f"\\restrict {self._key}\n".encode())
         if session.is_pooled:
             values = {**FIXED_SETTINGS, **list_later_settings(session.server_major, is_superuser=session.is_superuser)}

@@ -234,6 +234,8 @@ def test_words_of_a_table_owner_that_look_like_the_dump_itself_are_only_words(du
 SLICES = """
 CREATE TABLE t (a int[], "HOST" int, "USER" int, "ENCODING" int, CHECK (array_length(a[1:"USER"], 1) < 5)); INSERT INTO t VALUES ('{1,2,3}', 2, 2, 1);
 CREATE VIEW v AS SELECT a[1:"HOST"] AS x, a[1:"ENCODING"] AS y FROM t;
+CREATE TABLE after_each (a int[], "ERROR" int, "ROW_COUNT" int, "SQLSTATE" int); INSERT INTO after_each VALUES ('{1,2,3}', 1, 2, 3);
+CREATE VIEW w AS SELECT a[1:"ERROR"] AS x, a[1:"ROW_COUNT"] AS y, a["SQLSTATE":] AS z FROM after_each;
 """
 HASHED = """
 CREATE TYPE mood AS ENUM ('sad', 'ok', 'glad', 'bad', 'mad'); CREATE TABLE h (m mood PRIMARY KEY) PARTITION BY HASH (m);

@@ -79,12 +79,14 @@ CREATE FUNCTION public.begin() RETURNS integer LANGUAGE sql AS 'SELECT 7';
 CREATE FUNCTION public.named() RETURNS integer LANGUAGE sql BEGIN ATOMIC SELECT 5 AS begin; END;
 CREATE TABLE public.spans (begin integer, "end" integer);
 INSERT INTO public.spans VALUES (1, 2);
-CREATE VIEW public.starts AS SELECT begin FROM public.spans;
+CREATE TABLE public.slices (a integer[], "ERROR" integer);
+INSERT INTO public.slices VALUES ('{7,8,9}', 2);
+CREATE VIEW public.starts AS SELECT begin, (SELECT a[1:"ERROR"] FROM public.slices) AS slice FROM public.spans;
 """
 
 
 @pytest.mark.parametrize("how", ["restore", "jobs", "script"])
-def test_a_function_that_is_named_begin_is_restored(
+def test_what_psql_reads_otherwise_than_the_server_is_restored(
     tmp_path: Path, database: DatabaseSettings, postgres_server: EmbeddedPostgres, postgres_bin_dir: Path, how: str
 ) -> None:
     """Psql waits for the END of what it takes for a body, though pg_dump wrote no quotes."""
@@ -100,7 +102,7 @@ def test_a_function_that_is_named_begin_is_restored(
         assert done.returncode == 0, done.stdout + done.stderr
     else:
         restore_database(path, database, make_transfer(), replace_contents=False, stop=Event(), jobs=2 if how == "jobs" else 1)
-    assert run(database, "SELECT public.begin(), public.named(), begin FROM public.starts") == [(7, 5, 1)]
+    assert run(database, "SELECT public.begin(), public.named(), begin, slice FROM public.starts") == [(7, 5, 1, [7, 8])]
 
 
 @pytest.mark.parametrize("role", ["CREATE ROLE \\!touch${IFS}MARKER;", "CREATE ROLE app;\nALTER ROLE app WITH LOGIN; \\! touch MARKER"])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.formats.dump_sections import BeginQuoter, LargeObjectFilter, split_post_data
-from schedgen_backups.recover import quote_begins
+from schedgen_backups.core.formats.dump_sections import LargeObjectFilter, PsqlQuoter, split_post_data
+from schedgen_backups.recover import quote_for_psql
 from schedgen_backups_tests.support.artifacts import cut
 
 FUNCTION = b"CREATE FUNCTION f() AS $$\nBEGIN;\nCOMMIT;\n$$;\n"
@@ -36,23 +36,25 @@ BEGINS = (
     b"CREATE FUNCTION s.begin(begin integer) RETURNS s.begin LANGUAGE plpgsql AS $$begin begin; end$$;\n-- begin it's\n"
     b"/* begin ' */ COMMENT ON FUNCTION begin IS E'begin\\' begin' || 'begin'; BEGIN ATOMIC SELECT 1 AS begin; END;\n"
     b"SELECT \"begin\", a$begin, begins, _begin, \xc3\xa4begin, (begin), U&'begin', begin"
+    b' a[1:"ERROR"], a[1:\'2\'], a[b:c], \'a:"x"\'::"T", ":"":", \'1\'::int'
 )
 QUOTED_BEGINS = (
     b'CREATE FUNCTION s."begin"("begin" integer) RETURNS s."begin" LANGUAGE plpgsql AS $$begin begin; end$$;\n-- begin it\'s\n'
     b"/* begin ' */ COMMENT ON FUNCTION \"begin\" IS E'begin\\' begin' || 'begin'; BEGIN ATOMIC SELECT 1 AS \"begin\"; END;\n"
     b'SELECT "begin", a$begin, begins, _begin, \xc3\xa4begin, ("begin"), U&\'begin\', "begin"'
+    b' a[1: "ERROR"], a[1: \'2\'], a[b:c], \'a:"x"\'::"T", ":"":", \'1\'::int'
 )
 
 
 @given(st.lists(st.integers(0, len(BEGINS)), max_size=12).map(sorted))
-def test_only_the_bare_name_begin_is_quoted(borders: list[int]) -> None:
-    quoter = BeginQuoter()
+def test_only_what_psql_reads_otherwise_is_quoted(borders: list[int]) -> None:
+    quoter = PsqlQuoter()
     assert b"".join(quoter.feed(piece) for piece in cut(BEGINS, borders)) + quoter.flush() == QUOTED_BEGINS
-    assert b"".join(quote_begins(cut(BEGINS, borders))) == QUOTED_BEGINS
+    assert b"".join(quote_for_psql(cut(BEGINS, borders))) == QUOTED_BEGINS
 
 
 def test_much_text_between_names_is_passed_on() -> None:
-    quoter = BeginQuoter()
+    quoter = PsqlQuoter()
     text = b"SELECT 1 AS begin, 'x';\n" * 10_000
     passed = quoter.feed(text)
     assert len(passed) > len(text)
