@@ -985,16 +985,16 @@ def load_database(dump: Dump, program: str, present: set[str]) -> None:
 def explain_psql(error: str) -> str:
     """What to do about the first error of a load; its words are PostgreSQL's English ones, and another language gets the general hint."""
     hint = "The message names what the server refused: mend that, then restore again."
-    if "extension" in error:
+    if re.search(r"permission denied|must be (?:owner|superuser|able|member)", error):
+        hint = "Restore as a superuser, or as the role that owned the database."
+    elif re.search(r'extension ".*" (?:is not available|does not exist)|extension control file', error):
         hint = "Install the extension's package on the server, then restore again."
     elif re.search(r'role ".*" does not exist', error):
         hint = "Make the role on the server, then restore again."
-    elif re.search(r"permission denied|must be ", error):
-        hint = "Restore as a superuser, or as the role that owned the database, then restore again."
     elif re.search(r"No space left|could not extend|could not write", error):
         hint = "Make room on the server's disk, then restore again."
     elif re.search(r"server closed the connection|connection to server|terminating connection", error):
-        hint = "See the server's log for why the connection ended, then restore again."
+        hint = "The server's log says why there is no connection; then restore again."
     return f"The database is as it was. {hint}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
 import psycopg
@@ -87,8 +88,11 @@ def parse_bucket_url(url: str) -> tuple[str, str, bool]:
 def parse_endpoint(text: str) -> str:
     """Return `host:port` as it is, or `[address]:port` for an address of IPv6; ValueError otherwise."""
     host, _, port = text.rpartition(":")
-    is_bare_address = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if any(sign in text for sign in "/@?") or any(sign.isspace() for sign in text) or not port.isdigit() or is_bare_address:
+    if host.startswith("[") and host.endswith("]"):
+        IPv6Address(host[1:-1])
+    elif any(sign in host for sign in ":[]"):
+        raise ValueError(text)
+    if any(sign in text for sign in "/@?") or any(sign.isspace() for sign in text) or not port.isdigit():
         raise ValueError(text)
     return text
 

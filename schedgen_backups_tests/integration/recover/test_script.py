@@ -233,12 +233,17 @@ def test_a_load_that_the_server_refuses_leaves_the_database_as_it_was(backup: Ba
     assert run(backup.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
 
 
+HINTS = ("Install the extension's package", "Make the role", "Restore as a superuser", "mend that")
+
+
 @pytest.mark.parametrize(
     ("statement", "hint"),
     [
         ("CREATE EXTENSION no_such_one;", "Install the extension's package"),
         ("CREATE TABLE t (i integer);\nALTER TABLE t OWNER TO nobody_of_that_name;", "Make the role"),
         ("SELECT no_such_function();", "mend that"),
+        ("SELECT extension FROM no_such_table;", "mend that"),
+        ("SET ROLE pg_monitor;\nCOMMENT ON EXTENSION plpgsql IS 'x';", "Restore as a superuser"),
     ],
 )
 def test_the_hint_of_a_refused_load_fits_what_the_server_said(recovery: Recovery, tmp_path: Path, statement: str, hint: str) -> None:
@@ -248,7 +253,7 @@ def test_the_hint_of_a_refused_load_fits_what_the_server_said(recovery: Recovery
     write_dump_text(directory / DUMP_NAME, f"{statement}\n{end}".encode(), {}, roles="")
     done = recovery.run("database", POINT, directory=directory)
     assert done.returncode == 1
-    assert [each for each in ("Install the extension's package", "Make the role", "mend that") if each in done.stderr] == [hint]
+    assert [each for each in HINTS if each in done.stderr] == [hint]
 
 
 def test_an_error_behind_large_objects_leaves_the_database_as_it_was(backup: Backup, recovery: Recovery) -> None:

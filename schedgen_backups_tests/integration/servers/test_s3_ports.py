@@ -99,9 +99,14 @@ def server(directory: Path) -> Iterator[EmbeddedS3]:
 
 
 def find_process(server: EmbeddedS3) -> psutil.Process:
-    ports = server._ports.values()
-    (process_id,) = {entry.pid for entry in psutil.net_connections("inet") if entry.status == psutil.CONN_LISTEN and entry.laddr.port in ports}
-    return psutil.Process(process_id)
+    """Among the children of this process: others on the machine may listen on the same port of another address."""
+    port = server._ports["s3.port"]
+    (process,) = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if any(entry.status == psutil.CONN_LISTEN and entry.laddr.port == port for entry in child.net_connections("inet"))
+    ]
+    return process
 
 
 def ask(server: EmbeddedS3) -> dict[str, Any]:

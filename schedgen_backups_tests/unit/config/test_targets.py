@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -98,9 +97,9 @@ def test_a_bucket_url_may_name_an_address_of_ipv6(tmp_path: Path, url: str, endp
     assert read_bucket_target(url, make_config(tmp_path, MINIO_ACCESS_KEY="a", MINIO_SECRET_KEY="b")).endpoint == endpoint
 
 
-@pytest.mark.parametrize("endpoint", ["::1:9000", "fd00::5:9000", "http://minio:9000", "minio"])
+@pytest.mark.parametrize("endpoint", ["::1:9000", "fd00::5:9000", "[]:9000", "[minio]:9000", "a[b]:9000", "http://minio:9000", "minio"])
 def test_an_endpoint_that_is_no_host_and_port_is_refused(endpoint: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(endpoint)):
+    with pytest.raises(ValueError):
         parse_endpoint(endpoint)
 
 
