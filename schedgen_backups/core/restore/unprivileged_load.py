@@ -68,6 +68,8 @@ _GRANT = _form(
 )
 # Wide on purpose: what has no signature that the server can read is taken for a gift.
 _GIVEN_FUNCTION = _form(r"(?:GRANT [^\"]* ON|ALTER) (?:AGGREGATE|FUNCTION|PROCEDURE) (?P<function><own>\.<name> ?<signature>)?")
+# The server does not look at the types of what a GiST, GIN or SP-GiST index calls: functions of another type's can make it crash.
+_OPERATOR_CLASS = _form(r"(?:CREATE OPERATOR CLASS|ALTER OPERATOR FAMILY) .*")
 # Event triggers come last: they would run with the rights of whoever changes something.
 _LATE = (
     _form(
@@ -376,6 +378,11 @@ class UnprivilegedLoad:
                 ) from refusal
         elif not any(form.fullmatch(text) for form in _FORMS):
             raise _explain(text, refusal) from refusal
+        elif self._roles.is_server_shared and _OPERATOR_CLASS.fullmatch(text):
+            raise RestoreError(
+                f"an operator class of a dump is not made on a server that others use, since it could crash it: {_shorten(text)}",
+                hint="Give the drill a server of its own: leave DRILL_DATABASE_URL empty.",
+            ) from refusal
         if self._roles.is_server_shared and _gives_kept_function(text, superuser):
             self._left_grants += 1
             return

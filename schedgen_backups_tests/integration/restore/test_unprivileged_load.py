@@ -363,6 +363,35 @@ def test_what_an_extension_keeps_from_everybody_may_be_given_on_the_drills_own_s
         assert run(superuser, "SELECT has_function_privilege('app', 'public.dblink_connect_u(text)', 'EXECUTE')") == [(True,)]
 
 
+OPERATOR_CLASS = """
+CREATE TYPE public.money_range AS (low integer, high integer);
+ALTER TYPE public.money_range OWNER TO app;
+CREATE OPERATOR FAMILY public.f USING gist;
+ALTER OPERATOR FAMILY public.f USING gist OWNER TO app;
+{statement}
+"""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE OPERATOR CLASS public.k\n    FOR TYPE public.money_range USING gist FAMILY public.f AS\n"
+        "    FUNCTION 7 (public.money_range, public.money_range) pg_catalog.array_eq(anyarray,anyarray);",
+        "ALTER OPERATOR FAMILY public.f USING gist ADD\n    FUNCTION 3 (text, text) pg_catalog.gist_box_union(internal,internal);",
+    ],
+    ids=["class", "family"],
+)
+def test_no_operator_class_of_a_dump_is_made_on_a_server_that_others_use(
+    loaded: Loaded, postgres_server: EmbeddedPostgres, statement: str
+) -> None:
+    """Its support functions may be some that crash the server: it does not look at the types that they take."""
+    write_dump_text(loaded.path, HEAD + OPERATOR_CLASS.replace("{statement}", statement).encode() + TAIL, {}, roles=ROLES)
+    drill = DrillSettings(loaded.directory / "drill", database=postgres_server.settings("postgres"), is_source_server_allowed=True)
+    with loaded.open_target(loaded.path, drill) as target, pytest.raises(RestoreError, match="server that others use") as refused:
+        load_and_compare(loaded.path, target)
+    assert "leave DRILL_DATABASE_URL empty" in refused.value.hint
+
+
 @pytest.mark.parametrize("system_type", ["character varying", "regclass", "text[]", "pg_catalog.text"])
 def test_no_default_operator_class_is_made_for_a_type_of_the_system(loaded: Loaded, system_type: str) -> None:
     """It depends on no schema: whoever sorts such values would call functions of the dump, the superuser included."""
