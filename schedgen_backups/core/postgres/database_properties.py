@@ -148,7 +148,7 @@ def make_setting_statement(database: str, setting: DatabaseSetting) -> sql.Compo
     place = sql.SQL("DATABASE {}").format(sql.Identifier(database))
     if setting.role:
         place = sql.SQL("ROLE {} IN ").format(sql.Identifier(setting.role)) + place
-    value = _make_list(setting.value) if setting.name.endswith(_LIST_SETTINGS) else sql.Literal(setting.value)
+    value = sql.SQL(", ").join(map(sql.Literal, split_setting(setting)))
     return sql.SQL("ALTER {} SET {} = {}").format(place, sql.Identifier(*setting.name.split(".")), value)
 
 
@@ -159,12 +159,11 @@ def execute_all(connection: _Connection, statements: Sequence[sql.Composed]) -> 
             connection.execute(statement)
 
 
-def _make_list(value: str) -> sql.Composable:
-    """Return the list's elements as strings of their own, as pg_dump writes them; text that is no list stays one string."""
-    if not _LIST.fullmatch(value):
-        return sql.Literal(value)
-    elements = [found[1:-1].replace('""', '"') if found.startswith('"') else found for found in _ELEMENT.findall(value)]
-    return sql.SQL(", ").join(map(sql.Literal, elements)) if elements else sql.Literal("")
+def split_setting(setting: DatabaseSetting) -> list[str]:
+    """Return the strings that pg_dump writes for the setting's value: the elements of a list, otherwise the value alone."""
+    if not setting.name.endswith(_LIST_SETTINGS) or not _LIST.fullmatch(setting.value):
+        return [setting.value]
+    return [found[1:-1].replace('""', '"') if found.startswith('"') else found for found in _ELEMENT.findall(setting.value)]
 
 
 def _name_grantee(name: str) -> sql.Composable:

@@ -14,18 +14,31 @@ from psycopg import sql
 
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_text import unquote_identifier
-from schedgen_backups.core.postgres.database_properties import make_setting_statement
+from schedgen_backups.core.postgres.database_properties import make_setting, make_setting_statement, split_setting
 from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.units import name_some
 
 _NAME = r'(?:"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*)'
 _STRING = r"(?:'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\.)*')"
+_STRINGS = re.compile(_STRING)
 CREATE_ROLE = re.compile(rf"CREATE ROLE (?P<name>{_NAME});")
 _ATTRIBUTES = re.compile(
     rf"ALTER ROLE (?P<name>{_NAME}) WITH(?: (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)"
     rf"| CONNECTION LIMIT -?[0-9]+| VALID UNTIL {_STRING})*;"
 )
-_SETTING = re.compile(rf"ALTER ROLE (?P<name>{_NAME}) SET (?P<setting>{_NAME}(?:\.{_NAME})*) TO {_STRING}(?:, {_STRING})*;")
+_ATTRIBUTE_WORDS = re.compile(r" (?P<no>NO)?(?P<word>SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)\b")
+_CONNECTION_LIMIT = re.compile(r" CONNECTION LIMIT (?P<limit>-?[0-9]+)")
+_VALID_UNTIL = re.compile(rf" VALID UNTIL (?P<text>{_STRING})")
+_ATTRIBUTE_COLUMNS = {
+    "SUPERUSER": "rolsuper",
+    "INHERIT": "rolinherit",
+    "CREATEROLE": "rolcreaterole",
+    "CREATEDB": "rolcreatedb",
+    "LOGIN": "rolcanlogin",
+    "REPLICATION": "rolreplication",
+    "BYPASSRLS": "rolbypassrls",
+}
+_SETTING = re.compile(rf"ALTER ROLE (?P<name>{_NAME}) SET (?P<setting>{_NAME}(?:\.{_NAME})*) TO (?P<values>{_STRING}(?:, {_STRING})*);")
 _COMMENT = re.compile(rf"COMMENT ON ROLE (?P<name>{_NAME}) IS {_STRING};")
 _OPTION = r"(?:ADMIN OPTION|(?:ADMIN|INHERIT|SET) (?:TRUE|FALSE|OPTION))"
 _MEMBERSHIP = re.compile(rf"GRANT (?P<role>{_NAME}) TO (?P<member>{_NAME})(?P<options> WITH {_OPTION}(?:, {_OPTION})*)?(?: GRANTED BY {_NAME})?;")
@@ -68,7 +81,8 @@ class DumpRoles:
     """Role → its ALTER ROLE … WITH, or an empty text."""
     details: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Role → its ALTER ROLE … SET and its comment."""
-    setting_names: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    settings: dict[str, dict[str, list[str]]] = field(default_factory=dict[str, dict[str, list[str]]])
+    """Role → setting in small letters → its value, or the elements of a list."""
     memberships: list[Membership] = field(default_factory=list[Membership])
     unknown_count: int = 0
     """Lines that have no known form; nothing runs them."""
@@ -99,14 +113,15 @@ def parse_roles(text: str) -> DumpRoles:
             found.attributes[match["name"]] = line
         elif match := _SETTING.fullmatch(line):
             found.details.setdefault(match["name"], []).append(line)
-            found.setting_names.setdefault(match["name"], []).append(match["setting"].replace('"', "").lower())
+            values = [_unquote_string(text) for text in _STRINGS.findall(match["values"])]
+            found.settings.setdefault(match["name"], {})[match["setting"].replace('"', "").lower()] = values
         elif match := _COMMENT.fullmatch(line):
             found.details.setdefault(match["name"], []).append(line)
         elif match := _MEMBERSHIP.fullmatch(line):
             found.memberships.append(Membership(match["role"], match["member"], match["options"] or ""))
         else:
             unknown += 1
-    return DumpRoles(found.attributes, found.details, found.setting_names, found.memberships, unknown)
+    return DumpRoles(found.attributes, found.details, found.settings, found.memberships, unknown)
 
 
 def make_roles(connection: Connection, text: str, present: frozenset[str], *, database: str, captured: DatabaseProperties | None) -> MadeRoles:
@@ -188,19 +203,49 @@ def _find_differences(connection: Connection, wanted: DumpRoles, made: Sequence[
             missing.append(each.label)
     if missing:
         yield f"memberships of roles that were there before are not as they were captured: {name_some(missing)}"
-    settings = connection.execute(
-        "SELECT r.rolname::text, pg_catalog.split_part(pg_catalog.unnest(s.setconfig), '=', 1) FROM pg_catalog.pg_db_role_setting s"
+    rows = connection.execute(
+        "SELECT r.rolname::text, pg_catalog.unnest(s.setconfig) FROM pg_catalog.pg_db_role_setting s"
         " JOIN pg_catalog.pg_roles r ON r.oid = s.setrole WHERE s.setdatabase = 0"
     ).fetchall()
-    present = {(str(role), str(name).lower()) for role, name in settings}
+    present = {(one.role, one.name.lower()): split_setting(one) for one in (make_setting(str(role), str(line)) for role, line in rows)}
     lacking = [
         f"{setting} of {name}"
-        for name, setting_names in wanted.setting_names.items()
-        for setting in setting_names
-        if name not in made and (_unquote(name), setting) not in present
+        for name, settings in wanted.settings.items()
+        for setting, values in settings.items()
+        if name not in made and present.get((_unquote(name), setting)) != values
     ]
     if lacking:
-        yield f"settings of roles that were there before are not set: {name_some(lacking)}"
+        yield f"settings of roles that were there before are not as they were captured: {name_some(lacking)}"
+    different = [
+        f"{word} of {name}"
+        for name, statement in wanted.attributes.items()
+        if statement and name not in made
+        for word in _find_different_attributes(connection, name, statement)
+    ]
+    if different:
+        yield f"attributes of roles that were there before are not as they were captured: {name_some(different)}"
+
+
+def _find_different_attributes(connection: Connection, name: str, statement: str) -> Iterator[str]:
+    until = _VALID_UNTIL.search(statement)
+    row = connection.execute(
+        sql.SQL(
+            "SELECT {}, r.rolconnlimit, coalesce(r.rolvaliduntil, 'infinity') = coalesce(%s::timestamptz, 'infinity')"
+            " FROM pg_catalog.pg_roles r WHERE r.rolname = %s"
+        ).format(sql.SQL(", ").join(sql.Identifier("r", column) for column in _ATTRIBUTE_COLUMNS.values())),
+        (_unquote_string(until["text"]) if until is not None else None, _unquote(name)),
+    ).fetchone()
+    if row is None:  # could not be made: that is a note of its own
+        return
+    wanted = {found["word"]: found["no"] is None for found in _ATTRIBUTE_WORDS.finditer(_STRINGS.sub("''", statement))}
+    for word, is_held in zip(_ATTRIBUTE_COLUMNS, row, strict=False):
+        if word in wanted and wanted[word] != is_held:
+            yield word
+    limit = _CONNECTION_LIMIT.search(statement)
+    if row[-2] != (int(limit["limit"]) if limit is not None else -1):
+        yield "CONNECTION LIMIT"
+    if not row[-1]:
+        yield "VALID UNTIL"
 
 
 def _execute_single(connection: Connection, statement: str) -> None:
@@ -212,6 +257,12 @@ def _execute_single(connection: Connection, statement: str) -> None:
 
 def _unquote(name: str) -> str:
     return unquote_identifier(name.encode())
+
+
+def _unquote_string(text: str) -> str:
+    if text.startswith("E"):
+        text = text[1:].replace("\\\\", "\\")
+    return text[1:-1].replace("''", "'")
 
 
 def _describe(error: psycopg.Error) -> str:

@@ -104,6 +104,46 @@ def test_who_was_there_before_is_not_raised_and_the_difference_is_named(
     assert [note for note in notes if "settings of roles" in note and "search_path of app" in note]
 
 
+AS_CAPTURED = """
+CREATE ROLE app_owner NOLOGIN; CREATE ROLE app LOGIN CONNECTION LIMIT 7; CREATE ROLE auditor NOLOGIN; GRANT pg_read_all_data TO auditor;
+GRANT app_owner TO app WITH ADMIN OPTION; CREATE ROLE "Odd; name"; GRANT app_owner TO "Odd; name" WITH INHERIT FALSE, SET FALSE;
+ALTER ROLE app SET search_path = 'app', 'public'; ALTER ROLE app SET "app.tenant" = 'it''s; DROP ROLE app_owner';
+ALTER ROLE app SET statement_timeout = '7s'; ALTER ROLE auditor SET "app.path" = 'C:\\x';
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "difference"),
+    [
+        ("SELECT 1", "", ""),
+        ("ALTER ROLE auditor BYPASSRLS", "attributes", "BYPASSRLS of auditor"),
+        ("ALTER ROLE app NOLOGIN", "attributes", "LOGIN of app"),
+        ("ALTER ROLE app CONNECTION LIMIT 8", "attributes", "CONNECTION LIMIT of app"),
+        (
+            "ALTER ROLE auditor VALID UNTIL '2030-01-02 00:00:00+00'",
+            "attributes",
+            "VALID UNTIL of auditor",
+        ),
+        ("ALTER ROLE app SET search_path = public", "settings", "search_path of app"),
+        (
+            "ALTER ROLE auditor SET \"app.path\" = 'C:x'",
+            "settings",
+            "app.path of auditor",
+        ),
+    ],
+)
+def test_a_role_that_was_there_before_is_compared_whole(
+    clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog, *, change: str, kind: str, difference: str
+) -> None:
+    source, target = clusters
+    run(source, "ALTER ROLE auditor SET \"app.path\" = 'C:\\x'; ALTER ROLE auditor VALID UNTIL '2030-01-01 00:00:00+00'")
+    run(target, f"{AS_CAPTURED}; ALTER ROLE auditor VALID UNTIL '2030-01-01 01:00:00+01'")
+    run(target, change)
+    notes = restore(publish_dump(catalog, source), target)
+    named = f"{kind} of roles that were there before are not as they were captured: {difference}"
+    assert [note for note in notes if "there before" in note] == ([named] if kind else [])
+
+
 def test_a_failed_restore_takes_its_roles_with_it_and_no_others(clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog) -> None:
     source, target = clusters
     run(target, "CREATE ROLE auditor")

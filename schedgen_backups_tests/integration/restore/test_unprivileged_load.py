@@ -375,15 +375,12 @@ ALTER OPERATOR FAMILY public.f USING gist OWNER TO app;
 @pytest.mark.parametrize(
     "statement",
     [
-        "CREATE OPERATOR CLASS public.k\n    FOR TYPE public.money_range USING gist FAMILY public.f AS\n"
-        "    FUNCTION 7 (public.money_range, public.money_range) pg_catalog.array_eq(anyarray,anyarray);",
-        "ALTER OPERATOR FAMILY public.f USING gist ADD\n    FUNCTION 3 (text, text) pg_catalog.gist_box_union(internal,internal);",
+        "CREATE OPERATOR CLASS public.k FOR TYPE public.money_range USING gist FAMILY public.f AS FUNCTION 7 pg_catalog.array_eq(anyarray,anyarray);",
+        "ALTER OPERATOR FAMILY public.f USING gist ADD FUNCTION 3 (text, text) pg_catalog.gist_box_union(internal,internal);",
     ],
     ids=["class", "family"],
 )
-def test_no_operator_class_of_a_dump_is_made_on_a_server_that_others_use(
-    loaded: Loaded, postgres_server: EmbeddedPostgres, statement: str
-) -> None:
+def test_no_operator_class_of_a_dump_is_made_on_a_server_that_others_use(loaded: Loaded, postgres_server: EmbeddedPostgres, statement: str) -> None:
     """Its support functions may be some that crash the server: it does not look at the types that they take."""
     write_dump_text(loaded.path, HEAD + OPERATOR_CLASS.replace("{statement}", statement).encode() + TAIL, {}, roles=ROLES)
     drill = DrillSettings(loaded.directory / "drill", database=postgres_server.settings("postgres"), is_source_server_allowed=True)
