@@ -218,8 +218,9 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
         connection.autocommit = True
         try:
             if plan.is_superuser:
-                # Rows behind row-level security are loaded and sampled as they are; that is no right outside of databases.
-                statement = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS PASSWORD {}").format(owner, sql.Literal(loader.password))
+                # Rows behind row-level security are loaded and sampled as they are. One session at a time: a dump that gives the loader another
+                # password could otherwise log in to other databases of the server with that right.
+                statement = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS CONNECTION LIMIT 1 PASSWORD {}").format(owner, sql.Literal(loader.password))
                 connection.execute(statement)
             for role in plan.absent:
                 if role != plan.loader_name:

@@ -127,3 +127,15 @@ def find_outside(pattern: re.Pattern[bytes], text: bytes) -> Iterator[re.Match[b
         position = state.leave(text, edge.end(), is_last=True)
         if state.is_inside:
             return
+
+
+def has_comment_or_dollar_quote(text: bytes) -> bool:
+    """Return whether a comment or a dollar quote stands in the text, outside of strings and quoted names."""
+    state = QuoteState()
+    position = 0
+    while (edge := _EDGE.search(text, position)) is not None:
+        if edge.lastgroup not in {"quote", "name"}:
+            return True
+        state.enter(edge)
+        position = state.leave(text, edge.end(), is_last=True)
+    return False

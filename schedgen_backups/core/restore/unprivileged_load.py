@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Event
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableEnd, TableStart, Text, split_dump, unquote_identifier
+from schedgen_backups.core.formats.sql_quotes import has_comment_or_dollar_quote
 from schedgen_backups.core.formats.sql_statements import Statement, StatementSplitter
 from schedgen_backups.core.postgres.connection import connect_database
 from schedgen_backups.core.restore.database import PreparedDatabase
@@ -34,11 +35,14 @@ _PARTS = {
     "name": r'(?:"(?:[^"]|"")+"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)',
     "role": r"(?!(?:current_user|current_role|session_user|public)\b)<name>",
     "own": r'(?!pg_|information_schema\b|"pg_|"information_schema")<name>',
-    "string": r"E?'(?:[^'\\]|''|\\.)*'",
+    # As the server reads them with standard_conforming_strings, which our sessions fix: a backslash escapes behind E only.
+    "string": r"(?:'(?:[^']|'')*'|E'(?:[^'\\]|''|\\.)*')",
     # The types of a function's parameters: names, never an expression.
     "signature": r"""\((?:[^()'";\\]|"(?:[^"]|"")+"|\(\d+(?:,\d+)?\))*\)""",
     "columns": r"\(<name>(?:, ?<name>)*\)",
     "operator": r"[-+*/<>=~!@#%^&|`?]+",
+    # Of the system by words that are no keywords of the statements, or of a schema.
+    "type": r"(?:(?:(?!(?i:USING|FAMILY|AS)\b)[a-z]+ ?){1,4}(?<! )|<name>\.<name>)(?:\(\d+(?:,\d+)?\))?(?:\[\])*",
 }
 _SCHEMA_KINDS = (
     "AGGREGATE|COLLATION|CONVERSION|DOMAIN|FOREIGN TABLE|FUNCTION|MATERIALIZED VIEW|OPERATOR CLASS|OPERATOR FAMILY|OPERATOR|PROCEDURE|SEQUENCE|"
@@ -76,13 +80,15 @@ _LATE = (
         r"CREATE EVENT TRIGGER <name> ON [a-z_]+(?:\s+WHEN TAG IN \(<string>(?:, ?<string>)*\))?"
         r"\s+EXECUTE (?:FUNCTION|PROCEDURE) (?:<name>\.)?<name>\(\);"
     ),
-    _form(r"(?:ALTER|COMMENT ON) EVENT TRIGGER .*"),
+    _form(r"ALTER EVENT TRIGGER <name> (?:OWNER TO <role>|DISABLE|ENABLE(?: REPLICA| ALWAYS)?);"),
+    _form(r"COMMENT ON EVENT TRIGGER <name> IS <string>;"),
 )
 # Single statements whose grammar has no expression and no call (PostgreSQL manual, part VI), or whose form leaves none.
 _FORMS = (
     _OWNER,
     _GRANT,
-    _form(r"COMMENT ON .*"),
+    # Not on what the whole server shares.
+    _form(r"COMMENT ON (?!(?i:DATABASE|ROLE|TABLESPACE)\b)[A-Z]+ (?:[^'\"]|\"(?:[^\"]|\"\")+\")* IS <string>;"),
     _form(r"CREATE PUBLICATION <name> FOR (?:ALL TABLES|TABLES IN SCHEMA <name>)(?: WITH \([^()]*\))?;"),
     _form(r"ALTER PUBLICATION <name> ADD TABLES IN SCHEMA <name>;"),
     _form(r"CREATE SUBSCRIPTION <name> CONNECTION <string> PUBLICATION <name>(?:, ?<name>)* WITH \(connect = false[^()]*\);"),
@@ -94,10 +100,10 @@ _FORMS = (
     _form(r"CREATE OPERATOR FAMILY <own>\.<name> USING <name>;"),
     _form(
         # Which class is the default for a type depends on no schema: one for a type of the system would be used by everybody, us included.
-        r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:FOR TYPE [^;'()]*|DEFAULT FOR TYPE <own>\.<name>) USING <name>"
-        r"(?: FAMILY <own>\.<name>)? AS\s(?!.*\b(?:STORAGE|FAMILY)\b)[^;']*;"
+        r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:FOR TYPE <type>|DEFAULT FOR TYPE <own>\.<name>) USING <name>"
+        r"(?: FAMILY <own>\.<name>)? AS\s(?!.*\b(?i:STORAGE|FAMILY)\b)[^;']*;"
     ),
-    _form(r"ALTER OPERATOR FAMILY <own>\.<name> USING <name> ADD\s(?!.*\bSTORAGE\b)[^;']*;"),
+    _form(r"ALTER OPERATOR FAMILY <own>\.<name> USING <name> ADD\s(?!.*\b(?i:STORAGE)\b)[^;']*;"),
 )
 _HARMLESS_EXTENSIONS = frozenset(
     {
@@ -261,13 +267,17 @@ class UnprivilegedLoad:
         changed meanwhile.
         """
         dump = self._prepared.dump
-        with self._prepared.artifact.name_errors():
-            with _connect(self._roles.loader, dump.record.encoding) as loader, self._open_superuser(dump.record.encoding) as superuser:
-                self._load(dump, loader, superuser)
-            with self._open_superuser(dump.record.encoding) as superuser, self._without_loader(superuser):
-                # On servers before 17 a trigger would fire at each statement behind it, with the superuser's rights.
-                for statement in sorted(self._late, key=lambda text: b"EVENT TRIGGER" in text):
-                    self._run_late(statement, superuser)
+        encoding = dump.record.encoding
+        with self._prepared.artifact.name_errors(), ExitStack() as stack:
+            with _connect(self._roles.loader, encoding) as loader:
+                with self._open_superuser(encoding) as superuser:
+                    self._load(dump, loader, superuser)
+                superuser = stack.enter_context(self._open_superuser(encoding))
+                # Before the loader's one session ends: no other can begin in between.
+                stack.enter_context(self._without_loader(superuser))
+            # On servers before 17 a trigger would fire at each statement behind it, with the superuser's rights.
+            for statement in sorted(self._late, key=_makes_event_trigger):
+                self._run_late(statement, superuser)
         before_commit()
 
     @contextmanager
@@ -348,7 +358,7 @@ class UnprivilegedLoad:
         if text == _ROW_SECURITY:
             return
         text = self._roles.name_stand_ins(text)
-        if any(form.fullmatch(text) for form in _LATE):
+        if _makes_event_trigger(text) and not has_comment_or_dollar_quote(text):
             self._late.append(text)
             return
         owner = _OWNER.fullmatch(text)
@@ -367,6 +377,9 @@ class UnprivilegedLoad:
             self._has_objects = True
 
     def _run_privileged(self, text: bytes, superuser: Session, refusal: psycopg.Error) -> None:
+        if has_comment_or_dollar_quote(text):
+            # pg_dump writes none within a statement, and what a form takes for a name or a value might end there for the server.
+            raise _explain(text, refusal) from refusal
         extension = _EXTENSION.fullmatch(text)
         if extension is not None:
             name = unquote_identifier(extension["extension"])
@@ -421,6 +434,10 @@ class UnprivilegedLoad:
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise RestoreError("the restore of the database was stopped")
+
+
+def _makes_event_trigger(text: bytes) -> bool:
+    return any(form.fullmatch(text) for form in _LATE)
 
 
 @contextmanager
