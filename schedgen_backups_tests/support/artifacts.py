@@ -138,6 +138,7 @@ def write_dump_text(
             large_object_count=0,
             size_bytes=contents.size_bytes,
             text_sha256=contents.text_sha256,
+            comparable_sha256=contents.comparable_sha256,
             content_length=writer.content_length,
             reference_state=ReferenceState.READ,
             reference_query="SELECT s3_key FROM jobs",

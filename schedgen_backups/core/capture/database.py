@@ -84,6 +84,7 @@ def capture_database(
                 large_object_count=facts.large_object_count,
                 size_bytes=contents.size_bytes,
                 text_sha256=contents.text_sha256,
+                comparable_sha256=contents.comparable_sha256,
                 content_length=writer.content_length,
                 left_out_settings=("transaction_timeout",) if facts.server_major < TRANSACTION_TIMEOUT_MAJOR <= client.major else (),
                 reference_state=ReferenceState.NOT_CONFIGURED if reference_note else ReferenceState.READ,

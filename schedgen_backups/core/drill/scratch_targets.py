@@ -148,7 +148,9 @@ def _open_own_server(folder: ScratchFolder, record: DumpRecord, roles: str, hidd
     options = {"event_triggers": "off"} if major >= EVENT_TRIGGERS_SETTING_MAJOR else {}
     with EmbeddedPostgres(folder.path / "postgres", bin_dir=bin_dir, user=superuser, server_options=options, hidden_paths=hidden_paths) as server:
         settings = server.settings("postgres")
-        load_roles = _make_database(settings, _plan_roles(settings, roles, loader_name=folder.database_name), folder.database_name, record, major)
+        plan = _plan_roles(settings, roles, loader_name=folder.database_name)
+        load_roles = _make_database(settings, plan, folder.database_name, record, major)
+        _raise_readers(settings, plan)
         yield ScratchDatabase(replace(load_roles, is_server_shared=False), f"PostgreSQL {major} from {bin_dir}", _note_version(major, record))
 
 
@@ -185,10 +187,17 @@ class _RolePlan:
     loader_name: str
     stand_ins: tuple[StandIn, ...]
     refused: frozenset[str]
+    memberships: tuple[tuple[str, str], ...] = ()
+    """Role and member, both of `absent`: what the dump's objects read at their refresh may be open to their owner by these only."""
+    readers: tuple[str, ...] = ()
+    """Those who could read everything in the source: superusers, members of pg_read_all_data."""
+    row_readers: tuple[str, ...] = ()
+    """Those whom no row security held back there."""
 
 
 def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _RolePlan:
-    wanted = {unquote_identifier(name.encode()): name for name in parse_roles(roles).attributes}
+    captured = parse_roles(roles)
+    wanted = {unquote_identifier(name.encode()): name for name in captured.attributes}
     query = "SELECT rolname, rolname = current_user AND rolsuper FROM pg_catalog.pg_roles"
     with connect_database(server) as connection, translate_errors(server):
         rows = connection.execute(query).fetchall()
@@ -201,7 +210,16 @@ def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _R
         refused = [name for name in wanted if name in present]
         stand_ins = tuple(StandIn(wanted[name], name, f"{loader_name}_{number}") for number, name in enumerate(refused))
         absent = (loader_name, *absent, *(each.stand_in for each in stand_ins))
+    made = {name: name for name in absent if name != loader_name} | {each.name: each.stand_in for each in stand_ins}
+    pairs = [(unquote_identifier(each.role.encode()), unquote_identifier(each.member.encode())) for each in captured.memberships]
+    superusers = {name for name, quoted in wanted.items() if captured.has_attribute(quoted, "SUPERUSER")}
+    readers = superusers | {member for role, member in pairs if role == "pg_read_all_data"}
     return _RolePlan(
+        memberships=tuple((made[role], made[member]) for role, member in pairs if role in made and member in made),
+        readers=tuple(made[name] for name in wanted if name in readers and name in made),
+        row_readers=tuple(
+            made[name] for name, quoted in wanted.items() if name in made and (name in superusers or captured.has_attribute(quoted, "BYPASSRLS"))
+        ),
         is_superuser=is_superuser,
         absent=absent,
         stand_ins=stand_ins,
@@ -229,6 +247,7 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
                 for role in plan.absent:
                     if role != plan.loader_name:
                         connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), owner))
+                _grant_memberships(connection, plan)
             statement = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING {}").format(database, owner, sql.Literal(record.encoding))
             _create_database(connection, statement, record, major)
             connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(_COMMENT)))
@@ -243,6 +262,24 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
     made = frozenset(plan.absent) - {plan.loader_name}
     superuser = server.with_database(name) if plan.is_superuser else None
     return LoadRoles(loader.with_database(name), superuser, made_roles=made, refused_owners=plan.refused, stand_ins=plan.stand_ins)
+
+
+def _grant_memberships(connection: psycopg.Connection[tuple[object, ...]], plan: _RolePlan) -> None:
+    """Give the made roles what they read of each other. All of them are new and own nothing outside of the scratch database."""
+    everything = ((role, reader) for reader in plan.readers for role in plan.absent if role not in {reader, plan.loader_name})
+    for role, member in (*plan.memberships, *everything):
+        # Of two who may read all, one is a member of the other.
+        with suppress(psycopg.errors.InvalidGrantOperation):
+            connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(member)))
+
+
+def _raise_readers(server: DatabaseSettings, plan: _RolePlan) -> None:
+    """Let those who could read everything in the source do so on a server where nothing else lives."""
+    with connect_database(server) as connection, translate_errors(server):
+        for role in plan.readers:
+            connection.execute(sql.SQL("GRANT pg_read_all_data TO {}").format(sql.Identifier(role)))
+        for role in plan.row_readers:
+            connection.execute(sql.SQL("ALTER ROLE {} BYPASSRLS").format(sql.Identifier(role)))
 
 
 def _create_database(connection: psycopg.Connection[tuple[object, ...]], statement: sql.Composed, record: DumpRecord, major: int) -> None:

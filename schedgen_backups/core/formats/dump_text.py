@@ -55,6 +55,8 @@ _FEW = 64
 _ANNOUNCEMENT = b"\n-- Data for Name: x; Type: TABLE DATA; Schema: x; Owner: x\n--\n\n"
 _UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
 
+_RIGHTS_LINES = re.compile(rb"^-- Name: [^\n]*; Type: ACL; Schema: [^\n]*; Owner: [^\n]*\n", re.MULTILINE)
+
 
 class Text(NamedTuple):
     """Bytes of the dump that are not rows of a table."""
@@ -285,6 +287,8 @@ class DumpFacts:
     size_bytes: int
     is_complete: bool
     """Whether pg_dump's last line passed, behind everything else."""
+    comparable_sha256: str = ""
+    """As of `DumpRecord`."""
 
 
 class DumpDigest:
@@ -297,6 +301,7 @@ class DumpDigest:
         self._worker = worker
         self._tables: list[TableFacts] = []
         self._text_digest = hashlib.sha256()
+        self._comparable_digest = hashlib.sha256()
         self._text_tail = b""
         self._unfinished_line = b""
         self._size_bytes = 0
@@ -338,10 +343,12 @@ class DumpDigest:
 
     def facts(self) -> DumpFacts:
         """What passed so far, taken as the whole."""
-        digest = self._text_digest.copy()
-        digest.update(_UNSTABLE_LINES.sub(b"", self._unfinished_line))
+        digest, comparable = self._text_digest.copy(), self._comparable_digest.copy()
+        rest = _UNSTABLE_LINES.sub(b"", self._unfinished_line)
+        digest.update(rest)
+        comparable.update(rest)
         is_complete = self._current is None and _END.search(self._text_tail) is not None
-        return DumpFacts(tuple(self._tables), digest.hexdigest(), self._size_bytes, is_complete)
+        return DumpFacts(tuple(self._tables), digest.hexdigest(), self._size_bytes, is_complete, comparable.hexdigest())
 
     def _add_rows(self, data: bytes) -> None:
         self._rows += _count_lines(data)
@@ -351,5 +358,7 @@ class DumpDigest:
     def _add_text(self, data: bytes) -> None:
         self._text_tail = (self._text_tail + data)[-4096:]
         whole, newline, rest = (self._unfinished_line + data).rpartition(b"\n")
-        self._text_digest.update(_UNSTABLE_LINES.sub(b"", whole + newline))
+        lines = _UNSTABLE_LINES.sub(b"", whole + newline)
+        self._text_digest.update(lines)
+        self._comparable_digest.update(_RIGHTS_LINES.sub(b"", lines))
         self._unfinished_line = rest

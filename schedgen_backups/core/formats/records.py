@@ -174,6 +174,9 @@ class DumpRecord(FrozenModel):
     """Of the plain text up to the end of pg_dump's own output."""
     text_sha256: str
     """Of everything but rows: schema, sequences, large objects; without the random restrict key and the version comments."""
+    comparable_sha256: str = ""
+    """The same without the comments on rights: they name the owner of objects of the system, which is another one on another server. Empty in files
+    of before it was kept."""
     content_length: _Size
     """Compressed bytes of the dump itself: the file up to here unpacks to what pg_dump wrote."""
     missing_tables: tuple[str, ...] = ()

@@ -105,7 +105,8 @@ def judge_database(
 
     if rows.differing or not restored.is_passed:
         return make_equal(CheckStatus.FAILED, f"rows differ: {name_some(rows.differing) or restored.summary}")
-    if facts.text_sha256 == record.text_sha256:
+    is_comparable = bool(record.comparable_sha256)
+    if facts.comparable_sha256 == record.comparable_sha256 if is_comparable else facts.text_sha256 == record.text_sha256:
         summary = f"{len(tables)} tables, {record.row_count} rows and the schema are equal"
         return make_equal(CheckStatus.PASSED, f"{summary}; {apart}" if apart else summary)
     if uncompared:

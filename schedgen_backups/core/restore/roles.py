@@ -87,6 +87,10 @@ class DumpRoles:
     unknown_count: int = 0
     """Lines that have no known form; nothing runs them."""
 
+    def has_attribute(self, role: str, word: str) -> bool:
+        """Return whether the captured role has SUPERUSER, BYPASSRLS or the like."""
+        return _parse_attributes(self.attributes.get(role, "")).get(word, False)
+
 
 @dataclass(frozen=True)
 class MadeRoles:
@@ -237,7 +241,7 @@ def _find_different_attributes(connection: Connection, name: str, statement: str
     ).fetchone()
     if row is None:  # could not be made: that is a note of its own
         return
-    wanted = {found["word"]: found["no"] is None for found in _ATTRIBUTE_WORDS.finditer(_STRINGS.sub("''", statement))}
+    wanted = _parse_attributes(statement)
     for word, is_held in zip(_ATTRIBUTE_COLUMNS, row, strict=False):
         if word in wanted and wanted[word] != is_held:
             yield word
@@ -257,6 +261,10 @@ def _execute_single(connection: Connection, statement: str) -> None:
 
 def _unquote(name: str) -> str:
     return unquote_identifier(name.encode())
+
+
+def _parse_attributes(statement: str) -> dict[str, bool]:
+    return {found["word"]: found["no"] is None for found in _ATTRIBUTE_WORDS.finditer(_STRINGS.sub("''", statement))}
 
 
 def _unquote_string(text: str) -> str:

@@ -23,138 +23,30 @@ from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableEnd, TableStart, Text, split_dump, unquote_identifier
-from schedgen_backups.core.formats.sql_quotes import has_comment_or_dollar_quote
 from schedgen_backups.core.formats.sql_statements import Statement, StatementSplitter
 from schedgen_backups.core.postgres.connection import connect_database
 from schedgen_backups.core.restore.database import PreparedDatabase
+from schedgen_backups.core.restore.known_statements import (
+    EXTENSION,
+    GIVEN_FUNCTION,
+    HARMLESS_EXTENSIONS,
+    OPERATOR_CLASS,
+    OWNER,
+    is_known,
+    make_form,
+    makes_event_trigger,
+    may_be_left_out,
+)
 from schedgen_backups.core.settings import DatabaseSettings
 
 LOADED_SETTINGS: Mapping[str, str] = MappingProxyType({"search_path": ""})
 """In the startup packet, besides the fixed ones: nothing that a dump made is found without its schema. For connections to what was loaded."""
-_PARTS = {
-    "name": r'(?:"(?:[^"]|"")+"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)',
-    "role": r"(?!(?:current_user|current_role|session_user|public)\b)<name>",
-    "own": r'(?!pg_|information_schema\b|"pg_|"information_schema")<name>',
-    # As the server reads them with standard_conforming_strings, which our sessions fix: a backslash escapes behind E only.
-    "string": r"(?:'(?:[^']|'')*'|E'(?:[^'\\]|''|\\.)*')",
-    # The types of a function's parameters: names, never an expression.
-    "signature": r"""\((?:[^()'";\\]|"(?:[^"]|"")+"|\(\d+(?:,\d+)?\))*\)""",
-    "columns": r"\(<name>(?:, ?<name>)*\)",
-    "operator": r"[-+*/<>=~!@#%^&|`?]+",
-    # Of the system by words that are no keywords of the statements, or of a schema.
-    "type": r"(?:(?:(?!(?i:USING|FAMILY|AS)\b)[a-z]+ ?){1,4}(?<! )|<name>\.<name>)(?:\(\d+(?:,\d+)?\))?(?:\[\])*",
-}
-_SCHEMA_KINDS = (
-    "AGGREGATE|COLLATION|CONVERSION|DOMAIN|FOREIGN TABLE|FUNCTION|MATERIALIZED VIEW|OPERATOR CLASS|OPERATOR FAMILY|OPERATOR|PROCEDURE|SEQUENCE|"
-    "STATISTICS|TABLE|TEXT SEARCH CONFIGURATION|TEXT SEARCH DICTIONARY|TYPE|VIEW"
-)
-_GLOBAL_KINDS = "EVENT TRIGGER|FOREIGN DATA WRAPPER|PUBLICATION|SCHEMA|SERVER|SUBSCRIPTION"
-
-
-def _form(pattern: str) -> re.Pattern[bytes]:
-    """Compile the form of a statement; `<name>` and the like stand for what `_PARTS` says."""
-    while found := re.search(r"(?<!\?P)<([a-z]+)>", pattern):
-        pattern = pattern.replace(found[0], _PARTS[found[1]])
-    return re.compile(pattern.encode("latin-1"), re.DOTALL)
-
-
-# Never of the system's objects: who owns the schema pg_catalog can replace functions that a superuser calls.
-_OWNER = _form(
-    rf"ALTER (?:(?:{_SCHEMA_KINDS}) <own>\.(?:<name>|<operator>) ?(?:<signature>)?(?: USING <name>)?|(?:{_GLOBAL_KINDS}) <own>|LARGE OBJECT [0-9]+)"
-    r" OWNER TO (?P<new_owner><role>);"
-)
-_EXTENSION = _form(r"CREATE EXTENSION IF NOT EXISTS (?P<extension><name>)(?: WITH SCHEMA <name>)?;")
-# Not on objects of the system: reading files of the server is a matter of a grant on pg_read_file.
-_GRANT = _form(
-    r"(?:GRANT|REVOKE) [A-Z]+(?: ?<columns>)?(?:,[A-Z]+(?: ?<columns>)?)* ON (?:"
-    r"(?:TABLE|SEQUENCE|FUNCTION|PROCEDURE|TYPE|DOMAIN) <own>\.<name>(?:<signature>)?|(?:SCHEMA|LANGUAGE|FOREIGN DATA WRAPPER|FOREIGN SERVER) <own>|"
-    r"LARGE OBJECT [0-9]+) (?:TO|FROM) (?:PUBLIC|<role>)(?: WITH GRANT OPTION)?;"
-)
-# Wide on purpose: what has no signature that the server can read is taken for a gift.
-_GIVEN_FUNCTION = _form(r"(?:GRANT [^\"]* ON|ALTER) (?:AGGREGATE|FUNCTION|PROCEDURE) (?P<function><own>\.<name> ?<signature>)?")
-# The server does not look at the types of what a GiST, GIN or SP-GiST index calls: functions of another type's can make it crash.
-_OPERATOR_CLASS = _form(r"(?:CREATE OPERATOR CLASS|ALTER OPERATOR FAMILY) .*")
-# Event triggers come last: they would run with the rights of whoever changes something.
-_LATE = (
-    _form(
-        r"CREATE EVENT TRIGGER <name> ON [a-z_]+(?:\s+WHEN TAG IN \(<string>(?:, ?<string>)*\))?"
-        r"\s+EXECUTE (?:FUNCTION|PROCEDURE) (?:<name>\.)?<name>\(\);"
-    ),
-    _form(r"ALTER EVENT TRIGGER <name> (?:OWNER TO <role>|DISABLE|ENABLE(?: REPLICA| ALWAYS)?);"),
-    _form(r"COMMENT ON EVENT TRIGGER <name> IS <string>;"),
-)
-# Single statements whose grammar has no expression and no call (PostgreSQL manual, part VI), or whose form leaves none.
-_FORMS = (
-    _OWNER,
-    _GRANT,
-    # Not on what the whole server shares.
-    _form(r"COMMENT ON (?!(?i:DATABASE|ROLE|TABLESPACE)\b)[A-Z]+ (?:[^'\"]|\"(?:[^\"]|\"\")+\")* IS <string>;"),
-    _form(r"CREATE PUBLICATION <name> FOR (?:ALL TABLES|TABLES IN SCHEMA <name>)(?: WITH \([^()]*\))?;"),
-    _form(r"ALTER PUBLICATION <name> ADD TABLES IN SCHEMA <name>;"),
-    _form(r"CREATE SUBSCRIPTION <name> CONNECTION <string> PUBLICATION <name>(?:, ?<name>)* WITH \(connect = false[^()]*\);"),
-    _form(
-        r"CREATE SERVER <name>(?: TYPE <string>)?(?: VERSION <string>)? FOREIGN DATA WRAPPER <name>"
-        r"(?: OPTIONS \(\s*<name> <string>(?:,\s+<name> <string>)*\s*\))?;"
-    ),
-    # Of schemas of the dump only: a support function in a family of the system would run in a superuser's queries.
-    _form(r"CREATE OPERATOR FAMILY <own>\.<name> USING <name>;"),
-    _form(
-        # Which class is the default for a type depends on no schema: one for a type of the system would be used by everybody, us included.
-        r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:FOR TYPE <type>|DEFAULT FOR TYPE <own>\.<name>) USING <name>"
-        r"(?: FAMILY <own>\.<name>)? AS\s(?!.*\b(?i:STORAGE|FAMILY)\b)[^;']*;"
-    ),
-    _form(r"ALTER OPERATOR FAMILY <own>\.<name> USING <name> ADD\s(?!.*\b(?i:STORAGE)\b)[^;']*;"),
-)
-_HARMLESS_EXTENSIONS = frozenset(
-    {
-        "amcheck",
-        "bloom",
-        "btree_gin",
-        "btree_gist",
-        "citext",
-        "cube",
-        "dict_int",
-        "dblink",
-        "dict_xsyn",
-        "earthdistance",
-        "file_fdw",
-        "fuzzystrmatch",
-        "hstore",
-        "intagg",
-        "intarray",
-        "isn",
-        "lo",
-        "ltree",
-        "pg_buffercache",
-        "pg_freespacemap",
-        "pg_prewarm",
-        "pg_stat_statements",
-        "pg_trgm",
-        "pg_visibility",
-        "pg_walinspect",
-        "pgcrypto",
-        "pgrowlocks",
-        "pgstattuple",
-        "postgis",
-        "postgis_raster",
-        "postgis_topology",
-        "postgres_fdw",
-        "seg",
-        "sslinfo",
-        "tablefunc",
-        "tcn",
-        "tsm_system_rows",
-        "tsm_system_time",
-        "unaccent",
-        "uuid-ossp",
-        "vector",
-        "xml2",
-    }
-)
-"""What a superuser makes for the loader: PostgreSQL's own modules that give no access to files, programs or other servers, and two well-known ones.
-postgres_fdw connects elsewhere only for a role that gives a password of its own (manual, F.38.3)."""
-_ROLE_STATEMENT = _form(r"GRANT |REVOKE |ALTER DEFAULT PRIVILEGES ")
-_ROLE_WORD = _form(r"(?P<word>\b(?:TO|FROM|ROLE) )(?P<who><name>)(?=[;, ])")
+_WITHOUT_EFFECT = frozenset({"01006", "01007"})
+"""SQLSTATEs of the warnings that a GRANT or REVOKE changed nothing, or not all of it, since whoever ran it may not (manual, appendix A)."""
+_ROLE_STATEMENT = make_form(r"GRANT |REVOKE |ALTER DEFAULT PRIVILEGES ")
+_ROLE_WORD = make_form(r"(?P<word>\b(?:TO|FROM|ROLE) )(?P<who><name>)(?=[;, ])")
+_GRANTOR = make_form(r"SET SESSION AUTHORIZATION (?P<who><name>);")
+_NO_GRANTOR = b"RESET SESSION AUTHORIZATION;"
 _LOGOUT_SECONDS = 60.0
 _LOGOUT_PAUSE_SECONDS = 0.1
 _ROW_SECURITY = b"SET row_security = off;"
@@ -196,9 +88,16 @@ class LoadRoles:
     def name_stand_ins(self, statement: bytes) -> bytes:
         """Return the statement with stand-ins where it gives something to, or takes it from, one of their superusers."""
         names = {each.quoted.encode(): each.stand_in.encode() for each in self.stand_ins}
-        owner = _OWNER.fullmatch(statement)
+        owner = OWNER.fullmatch(statement)
         if owner is not None and owner["new_owner"] in names:
             return statement[: owner.start("new_owner")] + names[owner["new_owner"]] + b";"
+        grantor = _GRANTOR.fullmatch(statement)
+        if grantor is not None:
+            # Before the grant of somebody who was given a right to give on. The loader is a member of each role, and no superuser.
+            who = names.get(grantor["who"], grantor["who"])
+            return b"SET ROLE " + who + b";" if unquote_identifier(who) in self.made_roles else statement
+        if statement == _NO_GRANTOR:
+            return b"RESET ROLE;"
         if not names or not _ROLE_STATEMENT.match(statement):
             return statement
         return _ROLE_WORD.sub(lambda found: found["word"] + names.get(found["who"], found["who"]), statement)
@@ -240,7 +139,9 @@ class UnprivilegedLoad:
         self._on_progress = on_progress
         self._late: list[bytes] = []
         self._left_owners = 0
+        self._left_gifts = 0
         self._left_grants = 0
+        self._is_without_effect = False
         self._has_objects = False
 
     @property
@@ -249,11 +150,13 @@ class UnprivilegedLoad:
         left: list[str] = []
         if self._left_owners:
             left.append(f"{self._left_owners} objects belong to the loader instead of a superuser of this server")
-        if self._left_grants:
+        if self._left_gifts:
             left.append(
-                f"rights on functions that an extension keeps from everybody were not given on this server ({self._left_grants} statements); "
+                f"rights on functions that an extension keeps from everybody were not given on this server ({self._left_gifts} statements); "
                 "the drill's own server gives them: leave DRILL_DATABASE_URL empty"
             )
+        if self._left_grants:
+            left.append(f"rights on objects of the system were neither given nor taken ({self._left_grants} statements)")
         return " and ".join(left)
 
     def describe_target(self) -> str:
@@ -270,13 +173,14 @@ class UnprivilegedLoad:
         encoding = dump.record.encoding
         with self._prepared.artifact.name_errors(), ExitStack() as stack:
             with _connect(self._roles.loader, encoding) as loader:
+                loader.add_notice_handler(self._take_notice)
                 with self._open_superuser(encoding) as superuser:
                     self._load(dump, loader, superuser)
                 superuser = stack.enter_context(self._open_superuser(encoding))
                 # Before the loader's one session ends: no other can begin in between.
                 stack.enter_context(self._without_loader(superuser))
             # On servers before 17 a trigger would fire at each statement behind it, with the superuser's rights.
-            for statement in sorted(self._late, key=_makes_event_trigger):
+            for statement in sorted(self._late, key=makes_event_trigger):
                 self._run_late(statement, superuser)
         before_commit()
 
@@ -358,13 +262,14 @@ class UnprivilegedLoad:
         if text == _ROW_SECURITY:
             return
         text = self._roles.name_stand_ins(text)
-        if _makes_event_trigger(text) and not has_comment_or_dollar_quote(text):
+        if makes_event_trigger(text):
             self._late.append(text)
             return
-        owner = _OWNER.fullmatch(text)
+        owner = OWNER.fullmatch(text)
         if owner is not None and unquote_identifier(owner["new_owner"]) in self._roles.refused_owners:
             self._left_owners += 1
             return
+        self._is_without_effect = False
         try:
             _execute(loader, text)
         except psycopg.errors.InsufficientPrivilege as error:
@@ -373,47 +278,59 @@ class UnprivilegedLoad:
             self._run_privileged(text, superuser, error)
         except psycopg.Error as error:
             raise _explain(text, error) from error
+        if self._is_without_effect:
+            # The server warns, and goes on, where the loader has some right on the object, such as one that PUBLIC has.
+            if superuser is None or not is_known(text, is_server_shared=self._roles.is_server_shared):
+                self._left_grants += 1
+            else:
+                self._run_privileged(text, superuser, psycopg.errors.InsufficientPrivilege("privileges were not changed"))
         if not _PREPARATIONS.match(text):
             self._has_objects = True
 
     def _run_privileged(self, text: bytes, superuser: Session, refusal: psycopg.Error) -> None:
-        if has_comment_or_dollar_quote(text):
-            # pg_dump writes none within a statement, and what a form takes for a name or a value might end there for the server.
+        if EXTENSION.fullmatch(text):
+            self._check_extension(text, refusal)
+        elif not is_known(text, is_server_shared=self._roles.is_server_shared):
+            if may_be_left_out(text):
+                self._left_grants += 1
+                return
             raise _explain(text, refusal) from refusal
-        extension = _EXTENSION.fullmatch(text)
-        if extension is not None:
-            name = unquote_identifier(extension["extension"])
-            # An extension's script runs as superuser: it must not meet objects of the dump, and must be known to give nothing away.
-            if self._has_objects or name not in _HARMLESS_EXTENSIONS:
-                raise RestoreError(
-                    f"the extension {name} is not installed for a dump: only a superuser may, and it is not among those known to be harmless",
-                    hint="Restore this point by hand on a server that you trust with it: schedgen-backups restore ID --database …",
-                ) from refusal
-        elif not any(form.fullmatch(text) for form in _FORMS):
-            raise _explain(text, refusal) from refusal
-        elif self._roles.is_server_shared and _OPERATOR_CLASS.fullmatch(text):
+        elif self._roles.is_server_shared and OPERATOR_CLASS.fullmatch(text):
             raise RestoreError(
                 f"an operator class of a dump is not made on a server that others use, since it could crash it: {_shorten(text)}",
                 hint="Give the drill a server of its own: leave DRILL_DATABASE_URL empty.",
             ) from refusal
         if self._roles.is_server_shared and _gives_kept_function(text, superuser):
-            self._left_grants += 1
+            self._left_gifts += 1
             return
         try:
             _execute_single(superuser, text)
         except psycopg.errors.InsufficientPrivilege as error:
-            if _OWNER.fullmatch(text) is None:
+            if OWNER.fullmatch(text) is None:
                 raise _explain(text, error) from error
             self._late.append(text)
         except psycopg.Error as error:
             raise _explain(text, error) from error
+
+    def _check_extension(self, text: bytes, refusal: psycopg.Error) -> None:
+        """Raise RestoreError unless the extension may be made: its script runs as superuser, meets nothing of the dump and gives nothing away."""
+        extension = EXTENSION.fullmatch(text)
+        name = unquote_identifier(extension["extension"]) if extension is not None else ""
+        if self._has_objects or name not in HARMLESS_EXTENSIONS:
+            raise RestoreError(
+                f"the extension {name} is not installed for a dump: only a superuser may, and it is not among those known to be harmless",
+                hint="Restore this point by hand on a server that you trust with it: schedgen-backups restore ID --database …",
+            ) from refusal
+
+    def _take_notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        self._is_without_effect = self._is_without_effect or notice.sqlstate in _WITHOUT_EFFECT
 
     def _run_late(self, text: bytes, superuser: Session | None) -> None:
         if superuser is None:
             raise RestoreError(
                 f"only a superuser may run: {_shorten(text)}", hint="Give the drill a server of its own: leave DRILL_DATABASE_URL empty."
             )
-        owner = _OWNER.fullmatch(text)
+        owner = OWNER.fullmatch(text)
         role = unquote_identifier(owner["new_owner"]) if owner is not None else ""
         if owner is not None and role not in self._roles.made_roles:
             self._left_owners += 1
@@ -434,10 +351,6 @@ class UnprivilegedLoad:
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise RestoreError("the restore of the database was stopped")
-
-
-def _makes_event_trigger(text: bytes) -> bool:
-    return any(form.fullmatch(text) for form in _LATE)
 
 
 @contextmanager
@@ -463,7 +376,7 @@ def _gives_kept_function(text: bytes, superuser: Session) -> bool:
 
     Such functions connect without a password (dblink_connect_u) or read what belongs to the whole server (pg_walinspect).
     """
-    found = _GIVEN_FUNCTION.match(text)
+    found = GIVEN_FUNCTION.match(text)
     if found is None:
         return False
     query = """

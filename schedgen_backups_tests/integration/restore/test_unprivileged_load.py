@@ -176,7 +176,6 @@ REFUSED = {
     "a family of the system": "ALTER OPERATOR FAMILY pg_catalog.integer_ops USING btree ADD\n"
     "    FUNCTION 2 (integer, integer) pg_catalog.btint4sortsupport(internal);\n",
     "programs by membership": "GRANT pg_execute_server_program TO app;\n",
-    "files by grant": "GRANT ALL ON FUNCTION pg_catalog.pg_read_file(text) TO app;\n",
     "a setting by grant": "GRANT SET ON PARAMETER session_preload_libraries TO app;\n",
     "a role made superuser": "ALTER ROLE app SUPERUSER;\n",
     "a system catalog changed": "UPDATE pg_catalog.pg_authid SET rolsuper = true;\n",
@@ -491,6 +490,20 @@ def test_no_operator_class_of_a_dump_is_made_on_a_server_that_others_use(loaded:
     assert "leave DRILL_DATABASE_URL empty" in refused.value.hint
 
 
+@pytest.mark.parametrize("function", ["pg_read_file(text)", "pg_ls_dir(text)", "lo_export(oid, text)"])
+def test_a_right_to_files_of_the_server_is_left_out_and_named(loaded: Loaded, function: str) -> None:
+    """People give such rights to those who watch a server: the rest of the dump loads without."""
+    loaded.write(f"GRANT ALL ON FUNCTION pg_catalog.{function} TO app;\n{TABLE}")
+    with loaded.open_target(loaded.path) as target:
+        _restored, equal = load_and_compare(loaded.path, target)
+        assert target.roles.superuser is not None
+        query = f"SELECT has_function_privilege('app', 'pg_catalog.{function.replace(' ', '')}', 'EXECUTE')"
+        assert run(target.roles.superuser, query) == [(False,)]
+    assert not loaded.marker.exists()
+    assert equal.status is CheckStatus.UNKNOWN
+    assert "rights on objects of the system" in equal.summary
+
+
 @pytest.mark.parametrize("system_type", ["character varying", "regclass", "text[]", "pg_catalog.text"])
 def test_no_default_operator_class_is_made_for_a_type_of_the_system(loaded: Loaded, system_type: str) -> None:
     """It depends on no schema: whoever sorts such values would call functions of the dump, the superuser included."""
@@ -531,3 +544,56 @@ def test_an_event_trigger_of_the_dump_never_fires_for_a_superuser(
             assert "PostgreSQL 15" in target.description or is_named
             load_and_compare(loaded.path, target)
     assert not loaded.marker.exists()
+
+
+HONEST = {
+    "a view of an extension for those who watch": """
+CREATE EXTENSION pg_stat_statements; CREATE ROLE watcher; GRANT SELECT ON pg_stat_statements TO watcher;""",
+    "functions taken from everybody": """
+CREATE EXTENSION dblink; REVOKE EXECUTE ON FUNCTION dblink(text, text) FROM PUBLIC; CREATE ROLE watcher;
+GRANT EXECUTE ON FUNCTION dblink(text, text) TO watcher; REVOKE EXECUTE ON FUNCTION pg_catalog.pg_sleep(double precision) FROM PUBLIC;
+REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC;""",
+    "rights on the system for those who watch": """
+CREATE ROLE watcher; GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_logdir() TO watcher; GRANT SELECT ON pg_catalog.pg_authid TO watcher;
+GRANT SELECT (subname, subconninfo) ON pg_catalog.pg_subscription TO watcher; GRANT EXECUTE ON FUNCTION pg_stat_reset() TO watcher;""",
+    "a materialized view of a superuser": """
+CREATE ROLE app_owner; CREATE SCHEMA own AUTHORIZATION app_owner; SET ROLE app_owner; CREATE TABLE own.t (i integer); INSERT INTO own.t VALUES (1);
+RESET ROLE; CREATE MATERIALIZED VIEW m AS SELECT * FROM own.t;""",
+    "a materialized view of a member": """
+CREATE ROLE app_owner; CREATE ROLE readers; CREATE ROLE reports; GRANT readers TO reports; CREATE TABLE t (i integer);
+ALTER TABLE t OWNER TO app_owner; GRANT SELECT ON t TO readers; CREATE MATERIALIZED VIEW m AS SELECT 1 AS i; DROP MATERIALIZED VIEW m;
+CREATE SCHEMA s AUTHORIZATION reports; SET ROLE reports; CREATE MATERIALIZED VIEW s.m AS SELECT * FROM public.t; RESET ROLE;""",
+    "a materialized view of one who may read all": """
+CREATE ROLE app_owner; CREATE ROLE reports; GRANT pg_read_all_data TO reports; CREATE TABLE t (i integer); ALTER TABLE t OWNER TO app_owner;
+CREATE SCHEMA s AUTHORIZATION reports; SET ROLE reports; CREATE MATERIALIZED VIEW s.m AS SELECT * FROM public.t; RESET ROLE;""",
+    "rights given on by whom they were given to": """
+CREATE ROLE app_owner; CREATE ROLE a; CREATE ROLE b; CREATE TABLE t (i integer); ALTER TABLE t OWNER TO app_owner;
+GRANT SELECT ON t TO a WITH GRANT OPTION; SET ROLE a; GRANT SELECT ON t TO b; RESET ROLE;""",
+    "rights of others taken back": """
+CREATE ROLE app_owner; CREATE ROLE a; CREATE TABLE t (i integer); ALTER TABLE t OWNER TO app_owner; SET ROLE app_owner;
+REVOKE ALL ON t FROM app_owner;
+GRANT SELECT ON t TO a; RESET ROLE;
+ALTER DEFAULT PRIVILEGES FOR ROLE app_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;""",
+    "a check that a superuser's function makes": """
+CREATE ROLE app_owner; CREATE TABLE limits (i integer); ALTER TABLE limits OWNER TO app_owner; INSERT INTO limits VALUES (9);
+CREATE FUNCTION find_limit() RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN RETURN (SELECT max(i) FROM public.limits); END$$;
+CREATE TABLE v (i integer CHECK (i < coalesce(find_limit(), 9))); ALTER TABLE v OWNER TO app_owner; INSERT INTO v VALUES (1);""",
+}
+
+
+@pytest.mark.parametrize("is_named", [False, True], ids=["own server", "named server"])
+@pytest.mark.parametrize("script", HONEST.values(), ids=HONEST)
+def test_honest_rights_and_readers_never_fail_a_drill(
+    loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, catalog: Catalog, *, script: str, is_named: bool
+) -> None:
+    """The comparison says equal, or unknown where the server is one that others use; a good point is never called different."""
+    with EmbeddedPostgres(tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as source:
+        database = source.create_database("live")
+        run(database, f"CREATE TABLE filled AS SELECT 1 AS i; {script}")
+        path = publish_dump(catalog, database)
+    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS) as server:
+        drill = DrillSettings(tmp_path / "drill", database=server.settings("postgres")) if is_named else None
+        with loaded.open_target(path, drill) as target:
+            restored, equal = load_and_compare(path, target)
+    assert restored.is_passed
+    assert equal.is_passed or (is_named and equal.status is CheckStatus.UNKNOWN and "rights on" in equal.summary)

@@ -31,7 +31,8 @@ class Captured:
     def judge(
         self, rows: ComparedRows = EQUAL, *, text_sha256: str | None = None, dumped_by: DumpedBy = SAME
     ) -> tuple[CheckStatus, CheckStatus, str]:
-        facts = DumpFacts(tuple(self.facts), text_sha256 or self.record.text_sha256, 0, is_complete=True)
+        comparable_sha256 = text_sha256 or self.record.comparable_sha256
+        facts = DumpFacts(tuple(self.facts), text_sha256 or self.record.text_sha256, 0, is_complete=True, comparable_sha256=comparable_sha256)
         restored, equal = judge_database(self.record, self.tables, facts, rows, dumped_by)
         return restored.status, equal.status, f"{restored.summary}; {equal.summary}"
 

@@ -1,0 +1,169 @@
+"""Which statements of a dump a superuser may run for it: those that evaluate no expression and call no function, in the forms of pg_dump.
+
+Somebody hostile may have written the dump. Add a form here only after asking what it could execute; docs/decisions/0017 has the reasons.
+Forms are matched on the whole statement, and only where it holds no comment: otherwise a name or a value might end earlier for the server.
+"""
+
+from __future__ import annotations
+
+import re
+
+from schedgen_backups.core.formats.sql_quotes import has_comment_or_dollar_quote
+
+_PARTS = {
+    "name": r'(?:"(?:[^"]|"")+"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)',
+    "role": r"(?!(?:current_user|current_role|session_user|public)\b)<name>",
+    "own": r'(?!pg_|information_schema\b|"pg_|"information_schema")<name>',
+    # As the server reads them with standard_conforming_strings, which our sessions fix: a backslash escapes behind E only.
+    "string": r"(?:'(?:[^']|'')*'|E'(?:[^'\\]|''|\\.)*')",
+    # The types of a function's parameters: names, never an expression.
+    "signature": r"""\((?:[^()'";\\]|"(?:[^"]|"")+"|\(\d+(?:,\d+)?\))*\)""",
+    "columns": r"\(<name>(?:, ?<name>)*\)",
+    "operator": r"[-+*/<>=~!@#%^&|`?]+",
+    # Of the system by words that are no keywords of the statements, or of a schema.
+    "type": r"(?:(?:(?!(?i:USING|FAMILY|AS)\b)[a-z]+ ?){1,4}(?<! )|<name>\.<name>)(?:\(\d+(?:,\d+)?\))?(?:\[\])*",
+}
+_SCHEMA_KINDS = (
+    "AGGREGATE|COLLATION|CONVERSION|DOMAIN|FOREIGN TABLE|FUNCTION|MATERIALIZED VIEW|OPERATOR CLASS|OPERATOR FAMILY|OPERATOR|PROCEDURE|SEQUENCE|"
+    "STATISTICS|TABLE|TEXT SEARCH CONFIGURATION|TEXT SEARCH DICTIONARY|TYPE|VIEW"
+)
+_WATCHED = (
+    r"pg_stat_reset(?:_[a-z_]+)?|pg_ls_(?:log|wal|tmp|archive_status|replslot|logicalsnap|logicalmap)dir|pg_current_logfile|pg_switch_wal|"
+    r"pg_create_restore_point|pg_backup_(?:start|stop)|pg_wal_replay_(?:pause|resume)|pg_get_(?:backend_memory_contexts|shmem_allocations)|"
+    r"pg_log_backend_memory_contexts|pg_(?:terminate|cancel)_backend|pg_control_(?:checkpoint|system|init|recovery)|pg_config|pg_show_all_file_settings"
+)
+_GLOBAL_KINDS = "EVENT TRIGGER|FOREIGN DATA WRAPPER|PUBLICATION|SCHEMA|SERVER|SUBSCRIPTION"
+
+
+def make_form(pattern: str) -> re.Pattern[bytes]:
+    """Compile the form of a statement; `<name>` and the like stand for what `_PARTS` says."""
+    while found := re.search(r"(?<!\?P)<([a-z]+)>", pattern):
+        pattern = pattern.replace(found[0], _PARTS[found[1]])
+    return re.compile(pattern.encode("latin-1"), re.DOTALL)
+
+
+# Never of the system's objects: who owns the schema pg_catalog can replace functions that a superuser calls.
+OWNER = make_form(
+    rf"ALTER (?:(?:{_SCHEMA_KINDS}) <own>\.(?:<name>|<operator>) ?(?:<signature>)?(?: USING <name>)?|(?:{_GLOBAL_KINDS}) <own>|LARGE OBJECT [0-9]+)"
+    r" OWNER TO (?P<new_owner><role>);"
+)
+EXTENSION = make_form(r"CREATE EXTENSION IF NOT EXISTS (?P<extension><name>)(?: WITH SCHEMA <name>)?;")
+# Not on objects of the system: reading files of the server is a matter of a grant on pg_read_file.
+_GRANT = make_form(
+    r"(?:GRANT|REVOKE) [A-Z]+(?: ?<columns>)?(?:,[A-Z]+(?: ?<columns>)?)* ON (?:"
+    r"(?:TABLE|SEQUENCE|FUNCTION|PROCEDURE|TYPE|DOMAIN) <own>\.<name>(?:<signature>)?|(?:SCHEMA|LANGUAGE|FOREIGN DATA WRAPPER|FOREIGN SERVER) <own>|"
+    r"LARGE OBJECT [0-9]+) (?:TO|FROM) (?:PUBLIC|<role>)(?: WITH GRANT OPTION)?;"
+)
+_SYSTEM = r"(?:pg_catalog|information_schema)\."
+# Of the scratch database only, even where the object is one of the whole server's.
+_SYSTEM_REVOKE = make_form(
+    r"REVOKE [A-Z]+(?: ?<columns>)?(?:,[A-Z]+(?: ?<columns>)?)* ON "
+    rf"(?:TABLE|FUNCTION|PROCEDURE|TYPE) {_SYSTEM}<name>(?:<signature>)? FROM (?:PUBLIC|<role>);"
+)
+# On the drill's own server: rights that people give to those who watch theirs. They read no file and no other directory than the server's.
+_SYSTEM_GRANT = make_form(
+    rf"GRANT (?:SELECT(?: ?<columns>)?(?:,SELECT ?<columns>)* ON TABLE {_SYSTEM}<name>|ALL ON FUNCTION {_SYSTEM}(?:{_WATCHED})<signature>)"
+    r" TO (?:PUBLIC|<role>)(?: WITH GRANT OPTION)?;"
+)
+_SYSTEM_PRIVILEGE = make_form(
+    rf"(?:GRANT|REVOKE) [A-Z, ()a-z_\"]+ ON (?:TABLE|FUNCTION|PROCEDURE|TYPE) {_SYSTEM}<name>(?:<signature>)? (?:TO|FROM) [^;'()]*;"
+)
+# Wide on purpose: what has no signature that the server can read is taken for a gift.
+GIVEN_FUNCTION = make_form(r"(?:GRANT [^\"]* ON|ALTER) (?:AGGREGATE|FUNCTION|PROCEDURE) (?P<function><own>\.<name> ?<signature>)?")
+# The server does not look at the types of what a GiST, GIN or SP-GiST index calls: functions of another type's can make it crash.
+OPERATOR_CLASS = make_form(r"(?:CREATE OPERATOR CLASS|ALTER OPERATOR FAMILY) .*")
+# Event triggers come last: they would run with the rights of whoever changes something.
+_LATE = (
+    make_form(
+        r"CREATE EVENT TRIGGER <name> ON [a-z_]+(?:\s+WHEN TAG IN \(<string>(?:, ?<string>)*\))?"
+        r"\s+EXECUTE (?:FUNCTION|PROCEDURE) (?:<name>\.)?<name>\(\);"
+    ),
+    make_form(r"ALTER EVENT TRIGGER <name> (?:OWNER TO <role>|DISABLE|ENABLE(?: REPLICA| ALWAYS)?);"),
+    make_form(r"COMMENT ON EVENT TRIGGER <name> IS <string>;"),
+)
+# Single statements whose grammar has no expression and no call (PostgreSQL manual, part VI), or whose form leaves none.
+_FORMS = (
+    OWNER,
+    _GRANT,
+    # Not on what the whole server shares.
+    make_form(r"COMMENT ON (?!(?i:DATABASE|ROLE|TABLESPACE)\b)[A-Z]+ (?:[^'\"]|\"(?:[^\"]|\"\")+\")* IS <string>;"),
+    make_form(r"CREATE PUBLICATION <name> FOR (?:ALL TABLES|TABLES IN SCHEMA <name>)(?: WITH \([^()]*\))?;"),
+    make_form(r"ALTER PUBLICATION <name> ADD TABLES IN SCHEMA <name>;"),
+    make_form(r"CREATE SUBSCRIPTION <name> CONNECTION <string> PUBLICATION <name>(?:, ?<name>)* WITH \(connect = false[^()]*\);"),
+    make_form(
+        r"CREATE SERVER <name>(?: TYPE <string>)?(?: VERSION <string>)? FOREIGN DATA WRAPPER <name>"
+        r"(?: OPTIONS \(\s*<name> <string>(?:,\s+<name> <string>)*\s*\))?;"
+    ),
+    # Of schemas of the dump only: a support function in a family of the system would run in a superuser's queries.
+    make_form(r"CREATE OPERATOR FAMILY <own>\.<name> USING <name>;"),
+    make_form(
+        # Which class is the default for a type depends on no schema: one for a type of the system would be used by everybody, us included.
+        r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:FOR TYPE <type>|DEFAULT FOR TYPE <own>\.<name>) USING <name>"
+        r"(?: FAMILY <own>\.<name>)? AS\s(?!.*\b(?i:STORAGE|FAMILY)\b)[^;']*;"
+    ),
+    make_form(r"ALTER OPERATOR FAMILY <own>\.<name> USING <name> ADD\s(?!.*\b(?i:STORAGE)\b)[^;']*;"),
+)
+HARMLESS_EXTENSIONS = frozenset(
+    {
+        "amcheck",
+        "bloom",
+        "btree_gin",
+        "btree_gist",
+        "citext",
+        "cube",
+        "dict_int",
+        "dblink",
+        "dict_xsyn",
+        "earthdistance",
+        "file_fdw",
+        "fuzzystrmatch",
+        "hstore",
+        "intagg",
+        "intarray",
+        "isn",
+        "lo",
+        "ltree",
+        "pg_buffercache",
+        "pg_freespacemap",
+        "pg_prewarm",
+        "pg_stat_statements",
+        "pg_trgm",
+        "pg_visibility",
+        "pg_walinspect",
+        "pgcrypto",
+        "pgrowlocks",
+        "pgstattuple",
+        "postgis",
+        "postgis_raster",
+        "postgis_topology",
+        "postgres_fdw",
+        "seg",
+        "sslinfo",
+        "tablefunc",
+        "tcn",
+        "tsm_system_rows",
+        "tsm_system_time",
+        "unaccent",
+        "uuid-ossp",
+        "vector",
+        "xml2",
+    }
+)
+"""What a superuser makes for the loader: PostgreSQL's own modules that give no access to files, programs or other servers, and two well-known ones.
+postgres_fdw connects elsewhere only for a role that gives a password of its own (manual, F.38.3)."""
+
+
+def makes_event_trigger(text: bytes) -> bool:
+    """Return whether the statement makes or changes an event trigger in a form of pg_dump."""
+    return any(form.fullmatch(text) for form in _LATE) and not has_comment_or_dollar_quote(text)
+
+
+def may_be_left_out(text: bytes) -> bool:
+    """Return whether the statement only gives or takes rights on an object of the system: the rest loads without it."""
+    return _SYSTEM_PRIVILEGE.fullmatch(text) is not None and not has_comment_or_dollar_quote(text)
+
+
+def is_known(text: bytes, *, is_server_shared: bool) -> bool:
+    """Return whether a superuser may run the statement as it stands; extensions, event triggers and owners have more to be asked."""
+    forms = (*_FORMS, _SYSTEM_REVOKE) if is_server_shared else (*_FORMS, _SYSTEM_REVOKE, _SYSTEM_GRANT)
+    return any(form.fullmatch(text) for form in forms) and not has_comment_or_dollar_quote(text)
