@@ -226,13 +226,14 @@ class AcceptedObject(FrozenModel):
 class MissingBaseline(FrozenModel):
     """Objects that the live system lacks and that are no news: those missing at the site's first point, and those accepted since."""
 
-    first_missing: tuple[str, ...] = ()
+    first_missing: tuple[str, ...] | None = None
+    """None while only accepted objects are known, before the site's first point."""
     accepted: tuple[AcceptedObject, ...] = ()
 
     @property
     def keys(self) -> frozenset[str]:
         """All of them."""
-        return frozenset((*self.first_missing, *(each.key for each in self.accepted)))
+        return frozenset((*(self.first_missing or ()), *(each.key for each in self.accepted)))
 
 
 class Manifest(FrozenModel):

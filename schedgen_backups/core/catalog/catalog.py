@@ -243,8 +243,9 @@ class Catalog:
                 baseline = self.read_description(BASELINE_NAME, MissingBaseline)
             except VerificationError:
                 return frozenset()
-            if baseline is None:
-                baseline = MissingBaseline(first_missing=tuple(missing))
+            if baseline is None or baseline.first_missing is None:
+                accepted = baseline.accepted if baseline is not None else ()
+                baseline = MissingBaseline(first_missing=tuple(missing), accepted=accepted)
                 self.write_description(BASELINE_NAME, baseline)
         return baseline.keys
 

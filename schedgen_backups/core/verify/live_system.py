@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.errors import BucketError, ConfigurationError, ObjectError
 from schedgen_backups.core.model import ReferenceVerdict
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, References, TransferSettings
+
+_KEY_LIMIT_BYTES = 1024
+"""Of UTF-8 (Amazon S3 user guide, "Naming Amazon S3 objects")."""
 
 
 class LiveSystem(Protocol):
@@ -35,11 +38,15 @@ class LiveApplication:
         """Key → verdict by what is there now.
 
         LOST when the object is there: the listing should have had it. Otherwise DELETED when the row is gone as well, MISSING when the
-        database still refers to an object that nobody has.
+        database still refers to an object that nobody has. UNKNOWN where the server neither hands out nor lists this one. An odd value in one
+        row keeps nothing from being judged.
         """
         wanted = set(keys)
         with BucketClient(self.bucket, threads=1, stall_timeout_seconds=self.transfer.stall_timeout_seconds) as client:
-            verdicts = {key: ReferenceVerdict.LOST for key in wanted if client.find_head(key) is not None}
+            found = {key: _is_there(client, key) for key in wanted}
+        verdicts = {
+            key: ReferenceVerdict.UNKNOWN if is_there is None else ReferenceVerdict.LOST for key, is_there in found.items() if is_there is not False
+        }
         absent = wanted - verdicts.keys()
         if absent:
             with open_snapshot(self.database) as snapshot:
@@ -49,6 +56,32 @@ class LiveApplication:
             for key in absent:
                 verdicts[key] = ReferenceVerdict.MISSING if key in still_referenced else ReferenceVerdict.DELETED
         return verdicts
+
+
+def _is_there(client: BucketClient, key: str) -> bool | None:
+    """Return whether the bucket has the object; None where the server refuses to tell. BucketError where it cannot be asked at all."""
+    if not _can_be_key(key):
+        return False
+    try:
+        return client.find_head(key) is not None
+    except BucketError as refusal:
+        # For one key: a name that the SDK or the server does not take, or rights that end there. The listing takes any prefix.
+        try:
+            first = next(client.list_objects(key), None)
+        except ObjectError:
+            return None
+        except BucketError:
+            if isinstance(refusal, ObjectError):
+                return None
+            raise refusal from None
+        return first is not None and first.key == key
+
+
+def _can_be_key(text: str) -> bool:
+    try:
+        return 0 < len(text.encode()) <= _KEY_LIMIT_BYTES
+    except UnicodeEncodeError:  # bytes of an SQL_ASCII database that are no UTF-8
+        return False
 
 
 @dataclass(frozen=True)

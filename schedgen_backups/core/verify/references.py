@@ -82,10 +82,12 @@ def _judge(count: int, missing: list[str], live: LiveSystem | None, known: Refer
     for reference in judged:
         counts[reference.verdict] = counts.get(reference.verdict, 0) + 1
     ranked = sorted(judged, key=lambda reference: list(ReferenceVerdict).index(reference.verdict), reverse=True)
+    # Of a bucket that could not be asked about everything, nothing becomes what was always missing.
+    is_judged = live is not None and not counts.keys() & {ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN}
     absent = [reference.key for reference in judged if reference.verdict is ReferenceVerdict.MISSING]
     return ReferenceSummary(
         state=ReferenceState.READ,
-        newly_missing_count=len(set(absent) - baseline(absent)),
+        newly_missing_count=len(set(absent) - (baseline(absent) if is_judged else frozenset())),
         reference_count=count,
         resolved_count=count - len(missing),
         verdict_counts=counts,

@@ -7,9 +7,11 @@ never committed.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from psycopg import sql
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus, VerificationLevel
@@ -258,3 +260,88 @@ def test_an_accepted_object_is_no_news_any_more(system: System) -> None:
     system.capture()
     assert system.commit().references.newly_missing_count == 0
     assert system.catalog.get_point(ID).verification.is_coherent
+
+
+ODD_VALUES = ("", " ", ".", "..", "a/../b", "./x", "/x", "a//b", "x" * 1100, "a\x01b", "a\nb", "\ufffe", "https://host/b/k1.pdf", "a?b", "100%")
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: ascii(value)[:20])
+def test_an_odd_value_in_one_row_keeps_no_point_from_being_committed(system: System, value: str) -> None:
+    """It names no object, and is one that the live system lacks; the SDK refuses to ask for some of them."""
+    system.put("k1")
+    system.refer_to("k1")
+    run(system.database, "INSERT INTO jobs VALUES (" + sql.Literal(value).as_string() + ")")
+    system.capture()
+    manifest, _verification = commit_point(system.catalog, ID, origin=Origin(run_id="a run"), live=system.live)
+    assert manifest.references.verdict_counts == {ReferenceVerdict.MISSING: 1}
+    assert [each.key for each in manifest.references.missing] == [value]
+
+
+def test_an_object_that_may_not_be_asked_for_is_looked_for_in_the_listing(system: System) -> None:
+    """A server answers 403 for what is not there, where the key's prefix may not be listed."""
+    system.put("k1")
+    for key in ("k1", "gone"):
+        system.refer_to(key)
+    system.capture()
+    with FaultyS3Proxy(system.bucket) as proxy:
+        proxy.fail_next(None, status=403, matching="/gone")
+        manifest, _verification = commit_point(
+            system.catalog, ID, origin=Origin(run_id="a run"), live=make_live(system.database, proxy.settings(system.bucket))
+        )
+    assert manifest.references.verdict_counts == {ReferenceVerdict.MISSING: 1}
+
+
+def test_an_object_that_is_listed_and_may_not_be_read_was_lost(system: System) -> None:
+    for key in ("k1", "kept"):
+        system.put(key)
+        system.refer_to(key)
+    dump, archive = system.capture()
+    archive.unlink()
+    system.remove("kept")
+    archive = publish_archive(system.catalog, system.bucket)
+    system.put("kept")
+    with FaultyS3Proxy(system.bucket) as proxy:
+        proxy.fail_next(None, status=403, matching="/kept")
+        result, summary = verify_references(dump, archive, live=make_live(system.database, proxy.settings(system.bucket)))
+    assert result.status is CheckStatus.FAILED
+    assert summary.verdict_counts == {ReferenceVerdict.LOST: 1}
+
+
+class Says:
+    """A live system of one word."""
+
+    def __init__(self, verdict: ReferenceVerdict) -> None:
+        self.verdict = verdict
+
+    def judge(self, keys: Iterable[str]) -> dict[str, ReferenceVerdict]:
+        return dict.fromkeys(keys, self.verdict)
+
+
+@pytest.mark.parametrize("first", [Says(ReferenceVerdict.UNKNOWN), Says(ReferenceVerdict.LOST), None], ids=["unknown", "lost", "not asked"])
+def test_what_could_not_be_asked_makes_no_baseline(system: System, first: Says | None) -> None:
+    """Otherwise what was always missing would be news to the first point that is committed."""
+    system.put("k1")
+    for key in ("k1", "always gone"):
+        system.refer_to(key)
+    dump, archive = system.capture()
+    result, _summary = verify_references(dump, archive, live=first, baseline=system.catalog.settle_baseline)
+    assert result.status is CheckStatus.FAILED
+    result, _summary = verify_references(dump, archive, live=Says(ReferenceVerdict.MISSING), baseline=system.catalog.settle_baseline)
+    assert result.is_passed
+
+
+def test_objects_accepted_before_the_first_point_leave_the_rest_to_its_baseline(system: System) -> None:
+    system.put("k1")
+    for key in ("k1", "always gone", "accepted"):
+        system.refer_to(key)
+    dump, archive = system.capture()
+    system.catalog.accept_missing([AcceptedObject(key="accepted", accepted_at=TAKEN_AT, reason="known")])
+    live = Says(ReferenceVerdict.MISSING)
+    result, _summary = verify_references(dump, archive, live=live, baseline=system.catalog.settle_baseline)
+    assert result.is_passed
+    system.refer_to("new")
+    for path in (dump, archive):
+        path.unlink()
+    dump, archive = system.capture()
+    result, summary = verify_references(dump, archive, live=live, baseline=system.catalog.settle_baseline)
+    assert (result.status, summary.newly_missing_count) == (CheckStatus.INCOMPLETE, 1)
