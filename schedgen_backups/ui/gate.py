@@ -5,6 +5,7 @@ A browser sends requests for whatever page it shows. The rules keep out those th
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -23,7 +24,12 @@ _READING_METHODS = frozenset({"GET", "HEAD"})
 _OWN_SITES = frozenset({"same-origin", "none"})
 _QUERY_LIMIT_BYTES = 8 << 20
 """Far more than the UI sends: its largest queries are some 100 kB (2026-11-29, dagster-webserver 1.13)."""
-_PASSWORD_IN_URL = re.compile(rb"""[A-Za-z][A-Za-z0-9+.-]*:\\?/\\?/[^\s/"'@\\]*:[^\s/"'@\\]+@""")
+_PASSWORD = re.compile(
+    r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s/"'@\\]*:[^\s/"'@\\]+@|(?:^|[?&\s"'])(?:ssl)?password\s*=\s*[^\s&"']""", re.IGNORECASE | re.MULTILINE
+)
+_ESCAPE = re.compile(r"\\+(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|(/))")
+_MOST_LAYERS = 4
+"""Of escapes: JSON in a string of JSON, or YAML."""
 _WRONG_POLICY_CODE = 1008
 """RFC 6455, section 7.4.1: a message violates the server's policy."""
 _SECURITY_HEADERS = {
@@ -138,10 +144,20 @@ async def _read_query(receive: Receive) -> tuple[Receive, Refusal | None]:
         if not message.get("more_body", False):
             break
     refusal = None
-    if _PASSWORD_IN_URL.search(body):
-        reason = "a URL in it holds a password, which Dagster would keep; leave it out and set RESTORE_POSTGRES_PASSWORD"
+    if _holds_password(bytes(body)):
+        reason = "a URL or connection string in it holds a password, which Dagster would keep; leave it out and set RESTORE_POSTGRES_PASSWORD"
         refusal = Refusal(HTTPStatus.BAD_REQUEST, reason)
     return _replay({"type": "http.request", "body": bytes(body), "more_body": False}, receive), refusal
+
+
+def _holds_password(body: bytes) -> bool:
+    """Return whether a URL with a password, or a connection string with one, stands in the query, in whatever escapes."""
+    text = body.decode(json.detect_encoding(body), "replace")
+    for _layer in range(_MOST_LAYERS):
+        if _PASSWORD.search(text):
+            return True
+        text = _ESCAPE.sub(lambda found: found[3] or chr(int(found[1] or found[2], 16)), text)
+    return False
 
 
 def _replay(first: Message, receive: Receive) -> Receive:
@@ -156,6 +172,8 @@ def _replay(first: Message, receive: Receive) -> Receive:
 def _judge_request(scope: Scope, headers: Headers) -> Refusal | None:
     """Refuse requests that a page can make without the browser's asking first, where they can change something."""
     method = scope["method"]
+    if not scope["path"].isprintable():  # a route of Starlette's takes a line break at its end for nothing
+        return Refusal(HTTPStatus.BAD_REQUEST, "the path holds control characters")
     if method in _READING_METHODS:
         if _is_graphql(scope):  # Dagster executes mutations of a GET
             return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "GraphQL is asked by POST only")
@@ -177,7 +195,7 @@ def _is_health_request(scope: Scope) -> bool:
 
 
 def _is_graphql(scope: Scope) -> bool:
-    return scope["path"].rstrip("/").lower().endswith("/graphql")
+    return scope["path"].strip().rstrip("/").lower().endswith("/graphql")
 
 
 def _is_followed_link(scope: Scope, headers: Headers) -> bool:

@@ -15,6 +15,7 @@ from schedgen_backups_tests.support.ui import JSON, LAUNCH_QUERY, Server, ask, r
 
 pytestmark = [pytest.mark.edge]
 
+LINK = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")]
 GET_LAUNCH = f"/graphql?query={quote(LAUNCH_QUERY)}"
 LAUNCH = write_query(LAUNCH_QUERY)
 READ = write_query("{ version }")
@@ -129,6 +130,22 @@ def test_graphql_is_asked_by_post_only(server: Server, method: str, path: str, h
     assert server.count_runs() == before
 
 
+@pytest.mark.parametrize("end", ["%0A", "%0a/", "%0D", "%0D%0A", "%00", "%20", "%09", "%C2%85", "%E2%80%A8", ";x", "%2F", "%3F"])
+@pytest.mark.parametrize("headers", [[], LINK], ids=["bare", "link"])
+def test_no_ending_of_the_path_gets_a_query_past_the_gate(server: Server, end: str, headers: Headers) -> None:
+    """A route of Starlette's takes a line break at its end for nothing, and a link that somebody follows may show a page."""
+    before = server.count_runs()
+    reply = ask(server.port, "GET", GET_LAUNCH.replace("?", f"{end}?", 1), headers)
+    assert reply.status in {400, 404, 405} or "<html" in reply.body
+    assert "LaunchRun" not in reply.body
+    assert server.count_runs() == before
+
+
+def test_a_password_is_looked_for_whatever_follows_the_path(server: Server) -> None:
+    body = write_query("{ version }").rstrip("}") + ', "variables": {"x": "postgresql://me:canary@db/app"}}'
+    assert ask(server.port, "POST", "/graphql%0A", [JSON], body).status == 400
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "PROPFIND", "get", "post"])
 @pytest.mark.parametrize("path", ["/graphql", "/", "/report_asset_materialization/x"])
 def test_no_other_method_is_used(server: Server, method: str, path: str) -> None:
@@ -181,7 +198,7 @@ def test_the_other_post_routes_are_guarded_alike(server: Server, path: str) -> N
 
 @pytest.mark.parametrize("path", ["/", "/jobs/tried_job", "/logs/x/y.out"])
 def test_a_link_of_another_site_shows_a_page_and_only_as_the_whole_window(server: Server, path: str) -> None:
-    link = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")]
+    link = LINK
     assert ask(server.port, "GET", path, link).status in {200, 404}
     for dest in ("iframe", "object", "embed", "empty", "script"):
         assert ask(server.port, "GET", path, [*link[:2], ("Sec-Fetch-Dest", dest)]).status == 403
@@ -227,17 +244,31 @@ def test_a_websocket_under_another_host_is_refused(server: Server, path: str) ->
         pass
 
 
-@pytest.mark.parametrize("url", ["postgresql://me:canary@db:5432/app", "https://key:canary@store:9000/pdfs", "postgresql:\\/\\/:canary@db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:canary@db:5432/app",
+        "https://key:canary@store:9000/pdfs",
+        "postgresql:\\/\\/:canary@db",
+        "postgresql:\\u002f\\u002fme:canary@db",
+        r"{\"database\": \"postgresql:\\u002F\\/me:canary@db\"}",
+        "postgresql://me@db/app?password=canary",
+        "postgresql://me@db/app?sslmode=disable&sslpassword=canary",
+        "host=db user=me Password = canary",
+    ],
+)
 def test_a_password_in_a_url_never_reaches_dagsters_records(server: Server, url: str) -> None:
     """restore_job refuses it, too, but the configuration of a run is stored before the run begins."""
     body = write_query("{ version }").rstrip("}") + f', "variables": {{"database": "{url}"}}}}'
     answer = ask(server.port, "POST", "/graphql", [JSON], body)
     assert answer.status == 400
-    assert "a URL in it holds a password" in answer.body
+    assert "a URL or connection string in it holds a password" in answer.body
     assert "canary" not in answer.body
 
 
-@pytest.mark.parametrize("text", ["postgresql://me@db:5432/app", "see https://example.org/a:b", "a:b@c", "mail me: x@example.org"])
+@pytest.mark.parametrize(
+    "text", ["postgresql://me@db:5432/app", "see https://example.org/a:b", "a:b@c", "mail me: x@example.org", "the password is known"]
+)
 def test_other_texts_pass(server: Server, text: str) -> None:
     body = write_query("{ version }").rstrip("}") + f', "variables": {{"x": "{text}"}}}}'
     answer = ask(server.port, "POST", "/graphql", [JSON], body)
