@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -17,9 +18,10 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from schedgen_backups.core.errors import DatabaseError, DatabaseUnreachableError
-from schedgen_backups.core.postgres.login_refusals import CLEARTEXT_REQUEST, UNSUPPORTED_OPTIONS, explain_refusal
+from schedgen_backups.core.postgres.login_refusals import CLEARTEXT_REQUEST, UNSUPPORTED_OPTIONS, explain_refusal, is_servers_word
 from schedgen_backups.core.postgres.pooler import check_pooler, is_pooled
 from schedgen_backups.core.postgres.session_settings import FIXED_SETTINGS, list_later_settings, make_options
+from schedgen_backups.core.postgres.watched_connection import WatchedConnection
 from schedgen_backups.core.settings import DatabaseSettings
 
 CONNECT_TIMEOUT_SECONDS = 10
@@ -36,7 +38,11 @@ _POOLER_VARIABLES: Mapping[str, str] = MappingProxyType({"PGTZ": "UTC", "PGDATES
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 """No settings besides the fixed ones."""
 
-_Connection = psycopg.Connection[tuple[Any, ...]]
+# One that waits for its client says nothing for a reason of ours, or its answer was lost on the way (PostgreSQL manual, "Wait Event Types").
+_AT_WORK = """
+SELECT count(*) > 0 FROM pg_catalog.pg_stat_activity
+WHERE state = 'active' AND coalesce(wait_event_type, '') <> 'Client' AND pid <> pg_catalog.pg_backend_pid()
+"""
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def make_client_environment(settings: DatabaseSettings, session: SessionFacts = 
 @contextmanager
 def connect_database(
     settings: DatabaseSettings, *, values: Mapping[str, str] = NO_VALUES, client_encoding: str = "utf8"
-) -> Generator[_Connection, None, None]:
+) -> Generator[WatchedConnection, None, None]:
     """A connection is open within the block, and closed without commit after it; `values` are settings besides the fixed ones.
 
     DatabaseUnreachableError (retryable) when nobody answers or no connection is left, DatabaseError (permanent) when the login or the database
@@ -106,7 +112,7 @@ def connect_database(
         connection.close()
 
 
-def _open(settings: DatabaseSettings, values: Mapping[str, str], client_encoding: str) -> _Connection:
+def _open(settings: DatabaseSettings, values: Mapping[str, str], client_encoding: str) -> WatchedConnection:
     # Without an encoding psycopg hands out bytes where a database's encoding is SQL_ASCII.
     parameters: dict[str, Any] = {**_make_login(settings), "client_encoding": client_encoding, "options": make_options(values)}
     connection, parameters = _log_in(settings, parameters)
@@ -118,13 +124,13 @@ def _open(settings: DatabaseSettings, values: Mapping[str, str], client_encoding
     return connection
 
 
-def _log_in(settings: DatabaseSettings, parameters: dict[str, Any]) -> tuple[_Connection, dict[str, Any]]:
+def _log_in(settings: DatabaseSettings, parameters: dict[str, Any]) -> tuple[WatchedConnection, dict[str, Any]]:
     """Connect, with less where the server takes less; return the parameters that it took."""
     information = make_conninfo(**_make_parameters(settings.libpq_variables))
     refused = ""
     while True:
         try:
-            return psycopg.connect(information, **parameters), parameters
+            return WatchedConnection.connect(information, **parameters), parameters
         except psycopg.Error as error:
             text = _first_line(error)
             if parameters["options"] and UNSUPPORTED_OPTIONS.search(text):
@@ -161,7 +167,7 @@ def _is_always_encrypted(settings: DatabaseSettings) -> bool:
     return settings.ssl_mode in _ENCRYPTED_MODES or settings.host.startswith(("/", "@"))
 
 
-def _begin(settings: DatabaseSettings, connection: _Connection, parameters: dict[str, Any], values: Mapping[str, str]) -> None:
+def _begin(settings: DatabaseSettings, connection: WatchedConnection, parameters: dict[str, Any], values: Mapping[str, str]) -> None:
     with translate_errors(settings):
         connection.autocommit = True
         facts = read_session_facts(connection)
@@ -174,6 +180,27 @@ def _begin(settings: DatabaseSettings, connection: _Connection, parameters: dict
             assignments = (sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value) for name, value in later.items())
             connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(assignments))
         connection.autocommit = False
+    # Behind a pooler the number of the server's process is not known; the sessions of ours have a name.
+    condition = (
+        sql.SQL("AND application_name = {}").format(APPLICATION_NAME)
+        if facts.is_pooled
+        else sql.SQL("AND pid = {}").format(connection.info.backend_pid)
+    )
+    connection.is_at_work = partial(_is_at_work, settings, parameters, sql.SQL(_AT_WORK) + condition)
+
+
+def _is_at_work(settings: DatabaseSettings, parameters: dict[str, Any], query: sql.Composed) -> bool:
+    """Ask in a session of its own; a server that refuses one is there, and nothing speaks against its being at work."""
+    try:
+        connection, _parameters = _log_in(settings, parameters)
+    except DatabaseError as refusal:
+        return is_servers_word(refusal)
+    connection.silence_seconds = CONNECT_TIMEOUT_SECONDS
+    try:
+        with connection:
+            return connection.execute(query).fetchone() == (True,)
+    except psycopg.Error:
+        return False
 
 
 @contextmanager

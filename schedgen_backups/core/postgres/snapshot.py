@@ -7,7 +7,7 @@ to. Add what must be of the same moment as the dump. Connecting is the business 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from heapq import merge
@@ -244,8 +244,9 @@ class Snapshot:
             self._value("SELECT 1")
 
     def cancel(self) -> None:
-        """Ends a query that runs in another thread."""
-        self._connection.cancel_safe(timeout=5)
+        """Ends a query that runs in another thread; one that cannot be cancelled ends with its session."""
+        with suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=5)
 
     def _rows(self, query: str) -> list[tuple[object, ...]]:
         with translate_errors(self._settings), self._connection.cursor() as cursor:
