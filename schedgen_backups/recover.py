@@ -198,6 +198,7 @@ class DumpRecord:
     content_length: int
     reference_state: str
     reference_count: int
+    snapshot_opened_at: str | None = None
     missing_tables: list[str] = field(default_factory=list[str])
 
 
@@ -252,7 +253,14 @@ class Entry:
     tags: dict[str, str] = field(default_factory=dict[str, str])
 
 
-_JSON_TYPES = {"int": (int,), "str": (str,), "int | None": (int, type(None)), "list[str]": (list,), "dict[str, str]": (dict,)}
+_JSON_TYPES = {
+    "int": (int,),
+    "str": (str,),
+    "int | None": (int, type(None)),
+    "str | None": (str, type(None)),
+    "list[str]": (list,),
+    "dict[str, str]": (dict,),
+}
 
 
 def pick(kind: Callable[..., Made], text: str | bytes, *, within: str = "") -> Made:
@@ -809,7 +817,7 @@ def find_reference_gaps(dump: Dump, archive: Archive, manifest: dict[str, Any]) 
     """References of the database without an object in the archive, other than those that were known to be nowhere when the backup was taken."""
     if dump.record.point_id != archive.record.point_id:
         raise damaged(f"the dump is of point {dump.record.point_id}, the archive of {archive.record.point_id}")
-    if _to_time(archive.record.listed_at) < _to_time(dump.record.snapshot_at):
+    if _to_time(archive.record.listed_at) < _to_time(dump.record.snapshot_opened_at or dump.record.snapshot_at):
         raise damaged("the bucket was listed before the database's snapshot: uploads in between are missing")
     if dump.record.reference_state != "read":
         say("references  not configured: nothing is known of how the database's rows and the objects fit together")

@@ -75,6 +75,7 @@ def capture_database(
                 system_identifier=facts.system_identifier,
                 client_version=client.version,
                 snapshot_at=snapshot.taken_at,
+                snapshot_opened_at=snapshot.opened_at,
                 finished_at=datetime.now(timezone.utc),
                 encoding=facts.encoding,
                 collation=facts.collation,

@@ -162,6 +162,9 @@ class DumpRecord(FrozenModel):
     """Of the PostgreSQL cluster, where the role may read it."""
     client_version: str
     snapshot_at: AwareDatetime
+    """By the database server's clock."""
+    snapshot_opened_at: AwareDatetime | None = None
+    """By the clock of the host that captured it, which is the archive's, too; None in files of before it was kept."""
     finished_at: AwareDatetime
     encoding: str
     collation: str = ""

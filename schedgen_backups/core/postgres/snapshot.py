@@ -82,6 +82,9 @@ class Snapshot:
         taken_at = self._value("SELECT pg_catalog.transaction_timestamp()")
         assert isinstance(taken_at, datetime)  # noqa: S101 - the column's type
         self.taken_at = taken_at.astimezone(timezone.utc)
+        """By the server's clock."""
+        self.opened_at = datetime.now(timezone.utc)
+        """By this host's clock: what is listed from here on lacks no upload of before the snapshot."""
 
     def read_facts(self) -> DatabaseFacts:
         """Version, encoding and size in relations."""

@@ -44,7 +44,8 @@ def verify_references(
             record = dump.record
             if record.point_id != archive.record.point_id:
                 raise VerificationError(f"the dump is of point {record.point_id}, the archive of {archive.record.point_id}")
-            if archive.record.listed_at < record.snapshot_at:
+            # Of one clock where the file has it: the database server's may be ahead of this host's.
+            if archive.record.listed_at < (record.snapshot_opened_at or record.snapshot_at):
                 raise VerificationError("the bucket was listed before the database's snapshot: an upload in between would be missing")
             if record.reference_state is ReferenceState.NOT_CONFIGURED:
                 summary = ReferenceSummary(state=ReferenceState.NOT_CONFIGURED, note=record.reference_note)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from schedgen_backups_tests.support import artifacts
 from schedgen_backups_tests.support.artifacts import (
     ARCHIVE_NAME,
     DUMP_NAME,
+    TAKEN_AT,
     TableText,
     make_dump_text,
     make_entry,
@@ -186,3 +187,18 @@ def test_a_key_that_is_no_text_is_missing_like_any_other(tmp_path: Path, monkeyp
     halves = write_halves(tmp_path, ["a", "\udcff"])
     _result, summary = verify_references(*halves, live=None)
     assert summary.missing_sha256 == hashlib.sha256(b"\xff").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("opened_at", "is_right"),
+    [(TAKEN_AT, True), (TAKEN_AT + timedelta(seconds=1), False), (None, False)],
+    ids=["listed behind the snapshot", "listed before it", "a file of before that was kept"],
+)
+def test_the_order_of_snapshot_and_listing_goes_by_one_clock(tmp_path: Path, opened_at: datetime | None, *, is_right: bool) -> None:
+    """The database server's clock may be ahead of the host's that lists the bucket."""
+    dump, archive = tmp_path / "dump.sql.gz", tmp_path / "archive.tar.gz"
+    ahead = TAKEN_AT + timedelta(seconds=10)
+    write_dump_text(dump, make_dump_text([TableText("jobs", (b"1",))]), {("public", "jobs"): 1}, snapshot_at=ahead, snapshot_opened_at=opened_at)
+    write_archive(archive, [])
+    result, _summary = verify_references(dump, archive, live=None)
+    assert result.is_passed is is_right
