@@ -999,6 +999,8 @@ def explain_psql(error: str) -> str:
         hint = "Install the extension's package on the server, then restore again."
     elif re.search(r'role ".*" does not exist', error):
         hint = "Make the role on the server, then restore again."
+    elif "default_tablespace" in error:
+        hint = "Make the tablespace on the server, in whatever empty folder, then restore again: CREATE TABLESPACE name LOCATION '/folder';"
     elif re.search(r"No space left|could not extend|could not write", error):
         hint = "Make room on the server's disk, then restore again."
     elif re.search(r"server closed the connection|connection to server|terminating connection", error):

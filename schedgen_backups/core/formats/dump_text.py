@@ -55,7 +55,12 @@ _FEW = 64
 _ANNOUNCEMENT = b"\n-- Data for Name: x; Type: TABLE DATA; Schema: x; Owner: x\n--\n\n"
 _UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
 
-_RIGHTS_LINES = re.compile(rb"^-- Name: [^\n]*; Type: ACL; Schema: [^\n]*; Owner: [^\n]*\n", re.MULTILINE)
+_RELOCATED = re.compile(
+    rb"^(?:-- Name: [^\n]*; Type: ACL; Schema: [^\n]*; Owner: [^\n]*\n|SET default_tablespace = [^\n]*;\n\n"
+    rb"|(?P<comment>-- Name: [^\n]*); Tablespace: [^\n;]*$)",
+    re.MULTILINE,
+)
+_LAST_TABLESPACE = re.compile(rb"^SET default_tablespace = [^\n]*;\n\Z", re.MULTILINE)
 
 
 class Text(NamedTuple):
@@ -302,6 +307,7 @@ class DumpDigest:
         self._tables: list[TableFacts] = []
         self._text_digest = hashlib.sha256()
         self._comparable_digest = hashlib.sha256()
+        self._held_setting = b""
         self._text_tail = b""
         self._unfinished_line = b""
         self._size_bytes = 0
@@ -346,7 +352,7 @@ class DumpDigest:
         digest, comparable = self._text_digest.copy(), self._comparable_digest.copy()
         rest = _UNSTABLE_LINES.sub(b"", self._unfinished_line)
         digest.update(rest)
-        comparable.update(rest)
+        comparable.update(_RELOCATED.sub(rb"\g<comment>", self._held_setting + rest))
         is_complete = self._current is None and _END.search(self._text_tail) is not None
         return DumpFacts(tuple(self._tables), digest.hexdigest(), self._size_bytes, is_complete, comparable.hexdigest())
 
@@ -355,10 +361,18 @@ class DumpDigest:
         self._row_bytes += len(data)
         self._row_digest.update(data)
 
+    def _add_comparable(self, lines: bytes) -> None:
+        lines = self._held_setting + lines
+        # The empty line behind a setting may come later.
+        open_end = _LAST_TABLESPACE.search(lines)
+        self._held_setting = open_end[0] if open_end is not None else b""
+        lines = lines[: len(lines) - len(self._held_setting)]
+        self._comparable_digest.update(_RELOCATED.sub(rb"\g<comment>", lines))
+
     def _add_text(self, data: bytes) -> None:
         self._text_tail = (self._text_tail + data)[-4096:]
         whole, newline, rest = (self._unfinished_line + data).rpartition(b"\n")
         lines = _UNSTABLE_LINES.sub(b"", whole + newline)
         self._text_digest.update(lines)
-        self._comparable_digest.update(_RIGHTS_LINES.sub(b"", lines))
+        self._add_comparable(lines)
         self._unfinished_line = rest

@@ -178,8 +178,8 @@ class DumpRecord(FrozenModel):
     text_sha256: str
     """Of everything but rows: schema, sequences, large objects; without the random restrict key and the version comments."""
     comparable_sha256: str = ""
-    """The same without the comments on rights: they name the owner of objects of the system, which is another one on another server. Empty in files
-    of before it was kept."""
+    """The same without what differs from server to server: the comments on rights, which name the owner of objects of the system, and tablespaces.
+    Empty in files of before it was kept."""
     content_length: _Size
     """Compressed bytes of the dump itself: the file up to here unpacks to what pg_dump wrote."""
     missing_tables: tuple[str, ...] = ()

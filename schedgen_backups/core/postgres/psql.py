@@ -38,6 +38,7 @@ _HINTS = {
     "42P07": "Restore into a database that was made from template0.",
     "42723": "Restore into a database that was made from template0.",
 }
+_TABLESPACE_HINT = "Make the tablespace on the server, in whatever empty folder, then restore again: CREATE TABLESPACE name LOCATION '/folder';"
 _HINTS_BY_CLASS = {
     "08": "The connection to the server broke: look at its log, then restore again.",
     "22": "A value of the dump does not fit its type or a check there; it did in the source. Look for functions or settings that differ.",
@@ -163,6 +164,8 @@ def explain_output(text: str) -> tuple[str, str]:
     message = _LOCATION.sub("", _SEVERITY.sub(r"\g<severity>:  ", text)).strip()
     if not codes:
         return message, _NEUTRAL_HINT
+    if "default_tablespace" in message and codes[-1].startswith("22"):
+        return message, _TABLESPACE_HINT
     return message, _HINTS.get(codes[-1]) or _HINTS_BY_CLASS.get(codes[-1][:2], _NEUTRAL_HINT)
 
 

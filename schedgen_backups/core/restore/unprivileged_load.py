@@ -47,6 +47,8 @@ _ROLE_STATEMENT = make_form(r"GRANT |REVOKE |ALTER DEFAULT PRIVILEGES ")
 _ROLE_WORD = make_form(r"(?P<word>\b(?:TO|FROM|ROLE) )(?P<who><name>)(?=[;, ])")
 _GRANTOR = make_form(r"SET SESSION AUTHORIZATION (?P<who><name>);")
 _NO_GRANTOR = b"RESET SESSION AUTHORIZATION;"
+_TABLESPACE = make_form("SET default_tablespace = (?:<name>|'');")
+"""Where the source's files lie is nothing that this server has to have."""
 _LOGOUT_SECONDS = 60.0
 _LOGOUT_PAUSE_SECONDS = 0.1
 _ROW_SECURITY = b"SET row_security = off;"
@@ -259,7 +261,7 @@ class UnprivilegedLoad:
             self._run(statement.text, loader, superuser)
 
     def _run(self, text: bytes, loader: Session, superuser: Session | None) -> None:
-        if text == _ROW_SECURITY:
+        if text == _ROW_SECURITY or _TABLESPACE.fullmatch(text):
             return
         text = self._roles.name_stand_ins(text)
         if makes_event_trigger(text):

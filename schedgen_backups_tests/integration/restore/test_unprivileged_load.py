@@ -25,7 +25,7 @@ from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
 from schedgen_backups_tests.support.artifacts import make_transfer, publish_dump, write_dump_text
 from schedgen_backups_tests.support.dumps import ODDITIES, ZOO, load_script
-from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
+from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, connect, run
 
 pytestmark = pytest.mark.integration
 
@@ -574,6 +574,9 @@ CREATE ROLE app_owner; CREATE ROLE a; CREATE TABLE t (i integer); ALTER TABLE t 
 REVOKE ALL ON t FROM app_owner;
 GRANT SELECT ON t TO a; RESET ROLE;
 ALTER DEFAULT PRIVILEGES FOR ROLE app_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;""",
+    "other tablespaces": """
+CREATE TABLE t (i integer PRIMARY KEY USING INDEX TABLESPACE fast) TABLESPACE fast; CREATE TABLE u (i integer PRIMARY KEY);
+CREATE TABLE w (i integer) TABLESPACE fast; CREATE MATERIALIZED VIEW m TABLESPACE fast AS SELECT 1 AS i; CREATE INDEX ON w (i) TABLESPACE fast;""",
     "a check that a superuser's function makes": """
 CREATE ROLE app_owner; CREATE TABLE limits (i integer); ALTER TABLE limits OWNER TO app_owner; INSERT INTO limits VALUES (9);
 CREATE FUNCTION find_limit() RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN RETURN (SELECT max(i) FROM public.limits); END$$;
@@ -589,6 +592,9 @@ def test_honest_rights_and_readers_never_fail_a_drill(
     """The comparison says equal, or unknown where the server is one that others use; a good point is never called different."""
     with EmbeddedPostgres(tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as source:
         database = source.create_database("live")
+        with connect(database) as connection:
+            connection.execute("SET allow_in_place_tablespaces = on")
+            connection.execute("CREATE TABLESPACE fast LOCATION ''")
         run(database, f"CREATE TABLE filled AS SELECT 1 AS i; {script}")
         path = publish_dump(catalog, database)
     with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS) as server:

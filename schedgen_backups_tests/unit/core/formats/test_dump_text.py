@@ -253,3 +253,16 @@ def test_an_empty_dump_has_nothing() -> None:
     facts = DumpDigest().facts()
     assert (facts.tables, facts.size_bytes, facts.is_complete) == ((), 0, False)
     assert list(split_dump([])) == []
+
+
+@pytest.mark.parametrize("size", [1, 7, 40, 4096])
+def test_the_comparable_digest_leaves_out_where_files_lie_and_who_owns_the_system(size: int) -> None:
+    text = b"SET default_tablespace = fast;\n\nCREATE TABLE t ();\n\nSET default_tablespace = '';\n\n--\n"
+    text += (
+        b"-- Name: FUNCTION f(); Type: ACL; Schema: pg_catalog; Owner: one\n--\n\nGRANT ALL ON FUNCTION f() TO app;\nSET default_tablespace = x;\n"
+    )
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    elsewhere = text.replace(b"SET default_tablespace = fast;\n\n", b"").replace(b"Owner: one", b"Owner: another").replace(b"; Tablespace: fast", b"")
+    assert read_facts(pieces).comparable_sha256 == read_facts([elsewhere]).comparable_sha256
+    assert read_facts(pieces).text_sha256 != read_facts([elsewhere]).text_sha256
+    assert read_facts([text.replace(b"TO app", b"TO other")]).comparable_sha256 != read_facts(pieces).comparable_sha256
