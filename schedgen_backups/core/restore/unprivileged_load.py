@@ -175,7 +175,7 @@ class UnprivilegedLoad:
         encoding = dump.record.encoding
         with self._prepared.artifact.name_errors(), ExitStack() as stack:
             with _connect(self._roles.loader, encoding) as loader:
-                loader.add_notice_handler(self._take_notice)
+                loader.add_notice_handler(self._note_warning)
                 with self._open_superuser(encoding) as superuser:
                     self._load(dump, loader, superuser)
                 superuser = stack.enter_context(self._open_superuser(encoding))
@@ -324,8 +324,8 @@ class UnprivilegedLoad:
                 hint="Restore this point by hand on a server that you trust with it: schedgen-backups restore ID --database …",
             ) from refusal
 
-    def _take_notice(self, notice: psycopg.errors.Diagnostic) -> None:
-        self._is_without_effect = self._is_without_effect or notice.sqlstate in _WITHOUT_EFFECT
+    def _note_warning(self, warning: psycopg.errors.Diagnostic) -> None:
+        self._is_without_effect = self._is_without_effect or warning.sqlstate in _WITHOUT_EFFECT
 
     def _run_late(self, text: bytes, superuser: Session | None) -> None:
         if superuser is None:
