@@ -256,7 +256,7 @@ def add_up_rows(blocks: Iterable[bytes]) -> tuple[int, int]:
 
 
 def _read_stored_rows(table: TableEntry, connection: Connection) -> Iterator[bytes]:
-    name = sql.Identifier(table.schema_name, table.name)
+    name = sql.Identifier(*_find_name(table, connection))
     columns = sql.SQL(cast("LiteralString", table.columns))
     encoding = connection.info.parameter_status("server_encoding") or "UTF8"
     with connection.transaction(), connection.cursor() as cursor:
@@ -267,6 +267,19 @@ def _read_stored_rows(table: TableEntry, connection: Connection) -> Iterator[byt
         with cursor.copy(sql.SQL("COPY {} {} TO STDOUT").format(name, columns)) as copy:
             for block in copy:
                 yield bytes(block)
+
+
+def _find_name(table: TableEntry, connection: Connection) -> tuple[str, str]:
+    """Return schema and name in the catalog; of one that is loaded through its root the dump has them without their line breaks."""
+    row = None
+    if table.root:
+        row = connection.execute(
+            "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.relispartition AND pg_catalog.translate(n.nspname, E'\\n\\r', '  ') = %s"
+            " AND pg_catalog.translate(c.relname, E'\\n\\r', '  ') = %s",
+            (table.schema_name, table.name),
+        ).fetchone()
+    return (str(row[0]), str(row[1])) if row is not None else (table.schema_name, table.name)
 
 
 def _make_result(check: Check, status: CheckStatus, summary: str, figures: dict[str, Figure]) -> CheckResult:

@@ -19,6 +19,7 @@ from schedgen_backups.core.restore import parallel_load
 from schedgen_backups.core.restore.database import can_load_in_parallel, prepare_database
 from schedgen_backups.core.restore.load import DatabaseLoad
 from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups.core.verify.files import verify_dump_against_snapshot
 from schedgen_backups_tests.support.artifacts import damage, make_transfer, publish_dump
 from schedgen_backups_tests.support.dumps import ODDITIES, assert_equal, change_digest
 from schedgen_backups_tests.support.recover import SCRIPT
@@ -239,7 +240,7 @@ CREATE VIEW w AS SELECT a[1:"ERROR"] AS x, a[1:"ROW_COUNT"] AS y, a["SQLSTATE":]
 """
 HASHED = """
 CREATE TYPE mood AS ENUM ('sad', 'ok', 'glad', 'bad', 'mad'); CREATE TABLE h (m mood PRIMARY KEY) PARTITION BY HASH (m);
-CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE h1 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE "h\n1" PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 INSERT INTO h SELECT unnest(enum_range(NULL::mood));
 """
 BEGINS = "CREATE TABLE rule (begin int); CREATE TABLE function (begin int); INSERT INTO rule VALUES (1)"
@@ -253,5 +254,6 @@ def test_honest_schemas_that_read_like_something_else_load(dumped: Dumped, scrip
     restore_database(path, dumped.target, make_transfer(), replace_contents=False, stop=Event(), jobs=jobs)
     assert_equal(path, dumped.target)
     if script == HASHED:
+        assert verify_dump_against_snapshot(path).is_passed
         verify_file: Callable[..., object] = runpy.run_path(str(SCRIPT))["verify_file"]
         verify_file(path, {})
