@@ -7,7 +7,12 @@ as a check. Nothing here touches the live system.
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
+from threading import Event, Thread
+
+import psycopg
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
@@ -17,9 +22,11 @@ from schedgen_backups.core.drill.pdf_sample import open_referenced_pdfs
 from schedgen_backups.core.drill.report import DrillReport, DrillSeconds
 from schedgen_backups.core.drill.scratch import Scratch, open_scratch, sweep_scratch
 from schedgen_backups.core.drill.sql_checks import SqlCheck, read_sql_checks, run_sql_checks
-from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.errors import BackupError, DatabaseError, RestoreError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.postgres.connection import connect_database
 from schedgen_backups.core.restore.point import OnProgress, RestoreRequest, prepare_restore
+from schedgen_backups.core.restore.unprivileged_load import LoadRoles
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings, TransferSettings
 from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import make_result
@@ -27,6 +34,11 @@ from schedgen_backups.core.verify.files import make_result
 PIN_TIME_FACTOR = 2
 """A drill may take this many times DRILL_MAX_MINUTES before it is ended; until then its point is not removed."""
 _SECONDS_PER_MINUTE = 60
+_BETWEEN_ENDS_SECONDS = 1.0
+_END_SESSIONS = """
+SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND backend_type = 'client backend'
+"""
 
 
 def find_drill_point(catalog: Catalog, point_id: RecoveryPointId | None) -> RecoveryPointId:
@@ -65,14 +77,56 @@ def drill_point(
         with open_scratch(point, drill, source) as scratch:
             ready = time.monotonic()
             try:
-                report = _look(
-                    catalog, point, transfer, drill, checks, scratch, drilled_by=drilled_by, on_progress=on_progress, began=(began_at, started, ready)
-                )
+                with _ended_after(max_duration - timedelta(seconds=ready - started), scratch.load_roles):
+                    report = _look(
+                        catalog,
+                        point,
+                        transfer,
+                        drill,
+                        checks,
+                        scratch,
+                        drilled_by=drilled_by,
+                        on_progress=on_progress,
+                        began=(began_at, started, ready),
+                    )
             except VerificationError:
                 # The restore says what is wrong and records nothing.
                 verify_point(catalog, point, checked_by=drilled_by)
                 raise
     return report.model_copy(update={"notes": (*swept, *report.notes)})
+
+
+@contextmanager
+def _ended_after(duration: timedelta, roles: LoadRoles) -> Generator[None, None, None]:
+    """End all sessions of the scratch database when the block takes longer; RestoreError then.
+
+    Code of the dump may run for ever, and its server says that it is at work.
+    """
+    done, is_late = Event(), Event()
+
+    def watch() -> None:
+        if done.wait(duration.total_seconds()):
+            return
+        is_late.set()
+        while not done.is_set():
+            with suppress(DatabaseError, psycopg.Error), connect_database(roles.superuser or roles.loader) as connection:
+                connection.execute(_END_SESSIONS)
+            done.wait(_BETWEEN_ENDS_SECONDS)
+
+    watcher = Thread(target=watch, name="drill limit", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except BackupError as error:
+        if not is_late.is_set():
+            raise
+        raise RestoreError(
+            f"the drill was ended after {duration.total_seconds() / _SECONDS_PER_MINUTE:.0f} minutes: {error.message}",
+            hint="Raise DRILL_MAX_MINUTES where the database takes that long; otherwise look for a check, an index or a view that never ends.",
+        ) from error
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _look(

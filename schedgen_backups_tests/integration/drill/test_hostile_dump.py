@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.drill import drill as drill_module
 from schedgen_backups.core.drill.drill import drill_point
+from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.model import Origin, RecoveryPointId
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 from schedgen_backups.core.verify.commit import commit_point
@@ -17,6 +19,34 @@ from schedgen_backups_tests.support.points import put
 from schedgen_backups_tests.support.servers import run
 
 pytestmark = pytest.mark.integration
+
+ENDLESS = """
+CREATE FUNCTION waits(i int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+    IF pg_catalog.current_database() <> 'LIVE' THEN PERFORM pg_catalog.pg_sleep(100000); END IF;
+    RETURN true;
+END $$;
+CREATE TABLE jobs (s3_key text, i int CHECK (public.waits(i)));
+INSERT INTO jobs VALUES ('k1', 1);
+"""
+
+
+def test_code_that_never_ends_does_not_keep_a_drill_from_ending(
+    tmp_path: Path, database: DatabaseSettings, bucket: BucketSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(database, ENDLESS.replace("LIVE", database.database))
+    put(bucket, "k1", b"%PDF-")
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    publish_dump(catalog, database)
+    publish_archive(catalog, bucket)
+    commit_point(catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=make_live(database, bucket))
+    monkeypatch.setattr(drill_module, "PIN_TIME_FACTOR", 0.2)
+    drill = DrillSettings(tmp_path / "drill", max_minutes=1)
+    with pytest.raises(RestoreError, match="the drill was ended after 0 minutes") as refused:
+        drill_point(catalog, None, make_transfer(), drill, source=database, drilled_by="a test")
+    assert "DRILL_MAX_MINUTES" in refused.value.hint
+    assert catalog.get_point(RecoveryPointId(POINT)).state is PointState.VERIFIED
+
 
 SHELL = """
 CREATE FUNCTION ok(i int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
