@@ -6,6 +6,7 @@ What only a superuser may make goes by the narrow path of `unprivileged_load`. S
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from uuid import uuid4
@@ -20,7 +21,8 @@ from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.restore.database import prepare_database
 from schedgen_backups.core.restore.unprivileged_load import LOADED_SETTINGS, UnprivilegedLoad
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
-from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
+from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.support.artifacts import make_transfer, publish_dump
 from schedgen_backups_tests.support.dumps import ZOO, assert_equal, load_script
 from schedgen_backups_tests.support.restores import restore_database
@@ -69,27 +71,57 @@ def zoo(request: pytest.FixtureRequest, servers: dict[int, EmbeddedPostgres]) ->
     server.drop_database(name)
 
 
-@pytest.mark.parametrize("zoo", PLACES, indirect=True, ids=[f"{major} {encoding}" for major, encoding in PLACES])
-def test_everything_is_equal_after_a_load_without_superuser_rights(zoo: DatabaseSettings, tmp_path: Path) -> None:
-    catalog = Catalog(tmp_path / "backups")
+def assert_equal_in_a_drill(database: DatabaseSettings, folder: Path) -> dict[str, int]:
+    """Return the tables of the dump with their rows."""
+    catalog = Catalog(folder / "backups")
     catalog.prepare()
-    path = publish_dump(catalog, zoo)
-    drill = DrillSettings(tmp_path / "drill")
-    with open_dump(path) as dump:
-        tables = {table.qualified_name: table.rows for table in dump.tables}
-        assert tables["own.secret"] == 2
-        assert len(tables) > 35
-        with (
-            open_scratch_folder(drill.directory) as folder,
-            open_scratch_database(folder, dump.record, dump.roles, drill, None) as target,
-        ):
+    path = publish_dump(catalog, database)
+    drill = DrillSettings(folder / "drill")
+    with open_dump(path) as dump, open_scratch_folder(drill.directory) as scratch:
+        with open_scratch_database(scratch, dump.record, dump.roles, drill, None) as target:
             superuser = target.roles.superuser
             assert superuser is not None
             with prepare_database(path, superuser, make_transfer(), values=LOADED_SETTINGS) as prepared:
                 load = UnprivilegedLoad(prepared, target.roles, stop=Event())
                 load.run()
                 results = compare_database(prepared, roles=target.roles, uncompared=load.uncompared)
-    assert [(result.check, result.status, result.summary) for result in results if not result.is_passed] == []
+        assert [(result.check, result.status, result.summary) for result in results if not result.is_passed] == []
+        return {table.qualified_name: table.rows for table in dump.tables}
+
+
+@pytest.mark.parametrize("zoo", PLACES, indirect=True, ids=[f"{major} {encoding}" for major, encoding in PLACES])
+def test_everything_is_equal_after_a_load_without_superuser_rights(zoo: DatabaseSettings, tmp_path: Path) -> None:
+    tables = assert_equal_in_a_drill(zoo, tmp_path)
+    assert tables["own.secret"] == 2
+    assert len(tables) > 35
+
+
+def load_chinook(database: DatabaseSettings, shared_data: Path) -> None:
+    script = (shared_data / "chinook.sql").read_text(encoding="utf-8")
+    run(database, "\n".join(line for line in script.splitlines() if not line.startswith(("\\c", "DROP DATABASE", "CREATE DATABASE"))))
+
+
+@pytest.mark.parametrize("major", [15, 17, 18])
+@pytest.mark.parametrize("name", ["chinook", "demo"])
+def test_real_applications_are_equal_after_a_load_without_superuser_rights(
+    servers: dict[int, EmbeddedPostgres], bucket: BucketSettings, shared_data: Path, tmp_path: Path, name: str, major: int
+) -> None:
+    """Owned by a role without rights, as an application's is."""
+    if major not in servers:
+        pytest.skip(f"no PostgreSQL {major} is installed")
+    server = servers[major]
+    owner = f"{name}_owner"
+    run(server.settings("postgres"), f"CREATE ROLE {owner} LOGIN PASSWORD 'p' NOSUPERUSER")
+    database = server.create_database(f"{name}_{major}")
+    run(database, f"ALTER DATABASE {database.database} OWNER TO {owner}")
+    owned = replace(database, user=owner, password="p")
+    if name == "chinook":
+        load_chinook(owned, shared_data)
+    else:
+        seed_application(owned, bucket, job_count=20)
+    assert_equal_in_a_drill(owned, tmp_path)
+    server.drop_database(database.database)
+    run(server.settings("postgres"), f"DROP ROLE {owner}")
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
