@@ -6,6 +6,7 @@ Add what belongs to taking an archive: retries, what to do with an object that c
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,10 +40,16 @@ _FAILURES_IN_A_ROW = 20
 such as a refusal, do not count: a whole folder may be in cold storage."""
 _NAMED_MISSES = 1000
 _GONE_IN_A_ROW = 1000
-"""After so many listed objects in a row that are not there, the listing is asked whether it still names them."""
+"""After so many listed objects that are not there, the listing is asked whether it still names them."""
+_GONE_LOOKS = 2
+"""An object may be deleted between the listing's answer and its own."""
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9/._-]+")
+"""Of other characters a listing may name others than the object has: in XML without a word for them, or encoded in the server's own way. As a
+prefix such a name finds nothing."""
 
 
-_Outcome = CheckedRun | PackedObject | LargeObject | GoneObject | FailedObject
+_Read = PackedObject | LargeObject | GoneObject | FailedObject
+_Outcome = CheckedRun | _Read
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class _Tally:
     gone: list[MissedObject] = field(default_factory=list[MissedObject])
     failed: list[MissedObject] = field(default_factory=list[MissedObject])
     gone_count: int = 0
+    """Of those that the listing no longer names."""
     failed_count: int = 0
     failures_in_a_row: int = 0
     gone_in_a_row: int = 0
@@ -165,6 +173,8 @@ class _Capture:
         self._stop = threading.Event()
         self._reader = ObjectReader(client, self._stop)
         self._tally = _Tally()
+        self._gone: list[_Wanted] = []
+        """Listed objects that were not there, of which the listing was not yet asked again."""
         self._waiting: deque[_Waiting] = deque()
 
     def run(self, is_wanted: Callable[[str], bool]) -> _Tally:
@@ -185,6 +195,7 @@ class _Capture:
                             waiting_bytes -= self._append_next()
             while self._waiting:
                 self._append_next()
+            self._settle_gone()
         finally:
             self._stop.set()
             self._pool.close()
@@ -208,17 +219,31 @@ class _Capture:
                 self._tally.reused += len(outcome.entries)
                 for _entry in outcome.entries[1:]:
                     left.popleft()
-            elif isinstance(outcome, PackedObject):
-                self._writer.add_packed(outcome)
-                self._count(outcome.entry)
-            elif not isinstance(outcome, LargeObject):
-                self._count(outcome)
-            elif first.found is not None and self._copy_large(first.found):
+            elif isinstance(outcome, LargeObject) and first.found is not None and self._copy_large(first.found):
                 self._tally.reused += 1
+            elif self._append(first, outcome):
+                self._tally.gone_in_a_row = 0
             else:
-                self._count(self._reader.stream_to(self._writer, first.listed, first.name))
+                self._note_gone(first)
         self._on_progress(sum(one.listed.size_bytes for one in waiting.wanted))
         return waiting.size_bytes
+
+    def _append(self, wanted: _Wanted, outcome: _Read) -> bool:
+        """Append the object, or count it as failed; return False when it is gone."""
+        if isinstance(outcome, LargeObject):
+            done = self._reader.stream_to(self._writer, wanted.listed, wanted.name)
+        elif isinstance(outcome, PackedObject):
+            self._writer.add_packed(outcome)
+            done = outcome.entry
+        else:
+            done = outcome
+        if isinstance(done, FailedObject):
+            self._count_failed(done)
+        else:
+            self._tally.failures_in_a_row = 0
+        if isinstance(done, ObjectEntry):
+            self._tally.changed += done.is_changed
+        return not isinstance(done, GoneObject)
 
     def _read(self, group: Sequence[_Wanted]) -> list[_Outcome]:
         found = [one.found for one in group if one.found is not None]
@@ -231,7 +256,7 @@ class _Capture:
             count += len(checked.entries) if checked is not None else 1
         return outcomes
 
-    def _read_small(self, wanted: _Wanted) -> _Outcome:
+    def _read_small(self, wanted: _Wanted) -> _Read:
         outcome = self._reader.read_packed(wanted.listed, wanted.name)
         if isinstance(outcome, PackedObject):
             self._pool.note_answer(outcome.entry.size_bytes)
@@ -244,30 +269,25 @@ class _Capture:
             return False
         return True
 
-    def _count(self, outcome: ObjectEntry | GoneObject | FailedObject) -> None:
+    def _count_failed(self, failed: FailedObject) -> None:
         tally = self._tally
-        if isinstance(outcome, FailedObject):
-            tally.failed_count += 1
-            tally.failures_in_a_row = 0 if isinstance(outcome.error, ObjectError) else tally.failures_in_a_row + 1
-            if len(tally.failed) < _NAMED_MISSES:
-                tally.failed.append(MissedObject(key=outcome.key, reason=outcome.error.message))
-            if tally.failures_in_a_row >= _FAILURES_IN_A_ROW:
-                raise BucketUnreachableError(
-                    f"{tally.failures_in_a_row} objects in a row could not be read, the last one: {outcome.error.message}",
-                    hint=outcome.error.hint or "Look at the S3 server's log; run the backup again.",
-                )
-            return
-        tally.failures_in_a_row = 0
-        if isinstance(outcome, GoneObject):
-            tally.gone_count += 1
-            tally.gone_in_a_row += 1
-            if len(tally.gone) < _NAMED_MISSES:
-                tally.gone.append(MissedObject(key=outcome.key, reason="deleted after it was listed"))
-            if tally.gone_in_a_row % _GONE_IN_A_ROW == 0:
-                self._check_gone(outcome.key)
-            return
-        tally.gone_in_a_row = 0
-        tally.changed += outcome.is_changed
+        tally.failed_count += 1
+        tally.failures_in_a_row = 0 if isinstance(failed.error, ObjectError) else tally.failures_in_a_row + 1
+        if len(tally.failed) < _NAMED_MISSES:
+            tally.failed.append(MissedObject(key=failed.key, reason=failed.error.message))
+        if tally.failures_in_a_row >= _FAILURES_IN_A_ROW:
+            raise BucketUnreachableError(
+                f"{tally.failures_in_a_row} objects in a row could not be read, the last one: {failed.error.message}",
+                hint=failed.error.hint or "Look at the S3 server's log; run the backup again.",
+            )
+
+    def _note_gone(self, wanted: _Wanted) -> None:
+        self._gone.append(wanted)
+        self._tally.gone_in_a_row += 1
+        if self._tally.gone_in_a_row % _GONE_IN_A_ROW == 0:
+            self._check_gone(wanted.listed.key)
+        if len(self._gone) >= _GONE_IN_A_ROW:
+            self._settle_gone()
 
     def _check_gone(self, key: str) -> None:
         """Raise BucketError when the bucket's listing names objects that nobody can read: one that makes up keys never ends."""
@@ -276,3 +296,35 @@ class _Capture:
                 f"the listing of the bucket names {self._tally.gone_in_a_row} objects in a row that are not there, and still names {key!r}",
                 hint=LISTING_HINT,
             )
+
+    def _settle_gone(self) -> None:
+        """Count what the listing no longer names as deleted, and read what it still names once more: the one or the other answer was wrong."""
+        for _look in range(_GONE_LOOKS):
+            if not self._gone:
+                return
+            named = self._find_named([one.listed.key for one in self._gone])
+            for one in self._gone:
+                if one.listed.key not in named:
+                    self._count_deleted(one.listed.key)
+            still_named = [one for one in self._gone if one.listed.key in named]
+            self._gone = [one for one in still_named if not self._append(one, self._read_small(one))]
+        for one in self._gone:
+            message = f"object {one.listed.key!r} is not there, and the listing names it again"
+            self._count_failed(FailedObject(one.listed.key, ObjectError(message, hint=LISTING_HINT)))
+        self._gone = []
+
+    def _count_deleted(self, key: str) -> None:
+        self._tally.gone_count += 1
+        if len(self._tally.gone) < _NAMED_MISSES:
+            self._tally.gone.append(MissedObject(key=key, reason="deleted after it was listed"))
+
+    def _find_named(self, keys: Sequence[str]) -> set[str]:
+        """Return those keys that the listing names now, and those of which it does not tell."""
+        named = {key for key in keys if _PLAIN_KEY.fullmatch(key) and self._is_named(key)}
+        if others := {key for key in keys if not _PLAIN_KEY.fullmatch(key)}:
+            named |= {listed.key for listed in self._client.list_objects() if listed.key in others}
+        return named
+
+    def _is_named(self, key: str) -> bool:
+        # A line without the prefix is the answer of a server that does not know prefixes.
+        return any(listed.key == key or not listed.key.startswith(key) for listed in self._client.list_objects(key))

@@ -48,8 +48,9 @@ PARALLEL_PARTS = 3
 _MOST_PARTS = 10_000
 """S3's limit for one upload (S3 user guide, multipart upload limits)."""
 CONNECT_TIMEOUT_SECONDS = 10
-_PAGE_COUNT = 1000
-"""S3's limit for one page of a listing (S3 API reference, ListObjectsV2)."""
+_WHOLE_LISTING = {"delimiter": "", "max-keys": "1000", "encoding-type": "url"}
+"""S3's limit for one page, and keys as in a URL: XML cannot name all of them, and servers write another character for those that it cannot
+(S3 API reference, ListObjectsV2)."""
 _MOST_EMPTY_PAGES = 10
 """In a row. S3 may give pages with fewer objects than were asked for; many without any are a server that does not advance."""
 _MOST_PAGES = 1_000_000
@@ -164,11 +165,11 @@ class BucketClient:
 
         BucketError (permanent) when the answers are not a listing, or do not advance.
         """
-        yield from self._list({"list-type": "2", "prefix": prefix, "delimiter": "", "max-keys": str(_PAGE_COUNT)})
+        yield from self._list({"list-type": "2", "prefix": prefix, **_WHOLE_LISTING})
 
     def list_versions(self) -> Iterator[ListedObject]:
         """Yields every version of every object, and every delete marker; errors as of `list_objects`."""
-        yield from self._list({"versions": "", "prefix": "", "delimiter": "", "max-keys": str(_PAGE_COUNT)})
+        yield from self._list({"versions": "", "prefix": "", **_WHOLE_LISTING})
 
     def _list(self, query: dict[str, str]) -> Iterator[ListedObject]:
         asked: set[tuple[str, ...]] = set()

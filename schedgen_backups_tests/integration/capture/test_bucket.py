@@ -134,6 +134,38 @@ def test_objects_with_odd_keys_come_back_and_tar_reads_them(
     assert list_contents(second_bucket) == expected
 
 
+CONTROL_KEYS = ("a\x01b", "a\x1fb", "a\ufffeb", "a\uffffb")
+"""What XML has no word for."""
+URL_KEYS = (
+    *("a\x7fb", "line\nbreak", "return\rx", "tab\tx"),
+    *("a b", " lead", "trail ", "a  b", "a+b", "a%b", "a%2Bb", "a%20b", "a%252Fb", "100%", "%", "+", "a+%2B b", "é+ü ß", "e\u0301 x", "😀 %F0"),
+)
+"""What reads as something else where an encoding is undone twice or not at all."""
+
+
+def assert_key_is_archived(bucket: BucketSettings, catalog: Catalog, key: str) -> None:
+    put(bucket, "plain.pdf", b"beside")
+    put(bucket, key, b"body")
+    try:
+        path = publish_archive(catalog, bucket)
+    finally:
+        # By itself: a list of keys to remove is XML, too.
+        client_of(bucket).remove_object(bucket.bucket, key)
+    assert_whole(path)
+    record, _entries, contents = read_archive(path)
+    assert (contents, record.deleted_count) == ({key: b"body", "plain.pdf": b"beside"}, 0)
+
+
+@pytest.mark.parametrize("key", CONTROL_KEYS, ids=ascii)
+def test_a_key_that_xml_cannot_name_is_archived(bucket: BucketSettings, catalog: Catalog, key: str) -> None:
+    assert_key_is_archived(bucket, catalog, key)
+
+
+@pytest.mark.parametrize("key", URL_KEYS, ids=ascii)
+def test_a_key_that_a_url_writes_otherwise_is_archived(bucket: BucketSettings, catalog: Catalog, key: str) -> None:
+    assert_key_is_archived(bucket, catalog, key)
+
+
 def test_an_object_that_is_beside_a_folder_of_its_name_is_kept(bucket: BucketSettings, catalog: Catalog) -> None:
     """MinIO refuses such a pair, SeaweedFS and S3 have it."""
     put(bucket, "a/b", b"below")

@@ -428,6 +428,57 @@ def test_an_object_that_is_deleted_during_the_backup_is_counted(catalog: Catalog
     assert verify_every_object(path).figures["deleted"] == 1
 
 
+def test_an_object_that_the_listing_names_again_is_not_taken_for_deleted(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.fail_next(None, status=404, matching=r"/7\.pdf", method="GET")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    assert_named_as_failed(path, "7.pdf")
+    record = read_archive(path)[0]
+    assert record.deleted_count == 0
+    assert "the listing names it again" in record.failed[0].reason
+
+
+def test_an_object_that_is_there_again_is_archived(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    """The first is in memory, the second is streamed."""
+    large = make_noise(IN_MEMORY_BYTES + 2_000_000)
+    put(bucket, "large.bin", large)
+    # By the fast way and by the SDK.
+    proxy.fail_next(2, status=404, matching=r"/7\.pdf", method="GET")
+    proxy.fail_next(1, status=404, matching="large", method="GET")
+    record = assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": large})
+    assert (record.listed_count, record.object_count, record.deleted_count, record.changed_count) == (13, 13, 0, 0)
+
+
+def test_an_object_that_is_deleted_when_it_is_looked_up_again_is_counted_as_deleted(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
+    client = client_of(bucket)
+    proxy.fail_next(2, status=404, matching=r"/7\.pdf", method="GET")
+    proxy.on_request(lambda _request: client.remove_object(bucket.bucket, "7.pdf"), matching=r"/7\.pdf", method="GET", count=1)
+    record = assert_complete(publish_archive(catalog, proxy.settings(bucket)), {key: data for key, data in BODIES.items() if key != "7.pdf"})
+    assert [missed.key for missed in record.deleted] == ["7.pdf"]
+
+
+@pytest.mark.parametrize("key", ["a\ufffdb", "a%01b", "a+b", "a b", "\u00fc.pdf"], ids=ascii)
+def test_an_object_that_the_listing_names_otherwise_than_it_is_called_is_not_taken_for_deleted(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, key: str
+) -> None:
+    """No server gives objects by such a name, asked for it as a prefix neither."""
+    proxy.answer(make_page([*BODIES, key]), count=None, matching=r"list-type=2&max-keys=1000&prefix=$")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    assert_named_as_failed(path, key)
+
+
+def test_more_deleted_objects_than_are_looked_up_at_a_time_are_all_counted(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schedgen_backups.core.capture.bucket._GONE_IN_A_ROW", 2)
+    gone = [f"gone/{number}.pdf" for number in range(5)]
+    proxy.answer(make_page([*BODIES, *gone]), matching="list-type")
+    record = assert_complete(publish_archive(catalog, proxy.settings(bucket)))
+    assert [missed.key for missed in record.deleted] == gone
+    assert record.deleted_count == 5
+
+
 def test_an_object_that_is_replaced_during_the_backup_is_archived_as_it_is_then(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
