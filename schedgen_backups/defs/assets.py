@@ -120,6 +120,7 @@ def minio_archive(context: dg.AssetExecutionContext, backup: dg.ResourceParam[Ba
             "objects_deleted_meanwhile": record.deleted_count,
             "objects_failed": record.failed_count,
             "objects_unproven": record.unproven_count,
+            "objects_with_unread_tags": record.unread_tags_count,
             "listed_at": dg.MetadataValue.timestamp(record.listed_at),
             "sha256": captured.sha256,
         }

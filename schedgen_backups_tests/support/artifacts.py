@@ -189,6 +189,7 @@ def make_record(writer: ArchiveFileWriter, point_id: str = POINT) -> ArchiveReco
         deleted_count=0,
         failed_count=0,
         unproven_count=writer.unproven_count,
+        unread_tags_count=writer.unread_tags_count,
     )
 
 

@@ -214,6 +214,9 @@ _NO_CHUNKS = "refuses an upload without a length, which no part of this project 
 _PLAIN_LISTING = "lists keys without an encoding, in which XML cannot name it: the object is named as failed"
 DIFFERENCES = {
     ("s3proxy", "test_headers_that_cannot_be_read_are_unknown_values"): _NO_TAGS,
+    ("s3proxy", "test_tags_that_a_busy_server_gives_in_the_end_are_known"): _NO_TAGS,
+    ("s3proxy", "test_after_a_restore_objects_whose_tags_were_never_read_are_not_known_to_be_equal"): _NO_TAGS,
+    ("s3proxy", "test_an_unchanged_object_whose_tags_could_not_be_read_is_asked_for_them_again"): _NO_TAGS,
     ("s3proxy", "test_metadata_tags_and_headers_come_back"): _NO_TAGS,
     ("s3proxy", "test_plain_objects_are_what_the_sdk_says_they_are"): _NO_TAGS,
     ("s3proxy", "test_a_versioned_bucket_is_captured_as_it_is_now_with_version_ids"): _NO_VERSIONS,

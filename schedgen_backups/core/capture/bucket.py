@@ -60,6 +60,11 @@ class _Wanted:
     name: str
     found: PreviousObject | None
 
+    @property
+    def has_tags(self) -> bool:
+        """Whether an older archive has it with its tags."""
+        return self.found is not None and not self.found.entry.tags_note
+
 
 @dataclass(frozen=True)
 class _Waiting:
@@ -144,6 +149,7 @@ def capture_bucket(
                     failed_count=tally.failed_count,
                     failed=tuple(tally.failed),
                     unproven_count=writer.unproven_count,
+                    unread_tags_count=writer.unread_tags_count,
                     is_versioned=client.is_versioned(),
                     reused_count=tally.reused,
                 )
@@ -187,7 +193,7 @@ class _Capture:
                     batch = [(listed, self._choose_name(listed.key)) for listed in listed_batch]
                     self._tally.listed += len(batch)
                     wanted = [_Wanted(listed, name, found) for (listed, name), found in zip(batch, self._previous.find(batch), strict=True)]
-                    for count in split_into_runs([one.found for one in wanted]):
+                    for count in split_into_runs([one.found if one.has_tags else None for one in wanted]):
                         group, wanted = wanted[:count], wanted[count:]
                         self._waiting.append(_Waiting(group, self._pool.submit(self._read, group)))
                         waiting_bytes += self._waiting[-1].size_bytes
@@ -219,7 +225,7 @@ class _Capture:
                 self._tally.reused += len(outcome.entries)
                 for _entry in outcome.entries[1:]:
                     left.popleft()
-            elif isinstance(outcome, LargeObject) and first.found is not None and self._copy_large(first.found):
+            elif isinstance(outcome, LargeObject) and first.found is not None and self._may_copy(first) and self._copy_large(first.found):
                 self._tally.reused += 1
             elif self._append(first, outcome):
                 self._tally.gone_in_a_row = 0
@@ -247,7 +253,7 @@ class _Capture:
 
     def _read(self, group: Sequence[_Wanted]) -> list[_Outcome]:
         found = [one.found for one in group if one.found is not None]
-        if not found or group[0].listed.size_bytes > IN_MEMORY_BYTES:
+        if not found or group[0].listed.size_bytes > IN_MEMORY_BYTES or not self._may_copy(group[0]):
             return [self._read_small(group[0])]
         outcomes: list[_Outcome] = []
         count = 0
@@ -255,6 +261,10 @@ class _Capture:
             outcomes.append(checked or self._read_small(group[count]))
             count += len(checked.entries) if checked is not None else 1
         return outcomes
+
+    def _may_copy(self, wanted: _Wanted) -> bool:
+        """Return False when an older archive lacks the object's tags, and they can be read now: they stand in its header, too."""
+        return wanted.has_tags or not self._reader.can_read_tags(wanted.listed.key)
 
     def _read_small(self, wanted: _Wanted) -> _Read:
         outcome = self._reader.read_packed(wanted.listed, wanted.name)

@@ -30,6 +30,8 @@ PARALLEL_RANGES = 4
 """Of a large object so many ranges are read at a time: so many, and one more, are in memory."""
 _ATTEMPTS = 4
 _STALLS = 2
+_TAG_FAILURES_IN_A_ROW = 20
+"""After so many objects in a row whose tags the server failed to give, it is not asked for tags any more: each may have cost the whole limit."""
 _FIRST_PAUSE_SECONDS = 0.5
 _OTHER_BYTES_HINT = "Look for a proxy or a failing disk on the S3 server's side."
 _Result = TypeVar("_Result")
@@ -61,6 +63,8 @@ class ObjectReader:
     def __init__(self, client: BucketClient, stop: threading.Event) -> None:
         self._client = client
         self._stop = stop
+        self._tag_failures = 0
+        """In a row, on all threads: some more or fewer do not matter."""
 
     def read_packed(self, listed: ListedObject, name: str) -> PackedObject | LargeObject | GoneObject | FailedObject:
         """The object as members, when it is small enough."""
@@ -181,6 +185,7 @@ class ObjectReader:
                 break
 
     def _make_entry(self, head: ObjectHead, expected: _Expected, name: str, *, sha256: str) -> ObjectEntry:
+        tags, tags_note = ({}, "") if head.tag_count == 0 else self._read_tags(head.key)
         return ObjectEntry(
             key=head.key,
             size_bytes=head.size_bytes,
@@ -193,20 +198,39 @@ class ObjectReader:
             content_type=head.content_type,
             headers=head.headers,
             metadata=head.metadata,
-            tags=self._read_tags(head),
+            tags=tags,
+            tags_note=tags_note,
             member_name=name,
             is_changed=expected.is_changed,
             offset=0,
             length=0,
         )
 
-    def _read_tags(self, head: ObjectHead) -> dict[str, str]:
-        if head.tag_count == 0:
-            return {}
-        try:
-            return self._client.read_tags(head.key)
-        except ObjectGoneError:  # deleted just now; its bytes we have
-            return {}
+    def can_read_tags(self, key: str) -> bool:
+        """Return whether the server gives the object's tags."""
+        return not self._read_tags(key)[1]
+
+    def _read_tags(self, key: str) -> tuple[dict[str, str], str]:
+        """Return the object's tags, or none and why they are unknown: its bytes are worth more than they are."""
+        if self._tag_failures >= _TAG_FAILURES_IN_A_ROW:
+            return {}, f"not asked for: {self._tag_failures} times in a row the server failed to give tags"
+        note = ""
+        for attempt in range(_ATTEMPTS):
+            if attempt and self._stop.wait(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1)):
+                break
+            try:
+                tags = self._client.read_tags(key)
+            except BucketUnreachableError as error:
+                note = error.message
+                if isinstance(error, BucketStalledError):
+                    break
+            except BucketError as error:  # about this object, or the rights of the keys
+                return {}, error.message
+            else:
+                self._tag_failures = 0
+                return tags, ""
+        self._tag_failures += 1
+        return {}, note
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ class ArchiveFileWriter:
         self.object_count = 0
         self.size_bytes = 0
         self.unproven_count = 0
+        self.unread_tags_count = 0
 
     def add_packed(self, packed: PackedObject) -> None:
         """Appends an object that was packed by `pack_object`."""
@@ -202,6 +203,7 @@ class ArchiveFileWriter:
         self.object_count += 1
         self.size_bytes += placed.size_bytes
         self.unproven_count += bool(placed.unproven)
+        self.unread_tags_count += bool(placed.tags_note)
 
     def _sync_journal(self) -> None:
         if self._is_journal:

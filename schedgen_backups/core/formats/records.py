@@ -214,6 +214,8 @@ class ObjectEntry(FrozenModel):
     metadata: dict[str, str] = Field(default_factory=dict)
     """User metadata, names without `x-amz-meta-`."""
     tags: dict[str, str] = Field(default_factory=dict)
+    tags_note: str = ""
+    """Why the tags could not be read; nothing is known of them then."""
     read_at: AwareDatetime | None = None
     """When the bytes were last read from the bucket, by the S3 server's clock; earlier than the archive where it was copied from an older one."""
     member_name: str
@@ -257,6 +259,8 @@ class ArchiveRecord(FrozenModel):
     failed: tuple[MissedObject, ...] = ()
     unproven_count: int
     """Archived objects whose bytes could not be compared with a checksum; their entries give the reasons."""
+    unread_tags_count: int = 0
+    """Archived objects of whose tags nothing is known; their entries give the reasons. 0 in files of before such objects were archived."""
     is_versioned: bool | None = None
     """Whether the bucket keeps versions; None where the server does not tell."""
     reused_count: int = 0

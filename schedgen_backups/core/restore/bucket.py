@@ -231,7 +231,10 @@ def for_each_entry(prepared: PreparedBucket, work: Callable[[ObjectEntry], _Done
 
 
 def find_difference(client: BucketClient, entry: ObjectEntry) -> str:
-    """Return what is different about the object in the bucket, in a word (`missing`, `size` …), or an empty text. Errors of the bucket are raised."""
+    """Return what is different about the object in the bucket, in a word (`missing`, `size` …), or an empty text. Errors of the bucket are raised.
+
+    Tags are compared where the entry has them.
+    """
     digest = hashlib.sha256()
     try:
         with client.open_object(entry.key) as opened:
@@ -240,7 +243,8 @@ def find_difference(client: BucketClient, entry: ObjectEntry) -> str:
                 return "size"
             for block in opened.read_blocks():
                 digest.update(block)
-        tags = client.read_tags(entry.key) if head.tag_count != 0 or entry.tags else {}
+        is_asked = not entry.tags_note and (head.tag_count != 0 or entry.tags)
+        tags = client.read_tags(entry.key) if is_asked else {}
     except ObjectGoneError:
         return "missing"
     pairs = {

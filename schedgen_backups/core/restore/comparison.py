@@ -149,7 +149,8 @@ def compare_bucket(prepared: PreparedBucket, *, on_progress: Callable[[int], obj
     Every object is read back from the bucket. Errors of the bucket are raised; `on_progress` gets each object's size.
     """
     differences: dict[str, str] = {}
-    count = size_bytes = 0
+    count = size_bytes = unread_tags_count = 0
+    tags_note = ""
 
     def compare(entry: ObjectEntry) -> tuple[ObjectEntry, str]:
         return entry, find_difference(prepared.client, entry)
@@ -160,18 +161,29 @@ def compare_bucket(prepared: PreparedBucket, *, on_progress: Callable[[int], obj
         size_bytes += entry.size_bytes
         if difference:
             differences[entry.key] = difference
+        if entry.tags_note:
+            unread_tags_count += 1
+            tags_note = tags_note or entry.tags_note
     listed = sum(1 for _listed in prepared.client.list_objects())
-    return judge_bucket(count, size_bytes, differences, listed_count=listed)
+    return judge_bucket(count, size_bytes, differences, listed_count=listed, unread_tags_count=unread_tags_count, tags_note=tags_note)
 
 
-def judge_bucket(count: int, size_bytes: int, differences: dict[str, str], *, listed_count: int) -> tuple[CheckResult, CheckResult]:
-    """Return `bucket_is_restored` and `bucket_is_equal` for so many captured objects; `differences` has what differs, in a word, by key."""
+def judge_bucket(
+    count: int, size_bytes: int, differences: dict[str, str], *, listed_count: int, unread_tags_count: int = 0, tags_note: str = ""
+) -> tuple[CheckResult, CheckResult]:
+    """Return `bucket_is_restored` and `bucket_is_equal` for so many captured objects; `differences` has what differs, in a word, by key.
+
+    Of `unread_tags_count` objects the tags were never read, of the first one because of `tags_note`.
+    """
     figures: dict[str, Figure] = {"objects": count, "size_bytes": size_bytes, "other_objects": max(0, listed_count - count)}
     absent = [f"{key} ({difference})" for key, difference in differences.items() if difference in _ABSENT]
     differing = [f"{key} ({difference})" for key, difference in differences.items()]
     restored = _judge_objects(
         Check.BUCKET_IS_RESTORED, absent, f"{count} objects with {size_bytes} bytes are there", "are missing or of another size", figures
     )
+    if unread_tags_count and not differing:
+        summary = f"{count} objects are equal but for tags: those of {unread_tags_count} could not be read when they were captured: {tags_note}"
+        return restored, _make_result(Check.BUCKET_IS_EQUAL, CheckStatus.UNKNOWN, summary, figures)
     equal = _judge_objects(
         Check.BUCKET_IS_EQUAL, differing, f"{count} objects are equal in bytes, content type, metadata and tags", "differ", figures
     )

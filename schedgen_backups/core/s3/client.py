@@ -7,7 +7,7 @@ Here lives how S3 is asked and how its refusals become our errors. Which objects
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -18,7 +18,7 @@ import urllib3
 from minio import Minio
 from minio.commonconfig import Tags
 from minio.error import InvalidResponseError, S3Error, ServerError
-from minio.helpers import ObjectWriteResult
+from minio.helpers import ObjectWriteResult, check_object_name
 
 from schedgen_backups.core.concurrency.limits import RateLimit
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
@@ -254,14 +254,18 @@ class BucketClient:
         return read_stored_checksum(found, is_multipart="-" in etag)
 
     def read_tags(self, key: str) -> dict[str, str]:
-        """The object's tags; none where the server knows no tags."""
+        """The object's tags; none where the server knows no tags. ObjectRefusedError when they are none that S3 has."""
         with self.translate_errors(key):
+            check_object_name(key)
             try:
-                return dict(self._client.get_object_tags(self._bucket, key) or {})
+                # The SDK holds them to the rules for buckets, which take more tags: no upload could set these.
+                return dict(_make_tags(self._client.get_object_tags(self._bucket, key) or {}))
             except S3Error as error:
                 if error.code in _UNSUPPORTED_CODES:
                     return {}
                 raise
+            except ValueError as error:
+                raise ObjectRefusedError(f"the tags of object {key!r} cannot be read: {error}", hint="Set them anew.") from error
 
     def put_object(self, entry: ObjectEntry, body: BinaryIO) -> StoredObject:
         """Write the object with its content type, headers, metadata and tags.
@@ -271,9 +275,11 @@ class BucketClient:
         # With the prefix, or the SDK takes metadata named `cache-control` for the header.
         metadata = {f"{METADATA_PREFIX}{name}": value for name, value in entry.metadata.items()}
         headers: dict[str, str | list[str] | tuple[str]] = {**entry.headers, **metadata}
-        tags = Tags.new_object_tags()
-        for name, value in entry.tags.items():
-            tags[name] = value
+        try:
+            tags = _make_tags(entry.tags)
+        except ValueError as error:
+            hint = "Restore it as a file (restore-objects … --to FOLDER), and upload it without these tags."
+            raise ObjectRefusedError(f"the minio SDK refuses the tags of object {entry.key!r}: {error}", hint=hint) from error
         is_small = entry.size_bytes <= IN_MEMORY_BYTES
 
         def put(tags: Tags | None) -> ObjectWriteResult:
@@ -332,6 +338,14 @@ class BucketClient:
         except ValueError as error:  # the SDK's word for names it will not send
             hint = "Copy the object to a key without '.' and '..' parts; the application's rows that refer to it must follow."
             raise ObjectRefusedError(f"the minio SDK refuses the key {key!r}: {error}", hint=hint) from error
+
+
+def _make_tags(wanted: Mapping[str, str]) -> Tags:
+    """Return tags of an object; ValueError when S3 has no such."""
+    tags = Tags.new_object_tags()
+    for name, value in wanted.items():
+        tags[name] = value
+    return tags
 
 
 def new_md5() -> Digest:

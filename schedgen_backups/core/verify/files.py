@@ -104,7 +104,7 @@ def verify_archive_file(
     def read() -> tuple[str, dict[str, Figure]]:
         with file.read_as(ArchiveFile) as archive:
             _check_name(file.path, archive.record)
-            count = size_bytes = unproven_count = 0
+            count = size_bytes = unproven_count = unread_tags_count = 0
             position = 0
             index = ArchiveFile(file.open_reader())
             for entry in index.read_entries():
@@ -115,6 +115,7 @@ def verify_archive_file(
                 position += entry.length
                 count += 1
                 unproven_count += bool(entry.unproven)
+                unread_tags_count += bool(entry.tags_note)
             if position != archive.footer.index_offset:
                 raise VerificationError("something lies between the objects and the index")
             record = archive.record
@@ -122,6 +123,8 @@ def verify_archive_file(
                 raise VerificationError(
                     f"the index names {count} objects with {size_bytes} bytes, {unproven_count} of them unproven, the record says otherwise"
                 )
+            if unread_tags_count != record.unread_tags_count:
+                raise VerificationError(f"the index names {unread_tags_count} objects whose tags could not be read, the record says otherwise")
             digest.finish(partial(_read_range, file, position, archive.footer.footer_offset))
             return f"{count} objects with {size_bytes} bytes, each as captured", {"objects": count, "size_bytes": size_bytes}
 
@@ -145,10 +148,13 @@ def verify_every_object(path: Path) -> CheckResult:
                 "deleted": record.deleted_count,
                 "reused": record.reused_count,
                 "unproven": record.unproven_count,
+                "unread_tags": record.unread_tags_count,
             }
             summary = f"{record.object_count} of {record.listed_count} listed objects, {record.deleted_count} deleted meanwhile"
             if record.unproven_count:
                 summary += f"; {record.unproven_count} could not be compared with a checksum of the server"
+            if record.unread_tags_count:
+                summary += f"; the tags of {record.unread_tags_count} could not be read"
             return summary, figures
 
     return _verify_check(Check.EVERY_OBJECT_IS_ARCHIVED, read)

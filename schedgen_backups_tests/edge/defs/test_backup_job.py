@@ -110,7 +110,7 @@ def test_the_archive_shows_its_figures(site: Site, instance: dg.DagsterInstance,
     assert metadata["file_bytes"] == dg.MetadataValue.int(path.stat().st_size)
     assert metadata["objects"] == dg.MetadataValue.int(seeded.objects)
     assert metadata["object_bytes"] == dg.MetadataValue.int(seeded.object_bytes)
-    for name in ("objects_reused", "objects_changed_meanwhile", "objects_deleted_meanwhile", "objects_failed"):
+    for name in ("objects_reused", "objects_changed_meanwhile", "objects_deleted_meanwhile", "objects_failed", "objects_with_unread_tags"):
         assert metadata[name] == dg.MetadataValue.int(0)
     assert isinstance(metadata["seconds"], dg.FloatMetadataValue)
     assert isinstance(metadata["megabytes_per_second"], dg.FloatMetadataValue)

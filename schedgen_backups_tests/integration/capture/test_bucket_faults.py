@@ -29,8 +29,9 @@ from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.verify.files import verify_archive, verify_every_object
-from schedgen_backups_tests.support.artifacts import list_files, make_noise, publish_archive, spoken_by, write_archive
+from schedgen_backups_tests.support.artifacts import list_files, make_noise, make_transfer, publish_archive, spoken_by, write_archive
 from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy, Headers
+from schedgen_backups_tests.support.restores import compare_bucket, restore_bucket
 from schedgen_backups_tests.support.servers import client_of
 
 pytestmark = pytest.mark.integration
@@ -595,3 +596,120 @@ def test_a_server_that_is_down_is_unreachable(catalog: Catalog, bucket: BucketSe
 def test_an_endpoint_that_is_none_is_a_wrong_setting(catalog: Catalog, bucket: BucketSettings, endpoint: str) -> None:
     error = assert_refused(catalog, replace(bucket, endpoint=endpoint), BucketError)
     assert "MINIO_ENDPOINT" in error.message
+
+
+def set_tag(bucket: BucketSettings, key: str) -> None:
+    tags = Tags.new_object_tags()
+    tags["owner"] = "me"
+    client_of(bucket).set_object_tags(bucket.bucket, key, tags)
+
+
+def say_tagged(proxy: FaultyS3Proxy, matching: str = r"/7\.pdf$") -> None:
+    """The server says of these objects that they have a tag."""
+    proxy.edit_headers(with_headers(("x-amz-tagging-count", "1")), matching=matching)
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    with open_archive(path) as archive:
+        return {entry.key: entry.tags_note for entry in archive.read_entries() if entry.tags_note}
+
+
+def assert_tags_unknown(path: Path, key: str = "7.pdf") -> str:
+    """The archive holds every object, and says that nothing is known of this one's tags; return why."""
+    assert assert_complete(path).unread_tags_count == 1
+    result = verify_every_object(path)
+    assert "the tags of 1 could not be read" in result.summary
+    assert result.figures["unread_tags"] == 1
+    notes = read_notes(path)
+    assert list(notes) == [key]
+    assert "Copy the object" not in notes[key]
+    assert "refuses the key" not in notes[key]
+    return notes[key]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(403, "AccessDenied"), (404, "NoSuchKey"), (400, "InvalidArgument"), (500, "InternalError"), (503, "SlowDown"), (400, "ExpiredToken")],
+)
+def test_an_object_whose_tags_are_refused_keeps_its_bytes(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int, code: str
+) -> None:
+    say_tagged(proxy)
+    proxy.fail_next(None, status=status, code=code, matching=r"\?tagging")
+    assert assert_tags_unknown(publish_archive(catalog, proxy.settings(bucket)))
+
+
+def test_tags_that_a_busy_server_gives_in_the_end_are_known(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    set_tag(bucket, "7.pdf")
+    proxy.answer(b"<html>busy", count=2, matching=r"\?tagging")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    assert assert_complete(path).unread_tags_count == 0
+    with open_archive(path) as archive:
+        assert {entry.key: entry.tags for entry in archive.read_entries() if entry.tags} == {"7.pdf": {"owner": "me"}}
+
+
+def test_a_server_that_knows_no_tags_leaves_none_unknown(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.edit_headers(with_headers(("x-amz-tagging-count", "some")), matching=r"/7\.pdf$")
+    proxy.fail_next(None, status=501, code="NotImplemented", matching=r"\?tagging")
+    assert assert_complete(publish_archive(catalog, proxy.settings(bucket))).unread_tags_count == 0
+
+
+def make_tagging(*tags: str) -> bytes:
+    return f"<Tagging><TagSet>{''.join(f'<Tag>{tag}</Tag>' for tag in tags)}</TagSet></Tagging>".encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"<html></html>",
+        ERROR_PAGE,
+        make_tagging("<Key></Key><Value>v</Value>"),
+        make_tagging("<Key>a</Key>"),
+        make_tagging("<Key>a&lt;&amp;</Key><Value>b!*</Value>"),
+        make_tagging(*(f"<Key>k{number}</Key><Value>v</Value>" for number in range(12))),
+    ],
+    ids=["nothing", "no XML", "another page", "error page", "no key", "no value", "odd key", "too many"],
+)
+def test_an_object_whose_tags_cannot_be_read_keeps_its_bytes(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, body: bytes) -> None:
+    say_tagged(proxy)
+    proxy.answer(body, count=None, matching=r"\?tagging")
+    assert assert_tags_unknown(publish_archive(catalog, proxy.settings(bucket)))
+
+
+def test_a_server_that_gives_no_tags_is_not_asked_for_each_objects(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    keys = [f"tagged/{number:02}" for number in range(40)]
+    for key in keys:
+        put(bucket, key, b"x")
+    say_tagged(proxy, r"tagged/\d\d$")
+    proxy.answer(b"<html>", count=None, matching=r"\?tagging")
+    path = publish_archive(catalog, proxy.settings(bucket), download_threads=1)
+    assert assert_complete(path, BODIES | dict.fromkeys(keys, b"x")).unread_tags_count == 40
+    assert "not asked for: 20 times in a row" in read_notes(path)[keys[-1]]
+    assert len(proxy.requests(matching=r"\?tagging")) == 80
+
+
+def test_a_large_object_whose_tags_are_refused_keeps_its_bytes(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    large = make_noise(IN_MEMORY_BYTES + 2_000_000)
+    put(bucket, "large.bin", large)
+    say_tagged(proxy, "large")
+    proxy.fail_next(None, status=403, matching=r"\?tagging")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    assert assert_complete(path, {**BODIES, "large.bin": large}).unread_tags_count == 1
+    assert list(read_notes(path)) == ["large.bin"]
+
+
+def test_after_a_restore_objects_whose_tags_were_never_read_are_not_known_to_be_equal(
+    catalog: Catalog, bucket: BucketSettings, second_bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
+    set_tag(bucket, "7.pdf")
+    proxy.fail_next(None, status=403, matching=r"\?tagging")
+    path = publish_archive(catalog, proxy.settings(bucket))
+    restore_bucket(path, second_bucket, make_transfer(), overwrite=False, stop=threading.Event())
+    # Tags that somebody set there are no difference.
+    set_tag(second_bucket, "7.pdf")
+    restored, equal = compare_bucket(path, second_bucket, make_transfer())
+    assert (restored.status, equal.status) == (CheckStatus.PASSED, CheckStatus.UNKNOWN)
+    assert "those of 1 could not be read" in equal.summary
+    assert "AccessDenied" in equal.summary

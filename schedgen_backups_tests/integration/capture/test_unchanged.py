@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from minio.commonconfig import Tags
 
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
@@ -129,6 +130,30 @@ def test_a_damaged_older_archive_costs_time_and_nothing_else(
     since = len(proxy.requests(method="GET"))
     assert_holds(publish_archive(catalog, proxy.settings(bucket), THIRD), bodies)
     assert list_asked(proxy, bucket, since) == {"uploads/017.pdf", "large.bin"}
+
+
+def test_an_unchanged_object_whose_tags_could_not_be_read_is_asked_for_them_again(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, bodies: dict[str, bytes]
+) -> None:
+    """Its bytes come again only when there are tags, which its header holds, too."""
+    tags = Tags.new_object_tags()
+    tags["owner"] = "me"
+    tagged = {"uploads/007.pdf", "large.bin"}
+    for key in tagged:
+        client_of(bucket).set_object_tags(bucket.bucket, key, tags)
+    proxy.fail_next(None, status=403, matching=r"\?tagging")
+    assert assert_holds(publish_archive(catalog, proxy.settings(bucket)), bodies).unread_tags_count == 2
+    since = len(proxy.requests())
+    record = assert_holds(publish_archive(catalog, proxy.settings(bucket), SECOND), bodies)
+    assert (record.unread_tags_count, record.reused_count) == (2, len(bodies))
+    assert len(proxy.requests(matching=r"\?tagging")) == 4
+    assert [request.path for request in proxy.requests()[since:] if "pdf" in request.path and "tagging" not in request.path] == []
+    proxy.heal()
+    path = publish_archive(catalog, proxy.settings(bucket), THIRD)
+    record = assert_holds(path, bodies)
+    assert (record.unread_tags_count, record.reused_count) == (0, len(bodies) - 2)
+    with open_archive(path) as archive:
+        assert {entry.key: entry.tags for entry in archive.read_entries() if entry.tags} == {key: {"owner": "me"} for key in tagged}
 
 
 def test_a_killed_capture_is_taken_over(

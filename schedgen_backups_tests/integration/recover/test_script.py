@@ -139,6 +139,17 @@ def test_objects_in_a_folder_have_their_bytes_and_stay_inside(recovery: Recovery
     assert out.stat().st_mode & 0o777 == 0o700
 
 
+def test_objects_whose_tags_were_never_read_are_restored_and_said_to_be_unknown(backup: Backup, recovery: Recovery, tmp_path: Path) -> None:
+    directory = tmp_path / "made"
+    directory.mkdir()
+    entries = [(make_entry("a", b"1"), b"1"), (make_entry("b", b"2", tags_note="refused"), b"2")]
+    write_archive(directory / f"minio_schedgen-pdfs_{POINT}.tar.gz", entries)
+    done = recovery.run("objects", POINT, *recovery.to_bucket, directory=directory)
+    assert done.returncode == 0, done.stderr
+    assert "unknown   the tags of 1 of these objects" in done.stdout
+    assert {listed.object_name for listed in client_of(backup.bucket).list_objects(backup.bucket.bucket)} == {"a", "b"}
+
+
 def test_an_archive_that_names_a_path_outside_is_refused(recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "made"
     directory.mkdir()

@@ -14,6 +14,7 @@ from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.restore.bucket import find_difference
 from schedgen_backups.core.s3.client import BucketClient
+from schedgen_backups.core.s3.refusals import ObjectRefusedError
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.verify.files import verify_archive, verify_every_object
 from schedgen_backups_tests.support.artifacts import make_entry, make_noise, publish_archive
@@ -70,6 +71,15 @@ def test_every_version_and_delete_marker_is_listed_where_there_are_versions(buck
         assert list(reader.list_objects()) == []
     assert sorted(listed.size_bytes for listed in versions) == [0, 3, 4]
     assert len({listed.version_id for listed in versions}) == 3
+
+
+def test_tags_that_no_object_can_have_are_refused_by_name(bucket: BucketSettings) -> None:
+    entry = make_entry("a.pdf", b"body", tags={f"k{number}": "v" for number in range(12)})
+    with BucketClient(bucket, threads=1, stall_timeout_seconds=30) as client:
+        with pytest.raises(ObjectRefusedError, match=r"refuses the tags of object 'a\.pdf'") as caught:
+            client.put_object(entry, io.BytesIO(b"body"))
+        assert "restore-objects" in caught.value.hint
+        assert client.find_head("a.pdf") is None
 
 
 def test_tags_come_back_or_are_reported_as_different(bucket: BucketSettings) -> None:

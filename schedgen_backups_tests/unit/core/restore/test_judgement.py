@@ -92,6 +92,13 @@ def test_objects_are_restored_when_they_are_there_and_equal_when_nothing_differs
     assert all(f"{key} ({what})" in found[1].summary for key, what in differences.items())
 
 
+@pytest.mark.parametrize(("differences", "status"), [({}, CheckStatus.UNKNOWN), ({"a": "bytes"}, CheckStatus.FAILED)])
+def test_objects_whose_tags_were_never_read_are_not_known_to_be_equal(differences: dict[str, str], status: CheckStatus) -> None:
+    restored, equal = judge_bucket(2, 20, differences, listed_count=2, unread_tags_count=1, tags_note="the server refuses access")
+    assert (restored.status, equal.status) == (CheckStatus.PASSED, status)
+    assert differences or "those of 1 could not be read when they were captured: the server refuses access" in equal.summary
+
+
 @given(st.lists(st.binary(max_size=9).filter(lambda row: b"\n" not in row), max_size=20), st.randoms(), st.data())
 def test_rows_add_up_to_the_same_in_any_order_and_in_any_pieces(rows: list[bytes], random: object, data: st.DataObject) -> None:
     shuffled = list(rows)

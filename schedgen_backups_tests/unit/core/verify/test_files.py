@@ -15,10 +15,10 @@ from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, TableText, ge
 
 
 def write_archive(path: Path, **more: int) -> None:
-    """Write an archive of two objects, one of them unproven, whose record counts so many more than there are."""
+    """Write an archive of two objects, one of them unproven and with unknown tags, whose record counts so many more than there are."""
     with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer:
         writer.add_packed(pack_object(make_entry("a", b"1"), b"1"))
-        writer.add_packed(pack_object(make_entry("b", b"22", unproven="no checksum"), b"22"))
+        writer.add_packed(pack_object(make_entry("b", b"22", unproven="no checksum", tags_note="refused"), b"22"))
         record = make_record(writer)
         writer.finish(record.model_copy(update={name: getattr(record, name) + count for name, count in more.items()}))
 
@@ -32,13 +32,14 @@ def test_an_archive_that_holds_what_its_record_says_is_readable(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("count", [-1, 1])
-@pytest.mark.parametrize("name", ["object_count", "size_bytes", "unproven_count"])
+@pytest.mark.parametrize("name", ["object_count", "size_bytes", "unproven_count", "unread_tags_count"])
 def test_an_archive_that_holds_something_else_than_its_record_says_fails(tmp_path: Path, name: str, count: int) -> None:
     """Its bytes are as they were written: only the count is wrong."""
     write_archive(tmp_path / ARCHIVE_NAME, **{name: count})
     results = verify_archive(tmp_path / ARCHIVE_NAME)
     assert get_status(results, Check.ARCHIVE_IS_READABLE) is CheckStatus.FAILED
-    assert "2 objects with 3 bytes, 1 of them unproven, the record says otherwise" in get_summary(results, Check.ARCHIVE_IS_READABLE)
+    said = "1 objects whose tags" if name == "unread_tags_count" else "2 objects with 3 bytes, 1 of them unproven, the record says otherwise"
+    assert said in get_summary(results, Check.ARCHIVE_IS_READABLE)
     assert get_status(results, Check.ARCHIVE_IS_STORED) is CheckStatus.PASSED
 
 
@@ -63,7 +64,7 @@ def test_figures_of_an_archive_are_those_of_its_record(tmp_path: Path) -> None:
     write_archive(path)
     stored, readable = verify_archive(path)
     assert (stored.figures, readable.figures) == ({"file_bytes": path.stat().st_size}, {"objects": 2, "size_bytes": 3})
-    assert verify_every_object(path).figures == {"objects": 2, "changed": 0, "deleted": 0, "reused": 0, "unproven": 1}
+    assert verify_every_object(path).figures == {"objects": 2, "changed": 0, "deleted": 0, "reused": 0, "unproven": 1, "unread_tags": 1}
 
 
 @pytest.mark.parametrize("name", ["20261121_020000", "another"])
