@@ -21,6 +21,7 @@ from slack_sdk.models.blocks import Block, ContextBlock, HeaderBlock, MarkdownTe
 
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify import exchange
+from schedgen_backups.core.notify.acceptance import is_refusal
 from schedgen_backups.core.notify.alert import TEXT_LIMIT, Alert, Severity, shorten
 from schedgen_backups.core.notify.exchange import Answer, post, run_exchange
 from schedgen_backups.core.notify.redaction import hidden_addresses
@@ -118,7 +119,7 @@ class JsonChannel:
             return Delivery(self.name, is_accepted=False, answer=_describe(error))
         is_success = _OK <= response.status < _MULTIPLE_CHOICES
         answer = f"{response.status} {response.reason}".strip()
-        if is_success and _says_no(response.body):
+        if is_success and is_refusal(response):
             return Delivery(self.name, is_accepted=False, answer=f"{answer}, {shorten(_redact(response.body, self.url), 200)}")
         return Delivery(self.name, is_accepted=is_success, answer=answer)
 
@@ -282,18 +283,6 @@ def _redact(text: str, address: str, password: str = "") -> str:
 
 def _post_json(url: str, payload: Mapping[str, object]) -> Answer:
     return post(url, json.dumps(payload).encode(), {"Content-Type": "application/json"})
-
-
-def _says_no(body: str) -> bool:
-    """Whether the answer is a JSON object that reports an error, as many services do with a status of 200."""
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        return False
-    if not isinstance(answer, dict):
-        return False
-    fields = cast("dict[str, object]", answer)
-    return any(fields.get(name) is False for name in ("ok", "success")) or any(fields.get(name) for name in ("error", "errors"))
 
 
 def _describe(error: BaseException) -> str:

@@ -6,6 +6,7 @@ Every request of `channels` and `heartbeat` passes through here. What the answer
 from __future__ import annotations
 
 import contextvars
+import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class Answer:
     status: int
     reason: str
     body: str
-    """The first 64 KiB of it."""
+    """The first 64 KiB of it, without a mark of its encoding."""
+    content_type: str
 
 
 class _Call(Generic[_Made]):
@@ -88,7 +90,8 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
             response = pool.request("POST", url, body=body, headers=headers, redirect=False, preload_content=False)
             data = response.read(_ANSWER_LIMIT_BYTES, decode_content=True)
             response.close()
-        return Answer(response.status, response.reason or "", data.decode("utf-8", "replace"))
+        content_type = response.headers.get("Content-Type", "")
+        return Answer(response.status, response.reason or "", data.decode(json.detect_encoding(data), "replace"), content_type)
 
     with hidden_addresses():
         return run_exchange(exchange)

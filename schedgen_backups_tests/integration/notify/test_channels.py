@@ -197,6 +197,17 @@ def test_a_json_endpoint_that_reports_an_error_refuses(server: RecordingServer, 
     assert delivery == Delivery(f"webhook at {LOOPBACK}", is_accepted=False, answer=f"200 OK, {body}")
 
 
+@pytest.mark.parametrize("kind", ["text/html", "Text/HTML; charset=utf-8", "application/json"])
+def test_a_login_page_is_no_acceptance(server: RecordingServer, kind: str) -> None:
+    server.default = Answer(200, "<!doctype html><form>Log in</form>", {"Content-Type": kind})
+    assert not make_channel(server.url("/hook")).send(make_alert()).is_accepted
+
+
+def test_a_refusal_behind_a_byte_order_mark_is_read(server: RecordingServer) -> None:
+    server.default = Answer(200, '\ufeff{"ok": false}', {"Content-Type": "application/json"})
+    assert not make_channel(server.url("/hook")).send(make_alert()).is_accepted
+
+
 @pytest.mark.parametrize("body", ["", "thanks", "[]", '{"ok": true, "error": null}', '{"errors": []}', "{"])
 def test_a_json_endpoint_may_answer_anything_else(server: RecordingServer, body: str) -> None:
     server.default = Answer(200, body)

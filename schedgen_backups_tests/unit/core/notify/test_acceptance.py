@@ -1,0 +1,112 @@
+"""What a body says of an alert that a service answered with a status of 2xx."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from schedgen_backups.core.notify.acceptance import is_refusal
+from schedgen_backups.core.notify.exchange import Answer
+
+REFUSALS: tuple[object, ...] = (
+    {"ok": False},
+    {"ok": 0},
+    {"ok": "false"},
+    {"ok": None},
+    {"OK": "No"},
+    {"success": ""},
+    {"Success": "0"},
+    {"error": "x"},
+    {"Error": "x"},
+    {"errors": ["x"]},
+    {"error_message": "x"},
+    {"errorCode": 7},
+    {"errcode": 40014, "errmsg": "invalid token"},
+    {"error": {"message": "x"}},
+    {"status": "error", "message": "no such hook"},
+    {"Status": "FAILED"},
+    {"result": "failed"},
+    {"result": "failure"},
+    {"status": "fail"},
+    {"status": "denied"},
+    {"status": "unauthorized"},
+    {"status": False},
+    {"status": 404},
+    {"code": 404},
+    {"code": "404"},
+    {"code": 404.0},
+    {"code": "invalid_auth"},
+    {"statusCode": 500},
+    {"status_code": "401"},
+    {"StatusCode": 1, "msg": "invalid"},
+    {"ok": True, "error": "x"},
+    {"data": {"ok": False}},
+    {"result": {"status": "error"}},
+    [{"error": "x"}],
+    [[{"ok": False}]],
+    False,
+    "error",
+)
+ACCEPTANCES: tuple[object, ...] = (
+    {"ok": True},
+    {"ok": 1, "error": None},
+    {"ok": "true", "errors": []},
+    {"success": "yes", "error": "", "errorCode": 0},
+    {"errcode": 0, "errmsg": "ok"},
+    {"code": 0, "error": "none"},
+    {"StatusCode": 0, "StatusMessage": "success"},
+    {"status": "ok"},
+    {"status": "success", "failed": 0},
+    {"status": 200, "code": "200", "statusCode": 204},
+    {"status": "accepted", "errorCount": 0},
+    {"result": {"id": 7, "status": "queued"}},
+    {"message": "the error is stored"},
+    {"text": "status: error"},
+    {},
+    [],
+    [{"ok": True}, {"ok": False}],
+    True,
+    None,
+    7,
+    "ok",
+)
+
+
+def make_answer(body: str, content_type: str = "application/json") -> Answer:
+    return Answer(200, "OK", body, content_type)
+
+
+@pytest.mark.parametrize("said", REFUSALS, ids=json.dumps)
+def test_a_refusal_is_understood_however_it_is_spelled(said: object) -> None:
+    assert is_refusal(make_answer(json.dumps(said)))
+    assert is_refusal(make_answer(f"\n {json.dumps(said)}\n", "text/html"))
+
+
+@pytest.mark.parametrize("said", ACCEPTANCES, ids=json.dumps)
+def test_json_that_is_not_about_a_failure_is_an_acceptance(said: object) -> None:
+    assert not is_refusal(make_answer(json.dumps(said)))
+    assert not is_refusal(make_answer(json.dumps(said), "text/html; charset=utf-8"))
+
+
+@pytest.mark.parametrize(
+    "body", ["<html>", " \n<!DOCTYPE html><p>x", "<?xml version='1.0'?><error/>", "invalid_token", "Error: no hook", "Not Found"]
+)
+def test_a_page_or_a_refusal_in_words_is_no_acceptance(body: str) -> None:
+    assert is_refusal(make_answer(body, "text/plain"))
+
+
+@pytest.mark.parametrize(("body", "is_refused"), [("Please log in", True), ("ok", False), ("OK\n", False), ("", False), (" ", False)])
+def test_of_a_page_only_a_plain_yes_is_an_acceptance(body: str, is_refused: bool) -> None:  # noqa: FBT001
+    assert is_refusal(make_answer(body, "Text/HTML; charset=utf-8")) is is_refused
+
+
+@pytest.mark.parametrize("body", ["", "ok", "thanks", "{", "accepted", "notified", "1"])
+def test_another_text_is_an_acceptance(body: str) -> None:
+    assert not is_refusal(make_answer(body, "text/plain"))
+
+
+def test_json_in_many_layers_is_read_to_a_limit() -> None:
+    assert not is_refusal(make_answer('{"data":' * 500 + '{"ok": false}' + "}" * 500))
+    assert not is_refusal(make_answer("[" * 300 + "]" * 300))
+    assert is_refusal(make_answer("[" * 60_000))
