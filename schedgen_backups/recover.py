@@ -25,6 +25,7 @@ import re
 import secrets
 import shutil
 import ssl
+import stat
 import struct
 import subprocess
 import sys
@@ -283,11 +284,23 @@ def pick(kind: Callable[..., Made], text: str | bytes, *, within: str = "") -> M
 
 
 def open_file(path: Path) -> BinaryIO:
-    """The file, open for reading; exit 3 when it cannot be opened."""
+    """The file, open for reading; exit 3 when it cannot be opened, or is none: a FIFO may be waited for without an end."""
     try:
-        return path.open("rb")
+        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
     except OSError as error:
         raise damaged(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise damaged(f"{path} is not a regular file")
+    return file
+
+
+def measure_file(path: Path) -> int | None:
+    """How long the file is; None when it is not there (any more)."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def read_file(file: BinaryIO, size: int) -> bytes:
@@ -702,13 +715,14 @@ class Point:
         if not self.is_committed:
             return {}
         try:
-            manifest = json.loads(self.manifest_path.read_bytes())
+            with open_file(self.manifest_path) as file:
+                manifest = json.loads(file.read())
             named = {entry["file_name"]: (entry["size_bytes"], entry["sha256"]) for entry in manifest["artifacts"]}
             references = manifest["references"]
             if not named or not all(isinstance(digest, str) for _size, digest in named.values()):
                 raise ValueError
             return {"files": named, "missing": references.get("missing_sha256", ""), "verdicts": references.get("verdict_counts", {})}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (RecoverError, OSError, ValueError, KeyError, TypeError, AttributeError):
             hint = "The other files describe themselves: `verify FILE`. Move the manifest away to use them without it, and name the id."
             raise RecoverError(EXIT_FILES, f"{self.manifest_path.name} is damaged", hint) from None
 
@@ -724,7 +738,7 @@ class Point:
             named = self.read_manifest().get("files", {})
         except RecoverError:
             return "MANIFEST DAMAGED"
-        sizes = {path.name: path.stat().st_size for path in self.files.values()}
+        sizes = {path.name: measure_file(path) for path in self.files.values()}
         if any(sizes.get(name) != size for name, (size, _digest) in named.items()):
             return "FILE MISSING OR CUT"
         return "committed" if named else "not committed"
@@ -786,7 +800,7 @@ def check_stored(path: Path, named: dict[str, tuple[int, str]]) -> None:
             remaining = max(0, remaining - len(block))
     if content.hexdigest() != footer.content_sha256:
         raise damaged("its bytes are not those that were written")
-    if named and named.get(path.name) != (path.stat().st_size, whole.hexdigest()):
+    if named and named.get(path.name) != (measure_file(path), whole.hexdigest()):
         raise damaged("it is not the file that the manifest names: one of the two was exchanged or altered")
 
 
@@ -1373,7 +1387,7 @@ def command_list(options: argparse.Namespace) -> None:
     for point in find_points(options.directory):
         taken_at = datetime.strptime(point.point_id, "%Y%m%d_%H%M%S").replace(tzinfo=timezone.utc)
         hours = (now - taken_at).total_seconds() / 3600
-        sizes = ", ".join(f"{path.name} {path.stat().st_size} bytes" for path in point.files.values())
+        sizes = ", ".join(f"{path.name} {measure_file(path)} bytes" for path in point.files.values())
         say(f"{point.point_id}  {f'{hours:.1f} h' if hours < 48 else f'{hours / 24:.0f} days':>8} old  {point.describe():<10}  {sizes or 'no files'}")  # noqa: PLR2004
 
 

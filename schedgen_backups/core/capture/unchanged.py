@@ -23,6 +23,7 @@ from schedgen_backups.core.formats.records import ObjectEntry, make_format_error
 from schedgen_backups.core.formats.tar_member import check_members, digest_name
 from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.core.system.files import open_descriptor
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class PreviousObjects:
         return -_CLOCK_ERROR < age < self._limit * (0.5 + share)
 
     def _open(self, path: Path) -> PreviousFile:
-        file = PreviousFile(path)
+        file = PreviousFile(path, opener=open_descriptor)
         self._files.append(file)
         return file
 

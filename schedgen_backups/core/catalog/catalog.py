@@ -10,6 +10,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,7 +37,7 @@ from schedgen_backups.core.model import (
     RecoveryPointId,
     Site,
 )
-from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, sync_path, write_atomically
+from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, open_regular, read_small_file, sync_path, write_atomically
 from schedgen_backups.core.system.lock import DirectoryLock, FileLock
 
 STAGING_NAME = ".staging"
@@ -165,8 +166,9 @@ class Catalog:
                 path.unlink()
         for path in self.directory.glob(f".*{TEMPORARY_SUFFIX}"):
             # A writer without the lock may be at work on it this moment.
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
+                    path.unlink()
         return tuple(path.name for path in left)
 
     def manifest_path(self, point_id: RecoveryPointId) -> Path:
@@ -279,8 +281,7 @@ class Catalog:
 
     def read_description(self, name: str, kind: type[_Model]) -> _Model | None:
         """The value that a small file of this name holds, or None when there is none; VerificationError when it is damaged."""
-        path = self.directory / name
-        return _read_model(path, kind) if path.exists() else None
+        return _read_model(self.directory / name, kind)
 
     def remove_file(self, path: Path) -> None:
         """This one file of the directory is gone, on disk; StorageError when it cannot be removed. Only with the lock held."""
@@ -379,8 +380,12 @@ class Catalog:
         found: list[FoundArtifact] = []
         for path in sorted(self.directory.glob("*.gz")):
             name = ArtifactName.from_file_name(path.name)
-            if name is not None and path.is_file():
+            if name is None:
+                continue
+            with suppress(FileNotFoundError):  # prune removed it just now, or it is a link to nothing
                 status = path.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    continue
                 found.append(FoundArtifact(name, path, status.st_size, status.st_mtime_ns))
         return found
 
@@ -406,7 +411,7 @@ def _as_json(value: FrozenModel) -> bytes:
 def is_ours(artifact: FoundArtifact) -> bool:
     """Whether the file describes itself as ours do; the shell script's do not. A file that cannot be read is not known to be ours."""
     try:
-        with artifact.path.open("rb") as file:
+        with open_regular(artifact.path) as file:
             read_footer(file)
     except (OSError, VerificationError):
         return False
@@ -421,11 +426,13 @@ def _require_id(point_id: RecoveryPointId, found: str, path: Path) -> None:
         )
 
 
-def _read_model(path: Path, kind: type[_Model]) -> _Model:
+def _read_model(path: Path, kind: type[_Model]) -> _Model | None:
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(read_small_file(path))
+    except FileNotFoundError:
+        return None
     except (OSError, ValidationError) as error:
         raise VerificationError(
-            f"{path.name} cannot be read: {error if isinstance(error, OSError) else 'it is damaged'}",
+            f"{path.name} cannot be read: {error.strerror if isinstance(error, OSError) else 'it is damaged'}",
             hint="The artifacts describe themselves: `schedgen-backups verify ID` reads them again, `schedgen-backups restore ID` restores them.",
         ) from error

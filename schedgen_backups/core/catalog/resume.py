@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.core.system.files import open_regular, read_small_file
 
 JOURNAL_NAME = "entries.jsonl"
 _SOURCE_NAME = "source.json"
@@ -39,14 +41,18 @@ def write_source(folder: Path, settings: BucketSettings, file_name: str) -> None
 def find_resumable(staging: Path) -> tuple[Path, ...]:
     """Folders below `staging`, at most a week old, that hold an archive and its journal; the newest first."""
     limit = time.time() - _KEPT_SECONDS
-    found = (path.parent for path in staging.glob(f"*/{JOURNAL_NAME}") if not path.parent.is_symlink() and path.lstat().st_mtime > limit)
+    found: list[Path] = []
+    for path in staging.glob(f"*/{JOURNAL_NAME}"):
+        with suppress(FileNotFoundError):  # its capture ended just now
+            if not path.parent.is_symlink() and path.lstat().st_mtime > limit:
+                found.append(path.parent)
     return tuple(sorted(found, reverse=True))
 
 
 def find_archive(folder: Path, settings: BucketSettings) -> Path | None:
     """The unfinished archive in this folder, or None when it is of another bucket or the folder does not tell."""
     try:
-        source = _Source.model_validate_json((folder / _SOURCE_NAME).read_bytes())
+        source = _Source.model_validate_json(read_small_file(folder / _SOURCE_NAME))
     except (OSError, ValidationError):  # killed before it was written: nothing to take over
         return None
     is_same = (source.endpoint, source.bucket) == (settings.endpoint, settings.bucket)
@@ -55,7 +61,7 @@ def find_archive(folder: Path, settings: BucketSettings) -> Path | None:
 
 def read_journal(folder: Path) -> Iterator[ObjectEntry]:
     """Yields the objects that the unfinished archive holds, up to the first line that is not whole. OSError when the disk fails."""
-    with (folder / JOURNAL_NAME).open("rb") as file:
+    with open_regular(folder / JOURNAL_NAME) as file:
         for line in file:
             try:
                 yield ObjectEntry.model_validate_json(line)

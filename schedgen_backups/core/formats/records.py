@@ -16,6 +16,7 @@ from typing_extensions import Buffer
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, ReferenceState
+from schedgen_backups.core.system.files import open_regular
 
 _Opened = TypeVar("_Opened")
 
@@ -36,7 +37,7 @@ class ArtifactFile:
         with self._lock:
             if self._file is None:
                 try:
-                    self._file = self.path.open("rb")
+                    self._file = open_regular(self.path)
                 except OSError as error:
                     message = f"{self.path} cannot be read: {error.strerror}"
                     raise VerificationError(message, hint="Is the file where the manifest says it is?") from error
@@ -45,10 +46,14 @@ class ArtifactFile:
     @property
     def modified_ns(self) -> int | None:
         """When the file was last modified, in nanoseconds since 1970; None when it is missing."""
-        try:
-            return self.path.stat().st_mtime_ns
-        except OSError:
-            return None
+        status = self._find_status()
+        return status.st_mtime_ns if status is not None else None
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The file's length; None when it is missing."""
+        status = self._find_status()
+        return status.st_size if status is not None else None
 
     @contextmanager
     def read_as(self, kind: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
@@ -64,6 +69,12 @@ class ArtifactFile:
         except VerificationError as error:
             is_named = error.message.startswith((f"{self.path.name}: ", f"{self.path} "))
             raise error if is_named else VerificationError(f"{self.path.name}: {error.message}", hint=error.hint) from error
+
+    def _find_status(self) -> os.stat_result | None:
+        try:
+            return self.path.stat()
+        except OSError:
+            return None
 
     def __enter__(self) -> ArtifactFile:
         return self

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, ValidationError
 
 from schedgen_backups.core.model import FrozenModel
-from schedgen_backups.core.system.files import write_atomically
+from schedgen_backups.core.system.files import read_small_file, write_atomically
 from schedgen_backups.core.system.lock import LOCK_NAME, FileLock
 
 REMINDERS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
@@ -99,7 +99,7 @@ class IncidentStore:
     def read(self) -> IncidentState:
         """The open incidents; none when the file is missing or damaged, so that a damaged file can only make an alert too many."""
         try:
-            return IncidentState.model_validate_json(self._path.read_bytes())
+            return IncidentState.model_validate_json(read_small_file(self._path))
         except (FileNotFoundError, ValidationError):
             return IncidentState()
 

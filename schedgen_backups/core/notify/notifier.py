@@ -25,7 +25,7 @@ from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.channels import Channel, Delivery
 from schedgen_backups.core.notify.incidents import FOLDER_NAME, Incident, IncidentKey, IncidentState, IncidentStore
-from schedgen_backups.core.system.files import write_atomically
+from schedgen_backups.core.system.files import read_small_file, write_atomically
 
 _SPOOL_NAME = "spool"
 _SPOOL_AGE = timedelta(days=7)
@@ -136,7 +136,7 @@ class Notifier:
 
     def _is_left(self, path: Path) -> bool:
         try:
-            spooled = _Spooled.model_validate_json(path.read_bytes())
+            spooled = _Spooled.model_validate_json(read_small_file(path))
             channel = next((channel for channel in self._channels if channel.fingerprint == spooled.fingerprint), None)
             is_over = datetime.now(timezone.utc) - spooled.alert.raised_at > _SPOOL_AGE
             is_done = is_over or (channel is not None and self._ask(channel, spooled.alert).is_accepted)

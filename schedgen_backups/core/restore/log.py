@@ -16,8 +16,9 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, ValidationError
 
-from schedgen_backups.core.errors import BackupError
+from schedgen_backups.core.errors import BackupError, StorageError
 from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.system.files import open_descriptor, read_small_file
 
 RESTORE_LOG_NAME = "restore-log.jsonl"
 
@@ -78,12 +79,15 @@ def logged_restore(directory: Path, *, point_id: str, subject: str, target: str,
 
 
 def read_restore_log(directory: Path) -> tuple[RestoreLogEntry, ...]:
-    """Every entry, oldest first; a line that was cut short by a crash is passed over."""
+    """Every entry, oldest first; a line that was cut short by a crash is passed over. StorageError when the log cannot be read."""
     try:
-        lines = (directory / RESTORE_LOG_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+        text = read_small_file(directory / RESTORE_LOG_NAME).decode("utf-8", "replace")
     except FileNotFoundError:
         return ()
-    return tuple(entry for line in lines if (entry := _parse(line)) is not None)
+    except OSError as error:
+        message = f"{RESTORE_LOG_NAME} in {directory} cannot be read: {error.strerror}"
+        raise StorageError(message, hint="Move it away, if it is not the log of restores.") from error
+    return tuple(entry for line in text.splitlines() if (entry := _parse(line)) is not None)
 
 
 def find_last_success(directory: Path) -> datetime | None:
@@ -101,7 +105,7 @@ def _parse(line: str) -> RestoreLogEntry | None:
 
 def _append(directory: Path, entry: RestoreLogEntry) -> None:
     # One write in append mode: lines of two processes do not mix.
-    descriptor = os.open(directory / RESTORE_LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = open_descriptor(directory / RESTORE_LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         os.write(descriptor, entry.model_dump_json().encode() + b"\n")
         os.fsync(descriptor)

@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from schedgen_backups.core.errors import LockHeldError, StorageError
+from schedgen_backups.core.system.files import read_small_file
 
 LOCK_NAME = ".lock"
 
@@ -110,7 +111,7 @@ class DirectoryLock:
 
     def _read_holder(self) -> str:
         with suppress(OSError):
-            return self._lock.path.read_bytes()[:1000].decode("utf-8", "replace").strip() or "another process"
+            return read_small_file(self._lock.path)[:1000].decode("utf-8", "replace").strip() or "another process"
         return "another process"
 
 

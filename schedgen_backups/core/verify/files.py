@@ -212,7 +212,7 @@ def _verify_file(
         check=stored_check,
         status=CheckStatus.FAILED if problem else CheckStatus.PASSED,
         summary=problem or f"{path.name} is as it was written",
-        figures={"file_bytes": path.stat().st_size} if path.exists() else {},
+        figures={"file_bytes": size_bytes} if (size_bytes := file.size_bytes) is not None else {},
         checked_at=_now(),
         artifacts=artifacts,
         file_modified_ns=modified_ns,
