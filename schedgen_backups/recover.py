@@ -41,7 +41,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 EXIT_DATABASE, EXIT_BUCKET, EXIT_FILES, EXIT_USAGE, EXIT_CANCELLED = 1, 2, 3, 4, 130
 OLDEST_PYTHON = (3, 9)
@@ -56,6 +56,11 @@ THREADS = 4
 ATTEMPTS = 5
 RESERVED = ".schedgen-backups"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+LAST_PORT = 65535
+ENDPOINT = re.compile(
+    r"(?:(?P<scheme>https?)://)?(?P<host>\[[0-9A-F:.]+(?:%[A-Z0-9._-]+)?\]|[A-Z0-9_-]+(?:\.[A-Z0-9_-]+)*)(?::(?P<port>[0-9]{1,5}))?/?",
+    re.IGNORECASE | re.ASCII,
+)
 KEPT_HEADERS = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires")
 FILE_NAME = re.compile(r"(?P<kind>db|minio)_(?P<source>.+)_(?P<id>[0-9]{8}_[0-9]{6})\.(?:sql|tar)\.gz")
 IDENTIFIER = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
@@ -1156,17 +1161,16 @@ class Bucket:
     """One bucket of one S3 server, spoken to with signed plain requests (AWS Signature Version 4). For use from several threads."""
 
     def __init__(self, endpoint: str, name: str, region: str, *, is_insecure: bool) -> None:
-        parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
-        try:
-            self._host, port = parts.hostname or "", parts.port
-        except ValueError:
-            self._host, port = "", None
-        is_local = self._host in LOOPBACK
-        if not self._host or parts.scheme not in {"", "http", "https"} or parts.path.strip("/") or parts.username:
+        found = ENDPOINT.fullmatch(endpoint)
+        port = int(found["port"]) if found and found["port"] else None
+        if not found or (port is not None and not 1 <= port <= LAST_PORT):
             raise RecoverError(EXIT_USAGE, "--s3 is no address of a server", "Use https://host:port, or host:port.")
-        if parts.scheme == "http" and not is_local and not is_insecure:
+        scheme = (found["scheme"] or "").lower()
+        self._host = found["host"].strip("[]").lower()
+        is_local = self._host in LOOPBACK
+        if scheme == "http" and not is_local and not is_insecure:
             raise RecoverError(EXIT_USAGE, f"{endpoint} would send everything unencrypted", "Use https, or add --insecure if that network is yours.")
-        self._is_secure = parts.scheme == "https" or (not parts.scheme and not is_local and not is_insecure)
+        self._is_secure = scheme == "https" or (not scheme and not is_local and not is_insecure)
         self._port = port or (443 if self._is_secure else 80)
         shown = f"[{self._host}]" if ":" in self._host else self._host
         self._netloc = f"{shown}:{port}" if port and port != (443 if self._is_secure else 80) else shown

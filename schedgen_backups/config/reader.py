@@ -64,6 +64,8 @@ class Reader:
         """Return a whole number from `lowest` to `highest`; a problem and the default when it is not one."""
 
         def parse(value: str) -> int:
+            if not (value.isascii() and value.isdecimal()):  # int() takes digits of other scripts, too
+                raise ValueError(value)
             number = int(value)
             if not lowest <= number <= highest:
                 raise ValueError(value)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv6Address
-from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -15,6 +15,12 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 """libpq's words, the weakest first (PostgreSQL manual, section 34.19)."""
 _DEFAULT_PORT = 5432
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_LAST_PORT = 65535
+_LABEL = "(?![-_])[A-Za-z0-9_-]{1,63}(?<![-_])"
+_ENDPOINT = re.compile(rf"(?P<host>\[(?P<address>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]|{_LABEL}(?:\.{_LABEL})*)(?::(?P<port>[0-9]{{1,5}}))?")
+"""A host as the minio SDK takes it. What other software reads as another host, such as one with a backslash, is not in it."""
+_BUCKET_NAME = re.compile("[A-Za-z0-9._:-]+")
 
 
 def read_database(reader: Reader, *, password_name: str = "POSTGRES_PASSWORD") -> DatabaseSettings:  # noqa: S107 - a variable's name
@@ -47,9 +53,11 @@ def parse_database_url(url: str, password: str, reader: Reader) -> DatabaseSetti
     """Return the database that `postgresql://user@host:port/name` means, with this password unless the URL has one. ValueError says what is wrong."""
     try:
         parts = conninfo_to_dict(url)
-        port = int(parts.get("port") or _DEFAULT_PORT)
+        port = str(parts.get("port") or _DEFAULT_PORT)
     except (psycopg.ProgrammingError, ValueError):
         raise ValueError("is no URL that PostgreSQL understands") from None
+    if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= _LAST_PORT:
+        raise ValueError(f"names a port that is not from 1 to {_LAST_PORT}")
     if "://" not in url:
         raise ValueError("is no URL that PostgreSQL understands")
     if not parts.get("dbname") or not parts.get("user"):
@@ -58,7 +66,7 @@ def parse_database_url(url: str, password: str, reader: Reader) -> DatabaseSetti
         raise ValueError(f"names an sslmode that is none of {', '.join(SSL_MODES)}")
     return DatabaseSettings(
         host=str(parts.get("host") or "127.0.0.1"),
-        port=port,
+        port=int(port),
         user=str(parts["user"]),
         password=str(parts.get("password") or password),
         database=str(parts["dbname"]),
@@ -75,26 +83,48 @@ def parse_database_name(text: str) -> str:
 
 
 def parse_bucket_url(url: str) -> tuple[str, str, bool]:
-    """Return endpoint, bucket and whether it is encrypted of `http(s)://host:port/bucket`; ValueError when it is something else."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    bucket = parts.path.strip("/")
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not bucket or "/" in bucket:
-        raise ValueError(url)
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{host}:{port}", bucket, parts.scheme == "https"
+    """Return endpoint, bucket and whether it is encrypted of `http(s)://host:port/bucket`; ValueError says what is wrong and quotes nothing."""
+    # Not by urllib's `urlsplit`: it leaves out line breaks and tabs, and quotes what it refuses.
+    if not url.isascii() or not url.isprintable() or any(sign in url for sign in " \\"):
+        raise ValueError("holds spaces, backslashes or other characters that no such URL has")
+    if "?" in url or "#" in url:
+        raise ValueError("holds a query or a fragment")
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
+    if scheme not in _DEFAULT_PORTS:
+        raise ValueError("does not begin with http:// or https://")
+    endpoint, _, path = rest.partition("/")
+    host, port = _split_endpoint(endpoint)
+    bucket = path.removesuffix("/")
+    if not _BUCKET_NAME.fullmatch(bucket):
+        raise ValueError("does not end with the name of one bucket")
+    return f"{host.lower()}:{port or _DEFAULT_PORTS[scheme]}", bucket, scheme == "https"
 
 
 def parse_endpoint(text: str) -> str:
-    """Return `host:port` as it is, or `[address]:port` for an address of IPv6; ValueError otherwise."""
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        IPv6Address(host[1:-1])
-    elif any(sign in host for sign in ":[]"):
-        raise ValueError(text)
-    if any(sign in text for sign in "/@?") or any(sign.isspace() for sign in text) or not port.isdigit():
-        raise ValueError(text)
+    """Return `host:port` as it is, or `[address]:port` for an address of IPv6; ValueError says what is wrong and quotes nothing."""
+    _host, port = _split_endpoint(text)
+    if not port:
+        raise ValueError("names no port")
     return text
+
+
+def _split_endpoint(text: str) -> tuple[str, int]:
+    """Return host and port, 0 where there is none; ValueError when it is not just that."""
+    found = _ENDPOINT.fullmatch(text)
+    if found is None:
+        raise ValueError("names no host, or more than host and port")
+    if address := found["address"]:
+        try:
+            IPv6Address(address)
+        except ValueError:
+            raise ValueError("names an address of IPv6 that is none") from None
+    if found["port"] is None:
+        return found["host"], 0
+    port = int(found["port"])
+    if not 1 <= port <= _LAST_PORT:
+        raise ValueError(f"names a port that is not from 1 to {_LAST_PORT}")
+    return found["host"], port
 
 
 def read_ssl_mode(reader: Reader) -> str:

@@ -79,8 +79,10 @@ def read_bucket_target(text: str, config: Config) -> BucketSettings:
             )
         try:
             endpoint, text, is_secure = parse_bucket_url(text)
-        except ValueError:
-            raise ConfigurationError("--bucket is no URL of a bucket", hint="Use http://host:9000/bucket or https://host/bucket.") from None
+        except ValueError as error:
+            raise ConfigurationError(
+                f"--bucket is no URL of a bucket: it {error}", hint="Use http://host:9000/bucket or https://host/bucket."
+            ) from None
         values |= {"MINIO_ENDPOINT": endpoint, "MINIO_SECURE": str(is_secure)}
     reader = config.with_values(values).open_reader()
     settings = read_bucket(reader, bucket=text)

@@ -336,6 +336,8 @@ class BucketClient:
                 hint="Does MINIO_ENDPOINT point to the S3 port (9000), not to the console (9001), and is MINIO_SECURE right?",
             ) from error
         except ValueError as error:  # the SDK's word for names it will not send
+            if not key:
+                raise BucketError(f"the minio SDK refuses the bucket: {error}", hint="Check MINIO_BUCKET.") from error
             hint = "Copy the object to a key without '.' and '..' parts; the application's rows that refer to it must follow."
             raise ObjectRefusedError(f"the minio SDK refuses the key {key!r}: {error}", hint=hint) from error
 

@@ -585,6 +585,12 @@ def test_a_missing_bucket_is_named(catalog: Catalog, bucket: BucketSettings) -> 
     assert "MINIO_BUCKET" in error.hint
 
 
+@pytest.mark.parametrize("name", ["bad/bucket", "x", "spaces in it"])
+def test_a_name_that_no_bucket_can_have_is_a_wrong_setting(catalog: Catalog, bucket: BucketSettings, name: str) -> None:
+    error = assert_refused(catalog, bucket.with_bucket(name), BucketError)
+    assert error.hint == "Check MINIO_BUCKET."
+
+
 def test_a_server_that_is_down_is_unreachable(catalog: Catalog, bucket: BucketSettings) -> None:
     (port,) = free_ports(1)
     error = assert_refused(catalog, replace(bucket, endpoint=f"127.0.0.1:{port}"), BucketUnreachableError)

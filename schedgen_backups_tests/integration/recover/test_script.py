@@ -22,7 +22,17 @@ from minio.commonconfig import Tags
 
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
-from schedgen_backups_tests.support.artifacts import DUMP_NAME, POINT, TableText, make_entry, make_noise, write_archive, write_dump, write_dump_text
+from schedgen_backups_tests.support.artifacts import (
+    ARCHIVE_NAME,
+    DUMP_NAME,
+    POINT,
+    TableText,
+    make_entry,
+    make_noise,
+    write_archive,
+    write_dump,
+    write_dump_text,
+)
 from schedgen_backups_tests.support.points import BROKEN_FOREIGN_KEY, ID, Backup, make_backed_up
 from schedgen_backups_tests.support.recover import SCRIPT, Recovery, run_script
 from schedgen_backups_tests.support.restores import compare_bucket, compare_database
@@ -341,6 +351,38 @@ def test_help_is_readable_and_wrong_use_ends_with_4(tmp_path: Path) -> None:
         assert run_script(tmp_path, words, {"PATH": os.defpath}).returncode == 4
     assert hashlib.sha256(SCRIPT.read_bytes()).digest() == hashlib.sha256((tmp_path / SCRIPT.name).read_bytes()).digest()
     assert subprocess.run([sys.executable, "-m", "compileall", "-q", str(tmp_path)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *(
+            ":9000",
+            "h:0",
+            "h:99999",
+            "h:\u0663",
+            "h:",
+            "h\\x:9",
+            "h#x:9",
+            "h?x",
+            "https://h/path",
+            "https://u:canary@h:9",
+            "ftp://h:9",
+            "h\tx:9",
+            "m\u00fc:9",
+        ),
+        "https://h?x",
+    ],
+    ids=ascii,
+)
+def test_an_address_of_a_server_that_is_none_is_refused_and_not_quoted(tmp_path: Path, endpoint: str) -> None:
+    shutil.copy(SCRIPT, tmp_path)
+    write_archive(tmp_path / ARCHIVE_NAME, [(make_entry("a", b"1"), b"1")])
+    environment = {"PATH": os.defpath, "MINIO_ACCESS_KEY": "a", "MINIO_SECRET_KEY": "b", "LC_ALL": "C.UTF-8"}
+    done = run_script(tmp_path, ["objects", str(tmp_path), POINT, "--s3", endpoint, "--bucket", "b"], environment)
+    assert done.returncode == 4, done.stderr
+    assert "--s3 is no address of a server" in done.stderr
+    assert endpoint not in done.stderr
 
 
 def test_files_that_lack_an_object_are_refused_unless_that_is_allowed(recovery: Recovery, tmp_path: Path) -> None:

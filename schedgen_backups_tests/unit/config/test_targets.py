@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.sources import parse_endpoint
+from schedgen_backups.config.sources import parse_endpoint, read_bucket
 from schedgen_backups.config.targets import read_bucket_target, read_database_target
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups_tests.unit.config.test_config import load
@@ -91,16 +91,103 @@ def test_a_host_that_holds_a_login_is_not_quoted_back(tmp_path: Path) -> None:
         ("https://[fd00::5]/pdfs", "[fd00::5]:443"),
         ("http://minio:9000/pdfs", "minio:9000"),
         ("https://127.0.0.1/pdfs", "127.0.0.1:443"),
+        ("HTTP://MinIO/pdfs/", "minio:80"),
     ],
 )
 def test_a_bucket_url_may_name_an_address_of_ipv6(tmp_path: Path, url: str, endpoint: str) -> None:
     assert read_bucket_target(url, make_config(tmp_path, MINIO_ACCESS_KEY="a", MINIO_SECRET_KEY="b")).endpoint == endpoint
 
 
-@pytest.mark.parametrize("endpoint", ["::1:9000", "fd00::5:9000", "[]:9000", "[minio]:9000", "a[b]:9000", "http://minio:9000", "minio"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("::1:9000", "fd00::5:9000", "[]:9000", "[minio]:9000", "a[b]:9000", "http://minio:9000", "minio", "[::1]", "[1.2.3.4]:9000"),
+        *(":9000", "minio:", "minio:0", "minio:99999", "minio:65536", "minio:123456", "minio:\u0663", "minio:+9", "minio:9_0", "minio:-1"),
+        *("h\\x:9", "h#x:9000", "h?x:9000", "h;x:9000", "h&x:9000", "h%2f:9000", "'h':9000", "h/x:9000", "u@h:9000", "u:canary@h:9000"),
+        *(
+            "h h:9000",
+            "h\x00:9000",
+            "h\nx:9000",
+            "h\tx:9000",
+            "h\x7f:9000",
+            "m\u00fcnchen:9000",
+            "\uff41:9000",
+            "-:9",
+            "-h:9",
+            "a..b:9",
+            ".a:9",
+            "h:9000\n",
+        ),
+        "[::1%x\\y]:9000",
+    ],
+    ids=ascii,
+)
 def test_an_endpoint_that_is_no_host_and_port_is_refused(endpoint: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError) as caught:
         parse_endpoint(endpoint)
+    assert endpoint not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["MINIO_ENDPOINT", "DRILL_MINIO_ENDPOINT"])
+def test_a_wrong_endpoint_is_named_and_not_quoted(tmp_path: Path, name: str) -> None:
+    values = {name: "user:canary@h:9000", f"{name.removesuffix('ENDPOINT')}ACCESS_KEY": "a", f"{name.removesuffix('ENDPOINT')}SECRET_KEY": "b"}
+    reader = make_config(tmp_path, **values).open_reader()
+    read_bucket(reader, prefix=name.removesuffix("MINIO_ENDPOINT"), bucket="b")
+    with pytest.raises(ConfigurationError, match=f"{name} is wrong, expected host:port") as caught:
+        reader.check()
+    assert "canary" not in f"{caught.value}{caught.value.hint}"
+
+
+@pytest.mark.parametrize("endpoint", ["minio:9000", "MinIO_1.my-net.example:1", "10.0.0.5:65535", "a:09000", "[fe80::1%eth0]:9000"])
+def test_an_endpoint_is_taken_as_it_is(endpoint: str) -> None:
+    assert parse_endpoint(endpoint) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://minio:0/canary", "port"),
+        ("http://minio:99999/canary", "port"),
+        ("http://minio:x/canary", "host and port"),
+        ("http://minio:/canary", "host and port"),
+        ("http://minio:\u0663/canary", "characters"),
+        ("http://:9000/canary", "names no host"),
+        ("http:///canary", "names no host"),
+        ("http://minio:9000/canary?x=1", "query"),
+        ("http://minio:9000/canary?", "query"),
+        ("http://minio:9000/canary#f", "fragment"),
+        ("http://minio:9000/canary#", "fragment"),
+        ("http://minio#x:9000/canary", "fragment"),
+        ("http://mi\nnio/canary", "characters"),
+        ("http://mi\tnio/canary", "characters"),
+        ("http://minio\\x/canary", "backslashes"),
+        ("http://minio /canary", "spaces"),
+        (" http://minio/canary", "spaces"),
+        ("http://%68/canary", "host and port"),
+        ("http://h;x/canary", "host and port"),
+        ("http://[::g]/canary", "host and port"),
+        ("http://[12:3]/canary", "IPv6"),
+        ("http://[1.2.3.4]/canary", "IPv6"),
+        ("ftp://minio/canary", "http://"),
+        ("http://minio", "one bucket"),
+        ("http://minio/canary/x", "one bucket"),
+        ("http://minio//canary", "one bucket"),
+        ("http://minio/canary%2fx", "one bucket"),
+    ],
+    ids=ascii,
+)
+def test_a_bucket_url_that_says_more_or_less_is_refused_and_not_quoted(tmp_path: Path, url: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"--bucket is no URL of a bucket: it .*{reason}") as caught:
+        read_bucket_target(url, make_config(tmp_path, MINIO_ACCESS_KEY="a", MINIO_SECRET_KEY="b"))
+    assert "canary" not in f"{caught.value}{caught.value.hint}"
+
+
+@pytest.mark.parametrize("port", ["0", "99999", "\u0663", "-1", "5432,5433", "1_0"], ids=ascii)
+def test_a_port_of_a_database_that_is_none_is_refused(tmp_path: Path, port: str) -> None:
+    with pytest.raises(ConfigurationError, match="--database names a port"):
+        read_database_target(f"postgresql://me@db:{port}/app", make_config(tmp_path))
+    with pytest.raises(ConfigurationError, match="POSTGRES_PORT is wrong"):
+        read_database_target("app", make_config(tmp_path, POSTGRES_PORT=port))
 
 
 def test_an_endpoint_may_be_an_address_of_ipv6() -> None:
