@@ -146,8 +146,8 @@ class Catalog:
         """The directory exists, for its owner only, and can be written; ConfigurationError (permanent) otherwise."""
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            probe = self.directory / f".probe-{os.getpid()}"
-            probe.write_bytes(b"")
+            probe = self.directory / f".probe-{secrets.token_hex(8)}"
+            os.close(create_private(probe))
             probe.unlink()
         except OSError as error:
             raise ConfigurationError(

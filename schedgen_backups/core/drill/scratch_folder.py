@@ -24,7 +24,7 @@ from schedgen_backups.core.drill import reaper
 from schedgen_backups.core.drill.reaper import end_processes_in
 from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.model import FrozenModel
-from schedgen_backups.core.system.files import write_atomically
+from schedgen_backups.core.system.files import read_small_file, write_atomically
 from schedgen_backups.core.system.lock import FileLock
 
 FOLDER_PREFIX = "schedgen-drill-"
@@ -194,8 +194,8 @@ def _open_orphaned(path: Path) -> ScratchFolder | None:
     lock = FileLock(path / _LOCK_NAME)
     if not lock.try_acquire():
         return None
-    with suppress(FileNotFoundError, ValidationError):
-        folder = ScratchFolder(path, lock, ScratchRecord.model_validate_json((path / _RECORD_NAME).read_bytes()))
+    with suppress(OSError, ValidationError):
+        folder = ScratchFolder(path, lock, ScratchRecord.model_validate_json(read_small_file(path / _RECORD_NAME)))
         if folder.record.scratch_id == match["id"] and folder.has_own_names():
             return folder
     lock.release()

@@ -207,3 +207,8 @@ def test_a_manifest_that_is_removed_just_now_is_none(catalog: Catalog, monkeypat
     monkeypatch.setattr(Path, "exists", lambda _path: True)
     assert catalog.read_manifest(ID) is None
     assert catalog.get_point(ID).state is PointState.PARTIAL
+
+
+def test_a_probe_of_the_directory_waits_for_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f".probe-{os.getpid()}")
+    Catalog(tmp_path).prepare()
