@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import cast
 
 from psycopg import sql
 from typing_extensions import LiteralString
 
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
+from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, Rows, TableFacts, split_dump, split_table
 from schedgen_backups.core.formats.records import DumpRecord, ObjectEntry, TableEntry
 from schedgen_backups.core.postgres.database_properties import read_properties
@@ -77,7 +79,7 @@ def compare_database(
             contents.add(segment)
     facts = contents.facts()
     with prepared.artifact.name_errors():
-        rows = _compare_rows(prepared, facts)
+        rows = compare_rows(prepared.dump.tables, facts.tables, partial(_has_same_rows, prepared))
     dumped_by = DumpedBy(prepared.client.version, prepared.facts.server_major)
     apart = _describe_apart(prepared, roles)
     return judge_database(prepared.record, prepared.dump.tables, facts, rows, dumped_by, uncompared=uncompared, apart=apart)
@@ -135,12 +137,20 @@ def _describe_apart(prepared: PreparedDatabase, roles: LoadRoles | None) -> str:
         present = read_properties(connection, prepared.target.database)
     if present is None:
         return ""
-    if roles is not None:
-        unknown = "unknown: owner, privileges and settings of the database itself"
-        is_alike = present.has_collation_of(captured)
-        return unknown if is_alike else f"{unknown}, and the order of {captured.collation_label}: it was {present.collation_label} here"
+    return describe_properties(present, captured) if roles is None else describe_collation(present, captured)
+
+
+def describe_properties(present: DatabaseProperties, captured: DatabaseProperties) -> str:
+    """Return what of the restored database itself is not as captured; empty where nothing is."""
     differences = present.list_differences(captured)
     return f"the database itself differs: {', '.join(differences)}" if differences else ""
+
+
+def describe_collation(present: DatabaseProperties, captured: DatabaseProperties) -> str:
+    """Return the same for a drill's database, which gets neither owner nor privileges: what stays unknown."""
+    unknown = "unknown: owner, privileges and settings of the database itself"
+    is_alike = present.has_collation_of(captured)
+    return unknown if is_alike else f"{unknown}, and the order of {captured.collation_label}: it was {present.collation_label} here"
 
 
 def compare_bucket(prepared: PreparedBucket, *, on_progress: Callable[[int], object] = lambda _size_bytes: None) -> tuple[CheckResult, CheckResult]:
@@ -215,29 +225,30 @@ def _judge_objects(check: Check, wrong: list[str], success: str, failure: str, f
     return _make_result(check, CheckStatus.PASSED, success, figures)
 
 
-def _compare_rows(prepared: PreparedDatabase, facts: DumpFacts) -> ComparedRows:
-    found = _index(facts.tables)
+def compare_rows(expected: Sequence[TableEntry], facts: Sequence[TableFacts], has_same_rows: Callable[[Sequence[TableEntry]], bool]) -> ComparedRows:
+    """Return how the rows of a second dump differ; `has_same_rows` reads tables whose digest differs, the partitions of a root together."""
+    found = _index(facts)
     differing: list[str] = []
     reordered = 0
     partitions: dict[str, list[TableEntry]] = {}
-    for table in prepared.dump.tables:
+    for table in expected:
         there = found.get((table.schema_name, table.name))
         if there is None:
             differing.append(table.qualified_name)
         elif table.root:
             partitions.setdefault(table.root, []).append(table)
         elif there.sha256 != table.sha256:
-            if there.columns == table.columns and _has_same_rows(prepared, [table]):
+            if there.columns == table.columns and has_same_rows([table]):
                 reordered += 1
             else:
                 differing.append(table.qualified_name)
     for root, tables in partitions.items():
         if any(found[(table.schema_name, table.name)].sha256 != table.sha256 for table in tables):
-            if _has_same_rows(prepared, tables):
+            if has_same_rows(tables):
                 reordered += len(tables)
             else:
                 differing.append(root)
-    known = {(table.schema_name, table.name) for table in prepared.dump.tables}
+    known = {(table.schema_name, table.name) for table in expected}
     differing += [f"{schema}.{name} (not in the dump)" for schema, name in found if (schema, name) not in known]
     return ComparedRows(tuple(differing), reordered)
 

@@ -50,7 +50,7 @@ def take_safety_backup(
     catalog.lock.acquire("a safety backup")
     try:
         catalog.sweep_staging()
-        _remove_old(catalog)
+        remove_old(catalog)
         if database is not None:
             take_database_dump(catalog, database, capture, point_id)
         if bucket is not None:
@@ -62,7 +62,8 @@ def take_safety_backup(
     return SafetyBackup(point_id, tuple(artifact.path for artifact in catalog.get_point(point_id).artifacts))
 
 
-def _remove_old(catalog: Catalog) -> None:
+def remove_old(catalog: Catalog) -> None:
+    """Remove safety backups that are older than `SAFETY_DAYS`."""
     limit = datetime.now(timezone.utc) - timedelta(days=SAFETY_DAYS)
     for point in catalog.list_points():
         if point.point_id.taken_at < limit:

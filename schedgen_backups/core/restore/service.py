@@ -75,7 +75,7 @@ class RestoreService:
                 report = self._swap(prepared, request.database, on_progress)
             else:
                 report = self._restore(prepared, on_progress)
-            draft.result = "done: equal" if report.is_equal else f"done: {_describe_rest(report)}"
+            draft.result = "done: equal" if report.is_equal else f"done: {describe_rest(report)}"
         return report
 
     @contextmanager
@@ -230,7 +230,8 @@ def _make_now_id() -> RecoveryPointId:
     return RecoveryPointId.from_time(datetime.now(timezone.utc))
 
 
-def _describe_rest(report: RestoreReport) -> str:
+def describe_rest(report: RestoreReport) -> str:
+    """Return the comparisons that did not pass, for the log."""
     return "; ".join(f"{result.check.value} {result.status.value}" for result in report.results if result.status is not CheckStatus.PASSED)
 
 

@@ -92,7 +92,7 @@ def _diff_table(table: TableEntry, captured: Connection, current: Connection, wh
     shape = read_shape(table, captured, current)
     left = _stream(captured, table, shape, where)
     right = _stream(current, table, shape, where) if shape.is_there else iter(())
-    return _merge(table, shape, left, right)
+    return merge_rows(table, shape, left, right)
 
 
 def read_shape(table: TableEntry, side: Connection, live: Connection) -> TableShape:
@@ -196,7 +196,8 @@ def _stream(connection: Connection, table: TableEntry, shape: TableShape, where:
         ) from error
 
 
-def _merge(table: TableEntry, shape: TableShape, left: Iterator[tuple[str, str]], right: Iterator[tuple[str, str]]) -> TableDiff:
+def merge_rows(table: TableEntry, shape: TableShape, left: Iterator[tuple[str, str]], right: Iterator[tuple[str, str]]) -> TableDiff:
+    """Return how the rows differ: (key, digest) of both sides, in the byte order of the keys."""
     only_captured: list[str] = []
     only_live: list[str] = []
     changed: list[str] = []

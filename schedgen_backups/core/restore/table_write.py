@@ -6,7 +6,7 @@ whole restore into another database.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from graphlib import CycleError, TopologicalSorter
@@ -26,6 +26,9 @@ from schedgen_backups.core.restore.table_diff import (
     open_reader,
     read_shape,
 )
+
+Name = tuple[str, str]
+"""Schema and name of a table."""
 
 
 class WriteMode(str, Enum):
@@ -58,12 +61,13 @@ def write_rows(
         apply_session_settings(target)
         for table in _sort_by_foreign_keys(tables, target):
             shape = read_shape(table, source, target)
-            _check_shape(table, shape, mode)
+            check_shape(table, shape, mode)
             written.append(WrittenRows(table, _write_table(table, shape, source, target, mode, where)))
     return tuple(written)
 
 
-def _check_shape(table: TableEntry, shape: TableShape, mode: WriteMode) -> None:
+def check_shape(table: TableEntry, shape: TableShape, mode: WriteMode) -> None:
+    """Raise RestoreError where the live table cannot take the rows."""
     if not shape.is_there:
         raise RestoreError(
             f"the live database has no table {table.qualified_name}; nothing was written",
@@ -89,7 +93,7 @@ def _write_table(table: TableEntry, shape: TableShape, source: Connection, targe
         for block in reading:
             writing.write(block)
     try:
-        cursor = target.execute(_make_insert(table, shape, mode))
+        cursor = target.execute(make_insert(table, shape, mode))
     except psycopg.IntegrityError as error:
         raise RestoreError(
             f"the live database refuses a row of {table.qualified_name}, and nothing was written: {' '.join(str(error).split())}",
@@ -99,7 +103,8 @@ def _write_table(table: TableEntry, shape: TableShape, source: Connection, targe
     return max(0, cursor.rowcount)
 
 
-def _make_insert(table: TableEntry, shape: TableShape, mode: WriteMode) -> sql.Composed:
+def make_insert(table: TableEntry, shape: TableShape, mode: WriteMode) -> sql.Composed:
+    """Return the statement that puts back rows of the temporary table."""
     insert = sql.SQL("INSERT INTO {} AS live ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM schedgen_backups_rows AS rows").format(
         name_table(table), join_columns(shape.columns), join_columns(shape.columns, "rows")
     )
@@ -118,18 +123,22 @@ def _make_insert(table: TableEntry, shape: TableShape, mode: WriteMode) -> sql.C
 
 
 def _sort_by_foreign_keys(tables: Sequence[TableEntry], live: Connection) -> list[TableEntry]:
-    """Parents before children, as the live database's foreign keys say; tables in a circle stay in the order of the dump."""
-    by_name = {(table.schema_name, table.name): table for table in tables}
     rows = live.execute(
         "SELECT cn.nspname, c.relname, pn.nspname, p.relname FROM pg_catalog.pg_constraint k"
         " JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace"
         " JOIN pg_catalog.pg_class p ON p.oid = k.confrelid JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace WHERE k.contype = 'f'"
     ).fetchall()
-    graph: dict[tuple[str, str], set[tuple[str, str]]] = {name: set() for name in by_name}
-    for child_schema, child, parent_schema, parent in rows:
-        pair = (str(child_schema), str(child)), (str(parent_schema), str(parent))
-        if pair[0] != pair[1] and pair[0] in graph and pair[1] in graph:
-            graph[pair[0]].add(pair[1])
+    pairs = [((str(schema), str(child)), (str(other), str(parent))) for schema, child, other, parent in rows]
+    return sort_parents_first(tables, pairs)
+
+
+def sort_parents_first(tables: Sequence[TableEntry], pairs: Iterable[tuple[Name, Name]]) -> list[TableEntry]:
+    """Return the tables, parents before children; `pairs` are (child, parent). Tables in a circle stay in the order of the dump."""
+    by_name = {(table.schema_name, table.name): table for table in tables}
+    graph: dict[Name, set[Name]] = {name: set() for name in by_name}
+    for child, parent in pairs:
+        if child != parent and child in graph and parent in graph:
+            graph[child].add(parent)
     try:
         return [by_name[name] for name in TopologicalSorter(graph).static_order()]
     except CycleError:

@@ -167,10 +167,10 @@ def _fill(prepared: PreparedDatabase, tables: tuple[TableEntry, ...], side: Data
             hint="Restore the whole point into a database of its own: schedgen-backups restore ID --database NAME",
         )
     with prepared.artifact.name_errors():
-        feed_psql(prepared.client, side, prepared.facts.session, prepared.transfer, _list_texts(prepared.dump, tables))
+        feed_psql(prepared.client, side, prepared.facts.session, prepared.transfer, list_texts(prepared.dump, tables))
 
 
-def _list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes]:
+def list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes]:
     """Everything that goes to psql; the COMMIT comes only after each table's digest was seen to match."""
     yield b"BEGIN;\n"
     yield from (segment.data for segment in make_loadable(map(Text, dump.read_schema())))

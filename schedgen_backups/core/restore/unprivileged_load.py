@@ -276,10 +276,10 @@ class UnprivilegedLoad:
             _execute(loader, text)
         except psycopg.errors.InsufficientPrivilege as error:
             if superuser is None:
-                raise _explain(text, error) from error
+                raise explain(text, error) from error
             self._run_privileged(text, superuser, error)
         except psycopg.Error as error:
-            raise _explain(text, error) from error
+            raise explain(text, error) from error
         if self._is_without_effect:
             # The server warns, and goes on, where the loader has some right on the object, such as one that PUBLIC has.
             if superuser is None or not is_known(text, is_server_shared=self._roles.is_server_shared):
@@ -296,7 +296,7 @@ class UnprivilegedLoad:
             if may_be_left_out(text):
                 self._left_grants += 1
                 return
-            raise _explain(text, refusal) from refusal
+            raise explain(text, refusal) from refusal
         elif self._roles.is_server_shared and OPERATOR_CLASS.fullmatch(text):
             raise RestoreError(
                 f"an operator class of a dump is not made on a server that others use, since it could crash it: {_shorten(text)}",
@@ -309,10 +309,10 @@ class UnprivilegedLoad:
             _execute_single(superuser, text)
         except psycopg.errors.InsufficientPrivilege as error:
             if OWNER.fullmatch(text) is None:
-                raise _explain(text, error) from error
+                raise explain(text, error) from error
             self._late.append(text)
         except psycopg.Error as error:
-            raise _explain(text, error) from error
+            raise explain(text, error) from error
 
     def _check_extension(self, text: bytes, refusal: psycopg.Error) -> None:
         """Raise RestoreError unless the extension may be made: its script runs as superuser, meets nothing of the dump and gives nothing away."""
@@ -348,7 +348,7 @@ class UnprivilegedLoad:
                 _execute_single(superuser, text)
                 superuser.execute(sql.SQL("ALTER ROLE {} NOSUPERUSER").format(sql.Identifier(role)))
         except psycopg.Error as error:
-            raise _explain(text, error) from error
+            raise explain(text, error) from error
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
@@ -398,7 +398,8 @@ def _gives_kept_function(text: bytes, superuser: Session) -> bool:
     return row is None or row[0] is not False
 
 
-def _explain(text: bytes, error: psycopg.Error) -> RestoreError:
+def explain(text: bytes, error: psycopg.Error) -> RestoreError:
+    """Return what is raised where the server refuses a statement, with the hint for its SQLSTATE."""
     return RestoreError(f"{_shorten(text)}: {_describe(error)}", hint=_hint(error))
 
 

@@ -13,7 +13,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.postgres.session import DatabaseSession
-from schedgen_backups.core.restore.roles import MadeRoles, drop_roles, make_roles, parse_roles
+from schedgen_backups.core.restore.roles import MadeRoles, drop_roles, make_roles
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.support.artifacts import POINT, publish_dump
@@ -211,12 +211,3 @@ def test_a_setting_with_line_breaks_makes_nobody_a_superuser(tmp_path: Path, pos
         restore(path, target)
         assert run(target, "SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'") == [(False,)]
         assert run(target, "SELECT count(*) FROM pg_auth_members WHERE roleid = 'payroll'::regrole") == [(0,)]
-
-
-def test_behind_a_line_that_is_no_statement_none_counts() -> None:
-    """Points that were taken before statements were kept whole hold such lines."""
-    text = "CREATE ROLE a;\nALTER ROLE a WITH LOGIN;\nALTER ROLE a SET x TO 'y\nALTER ROLE a WITH SUPERUSER;\nGRANT b TO a;\nCREATE ROLE c;\n"
-    parsed = parse_roles(text)
-    assert (parsed.attributes, parsed.memberships, parsed.unknown_count) == ({"a": "ALTER ROLE a WITH LOGIN;"}, [], 4)
-    assert parse_roles("CREATE ROLE a;\nALTER ROLE a WITH LOGIN;\nALTER ROLE a WITH SUPERUSER;\n").attributes == {"a": "ALTER ROLE a WITH LOGIN;"}
-    assert parse_roles("ALTER ROLE a WITH SUPERUSER;\n").attributes == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import FoundArtifact, PointListing
-from schedgen_backups.core.catalog.check_results import Verification
-from schedgen_backups.core.errors import TargetNotEmptyError
+from schedgen_backups.core.catalog.check_results import Check, CheckStatus, Verification
+from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFile
+from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_file import DumpFile
+from schedgen_backups.core.formats.gzip_members import FOOTER_BYTES
 from schedgen_backups.core.formats.records import ArtifactFile, DumpRecord
-from schedgen_backups.core.model import ArtifactName, RecoveryPointId
+from schedgen_backups.core.model import Artifact, ArtifactKind, ArtifactName, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
 from schedgen_backups.core.postgres.client_programs import ClientPrograms
 from schedgen_backups.core.postgres.connection import SessionFacts
 from schedgen_backups.core.postgres.session import DatabaseSession
@@ -26,18 +29,22 @@ from schedgen_backups.core.restore.database import (
     TargetFacts,
     can_load_in_parallel,
     check_empty,
+    check_encoding,
     choose_way,
     describe_load,
 )
-from schedgen_backups.core.restore.point import PreparedRestore, RestoreRequest
+from schedgen_backups.core.restore.point import PreparedRestore, RestoreReport, RestoreRequest
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.support.artifacts import (
     ARCHIVE_NAME,
     DUMP_NAME,
     POINT,
+    TAKEN_AT,
     TableText,
+    damage,
     make_entry,
+    make_result,
     make_transfer,
     write_archive,
     write_dump,
@@ -190,3 +197,117 @@ def test_targets_that_hold_something_are_refused() -> None:
 )
 def test_what_a_bucket_holds_after_an_error_is_said(removed: RemovedObjects, said: str) -> None:
     assert removed.describe("b") == said
+
+
+def test_a_dump_of_another_encoding_is_refused_with_the_statement_that_helps(record: DumpRecord) -> None:
+    check_encoding(record, FACTS, DATABASE)
+    with pytest.raises(RestoreError, match="the dump's encoding is UTF8, the target's is LATIN1") as caught:
+        check_encoding(record, replace(FACTS, encoding="LATIN1"), DATABASE)
+    assert "CREATE DATABASE fresh ENCODING 'UTF8' TEMPLATE template0;" in caught.value.hint
+
+
+def test_another_collation_of_the_target_is_named_where_both_are_known(prepared: PreparedRestore) -> None:
+    german = DatabaseProperties(owner="app", collate="de_DE.UTF-8", ctype="de_DE.UTF-8")
+    database = prepared.get_database()
+    assert database.collation_note == ""
+    unknown = replace(database, facts=replace(FACTS, properties=german))
+    assert unknown.collation_note == ""
+    captured = german.model_copy(update={"collate": "C", "ctype": "C"})
+    for properties, is_named in ((captured, True), (german, False)):
+        database.dump.__dict__["_index"] = (database.record.model_copy(update={"properties": properties}), database.dump.tables, "")
+        assert ("is libc de_DE.UTF-8, the captured one's was libc C:" in unknown.collation_note) is is_named
+    database.dump.__dict__["_index"] = (database.record.model_copy(update={"properties": captured}), database.dump.tables, "")
+    assert database.collation_note == ""
+    lines = replace(prepared, database=unknown).describe()
+    assert any(line.startswith("mind that the database's collation is libc de_DE.UTF-8") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "can"), [("UTF8", "jobs", True), ("UTF8", "jöbs", True), ("LATIN1", "jobs", True), ("LATIN1", "jöbs", False)]
+)
+def test_names_that_another_encoding_writes_otherwise_are_loaded_in_one_session(
+    prepared: PreparedRestore,
+    encoding: str,
+    name: str,
+    can: bool,  # noqa: FBT001 - a table
+) -> None:
+    database = prepared.get_database()
+    tables = tuple(table.model_copy(update={"name": name}) for table in database.dump.tables)
+    database.dump.__dict__["_index"] = (database.record.model_copy(update={"encoding": encoding}), tables, "")
+    assert can_load_in_parallel(database.dump) is can
+    assert database.choose_way(4) is (LoadWay.SEVERAL_SESSIONS if can else LoadWay.ONE_TRANSACTION)
+    assert database.choose_way(1) is LoadWay.ONE_TRANSACTION
+
+
+def test_rows_of_a_hash_partition_are_loaded_in_one_session(prepared: PreparedRestore) -> None:
+    database = prepared.get_database()
+    first, second = database.dump.tables
+    database.dump.__dict__["_index"] = (database.record, (first, second.model_copy(update={"root": "public.log"})), "")
+    assert not can_load_in_parallel(database.dump)
+
+
+def test_files_are_read_whole_before_anything_is_written(prepared: PreparedRestore) -> None:
+    passed: dict[str, int] = {}
+
+    def note(phase: str, size_bytes: int) -> None:
+        passed[phase] = passed.get(phase, 0) + size_bytes
+
+    prepared.verify(note)
+    assert passed == {"verify": sum(artifact.size_bytes - FOOTER_BYTES for artifact in prepared.request.point.artifacts)}
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["dump", "archive"])
+def test_a_damaged_file_is_named_and_nothing_is_written(prepared: PreparedRestore, place: int) -> None:
+    path = prepared.request.point.artifacts[place].path
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole, 8 * (len(whole) // 3)))
+    with pytest.raises(VerificationError, match=f"recovery point {POINT} is damaged, nothing was written"):
+        prepared.verify()
+    # The half that is damaged is not asked for.
+    half = replace(prepared, database=None) if place == 0 else replace(prepared, bucket=None)
+    half.verify()
+
+
+@pytest.mark.parametrize("kind", ArtifactKind)
+def test_a_sound_file_that_is_not_the_manifests_is_refused(prepared: PreparedRestore, kind: ArtifactKind) -> None:
+    """Another file of the same point, such as one that was captured a second time."""
+    point = prepared.request.point
+    artifacts = tuple(
+        Artifact(
+            kind=artifact.name.kind,
+            file_name=artifact.path.name,
+            source_name="x",
+            size_bytes=artifact.size_bytes,
+            sha256=hashlib.sha256(artifact.path.read_bytes()).hexdigest(),
+        )
+        for artifact in point.artifacts
+    )
+    manifest = Manifest(
+        tool_version="test",
+        point_id=POINT,
+        snapshot_at=TAKEN_AT,
+        committed_at=TAKEN_AT,
+        artifacts=artifacts,
+        references=ReferenceSummary(state=ReferenceState.READ),
+    )
+
+    def verify(*artifacts: Artifact) -> None:
+        changed = replace(point, manifest=manifest.model_copy(update={"artifacts": artifacts}))
+        replace(prepared, request=replace(prepared.request, point=changed)).verify()
+
+    verify(*artifacts)
+    verify()
+    with pytest.raises(VerificationError, match="damaged, nothing was written"):
+        verify(*(each.model_copy(update={"sha256": "0" * 64}) if each.kind is kind else each for each in artifacts))
+
+
+def test_unknown_is_not_equal() -> None:
+    passed, unknown = (make_result(Check.DATABASE_IS_EQUAL, status) for status in (CheckStatus.PASSED, CheckStatus.UNKNOWN))
+    assert RestoreReport((passed, passed), {}, 0, ()).is_equal
+    assert not RestoreReport((passed, unknown), {}, 0, ()).is_equal
+
+
+def test_a_restore_without_a_database_has_none_to_give(prepared: PreparedRestore) -> None:
+    with pytest.raises(RestoreError, match="has no database"):
+        replace(prepared, database=None).get_database()
+    assert replace(prepared.request, database=None, bucket=None).target_name == ""

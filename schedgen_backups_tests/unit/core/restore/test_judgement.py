@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.catalog.check_results import CheckStatus
+from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_text import DumpFacts, TableFacts
 from schedgen_backups.core.formats.records import DumpRecord, TableEntry
-from schedgen_backups.core.restore.comparison import ComparedRows, DumpedBy, add_up_rows, judge_bucket, judge_database
+from schedgen_backups.core.restore.comparison import (
+    ComparedRows,
+    DumpedBy,
+    add_up_rows,
+    compare_rows,
+    describe_collation,
+    describe_properties,
+    judge_bucket,
+    judge_database,
+)
 from schedgen_backups_tests.support.artifacts import TableText, cut, write_dump
 
 SAME = DumpedBy("18.6", 18)
@@ -108,3 +120,133 @@ def test_rows_add_up_to_the_same_in_any_order_and_in_any_pieces(rows: list[bytes
     assert add_up_rows([text]) == add_up_rows(cut(other, borders))
     assert add_up_rows([text])[0] == len(rows)
     assert add_up_rows([text]) != add_up_rows([text + b"one more\n"])
+
+
+def test_results_say_what_was_counted_and_when(captured: Captured) -> None:
+    facts = DumpFacts(tuple(captured.facts), captured.record.text_sha256, 0, is_complete=True)
+    before = datetime.now(timezone.utc)
+    restored, equal = judge_database(captured.record, captured.tables, facts, ComparedRows(reordered_count=1), SAME)
+    assert (restored.check, restored.figures) == (Check.DATABASE_IS_RESTORED, {"tables": 2, "rows": 3})
+    assert (equal.check, equal.figures) == (Check.DATABASE_IS_EQUAL, {"tables": 2, "rows": 3, "reordered_tables": 1})
+    assert before <= restored.checked_at <= datetime.now(timezone.utc)
+    there, same = judge_bucket(2, 20, {}, listed_count=1)
+    assert (there.check, same.check) == (Check.BUCKET_IS_RESTORED, Check.BUCKET_IS_EQUAL)
+    assert there.figures == same.figures == {"objects": 2, "size_bytes": 20, "other_objects": 0}
+
+
+def test_what_a_dump_does_not_hold_is_said_and_changes_no_judgement(captured: Captured) -> None:
+    facts = DumpFacts(tuple(captured.facts), captured.record.text_sha256, 0, is_complete=True)
+    _restored, equal = judge_database(captured.record, captured.tables, facts, EQUAL, SAME, apart="the owner differs")
+    assert (equal.status, equal.summary) == (CheckStatus.PASSED, "2 tables, 3 rows and the schema are equal; the owner differs")
+
+
+def test_a_text_that_cannot_be_equal_is_unknown_and_its_rows_count_all_the_same(captured: Captured) -> None:
+    facts = DumpFacts(tuple(captured.facts), "0" * 64, 0, is_complete=True)
+    _restored, equal = judge_database(captured.record, captured.tables, facts, EQUAL, SAME, uncompared="2 objects belong to the loader")
+    assert (equal.status, equal.summary) == (
+        CheckStatus.UNKNOWN,
+        "every row is equal; the schema's text is not comparable: 2 objects belong to the loader",
+    )
+    _restored, equal = judge_database(captured.record, captured.tables, facts, ComparedRows(("public.jobs",)), SAME, uncompared="2 objects")
+    assert equal.status is CheckStatus.FAILED
+
+
+def make_table(name: str, rows: int, sha256: str, root: str = "") -> TableEntry:
+    return TableEntry(
+        schema_name="public", name=name, columns="(a)", expected_rows=rows, rows=rows, size_bytes=1, sha256=sha256, root=root, offset=0, length=1
+    )
+
+
+def make_facts(*tables: TableEntry, **changes: object) -> list[TableFacts]:
+    """What a second dump shows of these tables; `changes` are of each."""
+    facts = [TableFacts(table.schema_name, table.name, table.columns, table.rows, table.size_bytes, table.sha256) for table in tables]
+    return [replace(each, **changes) for each in facts]  # type: ignore[arg-type]
+
+
+class Reader:
+    """Answers whether tables hold the same rows in another order, and notes which it was asked for."""
+
+    def __init__(self, *, has_same_rows: bool) -> None:
+        self.has_same_rows = has_same_rows
+        self.asked: list[list[str]] = []
+
+    def __call__(self, tables: Sequence[TableEntry]) -> bool:
+        self.asked.append([table.name for table in tables])
+        return self.has_same_rows
+
+
+PLAIN = make_table("jobs", 2, "aa")
+HALVES = (make_table("even", 2, "bb", "public.log"), make_table("odd", 3, "cc", "public.log"))
+
+
+def test_tables_of_equal_digests_are_not_read_again() -> None:
+    reader = Reader(has_same_rows=False)
+    assert compare_rows([PLAIN, *HALVES], make_facts(PLAIN, *HALVES), reader) == ComparedRows()
+    assert reader.asked == []
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_table_of_another_digest_is_read_again_as_a_set_of_rows(is_same: bool) -> None:  # noqa: FBT001 - a parameter
+    reader = Reader(has_same_rows=is_same)
+    found = [*make_facts(HALVES[0], HALVES[1]), *make_facts(PLAIN, sha256="dd")]
+    assert compare_rows([PLAIN, *HALVES], found, reader) == (ComparedRows(reordered_count=1) if is_same else ComparedRows(("public.jobs",)))
+    assert reader.asked == [["jobs"]]
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_hash_partitions_are_read_again_together(is_same: bool) -> None:  # noqa: FBT001 - a parameter
+    """On another server a row may belong to another partition of the same table."""
+    reader = Reader(has_same_rows=is_same)
+    found = [*make_facts(PLAIN, HALVES[0]), *make_facts(HALVES[1], sha256="dd")]
+    assert compare_rows([PLAIN, *HALVES], found, reader) == (ComparedRows(reordered_count=2) if is_same else ComparedRows(("public.log",)))
+    assert reader.asked == [["even", "odd"]]
+
+
+def test_several_reordered_tables_are_all_counted() -> None:
+    other = make_table("users", 1, "ee")
+    found = make_facts(PLAIN, other, *HALVES, sha256="dd")
+    assert compare_rows([PLAIN, other, *HALVES], found, Reader(has_same_rows=True)) == ComparedRows(reordered_count=4)
+
+
+def test_a_table_of_other_columns_differs_whatever_its_rows() -> None:
+    reader = Reader(has_same_rows=True)
+    assert compare_rows([PLAIN], make_facts(PLAIN, sha256="dd", columns="(b)"), reader) == ComparedRows(("public.jobs",))
+    assert reader.asked == []
+
+
+def test_tables_that_are_missing_or_were_not_captured_differ() -> None:
+    extra = make_table("extra", 0, "")
+    rows = compare_rows([PLAIN, *HALVES], make_facts(*HALVES, extra), Reader(has_same_rows=True))
+    assert rows.differing == ("public.jobs", "public.extra (not in the dump)")
+
+
+def test_rows_of_hash_partitions_are_counted_together(captured: Captured) -> None:
+    moved = [replace(facts, rows=facts.rows + change) for facts, change in zip(make_facts(*HALVES), (1, -1), strict=True)]
+    restored, _equal = judge_database(captured.record, HALVES, DumpFacts(tuple(moved), "", 0, is_complete=True), EQUAL, SAME)
+    assert (restored.status, restored.summary) == (CheckStatus.PASSED, "2 tables with 5 rows are there")
+    moved[0] = replace(moved[0], rows=9)
+    restored, _equal = judge_database(captured.record, HALVES, DumpFacts(tuple(moved), "", 0, is_complete=True), EQUAL, SAME)
+    assert (restored.status, restored.summary) == (CheckStatus.FAILED, "row counts differ: public.log (11 instead of 5)")
+
+
+CAPTURED = DatabaseProperties(owner="app", collate="C.UTF-8", ctype="C.UTF-8")
+
+
+def test_what_the_database_itself_has_otherwise_is_named() -> None:
+    assert describe_properties(CAPTURED, CAPTURED) == ""
+    present = CAPTURED.model_copy(update={"owner": "postgres", "connection_limit": 5})
+    assert describe_properties(present, CAPTURED) == "the database itself differs: owner postgres instead of app, connection limit 5 instead of -1"
+
+
+def test_of_a_drills_database_only_the_collation_is_compared() -> None:
+    present = CAPTURED.model_copy(update={"owner": "loader"})
+    assert describe_collation(present, CAPTURED) == "unknown: owner, privileges and settings of the database itself"
+    other = CAPTURED.model_copy(update={"collate": "de_DE.UTF-8"})
+    assert describe_collation(other, CAPTURED).endswith(", and the order of libc C.UTF-8: it was libc de_DE.UTF-8/C.UTF-8 here")
+
+
+def test_the_number_of_rows_and_each_of_them_count() -> None:
+    assert add_up_rows([]) == (0, 0)
+    assert add_up_rows([b"a\n", b"b\n"]) == add_up_rows([b"b", b"\na\n"])
+    assert add_up_rows([b"a\na\n"]) != add_up_rows([b"a\n"])
+    assert [add_up_rows([b"x\n" * count])[0] for count in (1, 2, 300)] == [1, 2, 300]

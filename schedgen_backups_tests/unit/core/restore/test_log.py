@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from schedgen_backups.core.errors import RestoreError
-from schedgen_backups.core.restore.log import RESTORE_LOG_NAME, logged_restore, read_restore_log
+from schedgen_backups.core.restore.log import RESTORE_LOG_NAME, find_last_success, logged_restore, read_restore_log
 
 
 def log_one(directory: Path, *, error: BaseException | None = None, result: str = "") -> None:
@@ -48,3 +49,34 @@ def test_entries_are_appended_oldest_first_and_a_line_cut_short_is_passed_over(t
 
 def test_a_directory_without_restores_has_an_empty_log(tmp_path: Path) -> None:
     assert read_restore_log(tmp_path) == ()
+
+
+def test_the_last_success_is_the_latest_end_of_a_restore_that_went_well(tmp_path: Path) -> None:
+    assert find_last_success(tmp_path) is None
+    log_one(tmp_path, error=None, result="failed: it broke")
+    assert find_last_success(tmp_path) is None
+    before = datetime.now(timezone.utc)
+    log_one(tmp_path, result="done: equal")
+    path = tmp_path / RESTORE_LOG_NAME
+    [_failed, entry] = read_restore_log(tmp_path)
+    longer = entry.model_copy(update={"seconds": 90.0})
+    path.write_text("\n".join(each.model_dump_json() for each in (longer, entry)) + "\n")
+    assert find_last_success(tmp_path) == entry.started_at + timedelta(seconds=90)
+    assert before <= entry.started_at <= datetime.now(timezone.utc)
+
+
+def test_a_restore_without_a_word_of_its_result_is_done(tmp_path: Path) -> None:
+    log_one(tmp_path)
+    assert [entry.result for entry in read_restore_log(tmp_path)] == ["done"]
+
+
+def test_bytes_that_are_no_text_hide_no_other_line(tmp_path: Path) -> None:
+    log_one(tmp_path, result="done")
+    path = tmp_path / RESTORE_LOG_NAME
+    path.write_bytes(b'{"user": "\xff"\n' + path.read_bytes())
+    assert [entry.result for entry in read_restore_log(tmp_path)] == ["done"]
+
+
+def test_a_log_that_cannot_be_written_is_an_error_and_not_overlooked(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        log_one(tmp_path / "gone")

@@ -1,4 +1,4 @@
-"""The sessions that share one table's rows end when reading the rows fails, whatever they are doing then."""
+"""Which tables are shared by several sessions, and that these end when reading the rows fails, whatever they are doing then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from schedgen_backups.core.formats.records import TableEntry
-from schedgen_backups.core.restore.parallel_load import ReadTable, RowSessions
+from schedgen_backups.core.restore.parallel_load import ReadTable, RowSessions, is_wide
 
 TABLE = TableEntry(schema_name="s", name="t", columns="(a)", expected_rows=1, rows=1, size_bytes=1, sha256="", offset=0, length=1)
 
@@ -57,3 +57,17 @@ def test_a_load_whose_rows_are_damaged_always_ends() -> None:
     loading.start()
     loading.join(60)
     assert len(rounds) == 1000
+
+
+@pytest.mark.parametrize(
+    ("length", "size_bytes", "rows", "is_shared"),
+    [
+        (8 << 20, 16 << 20, 8192, True),
+        ((8 << 20) - 1, 16 << 20, 8192, False),
+        (8 << 20, (16 << 20) - 1, 8192, False),
+        (8 << 20, 0, 0, True),
+        (1 << 30, 1 << 31, 1 << 24, False),
+    ],
+)
+def test_only_large_tables_of_large_rows_are_shared(length: int, size_bytes: int, rows: int, is_shared: bool) -> None:  # noqa: FBT001 - a table
+    assert is_wide(TABLE.model_copy(update={"length": length, "size_bytes": size_bytes, "rows": rows})) is is_shared

@@ -1,0 +1,79 @@
+"""A drill's stand-ins for superusers: nothing is given to a superuser, and the second dump is compared under the names of the first."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schedgen_backups.core.formats.dump_text import Rows, Segment, TableEnd, TableStart, Text
+from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn, explain
+from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups_tests.support.artifacts import cut
+
+LOADER = DatabaseSettings("host", 5432, "loader", "canary", "scratch")
+ROLES = LoadRoles(LOADER, None, stand_ins=(StandIn("postgres", "postgres", "standin_1"), StandIn('"Big\\Boss"', "Big\\Boss", "standin_2")))
+
+
+@pytest.mark.parametrize(
+    ("statement", "changed"),
+    [
+        ("ALTER TABLE public.jobs OWNER TO postgres;", "ALTER TABLE public.jobs OWNER TO standin_1;"),
+        ('ALTER FUNCTION public."TO postgres"(integer) OWNER TO "Big\\Boss";', 'ALTER FUNCTION public."TO postgres"(integer) OWNER TO standin_2;'),
+        ("ALTER TABLE public.jobs OWNER TO app;", "ALTER TABLE public.jobs OWNER TO app;"),
+        ("GRANT SELECT ON TABLE public.jobs TO postgres;", "GRANT SELECT ON TABLE public.jobs TO standin_1;"),
+        ("GRANT ALL ON SCHEMA s TO postgres WITH GRANT OPTION;", "GRANT ALL ON SCHEMA s TO standin_1 WITH GRANT OPTION;"),
+        ('REVOKE ALL ON TABLE public.jobs FROM "Big\\Boss";', "REVOKE ALL ON TABLE public.jobs FROM standin_2;"),
+        (
+            "ALTER DEFAULT PRIVILEGES FOR ROLE postgres IN SCHEMA public GRANT SELECT ON TABLES TO postgres;",
+            "ALTER DEFAULT PRIVILEGES FOR ROLE standin_1 IN SCHEMA public GRANT SELECT ON TABLES TO standin_1;",
+        ),
+        ("GRANT SELECT ON TABLE public.postgres TO app;", "GRANT SELECT ON TABLE public.postgres TO app;"),
+        ("GRANT SELECT ON TABLE public.jobs TO postgres_exporter;", "GRANT SELECT ON TABLE public.jobs TO postgres_exporter;"),
+        ("COMMENT ON TABLE public.jobs IS 'GRANT x TO postgres;';", "COMMENT ON TABLE public.jobs IS 'GRANT x TO postgres;';"),
+    ],
+)
+def test_only_what_is_given_to_or_taken_from_a_superuser_gets_the_stand_in(statement: str, changed: str) -> None:
+    assert ROLES.name_stand_ins(statement.encode()) == changed.encode()
+
+
+def test_without_stand_ins_a_statement_stays_as_it_is() -> None:
+    statement = b"GRANT SELECT ON TABLE public.jobs TO postgres;"
+    assert LoadRoles(LOADER, None).name_stand_ins(statement) == statement
+
+
+TEXT = b"-- Name: jobs; Type: TABLE; Schema: public; Owner: standin_2\nALTER TABLE public.jobs OWNER TO standin_1;\nGRANT ALL ON x TO standin_2;"
+NAMED = b'-- Name: jobs; Type: TABLE; Schema: public; Owner: Big\\Boss\nALTER TABLE public.jobs OWNER TO postgres;\nGRANT ALL ON x TO "Big\\Boss";'
+
+
+@given(st.lists(st.integers(0, len(TEXT)), max_size=6))
+def test_the_second_dumps_text_names_superusers_again_wherever_it_is_cut(borders: list[int]) -> None:
+    segments = [Text(piece) for piece in cut(TEXT, borders)]
+    assert b"".join(segment.data for segment in ROLES.name_superusers(segments)) == NAMED
+
+
+def test_rows_keep_their_bytes_and_their_place() -> None:
+    """A row that holds the name of a stand-in is somebody's data."""
+    start, rows, end = TableStart(b"COPY x FROM stdin;\n", "public", "x", ""), Rows(b"standin_1\n"), TableEnd(b"\\.\n")
+    segments: list[Segment] = [Text(b"TO standin_1"), start, rows, end, Text(b"\nTO standin_1;\n")]
+    named = [segment for segment in ROLES.name_superusers(segments) if segment.data]
+    assert named == [Text(b"TO postgres"), start, rows, end, Text(b"\nTO postgres;\n")]
+    assert list(LoadRoles(LOADER, None).name_superusers(segments)) == segments
+
+
+def test_each_refusal_of_the_server_has_a_hint_of_its_own() -> None:
+    errors = psycopg.errors
+    refusals = [errors.InsufficientPrivilege, errors.UndefinedObject, errors.UndefinedFile, errors.SyntaxError]
+    hints = [explain(b"CREATE x", refusal("no")).hint for refusal in refusals]
+    assert all(one != other for one, other in pairwise(hints))
+    assert "superuser rights" in hints[0]
+    assert hints[2] == explain(b"CREATE x", errors.FeatureNotSupported("no")).hint
+    assert explain(b"CREATE x", psycopg.Error("no")).hint == hints[3]
+
+
+@pytest.mark.parametrize(("length", "said"), [(80, "x" * 80), (81, "x" * 80 + "…")])
+def test_a_long_statement_is_cut_short_in_messages(length: int, said: str) -> None:
+    assert explain(b"x" * length, psycopg.Error("no  \n good")).message == f"{said}: no good"
