@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.formats.dump_sections import LargeObjectFilter, PsqlQuoter, split_post_data
+from schedgen_backups.core.formats.dump_sections import LargeObjectFilter, PsqlQuoter, make_loadable, split_post_data
+from schedgen_backups.core.formats.dump_text import Rows, Segment, TableEnd, TableStart, Text
 from schedgen_backups.recover import quote_for_psql
 from schedgen_backups_tests.support.artifacts import cut
 
@@ -59,6 +60,38 @@ def test_much_text_between_names_is_passed_on() -> None:
     passed = quoter.feed(text)
     assert len(passed) > len(text)
     assert passed + quoter.flush() == text.replace(b"begin", b'"begin"')
+
+
+HEAD = b"--\n-- PostgreSQL database dump\n--\n\n\\restrict abc123\n\nSET row_security = off;\nSET xmloption = content;\n"
+BODY = b"COMMENT ON TABLE t IS '\n\\restrict abc\nSET row_security = off;\n\\unrestrict abc\n';\n"
+END = b"--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc123\n\n"
+LOADED_HEAD = b"--\n-- PostgreSQL database dump\n--\n\n\nSET xmloption = content;\n"
+LOADED_END = b"--\n-- PostgreSQL database dump complete\n--\n\n"
+
+
+def load(segments: list[Segment]) -> bytes:
+    return b"".join(segment.data for segment in make_loadable(segments))
+
+
+@given(st.lists(st.integers(len(HEAD + BODY), len(HEAD + BODY + END)), max_size=4).map(sorted))
+def test_a_dump_is_loaded_without_its_own_restrict_and_row_security(borders: list[int]) -> None:
+    """Only those of the head and the end: what looks like them in between is somebody's words."""
+    assert load([Text(piece) for piece in cut(HEAD + BODY + END, borders)]) == LOADED_HEAD + BODY + LOADED_END
+
+
+def test_a_dump_without_restrict_is_loaded_as_it_is() -> None:
+    text = LOADED_HEAD + b"CREATE TABLE t ();\n" + LOADED_END
+    assert load([Text(text)]) == text
+
+
+def test_rows_pass_as_they_are_and_in_their_place() -> None:
+    """A row may say what psql would read otherwise in a statement."""
+    start, rows, end = TableStart(b"COPY t FROM stdin;\n", "public", "t", ""), Rows(b"begin\n\\\\unrestrict abc\n"), TableEnd(b"\\.\n")
+    loaded = list(make_loadable([Text(HEAD + b"SELECT begin"), start, rows, end, Text(BODY + END)]))
+    assert [segment for segment in loaded if not isinstance(segment, Text)] == [start, rows, end]
+    before, behind = (b"".join(segment.data for segment in part) for part in (loaded[: loaded.index(start)], loaded[loaded.index(end) + 1 :]))
+    assert before == LOADED_HEAD + b'SELECT "begin"'
+    assert behind == BODY + LOADED_END
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedgen_backups.core.formats.dump_text import DumpDigest, Rows, TableStart, Text, split_dump
+from schedgen_backups.core.formats.dump_text import DumpDigest, Rows, TableStart, Text, split_dump, split_table
 from schedgen_backups_tests.support.artifacts import DUMP_HEAD, DUMP_TAIL, TableText, cut, make_dump_text, read_facts
 
 ROWS_LIKE_STATEMENTS = (
@@ -100,6 +100,41 @@ def test_odd_names_come_back_as_they_are_in_the_catalog(name: str) -> None:
         if isinstance(segment, TableStart)
     )
     assert (start.schema_name, start.name) == (name, name)
+
+
+def encode_dump(encoding: str, codec: str, *, root: bool) -> bytes:
+    text = DUMP_HEAD.decode() + f"SET client_encoding = '{encoding}';\n\n"
+    text += "--\n-- Data for Name: größe_1; Type: TABLE DATA; Schema: öl; Owner: x\n--\n\n"
+    text += "-- load via partition root öl.größe\n\n" if root else ""
+    return (text + f'COPY "öl"."{"größe" if root else "größe_1"}" ("ä") FROM stdin;\n1\n\\.\n\n\n').encode(codec) + DUMP_TAIL
+
+
+@pytest.mark.parametrize(("encoding", "codec"), [("UTF8", "utf-8"), ("LATIN1", "latin-1"), ("WIN1252", "cp1252"), ("LATIN9", "iso8859-15")])
+def test_names_are_read_in_the_encoding_that_the_dump_names(encoding: str, codec: str) -> None:
+    text = encode_dump(encoding, codec, root=False)
+    for size_bytes in (len(text), 7):
+        [table] = read_facts(cut(text, range(size_bytes, len(text), size_bytes))).tables
+        assert (table.schema_name, table.name, table.columns, table.root) == ("öl", "größe_1", '("ä")', "")
+
+
+@pytest.mark.parametrize(("encoding", "codec"), [("UTF8", "utf-8"), ("LATIN1", "latin-1")])
+def test_a_partition_that_is_loaded_through_its_root_is_known_by_its_own_name(encoding: str, codec: str) -> None:
+    [table] = read_facts([encode_dump(encoding, codec, root=True)]).tables
+    assert (table.schema_name, table.name, table.root, table.rows) == ("öl", "größe_1", "öl.größe", 1)
+
+
+def test_a_table_that_is_read_alone_has_the_same_digest() -> None:
+    table = TableText("jobs", (b"1", b"2"))
+    [expected] = read_facts([make_dump_text([table])]).tables
+    alone = table.text[table.text.index(b"COPY ") :].removesuffix(b"\n\n")
+    for root, found_root in (("", ""), ("public.log", "public.jobs")):
+        digest = DumpDigest()
+        segments = list(split_table(cut(alone, [5, 50]), root=root))
+        for segment in segments:
+            digest.add(segment)
+        [found] = digest.facts().tables
+        assert b"".join(segment.data for segment in segments) == alone
+        assert (found.rows, found.sha256, found.root) == (2, expected.sha256, found_root)
 
 
 @pytest.mark.parametrize(

@@ -135,3 +135,10 @@ def test_names_are_unique_safe_and_never_file_and_folder_at_once(keys: list[str]
 def test_the_same_keys_in_the_same_order_get_the_same_names(keys: list[str]) -> None:
     first, second = MemberNames(), MemberNames()
     assert list(map(first.choose, keys)) == list(map(second.choose, keys))
+
+
+def test_a_key_that_was_given_a_name_is_known_whichever_name_it_got() -> None:
+    names = MemberNames()
+    names.choose("a/b")
+    names.choose("../c")
+    assert [names.has_named(key) for key in ("a/b", "../c", "a", "c")] == [True, True, False, False]
