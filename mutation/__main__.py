@@ -21,8 +21,23 @@ from mutmut.mutation.file_mutation import mutate_file_contents
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.format_utils import get_mutant_name
 
+from mutation.decisions import find_decisions
 from mutation.report import Mutant, Run, read_commit, write_report
-from mutation.scope import SAMPLED, TESTS, WHOLE, Change, belongs, choose, expose_properties, find_changes, find_sources, find_wordings
+from mutation.scope import (
+    MARK,
+    SAMPLED,
+    SERVED,
+    TESTS,
+    WHOLE,
+    Change,
+    belongs,
+    choose,
+    expose_properties,
+    find_changes,
+    find_import_only,
+    find_sources,
+    find_wordings,
+)
 
 ROOT = Path(__file__).parent.parent
 SCRATCH = ROOT / ".mutation"
@@ -70,12 +85,17 @@ def make_copy(group: Group) -> None:
 def find_mutants(group: Group, sample: int) -> dict[str, Change]:
     """Return the mutants to run by name: all of a whole group, else a sample that is the same each time."""
     found: dict[str, Change] = {}
+    decisions = find_decisions(ROOT, group.name) if group.name in SERVED else None
     for source in group.sources:
-        mutated = mutate_file_contents(str(source), (COPY / source).read_text())
-        wordings = find_wordings(mutated.code)
+        code = (COPY / source).read_text()
+        mutated = mutate_file_contents(str(source), code)
+        passed_over, early = find_wordings(mutated.code), find_import_only(code)
         changes = find_changes(mutated.code)
-        names = {get_mutant_name(source, name): name for name in mutated.mutant_names if name not in wordings}
-        found |= {mutant: changes[name] for mutant, name in names.items() if belongs(mutant, group.name)}
+        for name in mutated.mutant_names:
+            mutant, function = get_mutant_name(source, name), name.partition(MARK)[0]
+            is_decision = decisions is None or mutant.partition(MARK)[0] in decisions
+            if name not in passed_over and function not in early and is_decision and belongs(mutant, group.name):
+                found[mutant] = changes[name]
     chosen = sorted(found) if group.is_whole else choose(sorted(found), sample, _SEED)
     return {mutant: found[mutant] for mutant in chosen}
 

@@ -22,8 +22,10 @@ SAMPLED = {
     "verify": ("verify/files.py", "verify/reread.py", "verify/size_change.py"),
     "formats": ("formats/*.py",),
     "notify": ("notify/alert.py", "notify/channels.py", "notify/exchange.py", "notify/notifier.py", "notify/redaction.py"),
-    "restore": ("restore/comparison.py", "restore/log.py", "restore/roles.py", "restore/swap.py", "restore/table_diff.py", "restore/tables.py"),
+    "restore": ("restore/*.py",),
 }
+SERVED = frozenset({"restore"})
+"""Most of this package talks to servers: only its decisions are mutated."""
 _STATE = re.compile(r"catalog\.catalog\.x.*(PointListing|get_point|list_points|list_unmanaged|_look_at|_find_|is_ours|_read_m)")
 """What decides on state in a module that also writes."""
 TESTS = {
@@ -34,12 +36,12 @@ TESTS = {
     "incidents": ("unit/core/notify",),
     "catalog": ("unit/core/catalog", "unit/core/retention"),
     "verify": ("unit/core/verify", "unit/core/formats"),
-    "formats": ("unit/core/formats", "unit/core/verify"),
+    "formats": ("unit/core/formats", "unit/core/verify", "unit/core/capture", "unit/core/restore"),
     "notify": ("unit/core/notify", "integration/notify"),
     "restore": ("unit/core/restore",),
 }
 """The folders of the tests that are the nearest. Channels have theirs in the integration ring: they talk to servers on loopback."""
-_MARK = "__mutmut_"
+MARK = "__mutmut_"
 _PROPERTY = re.compile(r"^( +)@property\n +def (\w+)\(self\) -> ([^\n]+):\n( +\"\"\"(?:.|\n)*?\"\"\"\n)?", re.MULTILINE)
 
 
@@ -84,6 +86,16 @@ def find_wordings(code: str) -> set[str]:
     return {name for name, original, mutant in _pair_functions(code) if _is_wording(original, mutant)}
 
 
+def find_import_only(code: str) -> set[str]:
+    """Return mutmut's names of the functions that run only while the module is imported: before any mutant is switched on."""
+    module = ast.parse(code)
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for node in module.body:
+        names[isinstance(node, ast.FunctionDef | ast.ClassDef)] |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    functions = {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+    return {f"x_{name}" for name in functions & names[False] - names[True]}
+
+
 def find_changes(code: str) -> dict[str, Change]:
     """Return what each mutant of a mutated module changes: the innermost statement, or the signature."""
     changes: dict[str, Change] = {}
@@ -96,9 +108,9 @@ def find_changes(code: str) -> dict[str, Change]:
 def _pair_functions(code: str) -> Iterator[tuple[str, ast.FunctionDef, ast.FunctionDef]]:
     functions = {node.name: node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)}
     for name, node in functions.items():
-        stem, mark, number = name.partition(_MARK)
+        stem, mark, number = name.partition(MARK)
         if mark and number != "orig":
-            yield name, functions[f"{stem}{_MARK}orig"], node
+            yield name, functions[f"{stem}{MARK}orig"], node
 
 
 def _find_statements(before: ast.AST, after: ast.AST) -> tuple[ast.AST, ast.AST]:

@@ -7,7 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from mutation.scope import SAMPLED, TESTS, WHOLE, Change, belongs, choose, expose_properties, find_changes, find_sources, find_wordings
+from mutation.decisions import find_decisions
+from mutation.scope import (
+    CORE,
+    SAMPLED,
+    SERVED,
+    TESTS,
+    WHOLE,
+    Change,
+    belongs,
+    choose,
+    expose_properties,
+    find_changes,
+    find_import_only,
+    find_sources,
+    find_wordings,
+)
 
 ROOT = Path(__file__).parents[3]
 PROPERTY = '''
@@ -78,3 +93,38 @@ def test_every_group_has_modules_and_tests_and_no_module_is_in_two() -> None:
 def test_every_sentence_names_a_change() -> None:
     sentences = json.loads((ROOT / "mutation/equivalent.json").read_text())
     assert all(": " in key and " -> " in key and sentence.endswith(".") for key, sentence in sentences.items())
+
+
+IMPORTED = """
+def make_pattern(a): return a
+def make_both(a): return a
+def use(a): return make_both(a)
+PATTERN, BOTH = make_pattern(1), make_both(1)
+"""
+
+
+def test_functions_that_run_only_at_import_are_passed_over() -> None:
+    assert find_import_only(IMPORTED) == {"x_make_pattern"}
+
+
+PACKAGE = {
+    "decide.py": "def decide(a): return a > 1\ndef ask(connection): return decide(connection.execute('x'))\ndef wrap(a): return ask(a)\n",
+    "held.py": "class Held:\n    def __init__(self, a): self._client = a\n    def read(self): return self.fetch()\n"
+    "    def fetch(self): return self._client.get()\n    @property\n    def size(self) -> int:\n        return len(self.parts)\n",
+}
+
+
+def test_a_decision_is_what_uses_no_server_by_itself_or_through_another(tmp_path: Path) -> None:
+    folder = tmp_path / CORE / "restore"
+    folder.mkdir(parents=True)
+    for name, code in PACKAGE.items():
+        (folder / name).write_text(code)
+    stem = "schedgen_backups.core.restore."
+    assert find_decisions(tmp_path, "restore") == {f"{stem}decide.x_decide", f"{stem}held.xǁHeldǁsize", f"{stem}held.xǁHeldǁ_size_body"}
+
+
+def test_the_decisions_of_a_restore_are_among_those_that_are_mutated() -> None:
+    [package] = SERVED
+    decisions = {name.rpartition(".")[2] for name in find_decisions(ROOT, package)}
+    assert decisions >= {"x_judge_database", "x_compare_rows", "x_merge_rows", "x_make_insert", "x_parse_roles", "x_select_tables", "x_choose_way"}
+    assert not decisions & {"x_compare_database", "x_write_rows", "x_make_roles", "x_finish_swap", "x_take_safety_backup", "x_find_difference"}
