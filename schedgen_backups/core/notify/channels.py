@@ -184,7 +184,8 @@ def make_channel(url: str) -> Channel:
     if plugin is None:
         raise ConfigurationError(f"an address of kind {parts.scheme or 'unknown'!r} is not understood", hint="See the list of apprise's addresses.")
     if not _is_encrypted(plugin, parts):
-        raise ConfigurationError(f"the address of kind {parts.scheme!r} is not encrypted", hint=f"Use {plugin.secure_protocol or 'another kind'}.")
+        secure = " or ".join(_list_schemes(type(plugin).secure_protocol))
+        raise ConfigurationError(f"the address of kind {parts.scheme!r} is not encrypted", hint=f"Use {secure or 'another kind'}.")
     return AppriseChannel(_set_limits(plugin), url)
 
 
@@ -212,8 +213,12 @@ def _is_encrypted(plugin: apprise.NotifyBase, parts: SplitResult) -> bool:
     if getattr(plugin, "secure_mode", None) == "insecure":
         return False
     # Services that are only reached by https have no unencrypted protocol, and call nothing secure.
-    plain = plugin.protocol if isinstance(plugin.protocol, (tuple, list, set)) else (plugin.protocol,)
-    return plugin.secure or parts.scheme not in plain
+    # Of the class: an instance may use the name for something else, as Kodi's does.
+    return plugin.secure or parts.scheme not in _list_schemes(type(plugin).protocol)
+
+
+def _list_schemes(value: object) -> tuple[str, ...]:
+    return tuple(map(str, cast("Iterable[object]", value))) if isinstance(value, (tuple, list, set)) else (str(value),) if value else ()
 
 
 def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> Channel:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+import apprise
 import pytest
+from apprise.manager_plugins import NotificationManager
 
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify import exchange
-from schedgen_backups.core.notify.channels import Channel, MailSettings, make_channel, make_mail_channel
+from schedgen_backups.core.notify.channels import AppriseChannel, Channel, MailSettings, make_channel, make_mail_channel
 from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups_tests.support.alerts import SECRET, Answer, RecordingServer, closed_port, make_alert, recording_server, silent_server
 
@@ -51,6 +53,8 @@ def make_channels(port: int) -> list[Channel]:
         f"http://127.0.0.1@example.com/{SECRET}",
         f"json://example.com/{SECRET}",
         f"ntfy://example.com/{SECRET}",
+        f"kodi://example.com/{SECRET}",
+        f"mastodon://{SECRET.replace('/', '')}@example.com",
         f"mailto://user:{PASSWORD}@example.com",
         f"mailtos://user:{PASSWORD}@example.com?mode=insecure",
         f"mailto://user:{PASSWORD}@localhost?smtp=mail.example.com",
@@ -62,6 +66,13 @@ def test_what_is_not_encrypted_is_refused_without_the_address(url: str, caplog: 
     with pytest.raises(ConfigurationError, match="not encrypted") as caught:
         make_channel(url)
     assert_no_secret(str(caught.value) + caught.value.hint + repr(caught.value) + caplog.text)
+
+
+def test_the_encrypted_kinds_of_a_service_are_named() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make_channel("kodi://example.com/")
+    assert caught.value.hint == "Use kodis or xbmcs."
+    assert make_channel("kodis://example.com/").name == "Kodi/XBMC"
 
 
 @pytest.mark.parametrize("url", [f"nonsense-{SECRET}", f"xyz://{SECRET}", f"https:///{SECRET}", f"https://[{SECRET}", f"ftp://example.com/{SECRET}"])
@@ -88,7 +99,7 @@ def test_a_server_that_is_down_is_told_without_the_address(caplog: pytest.LogCap
     caplog.set_level(logging.DEBUG)
     for channel in make_channels(closed_port()):
         delivery = channel.send(make_alert())
-        assert not delivery.is_accepted, channel.name
+        assert (delivery.channel, delivery.is_accepted) == (channel.name, False)
         assert_no_secret(f"{delivery}{channel!r}")
     assert_no_secret(caplog.text)
 
@@ -102,6 +113,24 @@ def test_a_server_that_repeats_what_it_was_asked_gives_nothing_away(server: Reco
         assert not delivery.is_accepted
         assert_no_secret(f"{delivery}{channel!r}")
     assert_no_secret(caplog.text)
+
+
+def test_a_service_that_logs_its_password_gives_nothing_away() -> None:
+    """Servers of mail repeat the login in their refusals; apprise's plugins log what they like."""
+
+    @apprise.decorators.notify(on="leaky")
+    def refuse(body: str, title: str, notify_type: str, *_arguments: object, **_more: object) -> bool:
+        del body, title, notify_type
+        logging.getLogger("apprise").warning("the login user with %s was refused", PASSWORD)
+        return False
+
+    try:
+        plugin = apprise.Apprise.instantiate(f"leaky://user:{PASSWORD}@example.com")
+        assert plugin is not None
+        delivery = AppriseChannel(plugin, "leaky://example.com").send(make_alert())
+    finally:
+        NotificationManager().remove("leaky")
+    assert (delivery.is_accepted, delivery.answer) == (False, "the login user with *** was refused Failed to send Custom - leaky notification.")
 
 
 def test_what_is_accepted_gives_nothing_away_either(server: RecordingServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -220,7 +220,8 @@ def test_an_answer_that_comes_byte_by_byte_is_given_up(server: RecordingServer, 
     monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 0.5)
     server.default = Answer(200, "ok" * 100, seconds_per_byte=0.1)
     started_at = time.monotonic()
-    assert not make_channel(address.format(server.endpoint)).send(make_alert()).is_accepted
+    delivery = make_channel(address.format(server.endpoint)).send(make_alert())
+    assert (delivery.is_accepted, delivery.answer) == (False, "TimeoutError: no answer as it should be")
     assert time.monotonic() - started_at < 3
     server.is_stopping.set()
 

@@ -348,6 +348,13 @@ def test_channels_that_hang_are_waited_for_side_by_side(server: RecordingServer,
     assert len(list_spool(tmp_path)) == 3
 
 
+def test_a_spooled_alert_that_cannot_be_read_is_named_and_left(server: RecordingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be readable again; until then somebody must know of it."""
+    (tmp_path / ".alerts" / "spool" / "unreadable.json").mkdir(parents=True)
+    assert Notifier([make_webhook(server)], tmp_path).flush_spool() == 1
+    assert "spooled alert unreadable.json cannot be read and is left: Is a directory" in caplog.messages
+
+
 def test_a_flush_ends_although_more_is_spooled(
     server: RecordingServer, other_server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
