@@ -392,3 +392,34 @@ def test_a_point_ahead_of_the_clock_counts_for_nothing_and_can_be_restored_by_it
     assert find_newest_verified(catalog).point_id == now  # type: ignore[union-attr]
     assert resolve_point(catalog, ahead.text).point_id == ahead
     assert catalog.get_point(ahead).get_path(ArtifactKind.DATABASE).exists()
+
+
+def test_a_directory_below_missing_ones_is_made_for_its_owner(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "new" / "backups")
+    catalog.prepare()
+    catalog.prepare()
+    assert (mode_of(catalog.directory), list_files(catalog.directory)) == (0o700, [])
+
+
+def test_a_manifest_of_another_point_is_damage(catalog: Catalog) -> None:
+    add_point(catalog)
+    other = RecoveryPointId("20261123_020000")
+    catalog.manifest_path(ID).rename(catalog.manifest_path(other))
+    assert catalog.read_manifest(ID) is None
+    with pytest.raises(VerificationError, match=POINT):
+        catalog.read_manifest(other)
+
+
+def test_a_damaged_site_file_is_made_again_only_where_all_points_name_one_site(catalog: Catalog) -> None:
+    manifest = add_point(catalog, is_committed=False)
+    catalog.write_manifest(manifest.model_copy(update={"site_id": "a" * 32}))
+    (catalog.directory / "site.json").write_text("{")
+    assert catalog.settle_site().site_id == "a" * 32
+    assert catalog.read_site() == catalog.settle_site()
+    other = manifest.model_copy(update={"point_id": "20261123_020000", "site_id": "b" * 32})
+    catalog.write_manifest(other)
+    (catalog.directory / "site.json").write_text("{")
+    with pytest.raises(VerificationError):
+        catalog.settle_site()
+    (catalog.directory / "site.json").unlink()
+    assert catalog.settle_site().site_id not in {"a" * 32, "b" * 32}
