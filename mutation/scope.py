@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +90,16 @@ def find_wordings(code: str) -> set[str]:
 def find_import_only(code: str) -> set[str]:
     """Return mutmut's names of the functions that run only while the module is imported: before any mutant is switched on."""
     module = ast.parse(code)
-    names: dict[bool, set[str]] = {True: set(), False: set()}
-    for node in module.body:
-        names[isinstance(node, ast.FunctionDef | ast.ClassDef)] |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
-    functions = {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
-    return {f"x_{name}" for name in functions & names[False] - names[True]}
+    definitions = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    statements = [node for node in module.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    calls = Counter(each.func.id for node in statements for each in ast.walk(node) if isinstance(each, ast.Call) and isinstance(each.func, ast.Name))
+    # What stands in a table there is called later.
+    kept = set(Counter(name for node in statements for name in _list_names(node)) - calls)
+    later = {name for node in definitions.values() for name in _list_names(node)} | kept
+    only = {name for name in calls if name not in later and isinstance(definitions.get(name), ast.FunctionDef)}
+    made = {name for function in only for name in _list_names(definitions[function]) if isinstance(definitions.get(name), ast.ClassDef)}
+    made -= {name for other, node in definitions.items() if other not in only | made for name in _list_names(node)} | kept
+    return {f"x_{name}" for name in only} | {f"xǁ{name}ǁ__init__" for name in made}
 
 
 def find_changes(code: str) -> dict[str, Change]:
@@ -103,6 +109,10 @@ def find_changes(code: str) -> dict[str, Change]:
         before, after = _find_statements(original, mutant)
         changes[name] = Change(_write(before), _write(after))
     return changes
+
+
+def _list_names(node: ast.AST) -> list[str]:
+    return [each.id for each in ast.walk(node) if isinstance(each, ast.Name)]
 
 
 def _pair_functions(code: str) -> Iterator[tuple[str, ast.FunctionDef, ast.FunctionDef]]:

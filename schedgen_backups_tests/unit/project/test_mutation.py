@@ -96,15 +96,23 @@ def test_every_sentence_names_a_change() -> None:
 
 
 IMPORTED = """
-def make_pattern(a): return a
+class Template:
+    def __init__(self, a): self.a = a
+    def fill(self, b): return self.a + b
+class Value:
+    def __init__(self, a): self.a = a
+def make_pattern(a): return Template(a), Value(a)
 def make_both(a): return a
-def use(a): return make_both(a)
+def rule(a): return a
+def wrap(a): return a
+def use(a): return make_both(Value(a))
 PATTERN, BOTH = make_pattern(1), make_both(1)
+RULES = {"rule": rule, "wrap": wrap(rule), "again": wrap}
 """
 
 
 def test_functions_that_run_only_at_import_are_passed_over() -> None:
-    assert find_import_only(IMPORTED) == {"x_make_pattern"}
+    assert find_import_only(IMPORTED) == {"x_make_pattern", "xǁTemplateǁ__init__"}
 
 
 PACKAGE = {

@@ -7,11 +7,13 @@ integration tests.
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import tarfile
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -293,3 +295,30 @@ def test_a_stream_of_another_size_leaves_nothing_behind(tmp_path: Path, size_byt
         for entry, expected in zip(entries, (b"1", data, b"2"), strict=True):
             assert b"".join(archive.read_object(entry)) == expected
     assert run_tool("tar", "-tzf", path, cwd=tmp_path)[0] == 0
+
+
+def test_what_the_journal_names_is_in_the_file_in_case_the_capture_is_killed(tmp_path: Path) -> None:
+    path, journal = tmp_path / ARCHIVE_NAME, tmp_path / "entries.jsonl"
+    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path, journal_name=journal.name) as writer:
+        for number in range(3):
+            body = make_noise(2000, number)
+            writer.add_packed(pack_object(make_entry(f"{number}.pdf", body), body))
+            # As a process sees it that takes over: nothing in our buffers.
+            entries = [ObjectEntry.model_validate_json(line) for line in journal.read_bytes().splitlines()]
+            assert [entry.key for entry in entries] == [f"{each}.pdf" for each in range(number + 1)]
+            assert path.stat().st_size == sum(entry.length for entry in entries)
+
+
+def test_the_header_holds_what_s3_knows_of_an_object_and_nothing_of_its_place(tmp_path: Path) -> None:
+    known = {
+        "version_id": "7",
+        "content_type": "text/plain",
+        "headers": {"Cache-Control": "no-store"},
+        "metadata": {"owner": "me"},
+        "tags": {"kind": "exam"},
+    }
+    entry = make_entry("a.pdf", b"abc", is_changed=True, unproven="no checksum", **known)
+    write_archive(tmp_path / ARCHIVE_NAME, [(entry, b"abc")])
+    with tarfile.open(tmp_path / ARCHIVE_NAME) as tar:
+        described = json.loads(tar.getmembers()[0].pax_headers["comment"])
+    assert described == {"key": "a.pdf", "etag": entry.etag, **known}

@@ -220,6 +220,24 @@ def test_a_very_long_row_passes_without_being_held() -> None:
     assert passed == fed
 
 
+def test_a_statement_of_another_form_is_passed_on_and_not_waited_for() -> None:
+    """pg_dump writes none behind an announcement; the text behind it must not fill the memory."""
+    odd = TableText("jobs", ()).text.partition(b"COPY ")[0] + b"COPY (SELECT 1) FROM stdin;\n"
+    fed = passed = 0
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal fed
+        for block in (DUMP_HEAD, odd, *[b"SELECT 1;\n" * 1000] * 200, DUMP_TAIL):
+            fed += len(block)
+            yield block
+
+    for segment in split_dump(blocks()):
+        assert isinstance(segment, Text)
+        passed += len(segment.data)
+        assert fed - passed <= 64 << 10
+    assert passed == fed
+
+
 def test_a_very_long_text_passes_without_being_held() -> None:
     """Large objects are statements of megabytes without a newline."""
     fed = 0

@@ -9,10 +9,12 @@ from typing import BinaryIO, cast
 
 import pytest
 
+from schedgen_backups.core.formats import archive_file
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, open_archive
 from schedgen_backups.core.formats.gzip_members import SMALLEST_FILLER_BYTES, compress_member, filler_member, measure_filler, store_member
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import pack_object
+from schedgen_backups.core.system.reflink import SHARED_BLOCK_BYTES
 from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, make_entry, make_noise, make_record
 
 BODY = make_noise(5000)
@@ -63,6 +65,28 @@ def test_a_copy_leaves_out_the_filler_of_the_older_archive(tmp_path: Path, copy:
         assert (copied.offset, copied.length) == (0, len(packed.members))
         assert b"".join(archive.read_object(copied)) == BODY
     assert path.read_bytes().startswith(packed.members)
+
+
+@pytest.mark.parametrize("gap_bytes", [0, 1, SMALLEST_FILLER_BYTES - 1, SMALLEST_FILLER_BYTES, SMALLEST_FILLER_BYTES + 1, SHARED_BLOCK_BYTES - 1])
+@pytest.mark.parametrize("copy", [copy_together, copy_alone])
+def test_copies_lie_in_their_blocks_as_in_the_older_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: Copy, gap_bytes: int) -> None:
+    """Where the file system can share blocks, which the machine of the tests need not."""
+    monkeypatch.setattr(archive_file, "can_share_blocks", lambda _source, _folder: True)
+    body = make_noise(100_000)
+    packed = pack_object(make_entry("a.pdf", body), body)
+    older = tmp_path / "older"
+    older.write_bytes(bytes(gap_bytes) + packed.members)
+    path = tmp_path / ARCHIVE_NAME
+    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer:
+        copy(writer, packed.entry.model_copy(update={"offset": gap_bytes, "length": len(packed.members)}), older)
+        writer.finish(make_record(writer))
+    place = path.read_bytes().index(packed.members)
+    assert (place - gap_bytes) % SHARED_BLOCK_BYTES == 0
+    assert place == gap_bytes + (SHARED_BLOCK_BYTES if 0 < gap_bytes < SMALLEST_FILLER_BYTES else 0)
+    with open_archive(path) as archive:
+        [copied] = archive.read_entries()
+        assert (copied.offset, copied.length) == (0, place + len(packed.members))
+        assert b"".join(archive.read_object(copied)) == body
 
 
 def test_a_filler_that_is_all_of_an_object_is_no_filler(tmp_path: Path) -> None:

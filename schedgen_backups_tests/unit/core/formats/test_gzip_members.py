@@ -12,6 +12,7 @@ import io
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -213,6 +214,21 @@ def test_many_blocks_stay_in_order_and_few_of_them_wait(threads: int) -> None:
     assert gzip.decompress(file.getvalue()) == b"".join(blocks)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_more_threads_compress_than_were_asked_for(threads: int) -> None:
+    seen: set[int] = set()
+
+    def compress(data: bytes) -> bytes:
+        seen.add(threading.get_ident())
+        time.sleep(0.001)
+        return compress_member(data)
+
+    with MemberWriter(io.BytesIO(), threads=threads) as writer:
+        for _block in range(20):
+            writer.write_block(b"x", compress)
+    assert 0 < len(seen) <= threads
+
+
 def test_an_error_in_a_compressing_thread_comes_out_of_the_writer() -> None:
     def fail(_data: bytes) -> bytes:
         raise OSError(28, "No space left on device")
@@ -246,6 +262,15 @@ def test_only_what_shrinks_is_worth_compressing() -> None:
     assert not is_compressible(memoryview(b"<< /Type /Page >>\n" * 200 + make_noise(100_000, 1) + b"0000000000 65535 n\n" * 200))
     assert is_compressible(make_noise(3000, 1) + b"a timetable is text " * 5000)
     assert is_compressible(make_noise(1000, 1) + b"text" * 300)
+
+
+def test_each_quarter_is_judged_by_its_middle() -> None:
+    """What is text at both ends of a quarter may be noise between, and the other way round."""
+    zeros, middles = bytes((64 << 10) - 2048), [make_noise(4096, seed) for seed in range(4)]
+    assert not is_compressible(b"".join(zeros + middle + zeros for middle in middles))
+    noise = make_noise((64 << 10) - 2048, 9)
+    assert is_compressible((noise + bytes(4096) + noise) * 4)
+    assert is_compressible(zeros + middles[0] + zeros + (noise + bytes(4096) + noise) * 3)
 
 
 def test_the_programs_that_operators_use_are_here() -> None:

@@ -52,6 +52,41 @@ def test_the_bytes_are_those_of_reading_one_after_the_other(name: str) -> None:
     assert b"".join(observed) == data
 
 
+def test_what_is_unpacked_at_one_time_is_whole_members() -> None:
+    """Read one after the other, the pieces would begin anywhere."""
+    data = b"".join(SHAPES["many large members"])
+    pieces: list[bytes] = []
+    deque(read_members_concurrently(io.BytesIO(data), 0, len(data), on_progress=pieces.append), maxlen=0)
+    assert len(pieces) > 10
+    assert all(piece.startswith(MEMBER_HEADER) for piece in pieces)
+
+
+class CountedFile(io.BytesIO):
+    """Counts what is read of it."""
+
+    read_bytes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.read_bytes += len(data)
+        return data
+
+
+def test_only_a_few_pieces_are_read_ahead() -> None:
+    members = [store_member(make_noise(500_000, number)) for number in range(30)]
+    file = CountedFile(b"".join(members))
+    done = 0
+
+    def note(piece: bytes) -> None:
+        nonlocal done
+        # Six pieces, and one that is cut off the file.
+        assert file.read_bytes - done <= 7 * (BLOCK_BYTES // 2 + len(members[0]))
+        done += len(piece)
+
+    deque(read_members_concurrently(file, 0, len(file.getvalue()), on_progress=note), maxlen=0)
+    assert done == len(file.getvalue())
+
+
 def _find_error(data: bytes, length: int, *, is_side_by_side: bool) -> str:
     read = read_members_concurrently if is_side_by_side else read_members
     with pytest.raises(VerificationError) as caught:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.formats.sql_statements import StatementSplitter
+from schedgen_backups.core.formats.sql_statements import StatementSplitter, split_roles
 
 STATEMENTS = (
     b"SET standard_conforming_strings = on;",
@@ -86,3 +86,10 @@ def test_rows_stand_between_statements() -> None:
     assert list(splitter.feed(b"SELECT '\n\n")) == []
     assert list(splitter.flush()) == []
     assert not splitter.is_between
+
+
+def test_statements_about_roles_are_told_from_settings_and_comments() -> None:
+    text = "--\n-- Roles\n--\n\nSET default_transaction_read_only = off;\nCREATE ROLE a;\nALTER ROLE a SET x TO 'SET y;\nz';\n-- end\n"
+    assert split_roles(text) == ["CREATE ROLE a;", "ALTER ROLE a SET x TO 'SET y;\nz';"]
+    with pytest.raises(VerificationError):
+        split_roles("CREATE ROLE a;\nALTER ROLE a SET x TO 'y;\n")

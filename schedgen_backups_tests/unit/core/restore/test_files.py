@@ -24,7 +24,7 @@ class Archived:
     """A point with an archive of its own, and the folder that its objects go into."""
 
     def __init__(self, directory: Path) -> None:
-        self.folder = directory / "out"
+        self.folder = directory / "new" / "out"
         path = directory / ARCHIVE_NAME
         write_archive(path, [(make_entry(key, body, modified_at=MODIFIED), body) for key, body in BODIES.items()])
         name = ArtifactName.from_file_name(ARCHIVE_NAME)
@@ -66,7 +66,7 @@ def test_a_file_that_is_there_is_not_written_over_unasked(archived: Archived) ->
 
 
 def test_a_link_to_nowhere_counts_as_a_file_that_is_there(archived: Archived) -> None:
-    archived.folder.mkdir()
+    archived.folder.mkdir(parents=True)
     (archived.folder / "a.pdf").symlink_to(archived.folder / "nowhere")
     with archived.prepare("a.pdf") as files, pytest.raises(TargetNotEmptyError):
         files.execute(overwrite=False)
@@ -74,13 +74,13 @@ def test_a_link_to_nowhere_counts_as_a_file_that_is_there(archived: Archived) ->
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "link/outside", "jobs/../../outside"])
 def test_an_archive_cannot_lead_out_of_the_folder(archived: Archived, name: str) -> None:
-    archived.folder.mkdir()
+    archived.folder.mkdir(parents=True)
     (archived.folder / "link").symlink_to(archived.folder.parent)
     with archived.prepare("a.pdf") as files:
         entries = tuple(entry.model_copy(update={"member_name": name}) for entry in files.entries)
         with pytest.raises(VerificationError, match="unsafe name"):
             replace(files, entries=entries).execute(overwrite=False)
-    assert list_files(archived.folder.parent) == [ARCHIVE_NAME]
+    assert list_files(archived.folder.parent.parent) == [ARCHIVE_NAME]
 
 
 def test_a_damaged_object_leaves_no_file(archived: Archived) -> None:
