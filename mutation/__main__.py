@@ -114,10 +114,10 @@ def run_mutants(names: list[str]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Run the groups and write the report; return 1 while a survivor of a whole group has no sentence."""
+    """Run the groups and write the report; return 1 while a survivor of a whole group has no sentence, or a tenth of a sample."""
     parser = argparse.ArgumentParser(prog="python -m mutation", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=[*WHOLE, *SAMPLED], help="run these groups and keep the others' results")
-    parser.add_argument("--sample", type=int, default=50, help="mutants per group that is not run whole (50)")
+    parser.add_argument("--sample", type=int, default=100, help="mutants per group that is not run whole (100)")
     parser.add_argument("--survivors", action="store_true", help="after adding tests: believe the last run's kills and run the other mutants again")
     parser.add_argument("--report-only", action="store_true", help="run nothing; write the report again, as after a new sentence")
     chosen = parser.parse_args()
@@ -149,7 +149,7 @@ def main() -> int:
 
 
 def report() -> int:
-    """Write the report of all results that there are; return 1 while a survivor of a whole group has no sentence."""
+    """Write the report of all results that there are; return 1 while a survivor of a whole group has no sentence, or a tenth of a sample."""
     results = {name: [Mutant.from_json(value) for value in values] for name, values in json.loads(RESULTS.read_text()).items()}
     return write_report(ROOT, results, [Run(**run) for run in json.loads(RUNS.read_text())])
 

@@ -41,6 +41,7 @@ class Received:
 
     path: str
     body: bytes
+    content_type: str = ""
 
     @property
     def json(self) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.received.append(Received(self.path, body))
+        self.server.received.append(Received(self.path, body, self.headers.get("Content-Type", "")))
         answer = self.server.answers.pop(0) if self.server.answers else self.server.default
         data = answer.body.encode()
         self.send_response(answer.status)

@@ -83,7 +83,7 @@ ALERTS = {
 def test_slack_gets_valid_blocks_whatever_the_alert(server: RecordingServer, name: str) -> None:
     assert make_channel(server.url()).send(ALERTS[name]) == Delivery("Slack", is_accepted=True, answer="200 ok")
     (received,) = server.received
-    assert received.path == f"/services/{SECRET}"
+    assert (received.path, received.content_type) == (f"/services/{SECRET}", "application/json")
     check_blocks(received.json["blocks"])
     assert 0 < len(received.json["text"]) <= 3000
 
@@ -152,7 +152,7 @@ def test_a_json_endpoint_gets_a_text(server: RecordingServer) -> None:
     server.default = Answer(204, "")
     assert make_channel(server.url("/hook?token=1")).send(make_alert()).is_accepted
     (received,) = server.received
-    assert received.path == "/hook?token=1"
+    assert (received.path, received.content_type) == ("/hook?token=1", "application/json")
     assert set(received.json) == {"text"}
     assert received.json["text"].splitlines() == [
         "[CRITICAL] Backup failed: database_dump",

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pytest
 
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
+from schedgen_backups.core.formats.dump_file import DumpFileWriter
+from schedgen_backups.core.formats.records import MissedObject
 from schedgen_backups.core.formats.tar_member import pack_object
-from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_every_object
-from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, TableText, get_status, get_summary, make_entry, make_record, write_dump
+from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
+from schedgen_backups_tests.support.artifacts import (
+    ARCHIVE_NAME,
+    DUMP_NAME,
+    TableText,
+    get_status,
+    get_summary,
+    make_dump_text,
+    make_entry,
+    make_record,
+    write_dump,
+    write_dump_text,
+)
 
 
 def write_archive(path: Path, **more: int) -> None:
@@ -81,3 +94,80 @@ def test_a_file_under_the_name_of_another_point_or_source_fails(tmp_path: Path, 
         results, check = verify_archive(path), Check.ARCHIVE_IS_READABLE
     assert get_status(results, check) is CheckStatus.FAILED
     assert get_summary(results, check).endswith("the file was exchanged or renamed")
+
+
+TABLES = [TableText("jobs", (b"1", b"2")), TableText("users", (b"3",))]
+TEXT = make_dump_text(TABLES)
+
+
+def write_misplaced_dump(path: Path, monkeypatch: pytest.MonkeyPatch, number: int, *, offset: int = 0, end: int = 0) -> None:
+    """Write a dump whose index gives a table another place, as only somebody can make it who can write a footer."""
+    finish = DumpFileWriter.finish
+
+    def misplace(writer: DumpFileWriter, *arguments: Any) -> Any:
+        _table, position = writer._positions[number]
+        position.offset += offset
+        position.end += end
+        return finish(writer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DumpFileWriter, "finish", misplace)
+        write_dump_text(path, TEXT)
+
+
+@pytest.mark.parametrize(
+    ("number", "move", "is_right"),
+    [
+        (0, {}, True),
+        (1, {"offset": -100, "end": -100}, False),
+        (0, {"end": 100}, False),
+        (1, {"end": 1000}, False),
+        (1, {"offset": 1000, "end": 1000}, False),
+    ],
+    ids=["right", "within the one before", "beyond the next one", "beyond the dump", "behind the dump"],
+)
+def test_tables_lie_one_behind_the_other_within_the_dump(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    move: dict[str, int],
+    is_right: bool,  # noqa: FBT001 - a table
+) -> None:
+    path = tmp_path / DUMP_NAME
+    write_misplaced_dump(path, monkeypatch, number, **move)
+    results = verify_dump(path)
+    assert get_status(results, Check.DUMP_IS_STORED) is CheckStatus.PASSED
+    assert get_status(results, Check.DUMP_IS_COMPLETE) is (CheckStatus.PASSED if is_right else CheckStatus.FAILED)
+    if not is_right:
+        assert get_summary(results, Check.DUMP_IS_COMPLETE).endswith("does not lie where the index says")
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"),
+    [
+        ({"jobs": 2, "users": 1}, "2 tables with 3 rows as counted in the snapshot"),
+        ({"jobs": 2}, "1 tables with 2 rows as counted in the snapshot"),
+        ({"jobs": 3, "users": 2}, "tables have other row counts than the snapshot: public.jobs (2 of 3), public.users (1 of 2)"),
+        ({"jobs": 2, "users": 1, "gone": 0}, "pg_dump left out tables of the snapshot: public.gone"),
+    ],
+)
+def test_a_dump_has_the_rows_that_the_snapshot_counted(tmp_path: Path, counted: dict[str, int], said: str) -> None:
+    """A table that was not counted, such as an extension's, is not judged."""
+    path = tmp_path / DUMP_NAME
+    write_dump_text(path, TEXT, {("public", name): count for name, count in counted.items()})
+    result = verify_dump_against_snapshot(path)
+    assert result.summary.endswith(said)
+    assert result.is_passed is ("as counted" in said)
+    assert result.figures == ({"tables": len(counted), "rows": sum(counted.values())} if result.is_passed else {})
+
+
+def test_objects_that_could_not_be_read_are_named_with_their_reasons(tmp_path: Path) -> None:
+    path = tmp_path / ARCHIVE_NAME
+    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer:
+        failed = (MissedObject(key="a.pdf", reason="denied"), MissedObject(key="b.pdf", reason="timed out"))
+        writer.finish(make_record(writer).model_copy(update={"failed_count": 2, "failed": failed}))
+    result = verify_every_object(path)
+    assert (result.status, result.summary.partition(": ")[2]) == (
+        CheckStatus.FAILED,
+        "2 objects could not be read: a.pdf: denied; b.pdf: timed out",
+    )

@@ -198,6 +198,13 @@ def test_a_point_that_cannot_be_read_keeps_no_other_from_being_read(catalog: Cat
     assert [point.point_id for point in report.points] == [name_night(1), name_night(0)]
     [problem] = report.problems
     assert problem.startswith(f"{name_night(2)}: ")
+    # What is left when the budget is used up is due, and the problem is told all the same.
+    shutil.copytree(catalog.directory, tmp_path / "again", copy_function=shutil.copyfile)
+    moved = Catalog(tmp_path / "again")
+    moved.verification_path(name_night(2)).unlink()
+    moved.verification_path(name_night(2)).mkdir()
+    report = read(moved, budget_seconds=0)
+    assert (report.points, report.due_count, len(report.problems)) == ((), 2, 1)
 
 
 @pytest.mark.parametrize("place", ["verification", "manifest"])
