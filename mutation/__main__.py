@@ -45,7 +45,6 @@ RESULTS = SCRATCH / "results.json"
 RUNS = SCRATCH / "runs.json"
 """What the results are made of: the runs since the last whole one."""
 COPY = SCRATCH / "copy"
-_SEED = "1"
 _PYTEST = ("-p", "no:xdist", "-p", "no:cacheprovider", "-p", "mutation.no_shrinking")
 
 
@@ -82,7 +81,7 @@ def make_copy(group: Group) -> None:
     (COPY / "pyproject.toml").write_text("\n".join([text, "[tool.mutmut]", *lines, "use_git_change_detection = false", ""]))
 
 
-def find_mutants(group: Group, sample: int) -> dict[str, Change]:
+def find_mutants(group: Group, sample: int, seed: str) -> dict[str, Change]:
     """Return the mutants to run by name: all of a whole group, else a sample that is the same each time."""
     found: dict[str, Change] = {}
     decisions = find_decisions(ROOT, group.name) if group.name in SERVED else None
@@ -96,7 +95,7 @@ def find_mutants(group: Group, sample: int) -> dict[str, Change]:
             is_decision = decisions is None or mutant.partition(MARK)[0] in decisions
             if name not in passed_over and function not in early and is_decision and belongs(mutant, group.name):
                 found[mutant] = changes[name]
-    chosen = sorted(found) if group.is_whole else choose(sorted(found), sample, _SEED)
+    chosen = sorted(found) if group.is_whole else choose(sorted(found), sample, seed)
     return {mutant: found[mutant] for mutant in chosen}
 
 
@@ -118,6 +117,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mutation", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=[*WHOLE, *SAMPLED], help="run these groups and keep the others' results")
     parser.add_argument("--sample", type=int, default=100, help="mutants per group that is not run whole (100)")
+    parser.add_argument("--seed", default="1", help="another word gives another sample: how well the tests hold what they were not written for")
     parser.add_argument("--survivors", action="store_true", help="after adding tests: believe the last run's kills and run the other mutants again")
     parser.add_argument("--report-only", action="store_true", help="run nothing; write the report again, as after a new sentence")
     chosen = parser.parse_args()
@@ -138,7 +138,7 @@ def main() -> int:
         # mutmut reads its settings from the working directory, and once.
         os.chdir(COPY)
         reset_config()
-        found = find_mutants(group, chosen.sample)
+        found = find_mutants(group, chosen.sample, chosen.seed)
         known = {value["name"]: value["status"] for value in results.get(group.name, ()) if chosen.survivors and value["status"] == "killed"}
         statuses = known | run_mutants([name for name in found if name not in known])
         results[group.name] = [asdict(Mutant(name, change, statuses[name])) for name, change in found.items()]

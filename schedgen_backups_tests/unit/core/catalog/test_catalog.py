@@ -423,3 +423,37 @@ def test_a_damaged_site_file_is_made_again_only_where_all_points_name_one_site(c
         catalog.settle_site()
     (catalog.directory / "site.json").unlink()
     assert catalog.settle_site().site_id not in {"a" * 32, "b" * 32}
+
+
+def test_a_point_is_adopted_once_and_other_adoptions_stay(catalog: Catalog) -> None:
+    """The first adoption makes the directory's own id."""
+    first, other, again = (
+        Adoption(point_id=point_id, reason=reason, adopted_at=TAKEN_AT)
+        for point_id, reason in ((POINT, "moved"), ("20261123_020000", "moved"), (POINT, "moved again"))
+    )
+    for adoption in (first, other, again):
+        catalog.adopt(adoption)
+    site = catalog.read_site()
+    assert site is not None
+    assert site.adopted == (other, again)
+    assert catalog.settle_site() == site
+
+
+def test_a_small_file_names_only_what_is_known(catalog: Catalog) -> None:
+    add_point(catalog)
+    catalog.write_verification(catalog.read_verification(ID).with_results((make_result(Check.DUMP_IS_STORED),)))
+    for path in (catalog.manifest_path(ID), catalog.verification_path(ID)):
+        assert "null" not in path.read_text()
+
+
+def test_results_of_another_point_are_refused_with_the_files_name(catalog: Catalog) -> None:
+    other = RecoveryPointId("20261123_020000")
+    catalog.write_verification(catalog.read_verification(ID))
+    catalog.verification_path(ID).rename(catalog.verification_path(other))
+    with pytest.raises(VerificationError, match=f"verification_{other}.json is of recovery point {POINT}"):
+        catalog.read_verification(other)
+
+
+def test_a_file_that_cannot_be_removed_is_an_error_that_names_the_directory(catalog: Catalog) -> None:
+    with pytest.raises(StorageError, match=f"{catalog.directory} cannot be used: No such file"):
+        catalog.remove_file(catalog.directory / "gone")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -10,6 +12,7 @@ import pytest
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
 from schedgen_backups.core.formats.dump_file import DumpFileWriter
+from schedgen_backups.core.formats.dump_text import TableFacts
 from schedgen_backups.core.formats.records import MissedObject
 from schedgen_backups.core.formats.tar_member import pack_object
 from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
@@ -41,7 +44,10 @@ def test_an_archive_that_holds_what_its_record_says_is_readable(tmp_path: Path) 
     results = verify_archive(tmp_path / ARCHIVE_NAME)
     assert [result.status for result in results] == [CheckStatus.PASSED, CheckStatus.PASSED]
     assert get_summary(results, Check.ARCHIVE_IS_READABLE) == "2 objects with 3 bytes, each as captured"
-    assert verify_every_object(tmp_path / ARCHIVE_NAME).is_passed
+    assert get_summary(results, Check.ARCHIVE_IS_STORED) == f"{ARCHIVE_NAME} is as it was written"
+    every = verify_every_object(tmp_path / ARCHIVE_NAME)
+    assert every.is_passed
+    assert every.summary == "2 of 2 listed objects, 0 deleted meanwhile; 1 could not be compared with a checksum of the server"
 
 
 @pytest.mark.parametrize("count", [-1, 1])
@@ -100,19 +106,56 @@ TABLES = [TableText("jobs", (b"1", b"2")), TableText("users", (b"3",))]
 TEXT = make_dump_text(TABLES)
 
 
-def write_misplaced_dump(path: Path, monkeypatch: pytest.MonkeyPatch, number: int, *, offset: int = 0, end: int = 0) -> None:
-    """Write a dump whose index gives a table another place, as only somebody can make it who can write a footer."""
+Positions = list[tuple[TableFacts, Any]]
+
+
+def write_crafted_dump(path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Positions], object], **record: object) -> None:
+    """Write a dump whose index or record says something else than it holds, as only somebody can make it who can write a footer."""
     finish = DumpFileWriter.finish
 
-    def misplace(writer: DumpFileWriter, *arguments: Any) -> Any:
-        _table, position = writer._positions[number]
-        position.offset += offset
-        position.end += end
+    def craft(writer: DumpFileWriter, *arguments: Any) -> Any:
+        change(writer._positions)
         return finish(writer, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DumpFileWriter, "finish", misplace)
-        write_dump_text(path, TEXT)
+        patch.setattr(DumpFileWriter, "finish", craft)
+        write_dump_text(path, TEXT, **record)  # type: ignore[arg-type]
+
+
+def find_complaint(path: Path) -> str:
+    """What is wrong with a dump whose bytes are as they were written; empty when nothing is."""
+    results = verify_dump(path)
+    assert get_status(results, Check.DUMP_IS_STORED) is CheckStatus.PASSED
+    is_complete = get_status(results, Check.DUMP_IS_COMPLETE) is CheckStatus.PASSED
+    return "" if is_complete else get_summary(results, Check.DUMP_IS_COMPLETE)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("change", [{"schema_name": "other"}, {"name": "other"}, {"rows": 7}, {"size_bytes": 1}, {"sha256": "0" * 64}], ids=str)
+def test_a_table_that_is_not_what_the_index_says_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, change: dict[str, Any]
+) -> None:
+    def alter(positions: Positions) -> None:
+        facts, position = positions[number]
+        positions[number] = replace(facts, **change), position
+
+    path = tmp_path / DUMP_NAME
+    write_crafted_dump(path, monkeypatch, alter)
+    named = {"schema_name": f"other.{TABLES[number].name}", "name": "public.other"}.get(next(iter(change)), f"public.{TABLES[number].name}")
+    assert find_complaint(path).endswith(f"tables differ from the index: {named}")
+
+
+def test_a_table_that_the_index_lacks_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / DUMP_NAME
+    write_crafted_dump(path, monkeypatch, lambda positions: positions.pop())
+    assert find_complaint(path).endswith("tables differ from the index: their number is another one")
+
+
+@pytest.mark.parametrize("record", [{"text_sha256": "0" * 64}, {"size_bytes": len(TEXT) + 1}], ids=["text", "size"])
+def test_a_schema_that_is_not_what_the_record_says_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, object]) -> None:
+    path = tmp_path / DUMP_NAME
+    write_crafted_dump(path, monkeypatch, lambda _positions: None, **record)
+    assert find_complaint(path).endswith("the schema differs from what was captured")
 
 
 @pytest.mark.parametrize(
@@ -133,13 +176,15 @@ def test_tables_lie_one_behind_the_other_within_the_dump(
     move: dict[str, int],
     is_right: bool,  # noqa: FBT001 - a table
 ) -> None:
+    def misplace(positions: Positions) -> None:
+        _facts, position = positions[number]
+        position.offset += move.get("offset", 0)
+        position.end += move.get("end", 0)
+
     path = tmp_path / DUMP_NAME
-    write_misplaced_dump(path, monkeypatch, number, **move)
-    results = verify_dump(path)
-    assert get_status(results, Check.DUMP_IS_STORED) is CheckStatus.PASSED
-    assert get_status(results, Check.DUMP_IS_COMPLETE) is (CheckStatus.PASSED if is_right else CheckStatus.FAILED)
-    if not is_right:
-        assert get_summary(results, Check.DUMP_IS_COMPLETE).endswith("does not lie where the index says")
+    write_crafted_dump(path, monkeypatch, misplace)
+    assert (find_complaint(path) == "") is is_right
+    assert is_right or find_complaint(path).endswith("does not lie where the index says")
 
 
 @pytest.mark.parametrize(
