@@ -5,6 +5,7 @@ For tests of everything that reaches out of the house (`channels`, `notifier`, `
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import threading
@@ -33,6 +34,7 @@ class Answer:
     body: str = "ok"
     headers: dict[str, str] = field(default_factory=dict)
     seconds_per_byte: float = 0
+    is_compressed: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.received.append(Received(self.path, body, self.headers.get("Content-Type", "")))
         answer = self.server.answers.pop(0) if self.server.answers else self.server.default
-        data = answer.body.encode()
+        data = gzip.compress(answer.body.encode()) if answer.is_compressed else answer.body.encode()
         self.send_response(answer.status)
-        for name, value in {**answer.headers, "Content-Length": str(len(data))}.items():
+        encoding = {"Content-Encoding": "gzip"} if answer.is_compressed else {}
+        for name, value in {**answer.headers, **encoding, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
         self.end_headers()
         if not answer.seconds_per_byte:

@@ -104,10 +104,11 @@ def test_a_server_that_is_down_is_told_without_the_address(caplog: pytest.LogCap
     assert_no_secret(caplog.text)
 
 
-def test_a_server_that_repeats_what_it_was_asked_gives_nothing_away(server: RecordingServer, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("slash", ["/", ""])
+def test_a_server_that_repeats_what_it_was_asked_gives_nothing_away(server: RecordingServer, caplog: pytest.LogCaptureFixture, slash: str) -> None:
     """Error pages often hold the path; some are so long that the cut would go through it."""
     caplog.set_level(logging.DEBUG)
-    server.default = Answer(404, "x" * 100 + f"The requested URL /services/{SECRET} was not found")
+    server.default = Answer(404, "x" * 100 + f"The requested URL {slash}services/{SECRET} was not found")
     for channel in make_channels(server.server_address[1])[:3]:
         delivery = channel.send(make_alert())
         assert not delivery.is_accepted

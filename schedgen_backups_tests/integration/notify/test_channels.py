@@ -13,7 +13,16 @@ import pytest
 
 from schedgen_backups.core.notify import exchange
 from schedgen_backups.core.notify.alert import Alert, Severity, shorten
-from schedgen_backups.core.notify.channels import AppriseChannel, Channel, Delivery, JsonChannel, SlackChannel, make_channel
+from schedgen_backups.core.notify.channels import (
+    AppriseChannel,
+    Channel,
+    Delivery,
+    JsonChannel,
+    MailSettings,
+    SlackChannel,
+    make_channel,
+    make_channels,
+)
 from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups_tests.support.alerts import SECRET, Answer, RecordingServer, make_alert, recording_server
 
@@ -132,9 +141,23 @@ def test_a_refusal_of_slack_is_told(server: RecordingServer, answer: Answer) -> 
     assert make_channel(server.url()).send(make_alert()) == Delivery("Slack", is_accepted=False, answer=f"{answer.status} {answer.body}")
 
 
+def test_an_answer_that_was_compressed_is_read(server: RecordingServer) -> None:
+    server.answers = [Answer(200, "ok", is_compressed=True), Answer(200, '{"ok": false}', is_compressed=True)]
+    assert make_channel(server.url()).send(make_alert()) == Delivery("Slack", is_accepted=True, answer="200 ok")
+    assert not make_channel(server.url("/hook")).send(make_alert()).is_accepted
+
+
+def test_each_address_is_a_channel_and_mail_comes_last() -> None:
+    addresses = ("https://hooks.slack.com/services/T0/B0/abc", "https://example.com/hook")
+    mail = MailSettings("mail.example.com", 587, "", "", "backups@example.com", "starttls")
+    assert [channel.name for channel in make_channels(addresses, ("a@example.com",), mail)] == ["Slack", "webhook at example.com", "E-Mail"]
+    assert [channel.fingerprint for channel in make_channels(addresses, (), None)] == [make_channel(address).fingerprint for address in addresses]
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
 @pytest.mark.parametrize("path", ["/services/a", "/hook"])
-def test_a_server_that_fails_once_is_asked_again(server: RecordingServer, path: str) -> None:
-    server.answers = [Answer(503)]
+def test_a_server_that_fails_once_is_asked_again(server: RecordingServer, path: str, status: int) -> None:
+    server.answers = [Answer(status)]
     assert make_channel(server.url(path)).send(make_alert()).is_accepted
     assert len(server.received) == 2
 
@@ -220,8 +243,8 @@ def test_an_answer_that_comes_byte_by_byte_is_given_up(server: RecordingServer, 
     monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 0.5)
     server.default = Answer(200, "ok" * 100, seconds_per_byte=0.1)
     started_at = time.monotonic()
-    delivery = make_channel(address.format(server.endpoint)).send(make_alert())
-    assert (delivery.is_accepted, delivery.answer) == (False, "TimeoutError: no answer as it should be")
+    channel = make_channel(address.format(server.endpoint))
+    assert channel.send(make_alert()) == Delivery(channel.name, is_accepted=False, answer="TimeoutError: no answer as it should be")
     assert time.monotonic() - started_at < 3
     server.is_stopping.set()
 
