@@ -269,7 +269,7 @@ def _parse_attributes(statement: str) -> dict[str, bool]:
 
 def _unquote_string(text: str) -> str:
     if text.startswith("E"):
-        text = text[1:].replace("\\\\", "\\")
+        return re.sub(r"\\(.)|''", lambda found: found[1] or "'", text[2:-1])
     return text[1:-1].replace("''", "'")
 
 

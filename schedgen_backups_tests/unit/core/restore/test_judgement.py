@@ -139,9 +139,17 @@ def test_results_say_what_was_counted_and_when(captured: Captured) -> None:
 
 
 def test_what_a_dump_does_not_hold_is_said_and_changes_no_judgement(captured: Captured) -> None:
-    facts = DumpFacts(tuple(captured.facts), captured.record.text_sha256, 0, is_complete=True)
-    _restored, equal = judge_database(captured.record, captured.tables, facts, EQUAL, SAME, apart="the owner differs")
+    record = captured.record
+    facts = DumpFacts(tuple(captured.facts), record.text_sha256, 0, is_complete=True, comparable_sha256=record.comparable_sha256)
+    _restored, equal = judge_database(record, captured.tables, facts, EQUAL, SAME, apart="the owner differs")
     assert (equal.status, equal.summary) == (CheckStatus.PASSED, "2 tables, 3 rows and the schema are equal; the owner differs")
+
+
+def test_a_file_of_before_the_comparable_digest_is_compared_by_its_whole_text(captured: Captured) -> None:
+    record = captured.record.model_copy(update={"comparable_sha256": ""})
+    for text_sha256, status in ((record.text_sha256, CheckStatus.PASSED), ("0" * 64, CheckStatus.FAILED)):
+        facts = DumpFacts(tuple(captured.facts), text_sha256, 0, is_complete=True, comparable_sha256="1" * 64)
+        assert judge_database(record, captured.tables, facts, EQUAL, SAME)[1].status is status
 
 
 def test_a_text_that_cannot_be_equal_is_unknown_and_its_rows_count_all_the_same(captured: Captured) -> None:

@@ -22,7 +22,8 @@ def test_each_line_about_a_role_is_kept_under_its_role() -> None:
     lines = ROLES.splitlines()
     assert found.attributes == {"app": lines[1], '"Pay Roll"': ""}
     assert found.details == {"app": [lines[3], lines[4]], '"Pay Roll"': [lines[5]]}
-    assert found.setting_names == {"app": ["search_path", "custom.word"]}
+    assert found.settings == {"app": {"search_path": ["app", "public"], "custom.word": ["it's"]}}
+    assert (found.has_attribute("app", "INHERIT"), found.has_attribute("app", "SUPERUSER"), found.has_attribute("x", "LOGIN")) == (True, False, False)
     assert found.memberships == [Membership('"Pay Roll"', "app", " WITH ADMIN OPTION, INHERIT FALSE"), Membership("app", "reader", "")]
     assert found.unknown_count == 0
 
