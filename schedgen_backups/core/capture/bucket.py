@@ -43,9 +43,9 @@ _GONE_IN_A_ROW = 1000
 """After so many listed objects that are not there, the listing is asked whether it still names them."""
 _GONE_LOOKS = 2
 """An object may be deleted between the listing's answer and its own."""
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9/._-]+")
-"""Of other characters a listing may name others than the object has: in XML without a word for them, or encoded in the server's own way. As a
-prefix such a name finds nothing."""
+_ODD_SIGN = re.compile(r"[^A-Za-z0-9/._-]")
+"""A listing may name another in its place: XML has no word for some, and servers encode others in ways of their own. As a prefix such a name
+finds nothing."""
 
 
 _Read = PackedObject | LargeObject | GoneObject | FailedObject
@@ -330,11 +330,14 @@ class _Capture:
 
     def _find_named(self, keys: Sequence[str]) -> set[str]:
         """Return those keys that the listing names now, and those of which it does not tell."""
-        named = {key for key in keys if _PLAIN_KEY.fullmatch(key) and self._is_named(key)}
-        if others := {key for key in keys if not _PLAIN_KEY.fullmatch(key)}:
-            named |= {listed.key for listed in self._client.list_objects() if listed.key in others}
+        by_prefix: dict[str, set[str]] = {}
+        for key in keys:
+            by_prefix.setdefault(_ODD_SIGN.split(key, maxsplit=1)[0], set()).add(key)
+        named: set[str] = set()
+        for prefix, wanted in by_prefix.items():
+            for listed in self._client.list_objects(prefix):
+                # A line without the prefix is the answer of a server that does not know prefixes.
+                named |= {listed.key} & wanted if listed.key.startswith(prefix) else wanted
+                if wanted <= named:
+                    break
         return named
-
-    def _is_named(self, key: str) -> bool:
-        # A line without the prefix is the answer of a server that does not know prefixes.
-        return any(listed.key == key or not listed.key.startswith(key) for listed in self._client.list_objects(key))

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import urllib3
@@ -463,10 +464,27 @@ def test_an_object_that_is_deleted_when_it_is_looked_up_again_is_counted_as_dele
 def test_an_object_that_the_listing_names_otherwise_than_it_is_called_is_not_taken_for_deleted(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, key: str
 ) -> None:
-    """No server gives objects by such a name, asked for it as a prefix neither."""
-    proxy.answer(make_page([*BODIES, key]), count=None, matching=r"list-type=2&max-keys=1000&prefix=$")
+    """No server gives objects by such a name, asked for it as a prefix neither: only by what comes before the odd sign."""
+    proxy.answer(make_page([*BODIES, key]), count=None, matching=r"prefix=$")
+    proxy.answer(make_page([key]), count=None, matching=r"prefix=a$")
     path = publish_archive(catalog, proxy.settings(bucket))
     assert_named_as_failed(path, key)
+
+
+def test_a_server_that_knows_no_prefixes_does_not_tell_what_was_deleted(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    proxy.answer(make_page([*BODIES, "gone.pdf"]), matching="list-type")
+    proxy.answer(make_page([*BODIES]), count=None, matching="prefix=gone")
+    assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "gone.pdf")
+
+
+def test_objects_are_looked_up_again_by_what_every_server_names_alike(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+    """Not by the whole listing, and those with one beginning together."""
+    gone = ["a/b.pdf", "a/My file.pdf", "a/My+.pdf", "a/My", "b/\u00fc.pdf"]
+    proxy.answer(make_page([*BODIES, *gone]), matching="list-type")
+    record = assert_complete(publish_archive(catalog, proxy.settings(bucket)))
+    assert [missed.key for missed in record.deleted] == gone
+    asked = [unquote(request.path.partition("&prefix=")[2]) for request in proxy.requests(matching="list-type")]
+    assert asked == ["", "a/b.pdf", "a/My", "b/"]
 
 
 def test_more_deleted_objects_than_are_looked_up_at_a_time_are_all_counted(
