@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -22,12 +23,16 @@ HEALTH_PATH = "/server_info"
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _READING_METHODS = frozenset({"GET", "HEAD"})
 _OWN_SITES = frozenset({"same-origin", "none"})
-_QUERY_LIMIT_BYTES = 8 << 20
-"""Far more than the UI sends: its largest queries are some 100 kB (2026-11-29, dagster-webserver 1.13)."""
+_QUERY_LIMIT_BYTES = 1 << 20
+"""More than the UI sends: its largest queries are some 100 kB (2026-11-29, dagster-webserver 1.13)."""
+# Each begins with fixed characters and is bounded: one POST must not keep everybody else waiting.
 _PASSWORD = re.compile(
-    r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s/"'@\\]*:[^\s/"'@\\]+@|(?:^|[?&\s"'])(?:ssl)?password\s*=\s*[^\s&"']""", re.IGNORECASE | re.MULTILINE
+    r"""(?:(?<=postgres)|(?<=postgresql))://[^@]{0,300}?:[^@]{1,300}@|://[^\s/"'@\\?#]{0,300}:[^\s/"'@\\]{1,300}@"""
+    r"""|(?<![A-Za-z0-9_])(?:ssl)?password\s{0,20}=\s{0,20}['"]?[^\s&'"]""",
+    re.IGNORECASE,
 )
-_ESCAPE = re.compile(r"\\+(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|(/))")
+_ESCAPE = re.compile(r"\\(?:U([0-9A-Fa-f]{8})|u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|([/nt]))|%([0-9A-Fa-f]{2})")
+_LETTERS = {"/": "/", "n": "\n", "t": "\t"}
 _MOST_LAYERS = 4
 """Of escapes: JSON in a string of JSON, or YAML."""
 _WRONG_POLICY_CODE = 1008
@@ -156,8 +161,15 @@ def _holds_password(body: bytes) -> bool:
     for _layer in range(_MOST_LAYERS):
         if _PASSWORD.search(text):
             return True
-        text = _ESCAPE.sub(lambda found: found[3] or chr(int(found[1] or found[2], 16)), text)
+        text = _ESCAPE.sub(_unescape, text.replace("\\\\", "\\"))
     return False
+
+
+def _unescape(found: re.Match[str]) -> str:
+    digits = found[1] or found[2] or found[3] or found[5]
+    if not digits:
+        return _LETTERS[found[4]]
+    return chr(min(int(digits, 16), sys.maxunicode))
 
 
 def _replay(first: Message, receive: Receive) -> Receive:

@@ -60,7 +60,7 @@ def open_scratch(point: PointListing, drill: DrillSettings, source: DatabaseSett
         notes = (database.note,) if database.note else ()
         yield Scratch(
             folder.path,
-            database.roles.loader,
+            database.roles.reader or database.roles.loader,
             bucket.settings,
             f"{database.description} and {bucket.description}",
             notes,

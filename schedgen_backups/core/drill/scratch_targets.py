@@ -31,6 +31,7 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, Dri
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 EVENT_TRIGGERS_SETTING_MAJOR = 17
 """PostgreSQL 17 brought triggers on login and the setting that turns event triggers off (release notes, E.7.3)."""
+_READER = "_reader"
 _COMMENT = "made by a restore drill of schedgen-backups; may be dropped when no drill runs"
 
 
@@ -183,8 +184,18 @@ class _RolePlan:
 
     is_superuser: bool
     absent: tuple[str, ...]
-    """The loader's name first where one is made."""
+    """The loader's name and the reader's first where they are made."""
     loader_name: str
+
+    @property
+    def reader_name(self) -> str:
+        return f"{self.loader_name}{_READER}"
+
+    @property
+    def of_dump(self) -> tuple[str, ...]:
+        """Those of `absent` that stand for roles of the source."""
+        return tuple(name for name in self.absent if name not in {self.loader_name, self.reader_name})
+
     stand_ins: tuple[StandIn, ...]
     refused: frozenset[str]
     memberships: tuple[tuple[str, str], ...] = ()
@@ -209,8 +220,8 @@ def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _R
         # Whoever is a member of a role acts as it, in every database of the server: each that is there already has a stand-in.
         refused = [name for name in wanted if name in present]
         stand_ins = tuple(StandIn(wanted[name], name, f"{loader_name}_{number}") for number, name in enumerate(refused))
-        absent = (loader_name, *absent, *(each.stand_in for each in stand_ins))
-    made = {name: name for name in absent if name != loader_name} | {each.name: each.stand_in for each in stand_ins}
+        absent = (loader_name, f"{loader_name}{_READER}", *absent, *(each.stand_in for each in stand_ins))
+    made = {name: name for name in wanted if name in absent} | {each.name: each.stand_in for each in stand_ins}
     pairs = [(unquote_identifier(each.role.encode()), unquote_identifier(each.member.encode())) for each in captured.memberships]
     superusers = {name for name, quoted in wanted.items() if captured.has_attribute(quoted, "SUPERUSER")}
     readers = superusers | {member for role, member in pairs if role == "pg_read_all_data"}
@@ -231,22 +242,22 @@ def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _R
 def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record: DumpRecord, major: int) -> LoadRoles:
     """Make the roles and the empty database; return who may load. Without a superuser, the given role loads, and owns what it makes."""
     loader = replace(server, user=plan.loader_name, password=secrets.token_urlsafe(24)) if plan.is_superuser else server
+    reader = replace(loader, user=plan.reader_name, password=secrets.token_urlsafe(24)) if plan.is_superuser else loader
     database, owner = sql.Identifier(name), sql.Identifier(loader.user)
     with connect_database(server) as connection:
         connection.autocommit = True
         try:
             if plan.is_superuser:
-                # Rows behind row-level security are loaded and sampled as they are. One session at a time: a dump that gives the loader another
-                # password could otherwise log in to other databases of the server with that right.
+                # Rows behind row-level security are loaded as they are. Once its session is open, nobody logs in as the loader any more.
                 statement = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS CONNECTION LIMIT 1 PASSWORD {}").format(owner, sql.Literal(loader.password))
                 connection.execute(statement)
-            for role in plan.absent:
-                if role != plan.loader_name:
-                    connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+                statement = sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT 1 PASSWORD {} IN ROLE {}")
+                connection.execute(statement.format(sql.Identifier(reader.user), sql.Literal(reader.password), owner))
+            for role in plan.of_dump:
+                connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
             if plan.is_superuser:
-                for role in plan.absent:
-                    if role != plan.loader_name:
-                        connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), owner))
+                for role in plan.of_dump:
+                    connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), owner))
                 _grant_memberships(connection, plan)
             statement = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING {}").format(database, owner, sql.Literal(record.encoding))
             _create_database(connection, statement, record, major)
@@ -259,14 +270,19 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
                 f"no scratch database could be made at {server.host}:{server.port}: {' '.join(str(error).split())}",
                 hint="The role of DRILL_DATABASE_URL needs CREATEDB, and superuser where the dump needs extensions or roles.",
             ) from error
-    made = frozenset(plan.absent) - {plan.loader_name}
-    superuser = server.with_database(name) if plan.is_superuser else None
-    return LoadRoles(loader.with_database(name), superuser, made_roles=made, refused_owners=plan.refused, stand_ins=plan.stand_ins)
+    return LoadRoles(
+        loader.with_database(name),
+        server.with_database(name) if plan.is_superuser else None,
+        reader.with_database(name),
+        made_roles=frozenset(plan.of_dump),
+        refused_owners=plan.refused,
+        stand_ins=plan.stand_ins,
+    )
 
 
 def _grant_memberships(connection: psycopg.Connection[tuple[object, ...]], plan: _RolePlan) -> None:
     """Give the made roles what they read of each other. All of them are new and own nothing outside of the scratch database."""
-    everything = ((role, reader) for reader in plan.readers for role in plan.absent if role not in {reader, plan.loader_name})
+    everything = ((role, reader) for reader in plan.readers for role in plan.of_dump if role != reader)
     for role, member in (*plan.memberships, *everything):
         # Of two who may read all, one is a member of the other.
         with suppress(psycopg.errors.InvalidGrantOperation):
@@ -278,7 +294,7 @@ def _raise_readers(server: DatabaseSettings, plan: _RolePlan) -> None:
     with connect_database(server) as connection, translate_errors(server):
         for role in plan.readers:
             connection.execute(sql.SQL("GRANT pg_read_all_data TO {}").format(sql.Identifier(role)))
-        for role in plan.row_readers:
+        for role in (*plan.row_readers, plan.reader_name):
             connection.execute(sql.SQL("ALTER ROLE {} BYPASSRLS").format(sql.Identifier(role)))
 
 

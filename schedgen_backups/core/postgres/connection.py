@@ -21,7 +21,7 @@ from schedgen_backups.core.errors import DatabaseError, DatabaseUnreachableError
 from schedgen_backups.core.postgres.login_refusals import CLEARTEXT_REQUEST, UNSUPPORTED_OPTIONS, explain_refusal, is_servers_word
 from schedgen_backups.core.postgres.pooler import check_pooler, is_pooled
 from schedgen_backups.core.postgres.session_settings import FIXED_SETTINGS, list_later_settings, make_options
-from schedgen_backups.core.postgres.watched_connection import WatchedConnection
+from schedgen_backups.core.postgres.watched_connection import SilentServerError, WatchedConnection
 from schedgen_backups.core.settings import DatabaseSettings
 
 CONNECT_TIMEOUT_SECONDS = 10
@@ -39,9 +39,11 @@ NO_VALUES: Mapping[str, str] = MappingProxyType({})
 """No settings besides the fixed ones."""
 
 # One that waits for its client says nothing for a reason of ours, or its answer was lost on the way (PostgreSQL manual, "Wait Event Types").
+# With track_activities off the server does not tell.
 _AT_WORK = """
 SELECT count(*) > 0 FROM pg_catalog.pg_stat_activity
-WHERE state = 'active' AND coalesce(wait_event_type, '') <> 'Client' AND pid <> pg_catalog.pg_backend_pid()
+WHERE (coalesce(state, 'disabled') = 'disabled' OR state LIKE 'active%' AND coalesce(wait_event_type, '') <> 'Client')
+AND pid <> pg_catalog.pg_backend_pid()
 """
 
 
@@ -186,11 +188,14 @@ def _begin(settings: DatabaseSettings, connection: WatchedConnection, parameters
         if facts.is_pooled
         else sql.SQL("AND pid = {}").format(connection.info.backend_pid)
     )
-    connection.is_at_work = partial(_is_at_work, settings, parameters, sql.SQL(_AT_WORK) + condition)
+    connection.is_at_work = partial(_is_at_work, settings, parameters, sql.SQL(_AT_WORK) + condition, is_pooled=facts.is_pooled)
 
 
-def _is_at_work(settings: DatabaseSettings, parameters: dict[str, Any], query: sql.Composed) -> bool:
-    """Ask in a session of its own; a server that refuses one is there, and nothing speaks against its being at work."""
+def _is_at_work(settings: DatabaseSettings, parameters: dict[str, Any], query: sql.Composed, *, is_pooled: bool) -> bool:
+    """Ask in a session of its own; a server that refuses one is there, and nothing speaks against its being at work.
+
+    A pooler that has no session left answers the login, and lets the question wait.
+    """
     try:
         connection, _parameters = _log_in(settings, parameters)
     except DatabaseError as refusal:
@@ -199,6 +204,8 @@ def _is_at_work(settings: DatabaseSettings, parameters: dict[str, Any], query: s
     try:
         with connection:
             return connection.execute(query).fetchone() == (True,)
+    except SilentServerError:
+        return is_pooled
     except psycopg.Error:
         return False
 

@@ -10,18 +10,21 @@ import re
 
 from schedgen_backups.core.formats.sql_quotes import has_comment_or_dollar_quote
 
+# Each text has one reading only: with two of a part, a run of quotes has as many as there are ways to split it.
 _PARTS = {
-    "name": r'(?:"(?:[^"]|"")+"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)',
+    "quoted": r'"(?:[^"]|"")+"(?!")',
+    "name": r"(?:<quoted>|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)",
     "role": r"(?!(?:current_user|current_role|session_user|public)\b)<name>",
     "own": r'(?!pg_|information_schema\b|"pg_|"information_schema")<name>',
     # As the server reads them with standard_conforming_strings, which our sessions fix: a backslash escapes behind E only.
-    "string": r"(?:'(?:[^']|'')*'|E'(?:[^'\\]|''|\\.)*')",
+    "string": r"(?:'(?:[^']|'')*'(?!')|E'(?:[^'\\]|''|\\.)*'(?!'))",
     # The types of a function's parameters: names, never an expression.
-    "signature": r"""\((?:[^()'";\\]|"(?:[^"]|"")+"|\(\d+(?:,\d+)?\))*\)""",
+    "signature": r"""\((?:[^()'";\\]|<quoted>|\(\d+(?:,\d+)?\))*\)""",
     "columns": r"\(<name>(?:, ?<name>)*\)",
     "operator": r"[-+*/<>=~!@#%^&|`?]+",
     # Of the system by words that are no keywords of the statements, or of a schema.
-    "type": r"(?:(?:(?!(?i:USING|FAMILY|AS)\b)[a-z]+ ?){1,4}(?<! )|<name>\.<name>)(?:\(\d+(?:,\d+)?\))?(?:\[\])*",
+    "word": r"(?!(?i:USING|FAMILY|AS)\b)[a-z]+",
+    "type": r"(?:<word>(?: <word>){0,3}|<name>\.<name>)(?:\(\d+(?:,\d+)?\))?(?:\[\])*",
 }
 _SCHEMA_KINDS = (
     "AGGREGATE|COLLATION|CONVERSION|DOMAIN|FOREIGN TABLE|FUNCTION|MATERIALIZED VIEW|OPERATOR CLASS|OPERATOR FAMILY|OPERATOR|PROCEDURE|SEQUENCE|"
@@ -86,7 +89,7 @@ _FORMS = (
     OWNER,
     _GRANT,
     # Not on what the whole server shares.
-    make_form(r"COMMENT ON (?!(?i:DATABASE|ROLE|TABLESPACE)\b)[A-Z]+ (?:[^'\"]|\"(?:[^\"]|\"\")+\")* IS <string>;"),
+    make_form(r"COMMENT ON (?!(?i:DATABASE|ROLE|TABLESPACE)\b)[A-Z]+ (?:[^'\"]|<quoted>)* IS <string>;"),
     make_form(r"CREATE PUBLICATION <name> FOR (?:ALL TABLES|TABLES IN SCHEMA <name>)(?: WITH \([^()]*\))?;"),
     make_form(r"ALTER PUBLICATION <name> ADD TABLES IN SCHEMA <name>;"),
     make_form(r"CREATE SUBSCRIPTION <name> CONNECTION <string> PUBLICATION <name>(?:, ?<name>)* WITH \(connect = false[^()]*\);"),

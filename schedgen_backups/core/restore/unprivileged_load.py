@@ -9,9 +9,8 @@ docs/decisions/0017 has the reasons; add a form here only after asking what it c
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 from types import MappingProxyType
@@ -49,11 +48,14 @@ _GRANTOR = make_form(r"SET SESSION AUTHORIZATION (?P<who><name>);")
 _NO_GRANTOR = b"RESET SESSION AUTHORIZATION;"
 _TABLESPACE = make_form("SET default_tablespace = (?:<name>|'');")
 """Where the source's files lie is nothing that this server has to have."""
-_LOGOUT_SECONDS = 60.0
-_LOGOUT_PAUSE_SECONDS = 0.1
 _ROW_SECURITY = b"SET row_security = off;"
 """As of `make_loadable`: it serves no load."""
-_PREPARATIONS = re.compile(rb"SET |SELECT pg_catalog\.set_config\(|(?:CREATE|ALTER) (?:SCHEMA|COLLATION) |COMMENT ON |CREATE EXTENSION ")
+_PREPARATIONS = make_form(
+    r"SET .*|SELECT pg_catalog\.set_config\(<string>, <string>, (?:true|false)\);|CREATE SCHEMA <name>;|ALTER SCHEMA <name> OWNER TO <name>;"
+    r"|CREATE COLLATION <name>\.<name> \((?:[^();']|<string>)*\);|ALTER COLLATION <name>\.<name> OWNER TO <name>;"
+    r"|COMMENT ON (?:SCHEMA|EXTENSION|COLLATION) <name>(?:\.<name>)? IS <string>;|CREATE EXTENSION .*"
+)
+"""Statements that make nothing which the script of an extension could call."""
 _WORD_LIMIT = 80
 
 
@@ -78,6 +80,8 @@ class LoadRoles:
 
     loader: DatabaseSettings
     superuser: DatabaseSettings | None
+    reader: DatabaseSettings | None = None
+    """Who looks at what was loaded, where nobody can log in as the loader any more. Nothing of the dump runs as this role during the load."""
     made_roles: frozenset[str] = frozenset()
     """Names of the roles that were made for this load, all without superuser rights; the loader is a member of each."""
     refused_owners: frozenset[str] = frozenset()
@@ -173,38 +177,21 @@ class UnprivilegedLoad:
         """
         dump = self._prepared.dump
         encoding = dump.record.encoding
-        with self._prepared.artifact.name_errors(), ExitStack() as stack:
-            with _connect(self._roles.loader, encoding) as loader:
+        with self._prepared.artifact.name_errors():
+            with _connect(self._roles.loader, encoding) as loader, self._open_superuser(encoding) as superuser:
                 loader.add_notice_handler(self._note_warning)
-                with self._open_superuser(encoding) as superuser:
-                    self._load(dump, loader, superuser)
-                superuser = stack.enter_context(self._open_superuser(encoding))
-                # Before the loader's one session ends: no other can begin in between.
-                stack.enter_context(self._without_loader(superuser))
-            # On servers before 17 a trigger would fire at each statement behind it, with the superuser's rights.
-            for statement in sorted(self._late, key=makes_event_trigger):
-                self._run_late(statement, superuser)
+                self._close_to_others(superuser)
+                self._load(dump, loader, superuser)
+            with self._open_superuser(encoding) as superuser:
+                # On servers before 17 a trigger would fire at each statement behind it, with the superuser's rights.
+                for statement in sorted(self._late, key=makes_event_trigger):
+                    self._run_late(statement, superuser)
         before_commit()
 
-    @contextmanager
-    def _without_loader(self, superuser: Session | None) -> Generator[None, None, None]:
-        """Within the block nobody is logged in as the loader, nor can be: the dump may have logged in again, and changed the password."""
-        if superuser is None:
-            yield
-            return
-        loader = self._roles.loader
-        name = sql.Identifier(loader.user)
-        superuser.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(name))
-        ends_at = time.monotonic() + _LOGOUT_SECONDS
-        query = "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity WHERE usename = %s"
-        while superuser.execute(query, [loader.user]).fetchone() != (0,):
-            if time.monotonic() >= ends_at:
-                raise RestoreError("sessions of the dump's loader do not end", hint="Look at the log of the drill's server.")
-            time.sleep(_LOGOUT_PAUSE_SECONDS)
-        try:
-            yield
-        finally:
-            superuser.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(name, sql.Literal(loader.password)))
+    def _close_to_others(self, superuser: Session | None) -> None:
+        """Let nobody log in as the loader from here on: the dump may change its password, and other databases of the server are open to it."""
+        if superuser is not None:
+            superuser.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(self._roles.loader.user)))
 
     @contextmanager
     def _open_superuser(self, encoding: str) -> Generator[Session | None, None, None]:
@@ -286,7 +273,7 @@ class UnprivilegedLoad:
                 self._left_grants += 1
             else:
                 self._run_privileged(text, superuser, psycopg.errors.InsufficientPrivilege("privileges were not changed"))
-        if not _PREPARATIONS.match(text):
+        if not _PREPARATIONS.fullmatch(text):
             self._has_objects = True
 
     def _run_privileged(self, text: bytes, superuser: Session, refusal: psycopg.Error) -> None:
@@ -306,7 +293,7 @@ class UnprivilegedLoad:
             self._left_gifts += 1
             return
         try:
-            _execute_single(superuser, text)
+            _execute(superuser, text)
         except psycopg.errors.InsufficientPrivilege as error:
             if OWNER.fullmatch(text) is None:
                 raise explain(text, error) from error
@@ -339,13 +326,13 @@ class UnprivilegedLoad:
             return
         try:
             if owner is None:
-                _execute_single(superuser, text)
+                _execute(superuser, text)
                 return
             # PostgreSQL lets only superusers own event triggers and publications of all tables. No other session, such as one of autovacuum, which
             # runs functions of indexes as their owner, ever sees the role as one.
             with superuser.transaction():
                 superuser.execute(sql.SQL("ALTER ROLE {} SUPERUSER").format(sql.Identifier(role)))
-                _execute_single(superuser, text)
+                _execute(superuser, text)
                 superuser.execute(sql.SQL("ALTER ROLE {} NOSUPERUSER").format(sql.Identifier(role)))
         except psycopg.Error as error:
             raise explain(text, error) from error
@@ -363,14 +350,8 @@ def _connect(settings: DatabaseSettings, encoding: str) -> Generator[Session, No
 
 
 def _execute(connection: Session, text: bytes) -> None:
-    connection.execute(text)
-
-
-def _execute_single(connection: Session, text: bytes) -> None:
-    # The extended protocol takes one statement only, whatever our reading of the text made of it.
-    result = connection.pgconn.exec_params(text, None)
-    if result.status not in {psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK}:
-        raise psycopg.errors.error_from_result(result)
+    # Binary results come by the extended protocol only, which takes one statement, whatever our reading of the text made of it.
+    connection.execute(text, binary=True)
 
 
 def _gives_kept_function(text: bytes, superuser: Session) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
+import psycopg
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
@@ -290,7 +291,10 @@ def test_nobody_else_logs_in_as_the_loader(loaded: Loaded, tmp_path: Path, postg
             superuser = target.roles.superuser
             assert superuser is not None
             assert run(superuser, "SELECT usename, query FROM pg_stat_activity WHERE usename LIKE 'schedgen_drill%'") == []
-            run(target.roles.loader, "SELECT 1")  # by the password that the drill gave it
+            assert target.roles.reader is not None
+            run(target.roles.reader, "SELECT * FROM public.jobs")
+            with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
+                run(replace(target.roles.loader, password="mine"), "SELECT 1")
 
 
 READS_ELSEWHERE = """
@@ -316,8 +320,24 @@ def test_a_dump_reads_no_other_database_of_a_named_server(loaded: Loaded, tmp_pa
             "GRANT SELECT ON salaries TO PUBLIC",
         )
         drill = DrillSettings(tmp_path / "drill", database=server.settings("postgres"))
-        with loaded.open_target(loaded.path, drill) as target, pytest.raises(RestoreError, match="too many connections for role"):
+        with loaded.open_target(loaded.path, drill) as target, pytest.raises(RestoreError, match="not permitted to log in"):
             load_and_compare(loaded.path, target)
+
+
+BEFORE_AN_EXTENSION = [
+    "SET standard_conforming_strings = off;\nCOMMENT ON SCHEMA public IS '\\' ';CREATE TABLE public.early (); --';\n",
+    "CREATE SCHEMA s CREATE TABLE cube (i integer) CREATE VIEW v AS SELECT i FROM cube;\n",
+    "SELECT pg_catalog.set_config('a.b', pg_catalog.lo_create(4711)::text, false);\n",
+]
+
+
+@pytest.mark.parametrize("text", BEFORE_AN_EXTENSION, ids=["two statements", "a schema with objects", "a call within a setting"])
+def test_no_object_of_a_dump_is_there_when_an_extension_is_made(loaded: Loaded, text: str) -> None:
+    """Its script runs as superuser, and may call what it finds."""
+    text += "CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;\n"
+    write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
+    with loaded.open_target(loaded.path) as target, pytest.raises(RestoreError):
+        load_and_compare(loaded.path, target)
 
 
 FEIGNED = {
