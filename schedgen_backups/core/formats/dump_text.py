@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
@@ -60,6 +60,7 @@ _RELOCATED = re.compile(
     rb"|(?P<comment>-- Name: [^\n]*); Tablespace: [^\n;]*$)",
     re.MULTILINE,
 )
+_SEQUENCE = re.compile(rb"^SELECT pg_catalog\.setval\('(?P<name>[^\n]*)', (?P<value>-?[0-9]{1,19}), (?:true|false)\);\n", re.MULTILINE)
 _LAST_TABLESPACE = re.compile(rb"^SET default_tablespace = [^\n]*;\n\Z", re.MULTILINE)
 
 
@@ -294,6 +295,10 @@ class DumpFacts:
     """Whether pg_dump's last line passed, behind everything else."""
     comparable_sha256: str = ""
     """As of `DumpRecord`."""
+    unmoved_sha256: str = ""
+    """As `comparable_sha256`, without where sequences stand."""
+    sequences: Mapping[bytes, int] = field(default_factory=dict[bytes, int])
+    """Sequence as pg_dump writes it → where it stands."""
 
 
 class DumpDigest:
@@ -307,7 +312,9 @@ class DumpDigest:
         self._tables: list[TableFacts] = []
         self._text_digest = hashlib.sha256()
         self._comparable_digest = hashlib.sha256()
+        self._unmoved_digest = hashlib.sha256()
         self._held_setting = b""
+        self._sequences: dict[bytes, int] = {}
         self._text_tail = b""
         self._unfinished_line = b""
         self._size_bytes = 0
@@ -349,12 +356,22 @@ class DumpDigest:
 
     def facts(self) -> DumpFacts:
         """What passed so far, taken as the whole."""
-        digest, comparable = self._text_digest.copy(), self._comparable_digest.copy()
+        digest, comparable, unmoved = self._text_digest.copy(), self._comparable_digest.copy(), self._unmoved_digest.copy()
         rest = _UNSTABLE_LINES.sub(b"", self._unfinished_line)
         digest.update(rest)
-        comparable.update(_RELOCATED.sub(rb"\g<comment>", self._held_setting + rest))
+        rest = _RELOCATED.sub(rb"\g<comment>", self._held_setting + rest)
+        comparable.update(rest)
+        unmoved.update(rest)
         is_complete = self._current is None and _END.search(self._text_tail) is not None
-        return DumpFacts(tuple(self._tables), digest.hexdigest(), self._size_bytes, is_complete, comparable.hexdigest())
+        return DumpFacts(
+            tuple(self._tables),
+            digest.hexdigest(),
+            self._size_bytes,
+            is_complete,
+            comparable.hexdigest(),
+            unmoved.hexdigest(),
+            dict(self._sequences),
+        )
 
     def _add_rows(self, data: bytes) -> None:
         self._rows += _count_lines(data)
@@ -367,7 +384,10 @@ class DumpDigest:
         open_end = _LAST_TABLESPACE.search(lines)
         self._held_setting = open_end[0] if open_end is not None else b""
         lines = lines[: len(lines) - len(self._held_setting)]
-        self._comparable_digest.update(_RELOCATED.sub(rb"\g<comment>", lines))
+        lines = _RELOCATED.sub(rb"\g<comment>", lines)
+        self._comparable_digest.update(lines)
+        self._sequences.update((found["name"], int(found["value"])) for found in _SEQUENCE.finditer(lines))
+        self._unmoved_digest.update(_SEQUENCE.sub(b"", lines))
 
     def _add_text(self, data: bytes) -> None:
         self._text_tail = (self._text_tail + data)[-4096:]

@@ -13,19 +13,31 @@ from typing import cast
 from schedgen_backups.core.notify.exchange import Answer
 
 _SUCCESS_FIELDS = frozenset({"ok", "success", "successful", "accepted", "delivered"})
-_STATE_FIELDS = frozenset({"status", "state", "result", "outcome", "code", "statuscode", "statustext"})
-_ERROR_FIELD = re.compile(r"error|err$|errcode$|exception|fault$|failure$")
-"""Not `errmsg`, which is "ok" beside an `errcode` of 0."""
-_WRAPPERS = frozenset({"data", "response", "result", "body", "meta"})
+_STATE_FIELDS = frozenset(
+    {"status", "state", "result", "outcome", "code", "statuscode", "statustext", "httpstatus", "httpcode", "responsecode", "responsestatus"}
+)
+_ERROR_FIELD = re.compile(
+    r"(?:is|has)?(?:error|err|errcode|errno|errorcode|errors|errormessage|errortext|errortype|errordescription|exception|fault|failure)"
+)
+"""Not `errmsg`, which is "ok" beside an `errcode` of 0, and not `errorurl`."""
+_MESSAGE_FIELDS = frozenset({"message", "detail", "msg", "reason", "description"})
+_REFUSING_MESSAGE = re.compile(
+    r"\W*(?:unauthori[sz]ed|unauthenticated|not authenticated|not authorized|forbidden|(?:access|permission) denied|bad ?device"
+    r"|invalid[ _](?:token|key|signature|credential))",
+    re.IGNORECASE,
+)
+_WRAPPERS = frozenset({"data", "response", "result", "results", "body", "meta"})
 _MOST_LAYERS = 4
 _NO_WORDS = frozenset({"", "0", "false", "no", "none", "null", "off", "n"})
-_NO_ERROR_WORDS = _NO_WORDS | {"ok", "success"}
+_NO_ERROR_WORDS = _NO_WORDS | {"ok", "success", "no error", "n/a", "na", "-"}
 _REFUSAL = re.compile(
-    r"\W*(error|fail|invalid|denied|deny|refused|rejected|unauthori[sz]ed|unauthenticated|forbidden|exception|expired|declined"
-    r"|unavailable|time(d[ _])?out|bad[ _]request|access[ _]denied|not[ _]|no_)",
+    r"\W*(error|fail|invalid(?!at)|nok$|ko$|denied|deny|refused|rejected|unauthori[sz]ed|unauthenticated|forbidden|exception|expired|declined"
+    r"|unavailable|time(d[ _])?out|bad[ _]request|access[ _]denied|not[ _](?!applicable)|no_)",
     re.IGNORECASE,
 )
 _FIRST_REFUSAL = 400
+_LAST_REFUSAL = 599
+"""Of HTTP; beyond, services count successes of their own, too."""
 _FIRST_STATUS = 100
 """Of HTTP; services that count their own errors begin at 1, and 0 is none."""
 _PLAIN_SUCCESS = frozenset({"", "ok"})
@@ -62,13 +74,27 @@ def _is_no(name: str, value: object, layers: int) -> bool:
     is_plain = value is None or isinstance(value, (str, int, float))
     if name in _SUCCESS_FIELDS and is_plain:
         return str(value or "").strip().lower() in _NO_WORDS
-    if _ERROR_FIELD.match(name):
-        return bool(value) and str(value).strip().lower() not in _NO_ERROR_WORDS
+    if _ERROR_FIELD.fullmatch(name):
+        return _is_error(value)
     if name in _STATE_FIELDS and is_plain:
         return _is_refusing_state(name, value)
+    if name in _MESSAGE_FIELDS and isinstance(value, str):
+        return bool(_REFUSING_MESSAGE.match(value))
     return (
-        name in _WRAPPERS and layers > 0 and isinstance(value, (list, dict)) and _says_no(cast("list[object] | dict[str, object]", value), layers - 1)
+        name in _WRAPPERS | _STATE_FIELDS
+        and layers > 0
+        and isinstance(value, (list, dict))
+        and _says_no(cast("list[object] | dict[str, object]", value), layers - 1)
     )
+
+
+def _is_error(value: object) -> bool:
+    if isinstance(value, dict):
+        parts = cast("Mapping[str, object]", value).values()
+        # A number or a word of success within says that there is none.
+        return bool(parts) and not any(isinstance(part, (str, int)) and not _is_error(part) for part in parts)
+    text = str(value or "").strip().lower()
+    return bool(value) and text not in _NO_ERROR_WORDS and bool(text.strip("0"))
 
 
 def _is_refusing_state(name: str, value: object) -> bool:
@@ -77,5 +103,5 @@ def _is_refusing_state(name: str, value: object) -> bool:
     text = str(value).strip()
     if re.fullmatch(r"-?[0-9]{1,9}(\.0+)?", text):
         number = int(float(text))
-        return number >= _FIRST_REFUSAL or number < 0 or (name == "statuscode" and 0 < number < _FIRST_STATUS)
+        return _FIRST_REFUSAL <= number <= _LAST_REFUSAL or number < 0 or (name == "statuscode" and 0 < number < _FIRST_STATUS)
     return bool(_REFUSAL.match(text))

@@ -6,6 +6,7 @@ transaction pooler's. Programs get the same by their environment, never by argum
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from schedgen_backups.core.postgres.watched_connection import SilentServerError,
 from schedgen_backups.core.settings import DatabaseSettings
 
 CONNECT_TIMEOUT_SECONDS = 10
+_QUESTIONS = 4
+_BETWEEN_QUESTIONS_SECONDS = 3.0
 APPLICATION_NAME = "schedgen_backups"
 _NO_CLEARTEXT = "!password"
 _REQUIRE_AUTH_VERSION = 160000
@@ -196,10 +199,9 @@ def _is_at_work(settings: DatabaseSettings, parameters: dict[str, Any], query: s
 
     A pooler that has no session left answers the login, and lets the question wait.
     """
-    try:
-        connection, _parameters = _log_in(settings, parameters)
-    except DatabaseError as refusal:
-        return is_servers_word(refusal)
+    connection = _log_in_to_ask(settings, parameters)
+    if isinstance(connection, DatabaseError):
+        return is_servers_word(connection)
     connection.silence_seconds = CONNECT_TIMEOUT_SECONDS
     try:
         with connection:
@@ -208,6 +210,22 @@ def _is_at_work(settings: DatabaseSettings, parameters: dict[str, Any], query: s
         return is_pooled
     except psycopg.Error:
         return False
+
+
+def _log_in_to_ask(settings: DatabaseSettings, parameters: dict[str, Any]) -> WatchedConnection | DatabaseError:
+    """Return the session, or why there is none. A refusal at once may be one of a restart, a full backlog or a name that is not resolved just now."""
+    for _question in range(_QUESTIONS - 1):
+        began = time.monotonic()
+        try:
+            return _log_in(settings, parameters)[0]
+        except DatabaseError as refusal:
+            if is_servers_word(refusal) or time.monotonic() - began > CONNECT_TIMEOUT_SECONDS / 2:
+                return refusal
+        time.sleep(_BETWEEN_QUESTIONS_SECONDS)
+    try:
+        return _log_in(settings, parameters)[0]
+    except DatabaseError as refusal:
+        return refusal
 
 
 @contextmanager

@@ -61,6 +61,15 @@ class SilentProxy:
         except OSError:
             return
 
+    def refuse_for(self, seconds: float) -> None:
+        self._listener.close()
+
+        def listen_again() -> None:
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            threading.Thread(target=self._serve, daemon=True).start()
+
+        threading.Timer(seconds, listen_again).start()
+
     def close(self) -> None:
         self._ended.set()
         for each in (self._listener, *self._open):
@@ -98,6 +107,19 @@ def test_a_capture_ends_when_the_server_falls_silent(database: DatabaseSettings,
 
 def test_a_server_at_work_is_waited_for(database: DatabaseSettings, proxy: SilentProxy) -> None:
     with connect_database(replace(database, port=proxy.port)) as connection:
+        assert connection.execute("SELECT 1 FROM pg_sleep(4)").fetchone() == (1,)
+
+
+def test_a_server_that_tells_nothing_of_its_sessions_is_waited_for(database: DatabaseSettings, proxy: SilentProxy) -> None:
+    run(database, f"ALTER DATABASE {database.database} SET track_activities = off")
+    with connect_database(replace(database, port=proxy.port)) as connection:
+        assert connection.execute("SELECT 1 FROM pg_sleep(4)").fetchone() == (1,)
+
+
+def test_one_question_that_is_refused_ends_no_query(database: DatabaseSettings, proxy: SilentProxy) -> None:
+    """A restart of a proxy's listener takes a moment; the query's own connection is not touched by it."""
+    with connect_database(replace(database, port=proxy.port)) as connection:
+        proxy.refuse_for(2.0)
         assert connection.execute("SELECT 1 FROM pg_sleep(4)").fetchone() == (1,)
 
 

@@ -10,6 +10,17 @@ from schedgen_backups.core.notify.acceptance import is_refusal
 from schedgen_backups.core.notify.exchange import Answer
 
 REFUSALS: tuple[object, ...] = (
+    {"message": "Unauthorized"},
+    {"detail": "Not authenticated"},
+    {"isError": True},
+    {"hasErrors": True},
+    {"status": "KO"},
+    {"status": "nok"},
+    {"httpStatus": 500},
+    {"responseCode": 500},
+    {"status": {"code": 500}},
+    {"errno": 5},
+    {"error": {"code": 7, "message": "no hook"}},
     {"ok": False},
     {"ok": 0},
     {"ok": "false"},
@@ -55,6 +66,16 @@ ACCEPTANCES: tuple[object, ...] = (
     {"success": "yes", "error": "", "errorCode": 0},
     {"errcode": 0, "errmsg": "ok"},
     {"code": 0, "error": "none"},
+    {"code": 20000},
+    {"code": 1000, "message": "success"},
+    {"errorCode": "0000"},
+    {"error": "No error"},
+    {"error": {"code": 0, "message": "OK"}},
+    {"errors": {"count": 0}},
+    {"error_url": "https://example.org/errors"},
+    {"success": 1, "error": "N/A"},
+    {"status": "not_applicable"},
+    {"message": "Invalid items are kept"},
     {"StatusCode": 0, "StatusMessage": "success"},
     {"status": "ok"},
     {"status": "success", "failed": 0},
@@ -101,7 +122,7 @@ def test_of_a_page_only_a_plain_yes_is_an_acceptance(body: str, is_refused: bool
     assert is_refusal(make_answer(body, "Text/HTML; charset=utf-8")) is is_refused
 
 
-@pytest.mark.parametrize("body", ["", "ok", "thanks", "{", "accepted", "notified", "1"])
+@pytest.mark.parametrize("body", ["", "ok", "thanks", "{", "accepted", "notified", "1", "Invalidation queued"])
 def test_another_text_is_an_acceptance(body: str) -> None:
     assert not is_refusal(make_answer(body, "text/plain"))
 
