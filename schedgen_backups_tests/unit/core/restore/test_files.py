@@ -16,7 +16,7 @@ from schedgen_backups.core.model import ArtifactName, RecoveryPointId
 from schedgen_backups.core.restore.objects import PreparedFiles, prepare_files
 from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, POINT, list_files, make_entry, make_noise, write_archive
 
-BODIES = {"a.pdf": make_noise(3_000_000), "jobs/1.pdf": b"one", "jobs/deep/2.pdf": b"two"}
+BODIES = {"a.pdf": make_noise(20_000), "jobs/1.pdf": b"one", "jobs/deep/2.pdf": b"two"}
 MODIFIED = datetime(2026, 11, 20, 12, 30, tzinfo=timezone.utc)
 
 
