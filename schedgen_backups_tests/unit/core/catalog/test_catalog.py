@@ -457,3 +457,14 @@ def test_results_of_another_point_are_refused_with_the_files_name(catalog: Catal
 def test_a_file_that_cannot_be_removed_is_an_error_that_names_the_directory(catalog: Catalog) -> None:
     with pytest.raises(StorageError, match=f"{catalog.directory} cannot be used: No such file"):
         catalog.remove_file(catalog.directory / "gone")
+
+
+@pytest.mark.parametrize("is_folder", [False, True], ids=["another file", "folder"])
+def test_what_is_no_artifact_hides_none_that_comes_behind_it(catalog: Catalog, is_folder: bool) -> None:  # noqa: FBT001 - a parameter
+    add_point(catalog)
+    if is_folder:
+        (catalog.directory / DUMP_NAME.replace("schedgen", "a")).mkdir()
+    else:
+        (catalog.directory / "a.gz").write_bytes(b"")
+    [point] = catalog.list_points()
+    assert {artifact.path.name for artifact in point.artifacts} == {DUMP_NAME, ARCHIVE_NAME}

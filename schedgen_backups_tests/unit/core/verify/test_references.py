@@ -116,6 +116,18 @@ def test_only_what_the_baseline_lacks_is_new(tmp_path: Path) -> None:
     assert (asked, summary.newly_missing_count, result.status) == ([["b", "c"]], 1, CheckStatus.INCOMPLETE)
 
 
+@pytest.mark.parametrize("verdict", [LOST, UNKNOWN])
+def test_nothing_becomes_the_baseline_while_an_object_is_lost_or_unknown(tmp_path: Path, verdict: ReferenceVerdict) -> None:
+    asked: list[list[str]] = []
+
+    def know(keys: Sequence[str]) -> frozenset[str]:
+        asked.append(list(keys))
+        return frozenset(keys)
+
+    _result, summary = verify_references(*write_halves(tmp_path, ["a", "b", "c"]), live=Witness(b=MISSING, c=verdict), baseline=know)
+    assert (asked, summary.newly_missing_count) == ([], 1)
+
+
 def test_a_thousand_of_the_missing_are_named_the_worst_first(tmp_path: Path) -> None:
     keys = [f"m{number:04}" for number in range(1001)]
     live = Witness(**dict.fromkeys(keys, MISSING))
