@@ -20,6 +20,7 @@ _LAST_PORT = 65535
 _LABEL = "(?![-_])[A-Za-z0-9_-]{1,63}(?<![-_])"
 _ENDPOINT = re.compile(rf"(?P<host>\[(?P<address>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]|{_LABEL}(?:\.{_LABEL})*)(?::(?P<port>[0-9]{{1,5}}))?")
 """A host as the minio SDK takes it. What other software reads as another host, such as one with a backslash, is not in it."""
+_CONNECTION_TEXT = re.compile(r"://|:.*@|(?:password|passwd|pwd|secret)\s*=", re.IGNORECASE | re.DOTALL)
 _BUCKET_NAME = re.compile("[A-Za-z0-9._:-]+")
 
 
@@ -28,9 +29,9 @@ def read_database(reader: Reader, *, password_name: str = "POSTGRES_PASSWORD") -
     return DatabaseSettings(
         host=reader.host("POSTGRES_HOST"),
         port=reader.number("POSTGRES_PORT", 1, 65535),
-        user=reader.text("POSTGRES_USER"),
+        user=reader.parsed("POSTGRES_USER", parse_name, "the name of a role", ""),
         password=reader.required(password_name),
-        database=reader.parsed("POSTGRES_DB", parse_database_name, "the name of a database", ""),
+        database=reader.parsed("POSTGRES_DB", parse_name, "the name of a database", ""),
         ssl_mode=read_ssl_mode(reader),
         libpq_variables=_read_libpq_variables(reader),
     )
@@ -42,9 +43,9 @@ def read_bucket(reader: Reader, *, prefix: str = "", bucket: str | None = None) 
         endpoint=reader.parsed(f"{prefix}MINIO_ENDPOINT", parse_endpoint, "host:port without http://", ""),
         access_key=reader.required(f"{prefix}MINIO_ACCESS_KEY"),
         secret_key=reader.required(f"{prefix}MINIO_SECRET_KEY"),
-        bucket=reader.text("MINIO_BUCKET") if bucket is None else bucket,
+        bucket=reader.parsed("MINIO_BUCKET", parse_name, "the name of a bucket", "") if bucket is None else bucket,
         is_secure=reader.yes_or_no(f"{prefix}MINIO_SECURE"),
-        region=reader.text("MINIO_REGION"),
+        region=reader.parsed("MINIO_REGION", parse_name, "the name of a region", ""),
         certificates_path=reader.path(CERTIFICATES_VARIABLE),
     )
 
@@ -75,9 +76,9 @@ def parse_database_url(url: str, password: str, reader: Reader) -> DatabaseSetti
     )
 
 
-def parse_database_name(text: str) -> str:
-    """Return the name as it is; ValueError for a URL, which may hold a password and is no name to anybody."""
-    if "://" in text:
+def parse_name(text: str) -> str:
+    """Return the name as it is; ValueError for a URL or a connection string, which may hold a password and is no name to anybody."""
+    if _CONNECTION_TEXT.search(text):
         raise ValueError
     return text
 

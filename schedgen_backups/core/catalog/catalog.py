@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from pathlib import Path
@@ -212,14 +212,17 @@ class Catalog:
         return self.read_description(SITE_NAME, Site)
 
     def settle_site(self) -> Site:
-        """Return whose directory this is; make its id when it has none, or take the one that all its points carry."""
+        """Return whose directory this is; make its id when it has none, or take the one that all its points carry.
+
+        A file that cannot be read is moved aside. Where the points carry several ids, all of them are then another site's until they are adopted.
+        """
         with self._records_lock.waited_for():
             ids = {manifest.site_id for manifest in self._read_manifests() if manifest.site_id}
             try:
                 site = self.read_site()
             except VerificationError:
-                if len(ids) != 1:
-                    raise
+                with translate_storage_errors(self.directory):
+                    (self.directory / SITE_NAME).rename(self.directory / f"{SITE_NAME}.damaged-{secrets.token_hex(4)}")
                 site = None
             if site is None:
                 site_id = ids.pop() if len(ids) == 1 else secrets.token_hex(16)
@@ -328,9 +331,13 @@ class Catalog:
         committed = self._find_committed()
         own = {point_id for point_id, found in artifacts.items() if point_id in committed or any(map(is_ours, found))}
         site = None
-        with suppress(VerificationError):  # whose points these are is unknown then, which keeps none of them from being restored
+        with suppress(VerificationError):
             site = self.read_site()
-        return tuple(self._look_at(point_id, artifacts.get(point_id, []), site) for point_id in sorted(committed | own))
+        points = tuple(self._look_at(point_id, artifacts.get(point_id, []), site) for point_id in sorted(committed | own))
+        if site is None and len({point.manifest.site_id for point in points if point.manifest is not None}) > 1:
+            # Whose points these are is unknown: none is chosen, counted or removed, and each can be restored by its id.
+            points = tuple(replace(point, is_foreign=point.manifest is not None) for point in points)
+        return points
 
     def list_unmanaged(self) -> tuple[Path, ...]:
         """Files with an artifact's name that are not ours, such as those of the shell script of before; they are never touched."""

@@ -352,7 +352,7 @@ def test_a_spooled_alert_that_cannot_be_read_is_named_and_left(server: Recording
     """It may be readable again; until then somebody must know of it."""
     (tmp_path / ".alerts" / "spool" / "unreadable.json").mkdir(parents=True)
     assert Notifier([make_webhook(server)], tmp_path).flush_spool() == 1
-    assert "spooled alert unreadable.json cannot be read and is left: Is a directory" in caplog.messages
+    assert "spooled alert unreadable.json cannot be read and is left: it is not a regular file" in caplog.messages
 
 
 def test_a_flush_ends_although_more_is_spooled(

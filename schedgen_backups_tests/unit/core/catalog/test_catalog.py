@@ -419,10 +419,29 @@ def test_a_damaged_site_file_is_made_again_only_where_all_points_name_one_site(c
     other = manifest.model_copy(update={"point_id": "20261123_020000", "site_id": "b" * 32})
     catalog.write_manifest(other)
     (catalog.directory / "site.json").write_text("{")
-    with pytest.raises(VerificationError):
-        catalog.settle_site()
+    assert catalog.settle_site().site_id not in {"a" * 32, "b" * 32}
+    assert len(list(catalog.directory.glob("site.json.damaged-*"))) == 2
     (catalog.directory / "site.json").unlink()
     assert catalog.settle_site().site_id not in {"a" * 32, "b" * 32}
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "a folder"])
+def test_without_a_site_file_points_of_several_sites_are_nobodys(catalog: Catalog, damage: str) -> None:
+    """None is chosen or removed, each can be restored by its id, and the next backup is taken."""
+    path = catalog.directory / "site.json"
+    own, foreign = commit_as(catalog, 0, catalog.settle_site().site_id), commit_as(catalog, 1, "b" * 32)
+    path.unlink()
+    if damage == "empty":
+        path.touch()
+    elif damage == "a folder":
+        path.mkdir()
+    assert [point.state for point in catalog.list_points()] == [PointState.FOREIGN, PointState.FOREIGN]
+    with pytest.raises(ConfigurationError):
+        resolve_point(catalog, "latest")
+    assert [resolve_point(catalog, point_id.text).point_id for point_id in (own, foreign)] == [own, foreign]
+    new = commit_as(catalog, 2, catalog.settle_site().site_id)
+    assert resolve_point(catalog, "latest").point_id == new
+    assert [point.state for point in catalog.list_points()][:2] == [PointState.FOREIGN, PointState.FOREIGN]
 
 
 def test_a_point_is_adopted_once_and_other_adoptions_stay(catalog: Catalog) -> None:
