@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import SITE_NAME, Catalog, PointListing, PointState
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
@@ -70,6 +70,8 @@ class Freshness:
 
     newest: PointListing | None
     now: datetime
+    foreign_count: int = 0
+    """Points that are listed as another site's."""
 
     @property
     def age(self) -> timedelta | None:
@@ -85,7 +87,7 @@ class Freshness:
     def describe(self) -> str:
         """Id and age in words."""
         if self.newest is None or self.age is None:
-            return "none"
+            return f"none; {self.foreign_count} of another site, or of one whose {SITE_NAME} is lost" if self.foreign_count else "none"
         return f"{self.newest.point_id}, {self.age.total_seconds() / 3600:.1f} h old"
 
 
@@ -141,14 +143,13 @@ def look_over(catalog: Catalog, now: datetime) -> Overview:
     broken = [point for point in points if point.state is PointState.DAMAGED or (point.state is PointState.FAILED and point.manifest is not None)]
     ahead = [point for point in points if point.state is PointState.AHEAD]
     due = [point for point in points if point.unread_files and point.state is not PointState.FOREIGN]
-    return Overview(Freshness(newest, now), tuple(broken), tuple(ahead), len(due))
+    foreign_count = sum(point.state is PointState.FOREIGN for point in points)
+    return Overview(Freshness(newest, now, foreign_count), tuple(broken), tuple(ahead), len(due))
 
 
 def measure_freshness(catalog: Catalog, now: datetime) -> Freshness:
     """The newest verified point; none when the directory is missing. VerificationError when a file of the catalog is damaged."""
-    if not catalog.directory.is_dir():
-        return Freshness(None, now)
-    return Freshness(find_newest_verified(catalog), now)
+    return look_over(catalog, now).freshness
 
 
 def describe_freshness(catalog: Catalog, now: datetime) -> str:

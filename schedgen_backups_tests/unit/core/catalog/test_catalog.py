@@ -19,7 +19,7 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, PointState
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckStatus
-from schedgen_backups.core.catalog.selection import find_newest_verified, resolve_point
+from schedgen_backups.core.catalog.selection import find_newest_verified, measure_freshness, resolve_point
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.model import Adoption, Artifact, ArtifactKind, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
 from schedgen_backups.core.system.files import create_private
@@ -438,6 +438,7 @@ def test_without_a_site_file_points_of_several_sites_are_nobodys(catalog: Catalo
     assert [point.state for point in catalog.list_points()] == [PointState.FOREIGN, PointState.FOREIGN]
     with pytest.raises(ConfigurationError):
         resolve_point(catalog, "latest")
+    assert measure_freshness(catalog, TAKEN_AT).describe() == "none; 2 of another site, or of one whose site.json is lost"
     assert [resolve_point(catalog, point_id.text).point_id for point_id in (own, foreign)] == [own, foreign]
     new = commit_as(catalog, 2, catalog.settle_site().site_id)
     assert resolve_point(catalog, "latest").point_id == new
