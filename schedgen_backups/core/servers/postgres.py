@@ -50,7 +50,9 @@ def find_embedded_bin_dirs() -> tuple[Path, ...]:
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server of our own on 127.0.0.1; a context manager. The directory is its alone and keeps its data.
+    """A PostgreSQL server of our own on 127.0.0.1, or on a Unix socket where it is confined; a context manager.
+
+    The directory is its alone and keeps its data.
 
     A server that an earlier, killed run left alive on the directory is stopped first, so two processes cannot share
     one directory. Without `bin_dir` the first installed wheel is taken. Data, password and, when it is still free, the
@@ -85,6 +87,11 @@ class EmbeddedPostgres:
     def is_confined(self) -> bool:
         """Whether the server runs in namespaces where `hidden_paths` are empty."""
         return self._cluster.is_confined
+
+    @property
+    def has_network(self) -> bool:
+        """Whether the server reaches the host's network."""
+        return self._cluster.has_network
 
     @property
     def bin_dir(self) -> Path:
@@ -126,7 +133,8 @@ class EmbeddedPostgres:
         """How to log in to one of its databases as the owner of the server. DatabaseUnreachableError when stopped."""
         if self._port is None or self._password is None:
             raise DatabaseUnreachableError("the embedded PostgreSQL server is not running", hint="call start() first")
-        return DatabaseSettings(LOOPBACK, self._port, self.user, self._password, database)
+        host = LOOPBACK if self._cluster.has_network else str(self.directory)
+        return DatabaseSettings(host, self._port, self.user, self._password, database)
 
     def create_database(self, name: str) -> DatabaseSettings:
         """An empty database of this name exists. DatabaseError when there was one."""
@@ -171,6 +179,8 @@ class EmbeddedPostgres:
         output = ""
         for port in candidates:
             options = {"listen_addresses": LOOPBACK, "port": str(port), "unix_socket_directories": ""}
+            if not cluster.has_network:
+                options |= {"listen_addresses": "", "unix_socket_directories": f'"{self.directory}"', "unix_socket_permissions": "0700"}
             # pg_ctl hands this text to a shell.
             words = shlex.join(f"-c{name}={value}" for name, value in (self._server_options | options).items())
             if cluster.log.exists():

@@ -21,23 +21,25 @@ START_TIMEOUT_SECONDS = 60
 STOP_TIMEOUT_SECONDS = 30
 NOBODY_ID = 65534
 BUILTIN_LOCALE_SINCE = 17
-_COUNT_PLACE = 6
-"""Where a launcher's words say how many paths it hides."""
+_NETWORK_PLACE, _COUNT_PLACE = 6, 7
+"""Where a launcher's words say whether there is a network, and how many paths it hides."""
+_SOCKET_LIMIT_BYTES = 107
+"""Of the path of a Unix socket (unix(7), sun_path without its last zero)."""
 
 # A separate interpreter instead of preexec_fn: forking a process with threads warns from Python 3.12 on.
-# Its words: a folder, how many paths follow, these paths, the program and its own words. Within the namespaces the paths are empty, but for the
-# folder; whoever runs there cannot look into processes outside either, though they are the same user's (ptrace(2), "Ptrace access mode checking").
-# No capability survives the exec, since the user is not 0 there, so nothing can be mounted away again.
+# Its words: a folder, whether there is the host's network, how many paths follow, these paths, the program and its own words. Within the namespaces
+# the paths are empty, but for the folder; whoever runs there cannot look into processes outside either, though they are the same user's (ptrace(2),
+# "Ptrace access mode checking"). No capability survives the exec, since the user is not 0 there, so nothing can be mounted away again.
 _NAMESPACE_LAUNCHER = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 def check(result, what):
     if result:
         raise OSError(ctypes.get_errno(), what)
-folder, count = sys.argv[1], int(sys.argv[2])
-hidden, words = sys.argv[3 : 3 + count], sys.argv[3 + count :]
+folder, network, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+hidden, words = sys.argv[4 : 4 + count], sys.argv[4 + count :]
 user, group = os.geteuid(), os.getegid()
-check(libc.unshare(0x10000000 | (0x20000 if hidden else 0)), "unshare")
+check(libc.unshare(0x10000000 | (0x20000 if hidden else 0) | (0x40000000 if network == "none" else 0)), "unshare")
 for name, text in (("setgroups", "deny"), ("uid_map", f"{user or 1000} {user} 1"), ("gid_map", f"{group or 1000} {group} 1")):
     with open("/proc/self/" + name, "w") as stream:
         stream.write(text)
@@ -71,6 +73,11 @@ class PostgresCluster:
     def is_confined(self) -> bool:
         """Whether its programs do not see what is to be hidden from them."""
         return bool(self.launcher) and self.launcher[_COUNT_PLACE] != "0"
+
+    @property
+    def has_network(self) -> bool:
+        """Whether its programs reach the host's network, loopback included, and are reached over it; otherwise over a Unix socket in the folder."""
+        return not self.launcher or self.launcher[_NETWORK_PLACE] != "none"
 
     @property
     def data(self) -> Path:
@@ -180,16 +187,22 @@ class PostgresCluster:
 def cluster_for(bin_dir: Path, directory: Path, hidden_paths: Sequence[Path] = ()) -> PostgresCluster:
     """Return the cluster in `directory`. Its programs run in namespaces of their own where that is possible and of use.
 
-    There they do not see `hidden_paths`, and PostgreSQL does not see that it is root. Containers with the default seccomp profile forbid that.
+    There they do not see `hidden_paths`, have no network where a Unix socket in the folder can stand for it, and PostgreSQL does not see that it is
+    root. Containers with the default seccomp profile forbid that.
     """
     is_root = os.geteuid() == 0
     hidden = [str(path) for path in hidden_paths if path.exists()]
-    for paths in ([hidden] if hidden else []) + ([[]] if is_root else []):
+    ways = [(hidden, "none")] if hidden and _has_room_for_socket(directory) else []
+    for paths, network in ways + ([(hidden, "host")] if hidden else []) + ([([], "host")] if is_root else []):
         # -I -S: the launcher needs nothing of the environment and starts faster without it.
-        launcher = (sys.executable, "-I", "-S", "-c", _NAMESPACE_LAUNCHER, str(directory), str(len(paths)), *paths)
+        launcher = (sys.executable, "-I", "-S", "-c", _NAMESPACE_LAUNCHER, str(directory), network, str(len(paths)), *paths)
         if can_launch(launcher, bin_dir, directory):
             return PostgresCluster(bin_dir, directory, launcher=launcher)
     return PostgresCluster(bin_dir, directory, user_id=NOBODY_ID if is_root else None)
+
+
+def _has_room_for_socket(directory: Path) -> bool:
+    return len(os.fsencode(directory / ".s.PGSQL.65535")) <= _SOCKET_LIMIT_BYTES and not set(str(directory)) & set('"\n')
 
 
 def can_launch(launcher: Sequence[str], bin_dir: Path, directory: Path) -> bool:

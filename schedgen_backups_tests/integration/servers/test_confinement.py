@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -65,6 +67,35 @@ def test_a_superuser_of_the_server_finds_no_backups_no_settings_and_no_secrets_o
     assert CANARY not in run_program(database, nested)
     with pytest.raises(psycopg.Error):
         run(database, f"SELECT pg_read_file('{backups}/dump')")
+
+
+def test_a_superuser_of_the_server_reaches_no_network(tmp_path: Path) -> None:
+    """Neither the loopback ports of the host nor anything beyond; we reach it over a Unix socket in its folder."""
+    if not has_user_namespaces():
+        pytest.skip("no user namespaces here")
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    with (
+        TemporaryDirectory(prefix="pg-") as short,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        EmbeddedPostgres(Path(short) / "postgres", hidden_paths=(hidden,)) as server,
+    ):
+        assert (server.is_confined, server.has_network) == (True, False)
+        database = server.settings("postgres")
+        assert database.host == str(Path(short) / "postgres")
+        script = f"import socket; socket.create_connection(('127.0.0.1', {listener.getsockname()[1]}), 2)"
+        assert "unreachable" in run_program(database, f'{sys.executable} -c "{script}"')
+        devices = run_program(database, "cat /proc/net/dev")
+        assert [line.split(":")[0].strip() for line in devices.splitlines() if ":" in line] == ["lo"]
+
+
+def test_a_folder_with_a_long_name_keeps_the_server_on_loopback(tmp_path: Path) -> None:
+    """The path of a Unix socket has 107 bytes."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    with EmbeddedPostgres(tmp_path / ("x" * 90) / "postgres", hidden_paths=(hidden,)) as server:
+        assert server.has_network
+        assert run(server.settings("postgres"), "SELECT 1") == [(1,)]
 
 
 def test_a_hidden_server_keeps_its_data_and_is_stopped_from_outside(server: EmbeddedPostgres, backups: Path) -> None:
