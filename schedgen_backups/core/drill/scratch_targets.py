@@ -73,14 +73,30 @@ def open_scratch_database(
 
 def drop_server_database(server: DatabaseSettings, made: ServerDatabase) -> None:
     """The scratch database and the roles that came with it are gone from the server. DatabaseError otherwise."""
+    _end_prepared_transactions(server, made)
     _drop_subscriptions(server, made)
     with connect_database(server) as connection, translate_errors(server):
         connection.autocommit = True
+        if connection.execute("SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s AND datistemplate", [made.name]).fetchone():
+            # By code of the dump, whose loader owns the database: a template is not dropped.
+            connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(made.name)))
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(made.name)))
         for role in made.roles:
             # Somebody who has given the role something to own meanwhile wants to keep it.
             with suppress(psycopg.errors.DependentObjectsStillExist):
                 connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+
+
+def _end_prepared_transactions(server: DatabaseSettings, made: ServerDatabase) -> None:
+    """Roll back what code of the dump prepared, which would keep the database from being dropped."""
+    with connect_database(server) as connection, translate_errors(server):
+        rows = connection.execute("SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = %s", [made.name]).fetchall()
+    if rows:
+        scratch = server.with_database(made.name)
+        with connect_database(scratch) as connection, translate_errors(scratch):
+            connection.autocommit = True
+            for (gid,) in rows:
+                connection.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(str(gid))))
 
 
 def _drop_subscriptions(server: DatabaseSettings, made: ServerDatabase) -> None:

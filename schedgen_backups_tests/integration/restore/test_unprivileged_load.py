@@ -341,6 +341,34 @@ def test_no_object_of_a_dump_is_there_when_an_extension_is_made(loaded: Loaded, 
         load_and_compare(loaded.path, target)
 
 
+KEEPS_ITSELF = {
+    "as a template": """
+CREATE FUNCTION public.one() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN EXECUTE pg_catalog.format('ALTER DATABASE %I IS_TEMPLATE true', pg_catalog.current_database()); RETURN true; END $$;
+CREATE TABLE public.first (i integer DEFAULT 1 CHECK (public.one()));
+INSERT INTO public.first VALUES (1);
+""",
+    "by a prepared transaction": """
+BEGIN;
+CREATE TABLE public.first (i integer);
+PREPARE TRANSACTION 'it''s kept';
+""",
+}
+
+
+@pytest.mark.parametrize("text", KEEPS_ITSELF.values(), ids=KEEPS_ITSELF)
+def test_nothing_of_a_dump_stays_on_a_named_server(loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, text: str) -> None:
+    """Its rows are those of production, and the server is one that others use."""
+    write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
+    options = {**FAST_SERVER_OPTIONS, "max_prepared_transactions": "5"}
+    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=options) as server:
+        names = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles ORDER BY 1"
+        before = run(server.settings("postgres"), names)
+        with loaded.open_target(loaded.path, DrillSettings(tmp_path / "drill", database=server.settings("postgres"))) as target:
+            load_and_compare(loaded.path, target)
+        assert run(server.settings("postgres"), names) == before
+
+
 FEIGNED = {
     "a comment in a signature": """
 CREATE FUNCTION public.a() RETURNS integer LANGUAGE sql AS 'SELECT 1';

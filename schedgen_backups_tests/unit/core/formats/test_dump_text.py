@@ -7,6 +7,8 @@ that a real dump showed.
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -319,3 +321,23 @@ def test_the_comparable_digest_leaves_out_where_files_lie_and_who_owns_the_syste
     assert read_facts(pieces).comparable_sha256 == read_facts([elsewhere]).comparable_sha256
     assert read_facts(pieces).text_sha256 != read_facts([elsewhere]).text_sha256
     assert read_facts([text.replace(b"TO app", b"TO other")]).comparable_sha256 != read_facts(pieces).comparable_sha256
+
+
+_LONG_LINES = """
+from schedgen_backups.core.formats.dump_text import DumpDigest, Text, split_dump
+words = (b"; Type: ACL; Schema: ", b"; Owner: ", b"; Tablespace: ", b"-- Name: ",
+    b"', 1, ", b"SET default_tablespace = ", b"-- Data for Name: ", b"$a$", b"\\"")
+for head in (b"-- Name: ", b"SELECT pg_catalog.setval('", b"SET default_tablespace = ", b"-- Data for Name: ", b"COPY "):
+    for word in words:
+        text = b"\\n" + head + word * (1_000_000 // len(word)) + b"\\n"
+        digest = DumpDigest()
+        for segment in split_dump(text[start : start + 65536] for start in range(0, len(text), 65536)):
+            digest.add(segment)
+        digest.facts()
+"""
+
+
+def test_no_line_of_a_dump_keeps_its_reader_busy_for_ever() -> None:
+    """A comment of a table owner's may have a gigabyte; what takes four times as long for twice the length never ends there."""
+    done = subprocess.run([sys.executable, "-c", _LONG_LINES], timeout=120, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
