@@ -82,7 +82,8 @@ def compare_database(
         rows = compare_rows(prepared.dump.tables, facts.tables, partial(_has_same_rows, prepared))
     dumped_by = DumpedBy(prepared.client.version, prepared.facts.server_major)
     apart = _describe_apart(prepared, roles)
-    if not uncompared and not _is_alike(prepared.record, facts):
+    # Where somebody else may have been at work meanwhile, a sequence that went on is a difference like any other.
+    if roles is not None and not uncompared and not _is_alike(prepared.record, facts):
         uncompared = _describe_moved(prepared, facts)
     return judge_database(prepared.record, prepared.dump.tables, facts, rows, dumped_by, uncompared=uncompared, apart=apart)
 
