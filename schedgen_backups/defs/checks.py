@@ -13,7 +13,7 @@ import dagster as dg
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.selection import Overview, look_over
-from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ArtifactKind
@@ -160,7 +160,10 @@ def _report(context: dg.AssetCheckExecutionContext, catalog: Catalog, point: Poi
 
 
 def _compare_with_previous(catalog: Catalog, point: PointListing, kind: ArtifactKind, path: Path) -> dg.AssetCheckResult:
-    """Compared with the newest older file, committed or not: after a drop that was meant, the next night compares with the smaller one."""
+    """Compared with the newest older file, committed or not: after a drop that was meant, the next night compares with the smaller one.
+
+    One that is damaged, or of before this format, is passed over: it must not keep the next point from being taken.
+    """
     source_name = next(artifact.name.source_name for artifact in point.artifacts if artifact.name.kind is kind)
     older = [
         artifact.path
@@ -169,15 +172,15 @@ def _compare_with_previous(catalog: Catalog, point: PointListing, kind: Artifact
         for artifact in previous.artifacts
         if artifact.name.kind is kind and artifact.name.source_name == source_name
     ]
-    previous_bytes = _read_plain_bytes(kind, older[-1]) if older else None
+    previous_bytes = next((found for before in reversed(older) if (found := _find_plain_bytes(kind, before)) is not None), None)
     size_bytes = _read_plain_bytes(kind, path)
     comparison = SizeComparison(size_bytes, previous_bytes)
     is_plausible = comparison.verdict in {SizeVerdict.PLAUSIBLE, SizeVerdict.FIRST}
-    before = f", {format_bytes(previous_bytes)} before ({comparison.change_percent:+} %)" if previous_bytes is not None else ""
+    compared = f", {format_bytes(previous_bytes)} before ({comparison.change_percent:+} %)" if previous_bytes is not None else ""
     return dg.AssetCheckResult(
         passed=is_plausible,
         severity=dg.AssetCheckSeverity.ERROR if comparison.verdict is SizeVerdict.DROPPED else dg.AssetCheckSeverity.WARN,
-        description=f"{comparison.verdict.value}: {format_bytes(size_bytes)}{before}",
+        description=f"{comparison.verdict.value}: {format_bytes(size_bytes)}{compared}",
         metadata={
             "recovery_point": point.point_id.text,
             "plain_bytes": size_bytes,
@@ -185,6 +188,13 @@ def _compare_with_previous(catalog: Catalog, point: PointListing, kind: Artifact
             "change_percent": comparison.change_percent,
         },
     )
+
+
+def _find_plain_bytes(kind: ArtifactKind, path: Path) -> int | None:
+    try:
+        return _read_plain_bytes(kind, path)
+    except (VerificationError, StorageError, OSError):
+        return None
 
 
 def _read_plain_bytes(kind: ArtifactKind, path: Path) -> int:

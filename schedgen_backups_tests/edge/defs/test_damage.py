@@ -154,6 +154,24 @@ def test_a_database_that_shrank_by_more_than_half_is_not_sealed_and_the_night_af
     assert [point.state for point in site.points()] == [PointState.VERIFIED, PointState.PARTIAL, PointState.VERIFIED]
 
 
+@pytest.mark.parametrize("content", [b"", b"no gzip", None], ids=["empty", "other bytes", "a folder"])
+def test_older_files_that_cannot_be_read_keep_no_point_from_being_taken(site: Site, instance: dg.DagsterInstance, content: bytes | None) -> None:
+    """They may be damaged, or of a version of before this format."""
+    assert site.run(instance).success
+    [point] = site.points()
+    for artifact in point.artifacts:
+        artifact.path.unlink()
+        if content is None:
+            artifact.path.mkdir()
+        else:
+            artifact.path.write_bytes(content)
+    (point.artifacts[0].path.parent / f"manifest_{point.point_id}.json").write_bytes(b"{}")
+    the_night_after = site.run(instance)
+    assert the_night_after.success
+    assert "nothing to compare with" in str(check_of(the_night_after, "archive_size_is_plausible").description)
+    assert [point.state for point in site.points()] == [PointState.DAMAGED, PointState.VERIFIED]
+
+
 def test_a_database_of_three_times_the_size_is_warned_of_and_sealed(site: Site, instance: dg.DagsterInstance, growing: DatabaseSettings) -> None:
     run(growing, ROWS.format(count=500))
     assert site.run(instance).success
