@@ -48,6 +48,8 @@ def prepare_home(file: EnvironmentFile) -> Path:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = home / "dagster.yaml"
         if not config.exists() and checkout is not None:
+            if config.is_symlink():  # to a checkout that has moved, or is gone after an upgrade
+                config.unlink(missing_ok=True)
             with suppress(FileExistsError):  # another process was as fast
                 config.symlink_to(checkout / "dagster.yaml")
     except OSError as error:

@@ -69,3 +69,13 @@ def test_a_home_that_is_no_folder_is_a_storage_error(site: Site) -> None:
     site.set(DAGSTER_HOME=str(site.folder / "file" / "home"))
     with pytest.raises(StorageError, match="cannot be used"):
         prepare_home(load_config().file)
+
+
+def test_a_home_whose_checkout_has_moved_is_linked_to_the_present_one(site: Site) -> None:
+    """As after an upgrade into another folder: Dagster would not start."""
+    home = site.folder / "moved"
+    home.mkdir()
+    (home / "dagster.yaml").symlink_to(site.folder / "gone" / "dagster.yaml")
+    site.set(DAGSTER_HOME=str(home))
+    prepare_home(load_config().file)
+    assert "telemetry" in (home / "dagster.yaml").read_text(encoding="utf-8")
