@@ -39,7 +39,8 @@ test: $(VENV)/.installed-dev  ## unit, edge (real Dagster) and integration (real
 	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
 test-unit: $(VENV)/.installed-dev  ## the tests that start no server (seconds)
-	$(BIN)/python -m pytest schedgen_backups_tests/unit $(PYTEST_PARALLEL) --dist worksteal --hypothesis-profile quick $(PYTEST_ARGS)
+	$(BIN)/python -m pytest schedgen_backups_tests/unit $(PYTEST_PARALLEL) --dist worksteal --hypothesis-profile quick \
+		-m "not exhaustive and not takes_seconds" $(PYTEST_ARGS)
 
 servers:  ## other S3 servers for `make exhaustive`, into .servers (needs go, java and mvn; five minutes)
 	test -x .servers/versitygw || GOBIN=$(CURDIR)/.servers go install github.com/versity/versitygw/cmd/versitygw@v1.8.0

@@ -137,6 +137,7 @@ def test_an_archive_of_another_bucket_is_not_used(archive: Path, tmp_path: Path,
         assert find(objects, list_entry(read_entries(archive)["07.pdf"]), "07.pdf") is None
 
 
+@pytest.mark.takes_seconds
 def test_no_flipped_bit_of_an_older_archive_reaches_a_new_one(archive: Path, tmp_path: Path) -> None:
     """Whatever is damaged, index and footer included: what passes the check unpacks to the object as it was captured."""
     entries = read_entries(archive)
@@ -237,6 +238,7 @@ def open_record(path: Path) -> ArchiveRecord:
         return archive.record
 
 
+@pytest.mark.takes_seconds
 def test_a_large_object_is_copied_with_a_check_of_every_byte(tmp_path: Path) -> None:
     data = make_noise(20_000_003)
     path = tmp_path / ARCHIVE_NAME

@@ -316,6 +316,7 @@ def test_a_quota_is_told_like_a_full_disk(catalog: Catalog) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
 
+@pytest.mark.takes_seconds
 def test_a_file_that_reaches_the_limit_of_the_system_is_not_published(catalog: Catalog) -> None:
     add_point(catalog)
     before = list_files(catalog.directory)

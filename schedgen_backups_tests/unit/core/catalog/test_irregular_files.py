@@ -163,6 +163,7 @@ def test_a_lock_names_another_process(tmp_path: Path, make: Make) -> None:
             other.lock.acquire("two")
 
 
+@pytest.mark.takes_seconds
 def test_the_stand_alone_script_calls_it_damaged(catalog: Catalog, tmp_path: Path, make: Make) -> None:
     (tmp_path / SCRIPT.name).write_bytes(SCRIPT.read_bytes())
     make(catalog.manifest_path(ID))

@@ -218,6 +218,7 @@ def test_an_entry_that_does_not_fit_its_bytes_is_refused(tmp_path: Path, alter: 
         list(archive.read_object(alter(first, second)))
 
 
+@pytest.mark.takes_seconds
 def test_every_flipped_byte_of_a_small_archive_is_seen(tmp_path: Path) -> None:
     path = tmp_path / ARCHIVE_NAME
     write_archive(path, [(make_entry("a", b"one"), b"one"), (make_entry("../b", b""), b"")])

@@ -42,6 +42,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.takes_seconds
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_bytes_are_those_of_reading_one_after_the_other(name: str) -> None:
     data = b"".join(SHAPES[name])

@@ -179,6 +179,7 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
         pytest.fail("locked without a folder")
 
 
+@pytest.mark.takes_seconds
 def test_two_processes_at_once_lose_no_incident(tmp_path: Path) -> None:
     folder = tmp_path / ".alerts"
     with IncidentStore(folder).locked():

@@ -41,6 +41,7 @@ def frequent_switches() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.mark.takes_seconds
 @pytest.mark.no_cover  # Python 3.11 cannot trace threads that start while others switch this often
 @pytest.mark.usefixtures("frequent_switches")
 def test_a_load_whose_rows_are_damaged_always_ends() -> None:

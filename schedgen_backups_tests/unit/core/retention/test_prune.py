@@ -117,6 +117,7 @@ def test_files_of_the_old_script_and_unknown_ones_stay(tmp_path: Path) -> None:
     assert {name: (tmp_path / name).read_bytes() for name in foreign} == foreign
 
 
+@pytest.mark.takes_seconds
 def test_a_crash_between_any_two_removals_is_finished_by_the_next_prune(tmp_path: Path) -> None:
     doomed = sum(len(names) for names in fill(tmp_path / "count")[1][:DOOMED])
     assert doomed == 10
