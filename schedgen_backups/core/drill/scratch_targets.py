@@ -32,6 +32,8 @@ _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 EVENT_TRIGGERS_SETTING_MAJOR = 17
 """PostgreSQL 17 brought triggers on login and the setting that turns event triggers off (release notes, E.7.3)."""
 _READER = "_reader"
+_READ_ALL_MAJOR = 14
+"""PostgreSQL 14 brought pg_read_all_data (its release notes)."""
 _COMMENT = "made by a restore drill of schedgen-backups; may be dropped when no drill runs"
 
 
@@ -167,7 +169,7 @@ def _open_own_server(folder: ScratchFolder, record: DumpRecord, roles: str, hidd
         settings = server.settings("postgres")
         plan = _plan_roles(settings, roles, loader_name=folder.database_name)
         load_roles = _make_database(settings, plan, folder.database_name, record, major)
-        _raise_readers(settings, plan)
+        _raise_readers(settings, plan, major)
         yield ScratchDatabase(replace(load_roles, is_server_shared=False), f"PostgreSQL {major} from {bin_dir}", _note_version(major, record))
 
 
@@ -202,6 +204,14 @@ class _RolePlan:
     absent: tuple[str, ...]
     """The loader's name and the reader's first where they are made."""
     loader_name: str
+    stand_ins: tuple[StandIn, ...]
+    refused: frozenset[str]
+    memberships: tuple[tuple[str, str], ...] = ()
+    """Role and member, both of `absent`: what the dump's objects read at their refresh may be open to their owner by these only."""
+    readers: tuple[str, ...] = ()
+    """Those who could read everything in the source: superusers, members of pg_read_all_data."""
+    row_readers: tuple[str, ...] = ()
+    """Those whom no row security held back there."""
 
     @property
     def reader_name(self) -> str:
@@ -211,15 +221,6 @@ class _RolePlan:
     def of_dump(self) -> tuple[str, ...]:
         """Those of `absent` that stand for roles of the source."""
         return tuple(name for name in self.absent if name not in {self.loader_name, self.reader_name})
-
-    stand_ins: tuple[StandIn, ...]
-    refused: frozenset[str]
-    memberships: tuple[tuple[str, str], ...] = ()
-    """Role and member, both of `absent`: what the dump's objects read at their refresh may be open to their owner by these only."""
-    readers: tuple[str, ...] = ()
-    """Those who could read everything in the source: superusers, members of pg_read_all_data."""
-    row_readers: tuple[str, ...] = ()
-    """Those whom no row security held back there."""
 
 
 def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _RolePlan:
@@ -267,7 +268,7 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
                 # Rows behind row-level security are loaded as they are. Once its session is open, nobody logs in as the loader any more.
                 statement = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS CONNECTION LIMIT 1 PASSWORD {}").format(owner, sql.Literal(loader.password))
                 connection.execute(statement)
-                statement = sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT 1 PASSWORD {} IN ROLE {}")
+                statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}")
                 connection.execute(statement.format(sql.Identifier(reader.user), sql.Literal(reader.password), owner))
             for role in plan.of_dump:
                 connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
@@ -305,10 +306,10 @@ def _grant_memberships(connection: psycopg.Connection[tuple[object, ...]], plan:
             connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(member)))
 
 
-def _raise_readers(server: DatabaseSettings, plan: _RolePlan) -> None:
+def _raise_readers(server: DatabaseSettings, plan: _RolePlan, major: int) -> None:
     """Let those who could read everything in the source do so on a server where nothing else lives."""
     with connect_database(server) as connection, translate_errors(server):
-        for role in plan.readers:
+        for role in plan.readers if major >= _READ_ALL_MAJOR else ():
             connection.execute(sql.SQL("GRANT pg_read_all_data TO {}").format(sql.Identifier(role)))
         for role in (*plan.row_readers, plan.reader_name):
             connection.execute(sql.SQL("ALTER ROLE {} BYPASSRLS").format(sql.Identifier(role)))

@@ -23,7 +23,7 @@ from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableEnd, TableStart, Text, split_dump, unquote_identifier
 from schedgen_backups.core.formats.sql_statements import Statement, StatementSplitter
-from schedgen_backups.core.postgres.connection import connect_database
+from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.restore.database import PreparedDatabase
 from schedgen_backups.core.restore.known_statements import (
     EXTENSION,
@@ -191,7 +191,8 @@ class UnprivilegedLoad:
     def _close_to_others(self, superuser: Session | None) -> None:
         """Let nobody log in as the loader from here on: the dump may change its password, and other databases of the server are open to it."""
         if superuser is not None:
-            superuser.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(self._roles.loader.user)))
+            with translate_errors(self._roles.superuser or self._roles.loader):
+                superuser.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(self._roles.loader.user)))
 
     @contextmanager
     def _open_superuser(self, encoding: str) -> Generator[Session | None, None, None]:

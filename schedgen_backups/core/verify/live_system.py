@@ -67,14 +67,14 @@ def _is_there(client: BucketClient, key: str) -> bool | None:
     except BucketError as refusal:
         # For one key: a name that the SDK or the server does not take, or rights that end there. The listing takes any prefix.
         try:
-            first = next(client.list_objects(key), None)
+            # To the end: not every server lists in the order of the keys.
+            return any(listed.key == key for listed in client.list_objects(key))
         except ObjectError:
             return None
         except BucketError:
             if isinstance(refusal, ObjectError):
                 return None
             raise refusal from None
-        return first is not None and first.key == key
 
 
 def _can_be_key(text: str) -> bool:

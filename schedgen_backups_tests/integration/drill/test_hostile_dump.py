@@ -20,6 +20,18 @@ from schedgen_backups_tests.support.servers import run
 
 pytestmark = pytest.mark.integration
 
+
+def take_point(folder: Path, database: DatabaseSettings, bucket: BucketSettings) -> Catalog:
+    """Commit a point of the database and of one object, and return its catalog."""
+    put(bucket, "k1", b"%PDF-")
+    catalog = Catalog(folder / "backups")
+    catalog.prepare()
+    publish_dump(catalog, database)
+    publish_archive(catalog, bucket)
+    commit_point(catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=make_live(database, bucket))
+    return catalog
+
+
 ENDLESS = """
 CREATE FUNCTION waits(i int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
     IF pg_catalog.current_database() <> 'LIVE' THEN PERFORM pg_catalog.pg_sleep(100000); END IF;
@@ -34,12 +46,7 @@ def test_code_that_never_ends_does_not_keep_a_drill_from_ending(
     tmp_path: Path, database: DatabaseSettings, bucket: BucketSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(database, ENDLESS.replace("LIVE", database.database))
-    put(bucket, "k1", b"%PDF-")
-    catalog = Catalog(tmp_path / "backups")
-    catalog.prepare()
-    publish_dump(catalog, database)
-    publish_archive(catalog, bucket)
-    commit_point(catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=make_live(database, bucket))
+    catalog = take_point(tmp_path, database, bucket)
     monkeypatch.setattr(drill_module, "PIN_TIME_FACTOR", 0.2)
     drill = DrillSettings(tmp_path / "drill", max_minutes=1)
     with pytest.raises(RestoreError, match="the drill was ended after 0 minutes") as refused:
@@ -70,12 +77,7 @@ def test_a_table_owner_gets_no_shell_through_the_drill(
     owner = replace(database, user=name, password="x")
     assert run(owner, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == [(False,)]
     run(owner, SHELL.replace("{marker}", str(marker)))
-    put(bucket, "k1", b"%PDF-")
-    catalog = Catalog(tmp_path / "backups")
-    catalog.prepare()
-    publish_dump(catalog, database)
-    publish_archive(catalog, bucket)
-    commit_point(catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=make_live(database, bucket))
+    catalog = take_point(tmp_path, database, bucket)
     monkeypatch.setenv("POSTGRES_PASSWORD", "canary-of-production")
     checks = tmp_path / "checks.sql"
     checks.write_text("SELECT ok FROM looked_at;")
