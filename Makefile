@@ -7,6 +7,8 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 unexport PYTHONDONTWRITEBYTECODE
 # Tests wait more than they compute. A file's tests stay together: they share servers.
 PYTEST_PARALLEL ?= -n 3 --dist loadfile
+# Where the files of the unit tests live: in memory where there is a gigabyte of it (15 % faster than a disk, 2026-11-29).
+MEMORY_TMPDIR = $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 1000000 2>/dev/null && echo TMPDIR=/dev/shm)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo ui serve test test-unit servers exhaustive coverage test-docker test-browser check format bench mutation clean
 
@@ -39,8 +41,8 @@ test: $(VENV)/.installed-dev  ## unit, edge (real Dagster) and integration (real
 	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
 test-unit: $(VENV)/.installed-dev  ## the tests that start no server (seconds)
-	$(BIN)/python -m pytest schedgen_backups_tests/unit $(PYTEST_PARALLEL) --dist worksteal --hypothesis-profile quick \
-		-m "not exhaustive and not takes_seconds" $(PYTEST_ARGS)
+	$(MEMORY_TMPDIR) $(BIN)/python -m pytest schedgen_backups_tests/unit $(PYTEST_PARALLEL) --dist worksteal --hypothesis-profile quick \
+		-o tmp_path_retention_policy=failed -m "not exhaustive and not takes_seconds" $(PYTEST_ARGS)
 
 servers:  ## other S3 servers for `make exhaustive`, into .servers (needs go, java and mvn; five minutes)
 	test -x .servers/versitygw || GOBIN=$(CURDIR)/.servers go install github.com/versity/versitygw/cmd/versitygw@v1.8.0

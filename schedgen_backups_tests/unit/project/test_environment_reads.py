@@ -19,7 +19,10 @@ ALLOWED = {
 
 def reads_environment(path: Path) -> bool:
     names = {"environ", "environb", "getenv"}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    text = path.read_text(encoding="utf-8")
+    if not any(name in text for name in names):
+        return False
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os" and node.attr in names:
             return True
         if isinstance(node, ast.ImportFrom) and node.module == "os" and any(alias.name in names for alias in node.names):
