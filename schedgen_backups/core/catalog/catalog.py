@@ -7,6 +7,7 @@ is in them. Callers that write hold the `lock`. Deleting points is the business 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -27,6 +28,7 @@ from schedgen_backups.core.catalog.resume import find_resumable
 from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer
 from schedgen_backups.core.model import (
+    FORMAT_VERSION,
     AcceptedObject,
     Adoption,
     ArtifactKind,
@@ -433,9 +435,25 @@ def _require_id(point_id: RecoveryPointId, found: str, path: Path) -> None:
         )
 
 
+def _require_format(path: Path, content: bytes) -> None:
+    """Raise VerificationError when the file says that it was written in another format, older or newer."""
+    try:
+        stated = json.loads(content).get("format_version", FORMAT_VERSION)
+    except (ValueError, AttributeError, RecursionError):
+        return
+    if stated != FORMAT_VERSION:
+        which = "an older" if isinstance(stated, int) and stated < FORMAT_VERSION else "another"
+        raise VerificationError(
+            f"{path.name} is in {which} format than this version's, which is {FORMAT_VERSION}",
+            hint="It was written by another version of schedgen-backups, which reads it; `schedgen-backups restore ID` restores the artifacts.",
+        )
+
+
 def _read_model(path: Path, kind: type[_Model]) -> _Model | None:
     try:
-        return kind.model_validate_json(read_small_file(path))
+        content = read_small_file(path)
+        _require_format(path, content)
+        return kind.model_validate_json(content)
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:

@@ -86,9 +86,8 @@ class Freshness:
 
     def describe(self) -> str:
         """Id and age in words."""
-        if self.newest is None or self.age is None:
-            return f"none; {self.foreign_count} of another site, or of one whose {SITE_NAME} is lost" if self.foreign_count else "none"
-        return f"{self.newest.point_id}, {self.age.total_seconds() / 3600:.1f} h old"
+        own = "none" if self.newest is None or self.age is None else f"{self.newest.point_id}, {self.age.total_seconds() / 3600:.1f} h old"
+        return f"{own}; {self.foreign_count} of another site, or of one whose {SITE_NAME} is lost" if self.foreign_count else own
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,10 @@ _LOGIN_CODES = frozenset(
 """They concern every object (S3 API reference, list of error codes)."""
 _DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled"})
 """They may concern one object."""
-_KEYS_HINT = "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY; the keys need s3:ListBucket, s3:GetObject and s3:GetObjectTagging."
+_KEYS_HINT = (
+    "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY: s3:ListBucket, s3:GetObject and "
+    "s3:GetObjectTagging are needed to read, and s3:PutObject, s3:PutObjectTagging and s3:DeleteObject to restore into a bucket."
+)
 _CLOCK_CODES = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestNotYetValid"})
 _REGION_CODES = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
 _BUSY_CODES = frozenset(

@@ -6,6 +6,7 @@ Artifacts here are small ones made without a server. The lock is tested in `test
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -268,6 +269,17 @@ def test_one_damaged_file_hides_no_other_point(catalog: Catalog, name: str, cont
     assert catalog.get_point(ID).state is PointState.DAMAGED
 
 
+@pytest.mark.parametrize(("stated", "words"), [(1, "an older format"), (3, "another format"), ("2b", "another format")])
+def test_a_manifest_of_another_format_is_named_as_such(catalog: Catalog, stated: object, words: str) -> None:
+    """Read as this format it would mean something else; called damaged it would send somebody to look at the disk."""
+    manifest = add_point(catalog)
+    path = catalog.manifest_path(ID)
+    path.write_text(json.dumps({**json.loads(manifest.model_dump_json()), "format_version": stated}))
+    point = catalog.get_point(ID)
+    assert point.state is PointState.DAMAGED
+    assert [words in problem for problem in point.problems] == [True]
+
+
 @pytest.mark.parametrize("kind", list(ArtifactKind))
 @pytest.mark.parametrize("change", [lambda _data: b"", lambda data: data[:-1], lambda data: data + b"0", None])
 def test_an_artifact_of_another_size_is_damage(catalog: Catalog, kind: ArtifactKind, change: Callable[[bytes], bytes] | None) -> None:
@@ -444,6 +456,7 @@ def test_without_a_site_file_points_of_several_sites_are_nobodys(catalog: Catalo
     new = commit_as(catalog, 2, catalog.settle_site().site_id)
     assert resolve_point(catalog, "latest").point_id == new
     assert [point.state for point in catalog.list_points()][:2] == [PointState.FOREIGN, PointState.FOREIGN]
+    assert measure_freshness(catalog, TAKEN_AT).describe().endswith(" h old; 2 of another site, or of one whose site.json is lost")
 
 
 def test_a_point_is_adopted_once_and_other_adoptions_stay(catalog: Catalog) -> None:
