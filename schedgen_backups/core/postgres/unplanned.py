@@ -30,16 +30,19 @@ _ESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v
 def count_rows(connection: psycopg.Connection[Any], table: sql.Composable) -> int:
     """Return how many rows the server copies of the table, which may be followed by a list of columns: one narrow column is the fastest.
 
-    psycopg's errors leave it as they are. 0.2 µs of processor time per row, where psycopg's own COPY takes 0.6 µs (2026-11-29).
+    Text is copied in the database's own encoding: then no value is one that cannot be converted. psycopg's errors leave it as they are. 0.2 µs of
+    processor time per row, where psycopg's own COPY takes 0.6 µs (2026-11-29).
     """
-    command = sql.SQL("COPY {} TO STDOUT").format(table).as_bytes(connection)
+    own_encoding = connection.info.parameter_status("server_encoding") or ""
+    command = sql.SQL("COPY {} TO STDOUT (ENCODING {})").format(table, sql.Literal(own_encoding)).as_bytes(connection)
     with connection.lock:
         return connection.wait(_count_copied(connection.pgconn, command))
 
 
 def read_column(connection: psycopg.Connection[Any], table: sql.Composable, column: str) -> Iterator[bytes]:
-    """Yield the column's values but NULL as text, in the encoding of the session and the order of the table."""
-    command = sql.SQL("COPY {} ({}) TO STDOUT").format(table, sql.Identifier(column))
+    """Yield the column's values but NULL as text in UTF-8, in the order of the table; of a database without an encoding, its bytes."""
+    encoding = "SQL_ASCII" if connection.info.parameter_status("server_encoding") == "SQL_ASCII" else "UTF8"
+    command = sql.SQL("COPY {} ({}) TO STDOUT (ENCODING {})").format(table, sql.Identifier(column), sql.Literal(encoding))
     with connection.cursor() as cursor, cursor.copy(command) as copy:
         for line in copy:
             value = bytes(line).removesuffix(b"\n")

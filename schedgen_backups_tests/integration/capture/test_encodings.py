@@ -75,12 +75,13 @@ def test_a_key_that_is_no_utf_8_takes_nothing_with_it(postgres_server: EmbeddedP
     try:
         with connect(source) as connection:
             connection.execute("SET client_encoding = 'SQL_ASCII'")
+            connection.execute(b"CREATE TABLE odd (text text); INSERT INTO odd VALUES ('\xe9')")
             connection.execute(b"CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('key-\xe9'), ('key-\xc3\xa9'), ('b'), ('z'), ('key-\xe9')")
         catalog = Catalog(tmp_path / "backups")
         catalog.prepare()
         path = publish_dump(catalog, source)
         with open_dump(path) as dump:
             assert list(chain.from_iterable(dump.read_references())) == ["b", "key-\\xe9", "key-é", "z"]
-            assert dump.record.row_count == 5
+            assert dump.record.row_count == 6
     finally:
         postgres_server.drop_database(source.database)
