@@ -28,15 +28,15 @@ _LISTED_KEYS = 200
 def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """Say in one line whether there is a young enough verified recovery point.
 
-    Ends with 0, 1 (soon too old, or a point is damaged) or 2 (too old or none).
+    Ends with 0, 1 (soon too old, a point is damaged, or an incident is open) or 2 (too old or none).
     """
     service = AlertService(get_config(context))
     overview = look_over(service.catalog, datetime.now(timezone.utc))
     freshness, max_age = overview.freshness, service.settings.max_age
-    is_warning = freshness.is_too_old(max_age * _WARNING_SHARE) or not overview.is_intact
+    incidents = [str(incident.key) for incident in service.notifier.read_incidents()]
+    is_warning = freshness.is_too_old(max_age * _WARNING_SHARE) or not overview.is_intact or bool(incidents)
     exit_code = _STATUS_CRITICAL if freshness.is_too_old(max_age) else _STATUS_WARNING if is_warning else 0
     word = {0: "OK", _STATUS_WARNING: "WARNING", _STATUS_CRITICAL: "CRITICAL"}[exit_code]
-    incidents = [str(incident.key) for incident in service.notifier.read_incidents()]
     if as_json:
         print_json(
             {

@@ -12,6 +12,7 @@
     │   └── ObjectError           one object could not be read or written    retryable
     ├── StorageError              the backup directory cannot be used        permanent
     ├── VerificationError         a file is not what it says it is           permanent
+    │   └── UnreadableFileError   a file cannot be read, and may be whole    retryable
     └── RestoreError              a restore was refused or failed            permanent
         └── TargetNotEmptyError   the target holds something already         permanent
 
@@ -86,6 +87,12 @@ class StorageError(BackupError):
 
 class VerificationError(BackupError):
     """A file of a recovery point is missing, cut short, altered or belongs elsewhere. Permanent."""
+
+
+class UnreadableFileError(VerificationError):
+    """A file cannot be read now: permissions, a disk or a network that fails. Nothing is known of what is in it. Retryable."""
+
+    is_retryable = True
 
 
 class RestoreError(BackupError):

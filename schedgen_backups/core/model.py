@@ -221,6 +221,8 @@ class AcceptedObject(FrozenModel):
     reason: str
     accepted_by: str = ""
     accepted_at: AwareDatetime
+    was_missing: bool = False
+    """Whether a backup has found it missing since."""
 
 
 class MissingBaseline(FrozenModel):
@@ -234,6 +236,13 @@ class MissingBaseline(FrozenModel):
     def keys(self) -> frozenset[str]:
         """All of them."""
         return frozenset((*(self.first_missing or ()), *(each.key for each in self.accepted)))
+
+    def keep_only(self, missing: frozenset[str]) -> MissingBaseline:
+        """Return the same without the objects that are there again: their next loss is news."""
+        first_missing = tuple(key for key in self.first_missing if key in missing) if self.first_missing is not None else None
+        accepted = [each.model_copy(update={"was_missing": each.was_missing or each.key in missing}) for each in self.accepted]
+        # One that was accepted beforehand and is still there stays accepted.
+        return MissingBaseline(first_missing=first_missing, accepted=tuple(each for each in accepted if each.key in missing or not each.was_missing))
 
 
 class Manifest(FrozenModel):

@@ -12,18 +12,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from typing import TypeVar
 
 import dagster as dg
+from pydantic import ValidationError
 
 from schedgen_backups import run_tags
 from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.retention.prune import plan_pruning
 from schedgen_backups.core.verify.reread import find_unread
 from schedgen_backups.monitoring.outbox import OUTBOX_NAME, OutboxCursor, work_through_outbox
 from schedgen_backups.monitoring.watch import WatchCursor, start_watch, watch_site
 
+_Cursor = TypeVar("_Cursor", bound=FrozenModel)
 _OUTBOX_SECONDS = 30
 _FRESHNESS_SECONDS = 300
 _RETENTION_SECONDS = 900
@@ -40,11 +44,19 @@ def make_sensors(config: Config, checks: Iterable[dg.AssetChecksDefinition]) -> 
     ]
 
 
+def _read_cursor(context: dg.SensorEvaluationContext, kind: type[_Cursor]) -> _Cursor | None:
+    """Return what the last tick left, or None where there is nothing, or something that another version or a person wrote: as at the first look."""
+    try:
+        return kind.model_validate_json(context.cursor or "")
+    except ValidationError:
+        return None
+
+
 def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.SensorDefinition:
     @dg.sensor(name=OUTBOX_NAME, minimum_interval_seconds=_OUTBOX_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
     def alert_outbox(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         """Sends the alerts of failed and cancelled runs, failed ticks and warnings that no hook has sent, and reports what is over."""
-        cursor = OutboxCursor.model_validate_json(context.cursor or "{}")
+        cursor = _read_cursor(context, OutboxCursor) or OutboxCursor()
         after = work_through_outbox(context.instance, AlertService(config.reload()), cursor, check_keys)
         context.update_cursor(after.model_dump_json())
         return dg.SkipReason("everything was told" if after != cursor else "nothing new")
@@ -56,7 +68,7 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
     @dg.sensor(name="freshness_watch", minimum_interval_seconds=_FRESHNESS_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
     def freshness_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         """Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, or one is damaged, even when no run ever started."""
-        cursor = WatchCursor.model_validate_json(context.cursor) if context.cursor else start_watch()
+        cursor = _read_cursor(context, WatchCursor) or start_watch()
         # Before anything can fail: the wait for the first point begins with the first look.
         context.update_cursor(cursor.model_dump_json())
         cursor, words = watch_site(context.instance, AlertService(config.reload()), cursor, datetime.now(timezone.utc))

@@ -19,6 +19,7 @@ from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.heartbeat import Signal
 from schedgen_backups.core.notify.incidents import IncidentKey
+from schedgen_backups.core.notify.notifier import Outcome
 from schedgen_backups.core.restore.log import find_last_success
 from schedgen_backups.monitoring.failures import explain_exception, explain_run_failure, explain_step_failure
 from schedgen_backups.monitoring.orphaned_runs import fail_orphaned_runs
@@ -266,18 +267,33 @@ def _report_check(part: _Part, key: dg.AssetCheckKey, after_id: int) -> int:
                 break  # looked at again next time
             after_id = record.id  # its run ended before it was reached
             continue
-        is_news = record.create_timestamp >= part.horizon.timestamp() and _UNREMARKABLE not in (evaluation.description or "")
-        if is_news and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
-            if part.is_over:
-                return after_id
-            outcome = part.service.raise_trouble(
-                _make_check_key(key),
-                judge_warning(key.name, {name: value.value for name, value in evaluation.metadata.items()}),
-                f"Check warns: {key.name}",
-                evaluation.description or "no reason is known",
-                run_id=record.run_id,
-            )
-            if not outcome.is_settled:
-                return after_id
+        is_news = record.create_timestamp >= part.horizon.timestamp() and _is_warning(evaluation)
+        if is_news and (part.is_over or not _report_warning(part.service, evaluation, record.run_id).is_settled):
+            return after_id
         after_id = record.id
     return after_id
+
+
+def report_checks_of_run(service: AlertService, result: dg.ExecuteInProcessResult) -> None:
+    """Tell what the checks of a run of the command line warn of, and which warnings are over: where cron starts it, no sensor does."""
+    evaluations = result.get_asset_check_evaluations()
+    for evaluation in filter(_is_warning, evaluations):
+        _report_warning(service, evaluation, result.run_id)
+    passed = {_make_check_key(evaluation.asset_check_key) for evaluation in evaluations if evaluation.passed}
+    if over := passed & service.list_open_keys(CHECK_AREA):
+        service.report_resolved(over)
+
+
+def _is_warning(evaluation: dg.AssetCheckEvaluation) -> bool:
+    is_remarkable = _UNREMARKABLE not in (evaluation.description or "")
+    return is_remarkable and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN
+
+
+def _report_warning(service: AlertService, evaluation: dg.AssetCheckEvaluation, run_id: str) -> Outcome:
+    return service.raise_trouble(
+        _make_check_key(evaluation.asset_check_key),
+        judge_warning(evaluation.check_name, {name: value.value for name, value in evaluation.metadata.items()}),
+        f"Check warns: {evaluation.check_name}",
+        evaluation.description or "no reason is known",
+        run_id=run_id,
+    )

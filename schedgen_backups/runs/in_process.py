@@ -23,6 +23,7 @@ from schedgen_backups.defs.site import build_site_definitions
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, CANCELLED_EXIT_CODE, CONFIGURATION_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import EXIT_CODE_KEY, INTERRUPTION, explain_run_failure, explain_step_failure
 from schedgen_backups.monitoring.orphaned_runs import fail_orphaned_runs, mark_own_run
+from schedgen_backups.monitoring.outbox import report_checks_of_run
 from schedgen_backups.runs.home import hold_home
 from schedgen_backups.runs.results import BackupResult, DrillResult, StepFailure
 
@@ -102,12 +103,15 @@ def _run_job(
     fail_orphaned_runs(instance)
     job = build_site_definitions(config).resolve_job_def(job_name)
     with mark_own_run(instance) as own_tags:
-        return job.execute_in_process(
+        result = job.execute_in_process(
             instance=instance,
             tags={**tags, **own_tags},
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **run_config},
         )
+    with suppress(BackupError):  # settings of alerts that are wrong: the run says so itself
+        report_checks_of_run(AlertService(config), result)
+    return result
 
 
 def _read_report(result: dg.ExecuteInProcessResult) -> DrillReport | None:

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResult, Verification
 from schedgen_backups.core.catalog.resume import find_resumable
-from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, VerificationError
+from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, UnreadableFileError, VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer
 from schedgen_backups.core.model import (
     FORMAT_VERSION,
@@ -47,6 +47,8 @@ SITE_NAME = "site.json"
 BASELINE_NAME = "missing_objects.json"
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """A point from further ahead than this means that a clock is or was wrong: this machine's, or that of the host that took it."""
+_NO_FILE_ERRORS = frozenset({errno.EINVAL, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENOTDIR})
+"""Of what is no file, or none of ours: no later look finds another (`open_regular`, `read_small_file`)."""
 _MANIFEST_GLOB = "manifest_*.json"
 _RECORDS_LOCK_NAME = ".records.lock"
 _STALE_SECONDS = 3600
@@ -216,21 +218,29 @@ class Catalog:
     def settle_site(self) -> Site:
         """Return whose directory this is; make its id when it has none, or take the one that all its points carry.
 
-        A file that cannot be read is moved aside. Where the points carry several ids, all of them are then another site's until they are adopted.
+        A damaged file is moved aside. Where the points carry several ids, all of them are then another site's until they are adopted. A file that
+        cannot be read now stays: the id is that of all the points, and where they carry several, UnreadableFileError (retryable) is raised.
         """
         with self._records_lock.waited_for():
             ids = {manifest.site_id for manifest in self._read_manifests() if manifest.site_id}
             try:
                 site = self.read_site()
+            except UnreadableFileError:
+                if len(ids) != 1:
+                    raise
+                return Site(site_id=ids.pop(), made_at=datetime.now(timezone.utc))
             except VerificationError:
-                with translate_storage_errors(self.directory):
-                    (self.directory / SITE_NAME).rename(self.directory / f"{SITE_NAME}.damaged-{secrets.token_hex(4)}")
+                self._move_aside(SITE_NAME)
                 site = None
             if site is None:
                 site_id = ids.pop() if len(ids) == 1 else secrets.token_hex(16)
                 site = Site(site_id=site_id, made_at=datetime.now(timezone.utc))
                 self.write_description(SITE_NAME, site)
         return site
+
+    def _move_aside(self, name: str) -> None:
+        with translate_storage_errors(self.directory):
+            (self.directory / name).rename(self.directory / f"{name}.damaged-{secrets.token_hex(4)}")
 
     def adopt(self, adoption: Adoption) -> None:
         """Let a point of another site count from now on."""
@@ -241,9 +251,9 @@ class Catalog:
             self.write_description(SITE_NAME, site.model_copy(update={"adopted": (*kept, adoption)}))
 
     def settle_baseline(self, missing: Sequence[str]) -> frozenset[str]:
-        """Return the keys whose absence is no news; the first call makes `missing` the baseline.
+        """Return the keys whose absence is no news; the first call makes `missing` the baseline, each later one takes out of it what is there again.
 
-        While the file cannot be read nothing is known, and all is news.
+        `missing` is all that the live system lacks. While the file cannot be read nothing is known, and all is news.
         """
         with self._records_lock.waited_for():
             try:
@@ -253,13 +263,21 @@ class Catalog:
             if baseline is None or baseline.first_missing is None:
                 accepted = baseline.accepted if baseline is not None else ()
                 baseline = MissingBaseline(first_missing=tuple(missing), accepted=accepted)
-                self.write_description(BASELINE_NAME, baseline)
-        return baseline.keys
+            still_missing = baseline.keep_only(frozenset(missing))
+            if still_missing != self.read_description(BASELINE_NAME, MissingBaseline):
+                self.write_description(BASELINE_NAME, still_missing)
+        return still_missing.keys
 
     def accept_missing(self, accepted: Sequence[AcceptedObject]) -> None:
-        """Let the absence of these objects be no news from now on."""
+        """Let the absence of these objects be no news from now on, until they are there again. A damaged file of those before is moved aside."""
         with self._records_lock.waited_for():
-            baseline = self.read_description(BASELINE_NAME, MissingBaseline) or MissingBaseline()
+            try:
+                baseline = self.read_description(BASELINE_NAME, MissingBaseline) or MissingBaseline()
+            except UnreadableFileError:
+                raise
+            except VerificationError:
+                self._move_aside(BASELINE_NAME)
+                baseline = MissingBaseline()
             keys = {each.key for each in accepted}
             kept = tuple(each for each in baseline.accepted if each.key not in keys)
             self.write_description(BASELINE_NAME, baseline.model_copy(update={"accepted": (*kept, *accepted)}))
@@ -281,8 +299,18 @@ class Catalog:
         """A small file of this name holds the value, in place of an older one."""
         with translate_storage_errors(self.directory):
             # Not in the staging folder: a run that takes the lock sweeps that, and this is written without it, too.
-            write_atomically(self.directory / name, _as_json(value))
+            write_atomically(self.directory / name, _as_json(value), owner=self._find_owner(name))
         return self.directory / name
+
+    def _find_owner(self, name: str) -> tuple[int, int] | None:
+        """Return whose a file must be that root writes: that of the file before, otherwise of the directory. Everybody else owns what he writes."""
+        if os.geteuid() != 0:
+            return None
+        try:
+            status = (self.directory / name).stat()
+        except OSError:
+            status = self.directory.stat()
+        return status.st_uid, status.st_gid
 
     def read_description(self, name: str, kind: type[_Model]) -> _Model | None:
         """The value that a small file of this name holds, or None when there is none; VerificationError when it is damaged."""
@@ -456,8 +484,18 @@ def _read_model(path: Path, kind: type[_Model]) -> _Model | None:
         return kind.model_validate_json(content)
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
-        raise VerificationError(
-            f"{path.name} cannot be read: {error.strerror if isinstance(error, OSError) else 'it is damaged'}",
-            hint="The artifacts describe themselves: `schedgen-backups verify ID` reads them again, `schedgen-backups restore ID` restores them.",
-        ) from error
+    except OSError as error:
+        kind_of_error = VerificationError if error.errno in _NO_FILE_ERRORS else UnreadableFileError
+        raise kind_of_error(f"{path.name} cannot be read: {error.strerror}", hint=_find_hint(path.name)) from error
+    except ValidationError as error:
+        raise VerificationError(f"{path.name} cannot be read: it is damaged", hint=_find_hint(path.name)) from error
+
+
+def _find_hint(name: str) -> str:
+    if name == SITE_NAME:
+        return "`schedgen-backups list` shows which points are foreign for want of it, and `schedgen-backups adopt ID` takes one back."
+    if name == BASELINE_NAME:
+        return "Until it is mended each missing object is news; `schedgen-backups accept-missing` begins a new one."
+    if name.startswith("pin_"):
+        return "The point stays. `schedgen-backups unpin ID` and `schedgen-backups pin ID` make the pin anew."
+    return "The artifacts describe themselves: `schedgen-backups verify ID` reads them again, `schedgen-backups restore ID` restores them."

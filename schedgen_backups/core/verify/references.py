@@ -20,6 +20,8 @@ from schedgen_backups.core.verify.files import make_result, name_some
 from schedgen_backups.core.verify.live_system import LiveSystem
 
 _NAMED_MISSING = 1000
+_TELLING_REFERENCES = 10
+"""Where none of so many is there, the bucket is another one, or not filled yet, rather than an application that has lost all of its objects."""
 Baseline = Callable[[Sequence[str]], frozenset[str]]
 """Gets the keys that the live system lacks; returns those whose absence is no news."""
 
@@ -83,8 +85,9 @@ def _judge(count: int, missing: list[str], live: LiveSystem | None, known: Refer
     for reference in judged:
         counts[reference.verdict] = counts.get(reference.verdict, 0) + 1
     ranked = sorted(judged, key=lambda reference: list(ReferenceVerdict).index(reference.verdict), reverse=True)
-    # Of a bucket that could not be asked about everything, nothing becomes what was always missing.
-    is_judged = live is not None and not counts.keys() & {ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN}
+    is_wrong_bucket = len(missing) == count >= _TELLING_REFERENCES
+    # Of a bucket that could not be asked about everything, or has nothing of what is asked for, nothing becomes what was always missing.
+    is_judged = live is not None and not counts.keys() & {ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN} and not is_wrong_bucket
     absent = [reference.key for reference in judged if reference.verdict is ReferenceVerdict.MISSING]
     return ReferenceSummary(
         state=ReferenceState.READ,

@@ -249,6 +249,17 @@ def test_status_names_what_is_still_open(site: Site, instance: dg.DagsterInstanc
     site.run(instance)
     assert len(inbox.alerts) == 1
     told = site.cli("status")
-    assert told.code == 0
+    assert (told.code, told.stdout.split(":")[0]) == (1, "WARNING")
     assert "open incidents: run: database_dump failed" in " ".join(told.stdout.split())
     assert json.loads(site.cli("status", "--json").stdout)["open_incidents"] == ["run: database_dump failed"]
+
+
+@pytest.mark.parametrize("cursor", ["2026-11-27T12:00:00+00:00", "{", '{"watched_since": "yesterday"}', "null"])
+@pytest.mark.parametrize("sensor", ["freshness_watch", "alert_outbox"])
+def test_a_cursor_of_another_version_is_a_first_look(site: Site, instance: dg.DagsterInstance, inbox: Inbox, sensor: str, cursor: str) -> None:
+    """A sensor that fails at it would fail for ever, and nobody would be told of what it watches."""
+    add_point_of(site, 1)
+    watcher = Watcher(sensor, instance, cursor)
+    watcher.look(2)
+    assert watcher.cursor not in {"", cursor}
+    assert inbox.texts == []

@@ -209,6 +209,28 @@ def test_a_database_that_grew_is_told_once_as_low_by_the_outbox(
     assert "check: dump_size_is_plausible" in recovery
 
 
+def test_where_no_daemon_runs_the_command_tells_what_a_check_warns_of_and_when_it_is_over(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, growing: DatabaseSettings
+) -> None:
+    """As cron or a timer starts it; where a daemon runs as well, nothing is told twice."""
+    run(growing, ROWS.format(count=100))
+    assert site.cli("backup").code == 0
+    run(growing, ROWS.format(count=9000))
+    assert site.cli("backup").code == 0
+    [alert] = inbox.alerts
+    assert alert.startswith("[LOW] Check warns: dump_size_is_plausible\ngrew to more than three times")
+    status = site.cli("status")
+    assert (status.code, status.stdout.partition(":")[0]) == (1, "WARNING")
+    outbox.look(2)
+    assert inbox.alerts == [alert]
+    assert site.cli("backup").code == 0
+    [recovery] = inbox.recoveries
+    assert "check: dump_size_is_plausible" in recovery
+    outbox.look(2)
+    assert len(inbox.texts) == 2
+    assert site.cli("status").code == 0
+
+
 def test_a_warning_is_not_ended_by_the_recovery_point_of_its_own_run(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, growing: DatabaseSettings
 ) -> None:

@@ -20,9 +20,10 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, PointState
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckStatus
+from schedgen_backups.core.catalog.pins import Pin, write_pin
 from schedgen_backups.core.catalog.selection import find_newest_verified, measure_freshness, resolve_point
-from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
-from schedgen_backups.core.model import Adoption, Artifact, ArtifactKind, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
+from schedgen_backups.core.errors import ConfigurationError, StorageError, UnreadableFileError, VerificationError
+from schedgen_backups.core.model import AcceptedObject, Adoption, Artifact, ArtifactKind, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
 from schedgen_backups.core.system.files import create_private
 from schedgen_backups.core.system.lock import LOCK_NAME
 from schedgen_backups_tests.support import histories
@@ -502,3 +503,34 @@ def test_what_is_no_artifact_hides_none_that_comes_behind_it(catalog: Catalog, i
         (catalog.directory / "a.gz").write_bytes(b"")
     [point] = catalog.list_points()
     assert {artifact.path.name for artifact in point.artifacts} == {DUMP_NAME, ARCHIVE_NAME}
+
+
+@pytest.mark.parametrize("ids", ["a", "ab"], ids=["one site", "points of two sites"])
+def test_a_site_file_that_cannot_be_read_now_stays_as_it_is(catalog: Catalog, ids: str) -> None:
+    """A disk or a network that fails for a moment: the next look is another, and who was adopted stays so."""
+    for day, letter in enumerate(ids):
+        histories.add_point(catalog, histories.name_night(day))
+        path = catalog.manifest_path(histories.name_night(day))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "site_id": letter * 32}))
+    site_path = catalog.directory / "site.json"
+    site_path.symlink_to("/proc/self/mem")  # its first page cannot be read: an I/O error
+    if len(ids) == 1:
+        assert catalog.settle_site().site_id == "a" * 32
+    else:
+        with pytest.raises(UnreadableFileError, match=r"site\.json cannot be read: Input/output error"):
+            catalog.settle_site()
+    assert site_path.is_symlink()
+    assert list(catalog.directory.glob("site.json.*")) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_what_root_decides_stays_the_service_users(catalog: Catalog) -> None:
+    """`sudo schedgen-backups adopt` and the like: the user of the backups reads it afterwards."""
+    os.chown(catalog.directory, 65534, 65533)
+    catalog.settle_site()
+    catalog.accept_missing([AcceptedObject(key="c", reason="lost", accepted_at=TAKEN_AT)])
+    write_pin(catalog, Pin(point_id=POINT, reason="kept", pinned_at=TAKEN_AT))
+    os.chown(catalog.directory / "site.json", 65532, 65533)
+    catalog.adopt(Adoption(point_id=POINT, reason="moved", adopted_at=TAKEN_AT))
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in catalog.directory.glob("*.json")}
+    assert owners == {"site.json": (65532, 65533), "missing_objects.json": (65534, 65533), f"pin_{POINT}.json": (65534, 65533)}

@@ -258,15 +258,34 @@ def test_other_files_and_directories_are_no_artifacts(catalog: Catalog) -> None:
 
 def test_the_first_missing_objects_are_the_baseline_and_accepted_ones_are_added(catalog: Catalog) -> None:
     assert catalog.settle_baseline(["a", "b"]) == {"a", "b"}
-    assert Catalog(catalog.directory).settle_baseline(["c"]) == {"a", "b"}
+    assert Catalog(catalog.directory).settle_baseline(["a", "b", "c"]) == {"a", "b"}
     for reason in ("lost", "lost for good"):
         catalog.accept_missing([AcceptedObject(key="c", reason=reason, accepted_at=TAKEN_AT)])
     baseline = catalog.read_description(BASELINE_NAME, MissingBaseline)
     assert baseline is not None
     assert (baseline.first_missing, [each.reason for each in baseline.accepted]) == (("a", "b"), ["lost for good"])
-    assert catalog.settle_baseline([]) == {"a", "b", "c"}
+    assert catalog.settle_baseline(["a", "b", "c"]) == {"a", "b", "c"}
 
 
-def test_an_object_can_be_accepted_before_the_first_point(catalog: Catalog) -> None:
+def test_an_object_that_came_back_is_news_when_it_is_lost_again(catalog: Catalog) -> None:
+    """Whether it was missing at the first point, or accepted later."""
+    catalog.settle_baseline(["first"])
+    catalog.accept_missing([AcceptedObject(key="accepted", reason="lost", accepted_at=TAKEN_AT)])
+    assert catalog.settle_baseline(["accepted", "first"]) == {"accepted", "first"}
+    assert catalog.settle_baseline([]) == frozenset()
+    assert catalog.settle_baseline(["accepted", "first"]) == frozenset()
+
+
+def test_an_object_can_be_accepted_before_the_first_point_and_before_it_is_gone(catalog: Catalog) -> None:
     catalog.accept_missing([AcceptedObject(key="c", reason="lost", accepted_at=TAKEN_AT)])
-    assert "c" in catalog.settle_baseline(["a"])
+    for missing in (["a"], ["a"], ["a", "c"]):
+        assert "c" in catalog.settle_baseline(missing)
+
+
+def test_a_damaged_baseline_makes_all_news_until_a_person_begins_a_new_one(catalog: Catalog) -> None:
+    catalog.settle_baseline(["a", "b"])
+    (catalog.directory / BASELINE_NAME).write_bytes(b"{")
+    assert catalog.settle_baseline(["a", "b"]) == frozenset()
+    catalog.accept_missing([AcceptedObject(key="a", reason="lost", accepted_at=TAKEN_AT)])
+    assert len(list(catalog.directory.glob(f"{BASELINE_NAME}.damaged-*"))) == 1
+    assert "a" in catalog.settle_baseline(["a", "b"])

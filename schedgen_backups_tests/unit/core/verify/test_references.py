@@ -116,6 +116,22 @@ def test_only_what_the_baseline_lacks_is_new(tmp_path: Path) -> None:
     assert (asked, summary.newly_missing_count, result.status) == ([["b", "c"]], 1, CheckStatus.INCOMPLETE)
 
 
+@pytest.mark.parametrize(("count", "asked"), [(1, 1), (9, 1), (10, 0), (100, 0)])
+def test_a_bucket_without_any_of_many_objects_makes_no_baseline(tmp_path: Path, count: int, asked: int) -> None:
+    """Another bucket was named, or it is not filled yet: else the loss of all of it would never be told."""
+    known: list[Sequence[str]] = []
+
+    def know(keys: Sequence[str]) -> frozenset[str]:
+        known.append(keys)
+        return frozenset(keys)
+
+    keys = [f"key-{number:03}" for number in range(count)]
+    halves = write_halves(tmp_path, keys, archived=())
+    result, summary = verify_references(*halves, live=Witness(**dict.fromkeys(keys, MISSING)), baseline=know)
+    assert (len(known), summary.newly_missing_count) == (asked, 0 if asked else count)
+    assert result.status is (CheckStatus.PASSED if asked else CheckStatus.INCOMPLETE)
+
+
 @pytest.mark.parametrize("verdict", [LOST, UNKNOWN])
 def test_nothing_becomes_the_baseline_while_an_object_is_lost_or_unknown(tmp_path: Path, verdict: ReferenceVerdict) -> None:
     asked: list[list[str]] = []
