@@ -25,12 +25,13 @@ _READING_METHODS = frozenset({"GET", "HEAD"})
 _OWN_SITES = frozenset({"same-origin", "none"})
 _QUERY_LIMIT_BYTES = 1 << 20
 """More than the UI sends: its largest queries are some 100 kB (2026-11-29, dagster-webserver 1.13)."""
-# Each begins with fixed characters and is bounded: one POST must not keep everybody else waiting.
-_PASSWORD = re.compile(
-    r"""(?:(?<=postgres)|(?<=postgresql))://[^@]{0,300}?:[^@]{1,300}@|://[^\s/"'@\\?#]{0,300}:[^\s/"'@\\]{1,300}@"""
-    r"""|(?<![A-Za-z0-9_])(?:ssl)?password\s{0,20}=\s{0,20}['"]?[^\s&'"]""",
-    re.IGNORECASE,
-)
+_LOGIN_LIMIT_CHARACTERS = 600
+"""Of user and password in a URL."""
+_NEVER_IN_LOGIN = re.compile(r"""[\s/"'\\]""")
+_NEVER_IN_USER = re.compile(r"[?#]")
+_LIBPQ_SCHEMES = ("postgres", "postgresql")
+"""Whose passwords may hold what other URLs have to escape."""
+_PASSWORD_SETTING = re.compile(r"""(?<![A-Za-z0-9_])(?:ssl)?password\s{0,20}=\s{0,20}['"]?[^\s&'"]""", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\(?:U([0-9A-Fa-f]{8})|u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|([/nt]))|%([0-9A-Fa-f]{2})")
 _LETTERS = {"/": "/", "n": "\n", "t": "\t"}
 _MOST_LAYERS = 4
@@ -159,9 +160,21 @@ def _holds_password(body: bytes) -> bool:
     """Return whether a URL with a password, or a connection string with one, stands in the query, in whatever escapes."""
     text = body.decode(json.detect_encoding(body), "replace")
     for _layer in range(_MOST_LAYERS):
-        if _PASSWORD.search(text):
+        if _PASSWORD_SETTING.search(text) or _holds_url_with_password(text):
             return True
         text = _ESCAPE.sub(_unescape, text.replace("\\\\", "\\"))
+    return False
+
+
+def _holds_url_with_password(text: str) -> bool:
+    """Whether a URL with user and password stands in the text. Each beginning of one is looked at once: a POST must not keep others waiting."""
+    for found in re.finditer("://", text):
+        end = text.find("@", found.end(), found.end() + _LOGIN_LIMIT_CHARACTERS)
+        user, _colon, password = text[found.end() : max(end, found.end())].partition(":")
+        if password:
+            is_libpq = text[max(found.start() - 10, 0) : found.start()].lower().endswith(_LIBPQ_SCHEMES)
+            if is_libpq or not (_NEVER_IN_LOGIN.search(user + password) or _NEVER_IN_USER.search(user)):
+                return True
     return False
 
 

@@ -12,27 +12,28 @@ from typing import cast
 
 from schedgen_backups.core.notify.exchange import Answer
 
-_SUCCESS_FIELDS = frozenset({"ok", "success", "successful", "accepted", "delivered"})
+_SUCCESS_FIELDS = frozenset({"ok", "success", "successful", "issuccess", "issuccessful", "succeeded", "accepted", "delivered", "sent"})
 _STATE_FIELDS = frozenset(
     {"status", "state", "result", "outcome", "code", "statuscode", "statustext", "httpstatus", "httpcode", "responsecode", "responsestatus"}
 )
 _ERROR_FIELD = re.compile(
-    r"(?:is|has)?(?:error|err|errcode|errno|errorcode|errors|errormessage|errortext|errortype|errordescription|exception|fault|failure)"
+    r"(?:is|has)?(?:failed|error|err|errcode|errno|errorcode|errors|errormessage|errortext|errortype|errordescription|exception|fault|failure)"
 )
 """Not `errmsg`, which is "ok" beside an `errcode` of 0, and not `errorurl`."""
 _MESSAGE_FIELDS = frozenset({"message", "detail", "msg", "reason", "description"})
 _REFUSING_MESSAGE = re.compile(
     r"\W*(?:unauthori[sz]ed|unauthenticated|not authenticated|not authorized|forbidden|(?:access|permission) denied|bad ?device"
-    r"|invalid[ _](?:token|key|signature|credential))",
+    r"|invalid[ _](?:token|key|signature|credential)|failed to |rate limit|token expired|unknown webhook|key words not found)",
     re.IGNORECASE,
 )
 _WRAPPERS = frozenset({"data", "response", "result", "results", "body", "meta"})
 _MOST_LAYERS = 4
 _NO_WORDS = frozenset({"", "0", "false", "no", "none", "null", "off", "n"})
-_NO_ERROR_WORDS = _NO_WORDS | {"ok", "success", "no error", "n/a", "na", "-"}
+_NO_ERROR_WORDS = _NO_WORDS | {"ok", "success", "no error", "no errors", "0 errors", "nil", "n/a", "na", "-"}
 _REFUSAL = re.compile(
-    r"\W*(error|fail|invalid(?!at)|nok$|ko$|denied|deny|refused|rejected|unauthori[sz]ed|unauthenticated|forbidden|exception|expired|declined"
-    r"|unavailable|time(d[ _])?out|bad[ _]request|access[ _]denied|not[ _](?!applicable)|no_)",
+    r"\W*(error|fail(?!over)|invalid(?!at)|nok$|ko$|denied|deny|refused|rejected|unauthori[sz]ed|unauthenticated|forbidden|exception|expired|declined"
+    r"|unavailable|time(d[ _])?out|bad[ _](request|gateway)|access[ _]denied|not[ _](?!applicable|required)|no_(?!error)|channel_not|rate[ _-]?limit"
+    r"|too[ _]many|service[ _]unavailable|internal[ _]server[ _]error|(session|token)[ _]expired|login[ _]required|blocked|dropped|disabled)",
     re.IGNORECASE,
 )
 _FIRST_REFUSAL = 400
@@ -40,7 +41,7 @@ _LAST_REFUSAL = 599
 """Of HTTP; beyond, services count successes of their own, too."""
 _FIRST_STATUS = 100
 """Of HTTP; services that count their own errors begin at 1, and 0 is none."""
-_PLAIN_SUCCESS = frozenset({"", "ok"})
+_TAG = re.compile(r"<[A-Za-z!/]")
 
 
 def is_refusal(answer: Answer) -> bool:
@@ -51,8 +52,9 @@ def is_refusal(answer: Answer) -> bool:
     except RecursionError:
         return True
     except ValueError:
-        is_page = answer.content_type.partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"}
-        if body.startswith("<") or (is_page and body.lower() not in _PLAIN_SUCCESS):
+        # Many frameworks call any text HTML; a page has a tag in it.
+        is_page = answer.content_type.partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"} and _TAG.search(body)
+        if body.startswith("<") or is_page:
             return True
         said = body
     return _says_no(said, _MOST_LAYERS)

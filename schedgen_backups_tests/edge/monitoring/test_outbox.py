@@ -210,7 +210,7 @@ def test_a_database_that_grew_is_told_once_as_low_by_the_outbox(
 
 
 def test_where_no_daemon_runs_the_command_tells_what_a_check_warns_of_and_when_it_is_over(
-    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, growing: DatabaseSettings
+    site: Site, outbox: Watcher, inbox: Inbox, growing: DatabaseSettings
 ) -> None:
     """As cron or a timer starts it; where a daemon runs as well, nothing is told twice."""
     run(growing, ROWS.format(count=100))

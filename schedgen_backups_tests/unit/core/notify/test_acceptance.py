@@ -10,6 +10,14 @@ from schedgen_backups.core.notify.acceptance import is_refusal
 from schedgen_backups.core.notify.exchange import Answer
 
 REFUSALS: tuple[object, ...] = (
+    {"isSuccess": False},
+    {"sent": 0},
+    {"failed": True},
+    {"message": "Failed to deliver"},
+    {"message": "Unknown Webhook", "code": 10015},
+    {"code": 19024, "msg": "Key Words Not Found"},
+    {"result": "channel_not_found"},
+    {"status": "blocked"},
     {"message": "Unauthorized"},
     {"detail": "Not authenticated"},
     {"isError": True},
@@ -60,6 +68,11 @@ REFUSALS: tuple[object, ...] = (
     "error",
 )
 ACCEPTANCES: tuple[object, ...] = (
+    {"status": "no_error"},
+    {"status": "not_required"},
+    {"status": "Failover ok"},
+    {"error": "0 errors"},
+    {"failed": 0},
     {"ok": True},
     {"ok": 1, "error": None},
     {"ok": "true", "errors": []},
@@ -117,8 +130,28 @@ def test_a_page_or_a_refusal_in_words_is_no_acceptance(body: str) -> None:
     assert is_refusal(make_answer(body, "text/plain"))
 
 
-@pytest.mark.parametrize(("body", "is_refused"), [("Please log in", True), ("ok", False), ("OK\n", False), ("", False), (" ", False)])
-def test_of_a_page_only_a_plain_yes_is_an_acceptance(body: str, is_refused: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("body", "is_refused"),
+    [
+        ("<p>Please log in", True),
+        ("Welcome! <form action=/login>", True),
+        ("x\n<!-- login -->", True),
+        ("Bad Gateway", True),
+        ("channel_not_found", True),
+        ("Session expired", True),
+        ("received", False),
+        ("sent", False),
+        ("Alert created", False),
+        ("Congratulations! You've fired the alert event", False),
+        ("3 < 4", False),
+        ("ok", False),
+        ("OK\n", False),
+        ("", False),
+        (" ", False),
+    ],
+)
+def test_a_text_that_is_called_a_page_is_one_where_it_has_a_tag(body: str, *, is_refused: bool) -> None:
+    """Many frameworks call whatever a handler returns text/html: a receiver that says "received" got it."""
     assert is_refusal(make_answer(body, "Text/HTML; charset=utf-8")) is is_refused
 
 
