@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 from urllib.parse import quote, unquote
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 
 from schedgen_backups.core.errors import ConfigurationError
 
@@ -30,6 +30,8 @@ TOOL_VERSION = _find_version()
 
 
 FORMAT_VERSION = 2
+READABLE_FORMAT_VERSIONS = frozenset({1, FORMAT_VERSION})
+"""Of format 1 (0.1.0 until 2026-11-26) some fields have other names, and an archive does not count what is unproven."""
 _ID_FORMAT = "%Y%m%d_%H%M%S"
 _ID_PATTERN = re.compile(r"[0-9]{8}_[0-9]{6}")
 _FILE_PATTERN = re.compile(r"(?P<prefix>db|minio)_(?P<name>.+)_(?P<id>[0-9]{8}_[0-9]{6})\.(?P<suffix>sql|tar)\.gz")
@@ -208,10 +210,13 @@ class Site(FrozenModel):
     site_id: str
     made_at: AwareDatetime
     adopted: tuple[Adoption, ...] = ()
+    older_points: tuple[str, ...] = ()
+    """Ids of the points that lay there when the directory got its id, and were taken before there were any."""
 
     def owns(self, manifest: Manifest) -> bool:
         """Return whether the point is this site's own or was adopted."""
-        return manifest.site_id == self.site_id or any(each.point_id == manifest.point_id for each in self.adopted)
+        is_older = not manifest.site_id and manifest.point_id in self.older_points
+        return manifest.site_id == self.site_id or is_older or any(each.point_id == manifest.point_id for each in self.adopted)
 
 
 class AcceptedObject(FrozenModel):
@@ -254,7 +259,7 @@ class Manifest(FrozenModel):
     site_id: str = ""
     """The random id of the backup directory that the point was committed in."""
     snapshot_at: AwareDatetime
-    committed_at: AwareDatetime
+    committed_at: Annotated[AwareDatetime, Field(validation_alias=AliasChoices("committed_at", "sealed_at"))]
     artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1)]
     references: ReferenceSummary
     origin: Origin = Origin()

@@ -201,7 +201,8 @@ class PreviousObjects:
             return None
         there = (entry.key, entry.size_bytes, entry.etag, entry.member_name, entry.modified_at)
         expected = (listed.key, listed.size_bytes, listed.etag, member_name, listed.modified_at.replace(microsecond=0))
-        if there != expected or (listed.version_id and listed.version_id != entry.version_id):
+        # Taken over from an archive of format 1, one without a checksum would count as proven.
+        if there != expected or (listed.version_id and listed.version_id != entry.version_id) or entry.is_etag_verified is False:
             return None
         if entry.read_at is None or entry.read_at - entry.modified_at < _SETTLED or not self._is_fresh(entry.key, self._now - entry.read_at):
             return None

@@ -29,6 +29,7 @@ from schedgen_backups.core.errors import BackupError, ConfigurationError, Storag
 from schedgen_backups.core.formats.gzip_members import read_footer
 from schedgen_backups.core.model import (
     FORMAT_VERSION,
+    READABLE_FORMAT_VERSIONS,
     AcceptedObject,
     Adoption,
     ArtifactKind,
@@ -234,7 +235,8 @@ class Catalog:
                 site = None
             if site is None:
                 site_id = ids.pop() if len(ids) == 1 else secrets.token_hex(16)
-                site = Site(site_id=site_id, made_at=datetime.now(timezone.utc))
+                older = tuple(manifest.point_id for manifest in self._read_manifests() if not manifest.site_id)
+                site = Site(site_id=site_id, made_at=datetime.now(timezone.utc), older_points=older)
                 self.write_description(SITE_NAME, site)
         return site
 
@@ -364,7 +366,7 @@ class Catalog:
         with suppress(VerificationError):
             site = self.read_site()
         points = tuple(self._look_at(point_id, artifacts.get(point_id, []), site) for point_id in sorted(committed | own))
-        if site is None and len({point.manifest.site_id for point in points if point.manifest is not None}) > 1:
+        if site is None and len({point.manifest.site_id for point in points if point.manifest is not None and point.manifest.site_id}) > 1:
             # Whose points these are is unknown: none is chosen, counted or removed, and each can be restored by its id.
             points = tuple(replace(point, is_foreign=point.manifest is not None) for point in points)
         return points
@@ -469,10 +471,9 @@ def _require_format(path: Path, content: bytes) -> None:
         stated = json.loads(content).get("format_version", FORMAT_VERSION)
     except (ValueError, AttributeError, RecursionError):
         return
-    if stated != FORMAT_VERSION:
-        which = "an older" if isinstance(stated, int) and stated < FORMAT_VERSION else "another"
+    if not isinstance(stated, int) or stated not in READABLE_FORMAT_VERSIONS:
         raise VerificationError(
-            f"{path.name} is in {which} format than this version's, which is {FORMAT_VERSION}",
+            f"{path.name} is in another format than this version's, which is {FORMAT_VERSION}",
             hint="It was written by another version of schedgen-backups, which reads it; `schedgen-backups restore ID` restores the artifacts.",
         )
 

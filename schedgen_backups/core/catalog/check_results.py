@@ -7,8 +7,9 @@ says nothing of other files. Values only: `verify` and `restore` find the result
 from __future__ import annotations
 
 from enum import Enum
+from typing import Annotated
 
-from pydantic import AwareDatetime
+from pydantic import AliasChoices, AwareDatetime, Field
 
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel
 
@@ -80,7 +81,7 @@ COMMIT_CHECKS = (*DATABASE_CHECKS, *BUCKET_CHECKS, *POINT_CHECKS)
 class CheckResult(FrozenModel):
     """What was found of one check, on which bytes, and when."""
 
-    check: Check
+    check: Annotated[Check, Field(validation_alias=AliasChoices("check", "claim"))]
     status: CheckStatus
     summary: str
     figures: dict[str, Figure] = {}
@@ -122,7 +123,7 @@ class Verification(FrozenModel):
         replaced = {result.check for result in new_results}
         kept = tuple(result for result in self.results if result.check not in replaced)
         in_order = sorted((*kept, *new_results), key=lambda result: list(Check).index(result.check))
-        return self.model_copy(update={"results": tuple(in_order)})
+        return self.model_copy(update={"results": tuple(in_order), "format_version": FORMAT_VERSION})
 
     def level(self, level: VerificationLevel) -> LevelResult:
         """How the point stands on this level: failed if any check failed, passed if all passed, otherwise unknown."""

@@ -64,6 +64,9 @@ def read_journal(folder: Path) -> Iterator[ObjectEntry]:
     with open_regular(folder / JOURNAL_NAME) as file:
         for line in file:
             try:
-                yield ObjectEntry.model_validate_json(line)
+                entry = ObjectEntry.model_validate_json(line)
             except ValidationError:
                 return
+            if entry.is_etag_verified is False:  # of format 1: taken over it would count as proven
+                return
+            yield entry

@@ -214,6 +214,8 @@ class ObjectEntry(FrozenModel):
     size_bytes: _Size
     sha256: str
     etag: str
+    is_etag_verified: Annotated[bool | None, Field(exclude=True)] = None
+    """Of format 1 alone, which has no reason where it is false."""
     unproven: str = ""
     """Why the bytes could not be compared with a checksum that the server had; empty where they have the ETag's MD5."""
     version_id: str | None = None
@@ -268,7 +270,7 @@ class ArchiveRecord(FrozenModel):
     deleted: tuple[MissedObject, ...] = ()
     failed_count: int
     failed: tuple[MissedObject, ...] = ()
-    unproven_count: int
+    unproven_count: int | None = None
     """Archived objects whose bytes could not be compared with a checksum; their entries give the reasons."""
     unread_tags_count: int = 0
     """Archived objects of whose tags nothing is known; their entries give the reasons. 0 in files of before such objects were archived."""

@@ -114,12 +114,13 @@ def verify_archive_file(
                     size_bytes += len(block)
                 position += entry.length
                 count += 1
-                unproven_count += bool(entry.unproven)
+                unproven_count += bool(entry.unproven or entry.is_etag_verified is False)
                 unread_tags_count += bool(entry.tags_note)
             if position != archive.footer.index_offset:
                 raise VerificationError("something lies between the objects and the index")
             record = archive.record
-            if (count, size_bytes, unproven_count) != (record.object_count, record.size_bytes, record.unproven_count):
+            stated_unproven_count = unproven_count if record.unproven_count is None else record.unproven_count
+            if (count, size_bytes, unproven_count) != (record.object_count, record.size_bytes, stated_unproven_count):
                 raise VerificationError(
                     f"the index names {count} objects with {size_bytes} bytes, {unproven_count} of them unproven, the record says otherwise"
                 )
@@ -147,10 +148,13 @@ def verify_every_object(path: Path) -> CheckResult:
                 "changed": record.changed_count,
                 "deleted": record.deleted_count,
                 "reused": record.reused_count,
-                "unproven": record.unproven_count,
                 "unread_tags": record.unread_tags_count,
             }
             summary = f"{record.object_count} of {record.listed_count} listed objects, {record.deleted_count} deleted meanwhile"
+            if record.unproven_count is None:
+                summary += "; an older version took it, and did not count those that it could not compare with a checksum of the server"
+            else:
+                figures["unproven"] = record.unproven_count
             if record.unproven_count:
                 summary += f"; {record.unproven_count} could not be compared with a checksum of the server"
             if record.unread_tags_count:
