@@ -109,7 +109,7 @@ VARIABLES = (
     Variable(
         "BACKUP_STALL_TIMEOUT_SECONDS",
         "600",
-        "seconds without data after which pg_dump, psql or the S3 server is considered hung; for whole S3 requests, plus size at 5 kB/s",
+        "seconds without data after which pg_dump, psql, a session or the S3 server is considered hung; for whole S3 requests, plus size at 5 kB/s",
     ),
 )
 

@@ -159,7 +159,7 @@ def _is_public(database: DatabaseSettings) -> bool:
 
 def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> Iterator[PreconditionResult]:
     yield from _examine_encryption(database)
-    with open_snapshot(database) as snapshot:
+    with open_snapshot(database, stall_timeout_seconds=capture.transfer.stall_timeout_seconds) as snapshot:
         facts = snapshot.read_facts()
         yield PreconditionResult("database", Verdict.OK, f"{database.label}, PostgreSQL {facts.server_version}")
         if facts.session.is_pooled:

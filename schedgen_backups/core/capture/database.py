@@ -47,7 +47,7 @@ def capture_database(
     DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty database) and
     ConfigurationError (reference query) are permanent. After an error the file's content is worthless.
     """
-    with open_snapshot(settings, lock_timeout_seconds=capture.transfer.stall_timeout_seconds) as snapshot:
+    with open_snapshot(settings, stall_timeout_seconds=capture.transfer.stall_timeout_seconds) as snapshot:
         facts = snapshot.read_facts()
         client = find_client(settings, facts.server_major, capture.transfer.postgres_bin_dir)
         snapshot.check_privileges()

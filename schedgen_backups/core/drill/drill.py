@@ -24,7 +24,7 @@ from schedgen_backups.core.drill.scratch import Scratch, open_scratch, sweep_scr
 from schedgen_backups.core.drill.sql_checks import SqlCheck, read_sql_checks, run_sql_checks
 from schedgen_backups.core.errors import BackupError, DatabaseError, RestoreError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.postgres.connection import connect_database
+from schedgen_backups.core.postgres.connection import CONNECT_TIMEOUT_SECONDS, connect_database, give_up_sessions
 from schedgen_backups.core.restore.point import OnProgress, RestoreRequest, prepare_restore
 from schedgen_backups.core.restore.unprivileged_load import LoadRoles
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings, TransferSettings
@@ -109,8 +109,11 @@ def _ended_after(duration: timedelta, roles: LoadRoles) -> Generator[None, None,
             return
         is_late.set()
         while not done.is_set():
-            with suppress(DatabaseError, psycopg.Error), connect_database(roles.superuser or roles.loader) as connection:
+            opening = connect_database(roles.superuser or roles.loader, stall_timeout_seconds=CONNECT_TIMEOUT_SECONDS)
+            with suppress(DatabaseError, psycopg.Error), opening as connection:
                 connection.execute(_END_SESSIONS)
+            # Whoever's connection broke on the way is not told.
+            give_up_sessions(roles.loader)
             done.wait(_BETWEEN_ENDS_SECONDS)
 
     watcher = Thread(target=watch, name="drill limit", daemon=True)

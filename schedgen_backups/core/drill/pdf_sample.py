@@ -22,6 +22,7 @@ from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind, Manifest, ReferenceState, ReferenceVerdict
+from schedgen_backups.core.postgres.connection import STALL_TIMEOUT_SECONDS
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.s3.refusals import ObjectGoneError
@@ -74,7 +75,9 @@ def open_referenced_pdfs(
         record = dump.record
     if record.reference_state is ReferenceState.NOT_CONFIGURED:
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.NOT_CONFIGURED, record.reference_note, {})
-    count, keys = _pick_keys(database, References(record.reference_query, is_default=False), Random(point.point_id.text))  # noqa: S311 - a sample
+    references, limit_seconds = References(record.reference_query, is_default=False), transfer.stall_timeout_seconds
+    random = Random(point.point_id.text)  # noqa: S311 - a sample
+    count, keys = _pick_keys(database, references, random, stall_timeout_seconds=limit_seconds)
     figures: dict[str, Figure] = {"references": count, "sampled": len(keys)}
     if count != record.reference_count:
         summary = f"the restored database refers to {count} objects, the snapshot referred to {record.reference_count}"
@@ -114,11 +117,13 @@ def open_referenced_pdfs(
     return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.PASSED, summary, figures)
 
 
-def _pick_keys(database: DatabaseSettings, references: References, random: Random) -> tuple[int, list[str]]:
+def _pick_keys(
+    database: DatabaseSettings, references: References, random: Random, *, stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS
+) -> tuple[int, list[str]]:
     """How many keys the query gives, and a sample of them in which each is as likely (reservoir sampling, R. in Knuth, TAOCP 3.4.2)."""
     picked: list[str] = []
     count = 0
-    with open_snapshot(database) as snapshot:
+    with open_snapshot(database, stall_timeout_seconds=stall_timeout_seconds) as snapshot:
         for key in _flatten(snapshot.read_references(references)):
             count += 1
             if len(picked) < SAMPLE_SIZE:

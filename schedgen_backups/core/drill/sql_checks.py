@@ -103,7 +103,7 @@ def _make_check(name: str, statement: str) -> SqlCheck:
 
 def _find_problem(check: SqlCheck, database: DatabaseSettings, timeout_seconds: int) -> str:
     """Why the check does not hold, or an empty text. A connection for each, so that none changes what the next one sees."""
-    with connect_database(database) as connection:
+    with connect_database(database, stall_timeout_seconds=timeout_seconds) as connection:
         connection.read_only = True
         try:
             connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(timeout_seconds * 1000)))

@@ -7,7 +7,7 @@ import secrets
 import psycopg
 
 from schedgen_backups.core.errors import DatabaseError
-from schedgen_backups.core.postgres.connection import APPLICATION_NAME, connect_database
+from schedgen_backups.core.postgres.connection import APPLICATION_NAME, CONNECT_TIMEOUT_SECONDS, connect_database
 from schedgen_backups.core.settings import DatabaseSettings
 
 # One that waits for its client or for a lock does nothing (PostgreSQL manual, "Wait Event Types"). One that waits for a lock of a session of ours
@@ -38,7 +38,7 @@ class ServerActivity:
     def is_working(self) -> bool:
         """Return whether the server works on something for the program; not where it cannot be asked."""
         try:
-            with connect_database(self._settings) as connection:
+            with connect_database(self._settings, stall_timeout_seconds=CONNECT_TIMEOUT_SECONDS) as connection:
                 row = connection.execute(_WORKING, {"name": self.application_name, "prefix": f"{APPLICATION_NAME}%"}).fetchone()
         except (DatabaseError, psycopg.Error):
             return False

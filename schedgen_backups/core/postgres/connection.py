@@ -6,11 +6,11 @@ transaction pooler's. Programs get the same by their environment, never by argum
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -19,15 +19,15 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from schedgen_backups.core.errors import DatabaseError, DatabaseUnreachableError
-from schedgen_backups.core.postgres.login_refusals import CLEARTEXT_REQUEST, UNSUPPORTED_OPTIONS, explain_refusal, is_servers_word
+from schedgen_backups.core.postgres.login_refusals import CLEARTEXT_REQUEST, UNSUPPORTED_OPTIONS, explain_refusal
 from schedgen_backups.core.postgres.pooler import check_pooler, is_pooled
 from schedgen_backups.core.postgres.session_settings import FIXED_SETTINGS, list_later_settings, make_options
-from schedgen_backups.core.postgres.watched_connection import SilentServerError, WatchedConnection
-from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups.core.postgres.watched_connection import SessionState, WatchedConnection
+from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 
 CONNECT_TIMEOUT_SECONDS = 10
-_QUESTIONS = 4
-_BETWEEN_QUESTIONS_SECONDS = 3.0
+STALL_TIMEOUT_SECONDS: float = TransferSettings.stall_timeout_seconds
+"""For sessions that are opened where nobody knows the configured one."""
 APPLICATION_NAME = "schedgen_backups"
 _NO_CLEARTEXT = "!password"
 _REQUIRE_AUTH_VERSION = 160000
@@ -41,6 +41,9 @@ _POOLER_VARIABLES: Mapping[str, str] = MappingProxyType({"PGTZ": "UTC", "PGDATES
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 """No settings besides the fixed ones."""
 
+_open_sessions: dict[WatchedConnection, DatabaseSettings] = {}
+_open_sessions_lock = Lock()
+
 # One that waits for its client says nothing for a reason of ours, or its answer was lost on the way (PostgreSQL manual, "Wait Event Types").
 # With track_activities off the server does not tell.
 _AT_WORK = """
@@ -48,6 +51,7 @@ SELECT count(*) > 0 FROM pg_catalog.pg_stat_activity
 WHERE (coalesce(state, 'disabled') = 'disabled' OR state LIKE 'active%' AND coalesce(wait_event_type, '') <> 'Client')
 AND pid <> pg_catalog.pg_backend_pid()
 """
+_BEGAN_AT = "SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()"
 
 
 @dataclass(frozen=True)
@@ -103,26 +107,56 @@ def make_client_environment(settings: DatabaseSettings, session: SessionFacts = 
 
 @contextmanager
 def connect_database(
-    settings: DatabaseSettings, *, values: Mapping[str, str] = NO_VALUES, client_encoding: str = "utf8"
+    settings: DatabaseSettings,
+    *,
+    values: Mapping[str, str] = NO_VALUES,
+    client_encoding: str = "utf8",
+    stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS,
+    asked_as: DatabaseSettings | None = None,
 ) -> Generator[WatchedConnection, None, None]:
     """A connection is open within the block, and closed without commit after it; `values` are settings besides the fixed ones.
+
+    `stall_timeout_seconds` is how long nothing may be known of its session while the server says nothing. `asked_as` is the login that asks for it
+    where its own may not do so again.
 
     DatabaseUnreachableError (retryable) when nobody answers or no connection is left, DatabaseError (permanent) when the login or the database
     is refused, or a pooler shares sessions between transactions.
     """
-    connection = _open(settings, {**FIXED_SETTINGS, **values}, client_encoding)
+    connection = _open(settings, asked_as or settings, {**FIXED_SETTINGS, **values}, client_encoding, stall_timeout_seconds)
+    with _open_sessions_lock:
+        _open_sessions[connection] = settings
     try:
         yield connection
     finally:
+        with _open_sessions_lock:
+            del _open_sessions[connection]
         connection.close()
 
 
-def _open(settings: DatabaseSettings, values: Mapping[str, str], client_encoding: str) -> WatchedConnection:
+def give_up_sessions(database: DatabaseSettings) -> None:
+    """Let all sessions of this process with this database fail in what they do now or next, whatever the server does; of any role.
+
+    A server that ended them cannot tell that to a connection that broke on the way.
+    """
+    place = (database.host, database.port, database.database)
+    with _open_sessions_lock:
+        for connection, settings in _open_sessions.items():
+            if (settings.host, settings.port, settings.database) == place:
+                connection.is_given_up = True
+
+
+def _open(
+    settings: DatabaseSettings, asked_as: DatabaseSettings, values: Mapping[str, str], client_encoding: str, stall_timeout_seconds: float
+) -> WatchedConnection:
     # Without an encoding psycopg hands out bytes where a database's encoding is SQL_ASCII.
     parameters: dict[str, Any] = {**_make_login(settings), "client_encoding": client_encoding, "options": make_options(values)}
     connection, parameters = _log_in(settings, parameters)
+    connection.stall_timeout_seconds = stall_timeout_seconds
     try:
-        _begin(settings, connection, parameters, values)
+        facts, began_at = _begin(settings, connection, parameters, values)
+        condition = _find_session(connection, facts, began_at)
+        asking = parameters if asked_as == settings else {**parameters, **_make_login(asked_as)}
+        connection.ask_state = partial(_ask_state, asked_as, asking, sql.SQL(_AT_WORK) + condition)
     except BaseException:
         connection.close()
         raise
@@ -172,7 +206,11 @@ def _is_always_encrypted(settings: DatabaseSettings) -> bool:
     return settings.ssl_mode in _ENCRYPTED_MODES or settings.host.startswith(("/", "@"))
 
 
-def _begin(settings: DatabaseSettings, connection: WatchedConnection, parameters: dict[str, Any], values: Mapping[str, str]) -> None:
+def _begin(
+    settings: DatabaseSettings, connection: WatchedConnection, parameters: dict[str, Any], values: Mapping[str, str]
+) -> tuple[SessionFacts, object]:
+    """Give the session its settings; return its facts and when the server's process began, None where the server does not tell."""
+    began_at: object = None
     with translate_errors(settings):
         connection.autocommit = True
         facts = read_session_facts(connection)
@@ -184,48 +222,36 @@ def _begin(settings: DatabaseSettings, connection: WatchedConnection, parameters
         if later:
             assignments = (sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value) for name, value in later.items())
             connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(assignments))
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            row = connection.execute(_BEGAN_AT).fetchone()
+            began_at = row[0] if row is not None else None
         connection.autocommit = False
-    # Behind a pooler the number of the server's process is not known; the sessions of ours have a name.
-    condition = (
-        sql.SQL("AND application_name = {}").format(APPLICATION_NAME)
-        if facts.is_pooled
-        else sql.SQL("AND pid = {}").format(connection.info.backend_pid)
-    )
-    connection.is_at_work = partial(_is_at_work, settings, parameters, sql.SQL(_AT_WORK) + condition, is_pooled=facts.is_pooled)
+    return facts, began_at
 
 
-def _is_at_work(settings: DatabaseSettings, parameters: dict[str, Any], query: sql.Composed, *, is_pooled: bool) -> bool:
-    """Ask in a session of its own; a server that refuses one is there, and nothing speaks against its being at work.
+def _find_session(connection: WatchedConnection, facts: SessionFacts, began_at: object) -> sql.Composed:
+    """Return the condition that finds the session among those of the server."""
+    if facts.is_pooled:
+        # The number of the server's process is not known; the sessions of ours have a name.
+        return sql.SQL("AND application_name = {}").format(APPLICATION_NAME)
+    condition = sql.SQL("AND pid = {}").format(connection.info.backend_pid)
+    # The number may be another process's by then.
+    return condition if began_at is None else condition + sql.SQL(" AND backend_start = {}").format(began_at)
 
-    A pooler that has no session left answers the login, and lets the question wait.
+
+def _ask_state(settings: DatabaseSettings, parameters: dict[str, Any], query: sql.Composed) -> SessionState:
+    """Ask in a session of its own.
+
+    Only an answer to the question is one: a refused login says that a server is there, and a pooler without a free session, or before a server that
+    hangs, answers the login and lets the question wait.
     """
-    connection = _log_in_to_ask(settings, parameters)
-    if isinstance(connection, DatabaseError):
-        return is_servers_word(connection)
-    connection.silence_seconds = CONNECT_TIMEOUT_SECONDS
     try:
-        with connection:
-            return connection.execute(query).fetchone() == (True,)
-    except SilentServerError:
-        return is_pooled
-    except psycopg.Error:
-        return False
-
-
-def _log_in_to_ask(settings: DatabaseSettings, parameters: dict[str, Any]) -> WatchedConnection | DatabaseError:
-    """Return the session, or why there is none. A refusal at once may be one of a restart, a full backlog or a name that is not resolved just now."""
-    for _question in range(_QUESTIONS - 1):
-        began = time.monotonic()
-        try:
-            return _log_in(settings, parameters)[0]
-        except DatabaseError as refusal:
-            if is_servers_word(refusal) or time.monotonic() - began > CONNECT_TIMEOUT_SECONDS / 2:
-                return refusal
-        time.sleep(_BETWEEN_QUESTIONS_SECONDS)
-    try:
-        return _log_in(settings, parameters)[0]
-    except DatabaseError as refusal:
-        return refusal
+        with _log_in(settings, parameters)[0] as connection:
+            connection.silence_seconds = connection.stall_timeout_seconds = CONNECT_TIMEOUT_SECONDS
+            is_at_work = connection.execute(query).fetchone() == (True,)
+    except (DatabaseError, psycopg.Error):
+        return SessionState.UNKNOWN
+    return SessionState.AT_WORK if is_at_work else SessionState.NOT_AT_WORK
 
 
 @contextmanager

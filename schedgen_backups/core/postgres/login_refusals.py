@@ -169,12 +169,6 @@ def explain_refusal(settings: DatabaseSettings, text: str) -> DatabaseError:
     return kind(f"PostgreSQL at {settings.host}:{settings.port} {_fill(found.cause, settings)}: {text}", hint=_fill(found.hint, settings))
 
 
-def is_servers_word(refusal: DatabaseError) -> bool:
-    """Return whether a server that is up and running said so, and not libpq or one that starts or ends."""
-    found = _find(refusal.message)
-    return found is not None and bool(found.sqlstate) and not found.sqlstate.startswith("57P")
-
-
 def find_login_hint(settings: DatabaseSettings, output: str) -> str:
     """Return the hint for a program that could not log in, by what it wrote to stderr; empty where that was not the reason."""
     found = _find(output) if _PROGRAM_FAILURE.search(output) else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from schedgen_backups.core.postgres.connection import NO_VALUES, connect_database, translate_errors
+from schedgen_backups.core.postgres.connection import NO_VALUES, STALL_TIMEOUT_SECONDS, connect_database, translate_errors
 from schedgen_backups.core.settings import DatabaseSettings
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -20,8 +20,11 @@ class DatabaseSession:
     Between two uses it is idle and holds no lock, however long that takes.
     """
 
-    def __init__(self, settings: DatabaseSettings, *, values: Mapping[str, str] = NO_VALUES) -> None:
+    def __init__(
+        self, settings: DatabaseSettings, *, values: Mapping[str, str] = NO_VALUES, stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS
+    ) -> None:
         self.settings = settings
+        self._stall_timeout_seconds = stall_timeout_seconds
         self._values = values
         self._stack = ExitStack()
         self._connection: Connection | None = None
@@ -54,7 +57,8 @@ class DatabaseSession:
         return self._connection
 
     def _connect(self) -> Connection:
-        connection = self._stack.enter_context(connect_database(self.settings, values=self._values))
+        opening = connect_database(self.settings, values=self._values, stall_timeout_seconds=self._stall_timeout_seconds)
+        connection = self._stack.enter_context(opening)
         connection.autocommit = True
         self._connection = connection
         return connection

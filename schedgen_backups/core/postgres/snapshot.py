@@ -21,7 +21,7 @@ from typing_extensions import LiteralString
 
 from schedgen_backups.core.errors import ConfigurationError, DatabaseError, DumpError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
-from schedgen_backups.core.postgres.connection import SessionFacts, connect_database, read_session_facts, translate_errors
+from schedgen_backups.core.postgres.connection import STALL_TIMEOUT_SECONDS, SessionFacts, connect_database, read_session_facts, translate_errors
 from schedgen_backups.core.postgres.database_properties import read_properties
 from schedgen_backups.core.postgres.unplanned import count_rows, read_column, sort_distinct
 from schedgen_backups.core.settings import DatabaseSettings, References
@@ -308,17 +308,19 @@ class Snapshot:
 
 
 @contextmanager
-def open_snapshot(settings: DatabaseSettings, *, lock_timeout_seconds: float = 600) -> Generator[Snapshot, None, None]:
-    """A snapshot is exported and stays valid within the block: read-only, repeatable read, all rows, no limit but how long it waits for a lock.
+def open_snapshot(settings: DatabaseSettings, *, stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS) -> Generator[Snapshot, None, None]:
+    """A snapshot is exported and stays valid within the block: read-only, repeatable read, all rows.
+
+    `stall_timeout_seconds` is how long it waits for a lock, and for a server of which nothing is known.
 
     DatabaseUnreachableError (retryable) or DatabaseError (permanent) when the server cannot be used.
     """
-    with connect_database(settings) as connection:
+    with connect_database(settings, stall_timeout_seconds=stall_timeout_seconds) as connection:
         with translate_errors(settings):
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
             with connection.cursor() as cursor:
-                cursor.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(lock_timeout_seconds * 1000))))
+                cursor.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(stall_timeout_seconds * 1000))))
                 # What a policy hides must be an error, never a smaller backup.
                 cursor.execute("SET LOCAL row_security = off")
                 cursor.execute(_KEEP_OWN_PATH)

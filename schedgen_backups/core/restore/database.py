@@ -165,7 +165,7 @@ class PreparedDatabase:
     @contextmanager
     def aim_at(self, fresh: DatabaseSettings) -> Generator[PreparedDatabase, None, None]:
         """The same dump for another, empty database of the same server, within the block."""
-        with DatabaseSession(fresh) as session:
+        with DatabaseSession(fresh, stall_timeout_seconds=self.transfer.stall_timeout_seconds) as session:
             yield replace(self, session=session, is_fresh=True)
 
 
@@ -193,7 +193,8 @@ def prepare_new_database(path: Path, live: DatabaseSettings, transfer: TransferS
 def _open_half(
     path: Path, target: DatabaseSettings, transfer: TransferSettings, values: Mapping[str, str] = NO_VALUES
 ) -> Generator[PreparedDatabase, None, None]:
-    with ArtifactFile(path) as artifact, DatabaseSession(target, values=values) as session:
+    limit_seconds = transfer.stall_timeout_seconds
+    with ArtifactFile(path) as artifact, DatabaseSession(target, values=values, stall_timeout_seconds=limit_seconds) as session:
         with artifact.name_errors():
             dump = DumpFile(artifact.open_reader())
             record = dump.record

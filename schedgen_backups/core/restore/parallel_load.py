@@ -40,6 +40,7 @@ class RowSessions:
     """The load of one table's rows; with several sessions they come to lie in another order than in the dump."""
 
     def __init__(self, prepared: PreparedDatabase, table: TableEntry, head: str, *, count: int) -> None:
+        self._prepared = prepared
         self._artifact, self._table, self._target, self._head, self._count = prepared.artifact, table, prepared.target, head, count
         self._blocks: Queue[bytes | None] = Queue(maxsize=2 * count)
 
@@ -97,7 +98,8 @@ class RowSessions:
     def _copy(self, is_right: Future[bool]) -> None:
         name = sql.Identifier(self._table.schema_name, self._table.name)
         columns = sql.SQL(self._table.columns)  # pyright: ignore[reportArgumentType] - as pg_dump quoted them
-        with connect_database(self._target) as connection, translate_errors(self._target):
+        opening = connect_database(self._target, stall_timeout_seconds=self._prepared.transfer.stall_timeout_seconds)
+        with opening as connection, translate_errors(self._target):
             connection.execute(self._head)  # pyright: ignore[reportArgumentType, reportCallIssue] - settings, and pg_encoding_to_char's own word
             with connection.cursor().copy(sql.SQL("COPY {} {} FROM STDIN").format(name, columns)) as copy:
                 for block in iter(self._blocks.get, None):

@@ -257,7 +257,7 @@ def prepare_tables(request: TableRequest, transfer: TransferSettings) -> Generat
     point_id = request.point.point_id
     with (
         prepare_new_database(request.point.get_path(ArtifactKind.DATABASE), request.live, transfer) as prepared,
-        DatabaseSession(request.live) as live,
+        DatabaseSession(request.live, stall_timeout_seconds=transfer.stall_timeout_seconds) as live,
     ):
         check_dump_belongs(prepared.dump, point_id)
         tables = select_tables(prepared.dump, request.names)
@@ -266,7 +266,7 @@ def prepare_tables(request: TableRequest, transfer: TransferSettings) -> Generat
         name = request.side_name or make_side_name(point_id)
         with (
             open_side_database(prepared.session, name, encoding=prepared.record.encoding, like=read_like(prepared, request.live)) as side,
-            DatabaseSession(request.live.with_database(name)) as captured,
+            DatabaseSession(request.live.with_database(name), stall_timeout_seconds=transfer.stall_timeout_seconds) as captured,
         ):
             _fill(prepared, tables, captured.settings)
             yield PreparedTables(request, tables, side, captured, live, diff_tables(tables, captured, live, where=request.where))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from threading import Event
 from types import MappingProxyType
@@ -36,7 +36,7 @@ from schedgen_backups.core.restore.known_statements import (
     makes_event_trigger,
     may_be_left_out,
 )
-from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 
 LOADED_SETTINGS: Mapping[str, str] = MappingProxyType({"search_path": ""})
 """In the startup packet, besides the fixed ones: nothing that a dump made is found without its schema. For connections to what was loaded."""
@@ -178,7 +178,7 @@ class UnprivilegedLoad:
         dump = self._prepared.dump
         encoding = dump.record.encoding
         with self._prepared.artifact.name_errors():
-            with _connect(self._roles.loader, encoding) as loader, self._open_superuser(encoding) as superuser:
+            with self._open_loader(encoding) as loader, self._open_superuser(encoding) as superuser:
                 loader.add_notice_handler(self._note_warning)
                 self._close_to_others(superuser)
                 self._load(dump, loader, superuser)
@@ -194,12 +194,16 @@ class UnprivilegedLoad:
             with translate_errors(self._roles.superuser or self._roles.loader):
                 superuser.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(self._roles.loader.user)))
 
+    def _open_loader(self, encoding: str) -> AbstractContextManager[Session]:
+        # Who cannot log in a second time cannot ask what his session does.
+        return _connect(self._roles.loader, encoding, self._prepared.transfer, asked_as=self._roles.superuser)
+
     @contextmanager
     def _open_superuser(self, encoding: str) -> Generator[Session | None, None, None]:
         if self._roles.superuser is None:
             yield None
             return
-        with _connect(self._roles.superuser, encoding) as connection:
+        with _connect(self._roles.superuser, encoding, self._prepared.transfer) as connection:
             yield connection
 
     def _load(self, dump: DumpFile, loader: Session, superuser: Session | None) -> None:
@@ -344,8 +348,13 @@ class UnprivilegedLoad:
 
 
 @contextmanager
-def _connect(settings: DatabaseSettings, encoding: str) -> Generator[Session, None, None]:
-    with connect_database(settings, values=LOADED_SETTINGS, client_encoding=encoding) as connection:
+def _connect(
+    settings: DatabaseSettings, encoding: str, transfer: TransferSettings, *, asked_as: DatabaseSettings | None = None
+) -> Generator[Session, None, None]:
+    limit_seconds = transfer.stall_timeout_seconds
+    with connect_database(
+        settings, values=LOADED_SETTINGS, client_encoding=encoding, stall_timeout_seconds=limit_seconds, asked_as=asked_as
+    ) as connection:
         connection.autocommit = True
         yield connection
 

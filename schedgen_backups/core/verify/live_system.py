@@ -49,7 +49,7 @@ class LiveApplication:
         }
         absent = wanted - verdicts.keys()
         if absent:
-            with open_snapshot(self.database) as snapshot:
+            with open_snapshot(self.database, stall_timeout_seconds=self.transfer.stall_timeout_seconds) as snapshot:
                 still_referenced: set[str] = set()
                 for page in snapshot.read_references(self.references):
                     still_referenced.update(absent.intersection(page))
@@ -111,7 +111,7 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
     """
     sizes: dict[str, int] = {}
     referenced: set[str] = set()
-    with open_snapshot(live.database) as snapshot:
+    with open_snapshot(live.database, stall_timeout_seconds=live.transfer.stall_timeout_seconds) as snapshot:
         looked_at = snapshot.taken_at
         problem = snapshot.find_reference_problem(live.references)
         if problem:
@@ -130,7 +130,7 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
     without_object = sorted(key for key, verdict in missing.items() if verdict is ReferenceVerdict.MISSING)
     unreferenced = sorted(sizes.keys() - referenced)
     if unreferenced:
-        with open_snapshot(live.database) as later:
+        with open_snapshot(live.database, stall_timeout_seconds=live.transfer.stall_timeout_seconds) as later:
             for page in later.read_references(live.references):
                 referenced.update(page)
         unreferenced = [key for key in unreferenced if key not in referenced]

@@ -2,78 +2,34 @@
 
 from __future__ import annotations
 
-import socket
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, DatabaseUnreachableError
-from schedgen_backups.core.postgres.connection import connect_database, translate_errors
-from schedgen_backups.core.postgres.watched_connection import WatchedConnection
+from schedgen_backups.core.postgres import connection as connection_module
+from schedgen_backups.core.postgres.connection import connect_database, give_up_sessions, translate_errors
+from schedgen_backups.core.postgres.watched_connection import SessionState, SilentServerError, WatchedConnection
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import publish_dump
-from schedgen_backups_tests.support.servers import run
+from schedgen_backups_tests.support.pgbouncer import open_pgbouncer
+from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
+from schedgen_backups_tests.support.silent_proxy import SilentProxy
 
 pytestmark = pytest.mark.integration
 
 _ENOUGH_SECONDS = 40.0
-
-
-class SilentProxy:
-    """Passes on everything until so many bytes came from the server on one connection; holds it open then, and says nothing more."""
-
-    def __init__(self, port: int, limit_bytes: int | None) -> None:
-        self._server_port = port
-        self.limit_bytes = limit_bytes
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._ended = threading.Event()
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _address = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._server_port))
-            self._open += [client, server]
-            threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
-            threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
-
-    def _pump(self, source: socket.socket, target: socket.socket, is_limited: bool) -> None:  # noqa: FBT001 - a thread's argument
-        passed = 0
-        try:
-            while data := source.recv(65536):
-                passed += len(data)
-                if is_limited and self.limit_bytes is not None and passed > self.limit_bytes:
-                    self._ended.wait()
-                    return
-                target.sendall(data)
-        except OSError:
-            return
-
-    def refuse_for(self, seconds: float) -> None:
-        self._listener.close()
-
-        def listen_again() -> None:
-            self._listener = socket.create_server(("127.0.0.1", self.port))
-            threading.Thread(target=self._serve, daemon=True).start()
-
-        threading.Timer(seconds, listen_again).start()
-
-    def close(self) -> None:
-        self._ended.set()
-        for each in (self._listener, *self._open):
-            each.close()
 
 
 @pytest.fixture
@@ -149,3 +105,163 @@ def test_an_answer_that_was_lost_on_the_way_is_not_waited_for(database: Database
     assert time.monotonic() - began < _ENOUGH_SECONDS
     with psycopg.connect(host=database.host, port=database.port, user=database.user, password=database.password, dbname=database.database) as other:
         assert other.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.fixture
+def frozen(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """A server whose processes a test may stop."""
+    with EmbeddedPostgres(tmp_path / "server", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as server:
+        yield server
+
+
+@contextmanager
+def stand_still(server: EmbeddedPostgres) -> Iterator[None]:
+    """All processes of the server stand still within the block, as those of a machine that is moved or saved."""
+    postmaster = int((server.directory / "data" / "postmaster.pid").read_text().split()[0])
+    found = [postmaster]
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            found += [int(path.name)] if parent == postmaster else []
+    for process in found:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in found:
+            os.kill(process, signal.SIGCONT)
+
+
+class Waiting:
+    """A query in a thread of its own."""
+
+    def __init__(self, settings: DatabaseSettings, query: str, **options: Any) -> None:
+        self.error = ""
+        self.seconds = 0.0
+        self.is_open = threading.Event()
+        self._arguments = (settings, query, options)
+        self.thread = threading.Thread(target=self._wait, daemon=True)
+        self.thread.start()
+        assert self.is_open.wait(_ENOUGH_SECONDS)
+
+    def _wait(self) -> None:
+        settings, query, options = self._arguments
+        try:
+            with connect_database(settings, **options) as connection:
+                self.is_open.set()
+                began = time.monotonic()
+                try:
+                    connection.execute(query.encode())
+                finally:
+                    self.seconds = time.monotonic() - began
+        except psycopg.Error as error:
+            self.error = str(error)
+
+    def ends_within(self, seconds: float) -> bool:
+        self.thread.join(seconds)
+        return not self.thread.is_alive()
+
+
+def test_a_server_that_stands_still_is_waited_for_until_the_stall_limit(frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a question may take, several times."""
+    monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
+    monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT_SECONDS", 2)
+    waiting = Waiting(frozen.create_database("live"), "SELECT pg_sleep(2)", stall_timeout_seconds=60)
+    with stand_still(frozen):
+        assert not waiting.ends_within(14)
+    assert waiting.ends_within(_ENOUGH_SECONDS)
+    assert waiting.error == ""
+
+
+def test_a_server_that_stands_still_for_good_is_not_waited_for(frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
+    monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT_SECONDS", 2)
+    waiting = Waiting(frozen.create_database("live"), "SELECT pg_sleep(600)", stall_timeout_seconds=6)
+    with stand_still(frozen):
+        assert waiting.ends_within(_ENOUGH_SECONDS)
+    assert "nothing is known of this session" in waiting.error
+    assert waiting.seconds >= 6
+
+
+def test_a_server_that_stands_still_behind_a_pooler_is_not_waited_for_without_end(frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pooler answers the login, and the question never."""
+    monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
+    with open_pgbouncer(frozen.create_database("live"), "session", max_client_conn="50") as pooled:
+        waiting = Waiting(pooled, "SELECT pg_sleep(600)", stall_timeout_seconds=4)
+        with stand_still(frozen):
+            assert waiting.ends_within(_ENOUGH_SECONDS)
+    assert "nothing is known of this session" in waiting.error
+    assert waiting.seconds >= 4
+
+
+def test_a_role_that_cannot_log_in_again_is_waited_for_until_the_stall_limit(database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is there, and says nothing about this session."""
+    monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
+    run(database, "CREATE ROLE once LOGIN PASSWORD 'p'")
+    try:
+        short = Waiting(replace(database, user="once", password="p"), "SELECT pg_sleep(600)", stall_timeout_seconds=3)
+        long = Waiting(replace(database, user="once", password="p"), "SELECT pg_sleep(5)", stall_timeout_seconds=60)
+        run(database, "ALTER ROLE once NOLOGIN")
+        assert short.ends_within(_ENOUGH_SECONDS)
+        assert long.ends_within(_ENOUGH_SECONDS)
+    finally:
+        run(database, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'once'")
+        run(database, "DROP ROLE once")
+    assert "nothing is known" in short.error
+    assert short.seconds >= 3
+    assert long.error == ""
+
+
+@pytest.mark.parametrize("is_lost", [True, False], ids=["lost on the way", "at work"])
+def test_another_login_is_asked_for_a_role_that_cannot_log_in_again(database: DatabaseSettings, proxy: SilentProxy, *, is_lost: bool) -> None:
+    run(database, "CREATE ROLE once LOGIN PASSWORD 'p'")
+    loader = replace(database, user="once", password="p", port=proxy.port)
+    try:
+        with connect_database(loader, stall_timeout_seconds=3, asked_as=database) as connection:
+            run(database, "ALTER ROLE once NOLOGIN")
+            proxy.limit_bytes = 1 if is_lost else None
+            began = time.monotonic()
+            if is_lost:
+                connection.stall_timeout_seconds = 600
+                with pytest.raises(SilentServerError, match="not at work"):
+                    connection.execute("SELECT 1")
+            else:
+                connection.execute("SELECT pg_sleep(10)")
+        assert time.monotonic() - began < _ENOUGH_SECONDS
+    finally:
+        run(database, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'once'")
+        run(database, "DROP ROLE once")
+
+
+def test_a_process_of_the_same_number_is_not_taken_for_the_session(database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers come again; the time at which the process began does not."""
+    monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
+    monkeypatch.setattr(connection_module, "_BEGAN_AT", "SELECT TIMESTAMPTZ '2000-01-01 00:00:00 UTC'")
+    waiting = Waiting(database, "SELECT pg_sleep(20)")
+    assert waiting.ends_within(15)
+    assert "not at work" in waiting.error
+
+
+def test_an_answer_that_comes_during_the_question_counts(database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WatchedConnection, "silence_seconds", 0.5)
+
+    def ask_slowly() -> SessionState:
+        time.sleep(2)
+        return SessionState.NOT_AT_WORK
+
+    with connect_database(database) as connection:
+        connection.ask_state = ask_slowly
+        assert connection.execute("SELECT 1 FROM pg_sleep(1)").fetchone() == (1,)
+
+
+def test_sessions_that_are_given_up_end_though_their_server_is_at_work(database: DatabaseSettings, second_database: DatabaseSettings) -> None:
+    given_up, other = Waiting(database, "SELECT pg_sleep(60)"), Waiting(second_database, "SELECT pg_sleep(3)")
+    try:
+        time.sleep(0.5)
+        give_up_sessions(replace(database, user="any"))
+        assert given_up.ends_within(5)
+        assert other.ends_within(_ENOUGH_SECONDS)
+    finally:
+        run(second_database, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database.database}'")
+    assert "was ended here" in given_up.error
+    assert other.error == ""
