@@ -19,7 +19,7 @@ from schedgen_backups.core.errors import BucketError, ConfigurationError, Databa
 from schedgen_backups.core.formats.dump_text import unquote_identifier
 from schedgen_backups.core.formats.records import DumpRecord
 from schedgen_backups.core.postgres.client_programs import INSTALLED_BIN_DIRS
-from schedgen_backups.core.postgres.connection import connect_database, translate_errors
+from schedgen_backups.core.postgres.connection import connect_database, read_session_facts, translate_errors
 from schedgen_backups.core.postgres.database_properties import UNKNOWN_LOCALE_ERRORS, make_locale_clause
 from schedgen_backups.core.restore.roles import parse_roles
 from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn
@@ -75,18 +75,35 @@ def open_scratch_database(
 
 def drop_server_database(server: DatabaseSettings, made: ServerDatabase) -> None:
     """The scratch database and the roles that came with it are gone from the server. DatabaseError otherwise."""
+    _open_to_us(server, made)
     _end_prepared_transactions(server, made)
     _drop_subscriptions(server, made)
     with connect_database(server) as connection, translate_errors(server):
         connection.autocommit = True
-        if connection.execute("SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s AND datistemplate", [made.name]).fetchone():
-            # By code of the dump, whose loader owns the database: a template is not dropped.
-            connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(made.name)))
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(made.name)))
         for role in made.roles:
             # Somebody who has given the role something to own meanwhile wants to keep it.
             with suppress(psycopg.errors.DependentObjectsStillExist):
                 connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+
+
+def _open_to_us(server: DatabaseSettings, made: ServerDatabase) -> None:
+    """Take back what code of the dump, whose loader owns the database, may have done to it: nobody logs in to it, or drops it, otherwise."""
+    database = sql.Identifier(made.name)
+    with connect_database(server) as connection, translate_errors(server):
+        if not connection.execute("SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s", [made.name]).fetchone():
+            return
+        connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true CONNECTION LIMIT -1 IS_TEMPLATE false").format(database))
+        connection.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(database))
+        facts = read_session_facts(connection)
+        _close_to_triggers(connection, made.name, is_superuser=facts.is_superuser, major=facts.server_major)
+        connection.commit()
+
+
+def _close_to_triggers(connection: psycopg.Connection[tuple[object, ...]], database: str, *, is_superuser: bool, major: int) -> None:
+    if is_superuser and major >= EVENT_TRIGGERS_SETTING_MAJOR:
+        # One that fires on login would run with the rights of whoever connects.
+        connection.execute(sql.SQL("ALTER DATABASE {} SET event_triggers = off").format(sql.Identifier(database)))
 
 
 def _end_prepared_transactions(server: DatabaseSettings, made: ServerDatabase) -> None:
@@ -279,9 +296,7 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
             statement = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING {}").format(database, owner, sql.Literal(record.encoding))
             _create_database(connection, statement, record, major)
             connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(_COMMENT)))
-            if plan.is_superuser and major >= EVENT_TRIGGERS_SETTING_MAJOR:
-                # One that fires on login would run with the rights of whoever connects.
-                connection.execute(sql.SQL("ALTER DATABASE {} SET event_triggers = off").format(database))
+            _close_to_triggers(connection, name, is_superuser=plan.is_superuser, major=major)
         except psycopg.Error as error:
             raise DatabaseError(
                 f"no scratch database could be made at {server.host}:{server.port}: {' '.join(str(error).split())}",

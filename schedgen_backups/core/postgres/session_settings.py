@@ -22,6 +22,8 @@ FIXED_SETTINGS: Mapping[str, str] = MappingProxyType(
         "transform_null_equals": "off",
         # In which order rows come: a table that another session reads is otherwise begun in its middle.
         "synchronize_seqscans": "off",
+        # What is loaded: a library that is not there, named by the database's owner, ends every login to it.
+        "local_preload_libraries": "",
         # Who acts, and how transactions begin.
         "role": "none",
         "default_transaction_read_only": "off",

@@ -1,0 +1,73 @@
+"""Nothing of a drill stays on a server that others use, whatever code of the dump did to the scratch database; and nothing of others goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.errors import BackupError
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
+from schedgen_backups_tests.integration.restore.test_unprivileged_load import HEAD, ROLES, TAIL, Loaded, load_and_compare
+from schedgen_backups_tests.support.artifacts import write_dump_text
+from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
+
+pytestmark = pytest.mark.integration
+
+NAMES = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles ORDER BY 1"
+SUBSCRIPTION = "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, slot_name = 's');\n"
+PREPARED = "BEGIN;\nCREATE TABLE public.second (i integer);\nPREPARE TRANSACTION 'kept';\n"
+CHANGES = """CREATE FUNCTION public.change() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN EXECUTE pg_catalog.format('ALTER DATABASE %I {change}', pg_catalog.current_database()); RETURN true; END $$;
+CREATE TABLE public.first (i integer DEFAULT 1 CHECK (public.change()));
+INSERT INTO public.first VALUES (1);
+"""
+LOGIN_TRIGGER = """CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN IF pg_catalog.current_setting('is_superuser') = 'on' THEN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''env > {marker}'''; END IF; END $$;
+CREATE EVENT TRIGGER e ON login
+   EXECUTE FUNCTION public.e();
+"""
+LOCKS = ("SET local_preload_libraries = ''nothing''", "SET session_authorization = ''app''", "ALLOW_CONNECTIONS false", "CONNECTION LIMIT 0")
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Loaded:
+    return Loaded(tmp_path)
+
+
+@pytest.fixture
+def server(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[DatabaseSettings]:
+    options = {**FAST_SERVER_OPTIONS, "max_prepared_transactions": "5"}
+    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=options) as named:
+        yield named.settings("postgres")
+
+
+@pytest.mark.parametrize("kept", [SUBSCRIPTION, PREPARED], ids=["subscription", "prepared transaction"])
+@pytest.mark.parametrize("change", LOCKS)
+def test_a_scratch_database_that_was_closed_to_logins_is_dropped(
+    loaded: Loaded, tmp_path: Path, server: DatabaseSettings, change: str, kept: str
+) -> None:
+    """What has to be done within it before it can be dropped is done all the same."""
+    write_dump_text(loaded.path, HEAD + CHANGES.replace("{change}", change).encode() + kept.encode() + TAIL, {}, roles=ROLES)
+    before = run(server, NAMES)
+    with (
+        loaded.open_target(loaded.path, DrillSettings(tmp_path / "drill", database=server)) as target,
+        suppress(BackupError),  # a database that nobody can log in to is not compared either
+    ):
+        load_and_compare(loaded.path, target)
+    assert run(server, NAMES) == before
+
+
+def test_a_trigger_on_login_does_not_fire_while_the_scratch_database_is_dropped(loaded: Loaded, tmp_path: Path, server: DatabaseSettings) -> None:
+    text = LOGIN_TRIGGER.replace("{marker}", str(loaded.marker)) + SUBSCRIPTION
+    write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
+    before = run(server, NAMES)
+    with loaded.open_target(loaded.path, DrillSettings(tmp_path / "drill", database=server)) as target:
+        load_and_compare(loaded.path, target)
+        assert target.roles.superuser is not None
+        assert run(server, "SELECT count(*) FROM pg_database WHERE dathasloginevt") == [(1,)]
+    assert run(server, NAMES) == before
+    assert not loaded.marker.exists()
