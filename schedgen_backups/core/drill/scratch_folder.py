@@ -44,7 +44,7 @@ class ServerDatabase(FrozenModel):
     port: int
     name: str
     roles: tuple[str, ...] = ()
-    """Names of roles that were not there before."""
+    """Names of roles that were not there before. Of these only those with the drill's comment are its own."""
 
 
 class ServerBucket(FrozenModel):

@@ -81,10 +81,23 @@ def drop_server_database(server: DatabaseSettings, made: ServerDatabase) -> None
     with connect_database(server) as connection, translate_errors(server):
         connection.autocommit = True
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(made.name)))
-        for role in made.roles:
+        query = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY(%s) AND pg_catalog.shobj_description(oid, 'pg_authid') = %s"
+        for (role,) in connection.execute(query, [list(made.roles), _describe_role(made.name)]).fetchall():
             # Somebody who has given the role something to own meanwhile wants to keep it.
             with suppress(psycopg.errors.DependentObjectsStillExist):
-                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(str(role))))
+
+
+def _describe_role(database: str) -> str:
+    """Return the comment that tells a role of this drill from one that somebody else made under the same name, before or after it."""
+    return f"for {database}, {_COMMENT}"
+
+
+def _make_role(connection: psycopg.Connection[tuple[object, ...]], statement: sql.Composed, role: str, database: str) -> None:
+    """Make the role with its comment or not at all."""
+    with connection.transaction():
+        connection.execute(statement)
+        connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(role), sql.Literal(_describe_role(database))))
 
 
 def _open_to_us(server: DatabaseSettings, made: ServerDatabase) -> None:
@@ -284,11 +297,12 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
             if plan.is_superuser:
                 # Rows behind row-level security are loaded as they are. Once its session is open, nobody logs in as the loader any more.
                 statement = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS CONNECTION LIMIT 1 PASSWORD {}").format(owner, sql.Literal(loader.password))
-                connection.execute(statement)
+                _make_role(connection, statement, loader.user, name)
                 statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}")
-                connection.execute(statement.format(sql.Identifier(reader.user), sql.Literal(reader.password), owner))
+                statement = statement.format(sql.Identifier(reader.user), sql.Literal(reader.password), owner)
+                _make_role(connection, statement, reader.user, name)
             for role in plan.of_dump:
-                connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+                _make_role(connection, sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)), role, name)
             if plan.is_superuser:
                 for role in plan.of_dump:
                     connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), owner))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from schedgen_backups.core.drill.scratch import sweep_scratch
+from schedgen_backups.core.drill.scratch_folder import ServerDatabase, open_scratch_folder
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
@@ -71,3 +74,46 @@ def test_a_trigger_on_login_does_not_fire_while_the_scratch_database_is_dropped(
         assert run(server, "SELECT count(*) FROM pg_database WHERE dathasloginevt") == [(1,)]
     assert run(server, NAMES) == before
     assert not loaded.marker.exists()
+
+
+def plant_record(folder: Path, server: DatabaseSettings, *roles: str) -> str:
+    """Leave what a drill leaves that was killed when it had written down what it would make; return its database's name."""
+    with open_scratch_folder(folder) as scratch:
+        made = ServerDatabase(host=server.host, port=server.port, name=scratch.database_name, roles=roles)
+        scratch.write_record(database=made)
+        # A folder whose record names something is not removed.
+        return scratch.database_name
+
+
+def test_a_sweep_drops_no_role_that_somebody_else_made_meanwhile(tmp_path: Path, server: DatabaseSettings) -> None:
+    """The record names roles before they are made."""
+    plant_record(tmp_path / "drill", server, "app")
+    run(server, "CREATE ROLE app LOGIN PASSWORD 'of the application'; CREATE ROLE readers; GRANT readers TO app")
+    run(server, "COMMENT ON ROLE app IS 'the application'; CREATE ROLE other")
+    assert [line.split()[0] for line in sweep_scratch(DrillSettings(tmp_path / "drill", database=server))] == ["removed"]
+    query = "SELECT rolname, rolcanlogin, pg_has_role('app', 'readers', 'member') FROM pg_roles WHERE rolname = 'app'"
+    assert run(server, query) == [("app", True, True)]
+
+
+def test_a_drill_drops_its_own_roles_and_none_of_another_drill(loaded: Loaded, tmp_path: Path, server: DatabaseSettings) -> None:
+    write_dump_text(loaded.path, HEAD + TAIL, {}, roles=ROLES)
+    before = run(server, NAMES)
+    drill = DrillSettings(tmp_path / "drill", database=server)
+    with loaded.open_target(loaded.path, drill) as target:
+        kept, roles = target.roles.loader.database, [str(name) for (name,) in run(server, NAMES) if (name,) not in before]
+        name = plant_record(tmp_path / "killed", server, *roles)
+        # The same roles under the name of a drill that did not make them stay.
+        assert kept != name
+        sweep_scratch(DrillSettings(tmp_path / "killed", database=server))
+        assert {"app", "postgres", target.roles.loader.user} <= {role for (role,) in run(server, NAMES)}
+    assert run(server, NAMES) == before
+
+
+def test_roles_made_without_superuser_rights_are_dropped_too(loaded: Loaded, tmp_path: Path, server: DatabaseSettings) -> None:
+    write_dump_text(loaded.path, HEAD + TAIL, {}, roles=ROLES)
+    run(server, "CREATE ROLE maker LOGIN CREATEROLE CREATEDB PASSWORD 'p'")
+    before = run(server, NAMES)
+    drill = DrillSettings(tmp_path / "drill", database=replace(server, user="maker", password="p"))
+    with loaded.open_target(loaded.path, drill):
+        assert ("app",) in run(server, NAMES)
+    assert run(server, NAMES) == before
