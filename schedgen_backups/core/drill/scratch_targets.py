@@ -106,7 +106,7 @@ def _open_to_us(server: DatabaseSettings, made: ServerDatabase) -> None:
     with connect_database(server) as connection, translate_errors(server):
         if not connection.execute("SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s", [made.name]).fetchone():
             return
-        connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true CONNECTION LIMIT -1 IS_TEMPLATE false").format(database))
+        connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1 IS_TEMPLATE false").format(database))
         connection.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(database))
         facts = read_session_facts(connection)
         _close_to_triggers(connection, made.name, is_superuser=facts.is_superuser, major=facts.server_major)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from schedgen_backups.core.drill.scratch import sweep_scratch
 from schedgen_backups.core.drill.scratch_folder import ServerDatabase, open_scratch_folder
-from schedgen_backups.core.errors import BackupError
+from schedgen_backups.core.restore.database import prepare_database
+from schedgen_backups.core.restore.unprivileged_load import LOADED_SETTINGS, UnprivilegedLoad
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
 from schedgen_backups_tests.integration.restore.test_unprivileged_load import HEAD, ROLES, TAIL, Loaded, load_and_compare
-from schedgen_backups_tests.support.artifacts import write_dump_text
+from schedgen_backups_tests.support.artifacts import make_transfer, write_dump_text
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
 
 pytestmark = pytest.mark.integration
@@ -24,7 +25,7 @@ NAMES = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles 
 SUBSCRIPTION = "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, slot_name = 's');\n"
 PREPARED = "BEGIN;\nCREATE TABLE public.second (i integer);\nPREPARE TRANSACTION 'kept';\n"
 CHANGES = """CREATE FUNCTION public.change() RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN EXECUTE pg_catalog.format('ALTER DATABASE %I {change}', pg_catalog.current_database()); RETURN true; END $$;
+BEGIN EXECUTE pg_catalog.format('{change}', pg_catalog.current_database()); RETURN true; END $$;
 CREATE TABLE public.first (i integer DEFAULT 1 CHECK (public.change()));
 INSERT INTO public.first VALUES (1);
 """
@@ -33,7 +34,13 @@ BEGIN IF pg_catalog.current_setting('is_superuser') = 'on' THEN EXECUTE 'COPY (S
 CREATE EVENT TRIGGER e ON login
    EXECUTE FUNCTION public.e();
 """
-LOCKS = ("SET local_preload_libraries = ''nothing''", "SET session_authorization = ''app''", "ALLOW_CONNECTIONS false", "CONNECTION LIMIT 0")
+LOCKS = (
+    "ALTER DATABASE %I SET local_preload_libraries = ''nothing''",
+    "ALTER ROLE CURRENT_USER SET local_preload_libraries = ''nothing''",
+    "ALTER DATABASE %I SET session_authorization = ''app''",
+    "ALTER DATABASE %I CONNECTION LIMIT 0",
+    "ALTER DATABASE %I IS_TEMPLATE true",
+)
 
 
 @pytest.fixture
@@ -48,19 +55,21 @@ def server(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[DatabaseSettings]
         yield named.settings("postgres")
 
 
-@pytest.mark.parametrize("kept", [SUBSCRIPTION, PREPARED], ids=["subscription", "prepared transaction"])
+@pytest.mark.parametrize("is_superuser", [True, False], ids=["superuser", "maker of databases and roles"])
 @pytest.mark.parametrize("change", LOCKS)
 def test_a_scratch_database_that_was_closed_to_logins_is_dropped(
-    loaded: Loaded, tmp_path: Path, server: DatabaseSettings, change: str, kept: str
+    loaded: Loaded, tmp_path: Path, server: DatabaseSettings, change: str, *, is_superuser: bool
 ) -> None:
     """What has to be done within it before it can be dropped is done all the same."""
-    write_dump_text(loaded.path, HEAD + CHANGES.replace("{change}", change).encode() + kept.encode() + TAIL, {}, roles=ROLES)
+    text = CHANGES.replace("{change}", change) + (SUBSCRIPTION if is_superuser else "") + PREPARED
+    write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
+    run(server, "CREATE ROLE maker LOGIN CREATEROLE CREATEDB PASSWORD 'p'")
     before = run(server, NAMES)
-    with (
-        loaded.open_target(loaded.path, DrillSettings(tmp_path / "drill", database=server)) as target,
-        suppress(BackupError),  # a database that nobody can log in to is not compared either
-    ):
-        load_and_compare(loaded.path, target)
+    drill = DrillSettings(tmp_path / "drill", database=server if is_superuser else replace(server, user="maker", password="p"))
+    with loaded.open_target(loaded.path, drill) as target:
+        roles = target.roles
+        with prepare_database(loaded.path, roles.superuser or roles.loader, make_transfer(), values=LOADED_SETTINGS) as prepared:
+            UnprivilegedLoad(prepared, roles, stop=Event()).run()
     assert run(server, NAMES) == before
 
 
