@@ -24,10 +24,8 @@ _COPY = re.compile(
     rb"(?P<columns>\(" + IDENTIFIER + rb"(?:, " + IDENTIFIER + rb")*\)|\(\))? ?FROM stdin;\n",
 )
 # A partition whose hash differs between servers is loaded through its root (pg_dump.c, forcePartitionRootLoad).
-_ANNOUNCED = re.compile(
-    rb"-- Data for Name: (?P<name>[^\n]*); Type: TABLE DATA; Schema: (?P<schema>[^\n]*); Owner: [^\n]*\n--"
-    rb"(?P<root>\n\n-- load via partition root [^\n]*)?"
-)
+_DATA_START = b"-- Data for Name: "
+_ROOT_START = b"-- load via partition root "
 _CLIENT_ENCODING = re.compile(rb"^SET client_encoding = '([A-Z0-9_]+)';$", re.MULTILINE)
 _HEAD_BYTES = 64 * 1024
 _CODECS = {
@@ -263,15 +261,36 @@ def _read_start(buffer: bytes, start: int, codec: str) -> tuple[TableStart | Non
         return None, start if is_whole else -1
     columns = (match["columns"] or b"").decode(codec, "replace")
     schema_name, name, root = unquote_identifier(match["schema"], codec), unquote_identifier(match["name"], codec), ""
-    if announced["root"]:
+    if announced.is_loaded_by_root:
         root = f"{schema_name}.{name}"
-        schema_name, name = (announced[part].decode(codec, "replace") for part in ("schema", "name"))
+        schema_name, name = announced.schema_name.decode(codec, "replace"), announced.name.decode(codec, "replace")
     return TableStart(match[0], schema_name, name, columns, root), match.end()
 
 
-def _find_announcement(buffer: bytes, copy_position: int) -> re.Match[bytes] | None:
-    comment_start = buffer.rfind(b"\n-- Data for Name: ", max(0, copy_position - _LOOKBACK_BYTES), copy_position)
-    return _ANNOUNCED.fullmatch(buffer, comment_start + 1, copy_position) if comment_start >= 0 else None
+class _Announcement(NamedTuple):
+    """What the comment before a table's rows says, in the dump's encoding."""
+
+    schema_name: bytes
+    name: bytes
+    is_loaded_by_root: bool
+
+
+def _find_announcement(buffer: bytes, end: int) -> _Announcement | None:
+    """Return what the comment that ends there announces. By lines and parts of bytes: a pattern with three open ends is cubic for a hostile line."""
+    lowest = max(0, end - _LOOKBACK_BYTES)
+    line_start = buffer.rfind(b"\n", lowest, end) + 1
+    is_loaded_by_root = buffer.startswith(_ROOT_START, line_start, end)
+    behind = b"\n--\n\n" if is_loaded_by_root else b"\n--"
+    end = line_start if is_loaded_by_root else end
+    if not buffer.endswith(behind, lowest, end):
+        return None
+    end -= len(behind)
+    line_start = buffer.rfind(b"\n", lowest, end) + 1
+    if line_start <= lowest or not buffer.startswith(_DATA_START, line_start, end):
+        return None
+    described, owned, _owner = buffer[line_start + len(_DATA_START) : end].rpartition(b"; Owner: ")
+    name, typed, schema_name = described.rpartition(b"; Type: TABLE DATA; Schema: ")
+    return _Announcement(schema_name, name, is_loaded_by_root) if owned and typed else None
 
 
 def unquote_identifier(identifier: bytes, codec: str = "utf-8") -> str:

@@ -42,6 +42,8 @@ class StatementSplitter:
 
     def __init__(self) -> None:
         self._buffer = b""
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
         self._position: int = 0
         self._start: int | None = None
         """Where the present statement's first token stands, None between statements."""
@@ -54,30 +56,43 @@ class StatementSplitter:
     @property
     def is_between(self) -> bool:
         """Whether everything so far was whole statements, comments and blanks."""
-        return self._start is None and not self._quotes.is_inside and not self._buffer[self._position :].strip()
+        rest = (self._buffer[self._position :], *self._unread)
+        return self._start is None and not self._quotes.is_inside and not any(piece.strip() for piece in rest)
 
     def feed(self, text: bytes) -> Iterator[Statement]:
-        """Yield the statements that end within this piece. VerificationError for a psql command."""
-        self._buffer = self._buffer[self._keep_from() :] + text
-        yield from self._scan(is_last=False)
+        """Yield the statements that end within this piece, or before it and were not yielded yet. VerificationError for a psql command."""
+        self._unread.append(text)
+        self._unread_bytes += len(text)
+        # A statement may be as long as the whole text: joined to it one by one, pieces would be copied as often as there are pieces.
+        if self._unread_bytes >= len(self._buffer) - self._kept_from:
+            self._join()
+            yield from self._scan(is_last=False)
 
     def flush(self) -> Iterator[Statement]:
         """Yield the statements that end within what came so far; the last piece ended with a whole line."""
+        self._join()
         yield from self._scan(is_last=True)
 
     def finish(self) -> Iterator[Statement]:
         """Yield what is left at the text's end. VerificationError when it is no whole statement."""
+        self._join()
         yield from self._scan(is_last=True)
         if not self.is_between:
             raise VerificationError("the dump's text ends within a statement")
 
-    def _keep_from(self) -> int:
+    @property
+    def _kept_from(self) -> int:
+        return self._position if self._start is None else self._start
+
+    def _join(self) -> None:
         # What was read and belongs to no statement is dropped; positions count from the buffer's beginning.
-        kept = self._position if self._start is None else self._start
-        self._position -= kept
+        kept_from = self._kept_from
+        self._buffer = b"".join((self._buffer[kept_from:], *self._unread))
+        self._unread.clear()
+        self._unread_bytes = 0
+        self._position -= kept_from
         if self._start is not None:
             self._start = 0
-        return kept
 
     def _scan(self, *, is_last: bool) -> Iterator[Statement]:
         while self._position < len(self._buffer):

@@ -110,19 +110,23 @@ class LoadRoles:
 
     def name_superusers(self, segments: Iterable[Segment]) -> Iterator[Segment]:
         """Yield the segments of a second dump with the superusers' names where the first one had them."""
-        held = b""
+        held: list[bytes] = []
         for segment in segments:
             if self.stand_ins and isinstance(segment, Text):
-                lines = (held + segment.data).splitlines(keepends=True)
-                held = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-                yield Text(b"".join(map(self._name_in_line, lines)))
+                whole, newline, rest = segment.data.rpartition(b"\n")
+                if newline:
+                    lines = b"".join((*held, whole, newline)).splitlines(keepends=True)
+                    held.clear()
+                    yield Text(b"".join(map(self._name_in_line, lines)))
+                # Not joined each time: a line may be as long as the whole text.
+                held.append(rest)
             else:
-                if held:
-                    yield Text(self._name_in_line(held))
-                    held = b""
+                if any(held):
+                    yield Text(self._name_in_line(b"".join(held)))
+                held.clear()
                 yield segment
-        if held:
-            yield Text(self._name_in_line(held))
+        if any(held):
+            yield Text(self._name_in_line(b"".join(held)))
 
     def _name_in_line(self, line: bytes) -> bytes:
         for each in self.stand_ins:

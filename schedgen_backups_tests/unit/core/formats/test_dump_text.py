@@ -342,3 +342,44 @@ def test_no_line_of_a_dump_keeps_its_reader_busy_for_ever() -> None:
     """A comment of a table owner's may have a gigabyte; what takes four times as long for twice the length never ends there."""
     done = subprocess.run([sys.executable, "-c", _LONG_LINES], timeout=120, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+_ANNOUNCING_LINES = """
+from schedgen_backups.core.formats.dump_text import split_dump
+typed, owned = b"; Type: TABLE DATA; Schema: ", b"; Owner: "
+for words in ((typed + owned) * 400, typed * 540, typed * 270 + owned * 800, owned * 1600):
+    line = b"-- Data for Name: " + words[:15900] + b"\\n--\\nx\\n\\nCOPY x y;\\n"
+    for _segment in split_dump([b"SELECT 1;\\n\\n" + line * 300]):
+        pass
+"""
+
+
+def test_no_comment_of_a_dump_keeps_its_reader_busy_for_ever() -> None:
+    """Before a COPY statement: whatever tries each of many ways to read the line takes minutes for these 19 MB."""
+    done = subprocess.run([sys.executable, "-c", _ANNOUNCING_LINES], timeout=30, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+ANNOUNCED = {
+    "all": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--", True),
+    "twice": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o; Type: TABLE DATA; Schema: s; Owner: o\n--", True),
+    "no owner": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s\n--", False),
+    "no schema": (b"-- Data for Name: t; Owner: o\n--", False),
+    "the owner first": (b"-- Data for Name: t; Owner: o; Type: TABLE DATA; Schema: s\n--", False),
+    "a line between": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n-- x\n--", False),
+    "no end": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o", False),
+    "another comment": (b"-- Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--", False),
+    "through its root": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--\n\n-- load via partition root r", True),
+    "a root behind no empty line": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--\n-- load via partition root r", False),
+    "a root behind nothing": (b"-- load via partition root r", False),
+    "two roots": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--\n\n" + b"-- load via partition root r\n" * 2, False),
+}
+
+
+@pytest.mark.parametrize(("comment", "is_announced"), ANNOUNCED.values(), ids=ANNOUNCED)
+def test_only_what_the_comment_right_before_it_announces_is_a_table(comment: bytes, is_announced: bool) -> None:  # noqa: FBT001 - a parameter
+    text = b"SELECT 1;\n\n--\n" + comment + b"\n\nCOPY public.t (i) FROM stdin;\n1\n\\.\n\n"
+    found = [segment for segment in split_dump([text]) if isinstance(segment, TableStart)]
+    assert bool(found) == is_announced
+    if found:
+        assert (found[0].schema_name, found[0].root) == (("s", "public.t") if b"root" in comment else ("public", ""))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -93,3 +95,31 @@ def test_statements_about_roles_are_told_from_settings_and_comments() -> None:
     assert split_roles(text) == ["CREATE ROLE a;", "ALTER ROLE a SET x TO 'SET y;\nz';"]
     with pytest.raises(VerificationError):
         split_roles("CREATE ROLE a;\nALTER ROLE a SET x TO 'y;\n")
+
+
+_LONG_STATEMENTS = """
+from schedgen_backups.core.formats.sql_statements import StatementSplitter
+words = b"a" * (16 << 20)
+string, body, numbers = b"COMMENT ON TABLE t IS '" + words + b"';", b"SELECT $$" + words + b"$$;", b"SELECT " + b"1, " * (1 << 18) + b"1;"
+for text in (string, body, numbers, b"/*" + words + b"*/;"):
+    splitter, found = StatementSplitter(), 0
+    for start in range(0, len(text), 64):
+        found += sum(1 for _statement in splitter.feed(text[start : start + 64]))
+    assert found + sum(1 for _statement in splitter.finish()) == 1
+"""
+
+
+def test_a_long_statement_is_not_copied_for_each_of_its_pieces() -> None:
+    """Terabytes would be copied here, which takes minutes; in pieces of a megabyte as many are for a statement of a gigabyte."""
+    done = subprocess.run([sys.executable, "-c", _LONG_STATEMENTS], timeout=60, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@given(st.lists(st.integers(0, len(TEXT)), max_size=8))
+def test_a_flush_yields_every_statement_that_came(cuts: list[int]) -> None:
+    splitter = StatementSplitter()
+    found: list[bytes] = []
+    for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(TEXT)], strict=True):
+        found += [statement.text for statement in splitter.feed(TEXT[start:end])]
+    found += [statement.text for statement in splitter.flush()]
+    assert (found, splitter.is_between) == (list(STATEMENTS), True)

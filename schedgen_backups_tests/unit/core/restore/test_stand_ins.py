@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import psycopg
@@ -77,3 +79,20 @@ def test_each_refusal_of_the_server_has_a_hint_of_its_own() -> None:
 @pytest.mark.parametrize(("length", "said"), [(80, "x" * 80), (81, "x" * 80 + "…")])
 def test_a_long_statement_is_cut_short_in_messages(length: int, said: str) -> None:
     assert explain(b"x" * length, psycopg.Error("no  \n good")).message == f"{said}: no good"
+
+
+_LONG_LINE = """
+from schedgen_backups.core.formats.dump_text import Text
+from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn
+from schedgen_backups.core.settings import DatabaseSettings
+roles = LoadRoles(DatabaseSettings("host", 5432, "loader", "canary", "scratch"), None, stand_ins=(StandIn("app", "app", "standin_0"),))
+text = b"COMMENT ON TABLE t IS '" + b"a" * (16 << 20) + b" standin_0';"
+named = roles.name_superusers(Text(text[start : start + 64]) for start in range(0, len(text), 64))
+assert b"".join(segment.data for segment in named) == text.replace(b"standin_0", b"app")
+"""
+
+
+def test_a_long_line_is_not_copied_for_each_of_its_pieces() -> None:
+    """Terabytes would be copied here, which takes minutes; in pieces of a megabyte as many are for a comment of a gigabyte."""
+    done = subprocess.run([sys.executable, "-c", _LONG_LINE], timeout=60, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
