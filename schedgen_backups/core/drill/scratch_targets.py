@@ -57,7 +57,9 @@ def open_scratch_database(
     ConfigurationError when the server is the source's or none is to be had, DatabaseError when it refuses.
     """
     if drill.database is None:
-        with _open_own_server(folder, record, roles, drill.hidden_paths) as made:
+        # Who may log in over the source's Unix socket may do so from the drill's server, too, as the same user.
+        sockets = (Path(source.host),) if source is not None and source.host.startswith("/") else ()
+        with _open_own_server(folder, record, roles, (*drill.hidden_paths, *sockets)) as made:
             yield made
         return
     server = drill.database

@@ -72,7 +72,10 @@ _SYSTEM_PRIVILEGE = make_form(
     rf"(?:GRANT|REVOKE) [A-Z, ()a-z_\"]+ ON (?:TABLE|FUNCTION|PROCEDURE|TYPE) {_SYSTEM}<name>(?:<signature>)? (?:TO|FROM) [^;'()]*;"
 )
 # Wide on purpose: what has no signature that the server can read is taken for a gift.
-GIVEN_FUNCTION = make_form(r"(?:GRANT [^\"]* ON|ALTER) (?:AGGREGATE|FUNCTION|PROCEDURE) (?P<function><own>\.<name> ?<signature>)?")
+GIVEN_FUNCTION = make_form(
+    r"(?:GRANT [^\"]* ON|ALTER) (?:AGGREGATE|FUNCTION|PROCEDURE) "
+    r"(?P<function>(?P<its_schema><own>)\.(?P<its_name><name>)(?: ?(?P<parameters><signature>)|(?= (?:TO|FROM|OWNER) )))?"
+)
 # The server does not look at the types of what a GiST, GIN or SP-GiST index calls: functions of another type's can make it crash.
 OPERATOR_CLASS = make_form(r"(?:CREATE OPERATOR CLASS|ALTER OPERATOR FAMILY) .*")
 # Event triggers come last: they would run with the rights of whoever changes something.

@@ -25,9 +25,9 @@ from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableEn
 from schedgen_backups.core.formats.sql_statements import Statement, StatementSplitter
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.restore.database import PreparedDatabase
+from schedgen_backups.core.restore.kept_functions import gives_kept_function
 from schedgen_backups.core.restore.known_statements import (
     EXTENSION,
-    GIVEN_FUNCTION,
     HARMLESS_EXTENSIONS,
     OPERATOR_CLASS,
     OWNER,
@@ -162,8 +162,8 @@ class UnprivilegedLoad:
             left.append(f"{self._left_owners} objects belong to the loader instead of a superuser of this server")
         if self._left_gifts:
             left.append(
-                f"rights on functions that an extension keeps from everybody were not given on this server ({self._left_gifts} statements); "
-                "the drill's own server gives them: leave DRILL_DATABASE_URL empty"
+                f"rights on functions that an extension keeps from everybody were not given on this server ({self._left_gifts} statements)"
+                + ("; the drill's own server gives those that only read: leave DRILL_DATABASE_URL empty" if self._roles.is_server_shared else "")
             )
         if self._left_grants:
             left.append(f"rights on objects of the system were neither given nor taken ({self._left_grants} statements)")
@@ -298,7 +298,7 @@ class UnprivilegedLoad:
                 f"an operator class of a dump is not made on a server that others use, since it could crash it: {_shorten(text)}",
                 hint="Give the drill a server of its own: leave DRILL_DATABASE_URL empty.",
             ) from refusal
-        if self._roles.is_server_shared and _gives_kept_function(text, superuser):
+        if gives_kept_function(text, superuser, is_server_shared=self._roles.is_server_shared):
             self._left_gifts += 1
             return
         try:
@@ -366,31 +366,6 @@ def _connect(
 def _execute(connection: Session, text: bytes) -> None:
     # Binary results come by the extended protocol only, which takes one statement, whatever our reading of the text made of it.
     connection.execute(text, binary=True)
-
-
-def _gives_kept_function(text: bytes, superuser: Session) -> bool:
-    """Whether the statement gives a function away that its extension's script took from PUBLIC; true where that cannot be told.
-
-    Such functions connect without a password (dblink_connect_u) or read what belongs to the whole server (pg_walinspect).
-    """
-    found = GIVEN_FUNCTION.match(text)
-    if found is None:
-        return False
-    query = """
-        SELECT d.objid IS NOT NULL AND i.objoid IS NOT NULL
-            AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(i.initprivs) a WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')
-        FROM pg_catalog.pg_proc p
-        LEFT JOIN pg_catalog.pg_depend d
-            ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
-        LEFT JOIN pg_catalog.pg_init_privs i ON i.classoid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND i.objoid = p.oid
-        WHERE p.oid = pg_catalog.to_regprocedure(%s)"""
-    if found["function"] is None:
-        return True
-    try:
-        row = superuser.execute(query, [found["function"].decode(superuser.info.encoding)]).fetchone()
-    except (psycopg.Error, UnicodeDecodeError):  # a signature that only the statement's own grammar can read
-        return True
-    return row is None or row[0] is not False
 
 
 def explain(text: bytes, error: psycopg.Error) -> RestoreError:

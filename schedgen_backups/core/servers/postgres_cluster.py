@@ -25,11 +25,15 @@ _NETWORK_PLACE, _COUNT_PLACE = 6, 7
 """Where a launcher's words say whether there is a network, and how many paths it hides."""
 _SOCKET_LIMIT_BYTES = 107
 """Of the path of a Unix socket (unix(7), sun_path without its last zero)."""
+SOCKET_DIRECTORIES = (Path("/run"), Path("/var/run"), Path("/tmp"))  # noqa: S108 - hidden, nothing is written there
+"""Where servers of the host have their Unix sockets, PostgreSQL and the Docker engine too. A namespace without network does not close those, and who
+comes through one is who runs the backup."""
 
 # A separate interpreter instead of preexec_fn: forking a process with threads warns from Python 3.12 on.
 # Its words: a folder, whether there is the host's network, how many paths follow, these paths, the program and its own words. Within the namespaces
-# the paths are empty, but for the folder; whoever runs there cannot look into processes outside either, though they are the same user's (ptrace(2),
-# "Ptrace access mode checking"). No capability survives the exec, since the user is not 0 there, so nothing can be mounted away again.
+# the paths are empty, but for the folder, by its name and by the one that it has without symbolic links; whoever runs there cannot look into
+# processes outside either, though they are the same user's (ptrace(2), "Ptrace access mode checking"). No capability survives the exec, since the
+# user is not 0 there, so nothing can be mounted away again.
 _NAMESPACE_LAUNCHER = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -44,7 +48,7 @@ for name, text in (("setgroups", "deny"), ("uid_map", f"{user or 1000} {user} 1"
     with open("/proc/self/" + name, "w") as stream:
         stream.write(text)
 if hidden:
-    kept = os.open(folder, os.O_PATH)
+    kept, places = os.open(folder, os.O_PATH), (os.path.realpath(folder), folder)
     mount = lambda *arguments: check(libc.mount(*arguments), "mount")
     mount(None, b"/", None, 0x44000, None)
     for path in hidden:
@@ -52,8 +56,9 @@ if hidden:
             mount(b"none", os.fsencode(path), b"tmpfs", 0, b"mode=0700,size=1m")
         elif os.path.exists(path):
             mount(b"/dev/null", os.fsencode(path), None, 0x1000, None)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    mount(f"/proc/self/fd/{kept}".encode(), os.fsencode(folder), None, 0x5000, None)
+    for place in places:
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        mount(f"/proc/self/fd/{kept}".encode(), os.fsencode(place), None, 0x5000, None)
     os.close(kept)
     os.chdir(folder)
 os.execv(words[0], words)
@@ -187,13 +192,15 @@ class PostgresCluster:
 def cluster_for(bin_dir: Path, directory: Path, hidden_paths: Sequence[Path] = ()) -> PostgresCluster:
     """Return the cluster in `directory`. Its programs run in namespaces of their own where that is possible and of use.
 
-    There they do not see `hidden_paths`, have no network where a Unix socket in the folder can stand for it, and PostgreSQL does not see that it is
-    root. Containers with the default seccomp profile forbid that.
+    There they see neither `hidden_paths` nor the sockets of other servers, have no network where a Unix socket in the folder can stand for it, and
+    PostgreSQL does not see that it is root. Containers with the default seccomp profile forbid that.
     """
     is_root = os.geteuid() == 0
     hidden = [str(path) for path in hidden_paths if path.exists()]
-    ways = [(hidden, "none")] if hidden and _has_room_for_socket(directory) else []
-    for paths, network in ways + ([(hidden, "host")] if hidden else []) + ([([], "host")] if is_root else []):
+    networks = ("none", "host") if _can_hold_socket(directory) else ("host",)
+    confined = [*hidden, *_list_socket_directories(bin_dir)]
+    ways = [(paths, network) for network in networks for paths in (confined, hidden)] if hidden else []
+    for paths, network in ways + ([([], "host")] if is_root else []):
         # -I -S: the launcher needs nothing of the environment and starts faster without it.
         launcher = (sys.executable, "-I", "-S", "-c", _NAMESPACE_LAUNCHER, str(directory), network, str(len(paths)), *paths)
         if can_launch(launcher, bin_dir, directory):
@@ -201,8 +208,15 @@ def cluster_for(bin_dir: Path, directory: Path, hidden_paths: Sequence[Path] = (
     return PostgresCluster(bin_dir, directory, user_id=NOBODY_ID if is_root else None)
 
 
-def _has_room_for_socket(directory: Path) -> bool:
-    return len(os.fsencode(directory / ".s.PGSQL.65535")) <= _SOCKET_LIMIT_BYTES and not set(str(directory)) & set('"\n')
+def _list_socket_directories(bin_dir: Path) -> list[str]:
+    """Return those that hold no program of the server."""
+    there = dict.fromkeys(path.resolve() for path in SOCKET_DIRECTORIES if path.is_dir())
+    return [str(path) for path in there if not bin_dir.resolve().is_relative_to(path)]
+
+
+def _can_hold_socket(directory: Path) -> bool:
+    """Whether a server can be reached over a Unix socket in the folder. For libpq a comma ends a host's name."""
+    return len(os.fsencode(directory / ".s.PGSQL.65535")) <= _SOCKET_LIMIT_BYTES and not set(str(directory)) & set('"\n,')
 
 
 def can_launch(launcher: Sequence[str], bin_dir: Path, directory: Path) -> bool:

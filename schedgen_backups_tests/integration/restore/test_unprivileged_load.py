@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event
 
 import psycopg
@@ -501,16 +502,56 @@ def test_a_kept_function_is_not_given_away_however_that_is_written(loaded: Loade
         assert run(superuser, query) == [(False,)]
 
 
-def test_what_an_extension_keeps_from_everybody_may_be_given_on_the_drills_own_server(loaded: Loaded) -> None:
-    """Monitoring roles have such rights, and nothing else lives there."""
-    gift = "REVOKE ALL ON FUNCTION public.dblink_connect_u(text) FROM app;\nGRANT ALL ON FUNCTION public.dblink_connect_u(text) TO app;\n"
-    text = f"CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;\n{gift}CREATE TABLE public.t (i integer);\n"
+def test_what_reads_the_server_only_may_be_given_on_the_drills_own_server(loaded: Loaded) -> None:
+    """Monitoring roles have such rights, and nothing else lives there. A signature has the names of parameters, as pg_dump writes them."""
+    function = "public.bt_index_check(index regclass)"
+    gift = f"REVOKE ALL ON FUNCTION {function} FROM app;\nGRANT ALL ON FUNCTION {function} TO app;\n"
+    text = f"CREATE EXTENSION IF NOT EXISTS amcheck WITH SCHEMA public;\n{gift}CREATE TABLE public.t (i integer);\n"
     write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
     with loaded.open_target(loaded.path) as target:
-        load_and_compare(loaded.path, target)
+        results = load_and_compare(loaded.path, target)
         superuser = target.roles.superuser
         assert superuser is not None
-        assert run(superuser, "SELECT has_function_privilege('app', 'public.dblink_connect_u(text)', 'EXECUTE')") == [(True,)]
+        assert run(superuser, "SELECT has_function_privilege('app', 'public.bt_index_check(regclass)', 'EXECUTE')") == [(True,)]
+    assert not any("rights on functions" in result.summary for result in results)
+
+
+@pytest.mark.parametrize("to", ["app", "PUBLIC", "app WITH GRANT OPTION"])
+@pytest.mark.parametrize("signature", ["(text)", "(text, text)", "(connection_name text, connection text)", ""])
+def test_a_login_without_a_password_is_not_given_on_the_drills_own_server_either(loaded: Loaded, signature: str, to: str) -> None:
+    """It runs as the user of the backup, whom servers of the same machine may let in by that alone."""
+    text = f"CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;\nGRANT ALL ON FUNCTION public.dblink_connect_u{signature} TO {to};\n"
+    write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
+    with loaded.open_target(loaded.path) as target:
+        if "connection" in signature or not signature:
+            with suppress(RestoreError):  # of these forms the server knows no function
+                load_and_compare(loaded.path, target)
+        else:
+            _restored, equal = load_and_compare(loaded.path, target)
+            assert equal.status is CheckStatus.UNKNOWN
+            assert "rights on functions that an extension keeps from everybody were not given" in equal.summary
+        superuser = target.roles.superuser
+        assert superuser is not None
+        query = "SELECT DISTINCT has_function_privilege('app', oid, 'EXECUTE') FROM pg_proc WHERE proname = 'dblink_connect_u'"
+        assert run(superuser, query) == [(False,)]
+
+
+def test_the_drills_own_server_does_not_see_the_unix_socket_of_the_source(loaded: Loaded, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    write_dump_text(loaded.path, HEAD + b"CREATE TABLE public.t (i integer);\n" + TAIL, {}, roles=ROLES)
+    with TemporaryDirectory(prefix="pg-", dir="/var/tmp") as sockets:
+        (Path(sockets) / ".s.PGSQL.5432").touch()
+        source = DatabaseSettings(sockets, 5432, "postgres", "x", "live")
+        drill = DrillSettings(tmp_path / "drill", hidden_paths=(hidden,))
+        with (
+            open_dump(loaded.path) as dump,
+            open_scratch_folder(drill.directory) as folder,
+            open_scratch_database(folder, dump.record, dump.roles, drill, source) as made,
+        ):
+            superuser = made.roles.superuser
+            assert superuser is not None
+            assert run(superuser, f"SELECT pg_ls_dir('{sockets}')") == []
 
 
 OPERATOR_CLASS = """

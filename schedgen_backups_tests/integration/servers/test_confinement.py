@@ -89,11 +89,48 @@ def test_a_superuser_of_the_server_reaches_no_network(tmp_path: Path) -> None:
         assert [line.split(":")[0].strip() for line in devices.splitlines() if ":" in line] == ["lo"]
 
 
-def test_a_folder_with_a_long_name_keeps_the_server_on_loopback(tmp_path: Path) -> None:
-    """The path of a Unix socket has 107 bytes."""
+def connect_unix_socket(server: EmbeddedPostgres, path: Path) -> str:
+    """What a program of the server said after it tried that."""
+    script = f"import socket; socket.socket(socket.AF_UNIX).connect('{path}'); print('reached')"
+    return run_program(server.settings("postgres"), f'{sys.executable} -c "{script}"')
+
+
+@pytest.mark.parametrize("name", ["server", "x" * 90], ids=["without network", "with network"])
+def test_a_superuser_of_the_server_reaches_no_unix_socket_of_the_host(name: str) -> None:
+    """A namespace holds no paths: PostgreSQL's default socket directories are /tmp and /var/run/postgresql, and peer asks for no password."""
+    if not has_user_namespaces():
+        pytest.skip("no user namespaces here")
+    with TemporaryDirectory(prefix="pg-", dir="/tmp") as short, socket.socket(socket.AF_UNIX) as listener:
+        path = Path(short) / "listener"
+        listener.bind(str(path))
+        listener.listen()
+        hidden = Path(short) / "hidden"
+        hidden.mkdir()
+        with EmbeddedPostgres(Path(short) / name, hidden_paths=(hidden,)) as server:
+            assert (server.is_confined, server.has_network) == (True, len(name) > 80)
+            assert "No such file" in connect_unix_socket(server, path)
+            assert run_program(server.settings("postgres"), "ls /run /var/run | grep -v ':$' | grep .") == ""
+
+
+def test_a_folder_behind_a_symbolic_link_is_found_by_both_names(tmp_path: Path) -> None:
+    """The link, or what it leads to, may lie in a directory that is hidden."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    with EmbeddedPostgres(tmp_path / ("x" * 90) / "postgres", hidden_paths=(hidden,)) as server:
+    with TemporaryDirectory(prefix="pg-", dir="/var/tmp") as outside, TemporaryDirectory(prefix="pg-", dir="/tmp") as inside:
+        for link, real in ((Path(outside) / "link", Path(inside) / "real"), (Path(inside) / "link", Path(outside) / "real")):
+            real.mkdir()
+            link.symlink_to(real)
+            with EmbeddedPostgres(link / "postgres", hidden_paths=(hidden,)) as server:
+                assert server.is_confined == has_user_namespaces()
+                assert run(server.settings("postgres"), "SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize("name", ["x" * 90, "a,b"], ids=["long", "comma"])
+def test_a_folder_that_can_hold_no_socket_keeps_the_server_on_loopback(tmp_path: Path, name: str) -> None:
+    """The path of a Unix socket has 107 bytes, and for libpq a comma stands between two hosts."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    with EmbeddedPostgres(tmp_path / name / "postgres", hidden_paths=(hidden,)) as server:
         assert server.has_network
         assert run(server.settings("postgres"), "SELECT 1") == [(1,)]
 
