@@ -74,7 +74,7 @@ _SYSTEM_PRIVILEGE = make_form(
 # Wide on purpose: what has no signature that the server can read is taken for a gift.
 GIVEN_FUNCTION = make_form(
     r"(?:GRANT [^\"]* ON|ALTER) (?:AGGREGATE|FUNCTION|PROCEDURE) "
-    r"(?P<function>(?P<its_schema><own>)\.(?P<its_name><name>)(?: ?(?P<parameters><signature>)|(?= (?:TO|FROM|OWNER) )))?"
+    r"(?P<function>(?P<its_schema><name>)\.(?P<its_name><name>)(?: ?(?P<parameters><signature>)|(?= (?:TO|FROM|OWNER) )))?"
 )
 # The server does not look at the types of what a GiST, GIN or SP-GiST index calls: functions of another type's can make it crash.
 OPERATOR_CLASS = make_form(r"(?:CREATE OPERATOR CLASS|ALTER OPERATOR FAMILY) .*")
@@ -162,6 +162,11 @@ postgres_fdw connects elsewhere only for a role that gives a password of its own
 def makes_event_trigger(text: bytes) -> bool:
     """Return whether the statement makes or changes an event trigger in a form of pg_dump."""
     return any(form.fullmatch(text) for form in _LATE) and not has_comment_or_dollar_quote(text)
+
+
+def gives_rights(text: bytes) -> bool:
+    """Return whether the statement gives or takes rights on an object of the dump in a form of pg_dump."""
+    return _GRANT.fullmatch(text) is not None and not has_comment_or_dollar_quote(text)
 
 
 def may_be_left_out(text: bytes) -> bool:

@@ -31,6 +31,7 @@ from schedgen_backups.core.restore.known_statements import (
     HARMLESS_EXTENSIONS,
     OPERATOR_CLASS,
     OWNER,
+    gives_rights,
     is_known,
     make_form,
     makes_event_trigger,
@@ -152,6 +153,7 @@ class UnprivilegedLoad:
         self._left_gifts = 0
         self._left_grants = 0
         self._is_without_effect = False
+        self._has_grantor = False
         self._has_objects = False
 
     @property
@@ -259,14 +261,31 @@ class UnprivilegedLoad:
     def _run(self, text: bytes, loader: Session, superuser: Session | None) -> None:
         if text == _ROW_SECURITY or _TABLESPACE.fullmatch(text):
             return
+        if _GRANTOR.fullmatch(text) or text == _NO_GRANTOR:
+            self._has_grantor = text != _NO_GRANTOR
         text = self._roles.name_stand_ins(text)
+        if self._is_put_off(text):
+            return
+        if superuser is not None and not self._has_grantor and gives_rights(text):
+            # As the owner. The loader is a member of everybody: the server would take whoever of them may give the right on (select_best_grantor).
+            self._run_known(text, superuser)
+        else:
+            self._run_as_loader(text, loader, superuser)
+        if not _PREPARATIONS.fullmatch(text):
+            self._has_objects = True
+
+    def _is_put_off(self, text: bytes) -> bool:
+        """Keep what is run last; return whether the statement is not to be run now."""
         if makes_event_trigger(text):
             self._late.append(text)
-            return
+            return True
         owner = OWNER.fullmatch(text)
         if owner is not None and unquote_identifier(owner["new_owner"]) in self._roles.refused_owners:
             self._left_owners += 1
-            return
+            return True
+        return False
+
+    def _run_as_loader(self, text: bytes, loader: Session, superuser: Session | None) -> None:
         self._is_without_effect = False
         try:
             _execute(loader, text)
@@ -282,8 +301,6 @@ class UnprivilegedLoad:
                 self._left_grants += 1
             else:
                 self._run_privileged(text, superuser, psycopg.errors.InsufficientPrivilege("privileges were not changed"))
-        if not _PREPARATIONS.fullmatch(text):
-            self._has_objects = True
 
     def _run_privileged(self, text: bytes, superuser: Session, refusal: psycopg.Error) -> None:
         if EXTENSION.fullmatch(text):
@@ -298,6 +315,9 @@ class UnprivilegedLoad:
                 f"an operator class of a dump is not made on a server that others use, since it could crash it: {_shorten(text)}",
                 hint="Give the drill a server of its own: leave DRILL_DATABASE_URL empty.",
             ) from refusal
+        self._run_known(text, superuser)
+
+    def _run_known(self, text: bytes, superuser: Session) -> None:
         if gives_kept_function(text, superuser, is_server_shared=self._roles.is_server_shared):
             self._left_gifts += 1
             return
