@@ -93,6 +93,8 @@ _FORMS = (
     _GRANT,
     # Not on what the whole server shares.
     make_form(r"COMMENT ON (?!(?i:DATABASE|ROLE|TABLESPACE)\b)[A-Z]+ (?:[^'\"]|<quoted>)* IS <string>;"),
+    # Of a sequence that the script of an extension made: the loader owns all others, or is a member of who does.
+    make_form(r"SELECT pg_catalog\.setval\(<string>, -?[0-9]{1,19}, (?:true|false)\);"),
     make_form(r"CREATE PUBLICATION <name> FOR (?:ALL TABLES|TABLES IN SCHEMA <name>)(?: WITH \([^()]*\))?;"),
     make_form(r"ALTER PUBLICATION <name> ADD TABLES IN SCHEMA <name>;"),
     make_form(r"CREATE SUBSCRIPTION <name> CONNECTION <string> PUBLICATION <name>(?:, ?<name>)* WITH \(connect = false[^()]*\);"),

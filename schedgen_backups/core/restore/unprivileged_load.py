@@ -57,6 +57,12 @@ _PREPARATIONS = make_form(
     r"|COMMENT ON (?:SCHEMA|EXTENSION|COLLATION) <name>(?:\.<name>)? IS <string>;|CREATE EXTENSION .*"
 )
 """Statements that make nothing which the script of an extension could call."""
+_CONFIG_TABLES = """
+    SELECT n.nspname::text, c.relname::text, NOT pg_catalog.has_schema_privilege(%(loader)s, n.oid, 'USAGE')
+    FROM pg_catalog.pg_extension e CROSS JOIN LATERAL pg_catalog.unnest(e.extconfig) AS config(relation)
+    JOIN pg_catalog.pg_class c ON c.oid = config.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND NOT pg_catalog.pg_has_role(%(loader)s, c.relowner, 'USAGE')"""
+"""Tables of extensions whose rows are in a dump, if they are not the loader's (manual, 36.17.3), and whether he may not enter their schema."""
 _WORD_LIMIT = 80
 
 
@@ -153,6 +159,7 @@ class UnprivilegedLoad:
         self._left_gifts = 0
         self._left_grants = 0
         self._is_without_effect = False
+        self._config_tables: dict[tuple[str, str], bool] = {}
         self._has_grantor = False
         self._has_objects = False
 
@@ -222,7 +229,8 @@ class UnprivilegedLoad:
                 if isinstance(segment, TableStart):
                     self._run_all(splitter.flush(), loader, superuser)
                     if splitter.is_between:
-                        self._copy(segment, segments, digest, loader)
+                        with self._open_config_table(segment, superuser):
+                            self._copy(segment, segments, digest, loader)
                         continue
                 self._run_all(splitter.feed(segment.data), loader, superuser)
             self._run_all(splitter.finish(), loader, superuser)
@@ -248,6 +256,23 @@ class UnprivilegedLoad:
         except psycopg.Error as error:
             raise RestoreError(f"the rows of {start.schema_name}.{start.name} do not load: {_describe(error)}", hint=_hint(error)) from error
 
+    @contextmanager
+    def _open_config_table(self, start: TableStart, superuser: Session | None) -> Generator[None, None, None]:
+        """Let the loader add rows within the block, where the table is an extension's and the superuser's."""
+        if superuser is None or (start.schema_name, start.name) not in self._config_tables:
+            yield
+            return
+        schema, loader = sql.Identifier(start.schema_name), sql.Identifier(self._roles.loader.user)
+        rights = sql.SQL("INSERT ON TABLE {}").format(sql.Identifier(start.schema_name, start.name)), sql.SQL("USAGE ON SCHEMA {}").format(schema)
+        given = rights if self._config_tables[start.schema_name, start.name] else rights[:1]
+        with translate_errors(self._roles.superuser or self._roles.loader):
+            for right in given:
+                superuser.execute(sql.SQL("GRANT {} TO {}").format(right, loader))
+        yield
+        with translate_errors(self._roles.superuser or self._roles.loader):
+            for right in given:
+                superuser.execute(sql.SQL("REVOKE {} FROM {}").format(right, loader))
+
     def _run_all(
         self,
         statements: Iterator[Statement],
@@ -271,6 +296,9 @@ class UnprivilegedLoad:
             self._run_known(text, superuser)
         else:
             self._run_as_loader(text, loader, superuser)
+        if superuser is not None and EXTENSION.fullmatch(text):
+            rows = superuser.execute(_CONFIG_TABLES, {"loader": self._roles.loader.user}).fetchall()
+            self._config_tables = {(str(schema), str(name)): bool(is_hidden) for schema, name, is_hidden in rows}
         if not _PREPARATIONS.fullmatch(text):
             self._has_objects = True
 
