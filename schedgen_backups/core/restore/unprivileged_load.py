@@ -38,6 +38,7 @@ from schedgen_backups.core.restore.known_statements import (
     may_be_left_out,
 )
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
+from schedgen_backups.core.units import name_some
 
 LOADED_SETTINGS: Mapping[str, str] = MappingProxyType({"search_path": ""})
 """In the startup packet, besides the fixed ones: nothing that a dump made is found without its schema. For connections to what was loaded."""
@@ -63,6 +64,11 @@ _CONFIG_TABLES = """
     JOIN pg_catalog.pg_class c ON c.oid = config.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND NOT pg_catalog.pg_has_role(%(loader)s, c.relowner, 'USAGE')"""
 """Tables of extensions whose rows are in a dump, if they are not the loader's (manual, 36.17.3), and whether he may not enter their schema."""
+_REFRESH = make_form(r"REFRESH MATERIALIZED VIEW (?P<view><name>\.<name>);")
+_UNREACHABLE_CLASS = "08"
+_REFUSED = frozenset({"42501", "2F003"})
+"""SQLSTATEs of what only a superuser may read or connect to without a password (dblink, postgres_fdw)."""
+_NOT_POPULATED = "55000"
 _WORD_LIMIT = 80
 
 
@@ -158,6 +164,7 @@ class UnprivilegedLoad:
         self._left_owners = 0
         self._left_gifts = 0
         self._left_grants = 0
+        self._unfilled: list[str] = []
         self._is_without_effect = False
         self._config_tables: dict[tuple[str, str], bool] = {}
         self._has_grantor = False
@@ -176,6 +183,9 @@ class UnprivilegedLoad:
             )
         if self._left_grants:
             left.append(f"rights on objects of the system were neither given nor taken ({self._left_grants} statements)")
+        if self._unfilled:
+            count = len(self._unfilled)
+            left.append(f"{count} materialized views were not filled, since what they read is not open to a drill: {name_some(self._unfilled)}")
         return " and ".join(left)
 
     def describe_target(self) -> str:
@@ -317,18 +327,27 @@ class UnprivilegedLoad:
         self._is_without_effect = False
         try:
             _execute(loader, text)
-        except psycopg.errors.InsufficientPrivilege as error:
-            if superuser is None:
+        except psycopg.Error as error:
+            if self._leaves_unfilled(text, error):
+                return
+            if not isinstance(error, psycopg.errors.InsufficientPrivilege) or superuser is None:
                 raise explain(text, error) from error
             self._run_privileged(text, superuser, error)
-        except psycopg.Error as error:
-            raise explain(text, error) from error
         if self._is_without_effect:
             # The server warns, and goes on, where the loader has some right on the object, such as one that PUBLIC has.
             if superuser is None or not is_known(text, is_server_shared=self._roles.is_server_shared):
                 self._left_grants += 1
             else:
                 self._run_privileged(text, superuser, psycopg.errors.InsufficientPrivilege("privileges were not changed"))
+
+    def _leaves_unfilled(self, text: bytes, error: psycopg.Error) -> bool:
+        """Note a materialized view that reads another server, or what only a superuser may; return whether it is one, or reads one of them."""
+        refresh, code = _REFRESH.fullmatch(text), error.sqlstate or ""
+        is_closed = code.startswith(_UNREACHABLE_CLASS) or code in _REFUSED
+        if refresh is None or not (is_closed or (self._unfilled and code == _NOT_POPULATED)):
+            return False
+        self._unfilled.append(refresh["view"].decode("utf-8", "replace"))
+        return True
 
     def _run_privileged(self, text: bytes, superuser: Session, refusal: psycopg.Error) -> None:
         if EXTENSION.fullmatch(text):
