@@ -56,7 +56,7 @@ _UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:
 _RELOCATED = re.compile(rb"^(?:-- Name: [^\n]*\n|SET default_tablespace = [^\n]*;\n\n)", re.MULTILINE)
 _COMMENT_LIMIT_BYTES = 64 << 10
 """A longer line is none of pg_dump's comments: names have 63 bytes, and a function at most 100 parameters."""
-_SEQUENCE = re.compile(rb"^SELECT pg_catalog\.setval\('(?P<name>[^\n]*)', (?P<value>-?[0-9]{1,19}), (?:true|false)\);\n", re.MULTILINE)
+_SEQUENCE = re.compile(rb"^SELECT pg_catalog\.setval\('(?P<name>[^\n]*)', (?P<state>-?[0-9]{1,19}, (?:true|false))\);\n", re.MULTILINE)
 _LAST_TABLESPACE = re.compile(rb"^SET default_tablespace = [^\n]*;\n\Z", re.MULTILINE)
 
 
@@ -326,8 +326,8 @@ class DumpFacts:
     """As of `DumpRecord`."""
     unmoved_sha256: str = ""
     """As `comparable_sha256`, without where sequences stand."""
-    sequences: Mapping[bytes, int] = field(default_factory=dict[bytes, int])
-    """Sequence as pg_dump writes it → where it stands."""
+    sequences: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    """Sequence as pg_dump writes it → where it stands, and whether that value was given out."""
 
 
 class DumpDigest:
@@ -343,7 +343,7 @@ class DumpDigest:
         self._comparable_digest = hashlib.sha256()
         self._unmoved_digest = hashlib.sha256()
         self._held_setting = b""
-        self._sequences: dict[bytes, int] = {}
+        self._sequences: dict[bytes, bytes] = {}
         self._text_tail = b""
         self._unfinished: list[bytes] = []
         self._size_bytes = 0
@@ -415,7 +415,7 @@ class DumpDigest:
         lines = lines[: len(lines) - len(self._held_setting)]
         lines = _RELOCATED.sub(_relocate, lines)
         self._comparable_digest.update(lines)
-        self._sequences.update((found["name"], int(found["value"])) for found in _SEQUENCE.finditer(lines))
+        self._sequences.update((found["name"], found["state"]) for found in _SEQUENCE.finditer(lines))
         self._unmoved_digest.update(_SEQUENCE.sub(b"", lines))
 
     def _add_text(self, data: bytes) -> None:

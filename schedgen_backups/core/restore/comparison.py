@@ -141,9 +141,9 @@ def _describe_moved(prepared: PreparedDatabase, facts: DumpFacts) -> str:
         for segment in split_dump(prepared.dump.read_contents(on_progress=lambda _block: None)):
             captured.add(segment)
     there, before = facts.sequences, captured.facts()
-    moved = [name.decode("utf-8", "replace") for name, value in before.sequences.items() if there.get(name, value) != value]
-    is_onward = all(there.get(name, value - 1) >= value for name, value in before.sequences.items())
-    if before.unmoved_sha256 != facts.unmoved_sha256 or not moved or not is_onward:
+    moved = [name.decode("utf-8", "replace") for name, state in before.sequences.items() if there.get(name) != state]
+    # In which direction says nothing: it may descend, go round, or have been reset behind the view's last refresh.
+    if before.unmoved_sha256 != facts.unmoved_sha256 or not moved or there.keys() != before.sequences.keys():
         return ""
     return f"sequences went on while the dump was loaded, by something in it that calls them: {name_some(moved)}"
 
