@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -333,11 +333,12 @@ class DumpFacts:
 class DumpDigest:
     """Adds up the facts of a dump while its segments pass through `add`; `facts` tells them at the end.
 
-    With a `worker`, rows are digested on its thread while the caller goes on.
+    With a `worker`, rows are digested on its thread while the caller goes on. `on_text` gets the lines that `unmoved_sha256` is of.
     """
 
-    def __init__(self, worker: SerialWorker | None = None) -> None:
+    def __init__(self, worker: SerialWorker | None = None, *, on_text: Callable[[bytes], object] = lambda _lines: None) -> None:
         self._worker = worker
+        self._on_text = on_text
         self._tables: list[TableFacts] = []
         self._text_digest = hashlib.sha256()
         self._comparable_digest = hashlib.sha256()
@@ -416,7 +417,9 @@ class DumpDigest:
         lines = _RELOCATED.sub(_relocate, lines)
         self._comparable_digest.update(lines)
         self._sequences.update((found["name"], found["state"]) for found in _SEQUENCE.finditer(lines))
-        self._unmoved_digest.update(_SEQUENCE.sub(b"", lines))
+        unmoved = _SEQUENCE.sub(b"", lines)
+        self._unmoved_digest.update(unmoved)
+        self._on_text(unmoved)
 
     def _add_text(self, data: bytes) -> None:
         self._text_tail = (self._text_tail + data)[-4096:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from typing import cast
@@ -19,6 +19,7 @@ from typing_extensions import LiteralString
 
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
+from schedgen_backups.core.formats.dump_items import ItemDigest
 from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, Rows, TableFacts, split_dump, split_table
 from schedgen_backups.core.formats.records import DumpRecord, ObjectEntry, TableEntry
 from schedgen_backups.core.postgres.database_properties import read_properties
@@ -65,7 +66,8 @@ def compare_database(
     `uncompared` says what of the schema's text cannot be equal, if anything.
     `on_progress` gets the plain bytes of the second dump.
     """
-    contents = DumpDigest()
+    items = ItemDigest()
+    contents = DumpDigest(on_text=items.add) if roles is not None and roles.stand_ins else DumpDigest()
     blocks = stream_dump(
         prepared.target,
         prepared.client,
@@ -84,7 +86,7 @@ def compare_database(
     apart = _describe_apart(prepared, roles)
     # Where somebody else may have been at work meanwhile, a sequence that went on is a difference like any other.
     if roles is not None and not uncompared and not _is_alike(prepared.record, facts):
-        uncompared = _describe_moved(prepared, facts)
+        facts, uncompared = _compare_apart(prepared, facts, items.result())
     return judge_database(prepared.record, prepared.dump.tables, facts, rows, dumped_by, uncompared=uncompared, apart=apart)
 
 
@@ -131,21 +133,31 @@ def _is_alike(record: DumpRecord, facts: DumpFacts) -> bool:
     return facts.text_sha256 == record.text_sha256
 
 
-def _describe_moved(prepared: PreparedDatabase, facts: DumpFacts) -> str:
-    """Return which sequences went on since the capture, where nothing else of the schema's text differs; an empty text otherwise.
+def _compare_apart(prepared: PreparedDatabase, facts: DumpFacts, items: tuple[int, int]) -> tuple[DumpFacts, str]:
+    """Compare the schema's text without the order of its items and the sequences' values; `items` are those of the second dump.
 
-    A view that is refreshed, an index or a check may call nextval during the load.
+    Return the facts with the captured text's digests where only the order differs, and which sequences moved since the capture where nothing else
+    differs: a view that is refreshed, an index or a check may call nextval during the load. An empty text otherwise.
     """
-    captured = DumpDigest()
+    captured_items = ItemDigest()
+    captured = DumpDigest(on_text=captured_items.add)
     with prepared.artifact.name_errors():
         for segment in split_dump(prepared.dump.read_contents(on_progress=lambda _block: None)):
             captured.add(segment)
-    there, before = facts.sequences, captured.facts()
-    moved = [name.decode("utf-8", "replace") for name, state in before.sequences.items() if there.get(name) != state]
+    before = captured.facts()
+    # Without stand-ins nothing passed through the digest of items.
+    is_reordered = captured_items.result() == items
+    is_same = is_reordered or before.unmoved_sha256 == facts.unmoved_sha256
+    if not is_same or before.sequences.keys() != facts.sequences.keys():
+        return facts, ""
     # In which direction says nothing: it may descend, go round, or have been reset behind the view's last refresh.
-    if before.unmoved_sha256 != facts.unmoved_sha256 or not moved or there.keys() != before.sequences.keys():
-        return ""
-    return f"sequences went on while the dump was loaded, by something in it that calls them: {name_some(moved)}"
+    moved = [name.decode("utf-8", "replace") for name, state in before.sequences.items() if facts.sequences[name] != state]
+    if moved:
+        return facts, f"sequences went on while the dump was loaded, by something in it that calls them: {name_some(moved)}"
+    if not is_reordered:
+        return facts, ""
+    record = prepared.record
+    return replace(facts, text_sha256=record.text_sha256, comparable_sha256=record.comparable_sha256), ""
 
 
 def _describe_apart(prepared: PreparedDatabase, roles: LoadRoles | None) -> str:

@@ -1,0 +1,49 @@
+"""A digest of pg_dump's text that is the same in any order of its items.
+
+pg_dump sorts some of them by the names of roles (pg_dump_sort.c: default privileges, user mappings), and a drill on a server that has a role of the
+dump gives it another name for the load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+_BORDER = b"--\n-- "
+"""Begins each item, and pg_dump's last words. In somebody's text it may stand as well: that is then a border in both dumps."""
+_BORDERS = re.compile(rb"^" + _BORDER, re.MULTILINE)
+_MODULUS = 1 << 256
+
+
+class ItemDigest:
+    """Adds up the digests of the items. Takes whole lines of text, in any pieces."""
+
+    def __init__(self) -> None:
+        self._sum = self._count = 0
+        self._item = hashlib.sha256()
+        self._held = b""
+
+    def add(self, lines: bytes) -> None:
+        """Take these lines into account."""
+        lines = self._held + lines
+        # The second line of a border may come later.
+        self._held = b"--\n" if lines == b"--\n" or lines.endswith(b"\n--\n") else b""
+        lines = lines[: len(lines) - len(self._held)]
+        start = 0
+        for border in _BORDERS.finditer(lines):
+            self._item.update(lines[start : border.start()])
+            self._end_item()
+            start = border.start()
+        self._item.update(lines[start:])
+
+    def _end_item(self) -> None:
+        self._sum = (self._sum + int.from_bytes(self._item.digest(), "big")) % _MODULUS
+        self._count += 1
+        self._item = hashlib.sha256()
+
+    def result(self) -> tuple[int, int]:
+        """Return the number of items so far and the sum of their digests; the last one ends here."""
+        self._item.update(self._held)
+        self._held = b""
+        self._end_item()
+        return self._count, self._sum
