@@ -132,7 +132,10 @@ class StatementSplitter:
             self._start = token.start()
         if kind == "word":
             self._take_word(token[0].lower())
-        elif kind == "open":
+            return
+        # `begin.atomic` is the name of a function in a schema.
+        self._last_word = b""
+        if kind == "open":
             self._depth += 1
         elif kind == "close":
             self._depth = max(self._depth - 1, 0)
