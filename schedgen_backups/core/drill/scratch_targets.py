@@ -34,6 +34,8 @@ EVENT_TRIGGERS_SETTING_MAJOR = 17
 _READER = "_reader"
 _READ_ALL_MAJOR = 14
 """PostgreSQL 14 brought pg_read_all_data (its release notes)."""
+_DATABASE_OWNER = "pg_database_owner"
+"""No superuser, and in the scratch database its only member is the loader (manual, 21.5)."""
 _COMMENT = "made by a restore drill of schedgen-backups; may be dropped when no drill runs"
 
 
@@ -284,7 +286,7 @@ def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _R
         absent=absent,
         stand_ins=stand_ins,
         loader_name=loader_name,
-        refused=present if is_superuser else frozenset(),
+        refused=present - {_DATABASE_OWNER} if is_superuser else frozenset(),
     )
 
 
