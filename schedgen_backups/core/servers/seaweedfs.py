@@ -154,7 +154,8 @@ class EmbeddedS3:
 
     def _launch(self, ports: dict[str, int]) -> subprocess.Popen[bytes]:
         options = {
-            "dir": self.directory / "data",
+            # Relative to where it runs: in a path it takes a comma for the border between two folders.
+            "dir": "data",
             "ip": LOOPBACK,
             # Without it every interface is bound.
             "ip.bind": LOOPBACK,
