@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Collection, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +20,14 @@ from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmp
 from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES
 from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry
+from schedgen_backups.core.formats.tar_member import RESERVED_FOLDER
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.restore.bucket import PreparedBucket, find_difference, prepare_bucket
 from schedgen_backups.core.settings import BucketSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 
+INDEX_NAME = f"{RESERVED_FOLDER}/renamed.jsonl"
+"""As `recover.py` writes it: a line of JSON for each object whose key is no name for a file."""
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
@@ -239,7 +243,22 @@ class PreparedFiles:
             for entry, path in zip(self.entries, paths, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write_file(archive, entry, path)
+            self._add_to_index()
         return paths
+
+    @property
+    def index_path(self) -> Path | None:
+        """The file that says which key each file is of, where a key could not be the name of its file; None where all could."""
+        is_needed = any(entry.member_name != entry.key for entry in self.entries)
+        return self.folder / INDEX_NAME if is_needed else None
+
+    def _add_to_index(self) -> None:
+        if self.index_path is None:
+            return
+        with self.index_path.open("a", encoding="utf-8") as index:
+            for entry in self.entries:
+                if entry.member_name != entry.key:
+                    index.write(json.dumps({"file": entry.member_name, "key": entry.key}) + "\n")
 
     def compare(self) -> None:
         """Read the files back; RestoreError when one is not what was captured."""

@@ -5,6 +5,7 @@ Whole archives are tested in `test_point`, the words of the command line in `edg
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -128,6 +129,20 @@ def test_files_in_a_folder_have_the_bytes_and_are_not_written_over(archived: Arc
     assert (folder / "a.pdf").read_bytes() == b"mine"
     archived.extract(folder, "a.pdf", overwrite=True)
     assert (folder / "a.pdf").read_bytes() == BODIES["a.pdf"]
+
+
+def test_an_index_says_which_file_is_of_which_key_where_a_key_is_no_name_for_a_file(archived: Archived, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    archived.extract(folder, "a.pdf")
+    assert [path.name for path in folder.iterdir()] == ["a.pdf"]
+    put(archived.source, "C:/odd.pdf", b"odd")
+    archived.path.unlink()
+    again = Archived(archived.catalog, archived.settings, archived.source, archived.target)
+    [path] = again.extract(folder, "C:/odd.pdf")
+    again.extract(folder, "C:/odd.pdf", overwrite=True)
+    lines = [json.loads(line) for line in (folder / ".schedgen-backups" / "renamed.jsonl").read_text().splitlines()]
+    assert lines == [{"file": str(path.relative_to(folder)), "key": "C:/odd.pdf"}] * 2
+    assert (folder / lines[0]["file"]).read_bytes() == b"odd"
 
 
 def test_a_damaged_object_is_neither_a_file_nor_an_object(archived: Archived, tmp_path: Path) -> None:
