@@ -1,23 +1,54 @@
-"""The exit codes of the command line, for scripts, cron and systemd, and which of them an error of core ends with."""
+"""The exit codes of the command line, for scripts, cron and systemd, and which of them an error of core ends with.
+
+Each means one thing. The first four are those that the application's monitoring knows; `status` alone ends with those of monitoring plugins.
+"""
 
 from __future__ import annotations
 
-from schedgen_backups.core.errors import BackupError, BucketError, ConfigurationError, DatabaseError, LockHeldError, StorageError
+from schedgen_backups.core.errors import (
+    BackupError,
+    BucketError,
+    ConfigurationError,
+    DatabaseError,
+    LockHeldError,
+    PointNotFoundError,
+    RestoreError,
+    StorageError,
+    VerificationError,
+)
 
 DATABASE_EXIT_CODE = 1
+"""The database could not be captured, reached or read."""
 BUCKET_EXIT_CODE = 2
+"""The bucket could not be captured, reached or read."""
 VERIFICATION_EXIT_CODE = 3
+"""A check was seen not to hold, or could not be made."""
 CONFIGURATION_EXIT_CODE = 4
+"""A setting or a precondition is missing or wrong."""
 LOCK_EXIT_CODE = 5
+"""Another run is at work on the backup directory."""
+STORAGE_EXIT_CODE = 6
+"""The backup directory or another file could not be read or written."""
+RESTORE_EXIT_CODE = 7
+"""A restore was refused, not confirmed, or stopped."""
+NO_POINT_EXIT_CODE = 8
+"""There is no such recovery point."""
+ALERT_EXIT_CODE = 9
+"""A channel did not accept an alert."""
+USAGE_EXIT_CODE = 64
+"""The command line was not understood (EX_USAGE of sysexits.h)."""
 CANCELLED_EXIT_CODE = 130
 """What shells report of a program that Ctrl-C ended."""
 
 _BY_ERROR: tuple[tuple[type[BackupError], int], ...] = (
+    (PointNotFoundError, NO_POINT_EXIT_CODE),
     (DatabaseError, DATABASE_EXIT_CODE),
     (BucketError, BUCKET_EXIT_CODE),
     (ConfigurationError, CONFIGURATION_EXIT_CODE),
-    (StorageError, CONFIGURATION_EXIT_CODE),
+    (StorageError, STORAGE_EXIT_CODE),
     (LockHeldError, LOCK_EXIT_CODE),
+    (RestoreError, RESTORE_EXIT_CODE),
+    (VerificationError, VERIFICATION_EXIT_CODE),
 )
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections import UserDict
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Any, cast
 
@@ -47,7 +48,10 @@ COMMAND_MODULES = {
     "webserver": "cli.serve",
 }
 """Command → module, in the order of the help. The module's decorators register it."""
-_PIPE_WIDTH = 160
+JSON_FORMAT_VERSION = 1
+"""Of the answers to --json: higher when a field is renamed, removed or means something else; a new field changes nothing."""
+_PIPE_WIDTH = 100_000
+"""Wider than any table: what a pipe or a file gets is cut or folded by whoever reads it, never here."""
 
 
 class CommandGroup(TyperGroup):
@@ -71,18 +75,27 @@ class _Commands(UserDict[str, Any]):
         return super().__getitem__(name)
 
 
+class LineConsole(Console):
+    """A console that gives out text as it is: the terminal folds a long line, so that a command or path is copied without a line break in it."""
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+        """Print as `Console` does; text is not wrapped unless that is asked for, tables are drawn for the width of the screen."""
+        is_text = all(isinstance(each, str) for each in objects)
+        super().print(*objects, soft_wrap=is_text if soft_wrap is None else soft_wrap, **options)
+
+
 def make_console(*, is_error: bool = False) -> Console:
-    """A console on stdout, or on stderr for what is not the answer itself; lines in files and pipes are not cut to a screen's width."""
+    """A console on stdout, or on stderr for what is not the answer itself."""
     stream = sys.stderr if is_error else sys.stdout
-    return Console(stderr=is_error, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
+    return LineConsole(stderr=is_error, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
 
 
 app = typer.Typer(
     name="schedgen-backups",
     cls=CommandGroup,
     help="Backs up a PostgreSQL database and its S3 bucket as one recovery point, and proves that it can be restored.",
-    no_args_is_help=True,
-    add_completion=False,
+    # Plain help: the drawn one cuts the names of options at 80 columns.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 out = make_console()
@@ -105,6 +118,6 @@ def get_config(context: typer.Context) -> Config:
     return context.find_object(Config) or load_config()
 
 
-def print_json(value: object) -> None:
-    """The value is on stdout as JSON."""
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + os.linesep)
+def print_json(answer: Mapping[str, object]) -> None:
+    """Print the answer on stdout as one JSON object, which says in which version of docs/json.md it is."""
+    sys.stdout.write(json.dumps({"format_version": JSON_FORMAT_VERSION, **answer}, indent=1, ensure_ascii=False) + os.linesep)

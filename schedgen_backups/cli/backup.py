@@ -47,7 +47,15 @@ def backup(
         mark_deployment(write_marker, catalog, catalog.get_point(outcome.point_id))
     if as_json:
         failures = [{"step": failure.step, "reason": failure.reason, "hint": failure.hint} for failure in outcome.failures]
-        print_json({"id": outcome.point_id.text, "run_id": outcome.run_id, "success": outcome.is_success, "failures": failures})
+        print_json(
+            {
+                "id": outcome.point_id.text,
+                "run_id": outcome.run_id,
+                "success": outcome.is_success,
+                "failures": failures,
+                "exit_code": outcome.exit_code,
+            }
+        )
     elif outcome.is_success:
         out.print(outcome.point_id.text)
     for failure in () if as_json else outcome.failures:

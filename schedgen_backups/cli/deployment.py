@@ -11,15 +11,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
+from schedgen_backups.cli.app import JsonOption, app, get_config, out, print_json
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.selection import find_newest_verified
-from schedgen_backups.core.errors import ConfigurationError, StorageError
+from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError, StorageError
 from schedgen_backups.core.system.files import write_atomically
 from schedgen_backups.core.units import describe_labels
-from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,13 @@ def last(
     label: Annotated[str, typer.Option(help="Only points with this label: key, or key=value.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Print the newest verified recovery point and the commands that go back to it; ends with 3 when there is none."""
+    """Print the newest verified recovery point and the commands that go back to it; ends with 8 when there is none."""
     config = get_config(context)
     catalog = config.open_catalog()
     point = find_newest_verified(catalog, label=label)
     if point is None or point.manifest is None:
         asked = f" with the label {label}" if label else ""
-        err.print(escape(f"there is no verified recovery point{asked} in {catalog.directory}"))
-        raise CommandEnd(VERIFICATION_EXIT_CODE)
+        raise PointNotFoundError(f"there is no verified recovery point{asked} in {catalog.directory}", hint="Take one: schedgen-backups backup")
     rollback = make_rollback(point, config)
     origin, pin = point.manifest.origin, read_pin(catalog, point.point_id)
     pinned_until = pin.expires_at.isoformat() if pin is not None and pin.expires_at is not None else None

@@ -46,6 +46,7 @@ def _to_json(outcome: DrillResult) -> dict[str, object]:
     return {
         "run_id": outcome.run_id,
         "success": outcome.exit_code == 0,
+        "exit_code": outcome.exit_code,
         "rto_seconds": report.rto_seconds if report is not None else None,
         "rpo_seconds": report.rpo_seconds if report is not None else None,
         "report": report.model_dump(mode="json") if report is not None else None,

@@ -9,36 +9,50 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from schedgen_backups.cli.app import CommandEnd, app, err, out
+from schedgen_backups.cli.app import COMMAND_MODULES, CommandEnd, app, err, out, print_json
 from schedgen_backups.config.config import choose_environment_file, load_config
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.model import TOOL_VERSION
-from schedgen_backups.exit_codes import CONFIGURATION_EXIT_CODE, get_exit_code
+from schedgen_backups.exit_codes import CANCELLED_EXIT_CODE, USAGE_EXIT_CODE, get_exit_code
 
 __all__ = ["app", "main"]
-_USAGE_EXIT_CODE = 2
+_JSON_OPTION = "--json"
 
 
 def main() -> None:
-    """Runs the command line and ends the process with one of the documented exit codes."""
+    """Run the command line and end the process with one of the documented exit codes."""
     try:
-        app()
+        # Typer's own way of ending knows neither our exit codes nor refusals as JSON.
+        ended = app(standalone_mode=False)
+        exit_code = ended if isinstance(ended, int) else 0
     except CommandEnd as end:
-        sys.exit(end.exit_code)
+        exit_code = end.exit_code
     except BackupError as error:
-        print_error(error)
-        sys.exit(get_exit_code(error))
-    except SystemExit as end:
-        # A wrong option ends with 2 in every command line; here 2 is the bucket's.
-        sys.exit(CONFIGURATION_EXIT_CODE if end.code == _USAGE_EXIT_CODE else end.code)
+        exit_code = get_exit_code(error)
+        print_refusal(error.message, error.hint, exit_code)
+    except typer.TyperException as error:
+        exit_code = USAGE_EXIT_CODE
+        print_refusal(error.format_message(), f"`{_name_help()}` shows what it takes.", exit_code)
+    except typer.Abort:
+        exit_code = CANCELLED_EXIT_CODE
+        print_refusal("cancelled", "", exit_code)
+    sys.exit(exit_code)
 
 
-def print_error(error: BackupError) -> None:
-    """Print the message and what to do on stderr."""
-    err.print(f"[bold red]error:[/] {escape(error.message)}")
-    if error.hint:
-        err.print(f"[bold]What to do:[/] {escape(error.hint)}")
+def print_refusal(message: str, hint: str, exit_code: int) -> None:
+    """Say why a command ended and what to do: on stderr for people, on stdout where JSON was asked for."""
+    if _JSON_OPTION in sys.argv[1:]:
+        print_json({"error": message, "hint": hint, "exit_code": exit_code})
+        return
+    err.print(f"[bold red]error:[/] {escape(message)}")
+    if hint:
+        err.print(f"[bold]What to do:[/] {escape(hint)}")
+
+
+def _name_help() -> str:
+    command = next((word for word in sys.argv[1:] if word in COMMAND_MODULES), "")
+    return " ".join(filter(None, ("schedgen-backups", command, "--help")))
 
 
 @app.callback(invoke_without_command=True)
@@ -54,6 +68,9 @@ def begin(
     if version:
         out.print(TOOL_VERSION)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        err.print(context.get_help())
+        raise typer.Exit(USAGE_EXIT_CODE)
     if env_file is not None:
         choose_environment_file(env_file)
     context.obj = load_config()

@@ -10,12 +10,12 @@ from rich.table import Table
 
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
-from schedgen_backups.cli.progress import draw_precondition_results
+from schedgen_backups.cli.progress import print_precondition_results
 from schedgen_backups.core.catalog.selection import look_over
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
 from schedgen_backups.doctor.checks import Verdict, examine
-from schedgen_backups.exit_codes import CONFIGURATION_EXIT_CODE, VERIFICATION_EXIT_CODE
+from schedgen_backups.exit_codes import ALERT_EXIT_CODE, CONFIGURATION_EXIT_CODE, VERIFICATION_EXIT_CODE
 
 _WARNING_SHARE = 0.8
 """`status` warns when so much of the allowed age is used up."""
@@ -65,9 +65,9 @@ def doctor(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """Check every precondition of a backup: settings, servers, versions, privileges, space, clock."""
     results = list(examine(get_config(context)))
     if as_json:
-        print_json([{"what": f.subject, "state": f.verdict.value, "detail": f.detail, "fix": f.fix} for f in results])
+        print_json({"results": [{"what": f.subject, "state": f.verdict.value, "detail": f.detail, "fix": f.fix} for f in results]})
     else:
-        out.print(draw_precondition_results(results))
+        print_precondition_results(out, results)
     raise CommandEnd(CONFIGURATION_EXIT_CODE if any(result.verdict is Verdict.PROBLEM for result in results) else 0)
 
 
@@ -97,14 +97,17 @@ def audit(context: typer.Context, *, as_json: JsonOption = False) -> None:
 
 
 @app.command(name="alert-test")
-def test_alerts(context: typer.Context) -> None:
-    """Send a test alert through every channel and print what each answered; ends with 4 when one did not accept it."""
+def send_alert_test(context: typer.Context, *, as_json: JsonOption = False) -> None:
+    """Send a test alert through every channel and print what each answered; ends with 9 when one did not accept it."""
     service = AlertService(get_config(context))
     if not service.notifier.channels:
         raise ConfigurationError("no channel is configured", hint="Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL.")
     deliveries = send_test_alert(service.notifier)
-    table = Table("channel", "accepted", "answer", box=None, pad_edge=False, header_style="bold")
-    for delivery in deliveries:
-        table.add_row(escape(delivery.channel), "[green]yes[/]" if delivery.is_accepted else "[bold red]no[/]", escape(delivery.answer))
-    out.print(table)
-    raise CommandEnd(0 if all(delivery.is_accepted for delivery in deliveries) else CONFIGURATION_EXIT_CODE)
+    if as_json:
+        print_json({"deliveries": [{"channel": each.channel, "accepted": each.is_accepted, "answer": each.answer} for each in deliveries]})
+    else:
+        table = Table("channel", "accepted", "answer", box=None, pad_edge=False, header_style="bold")
+        for delivery in deliveries:
+            table.add_row(escape(delivery.channel), "[green]yes[/]" if delivery.is_accepted else "[bold red]no[/]", escape(delivery.answer))
+        out.print(table)
+    raise CommandEnd(0 if all(delivery.is_accepted for delivery in deliveries) else ALERT_EXIT_CODE)

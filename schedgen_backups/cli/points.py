@@ -15,14 +15,14 @@ from schedgen_backups.cli.progress import describe_levels, draw_plan, draw_point
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
-from schedgen_backups.core.catalog.pins import Pin, remove_pin, write_pin
-from schedgen_backups.core.catalog.selection import resolve_point
-from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.catalog.pins import Pin, describe_pin, read_pin, remove_pin, write_pin
+from schedgen_backups.core.catalog.selection import has_label, resolve_point
+from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import AcceptedObject, Adoption, ArtifactKind, ArtifactName
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
-from schedgen_backups.core.units import format_bytes
+from schedgen_backups.core.units import count, describe_labels, format_bytes, parse_span
 from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups.core.verify.live_system import LiveSystem
@@ -31,18 +31,32 @@ from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 
 @app.command(name="list")
-def list_points(context: typer.Context, *, as_json: JsonOption = False) -> None:
-    """List the recovery points, oldest first, with their state."""
+def list_points(
+    context: typer.Context,
+    *,
+    label: Annotated[str, typer.Option(help="Only points with this label: key, or key=value.")] = "",
+    since: Annotated[str, typer.Option(help="Only points taken within this span, such as 36h, 30d or 4w.")] = "",
+    state: Annotated[PointState | None, typer.Option(help="Only points in this state.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the recovery points, oldest first, with state, pin, labels and reason."""
     catalog = get_config(context).open_catalog()
-    points = catalog.list_points()
+    now = datetime.now(timezone.utc)
+    begins_at = now - parse_span(since) if since else None
+    points = [
+        point
+        for point in catalog.list_points()
+        if has_label(point, label) and (begins_at is None or point.point_id.taken_at >= begins_at) and state in {None, point.state}
+    ]
     unmanaged = catalog.list_unmanaged()
     if as_json:
-        print_json({"points": [_point_to_json(point) for point in points], "unmanaged": [path.name for path in unmanaged]})
+        print_json({"points": [_point_to_json(catalog, point) for point in points], "unmanaged": [path.name for path in unmanaged]})
         return
     if points:
-        out.print(draw_points(points, datetime.now(timezone.utc)))
+        out.print(draw_points(points, now, {point.point_id: describe_pin(catalog, point.point_id) for point in points}))
     else:
-        out.print(f"no recovery points in {escape(str(catalog.directory))}")
+        wanted = " of that kind" if label or since or state else ""
+        out.print(f"no recovery points{wanted} in {escape(str(catalog.directory))}")
     if unmanaged:
         names = ", ".join(path.name for path in unmanaged)
         out.print(f"unmanaged (not made by schedgen-backups, never touched): {escape(names)}")
@@ -58,12 +72,13 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one recovery point: its files, what was proven of it and when, who asked for it; or its tables, or its objects."""
-    point = resolve_point(get_config(context).open_catalog(), point_id)
+    catalog = get_config(context).open_catalog()
+    point = resolve_point(catalog, point_id)
     if tables or objects is not None:
         _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
         return
     if as_json:
-        print_json(_point_to_json(point))
+        print_json(_point_to_json(catalog, point))
         return
     out.print(f"[bold]{point.point_id}[/]  {point.state.value}  taken {point.point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC")
     for artifact in point.artifacts:
@@ -77,7 +92,7 @@ def show(
         origin = point.manifest.origin
         described = {
             "reason": origin.reason,
-            "labels": ", ".join(f"{name}={value}" for name, value in origin.labels.items()),
+            "labels": describe_labels(origin.labels),
             "git": f"{origin.git_commit} {origin.git_branch}".strip(),
             "by": f"{origin.user}@{origin.host}",
             "run": origin.run_id,
@@ -85,6 +100,8 @@ def show(
         for name, value in described.items():
             if value:
                 out.print(f"  {name:9} {escape(value)}")
+    if pinned := describe_pin(catalog, point.point_id):
+        out.print(f"  pin       {escape(pinned)}")
     out.print(draw_results(point.verification.results))
 
 
@@ -108,7 +125,7 @@ def verify(
         points = catalog.list_points() if every else find_unread(catalog) if changed else (resolve_point(catalog, subject),)
         results = {point.point_id.text: _verify_listed(config, catalog, point) for point in points}
     if as_json:
-        print_json({name: [result.model_dump(mode="json") for result in found] for name, found in results.items()})
+        print_json({"results": {name: [result.model_dump(mode="json") for result in found] for name, found in results.items()}})
     else:
         for name, found in results.items():
             out.print(f"[bold]{escape(name)}[/]")
@@ -125,6 +142,7 @@ def pin(
     *,
     reason: Annotated[str, typer.Option(help="Why the point must stay.")],
     days: Annotated[int, typer.Option(help="For so many days; 0 until it is unpinned.", min=0)] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Keep a recovery point whatever retention says."""
     catalog = get_config(context).open_catalog()
@@ -132,16 +150,24 @@ def pin(
     now = datetime.now(timezone.utc)
     expires_at = now + timedelta(days=days) if days else None
     user = getpass.getuser()
-    write_pin(catalog, Pin(point_id=point.point_id.text, reason=reason, pinned_by=user, pinned_at=now, expires_at=expires_at))
-    out.print(f"{point.point_id} is pinned{f' until {expires_at:%Y-%m-%d}' if expires_at else ''}: {escape(reason)}")
+    made = Pin(point_id=point.point_id.text, reason=reason, pinned_by=user, pinned_at=now, expires_at=expires_at)
+    write_pin(catalog, made)
+    if as_json:
+        print_json({"id": point.point_id.text, "pin": made.model_dump(mode="json")})
+    else:
+        out.print(f"{point.point_id} is pinned{f' until {expires_at:%Y-%m-%d}' if expires_at else ''}: {escape(reason)}")
 
 
 @app.command()
-def unpin(context: typer.Context, point_id: PointArgument) -> None:
+def unpin(context: typer.Context, point_id: PointArgument, *, as_json: JsonOption = False) -> None:
     """Let retention decide about a recovery point again."""
     catalog = get_config(context).open_catalog()
     point = resolve_point(catalog, point_id)
-    out.print(f"{point.point_id} is {'no longer pinned' if remove_pin(catalog, point.point_id) else 'not pinned'}")
+    was_pinned = remove_pin(catalog, point.point_id)
+    if as_json:
+        print_json({"id": point.point_id.text, "was_pinned": was_pinned})
+    else:
+        out.print(f"{point.point_id} is {'no longer pinned' if was_pinned else 'not pinned'}")
 
 
 @app.command()
@@ -150,6 +176,7 @@ def adopt(
     point_id: PointArgument,
     *,
     reason: Annotated[str, typer.Option(help="Why a point of another site counts here.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Let a recovery point of another site's backup directory count in this one."""
     catalog = get_config(context).open_catalog()
@@ -157,8 +184,12 @@ def adopt(
     if point.state is not PointState.FOREIGN:
         raise ConfigurationError(f"recovery point {point.point_id} is this site's own", hint="`schedgen-backups list` shows which are foreign.")
     now = datetime.now(timezone.utc)
-    catalog.adopt(Adoption(point_id=point.point_id.text, reason=reason, adopted_by=getpass.getuser(), adopted_at=now))
-    out.print(f"{point.point_id} counts as this site's own: {escape(reason)}")
+    adoption = Adoption(point_id=point.point_id.text, reason=reason, adopted_by=getpass.getuser(), adopted_at=now)
+    catalog.adopt(adoption)
+    if as_json:
+        print_json({"id": point.point_id.text, "adoption": adoption.model_dump(mode="json")})
+    else:
+        out.print(f"{point.point_id} counts as this site's own: {escape(reason)}")
 
 
 @app.command()
@@ -167,13 +198,17 @@ def accept_missing(
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Object keys that the database refers to and nobody has.")],
     *,
     reason: Annotated[str, typer.Option(help="Why their absence is all right.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Let the absence of these objects raise no alert from now on."""
     now = datetime.now(timezone.utc)
     user = getpass.getuser()
     accepted = [AcceptedObject(key=key, reason=reason, accepted_by=user, accepted_at=now) for key in keys]
     get_config(context).open_catalog().accept_missing(accepted)
-    out.print(f"accepted: {len(accepted)} missing object{'' if len(accepted) == 1 else 's'}")
+    if as_json:
+        print_json({"accepted": [each.model_dump(mode="json") for each in accepted]})
+    else:
+        out.print(f"accepted: {count(len(accepted), 'missing object')}")
 
 
 @app.command()
@@ -258,11 +293,17 @@ def _find_live(config: Config) -> LiveSystem | None:
         return None
 
 
-def _point_to_json(point: PointListing) -> dict[str, object]:
+def _point_to_json(catalog: Catalog, point: PointListing) -> dict[str, object]:
+    try:
+        found = read_pin(catalog, point.point_id)
+        pin_answer: object = found.model_dump(mode="json") if found is not None else None
+    except VerificationError as error:
+        pin_answer = {"error": error.message}
     return {
         "id": point.point_id.text,
         "taken_at": point.point_id.taken_at.isoformat(),
         "state": point.state.value,
+        "pin": pin_answer,
         "problems": list(point.problems),
         "unread_files": list(point.unread_files),
         "artifacts": {artifact.name.kind.value: {"path": str(artifact.path), "size_bytes": artifact.size_bytes} for artifact in point.artifacts},

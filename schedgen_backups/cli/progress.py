@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,9 +25,9 @@ from rich.table import Table
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, PointListing, PointState
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus, VerificationLevel
 from schedgen_backups.core.formats.records import TableEntry
-from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.model import ArtifactKind, Origin, RecoveryPointId
 from schedgen_backups.core.retention.plan import RetentionPlan
-from schedgen_backups.core.units import format_bytes
+from schedgen_backups.core.units import describe_labels, format_bytes
 from schedgen_backups.doctor.checks import PreconditionResult, Verdict
 from schedgen_backups.runs.results import StepFailure
 
@@ -51,25 +51,27 @@ _VERDICT_STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM:
 _POLL_SECONDS = 0.2
 
 
-def draw_points(points: Iterable[PointListing], now: datetime) -> Table:
-    """One line per recovery point, oldest first."""
+def draw_points(points: Iterable[PointListing], now: datetime, pins: Mapping[RecoveryPointId, str]) -> Table:
+    """One line per recovery point, oldest first; `pins` has what is to be said of each point's pin."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("recovery point", "age"):
         table.add_column(name, no_wrap=True)
     for name in ("database", "bucket"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("highest level", no_wrap=True)
-    table.add_column("reason", overflow="fold")
+    table.add_column("level", no_wrap=True)
+    table.add_column("pin, labels, reason", overflow="fold")
     for point in points:
+        origin = point.manifest.origin if point.manifest else Origin()
+        notes = ("to be read again",) if point.unread_files else ()
         sizes = [artifact.size_bytes if (artifact := point.artifact(kind)) else None for kind in ArtifactKind]
         table.add_row(
             point.point_id.text,
             format_age(now - point.point_id.taken_at),
             *("-" if size is None else format_bytes(size) for size in sizes),
-            f"[{_STATE_STYLES[point.state]}]{point.state.value}[/]{', to be read again' if point.unread_files else ''}",
+            f"[{_STATE_STYLES[point.state]}]{point.state.value}[/]",
             find_highest_level(point),
-            escape(point.manifest.origin.reason) if point.manifest else "",
+            escape("; ".join(filter(None, (*notes, pins[point.point_id], describe_labels(origin.labels), origin.reason)))),
         )
     return table
 
@@ -96,16 +98,12 @@ def draw_tables(tables: Iterable[TableEntry]) -> Table:
     return drawn
 
 
-def draw_precondition_results(results: Iterable[PreconditionResult]) -> Table:
-    """One line per precondition, with the fix below where there is one to make."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("what", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("detail", overflow="fold")
+def print_precondition_results(console: Console, results: Iterable[PreconditionResult]) -> None:
+    """Print a line per precondition, with the fix below where there is one to make. No table: it would break commands at a screen's width."""
     for result in results:
-        detail = escape(result.detail) + (f"\n[bold]fix:[/] {escape(result.fix)}" if result.fix else "")
-        table.add_row(result.subject, f"[{_VERDICT_STYLES[result.verdict]}]{result.verdict.value}[/]", detail)
-    return table
+        console.print(f"[{_VERDICT_STYLES[result.verdict]}]{result.verdict.value:7}[/] [bold]{escape(result.subject)}:[/] {escape(result.detail)}")
+        if result.fix:
+            console.print(f"{'':7} [bold]fix:[/] {escape(result.fix)}")
 
 
 def draw_plan(plan: RetentionPlan) -> Table:

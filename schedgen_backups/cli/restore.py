@@ -31,8 +31,10 @@ from schedgen_backups.core.restore.table_diff import diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
 from schedgen_backups.core.restore.tables import PreparedTables, make_side_name
 from schedgen_backups.core.restore.undelete import prepare_undelete
+from schedgen_backups.core.units import count, format_bytes
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
+_LISTED_FILES = 20
 AsOfOption = Annotated[str, typer.Option("--as-of", help="With `latest`: the newest verified point that is not later than this time.")]
 ReasonOption = Annotated[str, typer.Option(help="Why this is restored, kept in the log of restores.")]
 SafetyOption = Annotated[
@@ -117,7 +119,7 @@ def restore_tables(
             written = service.write_rows(prepared, write)
             answer["written"] = {rows.table.qualified_name: rows.count for rows in written}
             for rows in () if as_json else written:
-                out.print(f"{escape(rows.table.qualified_name)}: {rows.count} rows put back into {escape(request.live.label)}")
+                out.print(f"{escape(rows.table.qualified_name)}: {count(rows.count, 'row')} put back into {escape(request.live.label)}")
         elif not diff_only:
             _keep_separate(prepared)
             answer["side_database"] = prepared.side.name
@@ -166,7 +168,7 @@ def restore_objects(
     if as_json:
         print_json({"id": point.point_id.text, "objects": objects_to_json(differences), "written": [entry.key for entry in written]})
     elif not dry_run:
-        out.print(f"{len(written)} objects written into {escape(prepared.bucket.target.label)}, read back and found equal")
+        out.print(f"{count(len(written), 'object')} written into {escape(prepared.bucket.target.label)}, read back and found equal")
 
 
 @app.command()
@@ -209,7 +211,7 @@ def undelete(
             undeleted = service.undelete(prepared)
             answer |= {"rows_written": undeleted.row_count, "objects_written": [entry.key for entry in undeleted.objects]}
             if not as_json:
-                out.print(f"{undeleted.row_count} rows and {len(undeleted.objects)} objects brought back")
+                out.print(f"{count(undeleted.row_count, 'row')} and {count(len(undeleted.objects), 'object')} brought back")
     if as_json:
         print_json(answer)
 
@@ -219,7 +221,7 @@ def show_log(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """Show who restored what, from which point into where, when, why and with what result: every restore of this backup directory."""
     entries = read_restore_log(get_config(context).open_catalog().directory)
     if as_json:
-        print_json([entry.model_dump(mode="json") for entry in entries])
+        print_json({"entries": [entry.model_dump(mode="json") for entry in entries]})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("started (UTC)", "who", "point", "what", "into", "result", "reason"):
@@ -248,8 +250,16 @@ def _print_files(files: PreparedFiles, written: tuple[Path, ...], *, as_json: bo
     if as_json:
         print_json({"id": files.point.point_id.text, "objects": [entry.key for entry in files.entries], "files": [str(path) for path in written]})
         return
-    for text in [str(path) for path in written] or [f"would {line}" for line in files.describe()]:
+    lines = [str(path) for path in written] or [f"would {line}" for line in files.describe()]
+    for text in lines[:_LISTED_FILES]:
         out.print(escape(text))
+    if len(lines) > _LISTED_FILES:
+        out.print(f"{len(lines) - _LISTED_FILES} more; --json names all")
+    size = format_bytes(sum(entry.size_bytes for entry in files.entries))
+    done = "written, read back and found equal" if written else "would be written"
+    out.print(f"{count(len(lines), 'object')}, {size}, {done}, in {escape(str(files.folder))}")
+    if written and files.index_path is not None:
+        out.print(f"whose keys are no names for files: {escape(str(files.index_path))}")
 
 
 def _keep_separate(prepared: PreparedTables) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from schedgen_backups.core.restore.objects import ObjectDifference, ObjectStanding
 from schedgen_backups.core.restore.table_diff import TableDiff, describe_rows
-from schedgen_backups.core.units import format_bytes
+from schedgen_backups.core.units import count, format_bytes
 
 _LISTED = 50
 _STANDING_STYLES = {ObjectStanding.MISSING: "yellow", ObjectStanding.SAME: "green", ObjectStanding.DIFFERENT: "bold red"}
@@ -42,5 +42,5 @@ def draw_objects(differences: tuple[ObjectDifference, ...]) -> Table:
         )
     if len(unlike) > _LISTED:
         drawn.add_row(f"{len(unlike) - _LISTED} more", "", "")
-    drawn.add_row(f"{len(differences) - len(unlike)} objects", "", "[green]same[/]")
+    drawn.add_row(count(len(differences) - len(unlike), "object"), "", "[green]same[/]")
     return drawn

@@ -107,6 +107,14 @@ class Config:
         return directory
 
     @cached_property
+    def git_directory(self) -> Path | None:
+        """The application's checkout whose commit is kept with each point, where the operator named one."""
+        reader = self.open_reader()
+        directory = reader.path("BACKUP_GIT_DIRECTORY")
+        reader.check()
+        return directory
+
+    @cached_property
     def capture(self) -> CaptureSettings:
         """How a recovery point is taken, and how data is moved."""
         reader = self.open_reader()

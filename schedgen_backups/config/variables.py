@@ -56,6 +56,7 @@ VARIABLES = (
     Variable(
         "BACKUP_ALLOW_NEW_SOURCE", "false", "true for the first backup of a database or bucket under another name than the directory's points have"
     ),
+    Variable("BACKUP_GIT_DIRECTORY", "", "checkout of the application: its commit and branch are kept in each point; by default none are"),
     Variable("BACKUP_COMPRESSION_THREADS", "", "threads that compress; by default one per core, at most 8"),
     Variable("BACKUP_DUMP_JOBS", "", "pg_dumps side by side where there are several large tables; by default 2 on four cores and more, otherwise 1"),
     Variable("BACKUP_DOWNLOAD_THREADS", "16", "most objects that are read or written at the same time; fewer are read where more only wait longer"),

@@ -2,6 +2,7 @@
 
     BackupError
     ├── ConfigurationError        a setting is missing or wrong              permanent
+    │   └── PointNotFoundError    no recovery point is as asked for          permanent
     ├── LockHeldError             another run works on the directory         retryable
     ├── DatabaseError             the database could not be captured         permanent unless said
     │   ├── DatabaseUnreachableError                                         retryable
@@ -37,6 +38,10 @@ class BackupError(Exception):
 
 class ConfigurationError(BackupError):
     """A setting is missing or wrong. Permanent: nothing changes until somebody edits it."""
+
+
+class PointNotFoundError(ConfigurationError):
+    """There is no recovery point as it was asked for. Permanent until one is taken."""
 
 
 class LockHeldError(BackupError):

@@ -20,6 +20,11 @@ def name_some(names: Sequence[str], *, limit: int = NAMED_LIMIT) -> str:
     return f"{named} and {len(names) - limit} more" if len(names) > limit else named
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Return the number with the noun in the form that belongs to it, such as `1 object` and `12 objects`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def format_bytes(size_bytes: float) -> str:
     """The size in the largest decimal unit that leaves a digit before the point, such as `1.2 GB`."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import dagster as dg
 
@@ -31,14 +32,17 @@ _STEP_EXIT_CODES = {"database_dump": DATABASE_EXIT_CODE, "minio_archive": BUCKET
 _GIT_TIMEOUT_SECONDS = 10
 
 
-def make_tags(reason: str, labels: Mapping[str, str]) -> dict[str, str]:
-    """The run tags that tell who asked for a backup and why; git commit and branch where the current folder is a checkout."""
+def make_tags(config: Config, reason: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the run tags that tell who asked for a backup and why; commit and branch of the checkout that the configuration names."""
     tags = {f"{run_tags.LABEL_PREFIX}{name}": value for name, value in labels.items()}
     tags |= {
         run_tags.REASON: reason,
-        run_tags.GIT_COMMIT: _ask_git("rev-parse", "HEAD"),
-        run_tags.GIT_BRANCH: _ask_git("rev-parse", "--abbrev-ref", "HEAD"),
     }
+    if (checkout := config.git_directory) is not None:
+        tags |= {
+            run_tags.GIT_COMMIT: _ask_git(checkout, "rev-parse", "HEAD"),
+            run_tags.GIT_BRANCH: _ask_git(checkout, "rev-parse", "--abbrev-ref", "HEAD"),
+        }
     with suppress(KeyError, OSError):  # a user without a name
         tags[run_tags.USER] = getpass.getuser()
     return {name: value for name, value in tags.items() if value}
@@ -149,9 +153,9 @@ def _read_failure(event: dg.DagsterEvent) -> StepFailure:
     return StepFailure(step, reason.cause, reason.next_step, exit_code)
 
 
-def _ask_git(*arguments: str) -> str:
+def _ask_git(checkout: Path, *arguments: str) -> str:
     try:
-        code, output, _stderr = run_program(["git", *arguments], environment={}, timeout_seconds=_GIT_TIMEOUT_SECONDS)
+        code, output, _stderr = run_program(["git", "-C", str(checkout), *arguments], environment={}, timeout_seconds=_GIT_TIMEOUT_SECONDS)
     except ProgramError:  # no git here: nothing to record
         return ""
     return output.strip() if code == 0 else ""

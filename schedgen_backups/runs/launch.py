@@ -14,11 +14,11 @@ def run_backup(config: Config, reason: str, labels: Mapping[str, str], *, pin_fo
     from schedgen_backups.runs import in_process as instance  # noqa: PLC0415 - see above
 
     pinned = {run_tags.PIN_FOR: pin_for} if pin_for else {}
-    return instance.run_backup_job(config, instance.make_tags(reason, labels) | pinned)
+    return instance.run_backup_job(config, instance.make_tags(config, reason, labels) | pinned)
 
 
 def run_drill(config: Config, point_id: str) -> DrillResult:
     """Drill a restore of the point through Dagster; how it ended is in the result, never raised."""
     from schedgen_backups.runs import in_process as instance  # noqa: PLC0415 - see above
 
-    return instance.run_drill_job(config, point_id, instance.make_tags("", {}))
+    return instance.run_drill_job(config, point_id, instance.make_tags(config, "", {}))

@@ -15,12 +15,14 @@ from schedgen_backups.exit_codes import (
     CONFIGURATION_EXIT_CODE,
     DATABASE_EXIT_CODE,
     LOCK_EXIT_CODE,
+    NO_POINT_EXIT_CODE,
     VERIFICATION_EXIT_CODE,
 )
 
 _EXIT_CODE_PRIORITY = (
     CANCELLED_EXIT_CODE,
     CONFIGURATION_EXIT_CODE,
+    NO_POINT_EXIT_CODE,
     LOCK_EXIT_CODE,
     DATABASE_EXIT_CODE,
     BUCKET_EXIT_CODE,
@@ -68,7 +70,7 @@ class DrillResult:
 
     @property
     def exit_code(self) -> int:
-        """0 when every check was seen to hold, 3 when not, or the most telling code of what kept the drill from finding out."""
+        """0 when every check was seen to hold, VERIFICATION_EXIT_CODE when not, or the most telling code of what kept the drill from finding out."""
         if self.report is not None:
             return 0 if self.report.is_passed and not self.failures else VERIFICATION_EXIT_CODE
         codes = {failure.exit_code for failure in self.failures}

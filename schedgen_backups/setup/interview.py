@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import out
-from schedgen_backups.cli.progress import draw_precondition_results
+from schedgen_backups.cli.progress import print_precondition_results
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.cron import parse_cron
 from schedgen_backups.config.reader import DEFAULTS
@@ -205,7 +205,7 @@ def _judge(results: list[PreconditionResult]) -> None:
     problems = [result for result in results if result.verdict is Verdict.PROBLEM]
     if problems:
         raise ConfigurationError("; ".join(result.detail for result in problems), hint=" ".join(result.fix for result in problems if result.fix))
-    out.print(draw_precondition_results(results))
+    print_precondition_results(out, results)
 
 
 def _find_problem(question: Question, value: str) -> str:

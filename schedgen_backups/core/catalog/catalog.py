@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResult, Verification
 from schedgen_backups.core.catalog.resume import find_resumable
-from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, UnreadableFileError, VerificationError
+from schedgen_backups.core.errors import BackupError, ConfigurationError, PointNotFoundError, StorageError, UnreadableFileError, VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer
 from schedgen_backups.core.model import (
     FORMAT_VERSION,
@@ -377,11 +377,11 @@ class Catalog:
         return tuple(artifact.path for artifact in self._find_artifacts() if artifact.name.point_id not in committed and not is_ours(artifact))
 
     def get_point(self, point_id: RecoveryPointId) -> PointListing:
-        """The recovery point with this id; ConfigurationError (permanent) when there is none."""
+        """The recovery point with this id; PointNotFoundError (permanent) when there is none."""
         for point in self.list_points():
             if point.point_id == point_id:
                 return point
-        raise ConfigurationError(f"there is no recovery point {point_id} in {self.directory}", hint="`schedgen-backups list` shows those there are.")
+        raise PointNotFoundError(f"there is no recovery point {point_id} in {self.directory}", hint="`schedgen-backups list` shows those there are.")
 
     def _look_at(self, point_id: RecoveryPointId, artifacts: list[FoundArtifact], site: Site | None) -> PointListing:
         ordered = tuple(sorted(artifacts, key=lambda artifact: artifact.name.kind.value, reverse=True))

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pydantic import AwareDatetime
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import FrozenModel, RecoveryPointId
 
 
@@ -38,6 +39,20 @@ def write_pin(catalog: Catalog, pin: Pin) -> None:
 def read_pin(catalog: Catalog, point_id: RecoveryPointId) -> Pin | None:
     """The point's pin, or None; a damaged pin is a VerificationError, which keeps everything."""
     return catalog.read_description(catalog.pin_path(point_id).name, Pin)
+
+
+def describe_pin(catalog: Catalog, point_id: RecoveryPointId) -> str:
+    """Return in words whether the point is pinned, until when and why; empty when it is not."""
+    try:
+        pin = read_pin(catalog, point_id)
+    except VerificationError:
+        return "pin cannot be read: the point stays"
+    if pin is None:
+        return ""
+    if pin.expires_at is None:
+        return f"pinned: {pin.reason}"
+    verb = "pinned until" if pin.is_valid(datetime.now(timezone.utc)) else "was pinned until"
+    return f"{verb} {pin.expires_at:%Y-%m-%d %H:%M} UTC: {pin.reason}"
 
 
 def remove_pin(catalog: Catalog, point_id: RecoveryPointId) -> bool:

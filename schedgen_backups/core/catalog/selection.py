@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 
 from schedgen_backups.core.catalog.catalog import SITE_NAME, Catalog, PointListing, PointState
 from schedgen_backups.core.catalog.check_results import CheckStatus
-from schedgen_backups.core.errors import ConfigurationError, VerificationError
+from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.units import NAMED_LIMIT, name_some
 
@@ -22,19 +22,20 @@ def list_verified(catalog: Catalog) -> tuple[PointListing, ...]:
 
 def find_newest_verified(catalog: Catalog, *, label: str = "") -> PointListing | None:
     """Return the newest verified point, or the newest with this label (`key` or `key=value`); None when there is none."""
+    return next((point for point in reversed(list_verified(catalog)) if has_label(point, label)), None)
+
+
+def has_label(point: PointListing, label: str) -> bool:
+    """Whether the point has the label, given as `key` or `key=value`; every point has an empty one."""
     key, separator, value = label.partition("=")
-
-    def has_label(point: PointListing) -> bool:
-        labels = point.manifest.origin.labels if point.manifest is not None else {}
-        return not label or (labels.get(key) == value if separator else key in labels)
-
-    return next((point for point in reversed(list_verified(catalog)) if has_label(point)), None)
+    labels = point.manifest.origin.labels if point.manifest is not None else {}
+    return not label or (labels.get(key) == value if separator else key in labels)
 
 
 def resolve_point(catalog: Catalog, text: str, *, as_of: str = "", timezone: tzinfo = UTC) -> PointListing:
     """Return the point that a person named: an id, or `latest` for the newest committed one, with `as_of` the newest verified one of that time.
 
-    `as_of` is an ISO 8601 time, in `timezone` where it has no offset. ConfigurationError when there is no such point.
+    `as_of` is an ISO 8601 time, in `timezone` where it has no offset. PointNotFoundError when there is no such point.
     """
     if as_of and text != LATEST:
         raise ConfigurationError(f"both {text} and a time are given", hint="Give `latest` as the id beside --as-of.")
@@ -44,7 +45,7 @@ def resolve_point(catalog: Catalog, text: str, *, as_of: str = "", timezone: tzi
         passed_over = {PointState.FOREIGN, PointState.DAMAGED, PointState.AHEAD}
         committed = [point for point in catalog.list_points() if point.manifest is not None and point.state not in passed_over]
         if not committed:
-            raise ConfigurationError(f"there is no committed recovery point in {catalog.directory}", hint="Take one: schedgen-backups backup")
+            raise PointNotFoundError(f"there is no committed recovery point in {catalog.directory}", hint="Take one: schedgen-backups backup")
         return committed[-1]
     return catalog.get_point(RecoveryPointId.parse(text))
 
@@ -60,7 +61,7 @@ def _find_as_of(catalog: Catalog, text: str, timezone: tzinfo) -> PointListing:
         moment = moment.replace(tzinfo=timezone)
     fitting = [point for point in list_verified(catalog) if point.manifest is not None and point.manifest.snapshot_at <= moment]
     if not fitting:
-        raise ConfigurationError(f"no verified recovery point is as old as {text}", hint="`schedgen-backups list` shows those there are.")
+        raise PointNotFoundError(f"no verified recovery point is as old as {text}", hint="`schedgen-backups list` shows those there are.")
     return fitting[-1]
 
 

@@ -22,7 +22,7 @@ from schedgen_backups.core.drill.pdf_sample import open_referenced_pdfs
 from schedgen_backups.core.drill.report import DrillReport, DrillSeconds
 from schedgen_backups.core.drill.scratch import Scratch, open_scratch, sweep_scratch
 from schedgen_backups.core.drill.sql_checks import SqlCheck, read_sql_checks, run_sql_checks
-from schedgen_backups.core.errors import BackupError, DatabaseError, RestoreError, VerificationError
+from schedgen_backups.core.errors import BackupError, DatabaseError, PointNotFoundError, RestoreError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.postgres.connection import CONNECT_TIMEOUT_SECONDS, connect_database, give_up_sessions
 from schedgen_backups.core.restore.point import OnProgress, RestoreRequest, prepare_restore
@@ -42,12 +42,12 @@ WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_p
 
 
 def find_drill_point(catalog: Catalog, point_id: RecoveryPointId | None) -> RecoveryPointId:
-    """The point of this id, or the newest verified one; VerificationError when there is none, ConfigurationError when there is no such point."""
+    """The point of this id, or the newest verified one; PointNotFoundError when there is none."""
     if point_id is not None:
         return catalog.get_point(point_id).point_id
     newest = find_newest_verified(catalog)
     if newest is None:
-        raise VerificationError(f"there is no verified recovery point in {catalog.directory}", hint="Take one: schedgen-backups backup")
+        raise PointNotFoundError(f"there is no verified recovery point in {catalog.directory}", hint="Take one: schedgen-backups backup")
     return newest.point_id
 
 

@@ -6,14 +6,17 @@ One site with one recovery point serves all tests; who harms files works on a co
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 import dagster as dg
+import pexpect
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -41,14 +44,15 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]) -> Iterator[tuple[Site, str]]:
-    """A site in a git checkout, and the id that `backup` printed there."""
+    """A site that names a git checkout, and the id that `backup` printed there."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         site = Site(tmp_path_factory.mktemp("cli"), seeded_application[0], monkeypatch)
         git(site.folder, "init", "--quiet", "--initial-branch=release/2.1")
         (site.folder / "a file").touch()
         git(site.folder, "add", "a file")
         git(site.folder, "commit", "--quiet", "--message=A commit")
-        result = site.cli("backup", "--reason", REASON, "--label", "deployment=v2.1.0", "--label", "ticket=OPS-17=b")
+        labels = ("--label", "deployment=v2.1.0", "--label", "ticket=OPS-17=b")
+        result = site.cli("backup", "--reason", REASON, *labels, BACKUP_GIT_DIRECTORY=str(site.folder))
         assert (result.code, result.stderr) == (0, "")
         yield site, result.stdout
 
@@ -98,7 +102,7 @@ def test_list_and_show_tell_the_same_to_people_and_to_programs(cli_site: Site) -
     assert (listed.code, entry["id"], entry["state"]) == (0, point.point_id.text, "verified")
     assert entry["levels"] == {"stored": "passed", "parsed": "passed", "coherent": "passed", "restored": "unknown", "equal": "unknown"}
     shown = cli_site.cli("show", "latest", "--json")
-    assert (shown.code, json.loads(shown.stdout)) == (0, entry)
+    assert (shown.code, json.loads(shown.stdout)) == (0, {"format_version": 1, **entry})
     text = cli_site.cli("list").stdout
     assert all(word in text for word in (point.point_id.text, "verified", "coherent", REASON))
     text = cli_site.cli("show", point.point_id.text).stdout
@@ -115,7 +119,7 @@ def test_files_of_the_old_script_are_listed_as_unmanaged(cli_site: Site, copied:
 
 def test_verify_reads_the_newest_point_again(cli_site: Site) -> None:
     result = cli_site.cli("verify", "latest", "--json")
-    [checks] = json.loads(result.stdout).values()
+    [checks] = json.loads(result.stdout)["results"].values()
     assert result.code == 0
     assert len(checks) == 7
     assert {check["status"] for check in checks} == {"passed"}
@@ -171,24 +175,53 @@ def test_without_a_dagster_home_a_backup_ends_with_4(cli_site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "code", "said"),
     [
-        (("backup", "--nonsense"), "No such option"),
-        (("show", "yesterday"), "is not the id of a recovery point"),
-        (("verify", "20010203_040506"), "there is no recovery point 20010203_040506"),
-        (("backup", "--label", "v2"), "is not key=value"),
+        (("backup", "--nonsense"), 64, "No such option"),
+        (("nonsense",), 64, "No such command"),
+        (("pin", "latest"), 64, "Missing option"),
+        (("show", "yesterday"), 4, "is not the id of a recovery point"),
+        (("verify", "20010203_040506"), 8, "there is no recovery point 20010203_040506"),
+        (("backup", "--label", "v2"), 4, "is not key=value"),
+        (("list", "--since", "tomorrow"), 4, "is no time span"),
     ],
-    ids=["option", "id", "point", "label"],
+    ids=["option", "command", "missing option", "id", "point", "label", "span"],
 )
-def test_what_was_typed_wrong_ends_with_4(arguments: tuple[str, ...], said: str, cli_site: Site) -> None:
+def test_what_was_typed_wrong_is_refused_to_people_and_to_programs(arguments: tuple[str, ...], code: int, said: str, cli_site: Site) -> None:
     result = cli_site.cli(*arguments)
-    assert (result.code, result.stdout) == (4, ""), result.stderr
+    assert (result.code, result.stdout) == (code, ""), result.stderr
     assert said in result.stderr
+    as_json = cli_site.cli(*arguments, "--json")
+    refusal = json.loads(as_json.stdout)
+    assert (as_json.code, as_json.stderr, refusal.keys()) == (code, "", {"format_version", "error", "hint", "exit_code"})
+    assert said in refusal["error"]
+    assert (refusal["exit_code"], bool(refusal["hint"])) == (code, True)
+
+
+def test_a_list_is_what_was_asked_for(cli_site: Site, copied: Path) -> None:
+    """By label, age and state; pins, labels and reasons stand beside the points."""
+    [point] = cli_site.points()
+    wheres = {"BACKUP_DIR": str(copied)}
+    assert cli_site.cli("pin", "latest", "--reason", "an [audit]", "--days", "3", **wheres).code == 0
+    shown = cli_site.cli("list", **wheres).stdout
+    assert "an [audit]" in shown
+    assert "deployment=v2.1.0, ticket=OPS-17=b" in shown
+    assert REASON in shown
+    assert max(map(len, shown.splitlines())) > 100  # a pipe is no screen: nothing is folded
+    assert "an [audit]" in cli_site.cli("show", "latest", **wheres).stdout
+
+    def count(*options: str) -> int:
+        return len(json.loads(cli_site.cli("list", "--json", *options, **wheres).stdout)["points"])
+
+    assert [count(*options) for options in ((), ("--label", "ticket"), ("--since", "1h"), ("--state", "verified"))] == [1, 1, 1, 1]
+    assert [count(*options) for options in (("--label", "ticket=no"), ("--state", "foreign"))] == [0, 0]
+    [entry] = json.loads(cli_site.cli("list", "--json", **wheres).stdout)["points"]
+    assert (entry["id"], entry["pin"]["reason"]) == (point.point_id.text, "an [audit]")
 
 
 def test_doctor_finds_nothing_where_nothing_is_wrong(cli_site: Site) -> None:
     result = cli_site.cli("doctor", "--json", BACKUP_NAME="tests")
-    results = json.loads(result.stdout)
+    results = json.loads(result.stdout)["results"]
     assert result.code == 0
     assert {result["state"] for result in results} == {"ok"}
     assert {"backup directory", "free space", "clock", "pg_dump", "privileges", "references", "bucket"} <= {result["what"] for result in results}
@@ -206,7 +239,7 @@ def test_doctor_tells_people_in_whole_lines(cli_site: Site) -> None:
 
 
 def problems_of(stdout: str) -> dict[str, tuple[str, str]]:
-    return {result["what"]: (result["detail"], result["fix"]) for result in json.loads(stdout) if result["state"] == "problem"}
+    return {result["what"]: (result["detail"], result["fix"]) for result in json.loads(stdout)["results"] if result["state"] == "problem"}
 
 
 def test_doctor_names_missing_credentials_and_a_pg_dump_that_is_too_old(cli_site: Site, postgres_bin_dir_17: Path) -> None:
@@ -281,3 +314,66 @@ def test_every_command_explains_itself() -> None:
         result = CliRunner().invoke(app, [name, "--help"])
         assert result.exit_code == 0
         assert str(command.help).split(".")[0].split(":")[0] in " ".join(result.output.split())
+
+
+def list_documented_shapes() -> dict[str, set[str]]:
+    """Command → fields, of the table in docs/json.md."""
+    text = (Path(__file__).parents[3] / "docs" / "json.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", text, re.MULTILINE)
+    return {command: set(re.findall(r"`([a-z_]+)`", fields)) for command, fields in rows}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("accept-missing", "nobody/has/this", "--reason", "x"),
+        ("audit",),
+        ("backup",),
+        ("doctor",),
+        ("last",),
+        ("list",),
+        ("log",),
+        ("pin", "latest", "--reason", "x"),
+        ("prune", "--dry-run"),
+        ("show", "latest"),
+        ("status",),
+        ("unpin", "latest"),
+        ("verify", "latest"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_answer_has_the_documented_shape(arguments: tuple[str, ...], cli_site: Site, copied: Path) -> None:
+    answer = json.loads(cli_site.cli(*arguments, "--json", BACKUP_DIR=str(copied)).stdout)
+    assert answer.pop("format_version") == 1
+    assert set(answer) == list_documented_shapes()[arguments[0]]
+
+
+def test_every_command_that_answers_has_json_and_a_documented_shape() -> None:
+    group = typer.main.get_group(app)
+    without = {"demo", "setup", "serve", "webserver"}
+    with_json = {name for name in COMMAND_MODULES if any("--json" in parameter.opts for parameter in group.commands[name].params)}
+    assert with_json == COMMAND_MODULES.keys() - without
+    described_in_words = {"restore", "restore-tables", "restore-objects", "undelete"}
+    assert list_documented_shapes().keys() == with_json - described_in_words
+
+
+def test_what_people_copy_from_a_small_screen_is_whole(cli_site: Site) -> None:
+    """Ids, paths and commands have no line break of ours in them; the terminal folds them, and gives them back whole."""
+    [point] = cli_site.points()
+    seen = {words: read_from_terminal(cli_site, words) for words in ("list", "show latest", "last", "status", "restore --help")}
+    for words in ("list", "show latest", "last", "status"):
+        assert point.point_id.text in seen[words], seen[words]
+    for kind in ArtifactKind:
+        assert str(point.get_path(kind)) in seen["show latest"]
+    database, bucket = cli_site.application.database.database, cli_site.application.bucket.bucket
+    assert f"--database {database} --swap --confirm {database} --reason rollback" in seen["last"]
+    assert f"'*' --back --overwrite --confirm {bucket} --reason rollback" in seen["last"]
+    assert len(seen["status"].strip().splitlines()) == 1
+    assert "--no-safety-backup" in seen["restore --help"]
+
+
+def read_from_terminal(site: Site, words: str) -> str:
+    program = str(Path(sys.executable).with_name("schedgen-backups"))
+    child = pexpect.spawn(program, words.split(), env=dict(os.environ), cwd=str(site.folder), dimensions=(40, 80), timeout=120)
+    child.expect(pexpect.EOF)
+    return re.sub(r"\x1b\[[0-9;]*m", "", child.before.decode())

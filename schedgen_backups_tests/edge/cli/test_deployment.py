@@ -93,7 +93,7 @@ def test_a_failed_backup_leaves_the_marker_of_the_deployment_before_and_ends_wit
     assert marker.read_text(encoding="utf-8") == "LAST_BACKUP_ID=20260101_020000\n"
     assert list(site.folder.glob(f".{MARKER}*")) == []
     without = site.cli("last", "--label", "deployment=v2")
-    assert (without.code, without.stdout) == (3, "")
+    assert (without.code, without.stdout) == (8, "")
     assert "no verified recovery point with the label deployment=v2" in without.stderr
 
 

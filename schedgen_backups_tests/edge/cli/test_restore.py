@@ -83,7 +83,7 @@ def test_a_target_that_holds_something_is_replaced_only_when_its_name_is_typed(c
         cli_site.cli(*words, "--into-nonempty"),
         cli_site.cli(*words, "--into-nonempty", "--confirm", "yes"),
     ]
-    assert [(result.code, result.stdout) for result in refused] == [(3, "")] * 3
+    assert [(result.code, result.stdout) for result in refused] == [(7, "")] * 3
     assert "error:" in refused[0].stderr
     assert all("not confirmed" in result.stderr for result in refused[1:])
     assert run(database, TABLES) == [("precious",)]
@@ -97,8 +97,8 @@ def test_a_target_that_holds_something_is_replaced_only_when_its_name_is_typed(c
 def test_a_bucket_that_holds_something_keeps_it_without_a_confirmation(cli_site: Site, weed_bucket: BucketSettings) -> None:
     client_of(weed_bucket).put_object(weed_bucket.bucket, "precious.pdf", BytesIO(b"%PDF"), 4)
     words = ("restore", "latest", "--bucket", weed_bucket.bucket)
-    assert cli_site.cli(*words).code == 3
-    assert cli_site.cli(*words, "--into-nonempty", "--confirm", "another").code == 3
+    assert cli_site.cli(*words).code == 7
+    assert cli_site.cli(*words, "--into-nonempty", "--confirm", "another").code == 7
     assert keys_of(weed_bucket) == {"precious.pdf"}
 
 

@@ -59,7 +59,7 @@ def test_a_file_that_is_named_and_not_there_ends_every_command_with_4(site: Site
 
 def test_doctor_warns_of_a_file_that_a_group_can_write(site: Site) -> None:
     site.env.chmod(0o660)
-    results = {result["what"]: result for result in json.loads(site.cli("doctor", "--json").stdout)}
+    results = {result["what"]: result for result in json.loads(site.cli("doctor", "--json").stdout)["results"]}
     assert (results["environment file"]["state"], results["environment file"]["fix"]) == ("note", f"chmod g-w {site.env}")
 
 

@@ -184,7 +184,7 @@ def test_the_command_says_what_is_wrong_before_it_drills(site: Site) -> None:
     result = site.cli("drill", "yesterday")
     assert (result.code, "is not the id of a recovery point" in result.stderr) == (4, True)
     result = site.cli("drill")
-    assert (result.code, "no verified recovery point" in result.stderr) == (3, True)
+    assert (result.code, "no verified recovery point" in result.stderr) == (8, True)
 
 
 def test_wrong_settings_fail_the_drill_and_no_backup(site: Site, instance: dg.DagsterInstance) -> None:

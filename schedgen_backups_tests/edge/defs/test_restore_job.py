@@ -62,7 +62,7 @@ def test_a_deleted_row_comes_back_with_its_object(seeded_site: Site) -> None:
     tried = site.cli(*words, "--dry-run")
     assert (tried.code, key in tried.stdout, "missing" in tried.stdout) == (0, True, True), tried.stderr
     unconfirmed = site.cli(*words)
-    assert (unconfirmed.code, "not confirmed" in unconfirmed.stderr) == (3, True)
+    assert (unconfirmed.code, "not confirmed" in unconfirmed.stderr) == (7, True)
     assert (count(site, "jobs"), has_object(site, key)) == (rows, False)
     done = site.cli(*words, "--confirm", site.application.database.database, "--reason", "asked by a teacher", "--json")
     assert done.code == 0, done.stderr
@@ -72,7 +72,7 @@ def test_a_deleted_row_comes_back_with_its_object(seeded_site: Site) -> None:
     assert json.loads(site.cli("audit", "--json").stdout)["rows_without_object"] == []
     entry = read_restore_log(site.directory)[-1]
     assert (entry.reason, entry.result) == ("asked by a teacher", "done: 1 rows, 1 objects")
-    [logged] = json.loads(site.cli("log", "--json").stdout)
+    [logged] = json.loads(site.cli("log", "--json").stdout)["entries"]
     assert (logged["reason"], logged["result"], logged["subject"].split()[0]) == ("asked by a teacher", "done: 1 rows, 1 objects", "missing")
     shown = site.cli("log")
     assert (shown.code, "asked by" in shown.stdout, "done: 1 rows" in shown.stdout) == (0, True, True)
@@ -94,9 +94,9 @@ def test_a_table_is_shown_kept_beside_and_put_back(seeded_site: Site) -> None:
     assert run(site.application.database.with_database(side), "SELECT count(*) FROM jobs") == [(10,)]
     run(site.application.database, f"DROP DATABASE {side}")
     words = ("restore-tables", "latest", "jobs", "--side-database", side, "--write", "missing", "--no-safety-backup")
-    assert site.cli(*words).code == 3
+    assert site.cli(*words).code == 7
     written = site.cli(*words, "--confirm", name)
-    assert (written.code, "1 rows put back" in written.stdout) == (0, True), written.stderr
+    assert (written.code, "1 row put back" in written.stdout) == (0, True), written.stderr
     assert (count(site, "jobs"), (site.directory / "safety").exists()) == (10, False)
     assert run(site.application.database, f"SELECT count(*) FROM pg_database WHERE datname = '{side}'") == [(0,)]
 
@@ -114,16 +114,16 @@ def test_objects_are_shown_and_come_back_or_become_files(seeded_site: Site, tmp_
     assert [found["key"] for found in json.loads(dry.stdout)["objects"] if found["standing"] == "missing"] == [key]
     for words in (("--back",), ("--bucket", bucket.bucket)):
         unconfirmed = site.cli("restore-objects", "latest", "*", *words)
-        assert (unconfirmed.code, "not confirmed" in unconfirmed.stderr, has_object(site, key)) == (3, True, False)
+        assert (unconfirmed.code, "not confirmed" in unconfirmed.stderr, has_object(site, key)) == (7, True, False)
     done = site.cli("restore-objects", "latest", "*", "--back", "--confirm", bucket.bucket)
     assert (done.code, has_object(site, key)) == (0, True), done.stderr
     (out / key).write_bytes(b"mine")
     unconfirmed = site.cli("restore-objects", "latest", key, "--to", str(out), "--overwrite")
-    assert (unconfirmed.code, (out / key).read_bytes()) == (3, b"mine")
+    assert (unconfirmed.code, (out / key).read_bytes()) == (7, b"mine")
     assert site.cli("restore-objects", "latest", key, "--to", str(out), "--overwrite", "--confirm", str(out)).code == 0
     assert (out / key).read_bytes() == good
     assert site.cli("restore-objects", "latest", key).code == 4
-    assert site.cli("restore-objects", "latest", "no such key", "--to", str(out)).code == 3
+    assert site.cli("restore-objects", "latest", "no such key", "--to", str(out)).code == 7
 
 
 def test_a_point_can_be_browsed_without_a_restore(seeded_site: Site) -> None:
@@ -141,7 +141,7 @@ def test_a_point_is_chosen_by_time(seeded_site: Site) -> None:
     taken = point.manifest.snapshot_at
     words = ("restore", "latest", "--database", "nowhere_yet", "--dry-run")
     before = seeded_site.cli(*words, "--as-of", taken.replace(year=2020).isoformat())
-    assert (before.code, "no verified recovery point is as old" in before.stderr) == (4, True)
+    assert (before.code, "no verified recovery point is as old" in before.stderr) == (8, True)
     assert seeded_site.cli(*words, "--as-of", "yesterday").code == 4
     # The point is found; what is missing is the database.
     found = seeded_site.cli(*words, "--as-of", taken.replace(year=2099).isoformat())

@@ -12,7 +12,7 @@ import pytest
 
 from schedgen_backups.config.config import load_config
 from schedgen_backups.core.errors import StorageError
-from schedgen_backups.exit_codes import CONFIGURATION_EXIT_CODE
+from schedgen_backups.exit_codes import STORAGE_EXIT_CODE
 from schedgen_backups.runs.home import prepare_home
 from schedgen_backups_tests.support.alerts import recording_server
 from schedgen_backups_tests.support.sites import Site
@@ -56,7 +56,7 @@ def test_a_home_that_dagster_cannot_use_is_told_to_people_and_on_the_terminal(si
     with recording_server() as server:
         site.set(BACKUP_ALERT_WEBHOOK_URL=server.url("/hook"))
         result = site.cli("backup")
-    assert result.code == CONFIGURATION_EXIT_CODE
+    assert result.code == STORAGE_EXIT_CODE
     assert "error: Dagster cannot work in DAGSTER_HOME: " in result.stderr
     assert "What to do: " in result.stderr
     assert "Traceback" not in result.stderr
