@@ -108,7 +108,7 @@ def test_no_secret_stands_in_what_the_engine_tells_of_a_container(stack: Stack, 
 def test_the_point_is_verified_and_restored_from_the_command_line(stack: Stack, first_run: str) -> None:
     assert stack.read_run(first_run)[0] == "SUCCESS"
     points = json.loads(stack.command_line("list", "--json"))
-    assert len(points) >= 1
+    assert len(points["points"]) >= 1
     assert " failed " not in stack.command_line("verify", "latest")
     stack.compose("exec", "--no-TTY", "postgres", "createdb", "--no-password", "-U", "schedgen", "restored")
     stack.compose("run", "--rm", "--no-TTY", "--entrypoint", "python3", "backup-cli", "-c", _MAKE_BUCKET)
