@@ -11,6 +11,7 @@ from schedgen_backups.ui.gate import _holds_password  # pyright: ignore[reportPr
 QUERY_BYTES = 1 << 20
 
 
+@pytest.mark.takes_seconds
 @pytest.mark.timeout(20)  # 0.1 to 0.9 s each (2026-11-29); what looked from each beginning to each end took 15 s for the first alone
 @pytest.mark.parametrize(
     "piece", ["postgres://:::::::::::", "postgresql://a:b:", "://a:b", "://", "postgres://a:" + "x" * 590, "\\\\u00", "\\\\\\\\"]

@@ -338,6 +338,7 @@ for head in words:
 """
 
 
+@pytest.mark.takes_seconds
 def test_no_line_of_a_dump_keeps_its_reader_busy_for_ever() -> None:
     """A comment of a table owner's may have a gigabyte; what takes four times as long for twice the length never ends there."""
     done = subprocess.run([sys.executable, "-c", _LONG_LINES], timeout=120, check=False, capture_output=True, text=True)

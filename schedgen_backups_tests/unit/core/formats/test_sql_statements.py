@@ -113,6 +113,7 @@ for text in (string, body, numbers, b"/*" + words + b"*/;"):
 """
 
 
+@pytest.mark.takes_seconds
 def test_a_long_statement_is_not_copied_for_each_of_its_pieces() -> None:
     """Terabytes would be copied here, which takes minutes; in pieces of a megabyte as many are for a statement of a gigabyte."""
     done = subprocess.run([sys.executable, "-c", _LONG_STATEMENTS], timeout=60, check=False, capture_output=True, text=True)

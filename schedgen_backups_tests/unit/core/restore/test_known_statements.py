@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 _RUNS = """
 from schedgen_backups.core.restore.known_statements import (
     OWNER, EXTENSION, GIVEN_FUNCTION, OPERATOR_CLASS, is_known, makes_event_trigger, may_be_left_out,
@@ -36,6 +38,7 @@ for head in heads:
 """
 
 
+@pytest.mark.takes_seconds
 def test_no_statement_of_a_dump_keeps_a_form_busy_for_ever() -> None:
     """A pattern with two readings of one text takes longer than anybody waits, and no other thread of the process goes on meanwhile."""
     done = subprocess.run([sys.executable, "-c", _RUNS], timeout=120, check=False, capture_output=True, text=True)

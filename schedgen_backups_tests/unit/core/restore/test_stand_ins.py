@@ -92,6 +92,7 @@ assert b"".join(segment.data for segment in named) == text.replace(b"standin_0",
 """
 
 
+@pytest.mark.takes_seconds
 def test_a_long_line_is_not_copied_for_each_of_its_pieces() -> None:
     """Terabytes would be copied here, which takes minutes; in pieces of a megabyte as many are for a comment of a gigabyte."""
     done = subprocess.run([sys.executable, "-c", _LONG_LINE], timeout=60, check=False, capture_output=True, text=True)
