@@ -32,7 +32,7 @@ from schedgen_backups.core.settings import (
 )
 from schedgen_backups.core.verify.live_system import LiveApplication
 
-Part = Literal["database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill", "ui"]
+Part = Literal["database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill", "ui", "git_directory"]
 """A property of Config that may raise."""
 _MOST_THREADS = 64
 _CORES_FOR_TWO_DUMPS = 4

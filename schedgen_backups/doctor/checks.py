@@ -54,7 +54,9 @@ _SPACE_FACTOR = 1.5
 def examine(config: Config) -> Iterator[PreconditionResult]:
     """Yield a result per precondition, as they are examined; errors met on the way are results too."""
     yield from _examine_file(config.file)
-    is_complete = yield from _read("settings of the backup", lambda: config.check("backup_directory", "capture", "schedule", "retention"))
+    is_complete = yield from _read(
+        "settings of the backup", lambda: config.check("backup_directory", "capture", "schedule", "retention", "git_directory")
+    )
     has_database = yield from _read("settings of the database", lambda: config.database)
     has_bucket = yield from _read("settings of the bucket", lambda: config.bucket)
     has_alerts = yield from _read("settings of alerts", lambda: config.alerts)
@@ -67,6 +69,9 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
     if not is_complete:
         return
     yield from _look("backup directory", lambda: _examine_directory(config.backup_directory))
+    if config.git_directory is not None and not (config.git_directory / ".git").exists():
+        detail = f"BACKUP_GIT_DIRECTORY {config.git_directory} is not a checkout: points are taken without a commit"
+        yield PreconditionResult("git", Verdict.NOTE, detail, "Name the folder that holds `.git`, or leave the setting out.")
     yield PreconditionResult("schedule", Verdict.OK, f"{config.schedule.cron} in {config.schedule.timezone}")
     if has_database:
         yield from examine_database(config.database, config.capture)

@@ -16,7 +16,7 @@ from schedgen_backups import run_tags
 from schedgen_backups.alerts.service import AlertService, Failure
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.drill.report import DrillReport
-from schedgen_backups.core.errors import BackupError, StorageError
+from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError
 from schedgen_backups.core.system.process import ProgramError, run_program
 from schedgen_backups.defs.assets import find_point_id
 from schedgen_backups.defs.drill import REPORT_KEY
@@ -38,11 +38,12 @@ def make_tags(config: Config, reason: str, labels: Mapping[str, str]) -> dict[st
     tags |= {
         run_tags.REASON: reason,
     }
-    if (checkout := config.git_directory) is not None:
-        tags |= {
-            run_tags.GIT_COMMIT: _ask_git(checkout, "rev-parse", "HEAD"),
-            run_tags.GIT_BRANCH: _ask_git(checkout, "rev-parse", "--abbrev-ref", "HEAD"),
-        }
+    with suppress(ConfigurationError):  # `doctor` names it; no backup is refused for want of a commit's name
+        if (checkout := config.git_directory) is not None:
+            tags |= {
+                run_tags.GIT_COMMIT: _ask_git(checkout, "rev-parse", "HEAD"),
+                run_tags.GIT_BRANCH: _ask_git(checkout, "rev-parse", "--abbrev-ref", "HEAD"),
+            }
     with suppress(KeyError, OSError):  # a user without a name
         tags[run_tags.USER] = getpass.getuser()
     return {name: value for name, value in tags.items() if value}

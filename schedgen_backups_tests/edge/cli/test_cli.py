@@ -227,6 +227,17 @@ def test_doctor_finds_nothing_where_nothing_is_wrong(cli_site: Site) -> None:
     assert {"backup directory", "free space", "clock", "pg_dump", "privileges", "references", "bucket"} <= {result["what"] for result in results}
 
 
+def test_a_folder_that_is_no_checkout_is_a_note_and_keeps_no_backup_from_being_taken(cli_site: Site, copied: Path) -> None:
+    for value in (str(cli_site.folder / "nothing"), "~nobody-of-this-name/x"):
+        named = {"BACKUP_GIT_DIRECTORY": value, "BACKUP_DIR": str(copied)}
+        assert "BACKUP_GIT_DIRECTORY" in cli_site.cli("doctor", **named).stdout
+        told = cli_site.cli("backup", **named)
+        assert told.code == 0, told.stderr
+        manifest = Catalog(copied).read_manifest(RecoveryPointId(told.stdout.strip()))
+        assert manifest is not None
+        assert (manifest.origin.git_commit, manifest.origin.git_branch) == ("", "")
+
+
 def test_doctor_tells_people_in_whole_lines(cli_site: Site) -> None:
     """In a mail from cron nobody can make the window wider."""
     folder = cli_site.folder / ("long-" * 40)
