@@ -18,7 +18,7 @@ from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.drill.drill import drill_point
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.drill.scratch_targets import find_server_bin_dirs
-from schedgen_backups.core.errors import ConfigurationError, VerificationError
+from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError, VerificationError
 from schedgen_backups.core.model import ArtifactKind, Origin, RecoveryPointId
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings, TransferSettings
@@ -199,7 +199,7 @@ def test_damage_is_found_before_anything_is_written_and_condemns_the_point(
     assert set(seen) <= {"verify"}
     assert drilled.state is PointState.FAILED
     assert list_scratch(database, bucket) == (set(), set())
-    with pytest.raises(VerificationError, match="no verified recovery point"):
+    with pytest.raises(PointNotFoundError, match="no verified recovery point"):
         drilled.drill(**servers)
 
 
