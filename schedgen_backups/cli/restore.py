@@ -60,6 +60,9 @@ def restore(
     into_nonempty: Annotated[
         bool, typer.Option("--into-nonempty", help="Replace what the database holds; overwrite objects of the same keys.")
     ] = False,
+    create: Annotated[
+        bool, typer.Option("--create/--no-create", help="Make a database or bucket that is not there (default), or refuse.", show_default=False)
+    ] = True,
     jobs: Annotated[int, typer.Option(help="Sessions that load an empty database; more than one give up the single transaction.", min=1, max=64)] = 1,
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
@@ -71,7 +74,9 @@ def restore(
     config = get_config(context)
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
-    request = read_restore_request(config, point, database=database, bucket=bucket, replace_contents=into_nonempty, jobs=jobs, is_swap=swap)
+    request = read_restore_request(
+        config, point, database=database, bucket=bucket, replace_contents=into_nonempty, jobs=jobs, is_swap=swap, creates_targets=create
+    )
     with prepare_restore(request, service.transfer) as prepared:
         steps = prepared.describe()
         if dry_run and as_json:

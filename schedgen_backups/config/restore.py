@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.targets import read_bucket_target, read_database_target
+from schedgen_backups.config.targets import read_bucket_target, read_database_target, read_live_database
 from schedgen_backups.core.catalog.catalog import PointListing
 from schedgen_backups.core.restore.point import RestoreRequest
 from schedgen_backups.core.restore.tables import TableRequest
@@ -12,7 +12,7 @@ from schedgen_backups.core.settings import BucketSettings
 
 
 def read_restore_request(
-    config: Config, point: PointListing, *, database: str, bucket: str, replace_contents: bool, jobs: int, is_swap: bool
+    config: Config, point: PointListing, *, database: str, bucket: str, replace_contents: bool, jobs: int, is_swap: bool, creates_targets: bool
 ) -> RestoreRequest:
     """Return the restore of a whole point; an empty text leaves that half out. ConfigurationError when a text means no target."""
     return RestoreRequest(
@@ -22,6 +22,7 @@ def read_restore_request(
         replace_contents=replace_contents,
         jobs=jobs,
         is_swap=is_swap,
+        creates_targets=creates_targets,
     )
 
 
@@ -29,8 +30,7 @@ def read_table_request(
     config: Config, point: PointListing, names: tuple[str, ...], *, database: str, where: str, side_name: str = ""
 ) -> TableRequest:
     """Return the restore of tables; without a text the live database is the one that is backed up."""
-    live = read_database_target(database, config) if database else config.database
-    return TableRequest(point, names, live, where, side_name)
+    return TableRequest(point, names, read_live_database(database, config), where, side_name)
 
 
 def read_undelete_request(config: Config, rows: TableRequest, *, bucket: str, key_column: str) -> UndeleteRequest:

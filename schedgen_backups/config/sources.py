@@ -50,8 +50,11 @@ def read_bucket(reader: Reader, *, prefix: str = "", bucket: str | None = None) 
     )
 
 
-def parse_database_url(url: str, password: str, reader: Reader) -> DatabaseSettings:
-    """Return the database that `postgresql://user@host:port/name` means, with this password unless the URL has one. ValueError says what is wrong."""
+def parse_database_url(url: str, password: str, reader: Reader, *, user: str = "") -> DatabaseSettings:
+    """Return the database that `postgresql://user@host:port/name` means, with this password and user unless the URL has its own.
+
+    ValueError says what is wrong.
+    """
     try:
         parts = conninfo_to_dict(url)
         port = str(parts.get("port") or _DEFAULT_PORT)
@@ -61,14 +64,14 @@ def parse_database_url(url: str, password: str, reader: Reader) -> DatabaseSetti
         raise ValueError(f"names a port that is not from 1 to {_LAST_PORT}")
     if "://" not in url:
         raise ValueError("is no URL that PostgreSQL understands")
-    if not parts.get("dbname") or not parts.get("user"):
+    if not parts.get("dbname") or not (parts.get("user") or user):
         raise ValueError("names no user or no database")
     if str(parts.get("sslmode") or SSL_MODES[0]) not in SSL_MODES:
         raise ValueError(f"names an sslmode that is none of {', '.join(SSL_MODES)}")
     return DatabaseSettings(
         host=str(parts.get("host") or "127.0.0.1"),
         port=int(port),
-        user=str(parts["user"]),
+        user=str(parts.get("user") or user),
         password=str(parts.get("password") or password),
         database=str(parts["dbname"]),
         ssl_mode=str(parts.get("sslmode") or read_ssl_mode(reader)),

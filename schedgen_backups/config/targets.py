@@ -19,23 +19,24 @@ _DEFAULT_PORT = 5432
 def read_database_target(text: str, config: Config) -> DatabaseSettings:
     """Return the database that `NAME` or `postgresql://user@host:port/name` means; ConfigurationError when it means none.
 
-    A name alone is a database of the server that is backed up. RESTORE_POSTGRES_PASSWORD is sent to RESTORE_POSTGRES_HOST and RESTORE_POSTGRES_PORT
-    only, which are by default those of the server that is backed up; POSTGRES_PASSWORD to that server only. A URL that holds a password is refused.
+    A name alone is a database of the server that is backed up. RESTORE_POSTGRES_USER and RESTORE_POSTGRES_PASSWORD are for RESTORE_POSTGRES_HOST and
+    RESTORE_POSTGRES_PORT only, which are by default those of the server that is backed up; POSTGRES_PASSWORD is for that server only. A URL that
+    names a user means that one; one that holds a password is refused.
     """
     reader = config.open_reader()
-    password, host = reader.text("RESTORE_POSTGRES_PASSWORD"), reader.host("RESTORE_POSTGRES_HOST")
+    user, password, host = reader.text("RESTORE_POSTGRES_USER"), reader.text("RESTORE_POSTGRES_PASSWORD"), reader.host("RESTORE_POSTGRES_HOST")
     source = (reader.text("POSTGRES_HOST").lower(), reader.number("POSTGRES_PORT", 1, 65535))
     default_port = _DEFAULT_PORT if host else source[1]
     port = reader.number("RESTORE_POSTGRES_PORT", 1, 65535) if reader.text("RESTORE_POSTGRES_PORT") else default_port
     owner = ((host or source[0]).lower(), port)
     reader.check()  # a file that cannot be read must not lead to another password
     if "://" not in text:
-        uses_own = bool(password) and owner == source
+        uses_own = bool(user or password) and owner == source
         settings = read_database(reader, password_name="RESTORE_POSTGRES_PASSWORD" if uses_own else "POSTGRES_PASSWORD")
         reader.check()
-        return settings.with_database(text)
+        return replace(settings, user=user if user and uses_own else settings.user, database=text)
     try:
-        settings = parse_database_url(text, "", reader)
+        settings = parse_database_url(text, "", reader, user=user)
     except ValueError as error:
         raise ConfigurationError(f"--database {error}", hint="Use postgresql://user@host:5432/name.") from None
     if settings.password:
@@ -52,7 +53,7 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
     target = (settings.host.lower(), settings.port)
     if password and target == owner:
         settings = replace(settings, password=password)
-    elif target == source:
+    elif target == source and not (user and settings.user == user):
         settings = replace(settings, password=reader.required("POSTGRES_PASSWORD"))
     elif password:
         raise ConfigurationError(
@@ -61,6 +62,14 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
         )
     reader.check()
     return settings
+
+
+def read_live_database(text: str, config: Config) -> DatabaseSettings:
+    """Return the database that the text means; without one the database that is backed up, as RESTORE_POSTGRES_USER where that is set."""
+    reader = config.open_reader()
+    if not text and not reader.text("RESTORE_POSTGRES_USER"):
+        return config.database
+    return read_database_target(text or config.database.database, config)
 
 
 def read_bucket_target(text: str, config: Config) -> BucketSettings:

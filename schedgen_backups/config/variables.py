@@ -43,6 +43,7 @@ VARIABLES = (
     Variable("MINIO_BUCKET", "schedgen-pdfs", "bucket to back up"),
     Variable("MINIO_SECURE", "false", "true for https to the S3 server"),
     Variable("MINIO_REGION", "us-east-1", "region that requests are signed for"),
+    Variable("RESTORE_POSTGRES_USER", "", "role for `restore --database` and the like; by default POSTGRES_USER, or the URL's"),
     Variable("RESTORE_POSTGRES_PASSWORD", "", "password for `restore --database`; by default POSTGRES_PASSWORD, on that server only", is_secret=True),
     Variable("RESTORE_POSTGRES_HOST", "", "the only server that RESTORE_POSTGRES_PASSWORD is sent to; by default POSTGRES_HOST"),
     Variable("RESTORE_POSTGRES_PORT", "", "its port; by default POSTGRES_PORT, or 5432 where RESTORE_POSTGRES_HOST is set"),

@@ -6,10 +6,12 @@
     ├── LockHeldError             another run works on the directory         retryable
     ├── DatabaseError             the database could not be captured         permanent unless said
     │   ├── DatabaseUnreachableError                                         retryable
+    │   ├── DatabaseMissingError  the server has no database of the name     permanent
     │   ├── ClientProgramError    no pg_dump or psql that fits               permanent
     │   └── DumpError             pg_dump failed, hung or wrote nonsense     retryable
     ├── BucketError               the bucket could not be captured           permanent unless said
     │   ├── BucketUnreachableError                                           retryable
+    │   ├── BucketMissingError    the server has no bucket of the name       permanent
     │   └── ObjectError           one object could not be read or written    retryable
     ├── StorageError              the backup directory cannot be used        permanent
     ├── VerificationError         a file is not what it says it is           permanent
@@ -60,6 +62,10 @@ class DatabaseUnreachableError(DatabaseError):
     is_retryable = True
 
 
+class DatabaseMissingError(DatabaseError):
+    """The server has no database of this name. Permanent until somebody makes it."""
+
+
 class ClientProgramError(DatabaseError):
     """No installed pg_dump or psql can talk to this server as asked. Permanent."""
 
@@ -78,6 +84,10 @@ class BucketUnreachableError(BucketError):
     """The S3 server does not answer or keeps failing. Retryable."""
 
     is_retryable = True
+
+
+class BucketMissingError(BucketError):
+    """The server has no bucket of this name. Permanent until somebody makes it."""
 
 
 class ObjectError(BucketError):

@@ -45,6 +45,7 @@ class RestoreConfig(dg.Config):
     overwrite: bool = Field(default=False, description="Objects, or files, that are different are replaced, too.")
     into_nonempty: bool = Field(default=False, description="A whole restore may replace what the targets hold.")
     swap: bool = Field(default=False, description="Restore beside the database, compare, then exchange the names.")
+    create: bool = Field(default=True, description="A database or bucket that is not there is made.")
     jobs: int = Field(default=1, description="Sessions that load an empty database; more than one give up the single transaction.")
     confirm: str = Field(default="", description="The name of the database, bucket or `to_folder` that is written to; without it nothing is written.")
     safety_backup: bool = Field(default=True, description="Keep what is overwritten in BACKUP_DIR/safety first.")
@@ -86,6 +87,7 @@ class _Work:
             replace_contents=config.into_nonempty,
             jobs=config.jobs,
             is_swap=config.swap,
+            creates_targets=config.create,
         )
         with prepare_restore(request, self._service.transfer) as prepared:
             found: dict[str, dg.MetadataValue] = {"steps": _list_lines(prepared.describe())}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import psycopg
@@ -141,6 +142,29 @@ def list_property_statements(database: str, wanted: DatabaseProperties, present:
             if grant.privilege in _PRIVILEGES
         ]
     return tuple(statements)
+
+
+@dataclass(frozen=True)
+class CarriedProperties:
+    """What came of giving a database properties."""
+
+    differences: tuple[str, ...]
+    """What is not as it was wanted."""
+    problem: str = ""
+    """Why the statements were refused; then none of them holds."""
+
+
+def carry_properties(connection: _Connection, database: str, wanted: DatabaseProperties) -> CarriedProperties:
+    """Give the database the wanted properties, as far as `list_property_statements` goes, all or none."""
+    present = read_properties(connection, database)
+    if present is None:
+        return CarriedProperties(())
+    problem = ""
+    try:
+        execute_all(connection, list_property_statements(database, wanted, present))
+    except psycopg.Error as error:
+        problem = " ".join(str(error).split())
+    return CarriedProperties((read_properties(connection, database) or present).list_differences(wanted), problem)
 
 
 def make_setting_statement(database: str, setting: DatabaseSetting) -> sql.Composed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from schedgen_backups.core.errors import DatabaseError, DatabaseUnreachableError
+from schedgen_backups.core.errors import DatabaseError, DatabaseMissingError, DatabaseUnreachableError
 from schedgen_backups.core.settings import DatabaseSettings
 
 CLEARTEXT_REQUEST = re.compile(r"server requested a cleartext password")
@@ -15,7 +15,7 @@ UNSUPPORTED_OPTIONS = re.compile(r"unsupported startup parameter")
 @dataclass(frozen=True)
 class _Refusal:
     sqlstate: str
-    """Of PostgreSQL (manual, appendix A), for the reader; empty for words of libpq and of poolers."""
+    """Of PostgreSQL (manual, appendix A), which libpq keeps to itself; empty for words of libpq and of poolers."""
     words: re.Pattern[str]
     cause: str
     hint: str
@@ -27,6 +27,7 @@ def _refusal(sqlstate: str, words: str, cause: str, hint: str, *, is_passing: bo
     return _Refusal(sqlstate, re.compile(words), cause, hint, is_passing)
 
 
+_NO_DATABASE = "3D000"
 # The first one that fits counts. `{user}` and the like are fields of the settings.
 _REFUSALS = (
     _refusal(
@@ -90,7 +91,7 @@ _REFUSALS = (
         "Is a PostgreSQL server of version 10 or newer at POSTGRES_HOST and POSTGRES_PORT?",
     ),
     _refusal(
-        "3D000",
+        _NO_DATABASE,
         'database ".*" does not exist|no such database',
         "has no database {database}",
         "Check the name (POSTGRES_DB), or make it: createdb {database}",
@@ -165,7 +166,7 @@ def explain_refusal(settings: DatabaseSettings, text: str) -> DatabaseError:
             f"PostgreSQL at {settings.host}:{settings.port} cannot be reached: {text}",
             hint="Is the server up, and are POSTGRES_HOST, POSTGRES_PORT and PGSSLMODE right?",
         )
-    kind = DatabaseUnreachableError if found.is_passing else DatabaseError
+    kind = DatabaseUnreachableError if found.is_passing else DatabaseMissingError if found.sqlstate == _NO_DATABASE else DatabaseError
     return kind(f"PostgreSQL at {settings.host}:{settings.port} {_fill(found.cause, settings)}: {text}", hint=_fill(found.hint, settings))
 
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from threading import Event, Lock
@@ -28,7 +28,7 @@ from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, PARALLEL_PARTS, PART_BYTES, BucketClient, StoredObject, new_md5
 from schedgen_backups.core.s3.refusals import ObjectGoneError
 from schedgen_backups.core.settings import BucketSettings, TransferSettings
-from schedgen_backups.core.units import name_some
+from schedgen_backups.core.units import count, format_bytes, name_some
 
 _AHEAD = 4
 _MEMORY_BUDGET_BYTES = 64 << 20
@@ -48,9 +48,13 @@ class RemovedObjects:
     removed_count: int = 0
     left: tuple[str, ...] = ()
     """Keys with the reason why each is still there."""
+    has_removed_bucket: bool = False
+    """Whether the bucket itself was made for the restore, and is gone again."""
 
     def describe(self, label: str) -> str:
         """Return a sentence that says what the bucket of this name holds now."""
+        if self.has_removed_bucket:
+            return f"The bucket {label}, which was made for this restore, was removed again."
         if not self.left and not self.removed_count:
             return f"The bucket {label} is as it was."
         if not self.left:
@@ -66,7 +70,13 @@ class ObjectWriter:
         self._artifact, self._client, self._threads = artifact, client, threads
         self._journal = SpooledTemporaryFile(max_size=_JOURNAL_IN_MEMORY_BYTES)  # noqa: SIM115 - closed in __exit__
         self._lock = Lock()
+        self._has_made_bucket = False
         self._removed: RemovedObjects | None = None
+
+    def make_bucket(self) -> None:
+        """Make the bucket that is not there; `undo` removes it again. Errors of the bucket are raised."""
+        self._client.make_bucket()
+        self._has_made_bucket = True
 
     def write(self, entry: ObjectEntry, *, is_replacing: bool) -> None:
         """Write the object as it was captured. VerificationError when the archive is damaged there: then nothing was written.
@@ -96,7 +106,8 @@ class ObjectWriter:
             with ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix="undo") as pool:
                 outcomes = list(pool.map(self._remove, lines))
             left = tuple(f"{key} ({problem})" for key, problem in outcomes if problem)
-            self._removed = RemovedObjects(sum(problem == "" for _key, problem in outcomes), left)
+            removed_count = sum(problem == "" for _key, problem in outcomes)
+            self._removed = RemovedObjects(removed_count, left, has_removed_bucket=not left and self._remove_bucket())
         return self._removed
 
     def __enter__(self) -> ObjectWriter:
@@ -118,6 +129,15 @@ class ObjectWriter:
         line = json.dumps([key, stored.etag, stored.version_id or "", is_replacing])
         with self._lock:
             self._journal.write(f"{line}\n".encode())
+
+    def _remove_bucket(self) -> bool:
+        if not self._has_made_bucket:
+            return False
+        try:
+            self._client.remove_bucket()
+        except BackupError:  # somebody put something into it
+            return False
+        return True
 
     def _remove(self, line: bytes) -> tuple[str, str | None]:
         """The key and why it stays; an empty text when it was removed, None when there was nothing to remove."""
@@ -149,6 +169,8 @@ class PreparedBucket:
     writer: ObjectWriter
     is_empty: bool
     transfer: TransferSettings
+    is_missing: bool = False
+    """Whether there is no such bucket yet: writing makes it."""
 
     @property
     def target(self) -> BucketSettings:
@@ -159,6 +181,20 @@ class PreparedBucket:
 @contextmanager
 def prepare_bucket(path: Path, target: BucketSettings, transfer: TransferSettings) -> Generator[PreparedBucket, None, None]:
     """Archive and S3 client are there within the block. Errors of the bucket are raised; whether it is empty is not judged here."""
+    with _open_half(path, target, transfer) as prepared:
+        prepared.client.check_exists()
+        yield replace(prepared, is_empty=prepared.client.is_empty())
+
+
+@contextmanager
+def prepare_missing_bucket(path: Path, target: BucketSettings, transfer: TransferSettings) -> Generator[PreparedBucket, None, None]:
+    """As `prepare_bucket`, for a bucket that is not there and that `write_bucket` makes."""
+    with _open_half(path, target, transfer) as prepared:
+        yield replace(prepared, is_missing=True)
+
+
+@contextmanager
+def _open_half(path: Path, target: BucketSettings, transfer: TransferSettings) -> Generator[PreparedBucket, None, None]:
     threads = transfer.download_threads
     with (
         ArtifactFile(path) as artifact,
@@ -167,8 +203,7 @@ def prepare_bucket(path: Path, target: BucketSettings, transfer: TransferSetting
     ):
         with artifact.read_as(ArchiveFile) as archive:
             record = archive.record
-        client.check_exists()
-        yield PreparedBucket(artifact, record, client, writer, client.is_empty(), transfer)
+        yield PreparedBucket(artifact, record, client, writer, is_empty=True, transfer=transfer)
 
 
 def check_bucket_empty(target: BucketSettings, *, is_empty: bool) -> None:
@@ -180,10 +215,13 @@ def check_bucket_empty(target: BucketSettings, *, is_empty: bool) -> None:
         )
 
 
-def describe_write(record: ArchiveRecord, target: BucketSettings, *, is_empty: bool) -> tuple[str, ...]:
+def describe_write(prepared: PreparedBucket) -> tuple[str, ...]:
     """Return what writing the archive does to the bucket, a line each."""
-    write = f"write {record.object_count} objects with {record.size_bytes} bytes into {target.label}"
-    return (write,) if is_empty else (f"overwrite objects of the same keys in {target.label}; others stay", write)
+    record, label = prepared.record, prepared.target.label
+    write = f"write {count(record.object_count, 'object')} with {format_bytes(record.size_bytes)} into {label}"
+    if prepared.is_missing:
+        return (f"make the bucket {label}", write)
+    return (write,) if prepared.is_empty else (f"overwrite objects of the same keys in {label}; others stay", write)
 
 
 def write_bucket(prepared: PreparedBucket, *, overwrite: bool, stop: Event, on_progress: OnProgress = lambda _size_bytes: None) -> int:
@@ -193,6 +231,8 @@ def write_bucket(prepared: PreparedBucket, *, overwrite: bool, stop: Event, on_p
     error or when `stop` is set: what was written until then can be removed by the writer's `undo`. `on_progress` gets each object's size.
     """
     client = prepared.client
+    if prepared.is_missing:
+        prepared.writer.make_bucket()
     if not overwrite:
         # Files were verified since it was looked at, which may have taken hours.
         check_bucket_empty(prepared.target, is_empty=client.is_empty())
@@ -206,11 +246,11 @@ def write_bucket(prepared: PreparedBucket, *, overwrite: bool, stop: Event, on_p
             prepared.writer.write(entry, is_replacing=digest_name(entry.key) in replaced)
         return entry
 
-    count = 0
+    written_count = 0
     for entry in for_each_entry(prepared, write):
         on_progress(entry.size_bytes)
-        count += 1
-    return count
+        written_count += 1
+    return written_count
 
 
 def for_each_entry(prepared: PreparedBucket, work: Callable[[ObjectEntry], _Done]) -> Iterator[_Done]:

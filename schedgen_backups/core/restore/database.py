@@ -15,11 +15,13 @@ from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.records import ArtifactFile, DumpRecord
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
 from schedgen_backups.core.postgres.connection import NO_VALUES, SessionFacts, read_session_facts
-from schedgen_backups.core.postgres.database_properties import read_properties
+from schedgen_backups.core.postgres.database_properties import carry_properties, read_properties
 from schedgen_backups.core.postgres.emptiness import count_user_objects
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
+from schedgen_backups.core.restore.new_database import check_may_create
 from schedgen_backups.core.restore.roles import parse_roles
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
+from schedgen_backups.core.units import count
 
 MAINTENANCE_DATABASE = "postgres"
 _LOCK_SHARE = 0.5
@@ -130,7 +132,9 @@ class PreparedDatabase:
     facts: TargetFacts
     transfer: TransferSettings
     is_fresh: bool = False
-    """Whether the database was made for this restore."""
+    """Whether the database was made, or is to be made, for this restore."""
+    maintenance: DatabaseSession | None = None
+    """With the server's maintenance database, where the target is not there and the load makes it."""
 
     @property
     def target(self) -> DatabaseSettings:
@@ -162,6 +166,16 @@ class PreparedDatabase:
         """Return how the dump would be loaded when so many sessions are asked for."""
         return choose_way(self.record, self.facts, jobs=jobs if can_load_in_parallel(self.dump) else 1)
 
+    def carry_properties(self) -> tuple[str, ...]:
+        """Give a database that was made for this restore what the captured one had besides its contents; return notes on what it could not get."""
+        captured = self.record.properties
+        if self.maintenance is None or captured is None:
+            return ()
+        with self.maintenance.use() as connection:
+            carried = carry_properties(connection, self.target.database, captured)
+        because = f" ({carried.problem})" if carried.problem else ""
+        return (f"the database itself is not as it was captured: {', '.join(carried.differences)}{because}",) if carried.differences else ()
+
     @contextmanager
     def aim_at(self, fresh: DatabaseSettings) -> Generator[PreparedDatabase, None, None]:
         """The same dump for another, empty database of the same server, within the block."""
@@ -184,9 +198,24 @@ def prepare_database(
 
 @contextmanager
 def prepare_new_database(path: Path, live: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
-    """As `prepare_database`, for an empty database that is still to be made on the server of `live`; connected to its maintenance database."""
+    """As `prepare_database`, for an empty database that is still to be made on the server of `live`; connected to its maintenance database.
+
+    DatabaseError (permanent) where the role may not make databases.
+    """
     with _open_half(path, live.with_database(MAINTENANCE_DATABASE), transfer) as prepared:
+        with prepared.session.use() as connection:
+            check_may_create(connection, prepared.target)
         yield replace(prepared, facts=replace(prepared.facts, relation_count=0, encoding=prepared.record.encoding, properties=None))
+
+
+@contextmanager
+def prepare_missing_database(path: Path, target: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
+    """As `prepare_new_database`, for one of this name that the load makes."""
+    with (
+        prepare_new_database(path, target, transfer) as prepared,
+        DatabaseSession(target, stall_timeout_seconds=transfer.stall_timeout_seconds) as session,
+    ):
+        yield replace(prepared, session=session, maintenance=prepared.session, is_fresh=True)
 
 
 @contextmanager
@@ -253,7 +282,7 @@ def describe_load(record: DumpRecord, facts: TargetFacts, place: str, way: LoadW
     if facts.relation_count:
         when = "in the same transaction as the load" if way is LoadWay.ONE_TRANSACTION else "for good, before the load begins"
         lines.append(f"remove everything that {place} holds now, {when}")
-    load = f"load {record.table_count} tables with {record.row_count} rows into {place}"
+    load = f"load {count(record.table_count, 'table')} with {count(record.row_count, 'row')} into {place}"
     if way is LoadWay.ONE_TRANSACTION:
         lines.append(f"{load}, in one transaction that is committed last")
         if jobs > 1:

@@ -15,6 +15,7 @@ from schedgen_backups.core.postgres.emptiness import count_user_objects
 from schedgen_backups.core.postgres.psql import Psql
 from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.restore.database import REMOVE_EVERYTHING, LoadWay, PreparedDatabase, check_empty
+from schedgen_backups.core.restore.new_database import create_database, drop_database
 from schedgen_backups.core.restore.parallel_load import SESSION_SETTINGS, ParallelLoad
 from schedgen_backups.core.restore.roles import drop_roles, make_roles
 from schedgen_backups.core.restore.unprivileged_load import LoadRoles, UnprivilegedLoad
@@ -179,6 +180,7 @@ class DatabaseLoad:
         else:
             self._load = PiecemealLoad(prepared, beginning=beginning, stop=stop, on_progress=on_progress)
         self._has_begun = False
+        self._has_made_database = False
         self.is_committed = False
         self.made_roles: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
@@ -200,16 +202,18 @@ class DatabaseLoad:
         `before_commit` is called when only the commit is left, and by its error rolls the load back. RestoreError or VerificationError at the
         first error or when `stop` is set; `describe_target` says then what is in the target.
         """
-        with self._prepared.session.use() as connection:
-            if not self._replace_contents:
-                # Files were verified since it was looked at, which may have taken hours; a load in several sessions removes what it finds.
-                check_empty(self._prepared.target, count_user_objects(connection))
-            if self._roles is None:
-                self._make_roles(connection)
-        self._has_begun = True
+        self._make_database()
         try:
+            with self._prepared.session.use() as connection:
+                if not self._replace_contents:
+                    # Files were verified since it was looked at, which may have taken hours; a load in several sessions removes what it finds.
+                    check_empty(self._prepared.target, count_user_objects(connection))
+                if self._roles is None:
+                    self._make_roles(connection)
+            self._has_begun = True
             self._load.run(before_commit)
         except BaseException:
+            self._drop_database()
             self._drop_roles()
             raise
         self.is_committed = True
@@ -218,8 +222,38 @@ class DatabaseLoad:
         """Return what the target holds after an error, and which roles were made on its server all the same."""
         if self.is_committed:
             return "The target holds the restored database."
-        state = self._load.describe_target() if self._has_begun else "The target is as it was."
+        state = self._describe_failed_target()
         return f"{state} The roles {name_some(self.made_roles)} were made on its server and stay." if self.made_roles else state
+
+    def _describe_failed_target(self) -> str:
+        name = self._prepared.target.database
+        if self._prepared.maintenance is not None and not self.is_in_doubt:
+            if self._has_made_database:
+                return f"The database {name}, which was made for this restore, is still there: drop it before the next try."
+            return f"There is no database {name}, as before."
+        return self._load.describe_target() if self._has_begun else "The target is as it was."
+
+    def _make_database(self) -> None:
+        maintenance, record = self._prepared.maintenance, self._prepared.record
+        if maintenance is None:
+            return
+        with maintenance.use() as connection:
+            target = self._prepared.target
+            create_database(connection, target.database, target, encoding=record.encoding, like=record.properties)
+        self._has_made_database = True
+
+    def _drop_database(self) -> None:
+        """Only what this restore made, and not while the load may have been committed."""
+        maintenance = self._prepared.maintenance
+        if maintenance is None or self.is_in_doubt:
+            return
+        self._prepared.session.close()
+        try:
+            with maintenance.use() as connection:
+                drop_database(connection, self._prepared.target.database)
+        except DatabaseError:  # the server is gone: it stays, and is named
+            return
+        self._has_made_database = False
 
     def _make_roles(self, connection: Connection) -> None:
         prepared = self._prepared
@@ -239,7 +273,7 @@ class DatabaseLoad:
         if not self.made_roles or self.is_in_doubt:
             return
         try:
-            with self._prepared.session.use() as connection:
+            with (self._prepared.maintenance or self._prepared.session).use() as connection:
                 self.made_roles = drop_roles(connection, self.made_roles)
         except DatabaseError:  # the server is gone: they stay, and are named
             return

@@ -16,12 +16,26 @@ from threading import Event
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
-from schedgen_backups.core.errors import BackupError, RestoreError, VerificationError
+from schedgen_backups.core.errors import BackupError, BucketMissingError, DatabaseMissingError, RestoreError, VerificationError
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.postgres.connection import NO_VALUES
-from schedgen_backups.core.restore.bucket import PreparedBucket, check_bucket_empty, describe_write, prepare_bucket, write_bucket
+from schedgen_backups.core.restore.bucket import (
+    PreparedBucket,
+    check_bucket_empty,
+    describe_write,
+    prepare_bucket,
+    prepare_missing_bucket,
+    write_bucket,
+)
 from schedgen_backups.core.restore.comparison import compare_bucket, compare_database
-from schedgen_backups.core.restore.database import PreparedDatabase, check_empty, describe_load, prepare_database, prepare_new_database
+from schedgen_backups.core.restore.database import (
+    PreparedDatabase,
+    check_empty,
+    describe_load,
+    prepare_database,
+    prepare_missing_database,
+    prepare_new_database,
+)
 from schedgen_backups.core.restore.load import DatabaseLoad
 from schedgen_backups.core.restore.swap import check_swap, name_old_database
 from schedgen_backups.core.restore.unprivileged_load import LOADED_SETTINGS, LoadRoles
@@ -50,6 +64,8 @@ class RestoreRequest:
     """Sessions that load an empty database; more than one give up the single transaction."""
     is_swap: bool = False
     """Whether the database is loaded beside the one that is named, compared, and then takes its name."""
+    creates_targets: bool = False
+    """Whether a database or a bucket that is not there is made."""
     load_roles: LoadRoles | None = None
     """Who loads without superuser rights, in a drill; None for the role of `database`."""
 
@@ -127,13 +143,15 @@ class PreparedRestore:
                 lines.append(f"make the roles {name_some(database.missing_roles)}, which the server lacks, without passwords")
             if database.collation_note:
                 lines.append(f"mind that {database.collation_note}")
+            if database.maintenance is not None:
+                lines.append(f"make the database {label}, with encoding and collation as they were captured")
             place = f"a new database beside {label}" if request.is_swap else label
             lines += describe_load(database.record, database.facts, place, database.choose_way(request.jobs), jobs=request.jobs)
             if request.is_swap:
                 old_name = name_old_database(request.database, point_id)
                 lines.append(f"compare the new database, then exchange the names; the old one stays as {old_name}")
         if self.bucket is not None:
-            lines += describe_write(self.bucket.record, self.bucket.target, is_empty=self.bucket.is_empty)
+            lines += describe_write(self.bucket)
         lines.append("compare every table and every object with what was captured")
         return tuple(lines)
 
@@ -187,10 +205,12 @@ class PreparedRestore:
         except BackupError as error:
             raise type(error)(error.message, hint=f"Everything was written, and the comparison broke off. {error.hint}".strip()) from error
         seconds["compare"] = time.monotonic() - started
+        # Last: they may take the rights from the role that compares.
+        notes = (*written.notes, *(self.database.carry_properties() if self.database is not None else ()))
         signed = tuple(result.model_copy(update={"checked_by": restored_by}) for result in results)
         if catalog is not None:
             catalog.record_results(self.request.point.point_id, signed)
-        return RestoreReport(signed, seconds, written.object_count, written.notes)
+        return RestoreReport(signed, seconds, written.object_count, notes)
 
     def undo_bucket(self) -> str:
         """Remove the objects that were written; return a sentence on what the bucket holds now, empty where there is no bucket."""
@@ -289,22 +309,40 @@ def prepare_restore(request: RestoreRequest, transfer: TransferSettings) -> Gene
     if request.is_swap and request.database is None:
         raise RestoreError("a swap needs a database, and none is named", hint="Name the live database, or leave the swap out.")
     with ExitStack() as stack:
-        database = bucket = None
-        if request.database is not None:
-            path = request.point.get_path(ArtifactKind.DATABASE)
-            if request.is_swap:
-                database = stack.enter_context(prepare_new_database(path, request.database, transfer))
-                check_swap(database.session, request.database, request.point.point_id)
-            else:
-                values = LOADED_SETTINGS if request.load_roles is not None else NO_VALUES
-                database = stack.enter_context(prepare_database(path, request.database, transfer, values=values))
-            if not request.replace_contents:
-                check_empty(request.database, database.facts.relation_count)
-        if request.bucket is not None:
-            bucket = stack.enter_context(prepare_bucket(request.point.get_path(ArtifactKind.BUCKET), request.bucket, transfer))
-            if not request.replace_contents:
-                check_bucket_empty(request.bucket, is_empty=bucket.is_empty)
+        database = _open_database(stack, request, request.database, transfer) if request.database is not None else None
+        bucket = _open_bucket(stack, request, request.bucket, transfer) if request.bucket is not None else None
         yield PreparedRestore(request, database, bucket)
+
+
+def _open_database(stack: ExitStack, request: RestoreRequest, target: DatabaseSettings, transfer: TransferSettings) -> PreparedDatabase:
+    path = request.point.get_path(ArtifactKind.DATABASE)
+    if request.is_swap:
+        database = stack.enter_context(prepare_new_database(path, target, transfer))
+        check_swap(database.session, target, request.point.point_id)
+    else:
+        values = LOADED_SETTINGS if request.load_roles is not None else NO_VALUES
+        try:
+            database = stack.enter_context(prepare_database(path, target, transfer, values=values))
+        except DatabaseMissingError:
+            if not request.creates_targets:
+                raise
+            database = stack.enter_context(prepare_missing_database(path, target, transfer))
+    if not request.replace_contents:
+        check_empty(target, database.facts.relation_count)
+    return database
+
+
+def _open_bucket(stack: ExitStack, request: RestoreRequest, target: BucketSettings, transfer: TransferSettings) -> PreparedBucket:
+    path = request.point.get_path(ArtifactKind.BUCKET)
+    try:
+        bucket = stack.enter_context(prepare_bucket(path, target, transfer))
+    except BucketMissingError:
+        if not request.creates_targets:
+            raise
+        bucket = stack.enter_context(prepare_missing_bucket(path, target, transfer))
+    if not request.replace_contents:
+        check_bucket_empty(target, is_empty=bucket.is_empty)
+    return bucket
 
 
 def restore_point(

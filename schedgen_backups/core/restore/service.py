@@ -20,11 +20,12 @@ from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.restore.database import MAINTENANCE_DATABASE
 from schedgen_backups.core.restore.log import RestoreLogDraft, logged_restore
 from schedgen_backups.core.restore.objects import PreparedFiles, PreparedObjects
 from schedgen_backups.core.restore.point import OnProgress, PreparedRestore, RestoreReport, ignore_progress
 from schedgen_backups.core.restore.safety_backup import take_safety_backup
-from schedgen_backups.core.restore.swap import finish_swap, open_swap
+from schedgen_backups.core.restore.swap import finish_swap, list_way_back, open_swap
 from schedgen_backups.core.restore.table_diff import TableDiff
 from schedgen_backups.core.restore.table_write import WriteMode, WrittenRows
 from schedgen_backups.core.restore.tables import PreparedTables, TableRequest, prepare_tables
@@ -181,7 +182,10 @@ class RestoreService:
                 raise
         if differences:
             self._report(f"the database itself is not as it was captured: {', '.join(differences)}")
-        self._report(f"the database of before is called {swap.old_name}; drop it when nobody needs it")
+        if swap.has_live:
+            self._report(f"the database of before is called {swap.old_name}; drop it when nobody needs it")
+            statements = " ".join(list_way_back(swap, ids[1]))
+            self._report(f"to go back to it, stop the application and run in the database {MAINTENANCE_DATABASE}: {statements}")
         return report
 
     def _keep_targets(self, prepared: PreparedRestore) -> None:

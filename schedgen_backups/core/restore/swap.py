@@ -17,7 +17,7 @@ from psycopg import sql
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.postgres.database_properties import execute_all, list_property_statements, read_properties
+from schedgen_backups.core.postgres.database_properties import carry_properties, read_properties
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 from schedgen_backups.core.restore.tables import open_side_database
 from schedgen_backups.core.settings import DatabaseSettings
@@ -38,6 +38,8 @@ class Swap:
     """What is restored into."""
     old_name: str
     """What the live database is called afterwards."""
+    has_live: bool
+    """Whether there is a database to exchange with."""
     captured: DatabaseProperties | None = None
     """What the dump's database had besides its contents, for where there is no live one."""
 
@@ -45,6 +47,15 @@ class Swap:
 def name_old_database(live: DatabaseSettings, point_id: RecoveryPointId) -> str:
     """Return what the live database is called once a restore of this point has taken its place."""
     return f"{live.database}_old_{point_id}"
+
+
+def list_way_back(swap: Swap, now_id: RecoveryPointId) -> tuple[str, ...]:
+    """Return the statements that give the database of before its name again, and the restored one another."""
+    undone = f"{swap.live.database}_undone_{now_id}"
+    return tuple(
+        sql.SQL("ALTER DATABASE {} RENAME TO {};").format(sql.Identifier(before), sql.Identifier(after)).as_string()
+        for before, after in ((swap.live.database, undone), (swap.old_name, swap.live.database))
+    )
 
 
 def check_swap(session: DatabaseSession, live: DatabaseSettings, point_id: RecoveryPointId) -> None:
@@ -68,10 +79,11 @@ def open_swap(
     Errors are those of `open_side_database`.
     """
     with session.use() as connection:
-        like = read_properties(connection, live.database) or captured
-    with open_side_database(session, f"{live.database}_new_{now_id}", encoding=encoding, like=like) as side:
+        present = read_properties(connection, live.database)
+    with open_side_database(session, f"{live.database}_new_{now_id}", encoding=encoding, like=present or captured) as side:
         # After the exchange no database has the side database's name any more, and nothing is dropped.
-        yield Swap(session, live, live.with_database(side.name), name_old_database(live, point_id), captured)
+        fresh = live.with_database(side.name)
+        yield Swap(session, live, fresh, name_old_database(live, point_id), has_live=present is not None, captured=captured)
 
 
 def finish_swap(swap: Swap) -> tuple[str, ...]:
@@ -119,22 +131,15 @@ def _carry_properties(connection: Connection, swap: Swap, live: DatabaseProperti
     RestoreError where the live one's cannot be given; of the captured one's, what is different is returned.
     """
     wanted = live or swap.captured
-    present = read_properties(connection, swap.fresh.database)
-    if wanted is None or present is None:
+    if wanted is None:
         return ()
-    problem = ""
-    try:
-        execute_all(connection, list_property_statements(swap.fresh.database, wanted, present))
-    except psycopg.Error as error:
-        problem = " ".join(str(error).split())
-    carried = read_properties(connection, swap.fresh.database) or present
-    differences = carried.list_differences(wanted)
+    carried = carry_properties(connection, swap.fresh.database, wanted)
     if live is None:
-        return differences
-    if problem or differences:
+        return carried.differences
+    if carried.problem or carried.differences:
         raise RestoreError(
             f"the restored database cannot get what {swap.live.database} has besides its contents, which is as it was: "
-            f"{problem or ', '.join(differences)}",
+            f"{carried.problem or ', '.join(carried.differences)}",
             hint="Restore with a role that may do this, such as a superuser; or without --swap into a database that you have made as it must be.",
         )
     return ()

@@ -11,25 +11,24 @@ import psycopg
 from psycopg import sql
 
 from schedgen_backups.core.catalog.catalog import PointListing
-from schedgen_backups.core.errors import DatabaseError, RestoreError, TargetNotEmptyError, VerificationError
+from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.dump_sections import make_loadable
 from schedgen_backups.core.formats.dump_text import DumpDigest, Text, split_table
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
-from schedgen_backups.core.postgres.database_properties import UNKNOWN_LOCALE_ERRORS, make_locale_clause, read_properties
+from schedgen_backups.core.postgres.database_properties import read_properties
 from schedgen_backups.core.postgres.psql import feed_psql
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 from schedgen_backups.core.restore.database import PreparedDatabase, prepare_new_database
+from schedgen_backups.core.restore.new_database import create_database, drop_database
 from schedgen_backups.core.restore.table_diff import TableDiff, as_condition, diff_tables, name_table, open_reader
 from schedgen_backups.core.restore.table_write import WriteMode, WrittenRows, write_rows
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 
 _MARK = "schedgen-backups: unfinished, removed by the next restore when its maker is gone"
 SIDE_PREFIX = "restored_"
-_NAME_LIMIT_BYTES = 63
-"""PostgreSQL manual, section 4.1.1 (NAMEDATALEN - 1)."""
 
 
 def make_side_name(point_id: RecoveryPointId) -> str:
@@ -87,49 +86,21 @@ def open_side_database(
 ) -> Generator[SideDatabase, None, None]:
     """A new, empty database of this name is on the server within the block; what killed processes left there of this kind is gone.
 
-    `session` is one with the server's maintenance database; collation and tablespace are those of `like`, where the encoding takes them.
-    TargetNotEmptyError when the name is taken, DatabaseError when the role may not make databases.
+    `session` is one with the server's maintenance database. Errors and `like` are those of `create_database`.
     """
-    if len(name.encode()) > _NAME_LIMIT_BYTES:
-        raise RestoreError(f"{name!r} is longer than a database's name may be", hint="Name another one.")
     with session.use() as connection:
         # The session ends with this process, whatever happens to it: then the next one may remove what it left.
         connection.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtext(%s))", (name,))
         _sweep(connection)
-        _create_database(connection, name, session.settings, encoding, like)
+        create_database(connection, name, session.settings, encoding=encoding, like=like)
+        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(_MARK)))
     side = SideDatabase(session, name)
     try:
         yield side
     finally:
         if not side.is_kept:
             with session.use() as connection:
-                _drop_database(connection, name)
-
-
-def _create_database(connection: Connection, name: str, server: DatabaseSettings, encoding: str, like: DatabaseProperties | None) -> None:
-    identifier = sql.Identifier(name)
-    try:
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}").format(identifier, sql.Literal(encoding))
-        if like is None:
-            connection.execute(statement)
-        else:
-            # Naming even the default one takes a privilege.
-            is_default = like.tablespace == "pg_default"
-            tablespace = sql.SQL("") if is_default else sql.SQL(" TABLESPACE {}").format(sql.Identifier(like.tablespace))
-            try:
-                connection.execute(statement + tablespace + make_locale_clause(like, connection.info.server_version // 10000))
-            except (*UNKNOWN_LOCALE_ERRORS, psycopg.errors.InsufficientPrivilege):
-                # A collation of another encoding, or one that this server does not have.
-                connection.execute(statement)
-    except psycopg.errors.DuplicateDatabase:
-        raise TargetNotEmptyError(
-            f"there is a database {name} already", hint=f'Name another one, or drop it when nobody needs it: DROP DATABASE "{name}";'
-        ) from None
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise DatabaseError(
-            f"the role {server.user} may not make a database: {error}", hint=f'As a superuser run: ALTER ROLE "{server.user}" CREATEDB;'
-        ) from error
-    connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(identifier, sql.Literal(_MARK)))
+                drop_database(connection, name)
 
 
 def read_like(prepared: PreparedDatabase, live: DatabaseSettings) -> DatabaseProperties | None:
@@ -145,13 +116,8 @@ def _sweep(connection: Connection) -> None:
     for (name,) in rows:
         free = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext(%s))", (name,)).fetchone()
         if free and free[0]:
-            _drop_database(connection, str(name))
+            drop_database(connection, str(name))
             connection.execute("SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtext(%s))", (name,))
-
-
-def _drop_database(connection: Connection, name: str) -> None:
-    """Drop the database and end its sessions; do nothing where there is none."""
-    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _fill(prepared: PreparedDatabase, tables: tuple[TableEntry, ...], side: DatabaseSettings) -> None:

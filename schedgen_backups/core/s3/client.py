@@ -30,6 +30,7 @@ from schedgen_backups.core.s3.listing_page import ListedObject, ListingPage, rea
 from schedgen_backups.core.s3.object_checksum import CHECKSUM_HEADERS, ObjectChecksum, Unproven, read_stored_checksum
 from schedgen_backups.core.s3.object_head import METADATA_PREFIX, ObjectHead, read_head
 from schedgen_backups.core.s3.refusals import (
+    DENIED_CODES,
     BucketStalledError,
     ObjectChangedError,
     ObjectGoneError,
@@ -147,6 +148,26 @@ class BucketClient:
         with self.translate_errors(""):
             if not self._client.bucket_exists(self._bucket):
                 raise make_missing_bucket_error(self.settings)
+
+    def make_bucket(self) -> None:
+        """The bucket is there, in the region of the settings; BucketError (permanent) where the keys may not make it."""
+        with self.translate_errors(""):
+            try:
+                self._client.make_bucket(self._bucket)
+            except S3Error as error:
+                if error.code == "BucketAlreadyOwnedByYou":
+                    return
+                if error.code in DENIED_CODES:
+                    raise BucketError(
+                        f"the keys may not make the bucket {self.settings.label}: {error.code}",
+                        hint="Make it, or set RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY to keys with s3:CreateBucket.",
+                    ) from error
+                raise
+
+    def remove_bucket(self) -> None:
+        """Remove the bucket, which must be empty."""
+        with self.translate_errors(""):
+            self._client.remove_bucket(self._bucket)
 
     def is_empty(self) -> bool:
         """Whether the bucket holds no object."""

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from minio.error import S3Error
 
-from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
+from schedgen_backups.core.errors import BucketError, BucketMissingError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.settings import BucketSettings
 
 _GONE_CODES = frozenset({"NoSuchKey", "NoSuchVersion"})
@@ -17,7 +17,7 @@ _LOGIN_CODES = frozenset(
     }
 )
 """They concern every object (S3 API reference, list of error codes)."""
-_DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled"})
+DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled"})
 """They may concern one object."""
 _KEYS_HINT = (
     "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY: s3:ListBucket, s3:GetObject and "
@@ -74,9 +74,9 @@ def explain_refusal(settings: BucketSettings, key: str, error: S3Error) -> Bucke
     return _explain_login(settings, code) or _explain_object(settings, key, code, status, message)
 
 
-def make_missing_bucket_error(settings: BucketSettings) -> BucketError:
+def make_missing_bucket_error(settings: BucketSettings) -> BucketMissingError:
     """Return the error that says that the bucket is not there."""
-    return BucketError(f"the S3 server at {settings.endpoint} has no bucket {settings.bucket}", hint="Check MINIO_BUCKET, or make the bucket.")
+    return BucketMissingError(f"the S3 server at {settings.endpoint} has no bucket {settings.bucket}", hint="Check MINIO_BUCKET, or make the bucket.")
 
 
 def name_object(key: str) -> str:
@@ -105,8 +105,8 @@ def _explain_object(settings: BucketSettings, key: str, code: str, status: int, 
         return ObjectGoneError(f"object {key!r} is not in the bucket")
     if code == "PreconditionFailed":
         return ObjectChangedError(f"object {key!r} was replaced meanwhile")
-    kind = BucketError if not key else ObjectRefusedError if status == HTTPStatus.FORBIDDEN or code in _DENIED_CODES else ObjectError
-    if code in _DENIED_CODES:
+    kind = BucketError if not key else ObjectRefusedError if status == HTTPStatus.FORBIDDEN or code in DENIED_CODES else ObjectError
+    if code in DENIED_CODES:
         what = f"the object {key!r}" if key else f"the bucket {settings.bucket}"
         return kind(f"the S3 server at {settings.endpoint} refuses access to {what}: {code}", hint=_KEYS_HINT)
     if key and code == "InvalidObjectState":

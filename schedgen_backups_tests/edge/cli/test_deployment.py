@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from uuid import uuid4
@@ -32,11 +33,17 @@ MARKER = ".last-deployment-backup"
 
 @pytest.fixture
 def deployed(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """A site with an application of its own, of which a backup was taken before a deployment."""
+    """A site with an application of its own, and with the three roles that docs/restore.md recommends: no superuser."""
     name = f"deploy_{uuid4().hex}"
-    application = Application(postgres_server.create_database(name), weed.settings(name.replace("_", "-")))
-    seed_application(application.database, application.bucket, user_count=10, job_count=20)
-    return Site(tmp_path, application, monkeypatch)
+    owner, reader, restorer = (f"{kind}_{name}" for kind in ("owner", "reader", "restorer"))
+    database, bucket = postgres_server.create_database(name), weed.settings(name.replace("_", "-"))
+    run(database, f"CREATE ROLE {owner} LOGIN PASSWORD 'p'; ALTER DATABASE {name} OWNER TO {owner}")
+    run(database, f"CREATE ROLE {reader} LOGIN PASSWORD 'p' IN ROLE pg_read_all_data")
+    run(database, f"CREATE ROLE {restorer} LOGIN CREATEDB PASSWORD 'p' IN ROLE {owner}, pg_signal_backend")
+    seed_application(replace(database, user=owner, password="p"), bucket, user_count=10, job_count=20)
+    site = Site(tmp_path, Application(replace(database, user=reader, password="p"), bucket), monkeypatch)
+    site.set(RESTORE_POSTGRES_USER=restorer, RESTORE_POSTGRES_PASSWORD="p")
+    return site
 
 
 def source(marker: Path) -> dict[str, str]:
@@ -75,7 +82,7 @@ def test_a_deployment_has_a_pinned_point_and_a_marker_and_its_rollback_brings_ev
     database, bucket = deployed.application.database, deployed.application.bucket
     before = run(database, "SELECT id, s3_key FROM jobs ORDER BY id")
     key = next(key for _id, key in before if key)
-    run(database, "DELETE FROM jobs")
+    run(replace(database, user=database.user.replace("reader", "owner")), "DELETE FROM jobs")
     client_of(bucket).remove_object(bucket.bucket, key)
     for command in commands:
         words = command.replace("schedgen-backups", f"{sys.executable} -m schedgen_backups.cli.main", 1)

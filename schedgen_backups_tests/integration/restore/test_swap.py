@@ -110,11 +110,16 @@ def test_the_restored_database_takes_the_name_and_the_old_one_keeps_its_rows(liv
     old = f"{live.database.database}_old_{POINT}"
     assert live.names() == [live.database.database, old]
     assert run(live.database.with_database(old), "SELECT count(*) FROM jobs") == [(0,)]
-    assert old in live.told[-1]
+    assert old in live.told[-2]
+    way_back = live.told[-1].partition(" run in the database postgres: ")[2]
+    assert way_back.count("RENAME TO") == 2
     assert run(live.database, "SHOW statement_timeout") == [("77s",)]
     assert run(live.database, "SHOW search_path") == [("public, pg_catalog",)]
     [entry] = read_restore_log(live.service.catalog.directory)
     assert (entry.subject, entry.reason, entry.result) == ("database", "it went wrong", "done: equal")
+    for statement in way_back.splitlines():
+        run(live.database.with_database("postgres"), statement)
+    assert run(live.database, "SELECT count(*) FROM jobs") == [(0,)]
 
 
 PROPERTIES = """

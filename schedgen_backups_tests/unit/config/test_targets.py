@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.sources import parse_endpoint, read_bucket
-from schedgen_backups.config.targets import read_bucket_target, read_database_target
+from schedgen_backups.config.targets import read_bucket_target, read_database_target, read_live_database
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups_tests.unit.config.test_config import load
 
@@ -56,6 +57,36 @@ def test_a_url_of_another_server_gets_no_password(tmp_path: Path, target: str) -
         read_database_target(target, make_config(tmp_path, RESTORE_POSTGRES_PASSWORD="canary"))
     assert "RESTORE_POSTGRES_HOST" in caught.value.hint
     assert "canary" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("target", "values", "login"),
+    [
+        ("app", {}, ("restorer", "own")),
+        ("app", OTHER, ("schedgen", "of-the-source")),
+        ("postgresql://db/app", {}, ("restorer", "own")),
+        ("postgresql://me@db/app", {}, ("me", "own")),
+        ("postgresql://other:6000/app", OTHER, ("restorer", "own")),
+    ],
+)
+def test_a_restore_has_a_role_of_its_own(tmp_path: Path, target: str, values: dict[str, str], login: tuple[str, str]) -> None:
+    config = make_config(tmp_path, RESTORE_POSTGRES_USER="restorer", RESTORE_POSTGRES_PASSWORD="own", **values)
+    settings = read_database_target(target, config)
+    assert (settings.user, settings.password, settings.database) == (*login, "app")
+
+
+def test_the_role_of_restores_needs_its_own_password(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="RESTORE_POSTGRES_PASSWORD"):
+        read_database_target("app", make_config(tmp_path, RESTORE_POSTGRES_USER="restorer"))
+    assert read_database_target("postgresql://db/app", make_config(tmp_path, RESTORE_POSTGRES_USER="restorer")).password == ""
+
+
+def test_the_live_database_is_written_by_the_role_of_restores(tmp_path: Path) -> None:
+    reader = make_config(tmp_path)
+    assert read_live_database("", reader) == reader.database
+    config = make_config(tmp_path, RESTORE_POSTGRES_USER="restorer", RESTORE_POSTGRES_PASSWORD="own")
+    assert read_live_database("", config) == replace(config.database, user="restorer", password="own")
+    assert read_live_database("other", config).database == "other"
 
 
 def test_an_address_in_the_url_does_not_lead_the_password_elsewhere(tmp_path: Path) -> None:

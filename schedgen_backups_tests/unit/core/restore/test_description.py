@@ -87,7 +87,7 @@ def test_a_restore_into_empty_targets_is_described_in_order(prepared: PreparedRe
     assert prepared.describe() == (
         f"verify the files of recovery point {POINT}, taken 2026-11-22 02:00:00 UTC",
         "load 2 tables with 3 rows into user@host:5432/fresh, in one transaction that is committed last",
-        "write 1 objects with 3 bytes into http://host:9000/pdfs",
+        "write 1 object with 3 B into http://host:9000/pdfs",
         "compare every table and every object with what was captured",
     )
 
@@ -95,7 +95,7 @@ def test_a_restore_into_empty_targets_is_described_in_order(prepared: PreparedRe
 def test_a_half_that_is_left_out_is_not_described(prepared: PreparedRestore) -> None:
     lines = replace(prepared, database=None, request=replace(prepared.request, database=None)).describe()
     assert not any("tables with" in line for line in lines)
-    assert any("write 1 objects" in line for line in lines)
+    assert any("write 1 object " in line for line in lines)
 
 
 def test_what_is_replaced_is_named_before(prepared: PreparedRestore) -> None:
