@@ -5,15 +5,18 @@ Servers live as long as the session; databases and buckets as long as one test. 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from hypothesis import settings as hypothesis_settings
 from minio.deleteobjects import DeleteObject
@@ -213,9 +216,22 @@ def _bin_dir_of(package: str) -> Path:
 
 
 def _fresh_database(server: EmbeddedPostgres) -> Iterator[DatabaseSettings]:
+    """Nine hundred tests have one: without a connection for each and without the pages in the log that takes a third of the time."""
     name = f"test_{uuid4().hex}"
-    yield server.create_database(name)
-    server.drop_database(name)
+    administrator = _connect_administrator(server)
+    administrator.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
+    yield server.settings(name)
+    administrator.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+
+
+@cache
+def _connect_administrator(server: EmbeddedPostgres) -> psycopg.Connection[tuple[Any, ...]]:
+    settings = server.settings("postgres")
+    connection = psycopg.connect(
+        host=settings.host, port=settings.port, user=settings.user, password=settings.password, dbname=settings.database, autocommit=True
+    )
+    atexit.register(connection.close)
+    return connection
 
 
 def _fresh_bucket(server: S3Server) -> Iterator[BucketSettings]:

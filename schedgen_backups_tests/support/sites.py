@@ -26,8 +26,8 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.definitions import defs
 from schedgen_backups.defs.assets import find_point_id
 from schedgen_backups_tests.support.artifacts import damage
+from schedgen_backups_tests.support.command_server import QUIET, open_command_server
 
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 PATIENCE_SECONDS = 180
 NEVER = "0 0 29 2 *"
 """A schedule that no test meets."""
@@ -103,7 +103,7 @@ class Site:
         return job.execute_in_process(instance=instance, asset_selection=[key], raise_on_error=False)
 
     def start_cli(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """The command line has been started as a process of its own in the site's folder."""
+        """The command line has been started as a new interpreter in the site's folder."""
         words = [sys.executable, "-m", "schedgen_backups.cli.main", *arguments]
         return subprocess.Popen(
             words,
@@ -117,9 +117,8 @@ class Site:
 
     def cli(self, *arguments: str, **environment: str) -> CliResult:
         """The command ran to its end."""
-        with self.start_cli(*arguments, **environment) as process:
-            stdout, stderr = process.communicate()
-        return CliResult(process.returncode, stdout, " ".join(stderr.split()))
+        code, stdout, stderr = open_command_server().run(arguments, self.folder, {**os.environ, **environment})
+        return CliResult(code, stdout, " ".join(stderr.split()))
 
     def points(self) -> tuple[PointListing, ...]:
         return Catalog(self.directory).list_points()

@@ -15,9 +15,10 @@ from schedgen_backups.core.restore.log import read_restore_log
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.definitions import defs
 from schedgen_backups.demo.seed import seed_application
+from schedgen_backups_tests.support.command_server import QUIET
 from schedgen_backups_tests.support.inbox import Watcher, open_inbox
 from schedgen_backups_tests.support.servers import client_of, run
-from schedgen_backups_tests.support.sites import QUIET, Application, Site
+from schedgen_backups_tests.support.sites import Application, Site
 
 pytestmark = [pytest.mark.edge]
 
