@@ -6,7 +6,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 # Hundreds of processes of the tests import the package; without compiled files each compiles it again.
 unexport PYTHONDONTWRITEBYTECODE
 # Tests wait more than they compute. A file's tests stay together: they share servers. In their order, so that the daemons' minutes do not come last.
-PYTEST_PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST_PARALLEL ?= -n 4 --dist loadfile --no-loadscope-reorder
 # Where the files of the unit tests live: in memory where there is a gigabyte of it (15 % faster than a disk, 2026-11-29).
 MEMORY_TMPDIR = $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 1000000 2>/dev/null && echo TMPDIR=/dev/shm)
 .DEFAULT_GOAL := help

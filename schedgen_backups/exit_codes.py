@@ -8,6 +8,7 @@ from __future__ import annotations
 from schedgen_backups.core.errors import (
     BackupError,
     BucketError,
+    CommandError,
     ConfigurationError,
     DatabaseError,
     LockHeldError,
@@ -35,6 +36,8 @@ NO_POINT_EXIT_CODE = 8
 """There is no such recovery point."""
 ALERT_EXIT_CODE = 9
 """A channel did not accept an alert."""
+COMMAND_EXIT_CODE = 10
+"""A command that the operator named for before or after a backup failed."""
 USAGE_EXIT_CODE = 64
 """The command line was not understood (EX_USAGE of sysexits.h)."""
 CANCELLED_EXIT_CODE = 130
@@ -42,6 +45,7 @@ CANCELLED_EXIT_CODE = 130
 
 _BY_ERROR: tuple[tuple[type[BackupError], int], ...] = (
     (PointNotFoundError, NO_POINT_EXIT_CODE),
+    (CommandError, COMMAND_EXIT_CODE),
     (DatabaseError, DATABASE_EXIT_CODE),
     (BucketError, BUCKET_EXIT_CODE),
     (ConfigurationError, CONFIGURATION_EXIT_CODE),

@@ -14,6 +14,7 @@ from schedgen_backups.cli.deployment import write_marker as mark_deployment
 from schedgen_backups.cli.progress import print_failure, show_capture
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError, StorageError
+from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.system.lock import DirectoryLock
 from schedgen_backups.core.units import parse_span
 from schedgen_backups.runs.launch import run_backup
@@ -40,7 +41,7 @@ def backup(
     if write_marker is not None:
         check_marker_folder(write_marker)
     _refuse_when_locked(directory)
-    with show_capture(err, directory):
+    with show_capture(err, directory, _find_last_sizes(directory)):
         outcome = run_backup(config, reason, labels, pin_for=pin_for)
     if outcome.is_success and write_marker is not None:
         catalog = Catalog(directory)
@@ -61,6 +62,14 @@ def backup(
     for failure in () if as_json else outcome.failures:
         print_failure(err, failure)
     raise CommandEnd(outcome.exit_code)
+
+
+def _find_last_sizes(directory: Path) -> dict[ArtifactKind, int]:
+    """The sizes of the newest complete point's files; none where there is no point, or nobody would see them."""
+    if not err.is_terminal or not directory.is_dir():
+        return {}
+    complete = [point for point in Catalog(directory).list_points() if len(point.artifacts) == len(ArtifactKind)]
+    return {artifact.name.kind: artifact.size_bytes for artifact in complete[-1].artifacts} if complete else {}
 
 
 def _refuse_when_locked(directory: Path) -> None:

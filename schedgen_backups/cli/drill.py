@@ -10,10 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
-from schedgen_backups.cli.progress import draw_results, format_age, print_failure
+from schedgen_backups.cli.progress import draw_results, print_failure, show_work
 from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.units import format_age
 from schedgen_backups.runs.launch import run_drill
 from schedgen_backups.runs.results import DrillResult
 
@@ -28,7 +29,7 @@ def drill(
     """Restore a recovery point into scratch servers, compare it, open PDFs by key, measure the time; ends with 3 when a check does not hold."""
     if point_id != LATEST:
         RecoveryPointId.parse(point_id)
-    with err.status("drilling a restore"):
+    with show_work(err, "restoring on trial into scratch servers"):
         outcome = run_drill(get_config(context), point_id)
     if as_json:
         print_json(_to_json(outcome))

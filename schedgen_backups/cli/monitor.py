@@ -10,11 +10,12 @@ from rich.table import Table
 
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
-from schedgen_backups.cli.progress import print_precondition_results
+from schedgen_backups.cli.progress import print_precondition_results, show_work
 from schedgen_backups.core.catalog.selection import look_over
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
-from schedgen_backups.doctor.checks import Verdict, examine
+from schedgen_backups.doctor.checks import examine
+from schedgen_backups.doctor.results import Verdict
 from schedgen_backups.exit_codes import ALERT_EXIT_CODE, CONFIGURATION_EXIT_CODE, VERIFICATION_EXIT_CODE
 
 _WARNING_SHARE = 0.8
@@ -63,7 +64,8 @@ def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
 @app.command()
 def doctor(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """Check every precondition of a backup: settings, servers, versions, privileges, space, clock."""
-    results = list(examine(get_config(context)))
+    with show_work(err, "looking at settings, servers and disk"):
+        results = list(examine(get_config(context)))
     if as_json:
         print_json({"results": [{"what": f.subject, "state": f.verdict.value, "detail": f.detail, "fix": f.fix} for f in results]})
     else:
@@ -74,7 +76,8 @@ def doctor(context: typer.Context, *, as_json: JsonOption = False) -> None:
 @app.command()
 def audit(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """Look at the live system: rows whose object is missing, objects that no row refers to. Ends with 3 when a row's object is missing."""
-    found = check_consistency(get_config(context).live_application)
+    with show_work(err, "reading the references and listing the bucket"):
+        found = check_consistency(get_config(context).live_application)
     if as_json:
         print_json(
             {
@@ -102,7 +105,8 @@ def send_alert_test(context: typer.Context, *, as_json: JsonOption = False) -> N
     service = AlertService(get_config(context))
     if not service.notifier.channels:
         raise ConfigurationError("no channel is configured", hint="Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL.")
-    deliveries = send_test_alert(service.notifier)
+    with show_work(err, "sending a test message to every channel"):
+        deliveries = send_test_alert(service.notifier)
     if as_json:
         print_json({"deliveries": [{"channel": each.channel, "accepted": each.is_accepted, "answer": each.answer} for each in deliveries]})
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Table
@@ -25,10 +26,10 @@ from rich.table import Table
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, PointListing, PointState
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus, VerificationLevel
 from schedgen_backups.core.formats.records import TableEntry
-from schedgen_backups.core.model import ArtifactKind, Origin, RecoveryPointId
+from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId
 from schedgen_backups.core.retention.plan import RetentionPlan
-from schedgen_backups.core.units import describe_labels, format_bytes
-from schedgen_backups.doctor.checks import PreconditionResult, Verdict
+from schedgen_backups.core.units import describe_labels, format_age, format_bytes
+from schedgen_backups.doctor.results import PreconditionResult, Verdict
 from schedgen_backups.runs.results import StepFailure
 
 _STATE_STYLES = {
@@ -137,26 +138,27 @@ def describe_levels(point: PointListing) -> str:
     return ", ".join(f"{level.value}: {point.verification.level(level).status.value}" for level in VerificationLevel)
 
 
-def format_age(age: timedelta) -> str:
-    """A time span in its largest unit or two, such as `3 d 4 h`."""
-    minutes = int(age.total_seconds() // 60)
-    days, hours = minutes // (24 * 60), minutes // 60 % 24
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+@contextmanager
+def show_work(console: Console, text: str) -> Generator[None, None, None]:
+    """While the block runs, a terminal shows what is done and for how long: for work whose size nobody knows beforehand."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        progress.add_task(text, total=None)
+        yield
 
 
 @contextmanager
-def show_capture(console: Console, directory: Path) -> Generator[None, None, None]:
-    """While the block runs, a terminal shows how much of each file was written; the staging folder tells."""
+def show_capture(console: Console, directory: Path, expected: Mapping[ArtifactKind, int]) -> Generator[None, None, None]:
+    """While the block runs, a terminal shows how much of each file was written; the staging folder tells.
+
+    `expected` has the sizes of the newest point's files: about as much is to come.
+    """
     if not console.is_terminal:
         yield
         return
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(), console=console
-    ) as progress:
+    with _make_bars(console) as progress:
         is_done = threading.Event()
-        watcher = threading.Thread(target=_watch_staging, args=(progress, directory / STAGING_NAME, is_done), daemon=True)
+        watcher = threading.Thread(target=_watch_staging, args=(progress, directory / STAGING_NAME, expected, is_done), daemon=True)
         watcher.start()
         try:
             yield
@@ -166,11 +168,11 @@ def show_capture(console: Console, directory: Path) -> Generator[None, None, Non
 
 
 @contextmanager
-def show_progress(console: Console, descriptions: dict[str, tuple[str, int | None]]) -> Generator[ProgressBars, None, None]:
+def show_progress(console: Console, descriptions: Mapping[str, tuple[str, int | None]]) -> Generator[ProgressBars, None, None]:
     """Bars for phases: name → (description, bytes to come or None). Nothing is drawn where there is no terminal."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        tasks = {name: progress.add_task(text, total=total, start=True) for name, (text, total) in descriptions.items()}
+    with _make_bars(console) as progress:
+        # The clock of a phase runs from its first byte: the time that is left would be wrong otherwise.
+        tasks = {name: progress.add_task(text, total=total, start=False) for name, (text, total) in descriptions.items()}
         yield ProgressBars(progress, tasks)
 
 
@@ -180,20 +182,52 @@ class ProgressBars:
     def __init__(self, progress: Progress, tasks: dict[str, TaskID]) -> None:
         self._progress = progress
         self._tasks = tasks
+        self._started: set[str] = set()
 
     def advance(self, phase: str, size_bytes: int) -> None:
         """More bytes of this phase have passed."""
-        self._progress.advance(self._tasks[phase], size_bytes)
+        task = self._tasks[phase]
+        if phase not in self._started:
+            self._started.add(phase)
+            self._progress.start_task(task)
+        self._progress.advance(task, size_bytes)
 
 
-def _watch_staging(progress: Progress, staging: Path, is_done: threading.Event) -> None:
-    tasks: dict[str, TaskID] = {}
+def _make_bars(console: Console) -> Progress:
+    """Amount, total, rate and the time that is left, on a line of 80 columns."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+_CAPTURES = {ArtifactKind.DATABASE: "dump of the database", ArtifactKind.BUCKET: "archive of the bucket"}
+
+
+def _watch_staging(progress: Progress, staging: Path, expected: Mapping[ArtifactKind, int], is_done: threading.Event) -> None:
+    tasks: dict[ArtifactKind, TaskID] = {}
+    # Until the first byte, and after the last, there is nothing to count: loading Dagster, the snapshot, reading all again.
+    other = progress.add_task("loading Dagster", total=None)
     while not is_done.wait(_POLL_SECONDS):
         for path in staging.glob("*/*.gz"):
+            name = ArtifactName.from_file_name(path.name)
             try:
                 size_bytes = path.stat().st_size
             except FileNotFoundError:  # published just now
                 continue
-            if path.name not in tasks:
-                tasks[path.name] = progress.add_task(path.name, total=None)
-            progress.update(tasks[path.name], completed=size_bytes)
+            if name is None:
+                continue
+            if name.kind not in tasks:
+                tasks[name.kind] = progress.add_task(_CAPTURES[name.kind], total=expected.get(name.kind))
+                progress.update(other, description="verifying and committing", visible=False)
+            # The last point's size is a guess, and a full bar says nothing.
+            total = expected.get(name.kind)
+            progress.update(tasks[name.kind], completed=size_bytes, total=total if total is None or size_bytes < total else None)
+        is_writing = any(staging.glob("*/*.gz"))
+        progress.update(other, visible=not tasks or not is_writing)

@@ -6,6 +6,7 @@ A command reads its arguments, prepares the restore, shows what would change, as
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from datetime import timezone
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, get_config, out, print_json
-from schedgen_backups.cli.progress import draw_results, show_progress
-from schedgen_backups.cli.tables import draw_diffs, draw_objects
+from schedgen_backups.cli.progress import draw_results, show_progress, show_work
+from schedgen_backups.cli.tables import draw_diffs, draw_objects, draw_values
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.restore import read_live_bucket, read_restore_request, read_table_request, read_undelete_request
 from schedgen_backups.core.catalog.selection import resolve_point
@@ -25,7 +26,7 @@ from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.restore.log import read_restore_log
 from schedgen_backups.core.restore.objects import PreparedFiles, objects_to_json, prepare_files, prepare_objects
-from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest, prepare_restore
+from schedgen_backups.core.restore.point import PreparedRestore, RestoreReport, prepare_restore
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.restore.table_diff import diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
@@ -87,7 +88,7 @@ def restore(
             return
         if request.needs_confirmation:
             demand_confirmation(request.target_name, confirm)
-        with show_progress(err, _describe_phases(request)) as bars:
+        with show_progress(err, _describe_phases(prepared)) as bars:
             report = service.restore_whole(prepared, on_progress=bars.advance)
     _print_report(report, as_json=as_json)
 
@@ -103,6 +104,9 @@ def restore_tables(
     database: Annotated[str, typer.Option(help="The live database to compare with and write to; by default the one that is backed up.")] = "",
     side_database: Annotated[str, typer.Option(help="Name of the database beside it; by default restored_ID.")] = "",
     diff_only: Annotated[bool, typer.Option("--diff-only", help="Show the difference, and drop the side database again.")] = False,
+    values: Annotated[
+        bool, typer.Option("--values", help="Show the values that differ, in the backup and live, of up to ten rows of each table.")
+    ] = False,
     write: Annotated[WriteMode | None, typer.Option(help="Put rows back: the missing ones, or also those that were changed.")] = None,
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
@@ -114,14 +118,19 @@ def restore_tables(
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
     request = read_table_request(config, point, tuple(table), database=database, where=where, side_name=side_database)
-    with service.open_tables(request) as prepared:
+    with ExitStack() as stack:
+        with show_work(err, f"loading {count(len(table), 'table')} beside the live database, and comparing"):
+            prepared = stack.enter_context(service.open_tables(request))
         differences = prepared.describe()
-        answer: dict[str, object] = {"id": point.point_id.text, "tables": diffs_to_json(differences)}
+        answer: dict[str, object] = {"id": point.point_id.text, "tables": diffs_to_json(differences, with_values=values)}
         if not as_json:
             out.print(draw_diffs(differences))
+            if values:
+                out.print(draw_values(differences))
         if write is not None:
             demand_confirmation(request.target_name, confirm)
-            written = service.write_rows(prepared, write)
+            with show_work(err, "putting rows back"):
+                written = service.write_rows(prepared, write)
             answer["written"] = {rows.table.qualified_name: rows.count for rows in written}
             for rows in () if as_json else written:
                 out.print(f"{escape(rows.table.qualified_name)}: {count(rows.count, 'row')} put back into {escape(request.live.label)}")
@@ -159,9 +168,15 @@ def restore_objects(
         with prepare_files(point, tuple(key), to) as files:
             if overwrite and not dry_run:
                 demand_confirmation(str(to), confirm)
-            _print_files(files, () if dry_run else service.write_files(files, overwrite=overwrite), as_json=as_json)
+            written_paths: tuple[Path, ...] = ()
+            if not dry_run:
+                with show_work(err, f"writing {_measure(files.entries)} into {to}"):
+                    written_paths = service.write_files(files, overwrite=overwrite)
+            _print_files(files, written_paths, as_json=as_json)
         return
-    with prepare_objects(point, tuple(key), read_live_bucket(config, bucket), service.transfer) as prepared:
+    with ExitStack() as stack:
+        with show_work(err, "comparing with the bucket"):
+            prepared = stack.enter_context(prepare_objects(point, tuple(key), read_live_bucket(config, bucket), service.transfer))
         differences = prepared.describe()
         if not as_json:
             out.print(draw_objects(differences))
@@ -169,7 +184,8 @@ def restore_objects(
         if not dry_run:
             if back or prepared.needs_confirmation:
                 demand_confirmation(prepared.target_name, confirm)
-            written = service.write_objects(prepared, overwrite=overwrite)
+            with show_work(err, f"writing into {prepared.bucket.target.label}"):
+                written = service.write_objects(prepared, overwrite=overwrite)
     if as_json:
         print_json({"id": point.point_id.text, "objects": objects_to_json(differences), "written": [entry.key for entry in written]})
     elif not dry_run:
@@ -199,7 +215,9 @@ def undelete(
     point = resolve_point(service.catalog, point_id, as_of=as_of)
     rows = read_table_request(config, point, (table,), database=database, where=where)
     request = read_undelete_request(config, rows, bucket=bucket, key_column=key_column)
-    with prepare_undelete(request, service.transfer) as prepared:
+    with ExitStack() as stack:
+        with show_work(err, f"loading {table} beside the live database, and comparing"):
+            prepared = stack.enter_context(prepare_undelete(request, service.transfer))
         row_differences, object_differences = prepared.tables.describe(), prepared.objects.describe()
         answer: dict[str, object] = {
             "tables": diffs_to_json(row_differences),
@@ -213,7 +231,8 @@ def undelete(
                 err.print(f"[yellow]note:[/] the archive has no object {escape(lost)}")
         if not dry_run:
             demand_confirmation(request.target_name, confirm)
-            undeleted = service.undelete(prepared)
+            with show_work(err, "writing objects, then rows"):
+                undeleted = service.undelete(prepared)
             answer |= {"rows_written": undeleted.row_count, "objects_written": [entry.key for entry in undeleted.objects]}
             if not as_json:
                 out.print(f"{count(undeleted.row_count, 'row')} and {count(len(undeleted.objects), 'object')} brought back")
@@ -260,11 +279,14 @@ def _print_files(files: PreparedFiles, written: tuple[Path, ...], *, as_json: bo
         out.print(escape(text))
     if len(lines) > _LISTED_FILES:
         out.print(f"{len(lines) - _LISTED_FILES} more; --json names all")
-    size = format_bytes(sum(entry.size_bytes for entry in files.entries))
     done = "written, read back and found equal" if written else "would be written"
-    out.print(f"{count(len(lines), 'object')}, {size}, {done}, in {escape(str(files.folder))}")
+    out.print(f"{_measure(files.entries)}, {done}, in {escape(str(files.folder))}")
     if written and files.index_path is not None:
         out.print(f"whose keys are no names for files: {escape(str(files.index_path))}")
+
+
+def _measure(entries: tuple[ObjectEntry, ...]) -> str:
+    return f"{count(len(entries), 'object')}, {format_bytes(sum(entry.size_bytes for entry in entries))}"
 
 
 def _keep_separate(prepared: PreparedTables) -> None:
@@ -293,13 +315,15 @@ def _print_report(report: RestoreReport, *, as_json: bool) -> None:
     raise CommandEnd(0 if report.is_equal else VERIFICATION_EXIT_CODE)
 
 
-def _describe_phases(request: RestoreRequest) -> dict[str, tuple[str, int | None]]:
-    sizes = {kind: artifact.size_bytes for kind in ArtifactKind if (artifact := request.point.artifact(kind)) is not None}
-    wanted = {ArtifactKind.DATABASE: request.database, ArtifactKind.BUCKET: request.bucket}
-    total = sum(size for kind, size in sizes.items() if wanted[kind] is not None)
-    phases: dict[str, tuple[str, int | None]] = {"verify": ("verify files", total)}
-    if request.database is not None:
-        phases["database"] = ("load database", sizes.get(ArtifactKind.DATABASE))
-    if request.bucket is not None:
-        phases["bucket"] = ("write objects", None)
-    return {**phases, "compare": ("compare", None)}
+def _describe_phases(prepared: PreparedRestore) -> dict[str, tuple[str, int | None]]:
+    """The phases with the bytes that each counts: those of the files, of the loaded dump, of the objects, and of both read back."""
+    point, database, bucket = prepared.request.point, prepared.database, prepared.bucket
+    halves = [ArtifactKind.DATABASE] * (database is not None) + [ArtifactKind.BUCKET] * (bucket is not None)
+    sizes = {kind: artifact.size_bytes for kind in halves if (artifact := point.artifact(kind)) is not None}
+    phases: dict[str, tuple[str, int | None]] = {"verify": ("verify the files", sum(sizes.values()))}
+    if database is not None:
+        phases["database"] = ("load the database", sizes.get(ArtifactKind.DATABASE))
+    if bucket is not None:
+        phases["bucket"] = ("write the objects", bucket.record.size_bytes)
+    read_back = (database.record.size_bytes if database is not None else 0) + (bucket.record.size_bytes if bucket is not None else 0)
+    return {**phases, "compare": ("compare", read_back)}

@@ -12,6 +12,7 @@ from schedgen_backups.core.restore.table_diff import TableDiff, describe_rows
 from schedgen_backups.core.units import count, format_bytes
 
 _LISTED = 50
+_VALUE_LIMIT = 200
 _STANDING_STYLES = {ObjectStanding.MISSING: "yellow", ObjectStanding.SAME: "green", ObjectStanding.DIFFERENT: "bold red"}
 
 
@@ -26,6 +27,23 @@ def draw_diffs(diffs: Iterable[TableDiff]) -> Table:
         counts = (diff.only_captured, diff.only_live, diff.changed, diff.same)
         drawn.add_row(escape(diff.table.qualified_name), *(str(count) for count in counts), escape(describe_rows(diff)))
     return drawn
+
+
+def draw_values(diffs: Iterable[TableDiff]) -> Table:
+    """One line per value that differs, of the rows that are named."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("table", "row", "column", "in the backup", "live"):
+        drawn.add_column(name, overflow="fold")
+    for diff in diffs:
+        for row in diff.changed_rows:
+            for value in row.values:
+                texts = ("NULL" if text is None else _shorten(text) for text in (value.captured, value.live))
+                drawn.add_row(*map(escape, (diff.table.qualified_name, row.key, value.column, *texts)))
+    return drawn
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _VALUE_LIMIT else f"{text[:_VALUE_LIMIT]} … ({len(text)} characters)"
 
 
 def draw_objects(differences: tuple[ObjectDifference, ...]) -> Table:

@@ -25,6 +25,7 @@ from schedgen_backups.core.settings import (
     DEFAULT_REFERENCE_QUERY,
     BucketSettings,
     CaptureSettings,
+    CommandSettings,
     DatabaseSettings,
     DrillSettings,
     References,
@@ -32,7 +33,7 @@ from schedgen_backups.core.settings import (
 )
 from schedgen_backups.core.verify.live_system import LiveApplication
 
-Part = Literal["database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill", "ui", "git_directory"]
+Part = Literal["database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill", "ui", "git_directory", "commands"]
 """A property of Config that may raise."""
 _MOST_THREADS = 64
 _CORES_FOR_TWO_DUMPS = 4
@@ -113,6 +114,19 @@ class Config:
         directory = reader.path("BACKUP_GIT_DIRECTORY")
         reader.check()
         return directory
+
+    @cached_property
+    def commands(self) -> CommandSettings:
+        """What is run before and after a backup."""
+        reader = self.open_reader()
+        settings = CommandSettings(
+            before=reader.text("BACKUP_BEFORE_COMMAND"),
+            after=reader.text("BACKUP_AFTER_COMMAND"),
+            on_failure=reader.text("BACKUP_FAILURE_COMMAND"),
+            timeout_seconds=reader.number("BACKUP_COMMAND_TIMEOUT_SECONDS", 1, 24 * 3600),
+        )
+        reader.check()
+        return settings
 
     @cached_property
     def capture(self) -> CaptureSettings:

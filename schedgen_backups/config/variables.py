@@ -57,6 +57,10 @@ VARIABLES = (
     Variable(
         "BACKUP_ALLOW_NEW_SOURCE", "false", "true for the first backup of a database or bucket under another name than the directory's points have"
     ),
+    Variable("BACKUP_BEFORE_COMMAND", "", "run by /bin/sh before a backup; when it fails there is no backup"),
+    Variable("BACKUP_AFTER_COMMAND", "", "run by /bin/sh when a backup has gone well"),
+    Variable("BACKUP_FAILURE_COMMAND", "", "run by /bin/sh when a backup has failed or was cancelled, also when its BACKUP_BEFORE_COMMAND failed"),
+    Variable("BACKUP_COMMAND_TIMEOUT_SECONDS", "600", "how long each of these commands may take"),
     Variable("BACKUP_GIT_DIRECTORY", "", "checkout of the application: its commit and branch are kept in each point; by default none are"),
     Variable("BACKUP_COMPRESSION_THREADS", "", "threads that compress; by default one per core, at most 8"),
     Variable("BACKUP_DUMP_JOBS", "", "pg_dumps side by side where there are several large tables; by default 2 on four cores and more, otherwise 1"),

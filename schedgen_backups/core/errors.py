@@ -13,6 +13,7 @@
     │   ├── BucketUnreachableError                                           retryable
     │   ├── BucketMissingError    the server has no bucket of the name       permanent
     │   └── ObjectError           one object could not be read or written    retryable
+    ├── CommandError              a command of the operator failed           permanent
     ├── StorageError              the backup directory cannot be used        permanent
     ├── VerificationError         a file is not what it says it is           permanent
     │   └── UnreadableFileError   a file cannot be read, and may be whole    retryable
@@ -94,6 +95,10 @@ class ObjectError(BucketError):
     """One object could not be read or written as it should be. Retryable."""
 
     is_retryable = True
+
+
+class CommandError(BackupError):
+    """A command that the operator wrote failed or took too long. Permanent."""
 
 
 class StorageError(BackupError):

@@ -106,6 +106,17 @@ class CaptureSettings:
 
 
 @dataclass(frozen=True)
+class CommandSettings:
+    """What the operator wants to be run around a backup, each as text for a shell; empty for nothing."""
+
+    before: str = ""
+    after: str = ""
+    on_failure: str = ""
+    timeout_seconds: int = 600
+    """How long each may take."""
+
+
+@dataclass(frozen=True)
 class DrillSettings:
     """Where a restore drill restores to, and what it is held to."""
 

@@ -34,6 +34,15 @@ def format_bytes(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TB"
 
 
+def format_age(age: timedelta) -> str:
+    """A time span in its largest unit or two, such as `3 d 4 h`."""
+    minutes = int(age.total_seconds() // 60)
+    days, hours = minutes // (24 * 60), minutes // 60 % 24
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _MOST = timedelta(days=36500)
 

@@ -51,9 +51,10 @@ def database_dump(context: dg.AssetExecutionContext, backup: dg.ResourceParam[Ba
     """The backup directory holds a dump of the database for this run's recovery point."""
     with explain_failure(DATABASE_EXIT_CODE):
         config = backup.config
-        config.check("database", "capture", "schedule", "backup_directory")
+        config.check("database", "capture", "schedule", "backup_directory", "commands")
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
         report_start(config, context.run.run_id)
+        backup.commands.begin(context.run.run_id)
         point_id = find_point_id(context.instance, context.run.run_id)
         started = time.monotonic()
         captured = take_database_dump(catalog, config.database, config.capture, point_id)
@@ -97,8 +98,9 @@ def minio_archive(context: dg.AssetExecutionContext, backup: dg.ResourceParam[Ba
     """The backup directory holds an archive of the bucket for this run's recovery point."""
     with explain_failure(BUCKET_EXIT_CODE):
         config = backup.config
-        config.check("bucket", "capture", "schedule", "backup_directory")
+        config.check("bucket", "capture", "schedule", "backup_directory", "commands")
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
+        backup.commands.begin(context.run.run_id)
         point_id = find_point_id(context.instance, context.run.run_id)
         started = time.monotonic()
         captured = take_bucket_archive(catalog, config.bucket, config.capture, point_id)

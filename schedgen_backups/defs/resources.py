@@ -15,6 +15,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.drill.scratch import sweep_scratch
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.system.priority import lower_priority
+from schedgen_backups.defs.commands import BackupCommands
 
 RESOURCE_KEY = "backup"
 POOL = "backup_directory"
@@ -26,6 +27,7 @@ class BackupResource:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.commands = BackupCommands(config)
         self._catalog: Catalog | None = None
 
     def open_catalog(self, holder: str) -> Catalog:
@@ -53,14 +55,24 @@ def make_backup_resource(config: Config) -> dg.ResourceDefinition:
     """Return the resource of this site."""
 
     @dg.resource(description="The configuration as it is when the run begins, and the backup directory, locked until the run's end.")
-    def backup(_context: dg.InitResourceContext) -> Iterator[BackupResource]:
+    def backup(context: dg.InitResourceContext) -> Iterator[BackupResource]:
         opened = BackupResource(config.reload())
         try:
             yield opened
         finally:
-            opened.close()
+            try:
+                # Still under the lock: the command after a backup belongs to it.
+                if opened.commands.has_begun:
+                    opened.commands.end(has_failed=_has_failed_step(context))
+            finally:
+                opened.close()
 
     return backup
+
+
+def _has_failed_step(context: dg.InitResourceContext) -> bool:
+    instance, run = context.instance, context.run
+    return instance is not None and run is not None and instance.get_run_stats(run.run_id).steps_failed > 0
 
 
 def _sweep_drills(config: Config) -> None:

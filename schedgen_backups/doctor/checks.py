@@ -1,4 +1,4 @@
-"""Looks at every precondition of a backup and says what is wrong and how to mend it, without writing anything but a probe file.
+"""Looks at every precondition of a backup and says what is wrong and how to mend it, without writing anything.
 
 Each precondition is a small function that yields results; add one when a backup can fail for another reason that is visible beforehand.
 """
@@ -6,12 +6,11 @@ Each precondition is a small function that yields results; add one when a backup
 from __future__ import annotations
 
 import ipaddress
+import os
 import shutil
 import socket
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,28 +24,13 @@ from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.servers.postgres import find_embedded_bin_dirs
 from schedgen_backups.core.servers.postgres_cluster import cluster_for
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, DrillSettings, TransferSettings
-from schedgen_backups.core.units import format_bytes
-
-
-class Verdict(str, Enum):
-    """What a look came to."""
-
-    OK = "ok"
-    NOTE = "note"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True)
-class PreconditionResult:
-    """One precondition, how it stands, and what to do about it."""
-
-    subject: str
-    verdict: Verdict
-    detail: str
-    fix: str = ""
-
+from schedgen_backups.core.units import count, format_bytes
+from schedgen_backups.doctor.operation import count_nights, examine_channels, examine_proofs, examine_starters, now_utc
+from schedgen_backups.doctor.restores import examine_restores
+from schedgen_backups.doctor.results import PreconditionResult, Verdict, look_at
 
 _CLOCK_TOLERANCE_SECONDS = 60
+_FEW_NIGHTS = 7
 _SPACE_FACTOR = 1.5
 """Free space against the last point: room for growth, and for the temporary index."""
 
@@ -65,28 +49,34 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
             "name", Verdict.NOTE, "BACKUP_NAME is not set: alerts name the machine and the database", "Set it to what people call this installation."
         )
     if (yield from _read("settings of the drill", lambda: config.check("drill"))) and config.drill.database is None:
-        yield from _look("drill", lambda: _examine_drill(config.drill))
+        yield from look_at("drill", lambda: _examine_drill(config.drill))
     if not is_complete:
         return
-    yield from _look("backup directory", lambda: _examine_directory(config.backup_directory))
+    yield from look_at("backup directory", lambda: _examine_directory(config.backup_directory))
     if config.git_directory is not None and not (config.git_directory / ".git").exists():
         detail = f"BACKUP_GIT_DIRECTORY {config.git_directory} is not a checkout: points are taken without a commit"
         yield PreconditionResult("git", Verdict.NOTE, detail, "Name the folder that holds `.git`, or leave the setting out.")
-    yield PreconditionResult("schedule", Verdict.OK, f"{config.schedule.cron} in {config.schedule.timezone}")
+    catalog, now = Catalog(config.backup_directory), now_utc()
+    yield from look_at("schedule", lambda: examine_starters(config, catalog, now))
+    yield from look_at("verified point", lambda: examine_proofs(config, catalog, now))
+    if has_alerts:
+        yield from examine_channels(config)
     if has_database:
         yield from examine_database(config.database, config.capture)
     if has_bucket:
         yield from examine_bucket(config.bucket, config.capture.transfer)
+    if has_database and has_bucket:
+        yield from look_at("restore", lambda: examine_restores(config, catalog))
 
 
 def examine_database(database: DatabaseSettings, capture: CaptureSettings) -> Iterator[PreconditionResult]:
     """Yield what is found in the database; that it cannot be reached is a result too."""
-    yield from _look("database", lambda: _examine_database(database, capture))
+    yield from look_at("database", lambda: _examine_database(database, capture))
 
 
 def examine_bucket(bucket: BucketSettings, transfer: TransferSettings) -> Iterator[PreconditionResult]:
     """Yield what is found in the bucket; that it cannot be reached is a result too."""
-    yield from _look("bucket", lambda: _examine_bucket(bucket, transfer))
+    yield from look_at("bucket", lambda: _examine_bucket(bucket, transfer))
 
 
 def _examine_file(file: EnvironmentFile) -> Iterator[PreconditionResult]:
@@ -111,13 +101,6 @@ def _read(subject: str, read: Callable[[], object]) -> Generator[PreconditionRes
     return True
 
 
-def _look(subject: str, look: Callable[[], Iterator[PreconditionResult]]) -> Iterator[PreconditionResult]:
-    try:
-        yield from look()
-    except BackupError as error:
-        yield PreconditionResult(subject, Verdict.PROBLEM, error.message, error.hint)
-
-
 def _examine_drill(drill: DrillSettings) -> Iterator[PreconditionResult]:
     servers = find_embedded_bin_dirs()
     if not servers:
@@ -136,15 +119,23 @@ def _examine_drill(drill: DrillSettings) -> Iterator[PreconditionResult]:
 
 
 def _examine_directory(directory: Path) -> Iterator[PreconditionResult]:
-    catalog = Catalog(directory)
-    catalog.prepare()
-    yield PreconditionResult("backup directory", Verdict.OK, f"{directory} can be written")
-    points = catalog.list_points()
-    free = shutil.disk_usage(catalog.directory).free
+    """Nothing is made: the first backup makes the folder."""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
+        fix = "Make the folder and give it to the user that runs the backups."
+        yield PreconditionResult("backup directory", Verdict.PROBLEM, f"{existing} cannot be written by this user", fix)
+        return
+    state = "can be written" if existing == directory else "is not there yet: the first backup makes it"
+    yield PreconditionResult("backup directory", Verdict.OK, f"{directory} {state}")
+    points = Catalog(directory).list_points() if directory.is_dir() else ()
+    free = shutil.disk_usage(existing).free
     needed = int(max((point.size_bytes for point in points[-3:]), default=0) * _SPACE_FACTOR)
-    detail = f"{format_bytes(free)} free, the last points took up to {format_bytes(needed / _SPACE_FACTOR)}"
+    nights = count_nights(points, free)
+    room = f", room for {count(nights, 'more point')} of the newest one's size" if nights is not None else ""
+    detail = f"{format_bytes(free)} free{room}"
     fix = "Make room, or move BACKUP_DIR to a larger disk."
-    yield PreconditionResult("free space", Verdict.OK if free > needed else Verdict.PROBLEM, detail, "" if free > needed else fix)
+    verdict = Verdict.PROBLEM if free <= needed else Verdict.NOTE if nights is not None and nights < _FEW_NIGHTS else Verdict.OK
+    yield PreconditionResult("free space", verdict, detail, "" if verdict is Verdict.OK else fix)
 
 
 def _examine_encryption(database: DatabaseSettings) -> Iterator[PreconditionResult]:
@@ -170,17 +161,10 @@ def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> I
         if facts.session.is_pooled:
             detail = "a pooler of sessions stands between: programs take its settings, and each backup needs BACKUP_DUMP_JOBS + 2 of its sessions"
             yield PreconditionResult("pooler", Verdict.NOTE, detail, "Connect to the server itself where that can be done.")
-        skew = abs((datetime.now(timezone.utc) - snapshot.taken_at).total_seconds())
-        is_close = skew < _CLOCK_TOLERANCE_SECONDS
-        yield PreconditionResult(
-            "clock",
-            Verdict.OK if is_close else Verdict.PROBLEM,
-            f"{skew:.0f} s apart from the database server's",
-            "" if is_close else "Run a time service (chrony, systemd-timesyncd) on both hosts: ids and retention are made of times.",
-        )
-        yield from _look("pg_dump", lambda: _examine_client(database, capture.transfer, facts.server_major))
+        yield _judge_clock(snapshot.taken_at, "database server")
+        yield from look_at("pg_dump", lambda: _examine_client(database, capture.transfer, facts.server_major))
         tables = snapshot.list_tables()
-        yield from _look("privileges", lambda: _examine_privileges(snapshot.check_privileges, len(tables)))
+        yield from look_at("privileges", lambda: _examine_privileges(snapshot.check_privileges, len(tables)))
         if not tables and not capture.is_empty_allowed:
             fix = "Is POSTGRES_DB right? If it is meant to be empty, set BACKUP_ALLOW_EMPTY=true."
             yield PreconditionResult("tables", Verdict.PROBLEM, f"{database.database} has no tables", fix)
@@ -208,6 +192,18 @@ def _examine_bucket(bucket: BucketSettings, transfer: TransferSettings) -> Itera
             return
         with client.open_object(first.key) as opened:
             next(opened.read_blocks(), b"")
+            yield _judge_clock(opened.head.answered_at, "S3 server")
         client.read_tags(first.key)
         versions = {True: "keeps versions", False: "keeps no versions", None: "does not tell whether it keeps versions"}[client.is_versioned()]
         yield PreconditionResult("bucket", Verdict.OK, f"{bucket.label} can be listed and read; it {versions}")
+
+
+def _judge_clock(told: datetime, server: str) -> PreconditionResult:
+    skew = abs((datetime.now(timezone.utc) - told).total_seconds())
+    is_close = skew < _CLOCK_TOLERANCE_SECONDS
+    return PreconditionResult(
+        "clock",
+        Verdict.OK if is_close else Verdict.PROBLEM,
+        f"{skew:.0f} s apart from the {server}'s",
+        "" if is_close else "Run a time service (chrony, systemd-timesyncd) on both hosts: ids and retention are made of times.",
+    )

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from schedgen_backups.core.errors import BackupError, ConfigurationError, LockHeldError
+from schedgen_backups.core.errors import BackupError, CommandError, ConfigurationError, LockHeldError, StorageError
 from schedgen_backups.exit_codes import get_exit_code
 
 EXIT_CODE_KEY = "exit_code"
 _HINT_KEY = "hint"
+_OWN_CODES = (ConfigurationError, LockHeldError, CommandError, StorageError)
+"""Errors that mean the same in every step."""
 INTERRUPTION = "DagsterExecutionInterruptedError"
 """What Dagster makes of SIGINT and SIGTERM during a step; the class itself is not part of its public names."""
 _UNKNOWN = "no reason is known"
@@ -31,12 +33,12 @@ class Reason:
 def explain_failure(exit_code: int) -> Generator[None, None, None]:
     """Let errors of core within the block fail the step with their message and hint.
 
-    The exit code is the given one, unless settings or another run are the reason: these are the same in every step.
+    The exit code is the given one, unless settings, another run, the backup directory or a command of the operator are the reason.
     """
     try:
         yield
     except BackupError as error:
-        own_code = get_exit_code(error) if isinstance(error, ConfigurationError | LockHeldError) else exit_code
+        own_code = get_exit_code(error) if isinstance(error, _OWN_CODES) else exit_code
         metadata: dict[str, str | int | bool] = {
             EXIT_CODE_KEY: own_code,
             "error": type(error).__name__,

@@ -12,18 +12,22 @@ from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.exit_codes import (
     BUCKET_EXIT_CODE,
     CANCELLED_EXIT_CODE,
+    COMMAND_EXIT_CODE,
     CONFIGURATION_EXIT_CODE,
     DATABASE_EXIT_CODE,
     LOCK_EXIT_CODE,
     NO_POINT_EXIT_CODE,
+    STORAGE_EXIT_CODE,
     VERIFICATION_EXIT_CODE,
 )
 
 _EXIT_CODE_PRIORITY = (
     CANCELLED_EXIT_CODE,
     CONFIGURATION_EXIT_CODE,
+    COMMAND_EXIT_CODE,
     NO_POINT_EXIT_CODE,
     LOCK_EXIT_CODE,
+    STORAGE_EXIT_CODE,
     DATABASE_EXIT_CODE,
     BUCKET_EXIT_CODE,
     VERIFICATION_EXIT_CODE,
@@ -52,7 +56,7 @@ class BackupResult:
 
     @property
     def exit_code(self) -> int:
-        """0, or the most telling code of the failed steps: cancelled, configuration, lock, database, bucket, verification."""
+        """0, or the most telling code of the failed steps: cancelled, configuration, a command, lock, the directory, database, bucket, verification."""
         if self.is_success:
             return 0
         codes = {failure.exit_code for failure in self.failures}

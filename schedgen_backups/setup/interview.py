@@ -21,7 +21,8 @@ from schedgen_backups.config.cron import parse_cron
 from schedgen_backups.config.reader import DEFAULTS
 from schedgen_backups.config.sources import parse_endpoint
 from schedgen_backups.core.errors import BackupError, ConfigurationError
-from schedgen_backups.doctor.checks import PreconditionResult, Verdict, examine_bucket, examine_database
+from schedgen_backups.doctor.checks import examine_bucket, examine_database
+from schedgen_backups.doctor.results import PreconditionResult, Verdict
 from schedgen_backups.setup.plan import Deployment, make_calendar
 
 NOTHING = "-"

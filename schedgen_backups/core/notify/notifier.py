@@ -24,6 +24,7 @@ from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.channels import Channel, Delivery
+from schedgen_backups.core.notify.deliveries import record_delivery
 from schedgen_backups.core.notify.incidents import FOLDER_NAME, Incident, IncidentKey, IncidentState, IncidentStore
 from schedgen_backups.core.system.files import read_small_file, write_atomically
 
@@ -110,7 +111,10 @@ class Notifier:
     def send(self, alert: Alert) -> tuple[Delivery, ...]:
         """What each channel answered, without any incident: for tests and for good news."""
         alert = self._with_name(alert)
-        return tuple(channel.send(alert) for channel in self._channels)
+        deliveries = tuple(channel.send(alert) for channel in self._channels)
+        for channel, delivery in zip(self._channels, deliveries, strict=True):
+            record_delivery(self._folder.parent, channel, delivery, datetime.now(timezone.utc))
+        return deliveries
 
     def flush_spool(self) -> int:
         """Alerts that a channel did not accept before were handed to it again; returns how many are left."""
@@ -130,6 +134,7 @@ class Notifier:
             return Delivery(channel.name, is_accepted=False, answer="not asked again, it did not answer just now")
         started_at = time.monotonic()
         delivery = channel.send(alert)
+        record_delivery(self._folder.parent, channel, delivery, datetime.now(timezone.utc))
         if not delivery.is_accepted and time.monotonic() - started_at >= _SILENCE_SECONDS:
             self._silent.add(channel.fingerprint)
         return delivery

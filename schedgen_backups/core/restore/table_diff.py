@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import groupby
 from typing import cast
@@ -60,6 +60,24 @@ class TableShape:
 
 
 @dataclass(frozen=True)
+class ChangedValue:
+    """One column of a row whose value is not as it was captured; None is NULL."""
+
+    column: str
+    captured: str | None
+    live: str | None
+
+
+@dataclass(frozen=True)
+class ChangedRow:
+    """A row that both tables have, and what differs."""
+
+    key: str
+    """As JSON."""
+    values: tuple[ChangedValue, ...]
+
+
+@dataclass(frozen=True)
 class TableDiff:
     """How many rows of one table differ, and some of their keys as JSON."""
 
@@ -72,6 +90,8 @@ class TableDiff:
     only_captured_keys: tuple[str, ...] = ()
     only_live_keys: tuple[str, ...] = ()
     changed_keys: tuple[str, ...] = ()
+    changed_rows: tuple[ChangedRow, ...] = ()
+    """Those of `changed_keys`."""
 
     @property
     def is_equal(self) -> bool:
@@ -92,7 +112,8 @@ def _diff_table(table: TableEntry, captured: Connection, current: Connection, wh
     shape = read_shape(table, captured, current)
     left = _stream(captured, table, shape, where)
     right = _stream(current, table, shape, where) if shape.is_there else iter(())
-    return merge_rows(table, shape, left, right)
+    diff = merge_rows(table, shape, left, right)
+    return replace(diff, changed_rows=_read_changed_rows(table, shape, diff.changed_keys, captured, current)) if diff.changed_keys else diff
 
 
 def read_shape(table: TableEntry, side: Connection, live: Connection) -> TableShape:
@@ -196,6 +217,35 @@ def _stream(connection: Connection, table: TableEntry, shape: TableShape, where:
         ) from error
 
 
+def _read_changed_rows(
+    table: TableEntry, shape: TableShape, keys: Sequence[str], captured: Connection, current: Connection
+) -> tuple[ChangedRow, ...]:
+    before, now = (_read_rows(connection, table, shape, keys) for connection in (captured, current))
+    return tuple(
+        ChangedRow(
+            key,
+            tuple(ChangedValue(column, old, new) for column, old, new in zip(shape.columns, before[key], now[key], strict=True) if old != new),
+        )
+        for key in keys
+        if key in before and key in now
+    )
+
+
+def _read_rows(connection: Connection, table: TableEntry, shape: TableShape, keys: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
+    """Return the rows of these keys, each value as its type writes it."""
+    # No cast to text: a type may have one of its own, a function of whoever made it.
+    value = sql.SQL("CASE WHEN pg_catalog.num_nulls({0}) = 0 THEN pg_catalog.format('%s', {0}) END")
+    query = sql.SQL(
+        "SELECT k, v FROM (SELECT pg_catalog.jsonb_build_array({})::text AS k, ARRAY[{}]::text[] AS v FROM ONLY {}) AS rows WHERE k = ANY({})"
+    ).format(
+        join_columns(shape.key),
+        sql.SQL(", ").join(value.format(sql.Identifier(name)) for name in shape.columns),
+        name_table(table),
+        sql.Literal(list(keys)),
+    )
+    return {str(key): tuple(values) for key, values in connection.execute(query).fetchall()}
+
+
 def merge_rows(table: TableEntry, shape: TableShape, left: Iterator[tuple[str, str]], right: Iterator[tuple[str, str]]) -> TableDiff:
     """Return how the rows differ: (key, digest) of both sides, in the byte order of the keys."""
     only_captured: list[str] = []
@@ -253,8 +303,8 @@ def _pair(left: Iterator[tuple[str, list[str]]], right: Iterator[tuple[str, list
             here, there = next(left, None), next(right, None)
 
 
-def diffs_to_json(diffs: Iterable[TableDiff]) -> list[dict[str, object]]:
-    """Return the differences as values for JSON."""
+def diffs_to_json(diffs: Iterable[TableDiff], *, with_values: bool = False) -> list[dict[str, object]]:
+    """Return the differences as values for JSON; the rows' own values only where they are asked for."""
     return [
         {
             "table": diff.table.qualified_name,
@@ -262,6 +312,11 @@ def diffs_to_json(diffs: Iterable[TableDiff]) -> list[dict[str, object]]:
             "only_live": diff.only_live,
             "changed": diff.changed,
             "same": diff.same,
+            "changed_rows": [
+                {"key": row.key, "columns": [value.column for value in row.values]}
+                | ({"values": {value.column: {"backup": value.captured, "live": value.live} for value in row.values}} if with_values else {})
+                for row in diff.changed_rows
+            ],
             "note": describe_rows(diff),
         }
         for diff in diffs
@@ -269,13 +324,14 @@ def diffs_to_json(diffs: Iterable[TableDiff]) -> list[dict[str, object]]:
 
 
 def describe_rows(diff: TableDiff) -> str:
-    """Which rows differ, and what else must be known of the comparison."""
+    """Which rows differ, of changed ones in which columns, and what else must be known of the comparison."""
+    columns = {row.key: f" ({', '.join(value.column for value in row.values)})" for row in diff.changed_rows}
     parts = [
         f"{name}: {', '.join(keys)}{' …' if count > len(keys) else ''}"
         for name, keys, count in (
             ("only in backup", diff.only_captured_keys, diff.only_captured),
             ("only live", diff.only_live_keys, diff.only_live),
-            ("changed", diff.changed_keys, diff.changed),
+            ("changed", tuple(f"{key}{columns.get(key, '')}" for key in diff.changed_keys), diff.changed),
         )
         if keys
     ]

@@ -29,6 +29,7 @@ from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups.demo.seed import SeedSummary
 from schedgen_backups_tests.support.artifacts import damage
+from schedgen_backups_tests.support.inbox import open_inbox
 from schedgen_backups_tests.support.servers import run
 from schedgen_backups_tests.support.sites import Application, Site
 
@@ -223,8 +224,45 @@ def test_doctor_finds_nothing_where_nothing_is_wrong(cli_site: Site) -> None:
     result = cli_site.cli("doctor", "--json", BACKUP_NAME="tests")
     results = json.loads(result.stdout)["results"]
     assert result.code == 0
-    assert {result["state"] for result in results} == {"ok"}
+    # Of the test's site no timer and no daemon is there, nobody is told, and the keys of the backup are those of the server's owner.
+    notes = {result["what"] for result in results if result["state"] != "ok"}
+    assert notes <= {"schedule", "alerts", "heartbeat", "restore proven", "restore of the bucket"}
     assert {"backup directory", "free space", "clock", "pg_dump", "privileges", "references", "bucket"} <= {result["what"] for result in results}
+
+
+def test_doctor_says_what_could_be_restored_and_makes_nothing(cli_site: Site) -> None:
+    folder = cli_site.folder / "not" / "there"
+    cli_site.cli("doctor", BACKUP_DIR=str(folder))
+    assert not folder.parent.exists()
+    results = {result["what"]: result for result in json.loads(cli_site.cli("doctor", "--json").stdout)["results"]}
+    assert results["restore"]["detail"].startswith("to try it, beside the live system: schedgen-backups restore ")
+    assert results["restore of the database"]["state"] == "ok"
+    run(cli_site.application.database, "CREATE ROLE edge_reader LOGIN PASSWORD 'p' IN ROLE pg_read_all_data")
+    try:
+        told = cli_site.cli("doctor", "--json", POSTGRES_USER="edge_reader", POSTGRES_PASSWORD="p").stdout
+    finally:
+        run(cli_site.application.database, "DROP ROLE edge_reader")
+    [reader] = [result for result in json.loads(told)["results"] if result["what"] == "restore of the database"]
+    assert reader["state"] == "note"
+    assert "edge_reader may not make databases and is no member of" in reader["detail"]
+    assert "RESTORE_POSTGRES_USER" in reader["fix"]
+
+
+def test_doctor_tells_how_the_channels_answered_last(cli_site: Site) -> None:
+    def look(**values: str) -> dict[str, tuple[str, str]]:
+        results = json.loads(cli_site.cli("doctor", "--json", **values).stdout)["results"]
+        return {result["what"]: (result["state"], result["detail"]) for result in results if result["what"].startswith("alerts")}
+
+    with open_inbox() as inbox:
+        named = {"BACKUP_ALERT_WEBHOOK_URL": inbox.url, "BACKUP_DIR": str(cli_site.folder / "of-channels")}
+        assert [state for state, _detail in look(**named).values()] == ["note"]
+        assert cli_site.cli("alert-test", **named).code == 0
+        [(state, detail)] = look(**named).values()
+        assert (state, "was accepted at" in detail) == ("ok", True)
+        inbox.go_down()
+        assert cli_site.cli("alert-test", **named).code == 9
+        [(state, detail)] = look(**named).values()
+        assert (state, "was refused at" in detail) == ("problem", True)
 
 
 def test_a_folder_that_is_no_checkout_is_a_note_and_keeps_no_backup_from_being_taken(cli_site: Site, copied: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,6 +28,7 @@ from schedgen_backups_tests.support.sites import Application, Site
 
 pytestmark = [pytest.mark.edge]
 
+RESTORE_DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "restore.md"
 LABEL = "deployment=v2.1.0; $(touch leaked)"
 MARKER = ".last-deployment-backup"
 
@@ -38,8 +40,11 @@ def deployed(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3
     owner, reader, restorer = (f"{kind}_{name}" for kind in ("owner", "reader", "restorer"))
     database, bucket = postgres_server.create_database(name), weed.settings(name.replace("_", "-"))
     run(database, f"CREATE ROLE {owner} LOGIN PASSWORD 'p'; ALTER DATABASE {name} OWNER TO {owner}")
-    run(database, f"CREATE ROLE {reader} LOGIN PASSWORD 'p' IN ROLE pg_read_all_data")
-    run(database, f"CREATE ROLE {restorer} LOGIN CREATEDB PASSWORD 'p' IN ROLE {owner}, pg_signal_backend")
+    [statements] = re.findall(r"^```sql\n(.*?)^```$", RESTORE_DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for documented, ours in (("schedgen_backup", reader), ("schedgen_restore", restorer), ("schedgen", owner), ("'…'", "'p'")):
+        statements = re.sub(rf"(?<![\w]){documented}(?![\w])", ours, statements)
+    for statement in statements.splitlines():
+        run(database, statement)
     seed_application(replace(database, user=owner, password="p"), bucket, user_count=10, job_count=20)
     site = Site(tmp_path, Application(replace(database, user=reader, password="p"), bucket), monkeypatch)
     site.set(RESTORE_POSTGRES_USER=restorer, RESTORE_POSTGRES_PASSWORD="p")

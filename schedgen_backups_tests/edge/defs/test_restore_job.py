@@ -144,9 +144,11 @@ def test_a_point_is_chosen_by_time(seeded_site: Site) -> None:
     before = seeded_site.cli(*words, "--as-of", taken.replace(year=2020).isoformat())
     assert (before.code, "no verified recovery point is as old" in before.stderr) == (8, True)
     assert seeded_site.cli(*words, "--as-of", "yesterday").code == 4
-    # The point is found; what is missing is the database.
+    # The point is found; what is missing is the database, which would be made.
     found = seeded_site.cli(*words, "--as-of", taken.replace(year=2099).isoformat())
-    assert "has no database nowhere_yet" in found.stderr
+    assert (found.code, "would make the database" in found.stderr) == (0, True)
+    refused = seeded_site.cli(*words, "--no-create")
+    assert (refused.code, "has no database nowhere_yet" in refused.stderr) == (1, True)
 
 
 def launch(instance: dg.DagsterInstance, **config: object) -> dg.ExecuteInProcessResult:

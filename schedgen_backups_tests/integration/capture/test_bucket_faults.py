@@ -23,7 +23,7 @@ from minio.commonconfig import Tags
 from schedgen_backups.core.capture.object_reader import PARALLEL_RANGES, RANGE_BYTES
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
-from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError
+from schedgen_backups.core.errors import BackupError, BucketError, BucketMissingError, BucketUnreachableError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.records import ArchiveRecord
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
@@ -598,7 +598,7 @@ def test_an_unknown_access_key_is_permanent(catalog: Catalog, bucket: BucketSett
 
 
 def test_a_missing_bucket_is_named(catalog: Catalog, bucket: BucketSettings) -> None:
-    error = assert_refused(catalog, bucket.with_bucket("no-such-bucket"), BucketError)
+    error = assert_refused(catalog, bucket.with_bucket("no-such-bucket"), BucketMissingError)
     assert "has no bucket no-such-bucket" in error.message
     assert "MINIO_BUCKET" in error.hint
 

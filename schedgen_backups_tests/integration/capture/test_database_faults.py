@@ -15,7 +15,7 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
-from schedgen_backups.core.errors import BackupError, ClientProgramError, DatabaseError, DatabaseUnreachableError, DumpError
+from schedgen_backups.core.errors import BackupError, ClientProgramError, DatabaseError, DatabaseMissingError, DatabaseUnreachableError, DumpError
 from schedgen_backups.core.postgres.client_programs import find_all_clients, find_client
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.settings import DatabaseSettings
@@ -94,7 +94,7 @@ def test_a_host_that_does_not_exist_is_told(catalog: Catalog, database: Database
 
 
 def test_a_missing_database_is_permanent(catalog: Catalog, database: DatabaseSettings) -> None:
-    error = assert_refused(catalog, database.with_database("no_such_database"), DatabaseError)
+    error = assert_refused(catalog, database.with_database("no_such_database"), DatabaseMissingError)
     assert "has no database no_such_database" in error.message
     assert "POSTGRES_DB" in error.hint
 

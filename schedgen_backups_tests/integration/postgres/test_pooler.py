@@ -12,7 +12,8 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import DatabaseError, DatabaseUnreachableError
 from schedgen_backups.core.postgres.connection import connect_database, read_session_facts
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups.doctor.checks import Verdict, examine_database
+from schedgen_backups.doctor.checks import examine_database
+from schedgen_backups.doctor.results import Verdict
 from schedgen_backups_tests.support.artifacts import list_files, make_capture, make_transfer, publish_dump
 from schedgen_backups_tests.support.dumps import restore
 from schedgen_backups_tests.support.pgbouncer import open_pgbouncer

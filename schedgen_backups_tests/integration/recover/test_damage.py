@@ -24,7 +24,7 @@ from schedgen_backups_tests.support.servers import S3Server, client_of, run
 
 pytestmark = pytest.mark.integration
 
-PLACES = 40
+FEW, MANY = 12, 40
 ID = RecoveryPointId(POINT)
 
 
@@ -48,6 +48,7 @@ def spoil(data: bytes, way: str, random: Random) -> bytes:
     return data[: random.randrange(len(data))]
 
 
+@pytest.mark.parametrize("place_count", [FEW, pytest.param(MANY, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("is_committed", [True, False], ids=["committed", "alone"])
 @pytest.mark.parametrize("half", [0, 1], ids=["dump", "archive"])
 @pytest.mark.parametrize("way", ["flipped", "cut"])
@@ -58,6 +59,7 @@ def test_damage_at_random_places_is_found_and_nothing_is_written(
     postgres_bin_dir: Path,
     tmp_path: Path,
     half: int,
+    place_count: int,
     way: str,
     *,
     is_committed: bool,
@@ -71,7 +73,7 @@ def test_damage_at_random_places_is_found_and_nothing_is_written(
     if not is_committed:
         manifest.unlink()
     try:
-        for seed in range(PLACES):
+        for seed in range(place_count):
             path.write_bytes(spoil(whole, way, Random(f"{half} {way} {seed}")))  # noqa: S311 - places, not secrets
             done = recovery.run("restore", POINT, *recovery.to_bucket)
             assert done.returncode == 3 or (not is_committed and "there is no recovery point" in done.stderr), (seed, done)

@@ -19,6 +19,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.restore.table_diff import describe_rows, diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
 from schedgen_backups.core.restore.tables import TableRequest, prepare_tables, select_tables
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
@@ -90,7 +91,22 @@ def test_a_table_is_compared_with_the_live_one_by_its_primary_key(tables: Tables
         assert run(prepared.captured.settings, "SELECT count(*) FROM users") == [(0,)]
     assert (diff.only_captured, diff.only_live, diff.changed, diff.same) == (1, 1, 1, 3)
     assert (diff.only_captured_keys, diff.only_live_keys, diff.changed_keys) == (("[5]",), ("[6]",), ("[1]",))
+    [row] = diff.changed_rows
+    assert [(value.column, value.live) for value in row.values] == [("s3_key", "other")]
+    assert "changed: [1] (s3_key)" in describe_rows(diff)
+    [shown] = diffs_to_json([diff], with_values=True)
+    assert shown["changed_rows"] == [{"key": "[1]", "columns": ["s3_key"], "values": {"s3_key": {"backup": row.values[0].captured, "live": "other"}}}]
+    assert diffs_to_json([diff])[0]["changed_rows"] == [{"key": "[1]", "columns": ["s3_key"]}]
     assert not exists(tables, prepared.side.name)
+
+
+def test_a_value_is_shown_as_its_type_writes_it_and_no_cast_of_its_owner_is_called(tables: Tables) -> None:
+    run(tables.live, "CREATE FUNCTION public.shout(mood) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE 'a cast was called'; END$$")
+    run(tables.live, "CREATE CAST (mood AS text) WITH FUNCTION public.shout(mood); UPDATE users SET mood = 'sad' WHERE id = 1")
+    with prepare_tables(tables.request("users"), tables.settings) as prepared:
+        [diff] = prepared.describe()
+    [row] = diff.changed_rows
+    assert {value.column: value.live for value in row.values} == {"mood": "sad"}
 
 
 def test_rows_without_a_primary_key_are_compared_as_wholes(tables: Tables) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from schedgen_backups.core.settings import DatabaseSettings
-from schedgen_backups.doctor.checks import Verdict, examine_database
+from schedgen_backups.doctor.checks import examine_database
+from schedgen_backups.doctor.results import Verdict
 from schedgen_backups_tests.support.artifacts import make_capture
 
 

@@ -77,7 +77,9 @@ def test_what_differs_is_named_in_words_and_counted_in_json() -> None:
     diff = merge([("[1]", "a"), ("[2]", "b"), ("[3]", "c")], [("[2]", "x"), ("[3]", "c"), ("[4]", "d")])
     said = "only in backup: [1]; only live: [4]; changed: [2]"
     assert describe_rows(diff) == said
-    assert diffs_to_json([diff]) == [{"table": "public.jobs", "only_in_backup": 1, "only_live": 1, "changed": 1, "same": 1, "note": said}]
+    assert diffs_to_json([diff]) == [
+        {"table": "public.jobs", "only_in_backup": 1, "only_live": 1, "changed": 1, "same": 1, "changed_rows": [], "note": said}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""Looks at what keeps an installation going: what starts backups, how old its proofs are, whether alerts reach anybody, how long the disk lasts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+from schedgen_backups.config.config import Config
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
+from schedgen_backups.core.catalog.selection import list_verified
+from schedgen_backups.core.notify.channels import make_channels
+from schedgen_backups.core.notify.deliveries import read_last_delivery
+from schedgen_backups.core.units import format_age
+from schedgen_backups.doctor.results import PreconditionResult, Verdict
+
+_TIMERS = (Path("/etc/systemd/system/timers.target.wants/schedgen-backup.timer"),)
+_CRON_FILES = (Path("/etc/cron.d/schedgen-backups"),)
+_DAEMON_WORDS = (b"dagster-daemon", b"dagster._daemon", b"schedgen-backups\0serve", b"schedgen_backups.cli.main\0serve")
+
+
+def examine_starters(config: Config, catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:
+    """Yield what starts backups on this machine, and when it last did."""
+    found = [
+        *(f"the systemd timer {path.name}" for path in _TIMERS if path.exists()),
+        *(f"cron, by {path}" for path in _CRON_FILES if path.exists()),
+        *(["a running Dagster daemon"] if _is_daemon_running() else []),
+    ]
+    points = [point for point in catalog.list_points() if point.manifest is not None]
+    last = f"; the newest backup is {format_age(now - points[-1].point_id.taken_at)} old" if points else "; there is no backup yet"
+    schedule = f"{config.schedule.cron} in {config.schedule.timezone}"
+    if found:
+        yield PreconditionResult("schedule", Verdict.OK, f"{schedule}, started by {' and '.join(found)}{last}")
+    else:
+        detail = f"{schedule}, and nothing on this machine is seen to start it: no timer, no file in /etc/cron.d, no running Dagster daemon{last}"
+        yield PreconditionResult(
+            "schedule", Verdict.NOTE, detail, "Where another machine or container does, all is well; otherwise run setup, or serve."
+        )
+
+
+def examine_proofs(config: Config, catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:
+    """Yield how old the newest verified point is, and how long ago one was restored on trial."""
+    verified = list_verified(catalog)
+    max_age = config.definitions.max_age
+    if not verified:
+        yield PreconditionResult("verified point", Verdict.NOTE, "there is none yet", "schedgen-backups backup")
+        return
+    age = now - verified[-1].point_id.taken_at
+    is_fresh = age <= max_age
+    detail = f"the newest is {verified[-1].point_id}, {format_age(age)} old; an alert comes after {format_age(max_age)}"
+    yield PreconditionResult("verified point", Verdict.OK if is_fresh else Verdict.PROBLEM, detail, "" if is_fresh else "schedgen-backups backup")
+    restored = max((moment for point in verified if (moment := _find_restored(point)) is not None), default=None)
+    limit = config.definitions.drill_max_age
+    if restored is None:
+        yield PreconditionResult("restore proven", Verdict.NOTE, "no point was ever restored and found equal", "schedgen-backups drill")
+    elif now - restored > limit:
+        detail = f"a point was last restored and found equal {format_age(now - restored)} ago, and {format_age(limit)} is the limit"
+        yield PreconditionResult("restore proven", Verdict.NOTE, detail, "schedgen-backups drill")
+    else:
+        yield PreconditionResult("restore proven", Verdict.OK, f"a point was restored and found equal {format_age(now - restored)} ago")
+
+
+def examine_channels(config: Config) -> Iterator[PreconditionResult]:
+    """Yield, for each channel, what it answered last. Sends nothing."""
+    settings = config.alerts
+    channels = make_channels(settings.webhook_urls, settings.mail_recipients, settings.mail)
+    if not channels:
+        yield PreconditionResult(
+            "alerts", Verdict.NOTE, "no channel is configured: nobody is told when a backup fails", "Set BACKUP_ALERT_WEBHOOK_URL."
+        )
+    for channel in channels:
+        last = read_last_delivery(config.backup_directory, channel)
+        subject = f"alerts by {channel.name}"
+        if last is None:
+            yield PreconditionResult(subject, Verdict.NOTE, "no message was ever sent from this backup directory", "schedgen-backups alert-test")
+        elif last.is_accepted:
+            yield PreconditionResult(subject, Verdict.OK, f"the last message was accepted at {last.accepted_at:%Y-%m-%d %H:%M} UTC")
+        else:
+            detail = f"the last message was refused at {last.refused_at:%Y-%m-%d %H:%M} UTC: {last.answer}"
+            yield PreconditionResult(subject, Verdict.PROBLEM, detail, "Mend the channel, then: schedgen-backups alert-test")
+    if not settings.heartbeat_url:
+        detail = "BACKUP_HEARTBEAT_URL is not set: nothing outside notices when this whole machine is dead"
+        yield PreconditionResult(
+            "heartbeat", Verdict.NOTE, detail, "Set it to a check of a monitoring service, or ask `status` from another machine."
+        )
+
+
+def count_nights(points: tuple[PointListing, ...], free_bytes: int) -> int | None:
+    """Return how many more points of the newest one's size fit; None where there is no point."""
+    sizes = [point.size_bytes for point in points if point.size_bytes]
+    return free_bytes // sizes[-1] if sizes else None
+
+
+def _find_restored(point: PointListing) -> datetime | None:
+    """Return when the point was last found equal after a restore."""
+    level = point.verification.level(VerificationLevel.EQUAL)
+    return level.checked_at if level.status is CheckStatus.PASSED else None
+
+
+def _is_daemon_running() -> bool:
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+        except OSError:  # it has ended, or is another user's
+            continue
+        if int(folder.name) != os.getpid() and any(words in command for words in _DAEMON_WORDS):
+            return True
+    return False
+
+
+def now_utc() -> datetime:
+    """Return the time of this machine."""
+    return datetime.now(timezone.utc)

@@ -1,0 +1,68 @@
+"""Looks at what this installation could restore right now: which point, as which role, into which server, and what it lacks for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from schedgen_backups.config.config import Config
+from schedgen_backups.config.targets import read_bucket_target, read_live_database
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.selection import find_newest_verified
+from schedgen_backups.core.postgres.session import Connection, DatabaseSession
+from schedgen_backups.core.restore.database import MAINTENANCE_DATABASE
+from schedgen_backups.core.s3.client import BucketClient
+from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups.core.units import name_some
+from schedgen_backups.doctor.results import PreconditionResult, Verdict, look_at
+
+_ROLES_DOCUMENT = "docs/restore.md, The roles"
+
+
+def examine_restores(config: Config, catalog: Catalog) -> Iterator[PreconditionResult]:
+    """Yield what could be restored, and whether the role and the keys of restores may do it. Nothing is written, on either server."""
+    point = find_newest_verified(catalog)
+    if point is not None:
+        database, bucket = config.database.database, config.bucket.bucket
+        command = f"schedgen-backups restore {point.point_id} --database {database}_restored --bucket {bucket}-restored"
+        yield PreconditionResult("restore", Verdict.OK, f"to try it, beside the live system: {command}")
+    yield from look_at("restore of the database", lambda: _examine_role(config))
+    yield from look_at("restore of the bucket", lambda: _examine_keys(config))
+
+
+def _examine_role(config: Config) -> Iterator[PreconditionResult]:
+    target = read_live_database("", config)
+    with DatabaseSession(target.with_database(MAINTENANCE_DATABASE)) as session, session.use() as connection:
+        lacking = _list_lacking(connection, config.database)
+    subject = "restore of the database"
+    if lacking:
+        detail = f"the role {target.user} {' and '.join(lacking)}: it restores into an empty database that others made for it, and no more"
+        yield PreconditionResult(subject, Verdict.NOTE, detail, f"Set RESTORE_POSTGRES_USER to a role for restores ({_ROLES_DOCUMENT}).")
+    else:
+        place = f"{target.host}:{target.port}"
+        yield PreconditionResult(subject, Verdict.OK, f"the role {target.user} may make databases on {place} and exchange {target.database}")
+
+
+def _list_lacking(connection: Connection, live: DatabaseSettings) -> list[str]:
+    row = connection.execute("SELECT rolsuper, rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user").fetchone()
+    is_superuser, may_create = row or (False, False)
+    if is_superuser:
+        return []
+    lacking = [] if may_create else ["may not make databases"]
+    owner = connection.execute(
+        "SELECT r.rolname FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles r ON r.oid = d.datdba"
+        " WHERE d.datname = %s AND NOT pg_catalog.pg_has_role(d.datdba, 'USAGE')",
+        (live.database,),
+    ).fetchone()
+    return [*lacking, *([f"is no member of {owner[0]}, which owns {live.database}"] if owner else [])]
+
+
+def _examine_keys(config: Config) -> Iterator[PreconditionResult]:
+    subject, target = "restore of the bucket", read_bucket_target(config.bucket.bucket, config)
+    if target.access_key == config.bucket.access_key:
+        missing = name_some(["RESTORE_MINIO_ACCESS_KEY", "RESTORE_MINIO_SECRET_KEY"])
+        detail = "the keys of the backup would have to write: others are not set"
+        yield PreconditionResult(subject, Verdict.NOTE, detail, f"Set {missing}, here or when you restore ({_ROLES_DOCUMENT}).")
+        return
+    with BucketClient(target, threads=1, stall_timeout_seconds=config.capture.transfer.stall_timeout_seconds) as client:
+        client.check_exists()
+    yield PreconditionResult(subject, Verdict.OK, f"the restore's own keys open {target.label}; whether they may write is seen when they do")
