@@ -13,6 +13,7 @@ from typing import Literal
 from schedgen_backups.config.alerts import AlertSettings, read_alerts
 from schedgen_backups.config.drill import read_drill
 from schedgen_backups.config.env_file import EnvironmentFile, find_environment_file
+from schedgen_backups.config.presets import PRESETS
 from schedgen_backups.config.reader import Reader, read_value_files
 from schedgen_backups.config.schedules import DefinitionSettings, ScheduleSettings, read_definition_settings, read_schedule, read_timezone
 from schedgen_backups.config.sources import read_bucket, read_database
@@ -22,7 +23,6 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.settings import (
-    DEFAULT_REFERENCE_QUERY,
     BucketSettings,
     CaptureSettings,
     CommandSettings,
@@ -133,9 +133,10 @@ class Config:
         """How a recovery point is taken, and how data is moved."""
         reader = self.open_reader()
         query = reader.text("BACKUP_REFERENCE_QUERY")
+        preset = reader.parsed("BACKUP_PRESET", PRESETS.__getitem__, f"one of {', '.join(PRESETS)}", PRESETS["schedgen"])
         settings = CaptureSettings(
             transfer=_read_transfer(reader),
-            references=References(query, is_default=query == DEFAULT_REFERENCE_QUERY),
+            references=References(query, built_in=None) if query and query != preset.query else preset,
             is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
             is_new_source_allowed=reader.yes_or_no("BACKUP_ALLOW_NEW_SOURCE"),
             reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schedgen_backups.core.settings import DEFAULT_REFERENCE_QUERY
+from schedgen_backups.config.presets import PRESETS
 
 DEFAULT_SCHEDULE = "0 2 * * *"
 DEFAULT_DRILL_SCHEDULE = "0 4 * * 0"
@@ -52,7 +52,8 @@ VARIABLES = (
     Variable("BACKUP_DIR", "./backups", "where recovery points are kept; a relative path starts at the folder of `.env`"),
     Variable("BACKUP_SCHEDULE", DEFAULT_SCHEDULE, "when to back up, as a cron string"),
     Variable("BACKUP_TIMEZONE", "UTC", "time zone of the schedule, such as Africa/Johannesburg"),
-    Variable("BACKUP_REFERENCE_QUERY", DEFAULT_REFERENCE_QUERY, "one SELECT of one column: the object keys that the database refers to"),
+    Variable("BACKUP_PRESET", "schedgen", f"application whose tables name the objects: {', '.join(PRESETS)}"),
+    Variable("BACKUP_REFERENCE_QUERY", "", "one SELECT of one column: the object keys that the database refers to; by default the preset's"),
     Variable("BACKUP_ALLOW_EMPTY", "false", "true to accept a database without a single row"),
     Variable(
         "BACKUP_ALLOW_NEW_SOURCE", "false", "true for the first backup of a database or bucket under another name than the directory's points have"

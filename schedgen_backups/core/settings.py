@@ -84,12 +84,32 @@ class TransferSettings:
 
 
 @dataclass(frozen=True)
+class KeyColumns:
+    """The columns of one table that hold object keys, or parts of them: read without planning a query."""
+
+    table: str
+    """As a query of the database's own would write it."""
+    columns: tuple[str, ...]
+    """The parts in their order; a row without the last one has a key without it, one without another has none."""
+    prefix: str = ""
+    """What each key begins with."""
+
+
+SCHEDGEN_KEYS = KeyColumns("jobs", ("s3_key",))
+
+
+@dataclass(frozen=True)
 class References:
     """The query whose rows are the object keys that the database refers to."""
 
     query: str = DEFAULT_REFERENCE_QUERY
-    is_default: bool = True
-    """Whether nobody configured the query: then a missing table means "not configured" and not an error."""
+    built_in: KeyColumns | None = SCHEDGEN_KEYS
+    """What the query reads where nobody wrote it: then a missing table means "not configured" and not an error."""
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether there is a query at all."""
+        return bool(self.query)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.env_file import EnvironmentFile
+from schedgen_backups.config.presets import PRESETS
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.client_programs import TLS_MODES, find_client
@@ -169,7 +170,12 @@ def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> I
             fix = "Is POSTGRES_DB right? If it is meant to be empty, set BACKUP_ALLOW_EMPTY=true."
             yield PreconditionResult("tables", Verdict.PROBLEM, f"{database.database} has no tables", fix)
         note = snapshot.find_reference_problem(capture.references)
-        fix = "Set BACKUP_REFERENCE_QUERY to a SELECT of the object keys, or live without the proof that every referenced object is there."
+        known = [name for name, preset in PRESETS.items() if preset.built_in is not None and snapshot.has_table(preset.built_in.table)]
+        fix = (
+            f"These tables are those of another application: set BACKUP_PRESET={known[0]}"
+            if known
+            else "Set BACKUP_REFERENCE_QUERY to a SELECT of the object keys, or live without the proof that every referenced object is there."
+        )
         yield PreconditionResult("references", Verdict.NOTE if note else Verdict.OK, note or capture.references.query, fix if note else "")
 
 

@@ -56,7 +56,7 @@ class BackupResult:
 
     @property
     def exit_code(self) -> int:
-        """0, or the most telling code of the failed steps: cancelled, configuration, a command, lock, the directory, database, bucket, verification."""
+        """0, or the most telling code of the failed steps: cancelled, settings, a command, lock, directory, database, bucket, verification."""
         if self.is_success:
             return 0
         codes = {failure.exit_code for failure in self.failures}

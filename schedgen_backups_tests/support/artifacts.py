@@ -28,7 +28,7 @@ from schedgen_backups.core.formats.gzip_members import compress_member
 from schedgen_backups.core.formats.records import ArchiveRecord, DumpRecord, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, pack_object
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId, ReferenceState
-from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, References, TransferSettings
+from schedgen_backups.core.settings import SCHEDGEN_KEYS, BucketSettings, CaptureSettings, DatabaseSettings, References, TransferSettings
 from schedgen_backups.core.verify.live_system import LiveApplication
 
 POINT = "20261122_020000"
@@ -209,7 +209,9 @@ def make_capture(**values: object) -> CaptureSettings:
     own = {field.name for field in fields(CaptureSettings)}
     capture = {name: value for name, value in values.items() if name in own}
     if "reference_query" in values:
-        capture["references"] = References(str(values["reference_query"]), is_default=bool(values.get("is_reference_query_default", True)))
+        capture["references"] = References(
+            str(values["reference_query"]), built_in=SCHEDGEN_KEYS if values.get("is_reference_query_default", True) else None
+        )
     others = {name: value for name, value in values.items() if name not in own and "reference_query" not in name}
     return CaptureSettings(transfer=make_transfer(**others), **capture)  # type: ignore[arg-type]
 

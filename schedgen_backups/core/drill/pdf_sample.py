@@ -1,7 +1,8 @@
-"""Opens PDFs the way the application finds them: a key from the restored database, the object from the restored bucket, looked at as a PDF.
+"""Opens objects the way the application finds them: a key from the restored database, the object from the restored bucket, looked at by its type.
 
-A sample, another one for each recovery point. Add here what it means for a referenced object to open; that every object is there with its bytes is
-compared in `bucket_restore`, and why a key has no object was judged when the point was committed (`references`).
+PDFs and images are parsed, of all else bytes and type are compared. A sample, another one for each recovery point. Add here what it means for a
+referenced object to open; that every object is there with its bytes is compared in `bucket_restore`, and why a key has no object was judged when
+the point was committed (`references`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import IO
 
+from PIL import Image
 from pypdf import PdfReader
 
 from schedgen_backups.core.catalog.catalog import PointListing
@@ -35,6 +37,9 @@ logging.getLogger("pypdf").setLevel(logging.ERROR)
 SAMPLE_SIZE = 20
 _IN_MEMORY_BYTES = 8 << 20
 _PDF_TYPE = "application/pdf"
+_IMAGE_TYPE = "image/"
+_DRAWINGS = frozenset({"image/svg+xml", "image/heic", "image/heif", "image/avif", "image/vnd.dwg", "image/x-icon"})
+"""Images that Pillow does not read, or not everywhere: they are compared only."""
 _HARMLESS_VERDICTS = frozenset({ReferenceVerdict.DELETED, ReferenceVerdict.MISSING})
 
 
@@ -45,12 +50,14 @@ class _Tally:
     opened: int = 0
     compared: int = 0
     missing: int = 0
+    images: int = 0
     unreadable: list[str] = field(default_factory=list[str])
-    """The recorded bytes, and no PDF that can be read."""
+    """The recorded bytes, and nothing of their type that can be read."""
 
     def figures(self) -> dict[str, Figure]:
         return {
             "pdfs_opened": self.opened,
+            "images_opened": self.images,
             "objects_compared_only": self.compared,
             "references_missing_as_recorded": self.missing,
             "pdfs_unreadable": len(self.unreadable),
@@ -65,17 +72,17 @@ def open_referenced_pdfs(
     *,
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CheckResult:
-    """`referenced_pdfs_open`: objects that the restored database names are in the restored bucket, are the recorded bytes, and parse as PDF.
+    """`referenced_pdfs_open`: objects that the restored database names are in the restored bucket, are the recorded bytes, and parse as PDF or image.
 
-    An object whose recorded content type is not PDF is compared and not parsed; a key that was missing with a harmless verdict is counted. Unknown
-    when the recorded bytes are no PDF, not configured where the point has no references. Errors of database and bucket are raised; `on_progress` gets
-    each object's size.
+    An object whose recorded content type is neither is compared and not parsed; a key that was missing with a harmless verdict is counted. Unknown
+    when the recorded bytes are not of their type, not configured where the point has no references. Errors of database and bucket are raised;
+    `on_progress` gets each object's size.
     """
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
         record = dump.record
     if record.reference_state is ReferenceState.NOT_CONFIGURED:
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.NOT_CONFIGURED, record.reference_note, {})
-    references, limit_seconds = References(record.reference_query, is_default=False), transfer.stall_timeout_seconds
+    references, limit_seconds = References(record.reference_query, built_in=None), transfer.stall_timeout_seconds
     random = Random(point.point_id.text)  # noqa: S311 - a sample
     count, keys = _pick_keys(database, references, random, stall_timeout_seconds=limit_seconds)
     figures: dict[str, Figure] = {"references": count, "sampled": len(keys)}
@@ -105,11 +112,12 @@ def open_referenced_pdfs(
     if tally.unreadable:
         # Nobody here can tell whether the application ever could open it; the recovery point has it as it was.
         summary = (
-            f"{len(tally.unreadable)} of {len(keys)} sampled objects are the captured bytes and do not open as PDF, so they did not when they were "
-            f"backed up: {name_some(tally.unreadable)}"
+            f"{len(tally.unreadable)} of {len(keys)} sampled objects are the captured bytes and do not open as what their type says, "
+            f"so they did not when they were backed up: {name_some(tally.unreadable)}"
         )
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.UNKNOWN, summary, figures)
-    summary = f"{tally.opened} PDFs of {count} references were found by key in the database, fetched and opened"
+    opened = f"{tally.opened} PDFs and {tally.images} images" if tally.images else f"{tally.opened} PDFs"
+    summary = f"{opened} of {count} references were found by key in the database, fetched and opened"
     if tally.compared:
         summary += f"; {tally.compared} objects of another type are the recorded bytes"
     if tally.missing:
@@ -153,15 +161,19 @@ def _find_problem(client: BucketClient, entry: ObjectEntry, tally: _Tally) -> st
             return "not in the bucket"
         if (file.tell(), digest.hexdigest()) != (entry.size_bytes, entry.sha256):
             return "not the recorded bytes"
-        if not entry.content_type.lower().startswith(_PDF_TYPE):
+        file.seek(0)
+        content_type = entry.content_type.lower()
+        if content_type.startswith(_PDF_TYPE):
+            unreadable = _find_pdf_problem(file)
+            tally.opened += not unreadable
+        elif content_type.startswith(_IMAGE_TYPE) and content_type not in _DRAWINGS:
+            unreadable = _find_image_problem(file)
+            tally.images += not unreadable
+        else:
             tally.compared += 1
             return ""
-        file.seek(0)
-        unreadable = _find_pdf_problem(file)
         if unreadable:
             tally.unreadable.append(f"{entry.key} ({unreadable})")
-        else:
-            tally.opened += 1
         return ""
 
 
@@ -173,6 +185,16 @@ def _find_pdf_problem(file: IO[bytes]) -> str:
         if not reader.is_encrypted and len(reader.pages) == 0:
             return "no pages"
     except Exception as error:  # noqa: BLE001 - a broken file makes pypdf raise whatever its bytes lead to
+        return type(error).__name__
+    return ""
+
+
+def _find_image_problem(file: IO[bytes]) -> str:
+    """Why the file is no image that can be read, or an empty text. Of a type that Pillow does not know, it says so: nobody can tell then."""
+    try:
+        with Image.open(file) as image:
+            image.verify()
+    except Exception as error:  # noqa: BLE001 - a broken file makes Pillow raise whatever its bytes lead to
         return type(error).__name__
     return ""
 

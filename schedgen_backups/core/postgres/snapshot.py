@@ -23,8 +23,8 @@ from schedgen_backups.core.errors import ConfigurationError, DatabaseError, Dump
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.postgres.connection import STALL_TIMEOUT_SECONDS, SessionFacts, connect_database, read_session_facts, translate_errors
 from schedgen_backups.core.postgres.database_properties import read_properties
-from schedgen_backups.core.postgres.unplanned import count_rows, read_column, sort_distinct
-from schedgen_backups.core.settings import DatabaseSettings, References
+from schedgen_backups.core.postgres.unplanned import count_rows, read_columns, sort_distinct
+from schedgen_backups.core.settings import DatabaseSettings, KeyColumns, References
 from schedgen_backups.core.units import name_some
 
 _USER_RELATIONS = """
@@ -45,16 +45,16 @@ _TAKE_OWN_PATH = "SELECT pg_catalog.set_config('search_path', pg_catalog.current
 _NARROWEST_COLUMN = """
 SELECT a.attname FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attlen <= 0, a.attlen, a.attnum LIMIT 1"""
-_REFERENCE_COLUMN = "s3_key"
-"""Of the table jobs: what DEFAULT_REFERENCE_QUERY reads."""
 _BLANK_PADDED_OID = 1042
 """Of char(n), in every version."""
 # A partitioned or inherited table with all that hold its rows.
 _TREE_OF_TABLE: LiteralString = """
 WITH RECURSIVE tree(oid) AS (
     SELECT %(root)s::pg_catalog.oid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
-SELECT n.nspname, c.relname, c.relkind::pg_catalog.text, (
-    SELECT a.atttypid FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attname = %(column)s AND a.attnum > 0 AND a.attgenerated = '')
+SELECT n.nspname, c.relname, c.relkind::pg_catalog.text, ARRAY(
+    SELECT a.atttypid FROM pg_catalog.unnest(%(columns)s::pg_catalog.text[]) WITH ORDINALITY AS wanted(name, place)
+    JOIN pg_catalog.pg_attribute a ON a.attname OPERATOR(pg_catalog.=) wanted.name::pg_catalog.name
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attgenerated = '' ORDER BY wanted.place)
 FROM tree JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2"""
 # A type of somebody's may have a cast to text of his; its output function is none of his. Numbers and the like have no cast but the system's.
 _KEY_AS_TEXT = sql.SQL("""CASE WHEN pg_catalog.pg_typeof(key)::pg_catalog.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
@@ -212,8 +212,10 @@ class Snapshot:
         The built-in query fails where the application has no such table: that is "not configured". A query that the operators wrote
         themselves must work: ConfigurationError (permanent) with the server's words when it does not.
         """
-        if references.is_default:
-            return self._find_reference_tables()[1]
+        if not references.is_configured:
+            return "no reference query is configured (BACKUP_PRESET=none)"
+        if references.built_in is not None:
+            return self._find_reference_tables(references.built_in)[1]
         try:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 cursor.execute(_TAKE_OWN_PATH)
@@ -232,8 +234,8 @@ class Snapshot:
 
         What is not UTF-8, in a database without an encoding, cannot be the key of an object: it stands there with its bytes as `\xe9`.
         """
-        if references.is_default:
-            keys = sort_distinct(map(_decode, self._read_built_in_keys()))
+        if references.built_in is not None:
+            keys = sort_distinct(map(_decode, self._read_built_in_keys(references.built_in)))
         elif self._connection.info.parameter_status("server_encoding") != "SQL_ASCII":
             keys = self._read_keys(references, sql.SQL('({}) COLLATE pg_catalog."C"').format(_KEY_AS_TEXT))
         else:
@@ -245,28 +247,41 @@ class Snapshot:
         while block := list(islice(keys, _KEYS_PER_BLOCK)):
             yield block
 
-    def _find_reference_tables(self) -> tuple[dict[TableName, int], str]:
-        """Return the tables that the built-in query reads, with the type of the column, and why it cannot be read where it cannot."""
+    def has_table(self, name: str) -> bool:
+        """Whether a query of the database's own would find a table of this name."""
         with translate_errors(self._settings):
             self._connection.execute(_TAKE_OWN_PATH)
-            root = self._value("SELECT pg_catalog.to_regclass('jobs')::pg_catalog.oid")
+            found = self._connection.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (name,)).fetchone()
             self._connection.execute(_TAKE_SAFE_PATH)
-            rows = self._connection.execute(_TREE_OF_TABLE, {"root": root, "column": _REFERENCE_COLUMN}).fetchall()
+        return bool(found and found[0])
+
+    def _find_reference_tables(self, wanted: KeyColumns) -> tuple[dict[TableName, tuple[int, ...]], str]:
+        """Return the tables that the built-in query reads, with the types of the columns, and why it cannot be read where it cannot."""
+        with translate_errors(self._settings):
+            self._connection.execute(_TAKE_OWN_PATH)
+            (root,) = self._connection.execute("SELECT pg_catalog.to_regclass(%s)::pg_catalog.oid", (wanted.table,)).fetchone() or (None,)
+            self._connection.execute(_TAKE_SAFE_PATH)
+            rows = self._connection.execute(_TREE_OF_TABLE, {"root": root, "columns": list(wanted.columns)}).fetchall()
         missing = "the built-in query found no such table or column"
         if not rows:
-            return {}, f'{missing}: relation "jobs" does not exist'
-        if {str(kind) for _schema, _name, kind, _type in rows} - {"r", "p"}:
+            return {}, f'{missing}: relation "{wanted.table}" does not exist'
+        if {str(kind) for _schema, _name, kind, _types in rows} - {"r", "p"}:
             return {}, "the built-in query reads tables only: a view or a foreign table would run its owner's functions with the rights of the backup"
-        if any(type_oid is None for _schema, _name, _kind, type_oid in rows):
-            return {}, f'{missing}: column "{_REFERENCE_COLUMN}" does not exist'
-        return {TableName(str(schema), str(name)): cast("int", type_oid) for schema, name, kind, type_oid in rows if kind == "r"}, ""
+        if any(len(types) < len(wanted.columns) for _schema, _name, _kind, types in rows):
+            return {}, f'{missing}: column "{", ".join(wanted.columns)}" does not exist'
+        return {TableName(str(schema), str(name)): tuple(types) for schema, name, kind, types in rows if kind == "r"}, ""
 
-    def _read_built_in_keys(self) -> Iterator[bytes]:
-        for table, type_oid in self._find_reference_tables()[0].items():
+    def _read_built_in_keys(self, wanted: KeyColumns) -> Iterator[bytes]:
+        prefix = wanted.prefix.encode()
+        for table, types in self._find_reference_tables(wanted)[0].items():
+            # Its blanks at the end are filling, and no part of the value (manual, "Character Types").
+            padded = [type_oid == _BLANK_PADDED_OID for type_oid in types]
             with translate_errors(self._settings):
-                for value in read_column(self._connection, _name(table), _REFERENCE_COLUMN):
-                    # Its blanks at the end are filling, and no part of the value (manual, "Character Types").
-                    yield value.rstrip(b" ") if type_oid == _BLANK_PADDED_OID else value
+                for values in read_columns(self._connection, _name(table), wanted.columns):
+                    *needed, last = (value.rstrip(b" ") if value and is_padded else value for value, is_padded in zip(values, padded, strict=True))
+                    parts = [*needed, *([last] if last is not None or not needed else [])]
+                    if None not in parts:
+                        yield prefix + b"/".join(part for part in parts if part is not None)
 
     def _read_keys(self, references: References, key: sql.Composable) -> Iterator[Any]:
         query = sql.SQL("SELECT DISTINCT {} FROM ({}) AS reference(key) WHERE key IS NOT NULL ORDER BY 1").format(key, _as_query(references))

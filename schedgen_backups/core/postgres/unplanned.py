@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -39,15 +39,15 @@ def count_rows(connection: psycopg.Connection[Any], table: sql.Composable) -> in
         return connection.wait(_count_copied(connection.pgconn, command))
 
 
-def read_column(connection: psycopg.Connection[Any], table: sql.Composable, column: str) -> Iterator[bytes]:
-    """Yield the column's values but NULL as text in UTF-8, in the order of the table; of a database without an encoding, its bytes."""
+def read_columns(connection: psycopg.Connection[Any], table: sql.Composable, columns: Sequence[str]) -> Iterator[tuple[bytes | None, ...]]:
+    """Yield the columns' values as text in UTF-8, NULL as None, in the order of the table; of a database without an encoding, its bytes."""
     encoding = "SQL_ASCII" if connection.info.parameter_status("server_encoding") == "SQL_ASCII" else "UTF8"
-    command = sql.SQL("COPY {} ({}) TO STDOUT (ENCODING {})").format(table, sql.Identifier(column), sql.Literal(encoding))
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    command = sql.SQL("COPY {} ({}) TO STDOUT (ENCODING {})").format(table, names, sql.Literal(encoding))
     with connection.cursor() as cursor, cursor.copy(command) as copy:
         for line in copy:
-            value = bytes(line).removesuffix(b"\n")
-            if value != _NULL:
-                yield _ESCAPE.sub(_unescape, value) if b"\\" in value else value
+            # A tab within a value is escaped.
+            yield tuple(map(_read_value, bytes(line).removesuffix(b"\n").split(b"\t")))
 
 
 def sort_distinct(texts: Iterable[str]) -> Iterator[str]:
@@ -74,6 +74,12 @@ def _require(status: ExecStatus, results: list[PGresult]) -> PGresult:
     if results[-1].status != status:
         raise psycopg.errors.error_from_result(results[-1])
     return results[-1]
+
+
+def _read_value(text: bytes) -> bytes | None:
+    if text == _NULL:
+        return None
+    return _ESCAPE.sub(_unescape, text) if b"\\" in text else text
 
 
 def _unescape(found: re.Match[bytes]) -> bytes:

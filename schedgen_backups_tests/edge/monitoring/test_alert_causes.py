@@ -26,7 +26,8 @@ from schedgen_backups_tests.support.inbox import Inbox, open_inbox
 from schedgen_backups_tests.support.servers import run
 from schedgen_backups_tests.support.sites import Application, Site, wait_until
 
-pytestmark = [pytest.mark.edge]
+# Four minutes of waiting for a daemon: `make test-daemons`, which CI calls.
+pytestmark = [pytest.mark.edge, pytest.mark.exhaustive]
 
 PROJECT = Path(__file__).resolve().parents[3]
 MODULE = "schedgen_backups_tests.support.breakable_location"

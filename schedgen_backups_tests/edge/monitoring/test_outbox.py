@@ -285,7 +285,7 @@ def test_a_resource_that_does_not_come_up_is_told_by_the_outbox_with_its_reason(
     assert_a_good_backup_ends_it(site, home, outbox, inbox, "backup_job failed")
 
 
-@pytest.mark.parametrize("number", ["KILL", "INT"])
+@pytest.mark.parametrize("number", ["KILL", pytest.param("INT", marks=pytest.mark.exhaustive)])
 def test_a_backup_of_the_command_line_that_was_ended_is_told_by_the_outbox(
     number: str, site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, postgres_bin_dir: Path
 ) -> None:

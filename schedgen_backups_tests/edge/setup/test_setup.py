@@ -228,7 +228,7 @@ def read_answers(machine: Machine) -> dict[str, str | None]:
     return {name: values[name] for name in (*names, "BACKUP_NAME", "BACKUP_ALERT_WEBHOOK_URL")}
 
 
-@pytest.mark.parametrize("deployment", ["systemd", "cron", "none"])
+@pytest.mark.parametrize("deployment", ["systemd", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("cron", "none"))])
 def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_point(
     deployment: str, machine: Machine, inbox: RecordingServer
 ) -> None:

@@ -166,7 +166,7 @@ def test_a_broken_pdf_of_the_live_system_is_named_and_does_not_condemn_the_point
     drilled.commit()
     report = drilled.drill(**servers)
     assert list(failures_of(report)) == ["referenced_pdfs_open"]
-    assert "captured bytes and do not open as PDF" in failures_of(report)["referenced_pdfs_open"]
+    assert "captured bytes and do not open as what their type says" in failures_of(report)["referenced_pdfs_open"]
     assert "broken.pdf" in failures_of(report)["referenced_pdfs_open"]
     assert get_status(report.results, Check.REFERENCED_PDFS_OPEN) is CheckStatus.UNKNOWN
     assert not report.is_passed

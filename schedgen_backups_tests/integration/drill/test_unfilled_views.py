@@ -100,7 +100,7 @@ DELETE FROM later;
 """
 
 
-@pytest.mark.parametrize("code", ["22012", "55000", "42P01"])
+@pytest.mark.parametrize("code", ["55000", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("22012", "42P01"))])
 def test_a_view_that_no_restore_could_fill_ends_the_drill(tmp_path: Path, bucket: BucketSettings, postgres_bin_dir: Path, code: str) -> None:
     with EmbeddedPostgres(tmp_path / "s", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as source:
         application = Application(tmp_path, source.create_database("live"), bucket, STATEFUL.replace("{code}", code))

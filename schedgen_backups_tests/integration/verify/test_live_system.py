@@ -41,6 +41,6 @@ def test_an_audit_without_a_usable_query_is_no_success(live: LiveApplication) ->
     run(live.database, "ALTER TABLE jobs RENAME TO tasks")
     with pytest.raises(ConfigurationError, match="nothing is known"):
         check_consistency(live)
-    wrong = replace(live, references=References("SELECT", is_default=False))
+    wrong = replace(live, references=References("SELECT", built_in=None))
     with pytest.raises(ConfigurationError, match="BACKUP_REFERENCE_QUERY"):
         check_consistency(wrong)
