@@ -192,8 +192,7 @@ def _find_pdf_problem(file: IO[bytes]) -> str:
 def _find_image_problem(file: IO[bytes]) -> str:
     """Why the file is no image that can be read, or an empty text. Of a type that Pillow does not know, it says so: nobody can tell then."""
     try:
-        with Image.open(file) as image:
-            image.verify()
+        Image.open(file).verify()
     except Exception as error:  # noqa: BLE001 - a broken file makes Pillow raise whatever its bytes lead to
         return type(error).__name__
     return ""

@@ -261,7 +261,8 @@ class Snapshot:
             self._connection.execute(_TAKE_OWN_PATH)
             (root,) = self._connection.execute("SELECT pg_catalog.to_regclass(%s)::pg_catalog.oid", (wanted.table,)).fetchone() or (None,)
             self._connection.execute(_TAKE_SAFE_PATH)
-            rows = self._connection.execute(_TREE_OF_TABLE, {"root": root, "columns": list(wanted.columns)}).fetchall()
+            query = self._connection.execute(_TREE_OF_TABLE, {"root": root, "columns": list(wanted.columns)})
+            rows = cast("list[tuple[str, str, str, list[int]]]", query.fetchall())
         missing = "the built-in query found no such table or column"
         if not rows:
             return {}, f'{missing}: relation "{wanted.table}" does not exist'
