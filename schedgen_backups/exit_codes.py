@@ -5,6 +5,9 @@ Each means one thing. The first four are those that the application's monitoring
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from schedgen_backups.core.errors import (
     BackupError,
     BucketError,
@@ -42,6 +45,25 @@ USAGE_EXIT_CODE = 64
 """The command line was not understood (EX_USAGE of sysexits.h)."""
 CANCELLED_EXIT_CODE = 130
 """What shells report of a program that Ctrl-C ended."""
+
+MEANINGS: Mapping[int, str] = MappingProxyType(
+    {
+        0: "done",
+        DATABASE_EXIT_CODE: "the database could not be captured, reached or read",
+        BUCKET_EXIT_CODE: "the bucket could not be captured, reached or read",
+        VERIFICATION_EXIT_CODE: "a check does not hold, or could not be made",
+        CONFIGURATION_EXIT_CODE: "a setting or a precondition is missing or wrong",
+        LOCK_EXIT_CODE: "another run is at work on the backup directory",
+        STORAGE_EXIT_CODE: "the backup directory or another file could not be read or written",
+        RESTORE_EXIT_CODE: "a restore was refused, not confirmed, or stopped",
+        NO_POINT_EXIT_CODE: "there is no such recovery point",
+        ALERT_EXIT_CODE: "a channel did not accept an alert",
+        COMMAND_EXIT_CODE: "a command around a backup failed",
+        USAGE_EXIT_CODE: "the command line was not understood",
+        CANCELLED_EXIT_CODE: "cancelled",
+    }
+)
+"""Exit code → what it means, for the manual."""
 
 _BY_ERROR: tuple[tuple[type[BackupError], int], ...] = (
     (PointNotFoundError, NO_POINT_EXIT_CODE),

@@ -46,6 +46,7 @@ COMMAND_MODULES = {
     "alert-test": "cli.monitor",
     "serve": "cli.serve",
     "webserver": "cli.serve",
+    "manual": "cli.manual",
 }
 """Command → module, in the order of the help. The module's decorators register it."""
 JSON_FORMAT_VERSION = 1

@@ -1,0 +1,67 @@
+"""Writes the manual page from what the commands say of themselves, so that `--help` and `man` never differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import typer
+
+from schedgen_backups.cli.app import COMMAND_MODULES, app, out
+from schedgen_backups.config.variables import ENV_FILE_VARIABLE, VARIABLES
+from schedgen_backups.core.model import TOOL_VERSION
+from schedgen_backups.exit_codes import MEANINGS
+
+_PAGES = ("README.md", "docs/BACKUP_AUTOMATION.md", "docs/restore.md", "docs/json.md")
+
+
+@app.command()
+def manual() -> None:
+    """Print this manual as a page for `man`: schedgen-backups manual | man -l -."""
+    out.print(make_manual(), markup=False, end="")
+
+
+def make_manual() -> str:
+    """Return the manual page, in the language of man(7)."""
+    return "\n".join(_list_lines()) + "\n"
+
+
+def _list_lines() -> Iterator[str]:
+    group = cast("Any", typer.main.get_command(app))
+    yield f'.TH SCHEDGEN\\-BACKUPS 1 "" "schedgen\\-backups {_escape(TOOL_VERSION)}" "User Commands"'
+    yield from (".SH NAME", "schedgen\\-backups \\- back up a PostgreSQL database and its S3 bucket as one recovery point, and prove it")
+    yield from (".SH SYNOPSIS", ".B schedgen\\-backups", "[\\fIOPTION\\fR]... \\fICOMMAND\\fR [\\fIARGUMENT\\fR]...")
+    yield from (".SH DESCRIPTION", _escape(str(group.help)))
+    yield ".SH OPTIONS"
+    yield from _list_options(group)
+    yield ".SH COMMANDS"
+    for name in COMMAND_MODULES:
+        command = group.commands[name]
+        context = typer.Context(command)
+        pieces = [each.get_usage_pieces(context) for each in command.params if each.param_type_name == "argument"]
+        arguments = " ".join(word for piece in pieces for word in piece)
+        yield f'.SS "{_escape(f"{name} {arguments}".strip())}"'
+        yield _escape(" ".join(str(command.help).split()))
+        yield from _list_options(command)
+    yield from (".SH EXIT STATUS", "\\fBstatus\\fR has its own: 0 fresh, 1 soon too old, a point damaged or an incident open, 2 too old or none.")
+    for code, meaning in MEANINGS.items():
+        yield from (".TP", f".B {code}", _escape(meaning))
+    yield from (".SH ENVIRONMENT", f"{_escape(ENV_FILE_VARIABLE)} names the environment file; each variable may also be given as NAME_FILE.")
+    for variable in VARIABLES:
+        default = f" [{variable.default}]" if variable.default else ""
+        yield from (".TP", f".B {_escape(variable.name)}", _escape(f"{variable.meaning}{default}"))
+    yield from (".SH SEE ALSO", _escape(", ".join(_PAGES)))
+
+
+def _list_options(command: Any) -> Iterator[str]:
+    context = typer.Context(command)
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and (record := parameter.get_help_record(context)) is not None:
+            names, text = record
+            yield from (".TP", f".B {_escape(names)}", _escape(" ".join(text.split())))
+
+
+def _escape(text: str) -> str:
+    """The text as roff shows it: a backslash begins a request there, and so does a dot or a quote at the beginning of a line."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
