@@ -8,6 +8,7 @@ from schedgen_backups.config.config import Config
 from schedgen_backups.config.targets import read_bucket_target, read_live_database
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import find_newest_verified
+from schedgen_backups.core.errors import DatabaseError
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 from schedgen_backups.core.restore.database import MAINTENANCE_DATABASE
 from schedgen_backups.core.s3.client import BucketClient
@@ -31,9 +32,15 @@ def examine_restores(config: Config, catalog: Catalog) -> Iterator[PreconditionR
 
 def _examine_role(config: Config) -> Iterator[PreconditionResult]:
     target = read_live_database("", config)
-    with DatabaseSession(target.with_database(MAINTENANCE_DATABASE)) as session, session.use() as connection:
-        lacking = _list_lacking(connection, config.database)
     subject = "restore of the database"
+    try:
+        with DatabaseSession(target.with_database(MAINTENANCE_DATABASE)) as session, session.use() as connection:
+            lacking = _list_lacking(connection, config.database)
+    except DatabaseError as error:
+        # The role of the backup need not reach that database; one that is meant for restores must.
+        verdict = Verdict.NOTE if target.user == config.database.user else Verdict.PROBLEM
+        yield PreconditionResult(subject, verdict, error.message, error.hint)
+        return
     if lacking:
         detail = f"the role {target.user} {' and '.join(lacking)}: it restores into an empty database that others made for it, and no more"
         yield PreconditionResult(subject, Verdict.NOTE, detail, f"Set RESTORE_POSTGRES_USER to a role for restores ({_ROLES_DOCUMENT}).")

@@ -16,6 +16,7 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.exit_codes import CANCELLED_EXIT_CODE
 from schedgen_backups.setup.plan import LOG_AT, STATE_AT, Deployment
 from schedgen_backups.setup.run import UNIT_DIR, Wishes, set_up
+from schedgen_backups.setup.run import remove as remove_deployment
 
 FileOption = Annotated[Path | None, typer.Option(metavar="FILE", help="File whose content is this secret.")]
 TextOption = Annotated[str | None, typer.Option(help="Answer to the question of this name.")]
@@ -58,6 +59,7 @@ def setup(
     first_backup: Annotated[bool, typer.Option("--first-backup/--no-first-backup", help="Take and verify a first recovery point.")] = True,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: flags, environment, .env and defaults.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, secrets masked, and write nothing.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Take away timer, units or cron's file; settings and recovery points stay.")] = False,
 ) -> None:
     """Ask for what a backup needs, try each answer, write .env, install what starts the backups, and take a first one. Safe to call again."""
     flags = {
@@ -94,6 +96,9 @@ def setup(
         is_started=start,
         is_first_backup_wanted=first_backup,
     )
+    if remove:
+        remove_deployment(wishes, get_config(context).file)
+        return
     if not yes and not sys.stdin.isatty():
         raise ConfigurationError(
             "there is no terminal to ask on", hint="Call it with --yes; `schedgen-backups setup --help` has a flag for every question."

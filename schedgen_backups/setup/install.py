@@ -21,7 +21,7 @@ from schedgen_backups.config.variables import ENV_FILE_VARIABLE
 from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.system.files import write_atomically
 from schedgen_backups.runs.home import HOME_VARIABLE
-from schedgen_backups.setup.plan import SERVICE_USER, Deployment, Place, PlannedFile
+from schedgen_backups.setup.plan import SERVICE_USER, UNITS, Deployment, Place, PlannedFile
 
 SYSTEMD_RUNS = Path("/run/systemd/system")
 """sd_booted(3): it is there when systemd is the init system."""
@@ -129,6 +129,27 @@ def start_timer() -> None:
     """Systemd knows the units, and the timer is on. ConfigurationError with what systemctl said otherwise."""
     for words in (("daemon-reload",), ("enable", "--now", "schedgen-backup.timer")):
         _run(["systemctl", *words])
+
+
+def stop_units() -> None:
+    """Nothing of ours is running or started again. ConfigurationError with what systemctl said otherwise."""
+    _run(["systemctl", "disable", "--now", *(name for name in UNITS if name != "schedgen-backup.service")])
+
+
+def reload_units() -> None:
+    """Systemd knows that the units are gone."""
+    _run(["systemctl", "daemon-reload"])
+
+
+def remove_files(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Remove those that are there; return them."""
+    removed: list[Path] = []
+    for path in paths:
+        with _translate(path):
+            if path.is_file() or path.is_symlink():
+                path.unlink()
+                removed.append(path)
+    return tuple(removed)
 
 
 def make_compose_words(application: Path, sources: Path) -> list[str]:

@@ -5,6 +5,7 @@ Without a terminal nothing is asked, and flags, environment and environment file
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,12 +24,20 @@ from schedgen_backups.config.sources import parse_endpoint
 from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.doctor.checks import examine_bucket, examine_database
 from schedgen_backups.doctor.results import PreconditionResult, Verdict
-from schedgen_backups.setup.plan import Deployment, make_calendar
+from schedgen_backups.setup.plan import Deployment, check_local_zone, check_path, make_calendar
 
 NOTHING = "-"
 """What a person types to empty a value."""
 _HIGHEST_PORT = 65535
+_MAIL_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
+"""Whether there is such a mailbox is seen when the test message is sent."""
 _MAIL_SECURITIES = ("starttls", "ssl", "insecure")
+
+
+def _parse_mail(text: str) -> None:
+    for address in text.split(","):
+        if not _MAIL_ADDRESS.fullmatch(address.strip()):
+            raise ValueError(address)
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ TIMES = (
 NAME = Question("BACKUP_NAME", "What people call this installation, such as production: it stands in every alert")
 CHANNELS = (
     Question("BACKUP_ALERT_WEBHOOK_URL", "Address that gets alerts (Slack, Discord, Teams, …)", is_hidden=True),
-    Question("BACKUP_ALERT_EMAIL", "Who gets alerts by mail, several with commas"),
+    Question("BACKUP_ALERT_EMAIL", "Who gets alerts by mail, several with commas", _parse_mail, "addresses such as ops@example.org"),
 )
 MAIL = (
     Question("SMTP_HOST", "Mail server", is_required=True),
@@ -183,8 +192,12 @@ class Interview:
 
     def _try_times(self, deployment: Deployment) -> None:
         self.config.check("backup_directory", "capture", "schedule", "retention")
+        if deployment in {Deployment.SYSTEMD, Deployment.CRON}:
+            check_path(self.config.backup_directory)
         if deployment is Deployment.SYSTEMD:
             make_calendar(self.answers["BACKUP_SCHEDULE"])
+        if deployment is Deployment.CRON:
+            check_local_zone(ZoneInfo(self.answers["BACKUP_TIMEZONE"]))
 
     def _try_channels(self) -> None:
         config = self.config

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -35,6 +38,7 @@ _HOMES = ("/home", "/root", "/run/user")
 """What ProtectHome=true hides from a unit (systemd.exec, "Sandboxing")."""
 _WEEKDAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _CRON_FIELDS = 5
+_MONTH_SECONDS = 30 * 24 * 3600
 
 
 class Deployment(str, Enum):
@@ -146,6 +150,23 @@ def plan_cron(sources: Path, cron_dir: Path, place: Place, schedule: str) -> tup
     return (PlannedFile(cron_dir / CRON_FILE, text, 0o644),)
 
 
+def check_path(path: Path) -> None:
+    """Raise ConfigurationError for a path that units and cron files would read as something else."""
+    if not _SAFE_PATH.fullmatch(str(path)):
+        raise ConfigurationError(f"{str(path)!r} cannot stand in a unit or a cron file", hint="Use a path of letters, digits and ._-@+/.")
+
+
+def check_local_zone(zone: ZoneInfo) -> None:
+    """Raise ConfigurationError where this machine's clock shows another time than the zone's, at any time of the year: cron knows no other."""
+    now = time.time()
+    months = (now + month * _MONTH_SECONDS for month in range(12))
+    if any(datetime.fromtimestamp(moment, zone).utcoffset() != timedelta(seconds=time.localtime(moment).tm_gmtoff) for moment in months):
+        raise ConfigurationError(
+            f"cron goes by this machine's own clock ({time.tzname[0]}), and the schedule is meant for {zone}",
+            hint="Name the machine's own zone and write the schedule for that, set another (timedatectl), or choose systemd, whose timers know zones.",
+        )
+
+
 def make_calendar(cron: str) -> tuple[str, ...]:
     """systemd.time(7) expressions that go off when the cron string does; two where cron means day of month or day of week.
 
@@ -182,9 +203,7 @@ def _translate_weekdays(field: str) -> str:
 
 def _move(text: str, place: Place) -> str:
     for path in place.paths:
-        if not _SAFE_PATH.fullmatch(str(path)):
-            # Both read blanks and per cent signs as something else.
-            raise ConfigurationError(f"{str(path)!r} cannot stand in a unit or a cron file", hint="Use a path of letters, digits and ._-@+/.")
+        check_path(path)
     text = text.replace(f"{DEPLOYED_AT}/.venv/bin", str(place.bin_dir)).replace("cd " + DEPLOYED_AT, f"cd {place.project}")
     text = text.replace(f"{DEPLOYED_AT}/.env", str(place.env_file))
     text = text.replace(" .venv/bin/", f" {place.bin_dir}/").replace(POINTS_AT, str(place.points)).replace(LOG_AT, str(place.log))

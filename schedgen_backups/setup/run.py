@@ -21,7 +21,7 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.runs.home import HOME_VARIABLE
 from schedgen_backups.setup import install
 from schedgen_backups.setup.interview import Interview
-from schedgen_backups.setup.plan import Deployment, Place, PlannedFile, describe_env, merge_env, plan_cron, plan_units
+from schedgen_backups.setup.plan import CRON_FILE, UNITS, Deployment, Place, PlannedFile, describe_env, merge_env, plan_cron, plan_units
 
 UNIT_DIR = Path("/etc/systemd/system")
 
@@ -43,7 +43,7 @@ class Wishes:
 def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, file: EnvironmentFile, *, is_interactive: bool, is_dry: bool) -> None:
     """Set this machine up, or print what would be done. `flags` are variables with their values, `file` is the environment file in force."""
     checkout = find_checkout()
-    deployment = wanted or _choose(checkout, is_interactive=is_interactive)
+    deployment = wanted or _choose(checkout, wishes, file, is_interactive=is_interactive)
     sources = install.find_sources() if deployment is not Deployment.NONE else checkout or Path.cwd()
     application = _find_application(sources, wishes) if deployment is Deployment.COMPOSE else None
     env_path = application.parent / FILE_NAME if application else file.path or choose_file_to_write()
@@ -71,6 +71,9 @@ def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, fil
         _print_plan(env_path, old_text, new_text, files)
         return
     _write(env_path, old_text, new_text, files, place, deployment)
+    # Two that start the same backups would stand in each other's way.
+    for other in {Deployment.SYSTEMD, Deployment.CRON} - {deployment}:
+        _remove_files(other, wishes)
     if application:
         is_done = _finish_compose(application, sources, wishes, is_interactive=is_interactive)
     else:
@@ -78,11 +81,12 @@ def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, fil
     _print_next(deployment, is_done=is_done)
 
 
-def _choose(checkout: Path | None, *, is_interactive: bool) -> Deployment:
+def _choose(checkout: Path | None, wishes: Wishes, file: EnvironmentFile, *, is_interactive: bool) -> Deployment:
     found = install.detect(checkout)
-    best = next(iter(found))
+    present = find_present(wishes, file)
+    best = present or next(iter(found))
     for deployment, seen in found.items():
-        out.print(f"  [bold]{deployment.value}[/]  {escape(seen)}")
+        out.print(f"  [bold]{deployment.value}[/]  {escape(seen)}{' (set up here already)' if deployment is present else ''}")
     if not is_interactive:
         return best
 
@@ -93,6 +97,44 @@ def _choose(checkout: Path | None, *, is_interactive: bool) -> Deployment:
             raise typer.BadParameter(f"one of {', '.join(deployment.value for deployment in Deployment)}") from error
 
     return typer.prompt("What starts the backups", default=best.value, value_proc=take)
+
+
+def find_present(wishes: Wishes, file: EnvironmentFile) -> Deployment | None:
+    """Return the deployment that setup installed here before; None where there is none, or none with files of its own."""
+    if any((wishes.unit_dir / name).exists() for name in UNITS):
+        return Deployment.SYSTEMD
+    if (wishes.cron_dir / CRON_FILE).exists():
+        return Deployment.CRON
+    return Deployment.COMPOSE if file.values.get("SCHEDGEN_BACKUPS_SOURCE") else None
+
+
+def remove(wishes: Wishes, file: EnvironmentFile) -> None:
+    """Take away what setup installed, and say what stays: settings, recovery points, history and logs are never removed."""
+    present = find_present(wishes, file)
+    removed = [path for deployment in (Deployment.SYSTEMD, Deployment.CRON) for path in _remove_files(deployment, wishes)]
+    if present is Deployment.COMPOSE:
+        out.print(
+            "The containers are compose's: docker compose with both files, then `down`. Its volumes hold the recovery points; `down -v` removes them."
+        )
+    elif not removed:
+        out.print("Nothing of a deployment is installed here.")
+    stays = [str(path) for path in (file.path, wishes.state_dir, wishes.log_dir) if path is not None and path.exists()]
+    out.print(escape(f"Everything else stays: {', '.join([*stays, 'the recovery points'])}, and the user of the backups."))
+
+
+def _remove_files(deployment: Deployment | None, wishes: Wishes) -> tuple[Path, ...]:
+    """Stop what the deployment's files start, remove them, and return them; nothing for a deployment without files of its own."""
+    files = {Deployment.SYSTEMD: [wishes.unit_dir / name for name in UNITS], Deployment.CRON: [wishes.cron_dir / CRON_FILE]}
+    paths = files.get(deployment, []) if deployment is not None else []
+    is_told = deployment is Deployment.SYSTEMD and install.SYSTEMD_RUNS.is_dir() and wishes.unit_dir == UNIT_DIR and any(map(Path.exists, paths))
+    if is_told:
+        install.stop_units()
+    removed = install.remove_files(paths)
+    if is_told:
+        install.reload_units()
+    for path in removed:
+        out.print(f"removed: {escape(str(path))}")
+    return removed
 
 
 def _find_application(checkout: Path, wishes: Wishes) -> Path:

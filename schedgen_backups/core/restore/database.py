@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import cast
+
+import psycopg
+from psycopg import sql
 
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
@@ -173,6 +176,10 @@ class PreparedDatabase:
             return ()
         with self.maintenance.use() as connection:
             carried = carry_properties(connection, self.target.database, captured)
+            if captured.comment:
+                name, comment = sql.Identifier(self.target.database), sql.Literal(captured.comment)
+                with suppress(psycopg.errors.InsufficientPrivilege):  # it belongs to its captured owner by now
+                    connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, comment))
         because = f" ({carried.problem})" if carried.problem else ""
         return (f"the database itself is not as it was captured: {', '.join(carried.differences)}{because}",) if carried.differences else ()
 

@@ -183,7 +183,7 @@ def assert_first_point_is_verified(machine: Machine) -> None:
     assert [point.state for point in Catalog(machine.points).list_points()] == [PointState.VERIFIED]
 
 
-def answer_questions(person: Person, machine: Machine, *, is_here: bool) -> None:
+def answer_questions(person: Person, machine: Machine, *, is_here: bool, is_cron: bool = False) -> None:
     """Wrong password, bucket, cron string, zone and address, each told at once and asked again."""
     database = [
         ("Database server", machine.database.host),
@@ -212,6 +212,10 @@ def answer_questions(person: Person, machine: Machine, *, is_here: bool) -> None
     person.expect("expected a time zone's name")
     person.answer("Time zone", "Africa/Johannesburg")
     person.answer("Keep recovery points", "14")
+    if is_cron:
+        person.expect("cron goes by this machine's own clock")
+        person.answer("Keep these answers", "n")
+        person.answer_all([("Folder for recovery points", ""), ("When to back up", ""), ("Time zone", "UTC"), ("Keep recovery points", "14")])
     person.answer("What people call this installation", "night shift")
     person.answer("Address that gets alerts", f"http://127.0.0.1:{closed_port()}/nobody")
     person.answer("Who gets alerts by mail", "")
@@ -235,11 +239,11 @@ def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_po
     machine.env.write_text(OLD_ENV, encoding="utf-8")
     # The first point does not depend on what takes the next ones: one deployment with files of its own and the one without take it.
     has_point = deployment != "cron"
-    person = Person(machine, *([] if has_point else ["--no-first-backup"]))
+    person = Person(machine, *([] if has_point else ["--no-first-backup"]), TZ="UTC")
     person.answer("What starts the backups", "windows")
     person.expect("one of compose, systemd, cron, none")
     person.answer("What starts the backups", deployment)
-    answer_questions(person, machine, is_here=True)
+    answer_questions(person, machine, is_here=True, is_cron=deployment == "cron")
     assert person.see_the_end() == 0, person.seen
     assert ("A recovery point is taken and verified." in person.seen) is has_point
     assert read_answers(machine) == {
@@ -247,7 +251,7 @@ def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_po
         "MINIO_SECRET_KEY": machine.bucket.secret_key,
         "MINIO_BUCKET": machine.bucket.bucket,
         "BACKUP_SCHEDULE": "30 1 * * 1-5",
-        "BACKUP_TIMEZONE": "Africa/Johannesburg",
+        "BACKUP_TIMEZONE": "UTC" if deployment == "cron" else "Africa/Johannesburg",
         "BACKUP_RETENTION_DAYS": "14",
         "BACKUP_NAME": "night shift",
         "BACKUP_ALERT_WEBHOOK_URL": machine.webhook_url,
@@ -277,6 +281,41 @@ def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_po
         line = (machine.places["cron-dir"] / "schedgen-backups").read_text(encoding="utf-8").splitlines()[-1]
         assert line.startswith(f"30 1 * * 1-5 {pwd.getpwuid(os.geteuid()).pw_name} cd {machine.folder} && ")
     assert bool(units) is (deployment == "systemd")
+
+
+def test_a_deployment_is_known_again_exchanged_and_removed(machine: Machine) -> None:
+    """Two that start backups would stand in each other's way; what nobody could make again is never removed."""
+    answers = [*machine.answer_flags(), "--yes", "--no-first-backup"]
+    assert machine.run(*answers, "--deployment", "cron", "--timezone", "UTC", TZ="UTC")[0] == 0
+    cron, units = machine.places["cron-dir"], machine.places["unit-dir"]
+    code, seen = machine.run(*answers)
+    assert (code, "cron  cron (set up here already)" in seen) == (0, True), seen
+    assert ([path.name for path in cron.iterdir()], list(units.glob("*"))) == (["schedgen-backups"], [])
+    code, seen = machine.run(*answers, "--deployment", "systemd")
+    assert (code, f"removed: {cron / 'schedgen-backups'}" in seen) == (0, True), seen
+    assert (list(cron.iterdir()), len(list(units.iterdir()))) == ([], 4)
+    code, seen = machine.run("--remove")
+    assert (code, list(units.iterdir())) == (0, [])
+    assert f"Everything else stays: {machine.env}" in seen
+    assert machine.points.is_dir()
+    code, seen = machine.run("--remove")
+    assert (code, "Nothing of a deployment is installed here." in seen) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--timezone", "Africa/Johannesburg"), "cron goes by this machine's own clock"),
+        (("--backup-dir", "/var/back ups"), "cannot stand in a unit or a cron file"),
+        (("--alert-email", "admin"), "expected addresses such as ops@example.org"),
+    ],
+    ids=["zone", "blank", "address"],
+)
+def test_what_cron_or_mail_cannot_do_is_refused(machine: Machine, flags: tuple[str, str], words: str) -> None:
+    code, seen = machine.run(*machine.answer_flags(), "--deployment", "cron", "--yes", "--no-first-backup", *flags, TZ="UTC")
+    assert code == 4
+    assert words in " ".join(seen.split())
+    assert not machine.env.exists()
 
 
 def test_compose_is_set_up_beside_the_application_and_started_only_when_asked(machine: Machine) -> None:

@@ -82,10 +82,14 @@ def test_the_database_is_as_it_was_captured(backup: Backup) -> None:
     owner = f"owner_{uuid4().hex}"
     run(admin, f'CREATE ROLE {owner}; ALTER DATABASE "{name}" OWNER TO {owner}; ALTER DATABASE "{name}" SET work_mem = \'9MB\'')
     run(admin, f'ALTER DATABASE "{name}" CONNECTION LIMIT 7; REVOKE CONNECT ON DATABASE "{name}" FROM PUBLIC')
+    run(admin, f"COMMENT ON DATABASE \"{name}\" IS 'of the application'")
     try:
         capture_again(backup)
         assert restore(backup, make_request(backup)).notes == ()
-        properties = "SELECT pg_get_userbyid(datdba), datconnlimit, datcollate, encoding, datacl::text FROM pg_database WHERE datname = '{}'"
+        properties = (
+            "SELECT pg_get_userbyid(datdba), datconnlimit, datcollate, encoding, shobj_description(oid, 'pg_database'), datacl::text"
+            " FROM pg_database WHERE datname = '{}'"
+        )
         assert run(admin, properties.format(backup.database.database)) == run(admin, properties.format(name))
         assert run(backup.database, "SHOW work_mem") == [("9MB",)]
     finally:
