@@ -163,7 +163,7 @@ def check_local_zone(zone: ZoneInfo) -> None:
     if any(datetime.fromtimestamp(moment, zone).utcoffset() != timedelta(seconds=time.localtime(moment).tm_gmtoff) for moment in months):
         raise ConfigurationError(
             f"cron goes by this machine's own clock ({time.tzname[0]}), and the schedule is meant for {zone}",
-            hint="Name the machine's own zone and write the schedule for that, set another (timedatectl), or choose systemd, whose timers know zones.",
+            hint="Name the machine's own zone and write the schedule for it, set another (timedatectl), or choose systemd, whose timers know zones.",
         )
 
 

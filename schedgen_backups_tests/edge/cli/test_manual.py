@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from schedgen_backups.cli import main
 from schedgen_backups.cli.app import COMMAND_MODULES
 from schedgen_backups.cli.manual import make_manual
-from schedgen_backups.config.variables import NAMES
+from schedgen_backups.config.variables import VARIABLES
 from schedgen_backups.exit_codes import MEANINGS
 
 pytestmark = [pytest.mark.edge]
@@ -23,11 +24,16 @@ def test_the_page_of_the_package_is_that_of_the_commands() -> None:
     assert PAGE.read_text(encoding="utf-8") == make_manual()
 
 
+@pytest.fixture(autouse=True)
+def whole_app() -> None:
+    """The options that come before a command are those of `main`."""
+    assert main.app is not None
+
+
 def test_it_names_every_command_variable_and_exit_code() -> None:
     text = make_manual().replace("\\-", "-")
     assert [name for name in COMMAND_MODULES if f'.SS "{name}' not in text] == []
-    variables = [name for name in NAMES if not name.endswith("_FILE")]
-    assert [name for name in variables if f".B {name}\n" not in text] == []
+    assert [variable.name for variable in VARIABLES if f".B {variable.name}\n" not in text] == []
     assert [code for code in MEANINGS if f".B {code}\n" not in text] == []
 
 
