@@ -13,7 +13,7 @@ from schedgen_backups.cli.deployment import check_marker_folder
 from schedgen_backups.cli.deployment import write_marker as mark_deployment
 from schedgen_backups.cli.progress import print_failure, show_capture
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.errors import ConfigurationError, StorageError
+from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.system.lock import DirectoryLock
 from schedgen_backups.core.units import parse_span
@@ -68,7 +68,10 @@ def _find_last_sizes(directory: Path) -> dict[ArtifactKind, int]:
     """The sizes of the newest complete point's files; none where there is no point, or nobody would see them."""
     if not err.is_terminal or not directory.is_dir():
         return {}
-    complete = [point for point in Catalog(directory).list_points() if len(point.artifacts) == len(ArtifactKind)]
+    try:
+        complete = [point for point in Catalog(directory).list_points() if len(point.artifacts) == len(ArtifactKind)]
+    except BackupError:  # for the run to find, which is told of
+        return {}
     return {artifact.name.kind: artifact.size_bytes for artifact in complete[-1].artifacts} if complete else {}
 
 

@@ -12,7 +12,6 @@ from schedgen_backups.core.restore.table_diff import TableDiff, describe_rows
 from schedgen_backups.core.units import count, format_bytes
 
 _LISTED = 50
-_VALUE_LIMIT = 200
 _STANDING_STYLES = {ObjectStanding.MISSING: "yellow", ObjectStanding.SAME: "green", ObjectStanding.DIFFERENT: "bold red"}
 
 
@@ -37,13 +36,9 @@ def draw_values(diffs: Iterable[TableDiff]) -> Table:
     for diff in diffs:
         for row in diff.changed_rows:
             for value in row.values:
-                texts = ("NULL" if text is None else _shorten(text) for text in (value.captured, value.live))
+                texts = ("NULL" if shown is None else str(shown) for shown in (value.captured, value.live))
                 drawn.add_row(*map(escape, (diff.table.qualified_name, row.key, value.column, *texts)))
     return drawn
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _VALUE_LIMIT else f"{text[:_VALUE_LIMIT]} … ({len(text)} characters)"
 
 
 def draw_objects(differences: tuple[ObjectDifference, ...]) -> Table:

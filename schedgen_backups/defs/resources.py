@@ -22,6 +22,9 @@ POOL = "backup_directory"
 """Steps that write in the directory wait for one another in this pool; the directory's lock is what makes it safe."""
 
 
+_ENDED_BADLY = frozenset({dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE})
+
+
 class BackupResource:
     """The configuration of a run, and the backup directory once the run has opened it."""
 
@@ -72,7 +75,10 @@ def make_backup_resource(config: Config) -> dg.ResourceDefinition:
 
 def _has_failed_step(context: dg.InitResourceContext) -> bool:
     instance, run = context.instance, context.run
-    return instance is not None and run is not None and instance.get_run_stats(run.run_id).steps_failed > 0
+    if instance is None or run is None:
+        return False
+    now = instance.get_run_by_id(run.run_id)
+    return instance.get_run_stats(run.run_id).steps_failed > 0 or (now is not None and now.status in _ENDED_BADLY)
 
 
 def _sweep_drills(config: Config) -> None:

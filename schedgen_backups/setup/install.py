@@ -27,6 +27,8 @@ SYSTEMD_RUNS = Path("/run/systemd/system")
 """sd_booted(3): it is there when systemd is the init system."""
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 APPLICATION_FILES = ("docker-compose.yml", "docker-compose.yaml", "compose.yaml", "compose.yml")
+SOURCE_VARIABLE = "SCHEDGEN_BACKUPS_SOURCE"
+"""What docker/compose.yaml calls the folder that the image is built from."""
 _COMPOSE_TIMEOUT_SECONDS = 60
 
 
@@ -159,7 +161,7 @@ def make_compose_words(application: Path, sources: Path) -> list[str]:
 
 def make_compose_values(sources: Path) -> dict[str, str]:
     """What our compose file must be told of this machine."""
-    values = {"SCHEDGEN_BACKUPS_SOURCE": str(sources)}
+    values = {SOURCE_VARIABLE: str(sources)}
     if DOCKER_SOCKET.exists():
         values["DOCKER_GID"] = str(DOCKER_SOCKET.stat().st_gid)
     return values

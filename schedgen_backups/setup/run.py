@@ -43,7 +43,7 @@ class Wishes:
 def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, file: EnvironmentFile, *, is_interactive: bool, is_dry: bool) -> None:
     """Set this machine up, or print what would be done. `flags` are variables with their values, `file` is the environment file in force."""
     checkout = find_checkout()
-    deployment = wanted or _choose(checkout, wishes, file, is_interactive=is_interactive)
+    deployment = wanted or _choose(checkout, wishes, is_interactive=is_interactive)
     sources = install.find_sources() if deployment is not Deployment.NONE else checkout or Path.cwd()
     application = _find_application(sources, wishes) if deployment is Deployment.COMPOSE else None
     env_path = application.parent / FILE_NAME if application else file.path or choose_file_to_write()
@@ -81,9 +81,9 @@ def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, fil
     _print_next(deployment, is_done=is_done)
 
 
-def _choose(checkout: Path | None, wishes: Wishes, file: EnvironmentFile, *, is_interactive: bool) -> Deployment:
+def _choose(checkout: Path | None, wishes: Wishes, *, is_interactive: bool) -> Deployment:
     found = install.detect(checkout)
-    present = find_present(wishes, file)
+    present = find_present(wishes)
     best = present or next(iter(found))
     for deployment, seen in found.items():
         out.print(f"  [bold]{deployment.value}[/]  {escape(seen)}{' (set up here already)' if deployment is present else ''}")
@@ -99,18 +99,23 @@ def _choose(checkout: Path | None, wishes: Wishes, file: EnvironmentFile, *, is_
     return typer.prompt("What starts the backups", default=best.value, value_proc=take)
 
 
-def find_present(wishes: Wishes, file: EnvironmentFile) -> Deployment | None:
+def find_present(wishes: Wishes) -> Deployment | None:
     """Return the deployment that setup installed here before; None where there is none, or none with files of its own."""
     if any((wishes.unit_dir / name).exists() for name in UNITS):
         return Deployment.SYSTEMD
     if (wishes.cron_dir / CRON_FILE).exists():
         return Deployment.CRON
-    return Deployment.COMPOSE if file.values.get("SCHEDGEN_BACKUPS_SOURCE") else None
+    application = wishes.application_compose or install.find_application(find_checkout())
+    env_path = application.parent / FILE_NAME if application is not None else None
+    if env_path is None or not env_path.is_file():
+        return None
+    # Compose's own variable, and none of ours: the configuration does not have it.
+    return Deployment.COMPOSE if f"{install.SOURCE_VARIABLE}=" in env_path.read_text(encoding="utf-8", errors="replace") else None
 
 
 def remove(wishes: Wishes, file: EnvironmentFile) -> None:
     """Take away what setup installed, and say what stays: settings, recovery points, history and logs are never removed."""
-    present = find_present(wishes, file)
+    present = find_present(wishes)
     removed = [path for deployment in (Deployment.SYSTEMD, Deployment.CRON) for path in _remove_files(deployment, wishes)]
     if present is Deployment.COMPOSE:
         out.print(

@@ -134,8 +134,11 @@ class ObjectWriter:
         if not self._has_made_bucket:
             return False
         try:
+            # Asked first: some servers remove a bucket with all that others put into it.
+            if not self._client.is_empty():
+                return False
             self._client.remove_bucket()
-        except BackupError:  # somebody put something into it
+        except BackupError:
             return False
         return True
 

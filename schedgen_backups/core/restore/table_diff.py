@@ -23,6 +23,7 @@ from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 
 _FETCHED_ROWS = 2000
 _NAMED_KEYS = 10
+_SHOWN_CHARACTERS = 200
 
 
 class ColumnKind(str, Enum):
@@ -60,12 +61,26 @@ class TableShape:
 
 
 @dataclass(frozen=True)
+class ShownValue:
+    """A value as its type writes it, or the beginning of a long one."""
+
+    text: str
+    length: int
+    """Characters of all of it."""
+    md5: str
+    """Of all of it."""
+
+    def __str__(self) -> str:
+        return self.text if len(self.text) == self.length else f"{self.text} … ({self.length} characters)"
+
+
+@dataclass(frozen=True)
 class ChangedValue:
     """One column of a row whose value is not as it was captured; None is NULL."""
 
     column: str
-    captured: str | None
-    live: str | None
+    captured: ShownValue | None
+    live: ShownValue | None
 
 
 @dataclass(frozen=True)
@@ -231,19 +246,29 @@ def _read_changed_rows(
     )
 
 
-def _read_rows(connection: Connection, table: TableEntry, shape: TableShape, keys: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
-    """Return the rows of these keys, each value as its type writes it."""
-    # No cast to text: a type may have one of its own, a function of whoever made it.
-    value = sql.SQL("CASE WHEN pg_catalog.num_nulls({0}) = 0 THEN pg_catalog.format('%s', {0}) END")
+def _read_rows(connection: Connection, table: TableEntry, shape: TableShape, keys: Sequence[str]) -> dict[str, tuple[ShownValue | None, ...]]:
+    """Return the rows of these keys."""
+    # No cast to text: a type may have one of its own, a function of whoever made it. Of a value of a gigabyte only the beginning comes here.
+    value = sql.SQL(
+        "CASE WHEN pg_catalog.num_nulls({0}) = 0 THEN pg_catalog.concat(pg_catalog.md5(pg_catalog.format('%s', {0})), ' ',"
+        " pg_catalog.length(pg_catalog.format('%s', {0})), ' ', pg_catalog.left(pg_catalog.format('%s', {0}), {1})) END"
+    )
     query = sql.SQL(
         "SELECT k, v FROM (SELECT pg_catalog.jsonb_build_array({})::text AS k, ARRAY[{}]::text[] AS v FROM ONLY {}) AS rows WHERE k = ANY({})"
     ).format(
         join_columns(shape.key),
-        sql.SQL(", ").join(value.format(sql.Identifier(name)) for name in shape.columns),
+        sql.SQL(", ").join(value.format(sql.Identifier(name), sql.Literal(_SHOWN_CHARACTERS)) for name in shape.columns),
         name_table(table),
         sql.Literal(list(keys)),
     )
-    return {str(key): tuple(values) for key, values in connection.execute(query).fetchall()}
+    return {str(key): tuple(map(_parse_value, values)) for key, values in connection.execute(query).fetchall()}
+
+
+def _parse_value(text: str | None) -> ShownValue | None:
+    if text is None:
+        return None
+    md5, length, shown = text.split(" ", 2)
+    return ShownValue(shown, int(length), md5)
 
 
 def merge_rows(table: TableEntry, shape: TableShape, left: Iterator[tuple[str, str]], right: Iterator[tuple[str, str]]) -> TableDiff:
@@ -312,15 +337,21 @@ def diffs_to_json(diffs: Iterable[TableDiff], *, with_values: bool = False) -> l
             "only_live": diff.only_live,
             "changed": diff.changed,
             "same": diff.same,
-            "changed_rows": [
-                {"key": row.key, "columns": [value.column for value in row.values]}
-                | ({"values": {value.column: {"backup": value.captured, "live": value.live} for value in row.values}} if with_values else {})
-                for row in diff.changed_rows
-            ],
+            "changed_rows": [_row_to_json(row, with_values=with_values) for row in diff.changed_rows],
             "note": describe_rows(diff),
         }
         for diff in diffs
     ]
+
+
+def _row_to_json(row: ChangedRow, *, with_values: bool) -> dict[str, object]:
+    shown: dict[str, object] = {"key": row.key, "columns": [value.column for value in row.values]}
+    if with_values:
+        shown["values"] = {
+            value.column: {side: None if each is None else str(each) for side, each in (("backup", value.captured), ("live", value.live))}
+            for value in row.values
+        }
+    return shown
 
 
 def describe_rows(diff: TableDiff) -> str:

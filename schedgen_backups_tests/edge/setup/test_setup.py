@@ -346,6 +346,7 @@ def test_compose_is_set_up_beside_the_application_and_started_only_when_asked(ma
     assert (values["POSTGRES_PASSWORD"], values["BACKUP_RETENTION_DAYS"]) == (machine.database.password, "14")
     assert not machine.env.exists()
     assert_secrets_are_kept(machine, person.seen)
+    assert "The containers are compose's" in machine.run("--remove", PATH=f"{programs}:{os.environ['PATH']}")[1]
     assert stat.S_IMODE((root / ".env").stat().st_mode) == 0o600
 
 

@@ -92,10 +92,10 @@ def test_a_table_is_compared_with_the_live_one_by_its_primary_key(tables: Tables
     assert (diff.only_captured, diff.only_live, diff.changed, diff.same) == (1, 1, 1, 3)
     assert (diff.only_captured_keys, diff.only_live_keys, diff.changed_keys) == (("[5]",), ("[6]",), ("[1]",))
     [row] = diff.changed_rows
-    assert [(value.column, value.live) for value in row.values] == [("s3_key", "other")]
+    assert [(value.column, str(value.live)) for value in row.values] == [("s3_key", "other")]
     assert "changed: [1] (s3_key)" in describe_rows(diff)
     [shown] = diffs_to_json([diff], with_values=True)
-    assert shown["changed_rows"] == [{"key": "[1]", "columns": ["s3_key"], "values": {"s3_key": {"backup": row.values[0].captured, "live": "other"}}}]
+    assert shown["changed_rows"] == [{"key": "[1]", "columns": ["s3_key"], "values": {"s3_key": {"backup": "k1", "live": "other"}}}]
     assert diffs_to_json([diff])[0]["changed_rows"] == [{"key": "[1]", "columns": ["s3_key"]}]
     assert not exists(tables, prepared.side.name)
 
@@ -106,7 +106,16 @@ def test_a_value_is_shown_as_its_type_writes_it_and_no_cast_of_its_owner_is_call
     with prepare_tables(tables.request("users"), tables.settings) as prepared:
         [diff] = prepared.describe()
     [row] = diff.changed_rows
-    assert {value.column: value.live for value in row.values} == {"mood": "sad"}
+    assert {value.column: str(value.live) for value in row.values} == {"mood": "sad"}
+
+
+def test_of_a_long_value_the_beginning_is_shown_and_a_null_is_one(tables: Tables) -> None:
+    run(tables.live, "UPDATE jobs SET s3_key = repeat('long', 100000), data = NULL WHERE id = 1")
+    with prepare_tables(tables.request("jobs"), tables.settings) as prepared:
+        [shown] = diffs_to_json(prepared.describe(), with_values=True)
+    [row] = shown["changed_rows"]  # type: ignore[misc]
+    assert row["values"]["s3_key"]["live"] == f"{'long' * 50} … (400000 characters)"
+    assert row["values"]["data"]["live"] is None
 
 
 def test_rows_without_a_primary_key_are_compared_as_wholes(tables: Tables) -> None:
