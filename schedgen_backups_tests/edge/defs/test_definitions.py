@@ -66,7 +66,7 @@ def test_the_location_loads_with_an_empty_environment_and_touches_nothing(tmp_pa
     "environment",
     [
         {"BACKUP_SCHEDULE": "every night at two", "BACKUP_TIMEZONE": "Africa/Johannesburg"},
-        {"BACKUP_SCHEDULE": "0 3 * * *", "BACKUP_TIMEZONE": "Africa/Pretoria"},
+        pytest.param({"BACKUP_SCHEDULE": "0 3 * * *", "BACKUP_TIMEZONE": "Africa/Pretoria"}, marks=pytest.mark.exhaustive),
         {"BACKUP_SCHEDULE": "0 0 2 * * *", "POSTGRES_PORT": "x", "MINIO_ENDPOINT": "http://minio:9000", "BACKUP_DOWNLOAD_THREADS": "eight"},
         {"DRILL_SCHEDULE": "on Sundays", "DRILL_DATABASE_URL": "somewhere", "DRILL_MAX_MINUTES": "-1", "DRILL_MINIO_ENDPOINT": "http://x"},
     ],

@@ -25,6 +25,7 @@ from schedgen_backups_tests.support.servers import connect, run
 pytestmark = pytest.mark.integration
 
 WORDS = {"LATIN1": "Aufträge", "LATIN9": "Prix en €", "WIN1252": "“Übung”", "KOI8R": "Заказы", "EUC_JP": "注文", "ISO_8859_5": "Заказы"}
+SIMILAR = ("LATIN9", "ISO_8859_5")
 
 
 def create(server: EmbeddedPostgres, encoding: str) -> DatabaseSettings:
@@ -33,7 +34,7 @@ def create(server: EmbeddedPostgres, encoding: str) -> DatabaseSettings:
     return server.settings(name)
 
 
-@pytest.fixture(params=WORDS)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.exhaustive if name in SIMILAR else ()) for name in WORDS])
 def pair(request: pytest.FixtureRequest, postgres_server: EmbeddedPostgres) -> Iterator[tuple[str, DatabaseSettings, DatabaseSettings]]:
     source, target = create(postgres_server, request.param), create(postgres_server, request.param)
     yield WORDS[request.param], source, target

@@ -192,7 +192,9 @@ def test_lines_of_no_known_form_never_run(database: DatabaseSettings, line: str)
 LINES = r"x\nALTER ROLE mallory WITH SUPERUSER LOGIN;\nGRANT payroll TO mallory;\nCREATE ROLE backdoor;\n"
 
 
-@pytest.mark.parametrize("break_", [r"\n", r"\r", r"\u2028", r"\u0085", r"\x0b", r"\x0c"])
+@pytest.mark.parametrize(
+    "break_", [r"\n", r"\u2028", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in (r"\r", r"\u0085", r"\x0b", r"\x0c"))]
+)
 def test_a_setting_with_line_breaks_makes_nobody_a_superuser(tmp_path: Path, postgres_bin_dir: Path, break_: str) -> None:
     """Any role may give itself a setting; pg_dumpall writes it as it is, and each line of it had a known form."""
     with EmbeddedPostgres(tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as source:
