@@ -6,7 +6,7 @@ import pytest
 from psycopg import sql
 
 from schedgen_backups.core.postgres.snapshot import TableName, open_snapshot
-from schedgen_backups.core.postgres.unplanned import count_rows, read_column
+from schedgen_backups.core.postgres.unplanned import count_rows, read_columns
 from schedgen_backups.core.settings import DatabaseSettings, References
 from schedgen_backups_tests.support.servers import connect, run
 
@@ -91,5 +91,15 @@ def test_an_error_of_the_server_leaves_the_session_usable(database: DatabaseSett
         with pytest.raises(Exception, match="does not exist"):
             count_rows(connection, sql.Identifier("nothing"))
         with pytest.raises(Exception, match="does not exist"):
-            list(read_column(connection, sql.Identifier("nothing"), "a"))
+            list(read_columns(connection, sql.Identifier("nothing"), ("a",)))
         assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_several_columns_are_told_apart_whatever_is_in_them(database: DatabaseSettings) -> None:
+    values = [("a\tb", "c"), ("\\N", None), ("", "x\\ty"), (None, "line\nbreak")]
+    with connect(database) as connection:
+        connection.execute("CREATE TABLE t (a text, b text)")
+        with connection.cursor() as cursor:
+            cursor.executemany("INSERT INTO t VALUES (%s, %s)", values)
+        read = list(read_columns(connection, sql.Identifier("t"), ("a", "b")))
+    assert read == [tuple(None if value is None else value.encode() for value in row) for row in values]
