@@ -153,8 +153,12 @@ class Person:
             self.answer(prompt, text)
 
     def interrupt(self) -> None:
-        """Ctrl-C was pressed."""
-        self._child.sendintr()
+        """Ctrl-C was pressed, and again while nothing ends: pressed just before the program reads, Python keeps it until the next key."""
+        for _press in range(10):
+            self._child.sendintr()
+            with suppress(pexpect.TIMEOUT):
+                self._child.expect(pexpect.EOF, timeout=10)
+                return
 
     def see_the_end(self) -> int | None:
         self._child.expect(pexpect.EOF)
