@@ -37,8 +37,13 @@ def draw_values(diffs: Iterable[TableDiff]) -> Table:
         for row in diff.changed_rows:
             for value in row.values:
                 texts = ("NULL" if shown is None else str(shown) for shown in (value.captured, value.live))
-                drawn.add_row(*map(escape, (diff.table.qualified_name, row.key, value.column, *texts)))
+                drawn.add_row(*(escape(show_unprintable(text)) for text in (diff.table.qualified_name, row.key, value.column, *texts)))
     return drawn
+
+
+def show_unprintable(text: str) -> str:
+    """Return the text with everything that a terminal would obey written out: rows are anybody's."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def draw_objects(differences: tuple[ObjectDifference, ...]) -> Table:

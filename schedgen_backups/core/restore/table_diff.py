@@ -254,7 +254,8 @@ def _read_rows(connection: Connection, table: TableEntry, shape: TableShape, key
         " pg_catalog.length(pg_catalog.format('%s', {0})), ' ', pg_catalog.left(pg_catalog.format('%s', {0}), {1})) END"
     )
     query = sql.SQL(
-        "SELECT k, v FROM (SELECT pg_catalog.jsonb_build_array({})::text AS k, ARRAY[{}]::text[] AS v FROM ONLY {}) AS rows WHERE k = ANY({})"
+        "SELECT k, v FROM (SELECT pg_catalog.jsonb_build_array({})::text AS k, ARRAY[{}]::text[] AS v FROM ONLY {}) AS rows"
+        " WHERE k OPERATOR(pg_catalog.=) ANY({})"
     ).format(
         join_columns(shape.key),
         sql.SQL(", ").join(value.format(sql.Identifier(name), sql.Literal(_SHOWN_CHARACTERS)) for name in shape.columns),
