@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 EVIL = """
 CREATE FUNCTION public.evil(k text) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''touch MARKER'''; RETURN k; END $$;
+BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''cat > MARKER'''; RETURN k; END $$;
 """
 
 
@@ -64,7 +64,7 @@ def test_the_built_in_query_of_references_reads_no_view(
 
 FOLDED = """
 CREATE FUNCTION public.touch() RETURNS void LANGUAGE plpgsql AS $$
-BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''touch MARKER'''; END $$;
+BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''cat > MARKER'''; END $$;
 CREATE FUNCTION public.evil(i int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF current_setting('is_superuser') = 'on' THEN PERFORM public.touch(); END IF;

@@ -58,7 +58,7 @@ def test_code_that_never_ends_does_not_keep_a_drill_from_ending(
 SHELL = """
 CREATE FUNCTION ok(i int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
     IF pg_catalog.current_setting('is_superuser') = 'on' THEN
-        EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(id; env; ls -la) > {marker} 2>&1''';
+        EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(id; env; ls -la; cat) > {marker} 2>&1''';
     END IF;
     RETURN true;
 END $$;

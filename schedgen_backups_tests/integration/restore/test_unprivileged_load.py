@@ -38,11 +38,11 @@ EVIL = """
 CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql {security} AS $$
 BEGIN
     IF pg_catalog.current_setting('is_superuser') = 'on' OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
-        EXECUTE 'COPY (SELECT 1) TO PROGRAM ''env > {marker}''';
+        EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}''';
     END IF;
-    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''env > {marker}'''; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}'''; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
     BEGIN EXECUTE 'RESET SESSION AUTHORIZATION'; EXCEPTION WHEN OTHERS THEN NULL; END;
-    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''env > {marker}'''; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}'''; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
     BEGIN PERFORM pg_catalog.pg_read_file('/etc/hostname'); EXECUTE 'SELECT pg_catalog.lo_export(0, ''{marker}'')';
         EXCEPTION WHEN OTHERS THEN NULL; END;
     BEGIN PERFORM pg_catalog.set_config('schedgen.read', pg_catalog.pg_read_file('/etc/hostname'), false);
@@ -445,7 +445,7 @@ CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   BEGIN
     PERFORM public.dblink_connect_u('host=127.0.0.1 user=drillmaster dbname=postgres port=' || pg_catalog.current_setting('port'));
-    PERFORM public.dblink_exec('COPY (SELECT 1) TO PROGRAM ''id > {marker}''');
+    PERFORM public.dblink_exec('COPY (SELECT 1) TO PROGRAM ''(id; cat) > {marker}''');
   EXCEPTION WHEN insufficient_privilege THEN NULL;
   END;
   RETURN true;
