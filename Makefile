@@ -50,7 +50,7 @@ servers:  ## other S3 servers for `make exhaustive`, into .servers (needs go, ja
 		dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.servers/s3proxy
 
 exhaustive: $(VENV)/.installed-dev servers  ## every test, the long-running ones and other S3 servers included (an hour); report in docs/results
-	$(BIN)/python -m pytest -m "" $(PYTEST_PARALLEL) --s3-report docs/results/s3-servers.md $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "" $(PYTEST_PARALLEL) --s3-report=docs/results/s3-servers.md $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev  ## the same as test, and which branches it covers
 	$(BIN)/python -m pytest $(PYTEST_PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fnmatch
 import functools
 import hashlib
 import hmac
@@ -169,8 +170,13 @@ def damaged(message: str) -> RecoverError:
 
 def say(text: str = "") -> None:
     """The line is on stdout, at once."""
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+    sys.stdout.write(write_out(text) + "\n")
     sys.stdout.flush()
+
+
+def write_out(text: str) -> str:
+    """The text with everything that a terminal would obey written out: names and keys are anybody's."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else sign.encode("unicode_escape").decode() for sign in text)
 
 
 # --- the files of a recovery point --------------------------------------------------------------------------------------------------------------
@@ -206,6 +212,12 @@ class DumpRecord:
     reference_count: int
     snapshot_opened_at: str | None = None
     missing_tables: list[str] = field(default_factory=list[str])
+    excluded_tables: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+
+    def describe_left_out(self) -> str:
+        """What the operator left out of the dump; empty where nothing is."""
+        names = [f"{table.get('schema_name')}.{table.get('name')}" for table in self.excluded_tables]
+        return f"; left out by BACKUP_EXCLUDE_TABLE_DATA: the rows of {', '.join(names)}" if names else ""
 
 
 @dataclass(frozen=True)
@@ -241,6 +253,19 @@ class ArchiveRecord:
     size_bytes: int
     deleted_count: int
     failed_count: int
+    excluded_patterns: list[str] = field(default_factory=list[str])
+    excluded_count: int = 0
+
+    def describe_left_out(self) -> str:
+        """What the operator left out of the archive; empty where nothing is."""
+        return f"; left out by BACKUP_EXCLUDE_OBJECTS: {self.excluded_count} objects" if self.excluded_count else ""
+
+    def is_excluded(self, key: str) -> bool:
+        """Whether the operator left out an object of this key: by the key, a prefix that ends in a slash, or a glob."""
+        return any(
+            key == pattern or (pattern.endswith("/") and key.startswith(pattern)) or (set("*?[") & set(pattern) and fnmatch.fnmatchcase(key, pattern))
+            for pattern in map(str, self.excluded_patterns)
+        )
 
 
 @dataclass(frozen=True)
@@ -266,6 +291,7 @@ _JSON_TYPES = {
     "int | None": (int, type(None)),
     "str | None": (str, type(None)),
     "list[str]": (list,),
+    "list[dict[str, str]]": (list,),
     "dict[str, str]": (dict,),
 }
 
@@ -829,6 +855,7 @@ def verify_file(path: Path, named: dict[str, tuple[int, str]]) -> Dump | Archive
     except RecoverError as error:
         raise RecoverError(error.code, f"{path.name}: {error}", error.hint) from None
     against = "the manifest and its own digests" if named else "its own digests"
+    contents += opened.record.describe_left_out()
     say(f"verified  {path.name}: {contents}, as {against} say ({time.monotonic() - started:.1f} s)")
     return opened
 
@@ -843,12 +870,14 @@ def find_reference_gaps(dump: Dump, archive: Archive, manifest: dict[str, Any]) 
         say("references  not configured: nothing is known of how the database's rows and the objects fit together")
         return []
     have = {_fingerprint(entry.key) for entry in archive.read_entries()}
-    missing = [key for key in dump.read_references() if _fingerprint(key) not in have]
-    say(f"verified  {dump.record.reference_count - len(missing)} of {dump.record.reference_count} references are in the archive")
+    absent = [key for key in dump.read_references() if _fingerprint(key) not in have]
+    missing = [key for key in absent if not archive.record.is_excluded(key)]
+    excluded = f"; {len(absent) - len(missing)} were left out" if len(absent) > len(missing) else ""
+    say(f"verified  {dump.record.reference_count - len(absent)} of {dump.record.reference_count} references are in the archive{excluded}")
     if not missing:
         return []
     known = hashlib.sha256("\0".join(missing).encode("utf-8", "surrogateescape")).hexdigest() == manifest.get("missing")
-    verdicts: dict[str, int] = manifest.get("verdicts", {})
+    verdicts: dict[str, int] = {word: count for word, count in manifest.get("verdicts", {}).items() if word != "excluded"}
     if known and not verdicts.get("lost by us") and not verdicts.get("unknown"):
         say(f"          the others were gone when the backup was taken: {', '.join(f'{count} {word}' for word, count in verdicts.items())}")
         return []
@@ -1491,7 +1520,7 @@ def main(words: list[str]) -> int:
     else:
         return 0
     text = f"FAILED    {problem}\n" + (f"          {hint}\n" if hint else "")
-    sys.stderr.write(text.encode("utf-8", "backslashreplace").decode())
+    sys.stderr.write(write_out(text))
     return code
 
 

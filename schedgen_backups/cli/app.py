@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections import UserDict
 from collections.abc import Mapping
@@ -51,6 +52,8 @@ COMMAND_MODULES = {
 """Command → module, in the order of the help. The module's decorators register it."""
 JSON_FORMAT_VERSION = 1
 """Of the answers to --json: higher when a field is renamed, removed or means something else; a new field changes nothing."""
+_OBEYED = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+"""Controls of ISO 6429 in one byte, and signs without a width or that turn the direction of the text."""
 _PIPE_WIDTH = 100_000
 """Wider than any table: what a pipe or a file gets is cut or folded by whoever reads it, never here."""
 
@@ -121,4 +124,6 @@ def get_config(context: typer.Context) -> Config:
 
 def print_json(answer: Mapping[str, object]) -> None:
     """Print the answer on stdout as one JSON object, which says in which version of docs/json.md it is."""
-    sys.stdout.write(json.dumps({"format_version": JSON_FORMAT_VERSION, **answer}, indent=1, ensure_ascii=False) + os.linesep)
+    text = json.dumps({"format_version": JSON_FORMAT_VERSION, **answer}, indent=1, ensure_ascii=False)
+    # JSON's own rules leave some signs as they are that a terminal obeys.
+    sys.stdout.write(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + os.linesep)

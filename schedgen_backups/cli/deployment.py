@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from schedgen_backups.cli.app import JsonOption, app, get_config, out, print_json
+from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.pins import read_pin

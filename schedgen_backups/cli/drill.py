@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
 from schedgen_backups.cli.progress import draw_results, print_failure, show_work
+from schedgen_backups.cli.text import escape
 from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.model import RecoveryPointId

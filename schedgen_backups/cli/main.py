@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from schedgen_backups.cli.app import COMMAND_MODULES, CommandEnd, app, err, out, print_json
+from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import choose_environment_file, load_config
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE
 from schedgen_backups.core.errors import BackupError

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
 from schedgen_backups.cli.progress import print_precondition_results, show_work
+from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.core.catalog.selection import look_over
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
@@ -93,7 +93,7 @@ def audit(context: typer.Context, *, as_json: JsonOption = False) -> None:
         out.print(escape(describe_consistency(found)))
         for name, keys in (("row without object", found.rows_without_object), ("object without row", found.objects_without_row)):
             for key in keys[:_LISTED_KEYS]:
-                out.print(f"{name}: {escape(key)}")
+                out.print(f"{name}: {escape_value(key)}")
             if len(keys) > _LISTED_KEYS:
                 err.print(f"{len(keys) - _LISTED_KEYS} more of {name}; --json has all")
     raise CommandEnd(0 if found.is_coherent else VERIFICATION_EXIT_CODE)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, get_config, out, print_json
 from schedgen_backups.cli.progress import describe_levels, draw_plan, draw_points, draw_results, draw_tables, show_progress
+from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
@@ -20,7 +20,8 @@ from schedgen_backups.core.catalog.selection import has_label, resolve_point
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
-from schedgen_backups.core.model import AcceptedObject, Adoption, ArtifactKind, ArtifactName
+from schedgen_backups.core.formats.records import describe_left_out
+from schedgen_backups.core.model import AcceptedObject, Adoption, ArtifactKind, ArtifactName, Manifest
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
 from schedgen_backups.core.units import count, describe_labels, format_bytes, parse_span
 from schedgen_backups.core.verify.commit import verify_point
@@ -59,7 +60,7 @@ def list_points(
         out.print(f"no recovery points{wanted} in {escape(str(catalog.directory))}")
     if unmanaged:
         names = ", ".join(path.name for path in unmanaged)
-        out.print(f"unmanaged (not made by schedgen-backups, never touched): {escape(names)}")
+        out.print(f"unmanaged (not made by schedgen-backups, never touched): {escape_value(names)}")
 
 
 @app.command()
@@ -86,20 +87,10 @@ def show(
     for problem in point.problems:
         out.print(f"  [bold red]problem[/]   {escape(problem)}")
     for name in point.unread_files:
-        out.print(f"  [yellow]unread[/]    {escape(name)} was copied or modified since it was read; it is read again")
+        out.print(f"  [yellow]unread[/]    {escape_value(name)} was copied or modified since it was read; it is read again")
     out.print(f"  levels     {describe_levels(point)}")
-    if point.manifest is not None:
-        origin = point.manifest.origin
-        described = {
-            "reason": origin.reason,
-            "labels": describe_labels(origin.labels),
-            "git": f"{origin.git_commit} {origin.git_branch}".strip(),
-            "by": f"{origin.user}@{origin.host}",
-            "run": origin.run_id,
-        }
-        for name, value in described.items():
-            if value:
-                out.print(f"  {name:9} {escape(value)}")
+    for name, value in _describe_manifest(point.manifest).items() if point.manifest is not None else ():
+        out.print(f"  {name:9} {escape_value(value)}")
     if pinned := describe_pin(catalog, point.point_id):
         out.print(f"  pin       {escape(pinned)}")
     out.print(draw_results(point.verification.results))
@@ -128,7 +119,7 @@ def verify(
         print_json({"results": {name: [result.model_dump(mode="json") for result in found] for name, found in results.items()}})
     else:
         for name, found in results.items():
-            out.print(f"[bold]{escape(name)}[/]")
+            out.print(f"[bold]{escape_value(name)}[/]")
             out.print(draw_results(found))
     allowed = {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}
     is_good = all(result.status in allowed for found in results.values() for result in found)
@@ -239,6 +230,19 @@ def prune(
     out.print(f"{len(plan.kept)} kept, {len(plan.removed)} {done}" + (f"; nothing is removed: {plan.refusal}" if plan.refusal else ""))
 
 
+def _describe_manifest(manifest: Manifest) -> dict[str, str]:
+    origin = manifest.origin
+    described = {
+        "left out": describe_left_out(manifest.left_out),
+        "reason": origin.reason,
+        "labels": describe_labels(origin.labels),
+        "git": f"{origin.git_commit} {origin.git_branch}".strip(),
+        "by": f"{origin.user}@{origin.host}",
+        "run": origin.run_id,
+    }
+    return {name: value for name, value in described.items() if value}
+
+
 def _browse(point: PointListing, *, is_tables: bool, prefix: str | None, as_json: bool) -> None:
     answer: dict[str, object] = {}
     if is_tables:
@@ -254,7 +258,7 @@ def _browse(point: PointListing, *, is_tables: bool, prefix: str | None, as_json
             else:
                 # Line by line: a bucket may hold more than a table on a screen.
                 for entry in entries:
-                    out.print(f"{format_bytes(entry.size_bytes):>9}  {entry.modified_at:%Y-%m-%d %H:%M:%S}  {escape(entry.key)}")
+                    out.print(f"{format_bytes(entry.size_bytes):>9}  {entry.modified_at:%Y-%m-%d %H:%M:%S}  {escape_value(entry.key)}")
     if as_json:
         print_json(answer)
 

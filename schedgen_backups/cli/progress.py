@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -23,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, PointListing, PointState
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus, VerificationLevel
 from schedgen_backups.core.formats.records import TableEntry
@@ -72,7 +72,7 @@ def draw_points(points: Iterable[PointListing], now: datetime, pins: Mapping[Rec
             *("-" if size is None else format_bytes(size) for size in sizes),
             f"[{_STATE_STYLES[point.state]}]{point.state.value}[/]",
             find_highest_level(point),
-            escape("; ".join(filter(None, (*notes, pins[point.point_id], describe_labels(origin.labels), origin.reason)))),
+            escape_value("; ".join(filter(None, (*notes, pins[point.point_id], describe_labels(origin.labels), origin.reason)))),
         )
     return table
 
@@ -95,7 +95,7 @@ def draw_tables(tables: Iterable[TableEntry]) -> Table:
     drawn.add_column("rows", justify="right", no_wrap=True)
     drawn.add_column("size", justify="right", no_wrap=True)
     for table in tables:
-        drawn.add_row(escape(table.qualified_name), str(table.rows), format_bytes(table.size_bytes))
+        drawn.add_row(escape_value(table.qualified_name), str(table.rows), format_bytes(table.size_bytes))
     return drawn
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, get_config, out, print_json
 from schedgen_backups.cli.progress import draw_results, show_progress, show_work
 from schedgen_backups.cli.tables import draw_diffs, draw_objects, draw_values
+from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.restore import read_live_bucket, read_restore_request, read_table_request, read_undelete_request
 from schedgen_backups.core.catalog.selection import resolve_point
@@ -133,7 +133,7 @@ def restore_tables(
                 written = service.write_rows(prepared, write)
             answer["written"] = {rows.table.qualified_name: rows.count for rows in written}
             for rows in () if as_json else written:
-                out.print(f"{escape(rows.table.qualified_name)}: {count(rows.count, 'row')} put back into {escape(request.live.label)}")
+                out.print(f"{escape_value(rows.table.qualified_name)}: {count(rows.count, 'row')} put back into {escape(request.live.label)}")
         elif not diff_only:
             _keep_separate(prepared)
             answer["side_database"] = prepared.side.name
@@ -228,7 +228,7 @@ def undelete(
             out.print(draw_diffs(row_differences))
             out.print(draw_objects(object_differences))
             for lost in prepared.lost_keys:
-                err.print(f"[yellow]note:[/] the archive has no object {escape(lost)}")
+                err.print(f"[yellow]note:[/] the archive has no object {escape_value(lost)}")
         if not dry_run:
             demand_confirmation(request.target_name, confirm)
             with show_work(err, "writing objects, then rows"):
@@ -253,7 +253,7 @@ def show_log(context: typer.Context, *, as_json: JsonOption = False) -> None:
     for entry in entries:
         started = entry.started_at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
         texts = (f"{entry.user}@{entry.host}", entry.point_id, entry.subject, entry.target, f"{entry.result} ({entry.seconds:.1f} s)", entry.reason)
-        table.add_row(started, *map(escape, texts))
+        table.add_row(started, *map(escape_value, texts))
     out.print(table if entries else "no restore is in the log")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.markup import escape
 from rich.table import Table
 
+from schedgen_backups.cli.text import escape_value
 from schedgen_backups.core.restore.objects import ObjectDifference, ObjectStanding
 from schedgen_backups.core.restore.table_diff import TableDiff, describe_rows
 from schedgen_backups.core.units import count, format_bytes
@@ -24,7 +24,7 @@ def draw_diffs(diffs: Iterable[TableDiff]) -> Table:
     drawn.add_column("rows by primary key", overflow="fold")
     for diff in diffs:
         counts = (diff.only_captured, diff.only_live, diff.changed, diff.same)
-        drawn.add_row(escape(diff.table.qualified_name), *(str(count) for count in counts), escape(describe_rows(diff)))
+        drawn.add_row(escape_value(diff.table.qualified_name), *(str(count) for count in counts), escape_value(describe_rows(diff)))
     return drawn
 
 
@@ -37,13 +37,8 @@ def draw_values(diffs: Iterable[TableDiff]) -> Table:
         for row in diff.changed_rows:
             for value in row.values:
                 texts = ("NULL" if shown is None else str(shown) for shown in (value.captured, value.live))
-                drawn.add_row(*(escape(show_unprintable(text)) for text in (diff.table.qualified_name, row.key, value.column, *texts)))
+                drawn.add_row(*(escape_value(text) for text in (diff.table.qualified_name, row.key, value.column, *texts)))
     return drawn
-
-
-def show_unprintable(text: str) -> str:
-    """Return the text with everything that a terminal would obey written out: rows are anybody's."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def draw_objects(differences: tuple[ObjectDifference, ...]) -> Table:
@@ -56,7 +51,7 @@ def draw_objects(differences: tuple[ObjectDifference, ...]) -> Table:
     for difference in unlike[:_LISTED]:
         standing = difference.standing.value + (f" ({difference.what})" if difference.what else "")
         drawn.add_row(
-            escape(difference.entry.key), format_bytes(difference.entry.size_bytes), f"[{_STANDING_STYLES[difference.standing]}]{standing}[/]"
+            escape_value(difference.entry.key), format_bytes(difference.entry.size_bytes), f"[{_STANDING_STYLES[difference.standing]}]{standing}[/]"
         )
     if len(unlike) > _LISTED:
         drawn.add_row(f"{len(unlike) - _LISTED} more", "", "")

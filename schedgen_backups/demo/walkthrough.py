@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from schedgen_backups.cli.progress import draw_results, print_failure
+from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import load_config
 from schedgen_backups.config.targets import read_bucket_target, read_database_target
 from schedgen_backups.core.catalog.catalog import Catalog

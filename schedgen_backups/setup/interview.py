@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
 import typer
-from rich.markup import escape
 
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import out
 from schedgen_backups.cli.progress import print_precondition_results
+from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.cron import parse_cron
 from schedgen_backups.config.reader import DEFAULTS

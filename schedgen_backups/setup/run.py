@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from rich.markup import escape
 
 from schedgen_backups.cli.app import CommandEnd, out
+from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import load_config_to_write
 from schedgen_backups.config.env_file import FILE_NAME, EnvironmentFile, choose_file_to_write, find_checkout
 from schedgen_backups.config.reader import read_value_files
