@@ -27,8 +27,6 @@ class RunKind:
     job_names: frozenset[str] = frozenset()
     subjects: frozenset[str] = frozenset()
     """Its steps."""
-    asset_names: frozenset[str] = frozenset()
-    """Its assets: a run that somebody starts from an asset's page belongs to no job of ours."""
 
     @property
     def is_backup(self) -> bool:
@@ -93,7 +91,6 @@ DRILL = RunKind(
     severity=Severity.HIGH,
     next_step="Run it again: schedgen-backups drill",
     job_names=frozenset({"restore_drill_job"}),
-    asset_names=frozenset({"restore_drill"}),
     subjects=frozenset({"restore_drill", *(f"restore_drill_{name}" for name in DRILL_CHECK_NAMES)}),
 )
 OTHER_RUN_KINDS = (RETENTION, VERIFICATION, RESTORE, DRILL, AUDIT)

@@ -28,6 +28,7 @@ from schedgen_backups.core.settings import (
     CommandSettings,
     DatabaseSettings,
     DrillSettings,
+    Exclusions,
     References,
     TransferSettings,
 )
@@ -137,6 +138,9 @@ class Config:
         settings = CaptureSettings(
             transfer=_read_transfer(reader),
             references=References(query, built_in=None) if query and query != preset.query else preset,
+            exclusions=Exclusions(
+                tables=_read_patterns(reader, "BACKUP_EXCLUDE_TABLE_DATA"), objects=_read_patterns(reader, "BACKUP_EXCLUDE_OBJECTS")
+            ),
             is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
             is_new_source_allowed=reader.yes_or_no("BACKUP_ALLOW_NEW_SOURCE"),
             reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
@@ -244,6 +248,10 @@ def _list_names(name: str) -> set[str]:
     """Return NAME and NAME_FILE for either of them."""
     plain = name.removesuffix(FILE_SUFFIX)
     return {plain, plain + FILE_SUFFIX}
+
+
+def _read_patterns(reader: Reader, name: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in reader.text(name).split(",") if part.strip())
 
 
 def _read_transfer(reader: Reader) -> TransferSettings:

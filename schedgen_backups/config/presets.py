@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 from schedgen_backups.core.settings import KeyColumns, References
 
+NO_PRESET = "none"
+"""Nothing says which object keys the rows hold."""
 PRESETS: Mapping[str, References] = MappingProxyType(
     {
         "schedgen": References(),
@@ -20,6 +22,6 @@ PRESETS: Mapping[str, References] = MappingProxyType(
             "SELECT 'stub/' || bucket_id || '/' || name || coalesce('/' || version, '') FROM storage.objects",
             KeyColumns("storage.objects", ("bucket_id", "name", "version"), prefix="stub/"),
         ),
-        "none": References("", built_in=None),
+        NO_PRESET: References("", built_in=None),
     }
 )

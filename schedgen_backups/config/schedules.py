@@ -7,6 +7,7 @@ from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 from schedgen_backups.config.cron import find_max_gap, parse_cron
+from schedgen_backups.config.presets import NO_PRESET
 from schedgen_backups.config.reader import Reader
 from schedgen_backups.config.variables import DEFAULT_AUDIT_SCHEDULE, DEFAULT_DRILL_SCHEDULE, DEFAULT_SCHEDULE
 
@@ -49,6 +50,10 @@ class DefinitionSettings:
     """Longest time between two drills."""
     drill_max_minutes: int
     """Longest duration of a drill."""
+    has_references: bool
+    """Whether anything says which object keys the rows hold."""
+    has_operator_checks: bool
+    """Whether the operators named SQL checks for drills."""
 
 
 def read_schedule(reader: Reader) -> ScheduleSettings:
@@ -76,6 +81,8 @@ def read_definition_settings(reader: Reader) -> DefinitionSettings:
         max_hours=_read_max_hours(reader),
         drill_max_age=find_max_gap(drill_cron, timezone) + _DRILL_GRACE,
         drill_max_minutes=read_drill_max_minutes(reader),
+        has_references=bool(reader.text("BACKUP_REFERENCE_QUERY")) or reader.text("BACKUP_PRESET") != NO_PRESET,
+        has_operator_checks=bool(reader.text("DRILL_SQL_CHECKS")),
     )
 
 

@@ -54,6 +54,8 @@ VARIABLES = (
     Variable("BACKUP_TIMEZONE", "UTC", "time zone of the schedule, such as Africa/Johannesburg"),
     Variable("BACKUP_PRESET", "schedgen", f"application whose tables name the objects: {', '.join(PRESETS)}"),
     Variable("BACKUP_REFERENCE_QUERY", "", "one SELECT of one column: the object keys that the database refers to; by default the preset's"),
+    Variable("BACKUP_EXCLUDE_TABLE_DATA", "", "tables whose rows are left out, as name, schema.name or a glob; several with commas"),
+    Variable("BACKUP_EXCLUDE_OBJECTS", "", "objects that are left out, as a key, a prefix that ends in / or a glob; several with commas"),
     Variable("BACKUP_ALLOW_EMPTY", "false", "true to accept a database without a single row"),
     Variable(
         "BACKUP_ALLOW_NEW_SOURCE", "false", "true for the first backup of a database or bucket under another name than the directory's points have"

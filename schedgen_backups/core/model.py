@@ -134,6 +134,7 @@ class ReferenceState(str, Enum):
 class ReferenceVerdict(str, Enum):
     """Why an object that the snapshot refers to is not in the archive."""
 
+    EXCLUDED = "excluded"
     DELETED = "deleted during the backup"
     MISSING = "already missing in the live system"
     LOST = "lost by us"
@@ -250,6 +251,18 @@ class MissingBaseline(FrozenModel):
         return MissingBaseline(first_missing=first_missing, accepted=tuple(each for each in accepted if each.key in missing or not each.was_missing))
 
 
+class LeftOut(FrozenModel):
+    """What a recovery point lacks because its operator wanted it so (`core.patterns`)."""
+
+    table_patterns: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    """`schema.table` of each whose rows are not in the dump."""
+    object_patterns: tuple[str, ...] = ()
+    object_count: int = 0
+    size_bytes: int = 0
+    """Of these objects together, as the listing had them."""
+
+
 class Manifest(FrozenModel):
     """The commit mark of a recovery point: written last, never rewritten."""
 
@@ -262,6 +275,7 @@ class Manifest(FrozenModel):
     committed_at: Annotated[AwareDatetime, Field(validation_alias=AliasChoices("committed_at", "sealed_at"))]
     artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1)]
     references: ReferenceSummary
+    left_out: LeftOut = LeftOut()
     origin: Origin = Origin()
 
     def artifact(self, kind: ArtifactKind) -> Artifact | None:

@@ -113,11 +113,21 @@ class References:
 
 
 @dataclass(frozen=True)
+class Exclusions:
+    """What the operator leaves out of recovery points, as patterns of `core.patterns`."""
+
+    tables: tuple[str, ...] = ()
+    """Tables whose rows are left out; their definitions are not."""
+    objects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class CaptureSettings:
     """How a recovery point is taken."""
 
     transfer: TransferSettings = field(default_factory=TransferSettings)
     references: References = field(default_factory=References)
+    exclusions: Exclusions = field(default_factory=Exclusions)
     is_empty_allowed: bool = False
     is_new_source_allowed: bool = False
     """Whether the database or bucket may have another name than that of the backup directory's newest point."""

@@ -1,4 +1,4 @@
-"""The three assets: the database's dump, the bucket's archive, and the recovery point that they make once both are verified.
+"""The assets: the live system, its database's dump, its bucket's archive, and the recovery point that they make once both are verified.
 
 An asset calls core and turns the record it gets into metadata; add one when there is another noun that exists afterwards. A restore is never an
 asset: "Materialize all" must not overwrite anything. How Dagster runs assets: docs.dagster.io, "Assets".
@@ -21,21 +21,33 @@ from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import Pin, write_pin
-from schedgen_backups.core.formats.records import TableEntry
+from schedgen_backups.core.formats.records import describe_left_out
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId
 from schedgen_backups.core.units import describe_labels, format_bytes, parse_span
 from schedgen_backups.core.verify.commit import commit_point
 from schedgen_backups.defs.hooks import alert_on_step_failure, announce_recovery_point, report_start
+from schedgen_backups.defs.markdown import make_levels_table, make_overview, make_tables_table
 from schedgen_backups.defs.resources import POOL, BackupResource
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 
-GROUP = "recovery_point"
+GROUP = "backup"
 OWNERS = ["team:operations"]
-_LISTED_TABLES = 200
+OVERVIEW_KEY = "recovery_points"
+"""The table of all points in the metadata of `recovery_point`."""
+
+
+live_system = dg.AssetSpec(
+    "live_system",
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres", "s3"},
+    description="The application's database and bucket as they are now. Not made here: only read.",
+)
 
 
 @dg.asset(
+    deps=[live_system],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"postgres", "file"},
@@ -56,6 +68,7 @@ def database_dump(context: dg.AssetExecutionContext, backup: dg.ResourceParam[Ba
         report_start(config, context.run.run_id)
         backup.commands.begin(context.run.run_id)
         point_id = find_point_id(context.instance, context.run.run_id)
+        context.instance.add_run_tags(context.run.run_id, {run_tags.POINT: point_id.text})
         started = time.monotonic()
         captured = take_database_dump(catalog, config.database, config.capture, point_id)
         seconds = time.monotonic() - started
@@ -64,25 +77,28 @@ def database_dump(context: dg.AssetExecutionContext, backup: dg.ResourceParam[Ba
     return dg.MaterializeResult(
         metadata={
             "recovery_point": point_id.text,
-            "path": dg.MetadataValue.path(catalog.directory / name.to_file_name()),
-            "file_bytes": captured.size_bytes,
-            "file_size": format_bytes(captured.size_bytes),
-            "plain_bytes": record.size_bytes,
-            "seconds": round(seconds, 3),
-            "megabytes_per_second": round(record.size_bytes / 1e6 / max(seconds, 1e-3), 1),
+            "snapshot_at": dg.MetadataValue.timestamp(record.snapshot_at),
             "tables": record.table_count,
             "dagster/row_count": record.row_count,
             "references": record.reference_count,
+            "left_out": describe_left_out(record.left_out) or "nothing",
+            "rows_by_table": dg.MetadataValue.md(make_tables_table(captured.tables)),
+            "file_size": format_bytes(captured.size_bytes),
+            "file_bytes": captured.size_bytes,
+            "plain_size": format_bytes(record.size_bytes),
+            "plain_bytes": record.size_bytes,
+            "seconds": round(seconds, 3),
+            "megabytes_per_second": round(record.size_bytes / 1e6 / max(seconds, 1e-3), 1),
+            "path": dg.MetadataValue.path(catalog.directory / name.to_file_name()),
+            "sha256": captured.sha256,
             "server_version": record.server_version,
             "pg_dump_version": record.client_version,
-            "snapshot_at": dg.MetadataValue.timestamp(record.snapshot_at),
-            "sha256": captured.sha256,
-            "rows_by_table": dg.MetadataValue.md(_describe_tables(captured.tables)),
         }
     )
 
 
 @dg.asset(
+    deps=[live_system],
     group_name=GROUP,
     owners=OWNERS,
     kinds={"s3", "file"},
@@ -102,6 +118,7 @@ def minio_archive(context: dg.AssetExecutionContext, backup: dg.ResourceParam[Ba
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
         backup.commands.begin(context.run.run_id)
         point_id = find_point_id(context.instance, context.run.run_id)
+        context.instance.add_run_tags(context.run.run_id, {run_tags.POINT: point_id.text})
         started = time.monotonic()
         captured = take_bucket_archive(catalog, config.bucket, config.capture, point_id)
         seconds = time.monotonic() - started
@@ -110,20 +127,22 @@ def minio_archive(context: dg.AssetExecutionContext, backup: dg.ResourceParam[Ba
     return dg.MaterializeResult(
         metadata={
             "recovery_point": point_id.text,
-            "path": dg.MetadataValue.path(catalog.directory / name.to_file_name()),
-            "file_bytes": captured.size_bytes,
-            "file_size": format_bytes(captured.size_bytes),
-            "object_bytes": record.size_bytes,
-            "seconds": round(seconds, 3),
-            "megabytes_per_second": round(record.size_bytes / 1e6 / max(seconds, 1e-3), 1),
+            "listed_at": dg.MetadataValue.timestamp(record.listed_at),
             "objects": record.object_count,
+            "objects_size": format_bytes(record.size_bytes),
+            "object_bytes": record.size_bytes,
+            "left_out": describe_left_out(record.left_out) or "nothing",
             "objects_reused": record.reused_count,
             "objects_changed_meanwhile": record.changed_count,
             "objects_deleted_meanwhile": record.deleted_count,
             "objects_failed": record.failed_count,
             "objects_unproven": record.unproven_count,
             "objects_with_unread_tags": record.unread_tags_count,
-            "listed_at": dg.MetadataValue.timestamp(record.listed_at),
+            "file_size": format_bytes(captured.size_bytes),
+            "file_bytes": captured.size_bytes,
+            "seconds": round(seconds, 3),
+            "megabytes_per_second": round(record.size_bytes / 1e6 / max(seconds, 1e-3), 1),
+            "path": dg.MetadataValue.path(catalog.directory / name.to_file_name()),
             "sha256": captured.sha256,
         }
     )
@@ -152,25 +171,37 @@ def recovery_point(context: dg.AssetExecutionContext, backup: dg.ResourceParam[B
         any_left = [point.point_id for point in points]  # committing refuses it and says which half is missing
         point_id = (own or complete[-1:] or any_left[-1:] or [own_id])[0]
         origin = read_origin(context.run.tags, context.run.run_id)
+        context.instance.add_run_tags(context.run.run_id, {run_tags.POINT: point_id.text})
         manifest, verification = commit_point(catalog, point_id, origin=origin, live=backup.config.live_application)
         pin = _pin_as_tagged(catalog, point_id, context.run.tags, origin)
         AlertService(backup.config)  # wrong settings fail the run now that the point is safe: nobody would hear of the next failure
     references = manifest.references
+    size_bytes = sum(artifact.size_bytes for artifact in manifest.artifacts)
+    now = datetime.now(timezone.utc)
     return dg.MaterializeResult(
         metadata={
             "recovery_point": point_id.text,
-            "path": dg.MetadataValue.path(catalog.manifest_path(point_id)),
-            "bytes": sum(artifact.size_bytes for artifact in manifest.artifacts),
             "snapshot_at": dg.MetadataValue.timestamp(manifest.snapshot_at),
-            "levels": ", ".join(f"{level.level.value}: {level.status.value}" for level in verification.levels()),
-            "levels_passed": sum(level.status.value == "passed" for level in verification.levels()),
+            "levels": dg.MetadataValue.md(make_levels_table(verification)),
+            OVERVIEW_KEY: dg.MetadataValue.md(make_overview(catalog, now)),
+            "size": format_bytes(size_bytes),
+            "bytes": size_bytes,
             "references": references.reference_count,
             "references_resolved": references.resolved_count,
+            "left_out": describe_left_out(manifest.left_out) or "nothing",
             "reason": origin.reason or "none given",
             "pinned": "no" if pin is None else f"{pin.reason}, until {pin.expires_at:%Y-%m-%d}",
-            "age_seconds": round((datetime.now(timezone.utc) - manifest.snapshot_at).total_seconds(), 1),
+            "levels_passed": sum(level.status.value == "passed" for level in verification.levels()),
+            "age_seconds": round((now - manifest.snapshot_at).total_seconds(), 1),
+            "path": dg.MetadataValue.path(catalog.manifest_path(point_id)),
         }
     )
+
+
+def make_points_observation(catalog: Catalog, metadata: Mapping[str, dg.MetadataValue] | None = None) -> dg.AssetObservation:
+    """Return how all recovery points stand now, as an observation of the asset: for runs that change something about them and take none."""
+    overview = dg.MetadataValue.md(make_overview(catalog, datetime.now(timezone.utc)))
+    return dg.AssetObservation(recovery_point.key, metadata={**(metadata or {}), OVERVIEW_KEY: overview})
 
 
 ASSETS = (database_dump, minio_archive, recovery_point)
@@ -207,17 +238,6 @@ def _find_user_name() -> str:
     with suppress(KeyError, OSError):  # a user without a name, as in a container
         return getpass.getuser()
     return ""
-
-
-def _describe_tables(tables: tuple[TableEntry, ...]) -> str:
-    largest = sorted(tables, key=lambda table: table.size_bytes, reverse=True)
-    lines = ["| table | rows | size |", "| --- | ---: | ---: |"]
-    for table in largest[:_LISTED_TABLES]:
-        name = table.qualified_name.replace("|", "\\|")
-        lines.append(f"| {name} | {table.rows} | {format_bytes(table.size_bytes)} |")
-    if len(largest) > _LISTED_TABLES:
-        lines.append(f"| {len(largest) - _LISTED_TABLES} more | | |")
-    return "\n".join(lines)
 
 
 def _pin_as_tagged(catalog: Catalog, point_id: RecoveryPointId, tags: Mapping[str, str], origin: Origin) -> Pin | None:

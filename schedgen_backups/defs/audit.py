@@ -1,4 +1,4 @@
-"""The look at the live system: the asset that stands for it, a check that every row's object is there, and the job that runs it once a week.
+"""The look at the live system: a check that every row's object is there, and the job that runs it once a week.
 
 `core.verify.live_system` looks. The asset is not ours to make, so nothing materialises it; its losses are no reason to take no
 backup, so the check blocks nothing. The command `audit` does the same from a terminal.
@@ -9,22 +9,15 @@ backup, so the check blocks nothing. The command `audit` does the same from a te
 
 import dagster as dg
 
+from schedgen_backups.core.units import format_bytes
 from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
-from schedgen_backups.defs.assets import OWNERS
+from schedgen_backups.defs.assets import live_system
 from schedgen_backups.defs.checks import with_alerts
 from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 
 _NAMED = 50
-
-live_system = dg.AssetSpec(
-    "live_system",
-    group_name="live",
-    owners=OWNERS,
-    kinds={"postgres", "s3"},
-    description="The application's database and bucket as they are now. Not made here: only looked at.",
-)
 
 
 @dg.asset_check(asset=live_system.key)
@@ -41,6 +34,7 @@ def live_references_resolve(backup: dg.ResourceParam[BackupResource]) -> dg.Asse
             "objects": found.object_count,
             "rows_without_object": len(found.rows_without_object),
             "objects_without_row": len(found.objects_without_row),
+            "unreferenced_size": format_bytes(found.unreferenced_bytes),
             "unreferenced_bytes": found.unreferenced_bytes,
             "missing_keys": dg.MetadataValue.json(list(found.rows_without_object[:_NAMED])),
         },

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from schedgen_backups.config.schedules import DefinitionSettings
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.selection import Overview, look_over
@@ -118,7 +119,7 @@ def with_alerts(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
         return dg.AssetChecksDefinition(**check.with_hooks({alert_on_step_failure}).get_attributes_dict())
 
 
-ALL_CHECKS = [
+_FILE_CHECKS = [
     with_alerts(check)
     for check in (
         dump_is_complete,
@@ -127,9 +128,15 @@ ALL_CHECKS = [
         archive_is_readable,
         every_object_is_archived,
         archive_size_is_plausible,
-        references_resolve,
     )
 ]
+_REFERENCES_CHECK = with_alerts(references_resolve)
+
+
+def list_checks(settings: DefinitionSettings) -> list[dg.AssetChecksDefinition]:
+    """Return the blocking checks of a backup. A check that is not configured would only ever show as failed."""
+    return [*_FILE_CHECKS, *([_REFERENCES_CHECK] if settings.has_references else [])]
+
 
 CONDITION_CHECKS = [with_alerts(check) for check in (recovery_point_is_intact, recovery_point_is_fresh)]
 """Of what lies in the directory now. `freshness_watch` reports what they find, so the outbox need not."""
@@ -162,7 +169,7 @@ def _report(context: dg.AssetCheckExecutionContext, catalog: Catalog, point: Poi
 def _compare_with_previous(catalog: Catalog, point: PointListing, kind: ArtifactKind, path: Path) -> dg.AssetCheckResult:
     """Compared with the newest older file, committed or not: after a drop that was meant, the next night compares with the smaller one.
 
-    One that is damaged, or of before this format, is passed over: it must not keep the next point from being taken.
+    One that is damaged, of before this format, or leaves out something else, is passed over: it must not keep the next point from being taken.
     """
     source_name = next(artifact.name.source_name for artifact in point.artifacts if artifact.name.kind is kind)
     older = [
@@ -172,8 +179,9 @@ def _compare_with_previous(catalog: Catalog, point: PointListing, kind: Artifact
         for artifact in previous.artifacts
         if artifact.name.kind is kind and artifact.name.source_name == source_name
     ]
-    previous_bytes = next((found for before in reversed(older) if (found := _find_plain_bytes(kind, before)) is not None), None)
-    size_bytes = _read_plain_bytes(kind, path)
+    size_bytes, excluded = _read_size(kind, path)
+    sizes = filter(None, (_find_size(kind, before) for before in reversed(older)))
+    previous_bytes = next((before_bytes for before_bytes, excluded_before in sizes if set(excluded_before) == set(excluded)), None)
     comparison = SizeComparison(size_bytes, previous_bytes)
     is_plausible = comparison.verdict in {SizeVerdict.PLAUSIBLE, SizeVerdict.FIRST}
     compared = f", {format_bytes(previous_bytes)} before ({comparison.change_percent:+} %)" if previous_bytes is not None else ""
@@ -190,17 +198,17 @@ def _compare_with_previous(catalog: Catalog, point: PointListing, kind: Artifact
     )
 
 
-def _find_plain_bytes(kind: ArtifactKind, path: Path) -> int | None:
+def _find_size(kind: ArtifactKind, path: Path) -> tuple[int, tuple[str, ...]] | None:
     try:
-        return _read_plain_bytes(kind, path)
+        return _read_size(kind, path)
     except (VerificationError, StorageError, OSError):
         return None
 
 
-def _read_plain_bytes(kind: ArtifactKind, path: Path) -> int:
-    """Bytes of the rows and the schema, or of the objects: what compression does to them says nothing."""
+def _read_size(kind: ArtifactKind, path: Path) -> tuple[int, tuple[str, ...]]:
+    """Bytes of the rows and the schema, or of the objects, since what compression does to them says nothing; and the patterns of what is left out."""
     if kind is ArtifactKind.DATABASE:
         with open_dump(path) as dump:
-            return dump.record.size_bytes
+            return dump.record.size_bytes, dump.record.excluded_patterns
     with open_archive(path) as archive:
-        return archive.record.size_bytes
+        return archive.record.size_bytes, archive.record.excluded_patterns

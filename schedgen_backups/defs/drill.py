@@ -1,34 +1,38 @@
-"""The weekly proof: the asset `restore_drill`, which restores a recovery point into scratch servers, and its checks, one check each.
+"""The weekly proof: the job that restores a recovery point into scratch servers, and the asset and checks that it reports to.
 
-A drill writes into nothing but what it starts or makes itself, so that it may be an asset where a restore may not. What is looked at and measured is
-core's business (`core.drill`); the checks read what it recorded beside the point. When it runs stands in `schedules`.
+The asset cannot be executed: "Materialize all" takes a backup and drills nothing (docs/decisions/0021). What is looked at and measured is core's
+business (`core.drill`); the checks read what it recorded beside the point. When it runs stands in `schedules`.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
 # pyright: basic
 
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from schedgen_backups import run_tags
+from schedgen_backups.config.schedules import DefinitionSettings
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
 from schedgen_backups.core.catalog.selection import LATEST
-from schedgen_backups.core.drill.drill import drill_point
+from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, drill_point, find_drill_point
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.defs.assets import OWNERS, recovery_point
+from schedgen_backups.defs.assets import GROUP, OWNERS, make_points_observation, recovery_point
 from schedgen_backups.defs.checks import with_alerts
 from schedgen_backups.defs.hooks import alert_on_step_failure
-from schedgen_backups.defs.resources import BackupResource
+from schedgen_backups.defs.resources import MAX_RUNTIME_TAG, RESOURCE_KEY, BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 
-GROUP = "restore_drill"
+DRILL_NAME = "restore_drill"
 DRILL_POOL = "restore_drill"
 """One drill at a time; it waits for no backup, and no backup for it."""
 REPORT_KEY = "report"
@@ -40,74 +44,160 @@ class DrillConfig(dg.Config):
     point_id: str = Field(default=LATEST, description="A recovery point such as 20261122_020000, or `latest`: the newest verified one.")
 
 
-@dg.asset(
-    deps=[recovery_point],
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"postgres", "s3"},
-    pool=DRILL_POOL,
-    hooks={alert_on_step_failure},
-    description=(
-        "A recovery point was restored into an empty PostgreSQL and an empty bucket, compared with what was captured, and opened by key. "
-        "Nothing that lives is written to, and everything that was started is gone afterwards. `rto_seconds` is how long it took."
-    ),
-)
-def restore_drill(context: dg.AssetExecutionContext, config: DrillConfig, backup: dg.ResourceParam[BackupResource]) -> dg.MaterializeResult:
-    """The recovery point was restored somewhere else and looked at; the checks say whether it is what it should be."""
+@dg.op(name=DRILL_NAME, pool=DRILL_POOL, out=dg.Out(dg.Nothing), required_resource_keys={RESOURCE_KEY})
+def drill_recovery_point(context: dg.OpExecutionContext, config: DrillConfig) -> None:
+    """The recovery point was restored somewhere else and looked at; what was measured is reported to the asset."""
+    backup: BackupResource = getattr(context.resources, RESOURCE_KEY)
     with explain_failure(VERIFICATION_EXIT_CODE):
         site = backup.config
         site.check("drill", "capture", "database")
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
         catalog = Catalog(site.backup_directory)
+        chosen = find_drill_point(catalog, point_id)
+        context.instance.add_run_tags(context.run_id, {run_tags.POINT: chosen.text})
         started = time.monotonic()
-        report = drill_point(catalog, point_id, site.capture.transfer, site.drill, source=site.database, drilled_by=context.run.run_id)
+        report = drill_point(catalog, chosen, site.capture.transfer, site.drill, source=site.database, drilled_by=context.run_id)
         seconds = time.monotonic() - started
     for note in report.notes:
         context.log.warning(note)
-    return dg.MaterializeResult(metadata={**_make_figures(report), "seconds_with_removal": round(seconds, 3)})
+    context.log_event(dg.AssetMaterialization(DRILL_NAME, metadata={**_make_figures(report), "seconds_with_removal": round(seconds, 3)}))
+    context.log_event(make_points_observation(catalog))
 
 
-def with_freshness(asset: dg.AssetsDefinition, max_age: timedelta) -> dg.AssetsDefinition:
-    """Return the asset with the age at which the UI shows it as overdue. For the UI only: there, any drill counts, whatever it found."""
-    policy = dg.FreshnessPolicy.time_window(fail_window=max_age)
-    return asset.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=policy))
+def make_drill_asset(max_age: timedelta) -> dg.AssetSpec:
+    """Return the asset that drills report to. Nobody can execute it, so that "Materialize all" restores nothing.
 
-
-@dg.asset_check(asset=restore_drill, blocking=True)
-def point_is_restored(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
-    """All tables with their rows and all objects were there after the restore."""
-    return _report(context, backup, Check.DATABASE_IS_RESTORED, Check.BUCKET_IS_RESTORED)
-
-
-@dg.asset_check(asset=restore_drill, blocking=True)
-def point_is_equal(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
-    """Dumped and read again from there, it was identical: every row, the schema, every object with its metadata.
-
-    A warning, never green, where two versions of PostgreSQL write the schema's text differently.
+    After `max_age` the UI shows it as overdue. For the UI only: there, any drill counts, whatever it found.
     """
-    return _report(context, backup, Check.DATABASE_IS_EQUAL, Check.BUCKET_IS_EQUAL)
+    return dg.AssetSpec(
+        DRILL_NAME,
+        deps=[recovery_point],
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"postgres", "s3"},
+        description=(
+            "A recovery point was restored into an empty PostgreSQL and an empty bucket, compared with what was captured, and opened by key. "
+            "Nothing that lives is written to, and everything that was started is gone afterwards. `rto_seconds` is how long it took. "
+            "`restore_drill_job` does it."
+        ),
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=max_age),
+    )
 
 
-@dg.asset_check(asset=restore_drill, blocking=True)
-def referenced_pdfs_open(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
-    """A sample of the objects that the restored database names was fetched by key from the restored bucket, and opened as PDF."""
-    return _report(context, backup, Check.REFERENCED_PDFS_OPEN)
+@dataclass(frozen=True)
+class _DrillCheck:
+    """A check of the asset, by what a drill records beside the point."""
+
+    name: str
+    description: str
+    checks: tuple[Check, ...]
+    is_blocking: bool = True
+
+    @property
+    def step_name(self) -> str:
+        """The step that reports it, which a check that somebody starts in the UI has, too."""
+        return f"{DRILL_NAME}_{self.name}"
 
 
-@dg.asset_check(asset=restore_drill, blocking=True)
-def operator_checks_hold(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
-    """Each statement of DRILL_SQL_CHECKS returned true in the restored database. A warning, never green, where there are none."""
-    return _report(context, backup, Check.OPERATOR_CHECKS_HOLD)
+_CHECKS = (
+    _DrillCheck(
+        "point_is_restored",
+        "All tables with their rows and all objects were there after the restore.",
+        (Check.DATABASE_IS_RESTORED, Check.BUCKET_IS_RESTORED),
+    ),
+    _DrillCheck(
+        "point_is_equal",
+        "Dumped and read again from there, it was identical: every row, the schema, every object with its metadata. "
+        "A warning, never green, where two versions of PostgreSQL write the schema's text differently.",
+        (Check.DATABASE_IS_EQUAL, Check.BUCKET_IS_EQUAL),
+    ),
+    _DrillCheck(
+        "referenced_pdfs_open",
+        "A sample of the objects that the restored database names was fetched by key from the restored bucket, and opened by type.",
+        (Check.REFERENCED_PDFS_OPEN,),
+    ),
+    _DrillCheck("operator_checks_hold", "Each statement of DRILL_SQL_CHECKS returned true in the restored database.", (Check.OPERATOR_CHECKS_HOLD,)),
+    _DrillCheck(
+        "drill_is_in_time",
+        "The drill took no longer than DRILL_MAX_MINUTES. A warning: the data is none the worse for it.",
+        (Check.DRILL_IS_IN_TIME,),
+        is_blocking=False,
+    ),
+)
 
 
-@dg.asset_check(asset=restore_drill)
-def drill_is_in_time(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
-    """The drill took no longer than DRILL_MAX_MINUTES. A warning: the data is none the worse for it."""
-    result = _report(context, backup, Check.DRILL_IS_IN_TIME)
-    return result._replace(severity=dg.AssetCheckSeverity.WARN)
+def _make_asset_check(check: _DrillCheck) -> dg.AssetChecksDefinition:
+    """The check as somebody starts it alone: it says what the last drill found."""
+
+    @dg.asset_check(name=check.name, asset=DRILL_NAME, description=check.description, blocking=check.is_blocking)
+    def look(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
+        found = _read_results(backup, context.run.run_id, check)
+        if not found:
+            unknown = "unknown: no recovery point was ever drilled. Launch restore_drill_job, or run: schedgen-backups drill"
+            return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=unknown)
+        return _judge(found, check)
+
+    return look
 
 
-DRILL_CHECKS = [with_alerts(check) for check in (point_is_restored, point_is_equal, referenced_pdfs_open, operator_checks_hold, drill_is_in_time)]
+def _make_report(check: _DrillCheck) -> dg.OpDefinition:
+    """The step of a drill's run that reports the check and fails where it does."""
+
+    @dg.op(
+        name=f"report_{check.name}",
+        description=check.description,
+        ins={"drilled": dg.In(dg.Nothing)},
+        out=dg.Out(dg.Nothing),
+        required_resource_keys={RESOURCE_KEY},
+    )
+    def report(context: dg.OpExecutionContext) -> Iterator[dg.AssetCheckEvaluation]:
+        found = _read_results(getattr(context.resources, RESOURCE_KEY), context.run_id, check)
+        if all(result.status is CheckStatus.NOT_CONFIGURED for _point, result in found):
+            context.log.info(f"{check.name} is not configured: {found[0][1].summary}")
+            return
+        result = _judge(found, check)
+        yield dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(DRILL_NAME),
+            check_name=check.name,
+            passed=result.passed,
+            severity=result.severity,
+            description=result.description,
+            metadata=result.metadata,
+            blocking=check.is_blocking,
+        )
+        if check.is_blocking and not result.passed and result.severity is dg.AssetCheckSeverity.ERROR:
+            with explain_failure(VERIFICATION_EXIT_CODE):
+                raise VerificationError(result.description or check.description)
+
+    return report
+
+
+_ASSET_CHECKS = {check.checks[0]: with_alerts(_make_asset_check(check)) for check in _CHECKS}
+_REPORTS = {check.step_name: _make_report(check) for check in _CHECKS}
+
+
+def list_drill_checks(settings: DefinitionSettings) -> list[dg.AssetChecksDefinition]:
+    """Return the checks that drills report to, without what is not configured."""
+    is_configured = {Check.REFERENCED_PDFS_OPEN: settings.has_references, Check.OPERATOR_CHECKS_HOLD: settings.has_operator_checks}
+    return [definition for check, definition in _ASSET_CHECKS.items() if is_configured.get(check, True)]
+
+
+def make_drill_job(max_minutes: int) -> dg.JobDefinition:
+    """Return the job that drills and reports, with the time limit of this site."""
+
+    @dg.job(
+        name="restore_drill_job",
+        hooks={alert_on_step_failure},
+        executor_def=dg.in_process_executor,
+        description="Restores a recovery point into scratch servers, compares it, opens PDFs by key and measures how long that takes.",
+        tags={MAX_RUNTIME_TAG: str(max_minutes * PIN_TIME_FACTOR * 60)},
+    )
+    def restore_drill_job() -> None:
+        drilled = drill_recovery_point()
+        for step_name, report in _REPORTS.items():
+            report.alias(step_name)(drilled=drilled)
+
+    return restore_drill_job
 
 
 def _make_figures(report: DrillReport) -> dict[str, Any]:
@@ -127,30 +217,30 @@ def _make_figures(report: DrillReport) -> dict[str, Any]:
     }
 
 
-def _report(context: dg.AssetCheckExecutionContext, backup: BackupResource, *checks: Check) -> dg.AssetCheckResult:
+def _read_results(backup: BackupResource, run_id: str, check: _DrillCheck) -> list[tuple[PointListing, CheckResult]]:
+    """Return what the drill of this run recorded of the check, otherwise the last drill, with the point; nothing where there was no drill."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        catalog = Catalog(backup.config.backup_directory)
-        point = _find_subject(catalog, context.run.run_id, checks[0])
-    results = [result for check in checks if (result := point.verification.result(check)) is not None]
+        point = _find_subject(Catalog(backup.config.backup_directory), run_id, check.checks[0])
+    if point is None:
+        return []
+    return [(point, result) for kind in check.checks if (result := point.verification.result(kind)) is not None]
+
+
+def _judge(found: list[tuple[PointListing, CheckResult]], check: _DrillCheck) -> dg.AssetCheckResult:
+    results = [result for _point, result in found]
+    is_wrong = len(results) < len(check.checks) or any(result.status is CheckStatus.FAILED for result in results)
     return dg.AssetCheckResult(
-        passed=len(results) == len(checks) and all(result.is_passed for result in results),
-        severity=_judge(results, len(checks)),
+        passed=len(results) == len(check.checks) and all(result.is_passed for result in results),
+        severity=dg.AssetCheckSeverity.ERROR if is_wrong and check.is_blocking else dg.AssetCheckSeverity.WARN,
         description="; ".join(f"{result.check.value} {result.status.value}: {result.summary}" for result in results),
-        metadata={"recovery_point": point.point_id.text, **{name: value for result in results for name, value in result.figures.items()}},
+        metadata={"recovery_point": found[0][0].point_id.text, **{name: value for result in results for name, value in result.figures.items()}},
     )
 
 
-def _judge(results: list[CheckResult], check_count: int) -> dg.AssetCheckSeverity:
-    is_wrong = len(results) < check_count or any(result.status is CheckStatus.FAILED for result in results)
-    return dg.AssetCheckSeverity.ERROR if is_wrong else dg.AssetCheckSeverity.WARN
-
-
-def _find_subject(catalog: Catalog, run_id: str, check: Check) -> PointListing:
-    """The point that this run drilled, otherwise the one that was drilled last."""
+def _find_subject(catalog: Catalog, run_id: str, check: Check) -> PointListing | None:
+    """The point that this run drilled, otherwise the one that was drilled last; None when none ever was."""
     found = [(result, point) for point in catalog.list_points() if (result := point.verification.result(check)) is not None]
     own = [point for result, point in found if result.checked_by == run_id]
     if own:
         return own[0]
-    if not found:
-        raise VerificationError(f"no recovery point in {catalog.directory} was ever drilled", hint="Materialise restore_drill first.")
-    return max(found, key=lambda pair: pair[0].checked_at)[1]
+    return max(found, key=lambda pair: pair[0].checked_at)[1] if found else None

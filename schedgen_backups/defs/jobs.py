@@ -1,6 +1,6 @@
-"""The jobs: `backup_job` takes, checks and commits a recovery point, `restore_drill_job` proves one, `prune_job` removes those that may go.
+"""The jobs: `backup_job` takes, checks and commits a recovery point, `prune_job` removes those that may go.
 
-`verify_job` reads those again whose files were copied or modified.
+`verify_job` reads those again whose files were copied or modified. Drills, audits and restores have modules of their own.
 A job is a selection of assets with their checks, or one op; add one when a run of another kind is wanted. Work belongs to assets and core, times to
 `schedules`, asking for a run to `sensors`.
 """
@@ -13,41 +13,30 @@ from typing import Any
 import dagster as dg
 
 from schedgen_backups.config.schedules import DefinitionSettings
-from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.retention.plan import make_retention_table
 from schedgen_backups.core.retention.prune import remove_points
-from schedgen_backups.core.units import name_some
+from schedgen_backups.core.units import format_bytes, name_some
 from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.reread import read_unread
-from schedgen_backups.defs.assets import describe_holder, recovery_point
+from schedgen_backups.defs.assets import describe_holder, make_points_observation
 from schedgen_backups.defs.hooks import alert_on_step_failure, announce_retention, announce_verification
-from schedgen_backups.defs.resources import POOL, BackupResource
+from schedgen_backups.defs.resources import MAX_RUNTIME_TAG, POOL, BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 
-MAX_RUNTIME_TAG = "dagster/max_runtime"
-"""Seconds after which Dagster's run monitoring ends a run (Dagster documentation, run monitoring)."""
 _REREAD_SECONDS = 1800
 """A backup waits for no longer than this and one point's reading; what is left is asked for again."""
 
 
-def make_asset_jobs(settings: DefinitionSettings) -> list[Any]:
-    """Return the jobs that materialize assets, with the time limits of this site. Their class has no public name in Dagster."""
-    return [
-        dg.define_asset_job(
-            "backup_job",
-            selection=dg.AssetSelection.assets("database_dump", "minio_archive", "recovery_point"),
-            description="Takes a recovery point of the database and the bucket, verifies it and commits it.",
-            tags={MAX_RUNTIME_TAG: str(settings.max_hours * 3600)},
-        ),
-        dg.define_asset_job(
-            "restore_drill_job",
-            selection=dg.AssetSelection.assets("restore_drill"),
-            description="Restores a recovery point into scratch servers, compares it, opens PDFs by key and measures how long that takes.",
-            tags={MAX_RUNTIME_TAG: str(settings.drill_max_minutes * PIN_TIME_FACTOR * 60)},
-        ),
-    ]
+def make_backup_job(settings: DefinitionSettings) -> Any:
+    """Return the job that takes a recovery point, with the time limit of this site. Its class has no public name in Dagster."""
+    return dg.define_asset_job(
+        "backup_job",
+        selection=dg.AssetSelection.assets("database_dump", "minio_archive", "recovery_point"),
+        description="Takes a recovery point of the database and the bucket, verifies it and commits it.",
+        tags={MAX_RUNTIME_TAG: str(settings.max_hours * 3600)},
+    )
 
 
 @dg.op(pool=POOL)
@@ -60,13 +49,14 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePar
     table = make_retention_table(report.plan)
     context.log.info(f"retention kept {len(report.plan.kept)} and removed {len(report.plan.removed)} recovery points\n{table}")
     context.log_event(
-        dg.AssetObservation(
-            recovery_point.key,
-            metadata={
-                "recovery_points_kept": len(report.plan.kept),
-                "recovery_points_removed": len(report.plan.removed),
-                "bytes_freed": report.freed_bytes,
-                "refusal": report.plan.refusal or "none",
+        make_points_observation(
+            catalog,
+            {
+                "recovery_points_kept": dg.MetadataValue.int(len(report.plan.kept)),
+                "recovery_points_removed": dg.MetadataValue.int(len(report.plan.removed)),
+                "freed": dg.MetadataValue.text(format_bytes(report.freed_bytes)),
+                "bytes_freed": dg.MetadataValue.int(report.freed_bytes),
+                "refusal": dg.MetadataValue.text(report.plan.refusal or "none"),
                 "decisions": dg.MetadataValue.md(table),
             },
         )
@@ -94,6 +84,7 @@ def reread_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePa
             budget_seconds=_REREAD_SECONDS,
             on_point=lambda point: context.log.info(f"reading {point.point_id} again: {name_some(point.unread_files)}"),
         )
+        context.log_event(make_points_observation(catalog))
         for point in report.points:
             context.log.info(f"{point.point_id}: {point.state.value}")
         if report.due_count:

@@ -21,7 +21,8 @@ RESOURCE_KEY = "backup"
 POOL = "backup_directory"
 """Steps that write in the directory wait for one another in this pool; the directory's lock is what makes it safe."""
 
-
+MAX_RUNTIME_TAG = "dagster/max_runtime"
+"""Seconds after which Dagster's run monitoring ends a run (Dagster documentation, run monitoring)."""
 _ENDED_BADLY = frozenset({dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE})
 
 

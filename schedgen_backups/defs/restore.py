@@ -14,7 +14,7 @@ from schedgen_backups import run_tags
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.restore import read_live_bucket, read_restore_request, read_table_request, read_undelete_request
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.selection import resolve_point
+from schedgen_backups.core.catalog.selection import LATEST, resolve_point
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.restore.objects import objects_to_json, prepare_files, prepare_objects
 from schedgen_backups.core.restore.point import prepare_restore
@@ -23,10 +23,26 @@ from schedgen_backups.core.restore.table_diff import diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
 from schedgen_backups.core.restore.tables import TableRequest
 from schedgen_backups.core.restore.undelete import prepare_undelete
+from schedgen_backups.defs.assets import make_points_observation
 from schedgen_backups.defs.hooks import alert_on_step_failure
+from schedgen_backups.defs.markdown import make_list
 from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
+
+_HOW_TO = """
+Nothing was written. Name in the Launchpad what is restored and where to, launch, and read what would happen; then launch again with `confirm`.
+
+| what | configuration |
+| --- | --- |
+| a whole point into new targets | `database: restored`, `bucket: restored` |
+| the live database, replaced at once | `database: NAME`, `swap: true` |
+| some tables, compared with the live ones | `tables: [jobs]`, then `write: missing` |
+| deleted rows with their objects | `tables: [jobs]`, `where: id = 7`, `key_column: s3_key`, `write: missing` |
+| some objects | `objects: [uploads/1.pdf]`, `bucket: NAME` or `to_folder: NAME` |
+
+`point` is an id such as 20261122_020000, or `latest`. `confirm` is the name of the database, bucket or folder that is written to.
+"""
 
 
 class RestoreConfig(dg.Config):
@@ -90,7 +106,7 @@ class _Work:
             creates_targets=config.create,
         )
         with prepare_restore(request, self._service.transfer) as prepared:
-            found: dict[str, dg.MetadataValue] = {"steps": _list_lines(prepared.describe())}
+            found: dict[str, dg.MetadataValue] = {"steps": dg.MetadataValue.md(make_list(prepared.describe()))}
             if not self._is_confirmed(request.target_name):
                 return found
             report = self._service.restore_whole(prepared)
@@ -146,31 +162,36 @@ class _Work:
         config = self._config
         folder = self._service.find_folder(config.to_folder)
         with prepare_files(self._point, tuple(config.objects), folder) as prepared:
-            found: dict[str, dg.MetadataValue] = {"steps": _list_lines(prepared.describe())}
+            found: dict[str, dg.MetadataValue] = {"steps": dg.MetadataValue.md(make_list(prepared.describe()))}
             if self._is_confirmed(config.to_folder):
                 paths = self._service.write_files(prepared, overwrite=config.overwrite)
                 found["files"] = dg.MetadataValue.json([str(path) for path in paths])
         return found
 
 
-def _list_lines(lines: tuple[str, ...]) -> dg.MetadataValue:
-    return dg.MetadataValue.md("\n".join(f"- {line}" for line in lines))
-
-
 @dg.op
 def restore_recovery_point(context: dg.OpExecutionContext, config: RestoreConfig, backup: dg.ResourceParam[BackupResource]) -> None:
     """What the config names is restored; without its confirmation only what would happen was told."""
+    if not (config.database or config.bucket or config.tables or config.objects or config.confirm):
+        context.log.warning("nothing was restored: the configuration names nothing. `how_to_restore` in this run's observation says how to go on.")
+        context.log_event(dg.AssetObservation("restores", metadata={"how_to_restore": dg.MetadataValue.md(_HOW_TO)}))
+        return
     if not config.confirm:
         context.instance.add_run_tags(context.run_id, {f"{run_tags.ALERTED_PREFIX}{context.op.name}": run_tags.REHEARSAL})
     with explain_failure(VERIFICATION_EXIT_CODE):
         found = _Work(context, config, backup.config).run()
     context.log_event(dg.AssetObservation("restores", description=config.reason or None, metadata=found))
+    context.log_event(make_points_observation(Catalog(backup.config.backup_directory)))
 
 
 @dg.job(
     hooks={alert_on_step_failure},
     executor_def=dg.in_process_executor,
-    description="Restores what the Launchpad's config names. Tells what it would do until `confirm` holds the target's name.",
+    description=(
+        "Restores what the Launchpad's configuration names: a whole point, tables, rows with their objects, or objects. "
+        "Tells what it would do until `confirm` holds the target's name. Launched as it is, it says how to go on and writes nothing."
+    ),
+    config={"ops": {"restore_recovery_point": {"config": {"point": LATEST, "database": "", "bucket": "", "confirm": "", "reason": ""}}}},
 )
 def restore_job() -> None:
     """One restore; see the config's fields."""

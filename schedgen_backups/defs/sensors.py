@@ -53,7 +53,12 @@ def _read_cursor(context: dg.SensorEvaluationContext, kind: type[_Cursor]) -> _C
 
 
 def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.SensorDefinition:
-    @dg.sensor(name=OUTBOX_NAME, minimum_interval_seconds=_OUTBOX_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
+    @dg.sensor(
+        name=OUTBOX_NAME,
+        minimum_interval_seconds=_OUTBOX_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Sends the alerts of failed and cancelled runs, failed ticks and warnings that nothing else has sent, and reports what is over.",
+    )
     def alert_outbox(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         """Sends the alerts of failed and cancelled runs, failed ticks and warnings that no hook has sent, and reports what is over."""
         cursor = _read_cursor(context, OutboxCursor) or OutboxCursor()
@@ -65,7 +70,12 @@ def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.Senso
 
 
 def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
-    @dg.sensor(name="freshness_watch", minimum_interval_seconds=_FRESHNESS_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
+    @dg.sensor(
+        name="freshness_watch",
+        minimum_interval_seconds=_FRESHNESS_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Alerts when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, or one is damaged, even when no run ever started.",
+    )
     def freshness_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         """Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, or one is damaged, even when no run ever started."""
         cursor = _read_cursor(context, WatchCursor) or start_watch()
@@ -80,7 +90,11 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
 
 def _make_retention_sensor(config: Config) -> dg.SensorDefinition:
     @dg.sensor(
-        name="retention_sensor", job_name="prune_job", minimum_interval_seconds=_RETENTION_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING
+        name="retention_sensor",
+        job_name="prune_job",
+        minimum_interval_seconds=_RETENTION_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Asks for prune_job when recovery points may go; the same plan is asked for once a day.",
     )
     def retention_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Asks for `prune_job` when recovery points may go; the same plan is asked for once."""
@@ -106,6 +120,7 @@ def _make_verification_sensor(config: Config) -> dg.SensorDefinition:
         job_name="verify_job",
         minimum_interval_seconds=_VERIFICATION_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Asks for verify_job when files were copied or modified since somebody read them; the same files are asked for once a day.",
     )
     def verification_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Asks for `verify_job` when files were copied or modified since somebody read them; the same files are asked for once a day."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dagster as dg
 
 from schedgen_backups.config.config import Config
-from schedgen_backups.defs.assets import ASSETS
-from schedgen_backups.defs.audit import AUDIT_CHECKS, audit_job, live_system
-from schedgen_backups.defs.checks import ALL_CHECKS, CONDITION_CHECKS
-from schedgen_backups.defs.drill import DRILL_CHECKS, restore_drill, with_freshness
-from schedgen_backups.defs.jobs import make_asset_jobs, prune_job, verify_job
+from schedgen_backups.defs.assets import ASSETS, live_system
+from schedgen_backups.defs.audit import AUDIT_CHECKS, audit_job
+from schedgen_backups.defs.checks import CONDITION_CHECKS, list_checks
+from schedgen_backups.defs.drill import list_drill_checks, make_drill_asset, make_drill_job
+from schedgen_backups.defs.jobs import make_backup_job, prune_job, verify_job
 from schedgen_backups.defs.resources import RESOURCE_KEY, make_backup_resource
 from schedgen_backups.defs.restore import restore_job
 from schedgen_backups.defs.schedules import make_schedules
@@ -19,11 +19,11 @@ from schedgen_backups.defs.sensors import make_sensors
 def build_site_definitions(config: Config) -> dg.Definitions:
     """Return the definitions of one site. Times and limits are those of the configuration now; runs and ticks read it again."""
     settings = config.definitions
-    checks = [*ALL_CHECKS, *DRILL_CHECKS, *AUDIT_CHECKS]
+    checks = [*list_checks(settings), *list_drill_checks(settings), *(AUDIT_CHECKS if settings.has_references else ())]
     return dg.Definitions(
-        assets=[*ASSETS, with_freshness(restore_drill, settings.drill_max_age), live_system],
+        assets=[*ASSETS, make_drill_asset(settings.drill_max_age), live_system],
         asset_checks=[*checks, *CONDITION_CHECKS],
-        jobs=[*make_asset_jobs(settings), prune_job, verify_job, restore_job, audit_job],
+        jobs=[make_backup_job(settings), make_drill_job(settings.drill_max_minutes), prune_job, verify_job, restore_job, audit_job],
         sensors=make_sensors(config, checks),
         schedules=make_schedules(settings),
         resources={RESOURCE_KEY: make_backup_resource(config)},

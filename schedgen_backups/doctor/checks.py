@@ -20,12 +20,12 @@ from schedgen_backups.config.presets import PRESETS
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.client_programs import TLS_MODES, find_client
-from schedgen_backups.core.postgres.snapshot import open_snapshot
+from schedgen_backups.core.postgres.snapshot import Snapshot, open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.servers.postgres import find_embedded_bin_dirs
 from schedgen_backups.core.servers.postgres_cluster import cluster_for
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, DrillSettings, TransferSettings
-from schedgen_backups.core.units import count, format_bytes
+from schedgen_backups.core.units import count, format_bytes, name_some
 from schedgen_backups.doctor.operation import count_nights, examine_channels, examine_proofs, examine_starters, now_utc
 from schedgen_backups.doctor.restores import examine_restores
 from schedgen_backups.doctor.results import PreconditionResult, Verdict, look_at
@@ -169,6 +169,8 @@ def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> I
         if not tables and not capture.is_empty_allowed:
             fix = "Is POSTGRES_DB right? If it is meant to be empty, set BACKUP_ALLOW_EMPTY=true."
             yield PreconditionResult("tables", Verdict.PROBLEM, f"{database.database} has no tables", fix)
+        if capture.exclusions.tables:
+            yield from look_at("exclusions", lambda: _examine_exclusions(snapshot, capture))
         note = snapshot.find_reference_problem(capture.references)
         known = [name for name, preset in PRESETS.items() if preset.built_in is not None and snapshot.has_table(preset.built_in.table)]
         fix = (
@@ -177,6 +179,17 @@ def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> I
             else "Set BACKUP_REFERENCE_QUERY to a SELECT of the object keys, or live without the proof that every referenced object is there."
         )
         yield PreconditionResult("references", Verdict.NOTE if note else Verdict.OK, note or capture.references.query, fix if note else "")
+
+
+def _examine_exclusions(snapshot: Snapshot, capture: CaptureSettings) -> Iterator[PreconditionResult]:
+    excluded = snapshot.find_tables(capture.exclusions.tables)
+    unused = [pattern for pattern in capture.exclusions.tables if not snapshot.find_tables((pattern,))]
+    snapshot.check_exclusions(excluded, capture.references)
+    names = sorted(f"{table.schema_name}.{table.name}" for table in excluded)
+    yield PreconditionResult("exclusions", Verdict.OK, f"the rows of {name_some(names)} are left out" if names else "no table is left out")
+    if unused:
+        detail = f"BACKUP_EXCLUDE_TABLE_DATA names no table of the database with {', '.join(unused)}"
+        yield PreconditionResult("exclusions", Verdict.NOTE, detail, "Name a table, schema.table or a glob such as public.log_*.")
 
 
 def _examine_client(database: DatabaseSettings, transfer: TransferSettings, server_major: int) -> Iterator[PreconditionResult]:

@@ -26,8 +26,6 @@ from schedgen_backups.monitoring.orphaned_runs import fail_orphaned_runs
 from schedgen_backups.monitoring.ticks import list_failed_ticks, list_resolved
 
 _HISTORY_LIMIT = 20
-_ASSET_JOB_NAME = "__ASSET_JOB"
-"""What Dagster calls the job of runs that are started from assets; the name is not among its public ones (dagster 1.13, IMPLICIT_ASSET_JOB_NAME)."""
 
 
 def list_resolved_keys(instance: dg.DagsterInstance, service: AlertService, check_keys: list[dg.AssetCheckKey]) -> frozenset[IncidentKey]:
@@ -40,9 +38,9 @@ def list_resolved_keys(instance: dg.DagsterInstance, service: AlertService, chec
     committed_at = newest.manifest.committed_at if newest is not None and newest.manifest is not None else None
     went_well_at = {BACKUP.area: committed_at, STALE_KEY.area: committed_at}
     went_well_at |= {run_kind.area: _find_success(instance, run_kind) for run_kind in OTHER_RUN_KINDS if run_kind.area in areas}
-    if RESTORE.area in areas and (restored_at := find_last_success(service.catalog.directory)) is not None:
-        # People restore on the command line, too.
-        went_well_at[RESTORE.area] = max(went_well_at[RESTORE.area] or restored_at, restored_at)
+    if RESTORE.area in areas:
+        # By the log of restores: a run without its confirmation succeeds and restores nothing, and people restore on the command line, too.
+        went_well_at[RESTORE.area] = find_last_success(service.catalog.directory)
     passed_at = {check_key.name: _find_pass(instance, check_key) for check_key in check_keys} if CHECK_AREA in areas else {}
     tick_names = frozenset(incident.key.subject for incident in incidents if incident.key.area == TICK_AREA)
     over = {IncidentKey(area=TICK_AREA, subject=name) for name in list_resolved(instance, tick_names)}
@@ -59,23 +57,14 @@ def _make_check_key(check_key: dg.AssetCheckKey) -> IncidentKey:
 
 
 def _find_success(instance: dg.DagsterInstance, run_kind: RunKind) -> datetime | None:
-    """Return when a run of this kind last succeeded, started from a job or from an asset's page, if none has failed since."""
+    """Return when a run of this kind last succeeded, if none has failed since."""
     finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     records: list[dg.RunRecord] = []
     for job_name in run_kind.job_names:
         records += instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=finished), limit=1)
-    if run_kind.asset_names:
-        of_assets = instance.get_run_records(dg.RunsFilter(job_name=_ASSET_JOB_NAME, statuses=finished), limit=_HISTORY_LIMIT)
-        records += [record for record in of_assets if _find_job_name(record.dagster_run) in run_kind.job_names][:1]
     ended = [(record.end_time, record.dagster_run.status) for record in records if record.end_time is not None]
     end_time, status = max(ended, key=lambda pair: pair[0], default=(0.0, None))
     return datetime.fromtimestamp(end_time, timezone.utc) if status is dg.DagsterRunStatus.SUCCESS else None
-
-
-def _find_job_name(run: dg.DagsterRun) -> str:
-    """Return the name of the run's job; of a run that was started from assets' pages, that of the job which is for the same."""
-    names = {key.to_user_string() for key in run.asset_selection or ()} if run.job_name == _ASSET_JOB_NAME else set[str]()
-    return next((min(kind.job_names) for kind in OTHER_RUN_KINDS if names and names <= kind.asset_names), run.job_name)
 
 
 def _find_pass(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> datetime | None:
@@ -211,8 +200,7 @@ def _list_failures(instance: dg.DagsterInstance, run: dg.DagsterRun, ended_by: d
     events = [entry.dagster_event for entry in logs if entry.dagster_event is not None and entry.dagster_event.step_key]
     if not events:
         cause = explain_run_failure(ended_by) or "its process ended without a word"
-        job_name = _find_job_name(run)
-        return {RUN_SUBJECT: Failure(job_name, cause, "Look at the run's page and at the machine's memory.", run.run_id, job_name)}
+        return {RUN_SUBJECT: Failure(run.job_name, cause, "Look at the run's page and at the machine's memory.", run.run_id, run.job_name)}
     failures: dict[str, Failure] = {}
     for event in events:
         step, reason = str(event.step_key), explain_step_failure(event)
@@ -221,7 +209,7 @@ def _list_failures(instance: dg.DagsterInstance, run: dg.DagsterRun, ended_by: d
 
 
 def _report_cancelled(service: AlertService, run: dg.DagsterRun) -> bool:
-    job_name = _find_job_name(run)
+    job_name = run.job_name
     run_kind = find_run_kind(job_name, "")
     return service.raise_trouble(
         run_kind.make_cancellation_key(job_name),

@@ -96,12 +96,6 @@ class Site:
         chosen = dg.Definitions.merge(defs, dg.Definitions(jobs=[dg.define_asset_job("chosen", selection=selection)]))
         return execute_job(chosen.resolve_job_def("chosen"), instance, None)
 
-    def materialize(self, instance: dg.DagsterInstance, asset_name: str) -> dg.ExecuteInProcessResult:
-        """The asset and its checks ran as after "Materialize" on its page."""
-        key = dg.AssetKey(asset_name)
-        job = defs.resolve_implicit_global_asset_job_def()
-        return job.execute_in_process(instance=instance, asset_selection=[key], raise_on_error=False)
-
     def start_cli(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """The command line has been started as a new interpreter in the site's folder."""
         words = [sys.executable, "-m", "schedgen_backups.cli.main", *arguments]

@@ -27,6 +27,7 @@ from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, Captur
 from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, PackedObject
 from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId
+from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, LISTING_HINT, BucketClient
 from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings
@@ -89,6 +90,8 @@ class _Tally:
     gone_count: int = 0
     """Of those that the listing no longer names."""
     failed_count: int = 0
+    excluded_count: int = 0
+    excluded_bytes: int = 0
     failures_in_a_row: int = 0
     gone_in_a_row: int = 0
 
@@ -106,6 +109,8 @@ def capture_bucket(
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CapturedArchive:
     """The file holds every listed object whose key `is_wanted` and that the bucket could deliver; record and index tell of those it could not.
+
+    What the settings exclude is counted, and not among the listed ones.
 
     Unchanged objects are copied from `unfinished`, staging folders of killed captures, and from the first of the `earlier` archives whose index can
     be read. `folder` takes temporary data and the journal, `on_progress` gets each object's size.
@@ -131,7 +136,9 @@ def capture_bucket(
             for path in resumable:
                 objects.add_resumable(path)
             any(objects.add_archive(path) for path in previous)
-            tally = _Capture(client, writer, objects, pool, on_progress, max_pending=8 * capture.transfer.download_threads).run(is_wanted)
+            tally = _Capture(client, writer, objects, pool, on_progress, max_pending=8 * capture.transfer.download_threads).run(
+                is_wanted, capture.exclusions.objects
+            )
             return writer.finish(
                 ArchiveRecord(
                     tool_version=TOOL_VERSION,
@@ -152,6 +159,9 @@ def capture_bucket(
                     unread_tags_count=writer.unread_tags_count,
                     is_versioned=client.is_versioned(),
                     reused_count=tally.reused,
+                    excluded_patterns=capture.exclusions.objects,
+                    excluded_count=tally.excluded_count,
+                    excluded_bytes=tally.excluded_bytes,
                 )
             )
 
@@ -183,11 +193,11 @@ class _Capture:
         """Listed objects that were not there, of which the listing was not yet asked again."""
         self._waiting: deque[_Waiting] = deque()
 
-    def run(self, is_wanted: Callable[[str], bool]) -> _Tally:
-        """Every listed object whose key is wanted was appended, or is in the tally as gone or failed."""
+    def run(self, is_wanted: Callable[[str], bool], excluded: Sequence[str]) -> _Tally:
+        """Every listed object whose key is wanted was appended, or is in the tally as gone, failed or of an `excluded` pattern."""
         waiting_bytes = 0
         try:
-            listing = (listed for listed in self._client.list_objects() if is_wanted(listed.key))
+            listing = (listed for listed in self._client.list_objects() if is_wanted(listed.key) and not self._is_excluded(listed, excluded))
             with closing(prefetch(listing, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches:
                 for listed_batch in batches:
                     batch = [(listed, self._choose_name(listed.key)) for listed in listed_batch]
@@ -206,6 +216,13 @@ class _Capture:
             self._stop.set()
             self._pool.close()
         return self._tally
+
+    def _is_excluded(self, listed: ListedObject, patterns: Sequence[str]) -> bool:
+        if not matches_any_key(patterns, listed.key):
+            return False
+        self._tally.excluded_count += 1
+        self._tally.excluded_bytes += listed.size_bytes
+        return True
 
     def _choose_name(self, key: str) -> str:
         if self._names.has_named(key):

@@ -6,7 +6,7 @@ Add what belongs to taking a dump. How the file is laid out and read back is `du
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from pathlib import Path
 from threading import Event
 from typing import BinaryIO
 
-from schedgen_backups.core.capture.dump_plan import choose_separate_tables, make_pattern, place_separate_tables
+from schedgen_backups.core.capture.dump_plan import choose_separate_tables, place_separate_tables
 from schedgen_backups.core.capture.table_dumps import ParallelDumps
 from schedgen_backups.core.concurrency.limits import RateLimit
-from schedgen_backups.core.errors import DatabaseError, DumpError, VerificationError
+from schedgen_backups.core.errors import ConfigurationError, DatabaseError, DumpError, VerificationError
 from schedgen_backups.core.formats.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.formats.dump_text import split_dump
-from schedgen_backups.core.formats.records import DumpRecord
+from schedgen_backups.core.formats.records import DumpRecord, ExcludedTable
 from schedgen_backups.core.formats.sql_statements import LINE_BREAK, split_roles
 from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId, ReferenceState
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
 from schedgen_backups.core.postgres.connection import SessionFacts, make_client_environment
-from schedgen_backups.core.postgres.pg_dump import TRANSACTION_TIMEOUT_MAJOR, stream_dump
+from schedgen_backups.core.postgres.pg_dump import TRANSACTION_TIMEOUT_MAJOR, leave_out_rows, make_pattern, stream_dump
 from schedgen_backups.core.postgres.snapshot import Snapshot, TableName, open_snapshot
 from schedgen_backups.core.settings import CaptureSettings, DatabaseSettings
 from schedgen_backups.core.system.process import Program, ProgramError, run_program
@@ -45,7 +45,7 @@ def capture_database(
     """The file holds a whole dump with record, index and footer; `folder` has room for tables that wait for their place in it.
 
     DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty database) and
-    ConfigurationError (reference query) are permanent. After an error the file's content is worthless.
+    ConfigurationError (reference query, tables that cannot be left out) are permanent. After an error the file's content is worthless.
     """
     with open_snapshot(settings, stall_timeout_seconds=capture.transfer.stall_timeout_seconds) as snapshot:
         facts = snapshot.read_facts()
@@ -55,10 +55,13 @@ def capture_database(
         if not tables and not capture.is_empty_allowed:
             raise _empty_error(settings)
         snapshot.lock_tables(tables)
+        excluded = snapshot.find_tables(capture.exclusions.tables)
+        snapshot.check_exclusions(excluded, capture.references)
+        _check_plain_names(excluded, facts.session.encoding)
         reference_note = snapshot.find_reference_problem(capture.references)
         with DumpFileWriter(file, threads=capture.transfer.compression_threads) as writer:
             source = _Source(settings, capture, client, snapshot, facts.session, RateLimit(capture.transfer.max_mb_per_second))
-            expected_rows = _dump_and_count(source, tables, writer, folder)
+            expected_rows = _dump_and_count(source, tables, excluded, writer, folder)
             if not sum(expected_rows.values()) and not capture.is_empty_allowed:
                 raise _empty_error(settings)
             if not reference_note:
@@ -87,6 +90,8 @@ def capture_database(
                 text_sha256=contents.text_sha256,
                 comparable_sha256=contents.comparable_sha256,
                 content_length=writer.content_length,
+                excluded_patterns=capture.exclusions.tables,
+                excluded_tables=tuple(ExcludedTable(schema_name=table.schema_name, name=table.name) for table in tables if table in excluded),
                 left_out_settings=("transaction_timeout",) if facts.server_major < TRANSACTION_TIMEOUT_MAJOR <= client.major else (),
                 reference_state=ReferenceState.NOT_CONFIGURED if reference_note else ReferenceState.READ,
                 reference_query=capture.references.query,
@@ -126,15 +131,19 @@ class _Source:
 
     def stream_tables(self, tables: Sequence[TableName], on_start: Callable[[Program], object]) -> Generator[bytes, None, None]:
         """Yields what pg_dump writes of these tables' rows alone."""
-        return self.stream(("--data-only", "--strict-names", *(f"--table={make_pattern(table)}" for table in tables)), on_start)
+        return self.stream(
+            ("--data-only", "--strict-names", *(f"--table={make_pattern(table.schema_name, table.name)}" for table in tables)), on_start
+        )
 
 
-def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: DumpFileWriter, folder: Path) -> dict[TableName, int]:
+def _dump_and_count(
+    source: _Source, all_tables: tuple[TableName, ...], excluded: frozenset[TableName], writer: DumpFileWriter, folder: Path
+) -> dict[TableName, int]:
     """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory once."""
     capture, snapshot = source.capture, source.snapshot
-    # pg_dump reads its words, and sorts tables, in the database's encoding.
-    has_plain_names = source.session.encoding == "UTF8" or all(f"{table.schema_name}{table.name}".isascii() for table in tables)
-    groups = choose_separate_tables(snapshot.read_table_sizes(), capture.transfer.dump_jobs if has_plain_names else 1)
+    tables = tuple(table for table in all_tables if table not in excluded)
+    sizes = {table: size_bytes for table, size_bytes in snapshot.read_table_sizes().items() if table not in excluded}
+    groups = choose_separate_tables(sizes, capture.transfer.dump_jobs if _has_plain_names(tables, source.session.encoding) else 1)
     separate = [table for group in groups for table in group]
     with (
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool,
@@ -144,7 +153,8 @@ def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: Dump
         is_dumped = Event()
         waiting = pool.submit(snapshot.keep_alive, is_dumped)
         try:
-            with closing(source.stream([f"--exclude-table-data={make_pattern(table)}" for table in separate])) as blocks:
+            apart = leave_out_rows((table.schema_name, table.name) for table in (*separate, *excluded))
+            with closing(source.stream(apart)) as blocks:
                 for segment in place_separate_tables(split_dump(blocks), tables, separate):
                     if isinstance(segment, TableName):
                         writer.add_separate_table(parallel_dumps.take(segment))
@@ -164,6 +174,19 @@ def _dump_and_count(source: _Source, tables: tuple[TableName, ...], writer: Dump
             snapshot.cancel()
             raise
         return counting.result()
+
+
+def _has_plain_names(tables: Iterable[TableName], encoding: str) -> bool:
+    """Return whether pg_dump can be told these names: it reads its words, and sorts tables, in the database's encoding."""
+    return encoding == "UTF8" or all(f"{table.schema_name}{table.name}".isascii() for table in tables)
+
+
+def _check_plain_names(excluded: frozenset[TableName], encoding: str) -> None:
+    if not _has_plain_names(excluded, encoding):
+        raise ConfigurationError(
+            f"BACKUP_EXCLUDE_TABLE_DATA means a table whose name is not ASCII in a database of encoding {encoding}, which pg_dump cannot be told",
+            hint="Leave that table in the backup.",
+        )
 
 
 def _read_roles(client: ClientPrograms, settings: DatabaseSettings, session: SessionFacts) -> tuple[str, str]:

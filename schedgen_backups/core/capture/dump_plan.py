@@ -94,10 +94,5 @@ def _find_predecessors(tables: Sequence[TableName], separate_tables: Sequence[Ta
     return followers
 
 
-def make_pattern(table: TableName) -> str:
-    """The word that means this table and no other to pg_dump (its manual, option `--table`)."""
-    return ".".join('"' + name.replace('"', '""') + '"' for name in (table.schema_name, table.name))
-
-
 def _order_of(table: TableName) -> tuple[str, str]:
     return table.schema_name, table.name

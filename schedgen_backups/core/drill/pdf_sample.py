@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import IO
@@ -24,6 +24,7 @@ from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind, Manifest, ReferenceState, ReferenceVerdict
+from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.postgres.connection import STALL_TIMEOUT_SECONDS
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
@@ -84,7 +85,9 @@ def open_referenced_pdfs(
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.NOT_CONFIGURED, record.reference_note, {})
     references, limit_seconds = References(record.reference_query, built_in=None), transfer.stall_timeout_seconds
     random = Random(point.point_id.text)  # noqa: S311 - a sample
-    count, keys = _pick_keys(database, references, random, stall_timeout_seconds=limit_seconds)
+    with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+        excluded_patterns = archive.record.excluded_patterns
+    count, keys = _pick_keys(database, references, random, excluded_patterns, stall_timeout_seconds=limit_seconds)
     figures: dict[str, Figure] = {"references": count, "sampled": len(keys)}
     if count != record.reference_count:
         summary = f"the restored database refers to {count} objects, the snapshot referred to {record.reference_count}"
@@ -126,17 +129,25 @@ def open_referenced_pdfs(
 
 
 def _pick_keys(
-    database: DatabaseSettings, references: References, random: Random, *, stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS
+    database: DatabaseSettings,
+    references: References,
+    random: Random,
+    excluded_patterns: Sequence[str] = (),
+    *,
+    stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS,
 ) -> tuple[int, list[str]]:
-    """How many keys the query gives, and a sample of them in which each is as likely (reservoir sampling, R. in Knuth, TAOCP 3.4.2)."""
+    """How many keys the query gives, and a sample of those that are not excluded (reservoir sampling, R. in Knuth, TAOCP 3.4.2)."""
     picked: list[str] = []
-    count = 0
+    count = eligible = 0
     with open_snapshot(database, stall_timeout_seconds=stall_timeout_seconds) as snapshot:
         for key in _flatten(snapshot.read_references(references)):
             count += 1
+            if matches_any_key(excluded_patterns, key):
+                continue
+            eligible += 1
             if len(picked) < SAMPLE_SIZE:
                 picked.append(key)
-            elif (place := random.randrange(count)) < SAMPLE_SIZE:
+            elif (place := random.randrange(eligible)) < SAMPLE_SIZE:
                 picked[place] = key
     return count, picked
 

@@ -15,8 +15,9 @@ from typing_extensions import Buffer
 
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
-from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, ReferenceState
+from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, LeftOut, ReferenceState
 from schedgen_backups.core.system.files import open_regular
+from schedgen_backups.core.units import count, format_bytes, name_some
 
 _Opened = TypeVar("_Opened")
 
@@ -159,6 +160,13 @@ class TableEntry(FrozenModel):
         return f"{self.schema_name}.{self.name}"
 
 
+class ExcludedTable(FrozenModel):
+    """A table whose rows are left out of a dump."""
+
+    schema_name: str
+    name: str
+
+
 class DumpRecord(FrozenModel):
     """What a dump says of itself, written behind the dump as SQL comment lines."""
 
@@ -195,6 +203,10 @@ class DumpRecord(FrozenModel):
     """Compressed bytes of the dump itself: the file up to here unpacks to what pg_dump wrote."""
     missing_tables: tuple[str, ...] = ()
     """Tables of the snapshot that pg_dump did not write."""
+    excluded_patterns: tuple[str, ...] = ()
+    """What the operator named of tables whose rows are left out."""
+    excluded_tables: tuple[ExcludedTable, ...] = ()
+    """The tables of the snapshot that these patterns meant."""
     left_out_settings: tuple[str, ...] = ()
     reference_state: ReferenceState
     reference_query: str
@@ -205,6 +217,11 @@ class DumpRecord(FrozenModel):
     """Why the roles could not be read, where they could not."""
     properties: DatabaseProperties | None = None
     """Owner, privileges, settings and collation of the database; None in files of before they were kept."""
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What the operator left out of the dump."""
+        return LeftOut(table_patterns=self.excluded_patterns, tables=tuple(f"{table.schema_name}.{table.name}" for table in self.excluded_tables))
 
 
 class ObjectEntry(FrozenModel):
@@ -278,3 +295,22 @@ class ArchiveRecord(FrozenModel):
     """Whether the bucket keeps versions; None where the server does not tell."""
     reused_count: int = 0
     """Objects taken from an older archive instead of the bucket."""
+    excluded_patterns: tuple[str, ...] = ()
+    """What the operator named of objects that are left out. They are not among the listed ones."""
+    excluded_count: int = 0
+    excluded_bytes: _Size = 0
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What the operator left out of the archive."""
+        return LeftOut(object_patterns=self.excluded_patterns, object_count=self.excluded_count, size_bytes=self.excluded_bytes)
+
+
+def describe_left_out(left_out: LeftOut) -> str:
+    """Return what is left out in a few words, empty where nothing is."""
+    parts: list[str] = []
+    if left_out.tables:
+        parts.append(f"the rows of {name_some(left_out.tables)}")
+    if left_out.object_count:
+        parts.append(f"{count(left_out.object_count, 'object')} ({format_bytes(left_out.size_bytes)}) by {name_some(left_out.object_patterns)}")
+    return " and ".join(parts)

@@ -67,6 +67,16 @@ def stream_dump(
         raise DumpError(error.message, hint=error.hint) from error
 
 
+def make_pattern(schema_name: str, name: str) -> str:
+    """Return the word that means this table and no other to pg_dump (its manual, option `--table`)."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema_name, name))
+
+
+def leave_out_rows(tables: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the options that leave out the rows of these tables, by schema and name, and nothing else."""
+    return [f"--exclude-table-data={make_pattern(schema_name, name)}" for schema_name, name in tables]
+
+
 def _leave_out_transaction_timeout(blocks: Iterable[bytes]) -> Iterator[bytes]:
     # The statement stands in the dump's head, before the first object. A server older than 17 stops at it.
     head = b""

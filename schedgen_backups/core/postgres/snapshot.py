@@ -21,6 +21,7 @@ from typing_extensions import LiteralString
 
 from schedgen_backups.core.errors import ConfigurationError, DatabaseError, DumpError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
+from schedgen_backups.core.patterns import matches_table
 from schedgen_backups.core.postgres.connection import STALL_TIMEOUT_SECONDS, SessionFacts, connect_database, read_session_facts, translate_errors
 from schedgen_backups.core.postgres.database_properties import read_properties
 from schedgen_backups.core.postgres.unplanned import count_rows, read_columns, sort_distinct
@@ -59,6 +60,20 @@ FROM tree JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n 
 # A type of somebody's may have a cast to text of his; its output function is none of his. Numbers and the like have no cast but the system's.
 _KEY_AS_TEXT = sql.SQL("""CASE WHEN pg_catalog.pg_typeof(key)::pg_catalog.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
 THEN key::pg_catalog.text ELSE pg_catalog.format('%s', key) END""")
+# A leaf counts as its partitioned tables do.
+_NAMES_OF_TABLES = f"""
+WITH RECURSIVE named(table_oid, oid) AS (
+    SELECT c.oid, c.oid {_USER_RELATIONS} AND c.relkind = 'r'
+    UNION SELECT named.table_oid, i.inhparent FROM named JOIN pg_catalog.pg_inherits i ON i.inhrelid = named.oid
+    JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p')
+SELECT n.nspname, c.relname, m.nspname, d.relname FROM named
+JOIN pg_catalog.pg_class c ON c.oid = named.table_oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_class d ON d.oid = named.oid JOIN pg_catalog.pg_namespace m ON m.oid = d.relnamespace"""  # noqa: S608 - no value of others
+_FOREIGN_KEYS = """
+SELECT n.nspname, c.relname, m.nspname, d.relname, k.conname FROM pg_catalog.pg_constraint k
+JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_class d ON d.oid = k.confrelid JOIN pg_catalog.pg_namespace m ON m.oid = d.relnamespace
+WHERE k.contype = 'f' ORDER BY 1, 2, 5"""
 _KEYS_PER_BLOCK = 1000
 _KEEP_ALIVE_SECONDS = 1.0
 """Proxies are set to seconds where somebody means it well (HAProxy's manual shows 5 s for tests, 30 s and more otherwise)."""
@@ -134,6 +149,47 @@ class Snapshot:
         """Every table whose rows a dump must hold, by schema and name. Tables of extensions are theirs to make and are not listed."""
         rows = self._rows(f"SELECT n.nspname, c.relname {_USER_RELATIONS} AND c.relkind = 'r' ORDER BY 1, 2")
         return tuple(TableName(str(schema), str(name)) for schema, name in rows)
+
+    def find_tables(self, patterns: Sequence[str]) -> frozenset[TableName]:
+        """Return the tables that these patterns mean; a partitioned table's pattern means its partitions."""
+        if not patterns:
+            return frozenset()
+        return frozenset(
+            leaf
+            for named, leaves in self._read_leaves().items()
+            if any(matches_table(pattern, named.schema_name, named.name) for pattern in patterns)
+            for leaf in leaves
+        )
+
+    def check_exclusions(self, excluded: frozenset[TableName], references: References) -> None:
+        """No row that is kept needs one of these tables' rows; ConfigurationError (permanent) otherwise.
+
+        Foreign keys point to rows, and object keys are read from the tables of the built-in query. What another query reads is unknown.
+        """
+        if not excluded:
+            return
+        leaves = self._read_leaves()
+        needed: list[str] = []
+        for own_schema, own_name, schema, name, constraint in self._rows(_FOREIGN_KEYS):
+            own = leaves.get(TableName(str(own_schema), str(own_name)), frozenset())
+            if own - excluded and leaves.get(TableName(str(schema), str(name)), frozenset()) & excluded:
+                needed.append(f"{own_schema}.{own_name} refers to {schema}.{name} ({constraint})")
+        if references.built_in is not None:
+            with_keys = excluded.intersection(self._find_reference_tables(references.built_in)[0])
+            needed += [f"object keys are read from {table.schema_name}.{table.name}" for table in sorted(with_keys, key=_order_of)]
+        if needed:
+            raise ConfigurationError(
+                f"BACKUP_EXCLUDE_TABLE_DATA leaves out rows that others need, so that the dump could not be restored: {name_some(needed)}",
+                hint="Leave out the tables that refer to them as well, or keep these.",
+            )
+
+    def _read_leaves(self) -> dict[TableName, frozenset[TableName]]:
+        """Return each table with itself, and each partitioned one with the partitions that hold its rows."""
+        leaves: dict[TableName, frozenset[TableName]] = {}
+        for schema, name, named_schema, named in self._rows(_NAMES_OF_TABLES):
+            above = TableName(str(named_schema), str(named))
+            leaves[above] = leaves.get(above, frozenset()) | {TableName(str(schema), str(name))}
+        return leaves
 
     def read_table_sizes(self) -> dict[TableName, int]:
         """Table → bytes on the server's disk, compressed columns as they are, without indexes."""
@@ -343,6 +399,10 @@ def open_snapshot(settings: DatabaseSettings, *, stall_timeout_seconds: float = 
                 cursor.execute(_TAKE_SAFE_PATH)
                 cursor.execute(_RESTRICT_KINDS, ["view, foreign-table"])
         yield Snapshot(connection, settings)
+
+
+def _order_of(table: TableName) -> tuple[str, str]:
+    return table.schema_name, table.name
 
 
 def _name(table: TableName) -> sql.Composed:

@@ -21,9 +21,9 @@ from schedgen_backups.core.catalog.check_results import Check, CheckResult, Chec
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_items import ItemDigest
 from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, Rows, TableFacts, split_dump, split_table
-from schedgen_backups.core.formats.records import DumpRecord, ObjectEntry, TableEntry
+from schedgen_backups.core.formats.records import DumpRecord, ObjectEntry, TableEntry, describe_left_out
 from schedgen_backups.core.postgres.database_properties import read_properties
-from schedgen_backups.core.postgres.pg_dump import stream_dump
+from schedgen_backups.core.postgres.pg_dump import leave_out_rows, stream_dump
 from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.restore.bucket import PreparedBucket, find_difference, for_each_entry
 from schedgen_backups.core.restore.database import PreparedDatabase
@@ -73,6 +73,8 @@ def compare_database(
         prepared.client,
         session=prepared.facts.session,
         stall_timeout_seconds=prepared.transfer.stall_timeout_seconds,
+        # What the captured dump leaves out has no place in this one; a database that it was restored into has no such rows anyway.
+        options=leave_out_rows((table.schema_name, table.name) for table in prepared.record.excluded_tables),
         on_progress=on_progress,
     )
     with closing(blocks):
@@ -113,8 +115,9 @@ def judge_database(
     if rows.differing or not restored.is_passed:
         return make_equal(CheckStatus.FAILED, f"rows differ: {name_some(rows.differing) or restored.summary}")
     if _is_alike(record, facts):
+        left_out = describe_left_out(record.left_out)
         summary = f"{len(tables)} tables, {record.row_count} rows and the schema are equal"
-        return make_equal(CheckStatus.PASSED, f"{summary}; {apart}" if apart else summary)
+        return make_equal(CheckStatus.PASSED, "; ".join(filter(None, (summary, left_out and f"left out: {left_out}", apart))))
     if uncompared:
         return make_equal(CheckStatus.UNKNOWN, f"every row is equal; the schema's text is not comparable: {uncompared}")
     captured_by = DumpedBy(record.client_version, record.server_major)
@@ -212,15 +215,30 @@ def compare_bucket(prepared: PreparedBucket, *, on_progress: Callable[[int], obj
             unread_tags_count += 1
             tags_note = tags_note or entry.tags_note
     listed = sum(1 for _listed in prepared.client.list_objects())
-    return judge_bucket(count, size_bytes, differences, listed_count=listed, unread_tags_count=unread_tags_count, tags_note=tags_note)
+    return judge_bucket(
+        count,
+        size_bytes,
+        differences,
+        listed_count=listed,
+        unread_tags_count=unread_tags_count,
+        tags_note=tags_note,
+        left_out=describe_left_out(prepared.record.left_out),
+    )
 
 
 def judge_bucket(
-    count: int, size_bytes: int, differences: dict[str, str], *, listed_count: int, unread_tags_count: int = 0, tags_note: str = ""
+    count: int,
+    size_bytes: int,
+    differences: dict[str, str],
+    *,
+    listed_count: int,
+    unread_tags_count: int = 0,
+    tags_note: str = "",
+    left_out: str = "",
 ) -> tuple[CheckResult, CheckResult]:
     """Return `bucket_is_restored` and `bucket_is_equal` for so many captured objects; `differences` has what differs, in a word, by key.
 
-    Of `unread_tags_count` objects the tags were never read, of the first one because of `tags_note`.
+    Of `unread_tags_count` objects the tags were never read, of the first one because of `tags_note`. `left_out` names what the capture left out.
     """
     figures: dict[str, Figure] = {"objects": count, "size_bytes": size_bytes, "other_objects": max(0, listed_count - count)}
     absent = [f"{key} ({difference})" for key, difference in differences.items() if difference in _ABSENT]
@@ -231,9 +249,8 @@ def judge_bucket(
     if unread_tags_count and not differing:
         summary = f"{count} objects are equal but for tags: those of {unread_tags_count} could not be read when they were captured: {tags_note}"
         return restored, _make_result(Check.BUCKET_IS_EQUAL, CheckStatus.UNKNOWN, summary, figures)
-    equal = _judge_objects(
-        Check.BUCKET_IS_EQUAL, differing, f"{count} objects are equal in bytes, content type, metadata and tags", "differ", figures
-    )
+    success = f"{count} objects are equal in bytes, content type, metadata and tags" + (f"; left out: {left_out}" if left_out else "")
+    equal = _judge_objects(Check.BUCKET_IS_EQUAL, differing, success, "differ", figures)
     return restored, equal
 
 

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -22,13 +21,13 @@ from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES
 from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry
 from schedgen_backups.core.formats.tar_member import RESERVED_FOLDER
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
+from schedgen_backups.core.patterns import matches_any_key, matches_key
 from schedgen_backups.core.restore.bucket import PreparedBucket, find_difference, prepare_bucket
 from schedgen_backups.core.settings import BucketSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 
 INDEX_NAME = f"{RESERVED_FOLDER}/renamed.jsonl"
 """As `recover.py` writes it: a line of JSON for each object whose key is no name for a file."""
-_GLOB_CHARACTERS = frozenset("*?[")
 
 
 class ObjectStanding(str, Enum):
@@ -57,12 +56,17 @@ def select_objects(archive: ArchiveFile, patterns: tuple[str, ...]) -> tuple[Obj
     chosen: list[ObjectEntry] = []
     unused = set(patterns)
     for entry in archive.read_entries():
-        matching = [pattern for pattern in patterns if _matches(entry.key, pattern)]
+        matching = [pattern for pattern in patterns if matches_key(pattern, entry.key)]
         if matching:
             chosen.append(entry)
             unused.difference_update(matching)
     if unused:
         named = name_some([repr(pattern) for pattern in sorted(unused)])
+        if any(matches_any_key(archive.record.excluded_patterns, pattern) for pattern in unused):
+            raise RestoreError(
+                f"the archive of {archive.record.bucket} holds no object for {named}: BACKUP_EXCLUDE_OBJECTS left such out when it was taken",
+                hint="Look for a recovery point of before that: schedgen-backups list",
+            )
         raise RestoreError(
             f"the archive of {archive.record.bucket} holds no object for {named}",
             hint="Name a key, a prefix that ends in /, or a glob; `schedgen-backups show ID --objects PREFIX` lists what there is.",
@@ -76,12 +80,6 @@ def select_keys(archive: ArchiveFile, keys: tuple[str, ...]) -> tuple[tuple[Obje
     chosen = tuple(entry for entry in archive.read_entries() if entry.key in wanted)
     found = {entry.key for entry in chosen}
     return chosen, tuple(key for key in keys if key not in found)
-
-
-def _matches(key: str, pattern: str) -> bool:
-    if key == pattern or (pattern.endswith("/") and key.startswith(pattern)):
-        return True
-    return not _GLOB_CHARACTERS.isdisjoint(pattern) and fnmatchcase(key, pattern)
 
 
 def check_archive_belongs(archive: ArchiveFile, point_id: RecoveryPointId) -> None:

@@ -17,6 +17,7 @@ from threading import Event
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.errors import BackupError, BucketMissingError, DatabaseMissingError, RestoreError, VerificationError
+from schedgen_backups.core.formats.records import describe_left_out
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.postgres.connection import NO_VALUES
 from schedgen_backups.core.restore.bucket import (
@@ -152,6 +153,10 @@ class PreparedRestore:
                 lines.append(f"compare the new database, then exchange the names; the old one stays as {old_name}")
         if self.bucket is not None:
             lines += describe_write(self.bucket)
+        records = [half.record for half in (self.database, self.bucket) if half is not None]
+        left_out = " and ".join(filter(None, (describe_left_out(record.left_out) for record in records)))
+        if left_out:
+            lines.append(f"mind that the recovery point leaves out {left_out}: they will not be there")
         lines.append("compare every table and every object with what was captured")
         return tuple(lines)
 

@@ -15,7 +15,7 @@ from schedgen_backups.core.capture.capture import take_bucket_archive, take_data
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, RestoreError
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
-from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, References
+from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, Exclusions, References
 
 SAFETY_NAME = "safety"
 SAFETY_DAYS = 30
@@ -43,7 +43,7 @@ def take_safety_backup(
     RestoreError (permanent) with the reason when that cannot be done: nothing was restored then. LockHeldError while another one is taken.
     """
     # What is wrong with the target is why it is restored: emptied tables or a missing one must not keep it from being kept.
-    capture = replace(capture, is_empty_allowed=True, references=References())
+    capture = replace(capture, is_empty_allowed=True, references=References(), exclusions=Exclusions())
     catalog = Catalog(directory / SAFETY_NAME)
     point_id = RecoveryPointId.from_time(datetime.now(timezone.utc))
     catalog.prepare()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import psycopg
 from psycopg import sql
@@ -18,6 +17,7 @@ from schedgen_backups.core.formats.dump_sections import make_loadable
 from schedgen_backups.core.formats.dump_text import DumpDigest, Text, split_table
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
+from schedgen_backups.core.patterns import matches_table
 from schedgen_backups.core.postgres.database_properties import read_properties
 from schedgen_backups.core.postgres.psql import feed_psql
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
@@ -26,6 +26,7 @@ from schedgen_backups.core.restore.new_database import create_database, drop_dat
 from schedgen_backups.core.restore.table_diff import TableDiff, as_condition, diff_tables, name_table, open_reader
 from schedgen_backups.core.restore.table_write import WriteMode, WrittenRows, write_rows
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
+from schedgen_backups.core.units import name_some
 
 _MARK = "schedgen-backups: unfinished, removed by the next restore when its maker is gone"
 SIDE_PREFIX = "restored_"
@@ -53,11 +54,17 @@ def select_tables(dump: DumpFile, names: tuple[str, ...]) -> tuple[TableEntry, .
     chosen: list[TableEntry] = []
     unused = set(names)
     for table in dump.tables:
-        matching = [name for name in names if name in {table.name, table.qualified_name} or fnmatchcase(table.qualified_name, name)]
+        matching = [name for name in names if matches_table(name, table.schema_name, table.name)]
         if matching:
             chosen.append(table)
             unused.difference_update(matching)
     if unused:
+        left_out = [table for table in dump.record.left_out.tables if table in unused or table.partition(".")[2] in unused]
+        if left_out:
+            raise RestoreError(
+                f"the dump holds no rows of {name_some(left_out)}: BACKUP_EXCLUDE_TABLE_DATA left them out when it was taken",
+                hint="Look for a recovery point of before that: schedgen-backups list",
+            )
         raise RestoreError(
             f"the dump holds no rows of {', '.join(sorted(unused))}",
             hint="Name a table, schema.table or a glob such as public.jobs_*; of a partitioned table, its partitions. `show ID --tables` lists them.",

@@ -80,8 +80,12 @@ def _verify_unseen(catalog: Catalog, point: PointListing, origin: Origin, live: 
     own = {result.check for result in point.verification.results if result.checked_by == origin.run_id and result.status is not CheckStatus.UNKNOWN}
     dump_path, archive_path = point.get_path(ArtifactKind.DATABASE), point.get_path(ArtifactKind.BUCKET)
     verification, references = point.verification, None
-    if point.manifest is not None or not origin.run_id or not own >= set(COMMIT_CHECKS):
+    unseen = set(COMMIT_CHECKS) - own
+    if point.manifest is not None or not origin.run_id or not unseen <= {Check.REFERENCES_RESOLVE}:
         verification, references = verify_point(catalog, point, checked_by=origin.run_id, live=live)
+    elif unseen:
+        result, references = verify_references(dump_path, archive_path, live=live, baseline=catalog.settle_baseline)
+        verification = catalog.record_results(point.point_id, (result.model_copy(update={"checked_by": origin.run_id}),))
     if references is None:
         _result, references = verify_references(dump_path, archive_path, live=live, baseline=catalog.settle_baseline)
     return verification, references
@@ -107,6 +111,7 @@ def _require_passed(point_id: RecoveryPointId, verification: Verification, refer
 def _build_manifest(site: Site, point: PointListing, verification: Verification, references: ReferenceSummary, origin: Origin) -> Manifest:
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump, open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
         snapshot_at = dump.record.snapshot_at
+        tables, objects = dump.record.left_out, archive.record.left_out
         sources = {ArtifactKind.DATABASE: dump.record.database, ArtifactKind.BUCKET: archive.record.bucket}
     digests = {kind: sha256 for result in verification.results for kind, sha256 in result.artifacts.items() if result.check in STORED_CHECKS.values()}
     return Manifest(
@@ -126,5 +131,6 @@ def _build_manifest(site: Site, point: PointListing, verification: Verification,
             for kind in ArtifactKind
         ),
         references=references,
+        left_out=objects.model_copy(update={"table_patterns": tables.table_patterns, "tables": tables.tables}),
         origin=origin,
     )

@@ -19,7 +19,7 @@ from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.dump_text import DumpDigest, split_dump
 from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES
-from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, DumpRecord
+from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, DumpRecord, describe_left_out
 from schedgen_backups.core.model import ArtifactKind, ArtifactName
 from schedgen_backups.core.units import NAMED_LIMIT, name_some
 
@@ -80,8 +80,14 @@ def verify_dump_against_snapshot(path: Path) -> CheckResult:
             differing = [f"{table.qualified_name} ({table.rows} of {table.expected_rows})" for table in counted if table.rows != table.expected_rows]
             if differing:
                 raise VerificationError(f"tables have other row counts than the snapshot: {name_some(differing)}")
+            present = {(table.schema_name, table.name) for table in dump.tables}
+            unwanted = [f"{table.schema_name}.{table.name}" for table in dump.record.excluded_tables if (table.schema_name, table.name) in present]
+            if unwanted:
+                raise VerificationError(f"the dump holds rows that were to be left out: {name_some(unwanted)}")
             rows = sum(table.rows for table in counted)
-            return f"{len(counted)} tables with {rows} rows as counted in the snapshot", {"tables": len(counted), "rows": rows}
+            left_out = describe_left_out(dump.record.left_out)
+            summary = f"{len(counted)} tables with {rows} rows as counted in the snapshot"
+            return f"{summary}; left out: {left_out}" if left_out else summary, {"tables": len(counted), "rows": rows}
 
     return _verify_check(Check.DUMP_MATCHES_SNAPSHOT, read)
 
@@ -151,6 +157,8 @@ def verify_every_object(path: Path) -> CheckResult:
                 "unread_tags": record.unread_tags_count,
             }
             summary = f"{record.object_count} of {record.listed_count} listed objects, {record.deleted_count} deleted meanwhile"
+            if left_out := describe_left_out(record.left_out):
+                summary += f"; left out: {left_out}"
             if record.unproven_count is None:
                 summary += "; an older version took it, and did not count those that it could not compare with a checksum of the server"
             else:

@@ -16,6 +16,7 @@ from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.model import MissingReference, ReferenceState, ReferenceSummary, ReferenceVerdict
+from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.verify.files import make_result, name_some
 from schedgen_backups.core.verify.live_system import LiveSystem
 
@@ -36,7 +37,8 @@ def verify_references(
 ) -> tuple[CheckResult, ReferenceSummary]:
     """Return `references_resolve`: every object that the snapshot refers to is in the archive, or was deleted meanwhile, or is known to be missing.
 
-    Lost and unknown objects fail it. What the live system lacks and `baseline` does not know makes it incomplete.
+    What the archive leaves out by its patterns is counted as excluded, and nobody is asked about it. Lost and unknown objects fail it.
+    What the live system lacks and `baseline` does not know makes it incomplete.
 
     Missing objects are judged by `live`, or by `known` when that was found of just the same missing objects; without either they are
     unknown, which is a failure. Errors of `live` are raised.
@@ -52,11 +54,12 @@ def verify_references(
             if record.reference_state is ReferenceState.NOT_CONFIGURED:
                 summary = ReferenceSummary(state=ReferenceState.NOT_CONFIGURED, note=record.reference_note)
                 return make_result(Check.REFERENCES_RESOLVE, CheckStatus.NOT_CONFIGURED, record.reference_note, {}), summary
-            missing = _find_missing(dump.read_references(), (entry.key for entry in archive.read_entries()))
+            absent = _find_missing(dump.read_references(), (entry.key for entry in archive.read_entries()))
+            missing = [key for key in absent if not matches_any_key(archive.record.excluded_patterns, key)]
     except VerificationError as error:
         failed = make_result(Check.REFERENCES_RESOLVE, CheckStatus.FAILED, error.message, {})
         return failed, ReferenceSummary(state=ReferenceState.READ, note=error.message)
-    summary = _judge(record.reference_count, missing, live, known, baseline)
+    summary = _judge(record.reference_count, missing, len(absent) - len(missing), live, known, baseline)
     counts = ", ".join(f"{count} {verdict.value}" for verdict, count in summary.verdict_counts.items())
     text = f"{summary.resolved_count} of {summary.reference_count} references are in the archive" + (f"; {counts}" if counts else "")
     status = CheckStatus.FAILED if not summary.is_coherent else CheckStatus.INCOMPLETE if summary.newly_missing_count else CheckStatus.PASSED
@@ -75,17 +78,19 @@ def _find_missing(references: Iterator[list[str]], archived: Iterator[str]) -> l
     return [key for page in references for key in page if digest_name(key) not in have]
 
 
-def _judge(count: int, missing: list[str], live: LiveSystem | None, known: ReferenceSummary | None, baseline: Baseline) -> ReferenceSummary:
+def _judge(
+    count: int, missing: list[str], excluded_count: int, live: LiveSystem | None, known: ReferenceSummary | None, baseline: Baseline
+) -> ReferenceSummary:
     fingerprint = hashlib.sha256("\0".join(missing).encode("utf-8", "surrogateescape")).hexdigest()
     if missing and known is not None and known.missing_sha256 == fingerprint:
         return known
     verdicts = live.judge(missing) if live is not None and missing else {}
     judged = [MissingReference(key=key, verdict=verdicts.get(key, ReferenceVerdict.UNKNOWN)) for key in missing]
-    counts: dict[ReferenceVerdict, int] = {}
+    counts: dict[ReferenceVerdict, int] = {ReferenceVerdict.EXCLUDED: excluded_count} if excluded_count else {}
     for reference in judged:
         counts[reference.verdict] = counts.get(reference.verdict, 0) + 1
     ranked = sorted(judged, key=lambda reference: list(ReferenceVerdict).index(reference.verdict), reverse=True)
-    is_wrong_bucket = len(missing) == count >= _TELLING_REFERENCES
+    is_wrong_bucket = len(missing) == count - excluded_count >= _TELLING_REFERENCES
     # Of a bucket that could not be asked about everything, or has nothing of what is asked for, nothing becomes what was always missing.
     is_judged = live is not None and not counts.keys() & {ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN} and not is_wrong_bucket
     absent = [reference.key for reference in judged if reference.verdict is ReferenceVerdict.MISSING]
@@ -93,7 +98,7 @@ def _judge(count: int, missing: list[str], live: LiveSystem | None, known: Refer
         state=ReferenceState.READ,
         newly_missing_count=len(set(absent) - (baseline(absent) if is_judged else frozenset())),
         reference_count=count,
-        resolved_count=count - len(missing),
+        resolved_count=count - excluded_count - len(missing),
         verdict_counts=counts,
         missing=tuple(ranked[:_NAMED_MISSING]),
         missing_sha256=fingerprint if missing else "",

@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from schedgen_backups.alerts.run_kinds import DRILL, DRILL_CHECK_NAMES
+from schedgen_backups.alerts.run_kinds import DRILL_CHECK_NAMES
 from schedgen_backups.config.config import load_config
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE
 from schedgen_backups.definitions import defs
@@ -87,16 +87,16 @@ def test_core_is_imported_without_dagster_and_the_command_line(tmp_path: Path) -
 def test_the_assets_are_these_with_groups_kinds_and_owners() -> None:
     specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
     assert {name: (spec.group_name, set(spec.kinds), list(spec.owners)) for name, spec in specs.items()} == {
-        "database_dump": ("recovery_point", {"postgres", "file"}, ["team:operations"]),
-        "minio_archive": ("recovery_point", {"s3", "file"}, ["team:operations"]),
-        "recovery_point": ("recovery_point", {"json"}, ["team:operations"]),
-        "live_system": ("live", {"postgres", "s3"}, ["team:operations"]),
-        "restore_drill": ("restore_drill", {"postgres", "s3"}, ["team:operations"]),
+        "live_system": ("backup", {"postgres", "s3"}, ["team:operations"]),
+        "database_dump": ("backup", {"postgres", "file"}, ["team:operations"]),
+        "minio_archive": ("backup", {"s3", "file"}, ["team:operations"]),
+        "recovery_point": ("backup", {"json"}, ["team:operations"]),
+        "restore_drill": ("backup", {"postgres", "s3"}, ["team:operations"]),
     }
     dependencies = {name: {dep.asset_key.to_user_string() for dep in spec.deps} for name, spec in specs.items()}
     assert dependencies == {
-        "database_dump": set(),
-        "minio_archive": set(),
+        "database_dump": {"live_system"},
+        "minio_archive": {"live_system"},
         "recovery_point": {"database_dump", "minio_archive"},
         "live_system": set(),
         "restore_drill": {"recovery_point"},
@@ -105,7 +105,8 @@ def test_the_assets_are_these_with_groups_kinds_and_owners() -> None:
 
 
 def test_the_checks_are_these_and_those_of_a_backup_block() -> None:
-    every = [spec for checks in defs.asset_checks or () if isinstance(checks, dg.AssetChecksDefinition) for spec in checks.check_specs]
+    configured = build_site_definitions(load_config().with_values({"DRILL_SQL_CHECKS": "checks.sql"}))
+    every = [spec for checks in configured.asset_checks or () if isinstance(checks, dg.AssetChecksDefinition) for spec in checks.check_specs]
     assert {spec.name for spec in every if spec.asset_key.to_user_string() == "restore_drill"} == set(DRILL_CHECK_NAMES)
     assert all(spec.description for spec in every)
     specs = [spec for spec in every if spec.asset_key.to_user_string() != "restore_drill"]
@@ -135,9 +136,12 @@ def test_the_backup_job_takes_the_three_assets_with_all_their_checks() -> None:
 
 
 def test_a_restore_is_nothing_that_a_click_on_materialize_all_can_start() -> None:
-    """A drill writes into nothing but what it has started or made itself."""
-    implicit = defs.resolve_implicit_global_asset_job_def()
-    assert {node.name for node in implicit.nodes if "restore" in node.name} == DRILL.subjects
+    """Neither is a drill, though it writes into nothing but what it has started or made itself: only its checks can be looked at again."""
+    assert {key.to_user_string() for key in defs.resolve_asset_graph().materializable_asset_keys} == {
+        "database_dump",
+        "minio_archive",
+        "recovery_point",
+    }
     assert [job.name for job in defs.jobs or ()] == ["backup_job", "restore_drill_job", "prune_job", "verify_job", "restore_job", "audit_job"]
 
 

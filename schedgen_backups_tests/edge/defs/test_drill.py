@@ -18,8 +18,8 @@ from schedgen_backups.core.catalog.check_results import CheckStatus, Verificatio
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.definitions import defs
-from schedgen_backups.defs.drill import DRILL_CHECKS
-from schedgen_backups.defs.jobs import MAX_RUNTIME_TAG
+from schedgen_backups.defs.drill import list_drill_checks
+from schedgen_backups.defs.resources import MAX_RUNTIME_TAG
 from schedgen_backups.defs.site import build_site_definitions
 from schedgen_backups_tests.support.inbox import Watcher, open_inbox
 from schedgen_backups_tests.support.sites import NEVER, Site, failures_of, wait_until
@@ -81,14 +81,13 @@ def test_a_drill_of_the_newest_point_passes_and_is_measured_and_recorded(backed_
     assert_no_scratch(backed_up)
 
 
-def test_checks_that_are_not_configured_are_yellow_and_failed_ones_fail_the_run_and_not_the_point(
+def test_checks_that_are_not_configured_are_not_reported_and_failed_ones_fail_the_run_and_not_the_point(
     backed_up: Site, instance: dg.DagsterInstance
 ) -> None:
     name_servers(backed_up)
     result = backed_up.run(instance, "restore_drill_job")
     assert result.success
-    held = evaluations_of(result)["operator_checks_hold"]
-    assert (held.passed, held.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert evaluations_of(result).keys() == set(DRILL_CHECK_NAMES) - {"operator_checks_hold"}
     (backed_up.folder / "checks.sql").write_text("-- nobody is there\nSELECT count(*) = 0 FROM jobs", encoding="utf-8")
     backed_up.set(DRILL_SQL_CHECKS="checks.sql")
     failed = backed_up.run(instance, "restore_drill_job")
@@ -134,23 +133,6 @@ def test_a_failed_drill_is_told_once_and_ends_with_a_passed_drill_and_not_with_a
     written = [path for folder in (site.home, site.directory) for path in folder.rglob("*") if path.is_file()]
     assert len(written) > 5
     assert [path for path in written if any(secret in path.read_bytes() for secret in secrets)] == []
-
-
-def test_drills_that_are_started_from_the_assets_page_open_and_close_the_same_incident(site: Site) -> None:
-    (site.folder / "checks.sql").write_text("SELECT false", encoding="utf-8")
-    name_servers(site)
-    with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
-        assert site.run(instance).success
-        site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url, DRILL_SQL_CHECKS="checks.sql")
-        assert not site.materialize(instance, "restore_drill").success
-        outbox = Watcher("alert_outbox", instance)
-        outbox.look(2)
-        assert [alert.partition("\n")[0] for alert in inbox.alerts] == ["[HIGH] Restore drill failed: restore_drill_operator_checks_hold"]
-        site.unset("DRILL_SQL_CHECKS")
-        assert site.materialize(instance, "restore_drill").success
-        outbox.look(2)
-        assert len(inbox.alerts) == 1
-        assert len(inbox.recoveries) == 1
 
 
 def test_a_backup_sweeps_what_a_killed_drill_left(site: Site, instance: dg.DagsterInstance) -> None:
@@ -214,10 +196,35 @@ def test_the_drill_runs_weekly_in_the_operators_time_zone_without_being_switched
     assert build_site_definitions(load_config()).resolve_schedule_def("weekly_drill_schedule").cron_schedule == "0 4 * * 0"
 
 
-def test_the_drills_job_is_the_asset_with_its_checks_and_a_limit() -> None:
-    job = defs.resolve_job_def("restore_drill_job")
-    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {"restore_drill"}
-    assert {key.name for key in job.asset_layer.asset_graph.asset_check_keys} == set(DRILL_CHECK_NAMES)
-    assert job.tags[MAX_RUNTIME_TAG] == "7200"
-    assert [spec.blocking for check in DRILL_CHECKS for spec in check.check_specs] == [True, True, True, True, False]
+def test_nobody_can_execute_the_asset_and_the_job_has_its_checks_as_steps_and_a_limit(site: Site) -> None:
+    """To materialize all takes a backup and drills nothing."""
+    site.set(DRILL_SQL_CHECKS="checks.sql")
+    config = load_config()
+    definitions = build_site_definitions(config)
+    executable = {key.to_user_string() for key in definitions.resolve_asset_graph().executable_asset_keys}
+    assert executable == {"database_dump", "minio_archive", "recovery_point"}
+    job = definitions.resolve_job_def("restore_drill_job")
+    assert {node.name for node in job.nodes} == DRILL.subjects
     assert {f"restore_drill_{name}" for name in DRILL_CHECK_NAMES} | {"restore_drill"} == DRILL.subjects
+    assert job.tags[MAX_RUNTIME_TAG] == "7200"
+    checks = list_drill_checks(config.definitions)
+    assert [spec.blocking for check in checks for spec in check.check_specs] == [True, True, True, True, False]
+
+
+def test_checks_that_are_not_configured_are_not_shown(site: Site) -> None:
+    def list_shown() -> set[str]:
+        return {key.name for key in build_site_definitions(load_config()).resolve_asset_graph().asset_check_keys}
+
+    shown = list_shown()
+    site.set(DRILL_SQL_CHECKS="checks.sql", BACKUP_PRESET="none")
+    assert shown - list_shown() == {"references_resolve", "referenced_pdfs_open", "live_references_resolve"}
+    assert list_shown() - shown == {"operator_checks_hold"}
+
+
+def test_the_checks_of_the_last_drill_are_told_again_when_somebody_starts_them_alone(backed_up: Site, instance: dg.DagsterInstance) -> None:
+    name_servers(backed_up)
+    assert backed_up.run(instance, "restore_drill_job").success
+    result = backed_up.run_selection(instance, dg.AssetSelection.checks_for_assets("restore_drill"))
+    assert {name: evaluation.passed for name, evaluation in evaluations_of(result).items()} == dict.fromkeys(
+        set(DRILL_CHECK_NAMES) - {"operator_checks_hold"}, True
+    )

@@ -173,7 +173,6 @@ def test_the_launchpad_tells_first_and_restores_when_confirmed(seeded_site: Site
         client_of(site.application.bucket).remove_object(site.application.bucket.bucket, key)
         assert launch(instance, objects=[key], confirm=site.application.bucket.bucket).success
         assert has_object(site, key)
-        assert not launch(instance).success
     log = read_restore_log(site.directory)
     assert (log[0].reason, log[0].result) == ("a look", "done: equal")
     assert len(log) == 3
@@ -208,13 +207,21 @@ def test_an_untouched_launchpad_alerts_nobody_and_what_was_confirmed_and_failed_
     with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
         site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url)
         outbox = Watcher("alert_outbox", instance)
-        assert not launch(instance).success
+        untouched = launch(instance)
+        assert untouched.success
+        [told] = untouched.asset_observations_for_node("restore_recovery_point")
+        assert "confirm" in str(told.metadata["how_to_restore"].value)
         outbox.look(2)
         assert inbox.texts == []
         assert not launch(instance, objects=[key], to_folder="../out", confirm="../out").success
         outbox.look(2)
         [alert] = inbox.alerts
         assert alert.startswith("[HIGH] Restore failed: restore_recovery_point\n")
+        # What only says what it would do succeeds, and ends nothing.
+        assert launch(instance).success
+        assert launch(instance, objects=[key], to_folder="out").success
+        outbox.look(2)
+        assert inbox.recoveries == []
         assert site.cli("restore-objects", "latest", key, "--to", str(site.folder / "out")).code == 0
         outbox.look(2)
         assert len(inbox.recoveries) == 1

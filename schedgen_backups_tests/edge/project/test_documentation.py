@@ -13,10 +13,9 @@ import typer
 from dotenv import dotenv_values
 
 from schedgen_backups.cli.main import app
+from schedgen_backups.config.config import load_config
 from schedgen_backups.config.variables import VARIABLES
-from schedgen_backups.defs.assets import database_dump, minio_archive, recovery_point
-from schedgen_backups.defs.checks import ALL_CHECKS
-from schedgen_backups.defs.drill import DRILL_CHECKS, restore_drill
+from schedgen_backups.defs.site import build_site_definitions
 
 pytestmark = [pytest.mark.edge]
 
@@ -60,9 +59,9 @@ def test_the_readme_names_every_command(readme: str) -> None:
 
 
 def test_the_readme_names_every_asset_and_every_check(readme: str) -> None:
-    names = {asset.key.to_user_string() for asset in (database_dump, minio_archive, recovery_point, restore_drill)}
-    names |= {spec.name for check in (*ALL_CHECKS, *DRILL_CHECKS) for spec in check.check_specs}
-    assert len(names) == 16
+    graph = build_site_definitions(load_config().with_values({"DRILL_SQL_CHECKS": "checks.sql"})).resolve_asset_graph()
+    names = {key.to_user_string() for key in graph.get_all_asset_keys()} | {key.name for key in graph.asset_check_keys}
+    assert len(names) == 20
     assert {name for name in names if name not in readme} == set()
 
 

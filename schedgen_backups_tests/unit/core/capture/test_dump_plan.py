@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.capture.dump_plan import LARGE_TABLE_BYTES, choose_separate_tables, make_pattern, place_separate_tables
+from schedgen_backups.core.capture.dump_plan import LARGE_TABLE_BYTES, choose_separate_tables, place_separate_tables
 from schedgen_backups.core.errors import DumpError
 from schedgen_backups.core.formats.dump_text import Segment, TableEnd, TableStart, Text, split_dump
+from schedgen_backups.core.postgres.pg_dump import leave_out_rows, make_pattern
 from schedgen_backups.core.postgres.snapshot import TableName
 from schedgen_backups_tests.support.artifacts import TableText, cut, make_dump_text
 
@@ -52,7 +53,8 @@ def test_a_table_of_another_alphabet_stays_with_the_rest() -> None:
 
 
 def test_a_pattern_quotes_what_the_name_holds() -> None:
-    assert make_pattern(TableName("two words", 'x".y')) == '"two words"."x"".y"'
+    assert make_pattern("two words", 'x".y') == '"two words"."x"".y"'
+    assert leave_out_rows([("a", "b")]) == ['--exclude-table-data="a"."b"']
 
 
 def place(text: bytes, tables: str, beside: str, borders: list[int]) -> bytes:

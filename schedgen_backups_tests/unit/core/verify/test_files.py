@@ -13,7 +13,7 @@ from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
 from schedgen_backups.core.formats.dump_file import DumpFileWriter
 from schedgen_backups.core.formats.dump_text import TableFacts
-from schedgen_backups.core.formats.records import MissedObject
+from schedgen_backups.core.formats.records import ExcludedTable, MissedObject
 from schedgen_backups.core.formats.tar_member import pack_object
 from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
 from schedgen_backups_tests.support.artifacts import (
@@ -207,6 +207,17 @@ def test_a_dump_has_the_rows_that_the_snapshot_counted(tmp_path: Path, counted: 
     assert result.summary.endswith(said)
     assert result.is_passed is ("as counted" in said)
     assert result.figures == ({"tables": len(counted), "rows": sum(counted.values())} if result.is_passed else {})
+
+
+def test_rows_that_were_to_be_left_out_fail_the_dump(tmp_path: Path) -> None:
+    """As a pg_dump might write that does not take the option."""
+    path = tmp_path / DUMP_NAME
+    jobs, gone = (ExcludedTable(schema_name="public", name=name) for name in ("jobs", "log"))
+    write_dump_text(path, TEXT, {("public", "users"): 1}, excluded_tables=(jobs, gone))
+    result = verify_dump_against_snapshot(path)
+    assert (result.status, "rows that were to be left out: public.jobs" in result.summary) == (CheckStatus.FAILED, True)
+    write_dump_text(path, TEXT, {("public", "users"): 1}, excluded_tables=(gone,))
+    assert verify_dump_against_snapshot(path).summary.endswith("left out: the rows of public.log")
 
 
 def test_objects_that_could_not_be_read_are_named_with_their_reasons(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""Tables in Markdown for the metadata of assets: what an operator reads in the UI instead of a list of numbers.
+
+Values of the operators and of the database go into cells as plain text. Add a table here; which asset shows it is its own business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.check_results import CheckStatus, LevelResult, Verification, VerificationLevel
+from schedgen_backups.core.catalog.pins import describe_pin
+from schedgen_backups.core.formats.records import TableEntry
+from schedgen_backups.core.model import ArtifactKind, Origin
+from schedgen_backups.core.units import describe_labels, format_age, format_bytes
+
+_LISTED_TABLES = 200
+_LISTED_POINTS = 50
+_SIGNS = re.compile(r"[\\`*_{}\[\]()<>#+!|~&]")
+"""What Markdown or HTML would read as more than itself (CommonMark 0.31, section 2.4)."""
+
+
+def make_overview(catalog: Catalog, now: datetime) -> str:
+    """Return a table of the newest recovery points, newest first: state, level, ages, sizes, pin and labels."""
+    points = catalog.list_points() if catalog.directory.is_dir() else ()
+    rows = [_describe_point(catalog, point, now) for point in reversed(points[-_LISTED_POINTS:])]
+    if len(points) > _LISTED_POINTS:
+        rows.append((f"{len(points) - _LISTED_POINTS} more", *[""] * 8))
+    header = ("recovery point", "state", "level", "age", "read", "restored", "database", "bucket", "pin, labels, reason")
+    return _make_table(header, rows, right=(6, 7))
+
+
+def make_levels_table(verification: Verification) -> str:
+    """Return a table of the levels of verification, lowest first, with status and time."""
+    rows = [(level.level.value, level.status.value, _describe_time(level)) for level in verification.levels()]
+    return _make_table(("level", "status", "checked (UTC)"), rows)
+
+
+def make_tables_table(tables: Iterable[TableEntry]) -> str:
+    """Return a table of the dump's largest tables with rows and sizes."""
+    largest = sorted(tables, key=lambda table: table.size_bytes, reverse=True)
+    rows = [(table.qualified_name, str(table.rows), format_bytes(table.size_bytes)) for table in largest[:_LISTED_TABLES]]
+    if len(largest) > _LISTED_TABLES:
+        rows.append((f"{len(largest) - _LISTED_TABLES} more", "", ""))
+    return _make_table(("table", "rows", "size"), rows, right=(1, 2))
+
+
+def make_list(lines: Iterable[str]) -> str:
+    """Return the lines as a list."""
+    return "\n".join(f"- {_escape(line)}" for line in lines)
+
+
+def _describe_point(catalog: Catalog, point: PointListing, now: datetime) -> tuple[str, ...]:
+    origin = point.manifest.origin if point.manifest else Origin()
+    passed = [level.level.value for level in point.verification.levels() if level.status is CheckStatus.PASSED]
+    sizes = [artifact.size_bytes if (artifact := point.artifact(kind)) else None for kind in ArtifactKind]
+    notes = (describe_pin(catalog, point.point_id), describe_labels(origin.labels), origin.reason)
+    return (
+        point.point_id.text,
+        point.state.value,
+        passed[-1] if passed else "-",
+        format_age(now - point.point_id.taken_at),
+        _describe_age(point.verification.level(VerificationLevel.STORED), now),
+        _describe_age(point.verification.level(VerificationLevel.RESTORED), now),
+        *("-" if size is None else format_bytes(size) for size in sizes),
+        "; ".join(filter(None, notes)),
+    )
+
+
+def _describe_age(level: LevelResult, now: datetime) -> str:
+    if level.checked_at is None or level.status is not CheckStatus.PASSED:
+        return "-"
+    return f"{format_age(now - level.checked_at)} ago"
+
+
+def _describe_time(level: LevelResult) -> str:
+    return f"{level.checked_at.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}" if level.checked_at is not None else "-"
+
+
+def _make_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+    rule = ("---:" if place in right else "---" for place in range(len(header)))
+    lines = (header, tuple(rule), *(tuple(map(_escape, row)) for row in rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _escape(text: str) -> str:
+    return _SIGNS.sub(r"\\\g<0>", " ".join(text.split()))
