@@ -1,4 +1,4 @@
-"""What an operator does in the Dagster UI: materialise a backup, see its checks green, open the Launchpad of a restore.
+"""What an operator does in the Dagster UI: backs up, looks, sees damage as red, drills, and restores from the Launchpad.
 
 Screenshots go to SCREENSHOTS where that is set; the best of them are in docs/images. What the runs do is tested in `edge/`.
 """
@@ -6,49 +6,134 @@ Screenshots go to SCREENSHOTS where that is set; the best of them are in docs/im
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.catalog.catalog import PointListing, PointState
+from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
+from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups_tests.browser.conftest import PATIENCE_MILLISECONDS
 from schedgen_backups_tests.edge.runs.test_cancel import running_dagster
+from schedgen_backups_tests.support.servers import run
 from schedgen_backups_tests.support.sites import Site, wait_until
 
 LOCATION = "schedgen_backups.definitions"
+ASSETS = ("live_system", "database_dump", "minio_archive", "recovery_point", "restore_drill")
 CHECKS = ("archive_is_readable", "every_object_is_archived", "references_resolve")
 
 
-def shoot(page: Page, name: str) -> None:
-    folder = os.environ.get("SCREENSHOTS")
-    if folder:
-        page.wait_for_timeout(1500)
-        page.screenshot(path=Path(folder) / f"{name}.png")
+class Operator:
+    """Somebody in front of the UI."""
+
+    def __init__(self, page: Page, site: Site, address: str) -> None:
+        self.page, self.site, self.address = page, site, address
+
+    def shoot(self, name: str) -> None:
+        folder = os.environ.get("SCREENSHOTS")
+        if folder:
+            self.page.wait_for_timeout(2500)
+            self.page.screenshot(path=Path(folder) / f"{name}.png")
+
+    def visit(self, path: str) -> None:
+        self.page.goto(f"{self.address}/{path}")
+
+    def visit_lineage(self) -> None:
+        self.visit(f"locations/{LOCATION}/asset-groups/backup/lineage")
+        for asset in ASSETS:
+            expect(self.page.get_by_text(asset, exact=True).first).to_be_visible()
+
+    def launch(self, job: str, config: str = "") -> str:
+        """Launch the job from its Launchpad, with this configuration in place of what stands there; return what became of the run."""
+        self.visit(f"locations/{LOCATION}/jobs/{job}/playground")
+        if config:
+            self.page.locator(".CodeMirror").first.click()
+            self.page.keyboard.press("Control+A")
+            self.page.keyboard.insert_text(config)
+        self.page.get_by_role("button", name="Launch Run").click()
+        self.page.wait_for_url("**/runs/*")
+        ended = self.page.get_by_text("Success", exact=True).or_(self.page.get_by_text("Failure", exact=True))
+        expect(ended.first).to_be_visible()
+        return ended.first.inner_text()
+
+    def wait_for_points(self, *states: PointState) -> PointListing:
+        wait_until(lambda: [point.state for point in self.site.points()] == list(states), f"the points are {states}")
+        return self.site.points()[-1]
 
 
-@pytest.mark.timeout(1200)
-def test_a_backup_is_materialised_its_checks_are_green_and_a_restore_waits_in_the_launchpad(site: Site, page: Page) -> None:
+@pytest.fixture
+def operator(site: Site, page: Page) -> Iterator[Operator]:
     [port] = free_ports(1)
     expect.set_options(timeout=PATIENCE_MILLISECONDS)
-    address = f"http://{LOOPBACK}:{port}"
+    site.set(BACKUP_NAME="Schedule Generator")
     with running_dagster(site, port):
-        page.goto(f"{address}/locations/{LOCATION}/jobs/backup_job")
-        page.get_by_role("button", name="Materialize all").click()
-        wait_until(lambda: [point.state for point in site.points()] == [PointState.VERIFIED], "the recovery point is committed and verified")
-        page.goto(f"{address}/assets/minio_archive?view=checks")
-        for check in CHECKS:
-            expect(page.get_by_text(check, exact=True).first).to_be_visible()
-        expect(page.get_by_text("Passed").first).to_be_visible()
-        expect(page.get_by_text("Failed", exact=True)).to_have_count(0)
-        shoot(page, "checks")
-        page.goto(f"{address}/locations/{LOCATION}/asset-groups/recovery_point/lineage")
-        for asset in ("database_dump", "minio_archive", "recovery_point"):
-            expect(page.get_by_text(asset, exact=True).first).to_be_visible()
-        shoot(page, "assets")
-        page.goto(f"{address}/locations/{LOCATION}/jobs/restore_job/playground")
-        expect(page.get_by_text("restore_recovery_point").first).to_be_visible()
-        expect(page.get_by_role("button", name="Launch Run")).to_be_visible()
-        shoot(page, "launchpad")
-    assert [point.state for point in site.points()] == [PointState.VERIFIED]
+        yield Operator(page, site, f"http://{LOOPBACK}:{port}")
+
+
+@pytest.mark.timeout(1800)
+def test_an_operator_backs_up_looks_drills_sees_damage_and_restores(operator: Operator) -> None:
+    page, site = operator.page, operator.site
+    operator.visit_lineage()
+    page.get_by_role("button", name="Materialize all").click()
+    point = operator.wait_for_points(PointState.VERIFIED)
+    # Nothing else was started by the button.
+    assert point.verification.level(VerificationLevel.RESTORED).status is CheckStatus.UNKNOWN
+
+    operator.visit("assets/minio_archive?view=checks")
+    for check in CHECKS:
+        expect(page.get_by_text(check, exact=True).first).to_be_visible()
+    expect(page.get_by_text("Passed").first).to_be_visible()
+    expect(page.get_by_text("Failed", exact=True)).to_have_count(0)
+    operator.shoot("checks")
+
+    assert operator.launch("restore_drill_job") == "Success"
+    operator.shoot("run-green")
+    assert site.points()[-1].verification.level(VerificationLevel.EQUAL).status is CheckStatus.PASSED
+    assert operator.launch("restore_drill_job") == "Success"
+    operator.visit("assets/restore_drill?view=plots")
+    expect(page.get_by_text("rto_seconds").first).to_be_visible()
+    operator.shoot("drill-plots")
+    operator.visit("assets/restore_drill?view=checks")
+    expect(page.get_by_text("point_is_equal", exact=True).first).to_be_visible()
+    operator.shoot("drill-checks")
+    operator.visit_lineage()
+    operator.shoot("lineage-green")
+    operator.visit("assets/recovery_point?view=overview")
+    expect(page.get_by_text(point.point_id.text).first).to_be_visible()
+    operator.shoot("overview")
+
+    assert operator.launch("restore_job") == "Success"
+    operator.shoot("launchpad-untouched")
+    operator.visit(f"locations/{LOCATION}/jobs/restore_job/playground")
+    expect(page.get_by_text("restore_recovery_point").first).to_be_visible()
+    operator.shoot("launchpad")
+
+    site.flip_bit(ArtifactKind.BUCKET)
+    assert operator.launch("verify_job") == "Failure"
+    operator.shoot("run-red")
+    operator.wait_for_points(PointState.FAILED)
+    operator.visit("assets/recovery_point?view=checks")
+    page.get_by_role("button", name="Execute all").click()
+    expect(page.get_by_text("Failed").first).to_be_visible()
+    operator.shoot("recovery-point-red")
+    operator.visit_lineage()
+    operator.shoot("lineage-red")
+
+    assert operator.launch("backup_job") == "Success"
+    operator.wait_for_points(PointState.FAILED, PointState.VERIFIED)
+    name = f"{site.application.database.database}_restored"
+    config = "ops:\n  restore_recovery_point:\n    config:\n      database: NAME\n"
+    try:
+        assert operator.launch("restore_job", config.replace("NAME", name)) == "Success"
+        operator.shoot("restore-said")
+        assert operator.launch("restore_job", config.replace("NAME", f"{name}\n      confirm: {name}")) == "Success"
+        restored = site.application.database.with_database(name)
+        assert run(restored, "SELECT count(*) FROM jobs") == run(site.application.database, "SELECT count(*) FROM jobs")
+    finally:
+        run(site.application.database, f"DROP DATABASE IF EXISTS {name}")
+    operator.visit("runs")
+    expect(page.get_by_text("restore_job").first).to_be_visible()
+    operator.shoot("runs")

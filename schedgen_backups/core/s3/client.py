@@ -36,7 +36,6 @@ from schedgen_backups.core.s3.refusals import (
     ObjectGoneError,
     ObjectRefusedError,
     explain_refusal,
-    make_missing_bucket_error,
     name_object,
 )
 from schedgen_backups.core.settings import BucketSettings
@@ -146,8 +145,10 @@ class BucketClient:
     def check_exists(self) -> None:
         """The bucket is there and the keys open it; BucketError (permanent) or BucketUnreachableError (retryable) otherwise."""
         with self.translate_errors(""):
-            if not self._client.bucket_exists(self._bucket):
-                raise make_missing_bucket_error(self.settings)
+            is_there = self._client.bucket_exists(self._bucket)
+        if not is_there:
+            # The answer to a HEAD cannot say why: versitygw 1.8.0 answers 404 to keys that it does not know. That to a listing says it.
+            next(self.list_objects(), None)
 
     def make_bucket(self) -> None:
         """The bucket is there, in the region of the settings; BucketError (permanent) where the keys may not make it."""

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 DISK_BYTES = 600 << 20
 """Of which nothing is written: mkfs.xfs wants 300 MB, mkfs.btrfs 110."""
 SECOND, THIRD = "20261123_020000", "20261124_020000"
-SETTLED_SECONDS = 2.1
+SETTLED_SECONDS = 3.2
 
 
 @pytest.fixture(params=["xfs", "btrfs"])
