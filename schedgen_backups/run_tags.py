@@ -7,7 +7,7 @@ from __future__ import annotations
 
 PREFIX = "backup/"
 _HIDDEN_PREFIX = ".dagster/backup_"
-POINT = f"{PREFIX}recovery_point"
+POINT = f"{PREFIX}point"
 """The recovery point that the run takes, drills or restores, so that the list of runs names it."""
 REASON = f"{PREFIX}reason"
 LABEL_PREFIX = f"{PREFIX}label."

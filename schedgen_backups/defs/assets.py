@@ -26,15 +26,13 @@ from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, Reco
 from schedgen_backups.core.units import describe_labels, format_bytes, parse_span
 from schedgen_backups.core.verify.commit import commit_point
 from schedgen_backups.defs.hooks import alert_on_step_failure, announce_recovery_point, report_start
-from schedgen_backups.defs.markdown import make_levels_table, make_overview, make_tables_table
 from schedgen_backups.defs.resources import POOL, BackupResource
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
+from schedgen_backups.monitoring.markdown import OVERVIEW_KEY, make_levels_table, make_overview, make_tables_table
 
 GROUP = "backup"
 OWNERS = ["team:operations"]
-OVERVIEW_KEY = "recovery_points"
-"""The table of all points in the metadata of `recovery_point`."""
 
 
 live_system = dg.AssetSpec(

@@ -97,7 +97,7 @@ def references_resolve(context: dg.AssetCheckExecutionContext, backup: dg.Resour
 @dg.asset_check(asset=recovery_point)
 def recovery_point_is_intact(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """No committed recovery point is damaged, failed or ahead of the clock. Looked at every few minutes by `freshness_watch`, too."""
-    return make_intact_result(_look_over(backup))
+    return make_intact_result(_look_over(backup), Catalog(backup.config.backup_directory))
 
 
 @dg.asset_check(asset=recovery_point)

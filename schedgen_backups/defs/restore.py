@@ -25,13 +25,13 @@ from schedgen_backups.core.restore.tables import TableRequest
 from schedgen_backups.core.restore.undelete import prepare_undelete
 from schedgen_backups.defs.assets import make_points_observation
 from schedgen_backups.defs.hooks import alert_on_step_failure
-from schedgen_backups.defs.markdown import make_list
 from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
+from schedgen_backups.monitoring.markdown import make_list
 
 _HOW_TO = """
-Nothing was written. Name in the Launchpad what is restored and where to, launch, and read what would happen; then launch again with `confirm`.
+Name in the Launchpad what is restored and where to, launch, and read what would happen; then launch again with `confirm`.
 
 | what | configuration |
 | --- | --- |
@@ -173,7 +173,7 @@ class _Work:
 def restore_recovery_point(context: dg.OpExecutionContext, config: RestoreConfig, backup: dg.ResourceParam[BackupResource]) -> None:
     """What the config names is restored; without its confirmation only what would happen was told."""
     if not (config.database or config.bucket or config.tables or config.objects or config.confirm):
-        context.log.warning("nothing was restored: the configuration names nothing. `how_to_restore` in this run's observation says how to go on.")
+        context.log.warning(f"nothing was restored: the configuration names nothing to restore{_HOW_TO}")
         context.log_event(dg.AssetObservation("restores", metadata={"how_to_restore": dg.MetadataValue.md(_HOW_TO)}))
         return
     if not config.confirm:

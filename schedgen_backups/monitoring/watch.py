@@ -11,9 +11,11 @@ import dagster as dg
 from pydantic import AwareDatetime
 
 from schedgen_backups.alerts.service import CLOCK_KEY, DAMAGE_KEY, STALE_CLOCK_KEY, STALE_KEY, AlertService
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import Overview, look_over
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Severity
+from schedgen_backups.monitoring.markdown import OVERVIEW_KEY, describe_points, make_overview
 
 RECOVERY_POINT_KEY = dg.AssetKey("recovery_point")
 INTACT_CHECK = "recovery_point_is_intact"
@@ -32,9 +34,14 @@ class WatchCursor(FrozenModel):
     reported_at: AwareDatetime | None = None
 
 
-def make_intact_result(overview: Overview) -> dg.AssetCheckResult:
-    """Return the result of the check on every point's files."""
-    return dg.AssetCheckResult(passed=overview.is_intact, severity=dg.AssetCheckSeverity.ERROR, description=overview.describe_intactness())
+def make_intact_result(overview: Overview, catalog: Catalog) -> dg.AssetCheckResult:
+    """Return the result of the check on every point's files, with the table of all points."""
+    return dg.AssetCheckResult(
+        passed=overview.is_intact,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=overview.describe_intactness(),
+        metadata={OVERVIEW_KEY: dg.MetadataValue.md(make_overview(catalog, overview.freshness.now))},
+    )
 
 
 def make_fresh_result(overview: Overview, max_age: timedelta, *, watched_since: datetime | None = None) -> dg.AssetCheckResult:
@@ -47,11 +54,11 @@ def watch_site(instance: dg.DagsterInstance, service: AlertService, cursor: Watc
     """Report what is wrong with the recovery points and what is right again; return the cursor for the next look, and the look in words."""
     overview = look_over(service.catalog, now)
     max_age = service.settings.max_age
-    intact = make_intact_result(overview)
+    intact = make_intact_result(overview, service.catalog)
     fresh = make_fresh_result(overview, max_age, watched_since=cursor.watched_since)
     newest = overview.freshness.newest
     # Not the age: it is another at every look.
-    words = f"{fresh.passed}; {newest.point_id if newest else None}; {intact.description}"
+    words = f"{fresh.passed}; {newest.point_id if newest else None}; {intact.description}; {describe_points(service.catalog)}"
     if words != cursor.reported or cursor.reported_at is None or now - cursor.reported_at >= _REPEAT:
         for name, result in ((INTACT_CHECK, intact), (FRESH_CHECK, fresh)):
             instance.report_runless_asset_event(
@@ -61,7 +68,7 @@ def watch_site(instance: dg.DagsterInstance, service: AlertService, cursor: Watc
                     passed=result.passed,
                     severity=result.severity,
                     description=result.description,
-                    metadata={},
+                    metadata=result.metadata,
                 )
             )
         cursor = cursor.model_copy(update={"reported": words, "reported_at": now})

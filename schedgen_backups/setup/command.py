@@ -37,6 +37,8 @@ def setup(
     minio_bucket: TextOption = None,
     minio_access_key: TextOption = None,
     minio_secret_key_file: FileOption = None,
+    preset: TextOption = None,
+    reference_query: TextOption = None,
     backup_dir: TextOption = None,
     schedule: TextOption = None,
     timezone: TextOption = None,
@@ -73,6 +75,8 @@ def setup(
         "MINIO_BUCKET": minio_bucket,
         "MINIO_ACCESS_KEY": minio_access_key,
         "MINIO_SECRET_KEY": _read_secret(minio_secret_key_file),
+        "BACKUP_PRESET": preset,
+        "BACKUP_REFERENCE_QUERY": reference_query,
         "BACKUP_DIR": backup_dir,
         "BACKUP_SCHEDULE": schedule,
         "BACKUP_TIMEZONE": timezone,
@@ -108,7 +112,7 @@ def setup(
         set_up(given, wishes, deployment, get_config(context).file, is_interactive=not yes, is_dry=dry_run)
     except (typer.Abort, KeyboardInterrupt):
         # typer would end with 1, which is the database's.
-        out.print("Cancelled. What was written before stays; setup can be called again.")
+        out.print("Cancelled. The answers of finished groups are kept for the next call of setup; what was written before stays.")
         raise CommandEnd(CANCELLED_EXIT_CODE) from None
 
 

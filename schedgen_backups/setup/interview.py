@@ -9,6 +9,8 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import typer
@@ -19,12 +21,16 @@ from schedgen_backups.cli.progress import print_precondition_results
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.cron import parse_cron
+from schedgen_backups.config.presets import NO_PRESET, PRESETS
 from schedgen_backups.config.reader import DEFAULTS
 from schedgen_backups.config.sources import parse_endpoint
 from schedgen_backups.core.errors import BackupError, ConfigurationError
+from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
 from schedgen_backups.doctor.checks import examine_bucket, examine_database
 from schedgen_backups.doctor.results import PreconditionResult, Verdict
+from schedgen_backups.setup.draft import Draft
 from schedgen_backups.setup.plan import Deployment, check_local_zone, check_path, make_calendar
+from schedgen_backups.setup.references import Offer, find_offers
 
 NOTHING = "-"
 """What a person types to empty a value."""
@@ -73,6 +79,10 @@ TIMES = (
     Question("BACKUP_TIMEZONE", "Time zone of that", ZoneInfo, "a time zone's name such as Africa/Johannesburg"),
     Question("BACKUP_RETENTION_DAYS", "Keep recovery points for so many days", lambda text: _parse_number(text, 36500), "a number of days"),
 )
+REFERENCES = (
+    Question("BACKUP_PRESET", "Application whose tables name the objects", PRESETS.__getitem__, f"one of {', '.join(PRESETS)}"),
+    Question("BACKUP_REFERENCE_QUERY", "Query for the keys of the objects"),
+)
 NAME = Question("BACKUP_NAME", "What people call this installation, such as production: it stands in every alert")
 CHANNELS = (
     Question("BACKUP_ALERT_WEBHOOK_URL", "Address that gets alerts (Slack, Discord, Teams, …)", is_hidden=True),
@@ -85,6 +95,14 @@ MAIL = (
     Question("SMTP_USER", "Login, where it wants one"),
     Question("SMTP_PASSWORD", "The login's password", is_hidden=True),
 )
+
+
+class Ask(Protocol):
+    """Asks a group of questions."""
+
+    def __call__(self, *, is_again: bool) -> None:
+        """Ask; `is_again` when the answers did not work."""
+        ...
 
 
 @dataclass
@@ -100,6 +118,8 @@ class Interview:
     is_interactive: bool
     is_told: bool
     """Whether a test alert may be sent."""
+    draft: Draft | None = None
+    """Where answers are kept after each group of questions; None for nowhere."""
     answers: dict[str, str] = field(default_factory=dict[str, str])
 
     def ask_all(self, deployment: Deployment) -> dict[str, str]:
@@ -107,6 +127,12 @@ class Interview:
         is_elsewhere = deployment is Deployment.COMPOSE
         self._ask_group("database", DATABASE, lambda: self._try_database(is_elsewhere=is_elsewhere))
         self._ask_group("bucket", BUCKET, lambda: self._try_bucket(is_elsewhere=is_elsewhere))
+        try_references = partial(self._try_references, is_elsewhere=is_elsewhere)
+        if self.is_interactive and not self.given & {question.name for question in REFERENCES}:
+            offers = self._find_offers(is_elsewhere=is_elsewhere)
+            self._ask_until_right("references", partial(self._ask_references, offers), try_references)
+        else:
+            self._ask_group("references", REFERENCES, try_references)
         times = TIMES if is_elsewhere else (DIRECTORY, *TIMES)
         self._ask_group("schedule and retention", times, lambda: self._try_times(deployment))
         self._ask_group("alerts", (NAME, *CHANNELS), self._try_channels)
@@ -122,26 +148,77 @@ class Interview:
 
     def _ask_group(self, subject: str, questions: Iterable[Question], attempt: Callable[[], None]) -> None:
         asked = tuple(questions)
-        is_again = False
-        while True:
+
+        def ask(*, is_again: bool) -> None:
             for question in asked:
                 self._ask(question, is_again=is_again)
+            if subject == "alerts" and self.answers["BACKUP_ALERT_EMAIL"]:
+                for question in MAIL:
+                    self._ask(question, is_again=is_again)
+
+        self._ask_until_right(subject, ask, attempt)
+
+    def _ask_until_right(self, subject: str, ask: Ask, attempt: Callable[[], None]) -> None:
+        """Ask, try, and ask again until it works or is to be kept all the same; then the answers survive an interruption."""
+        is_again = False
+        while True:
+            ask(is_again=is_again)
             try:
-                if subject == "alerts" and self.answers["BACKUP_ALERT_EMAIL"]:
-                    for question in MAIL:
-                        self._ask(question, is_again=is_again)
                 attempt()
+                break
             except BackupError as error:
                 if not self.is_interactive:
                     raise
                 out.print(f"[bold red]{escape(subject)}:[/] {escape(error.message)}")
                 if error.hint:
                     out.print(f"[bold]what to do:[/] {escape(error.hint)}")
-                if typer.confirm("Keep these answers all the same?", default=False):
-                    return
-                is_again = True
-            else:
-                return
+            if typer.confirm("Keep these answers all the same?", default=False):
+                break
+            is_again = True
+        if self.draft is not None:
+            self.draft.write(self.answers)
+
+    def _ask_references(self, offers: tuple[Offer, ...], *, is_again: bool) -> None:
+        """Offer what was found in the database; a SELECT of one's own is an answer, too."""
+        known = {question.name: self.known.values.get(question.name, "").strip() or DEFAULTS[question.name] for question in REFERENCES}
+        nothing = "nothing says which objects the rows refer to: then nobody notices when one is missing"
+        for number, text in () if is_again else enumerate((nothing, *(offer.text for offer in offers))):
+            out.print(f"  [bold]{number}[/]  {escape(text)}")
+
+        def take(text: str) -> dict[str, str]:
+            answer = text.strip()
+            if answer == "0":
+                return {"BACKUP_PRESET": NO_PRESET, "BACKUP_REFERENCE_QUERY": ""}
+            if answer.isascii() and answer.isdecimal():
+                if int(answer) > len(offers):
+                    raise typer.BadParameter(f"a number from 0 to {len(offers)}, or a SELECT of one column")
+                return offers[int(answer) - 1].values
+            return {**known, "BACKUP_REFERENCE_QUERY": answer}
+
+        default = known["BACKUP_REFERENCE_QUERY"] or ("1" if offers else "0")
+        self.answers |= typer.prompt("Where are the keys of the objects (a number, or a SELECT of one column)", default=default, value_proc=take)
+
+    def _find_offers(self, *, is_elsewhere: bool) -> tuple[Offer, ...]:
+        config = self.config
+        try:
+            if is_elsewhere and not self._can_be_asked():
+                return ()
+            return find_offers(config.database, config.bucket, config.capture.transfer)
+        except BackupError as error:
+            out.print(f"[yellow]references:[/] nothing can be offered: {escape(error.message)}")
+            return ()
+
+    def _can_be_asked(self) -> bool:
+        config = self.config
+        return all(map(_is_known_here, (config.database.host, config.bucket.endpoint.rpartition(":")[0])))
+
+    def _try_references(self, *, is_elsewhere: bool) -> None:
+        config = self.config
+        # Without a terminal nobody chose it: a preset whose tables are not there is told by `doctor`, and no reason to set up nothing.
+        is_chosen = self.is_interactive or bool(config.values.get("BACKUP_REFERENCE_QUERY", "").strip())
+        if not config.capture.references.is_configured or not is_chosen or (is_elsewhere and not self._can_be_asked()):
+            return
+        out.print(escape(describe_consistency(check_consistency(config.live_application))))
 
     def _ask(self, question: Question, *, is_again: bool) -> None:
         known = self.answers.get(question.name, self.known.values.get(question.name, "").strip() or DEFAULTS[question.name])

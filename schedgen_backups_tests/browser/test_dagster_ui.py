@@ -73,44 +73,56 @@ def operator(site: Site, page: Page) -> Iterator[Operator]:
         yield Operator(page, site, f"http://{LOOPBACK}:{port}")
 
 
-@pytest.mark.timeout(1800)
-def test_an_operator_backs_up_looks_drills_sees_damage_and_restores(operator: Operator) -> None:
-    page, site = operator.page, operator.site
+def back_up_and_look(operator: Operator) -> PointListing:
+    """By the button that starts everything that can be started."""
+    page = operator.page
     operator.visit_lineage()
     page.get_by_role("button", name="Materialize all").click()
     point = operator.wait_for_points(PointState.VERIFIED)
-    # Nothing else was started by the button.
     assert point.verification.level(VerificationLevel.RESTORED).status is CheckStatus.UNKNOWN
-
     operator.visit("assets/minio_archive?view=checks")
     for check in CHECKS:
         expect(page.get_by_text(check, exact=True).first).to_be_visible()
     expect(page.get_by_text("Passed").first).to_be_visible()
     expect(page.get_by_text("Failed", exact=True)).to_have_count(0)
     operator.shoot("checks")
+    return point
 
-    assert operator.launch("restore_drill_job") == "Success"
+
+def drill_twice(operator: Operator) -> None:
+    page = operator.page
+    for _time in range(2):
+        assert operator.launch("restore_drill_job") == "Success"
     operator.shoot("run-green")
-    assert site.points()[-1].verification.level(VerificationLevel.EQUAL).status is CheckStatus.PASSED
-    assert operator.launch("restore_drill_job") == "Success"
-    operator.visit("assets/restore_drill?view=plots")
-    expect(page.get_by_text("rto_seconds").first).to_be_visible()
-    operator.shoot("drill-plots")
+    assert operator.site.points()[-1].verification.level(VerificationLevel.EQUAL).status is CheckStatus.PASSED
     operator.visit("assets/restore_drill?view=checks")
     expect(page.get_by_text("point_is_equal", exact=True).first).to_be_visible()
+    expect(page.get_by_text("operator_checks_hold")).to_have_count(0)
     operator.shoot("drill-checks")
+    operator.visit("assets/restore_drill?view=overview")
+    page.get_by_role("button", name="Plots").click()
+    expect(page.get_by_text("rto_seconds").first).to_be_visible()
+    operator.shoot("drill-plots")
     operator.visit_lineage()
     operator.shoot("lineage-green")
+
+
+def look_at_all_points(operator: Operator, point: PointListing) -> None:
+    """The table is there after a backup, and what a drill changed of it is in the check."""
+    page = operator.page
     operator.visit("assets/recovery_point?view=overview")
+    expect(page.get_by_text("proofs, pin, labels, reason")).to_be_visible()
     expect(page.get_by_text(point.point_id.text).first).to_be_visible()
     operator.shoot("overview")
+    operator.visit("assets/recovery_point?view=checks&checkDetail=recovery_point_is_intact")
+    page.get_by_role("button", name="Execute all").click()
+    page.get_by_text("Show Markdown").first.click()
+    expect(page.get_by_text("restored 0 min ago").first).to_be_visible()
+    operator.shoot("overview-in-check")
 
-    assert operator.launch("restore_job") == "Success"
-    operator.shoot("launchpad-untouched")
-    operator.visit(f"locations/{LOCATION}/jobs/restore_job/playground")
-    expect(page.get_by_text("restore_recovery_point").first).to_be_visible()
-    operator.shoot("launchpad")
 
+def damage_and_see_red(operator: Operator) -> None:
+    page, site = operator.page, operator.site
     site.flip_bit(ArtifactKind.BUCKET)
     assert operator.launch("verify_job") == "Failure"
     operator.shoot("run-red")
@@ -118,22 +130,39 @@ def test_an_operator_backs_up_looks_drills_sees_damage_and_restores(operator: Op
     operator.visit("assets/recovery_point?view=checks")
     page.get_by_role("button", name="Execute all").click()
     expect(page.get_by_text("Failed").first).to_be_visible()
-    operator.shoot("recovery-point-red")
     operator.visit_lineage()
     operator.shoot("lineage-red")
 
+
+def restore_from_the_launchpad(operator: Operator) -> None:
+    site = operator.site
+    database = site.application.database
+    name = f"{database.database}_restored"
+    config = f"ops:\n  restore_recovery_point:\n    config:\n      database: {name}\n"
+    operator.visit(f"locations/{LOCATION}/jobs/restore_job/playground")
+    expect(operator.page.get_by_text("restore_recovery_point").first).to_be_visible()
+    operator.shoot("launchpad")
+    assert operator.launch("restore_job") == "Success"
+    operator.shoot("launchpad-untouched")
+    try:
+        assert operator.launch("restore_job", config) == "Success"
+        operator.shoot("restore-said")
+        assert operator.launch("restore_job", f"{config}      confirm: {name}\n") == "Success"
+        counted = "SELECT count(*) FROM jobs"
+        assert run(database.with_database(name), counted) == run(database, counted)
+    finally:
+        run(database, f"DROP DATABASE IF EXISTS {name}")
+    operator.visit("runs")
+    expect(operator.page.get_by_text("restore_job").first).to_be_visible()
+    operator.shoot("runs")
+
+
+@pytest.mark.timeout(1800)
+def test_an_operator_backs_up_looks_drills_sees_damage_and_restores(operator: Operator) -> None:
+    point = back_up_and_look(operator)
+    drill_twice(operator)
+    look_at_all_points(operator, point)
+    damage_and_see_red(operator)
     assert operator.launch("backup_job") == "Success"
     operator.wait_for_points(PointState.FAILED, PointState.VERIFIED)
-    name = f"{site.application.database.database}_restored"
-    config = "ops:\n  restore_recovery_point:\n    config:\n      database: NAME\n"
-    try:
-        assert operator.launch("restore_job", config.replace("NAME", name)) == "Success"
-        operator.shoot("restore-said")
-        assert operator.launch("restore_job", config.replace("NAME", f"{name}\n      confirm: {name}")) == "Success"
-        restored = site.application.database.with_database(name)
-        assert run(restored, "SELECT count(*) FROM jobs") == run(site.application.database, "SELECT count(*) FROM jobs")
-    finally:
-        run(site.application.database, f"DROP DATABASE IF EXISTS {name}")
-    operator.visit("runs")
-    expect(page.get_by_text("restore_job").first).to_be_visible()
-    operator.shoot("runs")
+    restore_from_the_launchpad(operator)

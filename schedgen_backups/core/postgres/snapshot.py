@@ -7,7 +7,7 @@ to. Add what must be of the same moment as the dump. Connecting is the business 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from heapq import merge
@@ -74,6 +74,8 @@ SELECT n.nspname, c.relname, m.nspname, d.relname, k.conname FROM pg_catalog.pg_
 JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_class d ON d.oid = k.confrelid JOIN pg_catalog.pg_namespace m ON m.oid = d.relnamespace
 WHERE k.contype = 'f' ORDER BY 1, 2, 5"""
+_JOIN_COLUMNS = """
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid JOIN pg_catalog.pg_type t ON t.oid = a.atttypid WHERE"""
 _KEYS_PER_BLOCK = 1000
 _KEEP_ALIVE_SECONDS = 1.0
 """Proxies are set to seconds where somebody means it well (HAProxy's manual shows 5 s for tests, 30 s and more otherwise)."""
@@ -84,6 +86,14 @@ class TableName:
     """A table that holds rows of its own: ordinary tables and the leaves of partitioned ones."""
 
     schema_name: str
+    name: str
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """A column of text of a table that holds rows."""
+
+    table: TableName
     name: str
 
 
@@ -103,6 +113,10 @@ class DatabaseFacts:
     def server_major(self) -> int:
         """The server's major version."""
         return self.session.server_major
+
+
+class _EnoughReadError(Exception):
+    """Ends a savepoint by rolling it back."""
 
 
 class Snapshot:
@@ -310,6 +324,26 @@ class Snapshot:
             found = self._connection.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (name,)).fetchone()
             self._connection.execute(_TAKE_SAFE_PATH)
         return bool(found and found[0])
+
+    def list_text_columns(self) -> tuple[TextColumn, ...]:
+        """Every column of text that the role may read, in the order of tables and columns. Columns that the server computes have no rows to read."""
+        rows = self._rows(
+            f"""SELECT n.nspname, c.relname, a.attname {_USER_RELATIONS.replace("WHERE", _JOIN_COLUMNS, 1)}
+            AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND t.typcategory = 'S'
+            AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')
+            ORDER BY 1, 2, a.attnum"""
+        )
+        return tuple(TextColumn(TableName(str(schema), str(table)), str(name)) for schema, table, name in rows)
+
+    @contextmanager
+    def open_text_column(self, column: TextColumn) -> Generator[Iterator[str], None, None]:
+        """Its values that are not NULL, one after the other, within the block, which may be left before the last one."""
+        # A COPY that is not read to its end is an error of the server's, which ends with the savepoint.
+        with translate_errors(self._settings), suppress(_EnoughReadError), self._connection.transaction():
+            values = read_columns(self._connection, _name(column.table), (column.name,))
+            with closing(cast("Generator[tuple[bytes | None, ...], None, None]", values)):
+                yield (_decode(value) for (value,) in values if value is not None)
+            raise _EnoughReadError
 
     def _find_reference_tables(self, wanted: KeyColumns) -> tuple[dict[TableName, tuple[int, ...]], str]:
         """Return the tables that the built-in query reads, with the types of the columns, and why it cannot be read where it cannot."""

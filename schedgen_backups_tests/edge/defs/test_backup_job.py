@@ -125,8 +125,9 @@ def test_the_recovery_point_shows_how_far_it_was_verified(site: Site, instance: 
     statuses = {"| stored": "passed", "| parsed": "passed", "| coherent": "passed", "| restored": "unknown", "| equal": "unknown"}
     assert levels == [list(pair) for pair in statuses.items()]
     overview = str(metadata["recovery_points"].value).splitlines()
-    assert overview[-1].startswith(f"| {point.point_id.text.replace('_', chr(92) + '_')} | verified | coherent | 0 min | 0 min ago | - | ")
-    assert overview[-1].endswith(" | before the move |")
+    cells = overview[-1].strip("| ").split(" | ")
+    assert [cells[0].replace("\\", ""), *cells[1:4]] == [point.point_id.text, "verified", "coherent", "0\N{NO-BREAK SPACE}min"]
+    assert cells[-1] == "read 0 min ago; before the move"
     assert {record.tags[run_tags.POINT] for record in instance.get_runs()} == {point.point_id.text}
     assert metadata["levels_passed"] == dg.MetadataValue.int(3)
     assert metadata["references"] == dg.MetadataValue.int(seeded.objects)

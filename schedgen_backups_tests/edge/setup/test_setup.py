@@ -207,6 +207,15 @@ def answer_questions(person: Person, machine: Machine, *, is_here: bool, is_cron
     person.expect("bucket:")
     person.answer("Keep these answers", "n")
     person.answer_all([("S3 server", ""), *bucket, ("Its secret key", "")])
+    person.expect("the tables of the preset schedgen")
+    person.expect('SELECT "s3_key" FROM "public"."jobs"')
+    person.answer("Where are the keys of the objects", "SELECT key FROM nowhere")
+    person.expect("BACKUP_REFERENCE_QUERY cannot be used")
+    person.answer("Keep these answers", "n")
+    person.answer("Where are the keys of the objects", "9")
+    person.expect("a number from 0 to")
+    person.answer("Where are the keys of the objects")
+    person.expect("0 rows without their object")
     if is_here:
         person.answer("Folder for recovery points", str(machine.points))
     person.answer("When to back up", "every night")
@@ -285,6 +294,35 @@ def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_po
         line = (machine.places["cron-dir"] / "schedgen-backups").read_text(encoding="utf-8").splitlines()[-1]
         assert line.startswith(f"30 1 * * 1-5 {pwd.getpwuid(os.geteuid()).pw_name} cd {machine.folder} && ")
     assert bool(units) is (deployment == "systemd")
+
+
+def test_answers_survive_an_interruption_and_are_forgotten_in_the_end(machine: Machine) -> None:
+    person = Person(machine, "--no-first-backup", "--deployment", "none")
+    database = [
+        ("Database server", machine.database.host),
+        ("Its port", str(machine.database.port)),
+        ("Role that may read the database", machine.database.user),
+        ("Database", machine.database.database),
+        ("The role's password", machine.database.password),
+    ]
+    person.answer_all(database)
+    person.expect("S3 server")
+    person.interrupt()
+    assert person.see_the_end() == 130
+    [draft] = machine.folder.glob(".env*")
+    assert stat.S_IMODE(draft.stat().st_mode) == 0o600
+    again = Person(machine, "--no-first-backup", "--deployment", "none", "--backup-dir", str(machine.points))
+    again.expect("The answers of a setup that was not finished")
+    again.answer_all([(prompt, "") for prompt, _text in database])
+    again.answer_all([("S3 server", machine.bucket.endpoint), ("Does it speak https", ""), ("Bucket", machine.bucket.bucket)])
+    again.answer_all([("Access key", machine.bucket.access_key), ("Its secret key", machine.bucket.secret_key)])
+    again.answer("Where are the keys of the objects", "0")
+    again.answer_all([(prompt, "") for prompt in ("When to back up", "Time zone", "Keep recovery points", "What people call", "Address that", "Who gets")])
+    assert again.see_the_end() == 0, again.seen
+    assert dotenv_values(machine.env)["POSTGRES_PASSWORD"] == machine.database.password
+    assert dotenv_values(machine.env)["BACKUP_PRESET"] == "none"
+    assert [path.name for path in machine.folder.glob(".env*")] == [".env"]
+    assert_secrets_are_kept(machine, person.seen + again.seen)
 
 
 def test_a_deployment_is_known_again_exchanged_and_removed(machine: Machine) -> None:

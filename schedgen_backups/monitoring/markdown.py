@@ -5,6 +5,7 @@ Values of the operators and of the database go into cells as plain text. Add a t
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -18,18 +19,30 @@ from schedgen_backups.core.units import describe_labels, format_age, format_byte
 
 _LISTED_TABLES = 200
 _LISTED_POINTS = 50
+_OVERVIEW_HEADER = ("recovery point", "state", "level", "age", "size", "proofs, pin, labels, reason")
+OVERVIEW_KEY = "recovery_points"
+"""The table of all points in the metadata of `recovery_point` and of its check."""
 _SIGNS = re.compile(r"[\\`*_{}\[\]()<>#+!|~&]")
 """What Markdown or HTML would read as more than itself (CommonMark 0.31, section 2.4)."""
 
 
 def make_overview(catalog: Catalog, now: datetime) -> str:
-    """Return a table of the newest recovery points, newest first: state, level, ages, sizes, pin and labels."""
+    """Return a table of the newest recovery points, newest first: state, level, ages, sizes, pin and labels. It fits beside the keys of metadata."""
     points = catalog.list_points() if catalog.directory.is_dir() else ()
     rows = [_describe_point(catalog, point, now) for point in reversed(points[-_LISTED_POINTS:])]
     if len(points) > _LISTED_POINTS:
-        rows.append((f"{len(points) - _LISTED_POINTS} more", *[""] * 8))
-    header = ("recovery point", "state", "level", "age", "read", "restored", "database", "bucket", "pin, labels, reason")
-    return _make_table(header, rows, right=(6, 7))
+        rows.append((f"{len(points) - _LISTED_POINTS} more", *[""] * (len(_OVERVIEW_HEADER) - 1)))
+    return _make_table(_OVERVIEW_HEADER, rows)
+
+
+def describe_points(catalog: Catalog) -> str:
+    """Return the same without what differs at every look, in a form for programs: who compares two of them sees whether anything changed."""
+    points = catalog.list_points() if catalog.directory.is_dir() else ()
+    described = [
+        (point.point_id.text, point.state.value, [level.status.value for level in point.verification.levels()], describe_pin(catalog, point.point_id))
+        for point in points
+    ]
+    return hashlib.sha256(repr(described).encode()).hexdigest()
 
 
 def make_levels_table(verification: Verification) -> str:
@@ -57,22 +70,24 @@ def _describe_point(catalog: Catalog, point: PointListing, now: datetime) -> tup
     passed = [level.level.value for level in point.verification.levels() if level.status is CheckStatus.PASSED]
     sizes = [artifact.size_bytes if (artifact := point.artifact(kind)) else None for kind in ArtifactKind]
     notes = (describe_pin(catalog, point.point_id), describe_labels(origin.labels), origin.reason)
+    proofs = {"read": VerificationLevel.STORED, "restored": VerificationLevel.RESTORED}
+    ages = [f"{verb} {age} ago" for verb, level in proofs.items() if (age := _describe_age(point.verification.level(level), now))]
     return (
         point.point_id.text,
         point.state.value,
         passed[-1] if passed else "-",
-        format_age(now - point.point_id.taken_at),
-        _describe_age(point.verification.level(VerificationLevel.STORED), now),
-        _describe_age(point.verification.level(VerificationLevel.RESTORED), now),
-        *("-" if size is None else format_bytes(size) for size in sizes),
-        "; ".join(filter(None, notes)),
+        _keep_together(format_age(now - point.point_id.taken_at)),
+        _keep_together(" + ".join("-" if size is None else format_bytes(size) for size in sizes)),
+        "; ".join(filter(None, (*ages, *notes))),
     )
 
 
 def _describe_age(level: LevelResult, now: datetime) -> str:
-    if level.checked_at is None or level.status is not CheckStatus.PASSED:
-        return "-"
-    return f"{format_age(now - level.checked_at)} ago"
+    return format_age(now - level.checked_at) if level.checked_at is not None and level.status is CheckStatus.PASSED else ""
+
+
+def _keep_together(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _describe_time(level: LevelResult) -> str:
@@ -86,4 +101,4 @@ def _make_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Seq
 
 
 def _escape(text: str) -> str:
-    return _SIGNS.sub(r"\\\g<0>", " ".join(text.split()))
+    return _SIGNS.sub(r"\\\g<0>", re.sub(r"[ \t\r\n\f\v]+", " ", text))

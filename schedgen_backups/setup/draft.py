@@ -1,0 +1,44 @@
+"""The answers of an interview that was not finished: kept beside the environment file, as private as that, until setup has written it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from schedgen_backups.config.variables import NAMES
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.system.files import read_small_file, write_atomically
+
+
+class Draft:
+    """One such file."""
+
+    def __init__(self, env_path: Path) -> None:
+        self.path = env_path.with_name(f"{env_path.name}.setup")
+
+    def read(self) -> dict[str, str]:
+        """Return the answers of the last interview; nothing where it came to its end, or the file is none of ours."""
+        try:
+            answers = json.loads(read_small_file(self.path))
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(answers, dict):
+            return {}
+        found: dict[object, object] = answers  # pyright: ignore[reportUnknownVariableType] - from JSON
+        return {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, str) and name in NAMES}
+
+    def write(self, answers: Mapping[str, str]) -> None:
+        """Keep the answers. ConfigurationError where the folder cannot be written: the environment file could not be either."""
+        try:
+            write_atomically(self.path, json.dumps(answers).encode())
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.path.parent} cannot be written: {error.strerror}", hint="Call setup as a user who may write the environment file."
+            ) from error
+
+    def remove(self) -> None:
+        """Forget them."""
+        with suppress(FileNotFoundError):
+            self.path.unlink()

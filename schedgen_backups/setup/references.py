@@ -1,0 +1,60 @@
+"""Finds out where a database keeps the keys of a bucket's objects: known applications by their tables, others by comparing columns with keys.
+
+Rows are read without planning a query on their tables, and only some of them: what is found is an offer, which `setup` then tries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+from psycopg import sql
+
+from schedgen_backups.config.presets import NO_PRESET, PRESETS
+from schedgen_backups.config.reader import DEFAULTS
+from schedgen_backups.core.postgres.snapshot import TextColumn, open_snapshot
+from schedgen_backups.core.s3.client import BucketClient
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, TransferSettings
+
+_KEYS_LIMIT = 100_000
+"""Of a bucket: 10 MB of memory, and a few seconds of listing."""
+_ROWS_LIMIT = 2000
+_OFFERS_LIMIT = 5
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Where the keys may be, and how much speaks for it."""
+
+    text: str
+    """What a person reads."""
+    preset: str = NO_PRESET
+    query: str = ""
+    """Empty for what the preset reads."""
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The variables that stand for it."""
+        return {"BACKUP_PRESET": self.preset if not self.query else DEFAULTS["BACKUP_PRESET"], "BACKUP_REFERENCE_QUERY": self.query}
+
+
+def find_offers(database: DatabaseSettings, bucket: BucketSettings, transfer: TransferSettings) -> tuple[Offer, ...]:
+    """Return where the keys may be, the likeliest first; nothing where no column holds one. Errors of database and bucket are raised."""
+    with BucketClient(bucket, threads=1, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
+        keys = {listed.key for listed in islice(client.list_objects(), _KEYS_LIMIT)}
+    offers: list[Offer] = []
+    found: list[tuple[int, int, TextColumn]] = []
+    with open_snapshot(database, stall_timeout_seconds=transfer.stall_timeout_seconds) as snapshot:
+        for name, preset in PRESETS.items():
+            if preset.built_in is not None and not snapshot.find_reference_problem(preset):
+                offers.append(Offer(f"the tables of the preset {name}: {preset.query}", preset=name))
+        for column in snapshot.list_text_columns():
+            with snapshot.open_text_column(column) as read:
+                values = list(islice(filter(None, read), _ROWS_LIMIT))
+            if hits := sum(value in keys for value in values):
+                found.append((hits, len(values), column))
+    found.sort(key=lambda each: (each[0] / each[1], each[0]), reverse=True)
+    for hits, count, column in found[:_OFFERS_LIMIT]:
+        query = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(column.name), sql.Identifier(column.table.schema_name, column.table.name))
+        offers.append(Offer(f"{query.as_string(None)}: {hits} of the first {count} values are keys of the bucket", query=query.as_string(None)))
+    return tuple(offers)
