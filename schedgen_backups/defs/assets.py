@@ -178,10 +178,10 @@ def recovery_point(context: dg.AssetExecutionContext, backup: dg.ResourceParam[B
     now = datetime.now(timezone.utc)
     return dg.MaterializeResult(
         metadata={
+            OVERVIEW_KEY: dg.MetadataValue.md(make_overview(catalog, now)),
             "recovery_point": point_id.text,
             "snapshot_at": dg.MetadataValue.timestamp(manifest.snapshot_at),
             "levels": dg.MetadataValue.md(make_levels_table(verification)),
-            OVERVIEW_KEY: dg.MetadataValue.md(make_overview(catalog, now)),
             "size": format_bytes(size_bytes),
             "bytes": size_bytes,
             "references": references.reference_count,

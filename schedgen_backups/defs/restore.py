@@ -79,6 +79,11 @@ class _Work:
         self._service = RestoreService(Catalog(site.backup_directory), site.capture, options, report=self._log.info)
         self._point: PointListing = resolve_point(self._service.catalog, config.point, as_of=config.as_of)
 
+    @property
+    def point_id(self) -> str:
+        """The id of the point that is restored."""
+        return self._point.point_id.text
+
     def run(self) -> dict[str, dg.MetadataValue]:
         """What was found and done, for the run's events."""
         if self._config.tables:
@@ -173,13 +178,15 @@ class _Work:
 def restore_recovery_point(context: dg.OpExecutionContext, config: RestoreConfig, backup: dg.ResourceParam[BackupResource]) -> None:
     """What the config names is restored; without its confirmation only what would happen was told."""
     if not (config.database or config.bucket or config.tables or config.objects or config.confirm):
-        context.log.warning(f"nothing was restored: the configuration names nothing to restore{_HOW_TO}")
+        context.log.warning("nothing was restored: the configuration names nothing to restore. `how_to_restore` below says how to go on.")
         context.log_event(dg.AssetObservation("restores", metadata={"how_to_restore": dg.MetadataValue.md(_HOW_TO)}))
         return
     if not config.confirm:
         context.instance.add_run_tags(context.run_id, {f"{run_tags.ALERTED_PREFIX}{context.op.name}": run_tags.REHEARSAL})
     with explain_failure(VERIFICATION_EXIT_CODE):
-        found = _Work(context, config, backup.config).run()
+        work = _Work(context, config, backup.config)
+        context.instance.add_run_tags(context.run_id, {run_tags.POINT: work.point_id})
+        found = work.run()
     context.log_event(dg.AssetObservation("restores", description=config.reason or None, metadata=found))
     context.log_event(make_points_observation(Catalog(backup.config.backup_directory)))
 

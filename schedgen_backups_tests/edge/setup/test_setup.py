@@ -317,7 +317,9 @@ def test_answers_survive_an_interruption_and_are_forgotten_in_the_end(machine: M
     again.answer_all([("S3 server", machine.bucket.endpoint), ("Does it speak https", ""), ("Bucket", machine.bucket.bucket)])
     again.answer_all([("Access key", machine.bucket.access_key), ("Its secret key", machine.bucket.secret_key)])
     again.answer("Where are the keys of the objects", "0")
-    again.answer_all([(prompt, "") for prompt in ("When to back up", "Time zone", "Keep recovery points", "What people call", "Address that", "Who gets")])
+    again.answer_all(
+        [(prompt, "") for prompt in ("When to back up", "Time zone", "Keep recovery points", "What people call", "Address that", "Who gets")]
+    )
     assert again.see_the_end() == 0, again.seen
     assert dotenv_values(machine.env)["POSTGRES_PASSWORD"] == machine.database.password
     assert dotenv_values(machine.env)["BACKUP_PRESET"] == "none"
