@@ -25,6 +25,7 @@ CHECKED_BY = "command line"
 COMMAND_MODULES = {
     "demo": "demo.command",
     "setup": "setup.command",
+    "deploy": "setup.deploy",
     "doctor": "cli.monitor",
     "backup": "cli.backup",
     "last": "cli.deployment",

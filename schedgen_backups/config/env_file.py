@@ -22,8 +22,8 @@ from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
 from schedgen_backups.core.errors import ConfigurationError
 
 FILE_NAME = ".env"
-_OF_THE_MACHINE = Path("/etc/schedgen-backups/env")
-_OF_THE_USER = Path("~/.config/schedgen-backups/env")
+OF_THE_MACHINE = Path("/etc/schedgen-backups/env")
+OF_THE_USER = Path("~/.config/schedgen-backups/env")
 
 
 def _set_nothing() -> Mapping[str, str]:
@@ -75,7 +75,7 @@ def find_environment_file(named: Path | None) -> EnvironmentFile:
         path = named.absolute()
         return _read(path, (path,), path.parent)
     own = checkout / FILE_NAME if checkout is not None else None
-    places = tuple(place for place in (own, _OF_THE_MACHINE, _expand(_OF_THE_USER)) if place is not None)
+    places = tuple(place for place in (own, OF_THE_MACHINE, expand_home(OF_THE_USER)) if place is not None)
     path = next((place for place in places if _exists(place)), None)
     if path is None:
         return EnvironmentFile(None, places, checkout)
@@ -87,7 +87,7 @@ def choose_file_to_write() -> Path:
     checkout = find_checkout()
     if checkout is not None:
         return checkout / FILE_NAME
-    return _OF_THE_MACHINE if os.geteuid() == 0 else _expand(_OF_THE_USER) or _OF_THE_MACHINE
+    return OF_THE_MACHINE if os.geteuid() == 0 else expand_home(OF_THE_USER) or OF_THE_MACHINE
 
 
 def _read(path: Path, places: tuple[Path, ...], folder: Path | None) -> EnvironmentFile:
@@ -140,7 +140,8 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _expand(path: Path) -> Path | None:
+def expand_home(path: Path) -> Path | None:
+    """Return the path with `~` as this user's home; None for a user without one."""
     try:
         return path.expanduser()
     except RuntimeError:  # a user without a home, as in a container

@@ -10,12 +10,25 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from schedgen_backups.config.env_file import EnvironmentFile, find_checkout
+from schedgen_backups.config.env_file import OF_THE_MACHINE, OF_THE_USER, EnvironmentFile, expand_home, find_checkout
+from schedgen_backups.config.installation import find_project
 from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.system.lock import FileLock
 
 HOME_VARIABLE = "DAGSTER_HOME"
+_HOME_OF_THE_MACHINE = Path("/var/lib/schedgen-backups")
+_HOME_OF_THE_USER = Path("~/.local/state/schedgen-backups")
+"""XDG Base Directory Specification 0.8, XDG_STATE_HOME."""
 _LOCK_NAME = ".schedgen-backups.lock"
+
+
+def _find_default(file: EnvironmentFile) -> Path | None:
+    checkout = find_checkout()
+    if checkout is not None and not file.is_elsewhere:
+        return checkout / ".dagster"
+    if file.path is None:
+        return None
+    return {OF_THE_MACHINE: _HOME_OF_THE_MACHINE, expand_home(OF_THE_USER): _HOME_OF_THE_USER}.get(file.path)
 
 
 @contextmanager
@@ -31,27 +44,30 @@ def hold_home(file: EnvironmentFile) -> Generator[Path, None, None]:
 
 
 def prepare_home(file: EnvironmentFile) -> Path:
-    """Set DAGSTER_HOME to a folder with a dagster.yaml and return it: the configured one, otherwise `.dagster` in the checkout.
+    """Set DAGSTER_HOME to a folder with a dagster.yaml and return it: the configured one, otherwise that of the environment file's place.
 
-    ConfigurationError when it is not set and the settings are not the checkout's own: two sites must not share a history. StorageError when it cannot
-    be made or written.
+    That is `.dagster` in the checkout for the checkout's own file, /var/lib/schedgen-backups for the machine's, ~/.local/state/schedgen-backups for
+    the user's. ConfigurationError when it is not set and the settings are another file's: two sites must not share a history. StorageError when it
+    cannot be made or written.
     """
     # Dagster's own variable, which its programs read and hand on: not a setting of ours, and set here for the instance of this process.
     configured = os.environ.get(HOME_VARIABLE)
-    checkout = find_checkout()
-    if not configured and (checkout is None or file.is_elsewhere):
+    chosen = Path(configured) if configured else _find_default(file)
+    if chosen is None:
         raise ConfigurationError(
-            "DAGSTER_HOME is not set, and the settings are not those of a checkout", hint="Set it to the folder with the instance's dagster.yaml."
+            "DAGSTER_HOME is not set, and the settings are those of a file that has no place of its own for it",
+            hint="Set it to the folder of the Dagster instance; it is made when it is not there.",
         )
-    home = Path(configured).expanduser().absolute() if configured else (checkout or Path()) / ".dagster"
+    home = chosen.expanduser().absolute()
+    project = find_project()
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = home / "dagster.yaml"
-        if not config.exists() and checkout is not None:
+        if not config.exists() and project is not None:
             if config.is_symlink():  # to a checkout that has moved, or is gone after an upgrade
                 config.unlink(missing_ok=True)
             with suppress(FileExistsError):  # another process was as fast
-                config.symlink_to(checkout / "dagster.yaml")
+                config.symlink_to(project / "dagster.yaml")
     except OSError as error:
         raise StorageError(
             f"DAGSTER_HOME {home} cannot be used: {error.strerror or type(error).__name__}",

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from schedgen_backups.config.env_file import find_checkout
+from schedgen_backups.config.installation import find_project
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE
 from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.system.files import write_atomically
@@ -33,14 +33,14 @@ _COMPOSE_TIMEOUT_SECONDS = 60
 
 
 def find_sources() -> Path:
-    """The checkout that this package runs from, with deploy/ and docker/; ConfigurationError when it was installed without."""
-    checkout = find_checkout()
-    if checkout is None or not (checkout / "deploy" / "systemd").is_dir() or not (checkout / "docker" / "compose.yaml").is_file():
+    """The folder with deploy/ and docker/ of this installation; ConfigurationError when it was installed without."""
+    project = find_project()
+    if project is None or not (project / "deploy" / "systemd").is_dir() or not (project / "docker" / "compose.yaml").is_file():
         raise ConfigurationError(
             "deploy/ and docker/ are not beside this installation",
-            hint="Run setup from a checkout (make, pip install --editable .), or choose --deployment none.",
+            hint="Install the wheel, or run setup from a checkout (make, pip install --editable .), or choose --deployment none.",
         )
-    return checkout
+    return project
 
 
 def find_application(checkout: Path | None) -> Path | None:

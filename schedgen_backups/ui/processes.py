@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from schedgen_backups.config.env_file import find_checkout
+from schedgen_backups.config.installation import find_project
 from schedgen_backups.core.errors import StorageError
 
 DEFINITIONS_MODULE = "schedgen_backups.definitions"
@@ -21,9 +21,9 @@ _POLL_SECONDS = 0.5
 
 
 def find_workspace() -> Path | None:
-    """Return the checkout's workspace file, None where there is no checkout: then Dagster loads the module of the definitions."""
-    checkout = find_checkout()
-    return checkout / "workspace.yaml" if checkout is not None else None
+    """Return this installation's workspace file, None where there is none: then Dagster loads the module of the definitions."""
+    project = find_project()
+    return project / "workspace.yaml" if project is not None else None
 
 
 def make_instance(home: Path) -> None:

@@ -382,6 +382,7 @@ def list_documented_shapes() -> dict[str, set[str]]:
         ("doctor",),
         ("last",),
         ("list",),
+        ("deploy", "helm", "--to", "files"),
         ("log",),
         ("pin", "latest", "--reason", "x"),
         ("prune", "--dry-run"),

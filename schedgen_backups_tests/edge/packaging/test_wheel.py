@@ -1,0 +1,180 @@
+"""The wheel, built from the sdist and installed into an environment of its own outside the checkout, does what the README says of the commands.
+
+It takes a few minutes, most of them pip's: `make test-wheel`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import urllib.request
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
+from schedgen_backups.demo.seed import SeedSummary
+from schedgen_backups_tests.support.sites import Application, wait_until
+
+pytestmark = [pytest.mark.edge, pytest.mark.exhaustive, pytest.mark.timeout(1800)]
+
+PROJECT = Path(__file__).resolve().parents[3]
+SHARE = "schedgen_backups-0.1.0.data/data/share/schedgen-backups"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that was made from it."""
+    folder = tmp_path_factory.mktemp("built")
+    words = [sys.executable, "-m", "build", "--outdir", str(folder), str(PROJECT)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+class Installed:
+    """The wheel in an environment of its own, and a folder that is no checkout to call it from."""
+
+    def __init__(self, folder: Path, wheel: Path, application: Application) -> None:
+        self.folder, self.programs = folder, folder / "environment" / "bin"
+        self.points, self.env = folder / "points", folder / "env"
+        self.application = application
+        self.env.touch(mode=0o600)
+        names = {*NAMES, "VIRTUAL_ENV", "PYTHONPATH", "DAGSTER_HOME"}
+        self.environment = {name: value for name, value in os.environ.items() if name not in names}
+        self.environment |= {ENV_FILE_VARIABLE: str(self.env), "DAGSTER_HOME": str(folder / "home"), "HOME": str(folder)}
+        subprocess.run([sys.executable, "-m", "venv", str(folder / "environment")], check=True)
+        pip = [str(self.programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--constraint", str(PROJECT / "constraints.txt"), f"{wheel}[drill]"], check=True)
+
+    def run(self, *words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [str(self.programs / "schedgen-backups"), *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def set_up(self) -> tuple[int, str]:
+        database, bucket = self.application.database, self.application.bucket
+        secrets = {"postgres-password": database.password, "minio-secret-key": bucket.secret_key}
+        for name, secret in secrets.items():
+            (self.folder / name).write_text(secret, encoding="utf-8")
+        answers = {
+            "postgres-host": database.host,
+            "postgres-port": str(database.port),
+            "postgres-user": database.user,
+            "postgres-db": database.database,
+            "minio-endpoint": bucket.endpoint,
+            "minio-bucket": bucket.bucket,
+            "minio-access-key": bucket.access_key,
+            "backup-dir": str(self.points),
+            **{f"{name}-file": str(self.folder / name) for name in secrets},
+        }
+        return self.run("setup", "--yes", "--deployment", "none", *(word for name, value in answers.items() for word in (f"--{name}", value)))
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]) -> Installed:
+    [wheel] = built.glob("*.whl")
+    return Installed(tmp_path_factory.mktemp("outside"), wheel, seeded_application[0])
+
+
+def test_sdist_and_wheel_hold_the_program_and_its_files_and_nothing_of_the_tests(built: Path) -> None:
+    [wheel], [sdist] = built.glob("*.whl"), built.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as opened:
+        names = set(opened.namelist())
+    shared = {name.removeprefix(f"{SHARE}/") for name in names if name.startswith(SHARE)}
+    folders = ("deploy", "docker")
+    assert {str(path.relative_to(PROJECT)) for folder in folders for path in (PROJECT / folder).rglob("*") if path.is_file()} <= shared
+    assert {"dagster.yaml", "workspace.yaml", "constraints.txt", "pyproject.toml", ".env.example"} <= shared
+    assert {name for name in names if name.startswith("schedgen_backups_tests")} == set()
+    assert {"schedgen_backups/py.typed", "schedgen_backups/recover.py"} <= names
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert shared <= packed
+
+
+def test_a_point_is_taken_by_setup_and_by_backup_and_status_is_green(installed: Installed) -> None:
+    code, seen = installed.set_up()
+    assert code == 0, seen
+    assert installed.run("backup", "--reason", "by hand")[0] == 0
+    assert [point.state for point in Catalog(installed.points).list_points()] == [PointState.VERIFIED, PointState.VERIFIED]
+    code, seen = installed.run("status")
+    assert (code, seen.startswith("OK: newest verified recovery point")) == (0, True), seen
+    config = installed.folder / "home" / "dagster.yaml"
+    assert "telemetry:\n  enabled: false" in config.read_text(encoding="utf-8")
+    assert config.resolve().is_relative_to(installed.folder / "environment")
+    code, seen = installed.run("manual")
+    assert (code, seen.startswith(".TH")) == (0, True)
+
+
+def test_the_ui_is_served_with_its_code_location(installed: Installed) -> None:
+    [port] = free_ports(1)
+    process = subprocess.Popen(
+        [str(installed.programs / "schedgen-backups"), "serve", "--port", str(port)],
+        cwd=installed.folder,
+        env=installed.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def ask(path: str, body: bytes | None = None) -> str:
+        request = urllib.request.Request(f"http://{LOOPBACK}:{port}{path}", data=body, headers={"Content-Type": "application/json"})
+        with suppress(OSError), urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
+            return response.read().decode()
+        return ""
+
+    query = b'{"query": "{repositoriesOrError {... on RepositoryConnection {nodes {pipelines {name}}}}}"}'
+    try:
+        wait_until(lambda: "dagster_webserver_version" in ask("/server_info"), "the UI answers")
+        wait_until(lambda: "backup_job" in ask("/graphql", query), "the code location is loaded")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.mark.parametrize(("kind", "file"), [("systemd", "schedgen-backup.service"), ("cron", "schedgen-backups"), ("helm", "values.yaml")])
+def test_the_files_of_a_deployment_are_written_for_this_installation(installed: Installed, kind: str, file: str) -> None:
+    folder = installed.folder / kind
+    code, seen = installed.run("deploy", kind, "--to", str(folder))
+    assert code == 0, seen
+    text = (folder / file).read_text(encoding="utf-8")
+    if kind != "helm":
+        assert f"{installed.programs}/schedgen-backups backup" in text
+        assert f"BACKUP_ENV_FILE={installed.env}" in text
+        assert "/opt/schedgen-backups" not in text
+    code, seen = installed.run("deploy", kind, "--to", str(folder))
+    assert (code, "is not an empty folder" in seen) == (4, True)
+
+
+def test_the_folder_for_compose_is_what_its_image_is_built_from(installed: Installed) -> None:
+    """As the checkout has it: a wheel that is built there is the same."""
+    folder = installed.folder / "compose"
+    assert installed.run("deploy", "compose", "--to", str(folder))[0] == 0
+    words = [sys.executable, "-m", "build", "--wheel", "--outdir", str(installed.folder / "again"), str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [again] = (installed.folder / "again").glob("*.whl")
+    with zipfile.ZipFile(again) as opened:
+        names = {name for name in opened.namelist() if "dist-info" not in name}
+    assert {str(path.relative_to(PROJECT)) for path in (PROJECT / "schedgen_backups").rglob("*.py")} <= names
+    for name in ("docker/compose.yaml", "docker/Dockerfile", "docker/socket-proxy.Dockerfile", ".dockerignore"):
+        assert (folder / name).read_bytes() == (PROJECT / name).read_bytes()
