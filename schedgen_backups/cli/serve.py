@@ -21,14 +21,21 @@ WorkspaceOption = Annotated[Path | None, typer.Option("--workspace", "-w", help=
 @app.command()
 def serve(context: typer.Context, *, host: HostOption = LOOPBACK, port: PortOption = 3000, workspace: WorkspaceOption = None) -> None:
     """Serve the Dagster UI behind the gate and run Dagster's daemon, until Ctrl-C."""
-    from schedgen_backups.ui.processes import find_workspace, make_instance, run_ui_and_daemon  # noqa: PLC0415 - other commands start without it
+    from schedgen_backups.ui.processes import (  # noqa: PLC0415 - other commands start without it
+        check_port_free,
+        find_workspace,
+        make_instance,
+        run_ui_and_daemon,
+    )
 
     config = get_config(context)
     config.check("ui")
+    check_port_free(host, port)
     with hold_home(config.file) as home:
         make_instance(home)
-    out.print(f"[bold]http://{host}:{port}[/]  Ctrl-C here ends webserver and daemon")
-    raise CommandEnd(run_ui_and_daemon(home, host, port, workspace.absolute() if workspace is not None else find_workspace()))
+    address = f"[bold]http://{host}:{port}[/]  Ctrl-C here ends webserver and daemon"
+    chosen = workspace.absolute() if workspace is not None else find_workspace()
+    raise CommandEnd(run_ui_and_daemon(home, host, port, chosen, on_answer=lambda: out.print(address)))
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import load_config
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.connection import connect_database
@@ -18,18 +19,22 @@ from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups.demo.seed import destroy_application, seed_application
 from schedgen_backups.demo.servers import Stage, open_stage
 from schedgen_backups.runs.home import hold_home
-from schedgen_backups.ui.processes import find_workspace, make_instance, run_ui_and_daemon
+from schedgen_backups.ui.processes import check_port_free, find_workspace, make_instance, run_ui_and_daemon
 
 
 def run_ui(folder: Path, port: int, console: Console) -> int:
     """Servers, webserver and daemon ran until they were interrupted; returns 0, or the exit code of a Dagster that ended by itself."""
+    check_port_free(LOOPBACK, port)
+    console.print(f"starting a PostgreSQL and an S3 server in {escape(str(folder / 'ui'))}")
     with open_stage(folder / "ui") as stage:
         _seed_once(stage, console)
         with hold_home(load_config().file) as home:
             make_instance(home)
-        console.print(f"[bold]http://{LOOPBACK}:{port}[/]  open Assets, press [bold]Materialize all[/]; Ctrl-C here ends everything")
-        console.print(f"recovery points: {stage.backup_directory}")
-        return run_ui_and_daemon(home, LOOPBACK, port, find_workspace())
+        log = folder / "ui.log"
+        console.print(f"recovery points: {escape(str(stage.backup_directory))}; what Dagster prints: {escape(str(log))}")
+        console.print("starting the Dagster UI and its daemon")
+        address = f"[bold]http://{LOOPBACK}:{port}[/]  open Lineage, press [bold]Materialize all[/]; Ctrl-C here ends everything"
+        return run_ui_and_daemon(home, LOOPBACK, port, find_workspace(), log=log, on_answer=lambda: console.print(address))
 
 
 def _seed_once(stage: Stage, console: Console) -> None:

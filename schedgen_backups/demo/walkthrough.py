@@ -56,6 +56,7 @@ def run_walkthrough(folder: Path, console: Console) -> int:
     """The demo ran from start to end; returns 0 when everything was proven equal. Runs again and again in the same folder."""
     started = time.monotonic()
     reporter = _Reporter(console)
+    console.print(f"starting a PostgreSQL and an S3 server in {escape(str(folder / 'run'))}; the whole takes about a minute")
     with open_stage(folder / "run") as stage:
         reporter.rows.append(("start PostgreSQL and an S3 server", "on loopback, in .demo/run", time.monotonic() - started))
         return _play(stage, reporter, console, started)

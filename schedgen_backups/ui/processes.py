@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import FrameType
 
 from schedgen_backups.config.installation import find_project
-from schedgen_backups.core.errors import StorageError
+from schedgen_backups.core.errors import ConfigurationError, StorageError
+from schedgen_backups.core.servers.loopback import LOOPBACK
 
 DEFINITIONS_MODULE = "schedgen_backups.definitions"
 _END_GRACE_SECONDS = 15
 _POLL_SECONDS = 0.5
+_ANSWER_SECONDS = 5
+_EVERY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not listened on
+_LISTENS = "0A"
+"""TCP_LISTEN in /proc/net/tcp (proc_net_tcp of the kernel's documentation)."""
 
 
 def find_workspace() -> Path | None:
@@ -38,25 +47,80 @@ def make_instance(home: Path) -> None:
         raise StorageError(f"Dagster cannot use DAGSTER_HOME {home}: {last}", hint="Look at the folder's disk, owner and dagster.yaml.")
 
 
-def run_ui_and_daemon(home: Path, host: str, port: int, workspace: Path | None) -> int:
+def check_port_free(host: str, port: int) -> None:
+    """Raise ConfigurationError where somebody else listens there, with his name where this user may know it."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _name, address in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise ConfigurationError(f"{host}:{port} is no address to listen on here: {error.strerror}", hint="See --host and --port.") from error
+        raise ConfigurationError(
+            f"port {port} is in use by {_find_listener(port) or 'another program'}", hint="End that, or choose another: --port, or SCHEDGEN_UI_PORT."
+        ) from error
+
+
+def _find_listener(port: int) -> str:
+    """Return name and id of the process that listens on the port, as Linux tells it (proc(5), /proc/net/tcp); empty where it does not."""
+    sockets: set[str] = set()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            rows = (line.split() for line in Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:])
+            sockets |= {f"socket:[{row[9]}]" for row in rows if row[3] == _LISTENS and int(row[1].rpartition(":")[2], 16) == port}
+    for link in Path("/proc").glob("[0-9]*/fd/*") if sockets else ():
+        with suppress(OSError):
+            if str(link.readlink()) in sockets:
+                process = link.parents[1]
+                return f"{(process / 'comm').read_text(encoding='utf-8').strip()} (process {process.name})"
+    return ""
+
+
+def run_ui_and_daemon(
+    home: Path,
+    host: str,
+    port: int,
+    workspace: Path | None,
+    *,
+    log: Path | None = None,
+    on_answer: Callable[[], object] = lambda: None,
+) -> int:
     """Run webserver and daemon until Ctrl-C or SIGTERM; return 0 then, or the exit code of the one that ended by itself.
 
-    They start in DAGSTER_HOME: Dagster puts the .env of its working directory above the environment.
+    What they print goes to `log`, None for where this process prints. `on_answer` is called once the UI answers. They start in DAGSTER_HOME: Dagster
+    puts the .env of its working directory above the environment.
     """
     target = ["--workspace", str(workspace)] if workspace is not None else []
     commands = (
         [sys.executable, "-m", "schedgen_backups.cli.main", "webserver", "--host", host, "--port", str(port), *target],
         [str(Path(sys.executable).parent / "dagster-daemon"), "run", *(target or ["--module-name", DEFINITIONS_MODULE])],
     )
-    with _interrupts(), _children(commands, home) as children:
+    with _interrupts(), _children(commands, home, log) as children:
+        is_answering = False
         try:
             while True:
                 for child in children:
                     if (code := child.poll()) is not None:
                         return code or 1
+                if not is_answering and (is_answering := _is_answering(host, port)):
+                    on_answer()
                 time.sleep(_POLL_SECONDS)
         except KeyboardInterrupt:
             return 0
+
+
+def _is_answering(host: str, port: int) -> bool:
+    # By this machine's own address where it listens on every one; the gate refuses other names, and a refusal is an answer.
+    connection = HTTPConnection(LOOPBACK if host in _EVERY_ADDRESS else host, port, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/server_info")
+        return connection.getresponse().status < HTTPStatus.INTERNAL_SERVER_ERROR
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 @contextmanager
@@ -71,12 +135,14 @@ def _interrupts() -> Generator[None]:
 
 
 @contextmanager
-def _children(commands: Sequence[Sequence[str]], folder: Path) -> Generator[list[subprocess.Popen[bytes]]]:
+def _children(commands: Sequence[Sequence[str]], folder: Path, log: Path | None) -> Generator[list[subprocess.Popen[bytes]]]:
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # child processes: they need PATH and the settings
     children: list[subprocess.Popen[bytes]] = []
+    stream = log.open("ab") if log is not None else None
     try:
         for command in commands:
-            children.append(subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True))  # noqa: PERF401 - ended below, however many
+            child = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=stream, start_new_session=True)
+            children.append(child)
         yield children
     finally:
         for child in children:
@@ -87,6 +153,8 @@ def _children(commands: Sequence[Sequence[str]], folder: Path) -> Generator[list
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
+        if stream is not None:
+            stream.close()
 
 
 def _raise_interrupt(_number: int, _frame: FrameType | None) -> None:
