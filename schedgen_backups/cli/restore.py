@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, get_config, out, print_json
 from schedgen_backups.cli.progress import draw_results, show_progress, show_work
@@ -247,14 +246,14 @@ def show_log(context: typer.Context, *, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"entries": [entry.model_dump(mode="json") for entry in entries]})
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("started (UTC)", "who", "point", "what", "into", "result", "reason"):
-        table.add_column(name, overflow="fold")
+    # In lines, not as a table: on a narrow screen its cells would cut ids and addresses into pieces.
     for entry in entries:
-        started = entry.started_at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-        texts = (f"{entry.user}@{entry.host}", entry.point_id, entry.subject, entry.target, f"{entry.result} ({entry.seconds:.1f} s)", entry.reason)
-        table.add_row(started, *map(escape_value, texts))
-    out.print(table if entries else "no restore is in the log")
+        started = entry.started_at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        out.print(f"[bold]{started}[/]  {escape_value(f'{entry.user}@{entry.host}')}  {escape_value(entry.point_id)}")
+        result = f"{entry.result} ({entry.seconds:.1f} s)" + (f"; {entry.reason}" if entry.reason else "")
+        out.print(f"  {escape_value(f'{entry.subject} into {entry.target}: {result}')}")
+    if not entries:
+        out.print("no restore is in the log")
 
 
 def demand_confirmation(name: str, confirm: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,12 +22,12 @@ from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.units import parse_span
 from schedgen_backups.demo.seed import seed_application
+from schedgen_backups_tests.support.roles import make_documented_roles
 from schedgen_backups_tests.support.servers import client_of, run
 from schedgen_backups_tests.support.sites import Application, Site
 
 pytestmark = [pytest.mark.edge]
 
-RESTORE_DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "restore.md"
 LABEL = "deployment=v2.1.0; $(touch leaked)"
 MARKER = ".last-deployment-backup"
 
@@ -37,17 +36,11 @@ MARKER = ".last-deployment-backup"
 def deployed(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site with an application of its own, and with the three roles that docs/restore.md recommends: no superuser."""
     name = f"deploy_{uuid4().hex}"
-    owner, reader, restorer = (f"{kind}_{name}" for kind in ("owner", "reader", "restorer"))
-    database, bucket = postgres_server.create_database(name), weed.settings(name.replace("_", "-"))
-    run(database, f"CREATE ROLE {owner} LOGIN PASSWORD 'p'; ALTER DATABASE {name} OWNER TO {owner}")
-    [statements] = re.findall(r"^```sql\n(.*?)^```$", RESTORE_DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for documented, ours in (("schedgen_backup", reader), ("schedgen_restore", restorer), ("schedgen", owner), ("'…'", "'p'")):
-        statements = re.sub(rf"(?<![\w]){documented}(?![\w])", ours, statements)
-    for statement in statements.splitlines():
-        run(database, statement)
-    seed_application(replace(database, user=owner, password="p"), bucket, user_count=10, job_count=20)
-    site = Site(tmp_path, Application(replace(database, user=reader, password="p"), bucket), monkeypatch)
-    site.set(RESTORE_POSTGRES_USER=restorer, RESTORE_POSTGRES_PASSWORD="p")
+    bucket = weed.settings(name.replace("_", "-"))
+    roles = make_documented_roles(postgres_server.create_database(name))
+    seed_application(roles.owner, bucket, user_count=10, job_count=20)
+    site = Site(tmp_path, Application(roles.reader, bucket), monkeypatch)
+    site.set(RESTORE_POSTGRES_USER=roles.restorer.user, RESTORE_POSTGRES_PASSWORD=roles.restorer.password)
     return site
 
 

@@ -123,7 +123,7 @@ class Machine:
 class Person:
     """Answers one run of setup at a terminal."""
 
-    def __init__(self, machine: Machine, *flags: str, **environment: str) -> None:
+    def __init__(self, machine: Machine, *flags: str, dimensions: tuple[int, int] = (60, 250), **environment: str) -> None:
         self._child = pexpect.spawn(
             sys.executable,
             machine.words(*flags),
@@ -131,7 +131,7 @@ class Person:
             env={**machine.environment, "TERM": "xterm", **environment},
             timeout=PATIENCE_SECONDS,
             encoding="utf-8",
-            dimensions=(60, 250),
+            dimensions=dimensions,
         )
         self._log = self._child.logfile_read = io.StringIO()
 

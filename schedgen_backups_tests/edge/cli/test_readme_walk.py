@@ -1,0 +1,156 @@
+"""From nothing to a restored system, as somebody does it who has the README and a terminal of 80 columns: commands are those that are printed.
+
+The roles are those of docs/restore.md; keys of the bucket are odd ones. What each command does in detail is tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pexpect
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
+from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.demo.seed import seed_application
+from schedgen_backups_tests.edge.setup.test_setup import Machine, Person
+from schedgen_backups_tests.support.points import put
+from schedgen_backups_tests.support.roles import DocumentedRoles, make_documented_roles
+from schedgen_backups_tests.support.servers import client_of, run
+from schedgen_backups_tests.support.sites import Application
+
+pytestmark = [pytest.mark.edge, pytest.mark.timeout(900)]
+
+SCREEN = (24, 80)
+ODD_KEYS = ("odd/ü ä.pdf", "odd/100% 'x'.pdf", "odd/two  blanks.pdf", 'odd/"q"#?.pdf', "odd/[glob]*.pdf")
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+class Operator:
+    """Somebody at a terminal of 80 columns, in a checkout that setup has set up."""
+
+    def __init__(self, machine: Machine, roles: DocumentedRoles, bucket: BucketSettings) -> None:
+        self.machine, self.roles, self.bucket = machine, roles, bucket
+        self.jobs = run(roles.owner, "SELECT id::text, s3_key FROM jobs ORDER BY s3_key")
+
+    def type(self, command: str, *answers: tuple[str, str]) -> str:
+        """The command ended with 0; return what was on the terminal. `answers` are what is asked and what is typed."""
+        programs = str(Path(sys.executable).parent)
+        environment = {
+            **self.machine.environment,
+            "TERM": "xterm",
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.machine.folder),
+        }
+        child = pexpect.spawn("sh", ["-c", command], cwd=str(self.machine.folder), env=environment, dimensions=SCREEN, timeout=180, encoding="utf-8")
+        seen = ""
+        for prompt, text in answers:
+            child.expect_exact(prompt)
+            seen += child.before + prompt
+            child.expect(r": $")
+            child.sendline(text)
+        child.expect(pexpect.EOF)
+        child.close()
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen + child.before).replace("\r\n", "\n")
+        assert child.exitstatus == 0, text
+        return text
+
+    def pick_job(self, key: str) -> str:
+        return next(str(job_id) for job_id, found in self.jobs if found == key)
+
+    def sql(self, statement: str) -> None:
+        """As the operators paste what was printed: by psql, as the role that restores, connected to another database."""
+        restorer = self.roles.restorer
+        run(replace(restorer, database="postgres"), statement)
+
+
+@pytest.fixture
+def operator(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3) -> Operator:
+    """An application with odd keys, roles as documented, and a machine where setup was answered in the terminal."""
+    name = f"walk_{uuid4().hex[:12]}"
+    bucket = weed.settings(name.replace("_", "-"))
+    roles = make_documented_roles(postgres_server.create_database(name))
+    seed_application(roles.owner, bucket, user_count=10, job_count=20)
+    for key, (job_id,) in zip(ODD_KEYS, run(roles.owner, "SELECT id::text FROM jobs WHERE s3_key IS NOT NULL ORDER BY id"), strict=False):
+        run(roles.owner, f"UPDATE jobs SET s3_key = $key${key}$key$ WHERE id = '{job_id}'")
+        put(bucket, key, f"%PDF-1.4 {key}".encode(), "text/plain")
+    machine = Machine(tmp_path, Application(roles.reader, bucket), "")
+    person = Person(machine, dimensions=SCREEN)
+    person.answer("What starts the backups", "none")
+    person.answer_all([("Database server", roles.reader.host), ("Its port", str(roles.reader.port))])
+    person.answer_all([("Role that may read", roles.reader.user), ("Database", name), ("The role's password", roles.reader.password)])
+    person.answer_all([("S3 server", bucket.endpoint), ("Does it speak https", ""), ("Bucket", bucket.bucket)])
+    person.answer_all([("Access key", bucket.access_key), ("Its secret key", bucket.secret_key), ("Where are the keys", "")])
+    person.answer_all([("Folder for recovery points", str(machine.points)), ("When to back up", ""), ("Time zone", ""), ("Keep recovery points", "")])
+    person.answer_all([("What people call this installation", "walk"), ("Address that gets alerts", ""), ("Who gets alerts by mail", "")])
+    assert person.see_the_end() == 0, person.seen
+    with machine.env.open("a", encoding="utf-8") as env:
+        env.write(f"RESTORE_POSTGRES_USER={roles.restorer.user}\nRESTORE_POSTGRES_PASSWORD={roles.restorer.password}\n")
+    return Operator(machine, roles, bucket)
+
+
+def test_from_nothing_to_a_restored_system_by_what_is_printed(operator: Operator) -> None:
+    owner, database = operator.roles.owner, operator.roles.owner.database
+    [point] = Catalog(operator.machine.points).list_points()
+    assert point.state is PointState.VERIFIED
+    status = operator.type("schedgen-backups status")
+    assert status.startswith(f"OK: newest verified recovery point: {point.point_id}")
+    assert status.count("\n") == 1
+    drilled = operator.type("schedgen-backups drill")
+    assert re.search(r"database_is_equal +passed", drilled)
+    assert re.search(r"bucket_is_equal +passed", drilled)
+
+    # A job and its PDF were deleted.
+    job_id, key = operator.pick_job(ODD_KEYS[1]), ODD_KEYS[1]
+    run(owner, f"DELETE FROM jobs WHERE id = '{job_id}'")
+    client_of(operator.bucket).remove_object(operator.bucket.bucket, key)
+    undelete = f"schedgen-backups undelete latest jobs --where \"id = '{job_id}'\""
+    assert key in operator.type(f"{undelete} --dry-run")
+    assert "1 row and 1 object brought back" in operator.type(undelete, (f"Type {database} to go on", database))
+    assert run(owner, f"SELECT s3_key FROM jobs WHERE id = '{job_id}'") == [(key,)]
+    assert client_of(operator.bucket).stat_object(operator.bucket.bucket, key).size
+
+    # A table was spoilt: looked at beside the live one, then put back.
+    before = run(owner, "SELECT id, name, email FROM users ORDER BY id")
+    run(owner, "UPDATE users SET name = 'spoilt'")
+    seen = operator.type("schedgen-backups restore-tables latest users")
+    assert re.search(r"public\.users +0 +0 +10 +0 ", seen), seen
+    [statement] = re.findall(r'DROP DATABASE "[^"]+";', seen)
+    assert "the same command with --write missing or --write changed" in " ".join(seen.split())
+    operator.sql(statement)
+    seen = operator.type("schedgen-backups restore-tables latest users --write changed", (f"Type {database} to go on", database))
+    assert "10 rows put back" in " ".join(seen.split())
+    assert run(owner, "SELECT id, name, email FROM users ORDER BY id") == before
+
+    # A migration went wrong: the whole database is exchanged by the printed command, and exchanged back by the printed statements.
+    run(owner, "DROP TABLE jobs")
+    [command] = [line.strip() for line in operator.type("schedgen-backups last").splitlines() if "--swap" in line]
+    assert shlex.split(command)[:2] == ["schedgen-backups", "restore"]
+    seen = operator.type(command)
+    assert run(owner, "SELECT id::text, s3_key FROM jobs ORDER BY s3_key") == operator.jobs
+    statements = re.findall(r'ALTER DATABASE "[^"]+" RENAME TO "[^"]+";', seen)
+    assert len(statements) == 2, seen
+    for statement in statements:
+        operator.sql(statement)
+    assert run(owner, "SELECT to_regclass('jobs') IS NULL") == [(True,)]
+    log = operator.type("schedgen-backups log")
+    assert log.count(": done") == 5, log
+    assert log.count(f"  {point.point_id}\n") == 5
+
+
+def test_the_commands_of_the_walk_are_in_the_documents() -> None:
+    text = "".join((PROJECT / "docs" / name).read_text(encoding="utf-8") for name in ("BACKUP_QUICK_REFERENCE.md", "restore.md"))
+    text += (PROJECT / "README.md").read_text(encoding="utf-8")
+    for words in ("schedgen-backups status", "schedgen-backups drill", "undelete latest jobs --where", "restore-tables latest jobs", "--swap"):
+        assert words in text
+    done = subprocess.run([sys.executable, "-m", "schedgen_backups.cli.main", "--help"], capture_output=True, text=True, check=True)
+    assert "restore-tables" in done.stdout
