@@ -25,6 +25,11 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def be(number: int) -> str:
+    """Return the verb that belongs to so many."""
+    return "is" if number == 1 else "are"
+
+
 def format_bytes(size_bytes: float) -> str:
     """The size in the largest decimal unit that leaves a digit before the point, such as `1.2 GB`."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -199,7 +199,7 @@ def _examine_client(database: DatabaseSettings, transfer: TransferSettings, serv
 
 def _examine_privileges(check: Callable[[], None], table_count: int) -> Iterator[PreconditionResult]:
     check()
-    yield PreconditionResult("privileges", Verdict.OK, f"all {table_count} tables and their sequences can be read")
+    yield PreconditionResult("privileges", Verdict.OK, f"{count(table_count, 'table')} and all sequences can be read")
 
 
 def _examine_bucket(bucket: BucketSettings, transfer: TransferSettings) -> Iterator[PreconditionResult]:

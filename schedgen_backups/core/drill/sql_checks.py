@@ -19,6 +19,7 @@ from schedgen_backups.core.catalog.check_results import Check, CheckResult, Chec
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.postgres.connection import connect_database
 from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups.core.units import count
 from schedgen_backups.core.verify.files import make_result, name_some
 
 # What a semicolon may stand in without ending a statement (PostgreSQL manual, section 4.1).
@@ -92,7 +93,11 @@ def run_sql_checks(
         if problem:
             wrong.append(f"{check.name} ({problem})")
     status = CheckStatus.FAILED if wrong else CheckStatus.PASSED
-    summary = f"{len(wrong)} of {len(checks)} checks do not hold: {name_some(wrong)}" if wrong else f"{len(checks)} of {len(checks)} checks hold"
+    summary = (
+        f"{len(wrong)} of {count(len(checks), 'check')} did not hold: {name_some(wrong)}"
+        if wrong
+        else f"{len(checks)} of {count(len(checks), 'check')} held"
+    )
     return make_result(Check.OPERATOR_CHECKS_HOLD, status, summary, {"checks": len(checks), "checks_failed": len(wrong)})
 
 

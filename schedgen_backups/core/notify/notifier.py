@@ -27,6 +27,7 @@ from schedgen_backups.core.notify.channels import Channel, Delivery
 from schedgen_backups.core.notify.deliveries import record_delivery
 from schedgen_backups.core.notify.incidents import FOLDER_NAME, Incident, IncidentKey, IncidentState, IncidentStore
 from schedgen_backups.core.system.files import read_small_file, write_atomically
+from schedgen_backups.core.units import count
 
 _SPOOL_NAME = "spool"
 _SPOOL_AGE = timedelta(days=7)
@@ -205,4 +206,4 @@ class Notifier:
 
 def _describe(incident: Incident, now: datetime) -> str:
     hours = (now - incident.began_at).total_seconds() / 3600
-    return f"since {incident.began_at:%Y-%m-%d %H:%M} UTC, {hours:.1f} h, seen {incident.occurrence_count} times"
+    return f"since {incident.began_at:%Y-%m-%d %H:%M} UTC, {hours:.1f} h, seen {count(incident.occurrence_count, 'time')}"

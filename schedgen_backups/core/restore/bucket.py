@@ -58,7 +58,7 @@ class RemovedObjects:
         if not self.left and not self.removed_count:
             return f"The bucket {label} is as it was."
         if not self.left:
-            return f"The {self.removed_count} objects that were written into {label} were removed again."
+            return f"What was written into {label}, {count(self.removed_count, 'object')}, was removed again."
         total = self.removed_count + len(self.left)
         return f"Of {total} objects that were written into {label}, {self.removed_count} were removed again; left are {name_some(self.left)}."
 

@@ -28,7 +28,7 @@ from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.restore.bucket import PreparedBucket, find_difference, for_each_entry
 from schedgen_backups.core.restore.database import PreparedDatabase
 from schedgen_backups.core.restore.unprivileged_load import LoadRoles
-from schedgen_backups.core.units import name_some
+from schedgen_backups.core.units import be, count, name_some
 
 _DIGEST_BITS = 256
 _ABSENT = frozenset({"missing", "size"})
@@ -116,7 +116,7 @@ def judge_database(
         return make_equal(CheckStatus.FAILED, f"rows differ: {name_some(rows.differing) or restored.summary}")
     if _is_alike(record, facts):
         left_out = describe_left_out(record.left_out)
-        summary = f"{len(tables)} tables, {record.row_count} rows and the schema are equal"
+        summary = f"{count(len(tables), 'table')}, {count(record.row_count, 'row')} and the schema are equal"
         return make_equal(CheckStatus.PASSED, "; ".join(filter(None, (summary, left_out and f"left out: {left_out}", apart))))
     if uncompared:
         return make_equal(CheckStatus.UNKNOWN, f"every row is equal; the schema's text is not comparable: {uncompared}")
@@ -199,7 +199,7 @@ def compare_bucket(prepared: PreparedBucket, *, on_progress: Callable[[int], obj
     Every object is read back from the bucket. Errors of the bucket are raised; `on_progress` gets each object's size.
     """
     differences: dict[str, str] = {}
-    count = size_bytes = unread_tags_count = 0
+    object_count = size_bytes = unread_tags_count = 0
     tags_note = ""
 
     def compare(entry: ObjectEntry) -> tuple[ObjectEntry, str]:
@@ -207,7 +207,7 @@ def compare_bucket(prepared: PreparedBucket, *, on_progress: Callable[[int], obj
 
     for entry, difference in for_each_entry(prepared, compare):
         on_progress(entry.size_bytes)
-        count += 1
+        object_count += 1
         size_bytes += entry.size_bytes
         if difference:
             differences[entry.key] = difference
@@ -216,7 +216,7 @@ def compare_bucket(prepared: PreparedBucket, *, on_progress: Callable[[int], obj
             tags_note = tags_note or entry.tags_note
     listed = sum(1 for _listed in prepared.client.list_objects())
     return judge_bucket(
-        count,
+        object_count,
         size_bytes,
         differences,
         listed_count=listed,
@@ -227,7 +227,7 @@ def compare_bucket(prepared: PreparedBucket, *, on_progress: Callable[[int], obj
 
 
 def judge_bucket(
-    count: int,
+    object_count: int,
     size_bytes: int,
     differences: dict[str, str],
     *,
@@ -236,21 +236,28 @@ def judge_bucket(
     tags_note: str = "",
     left_out: str = "",
 ) -> tuple[CheckResult, CheckResult]:
-    """Return `bucket_is_restored` and `bucket_is_equal` for so many captured objects; `differences` has what differs, in a word, by key.
+    """Return `bucket_is_restored` and `bucket_is_equal` for `object_count` captured objects; `differences` has what differs, in a word, by key.
 
     Of `unread_tags_count` objects the tags were never read, of the first one because of `tags_note`. `left_out` names what the capture left out.
     """
-    figures: dict[str, Figure] = {"objects": count, "size_bytes": size_bytes, "other_objects": max(0, listed_count - count)}
+    figures: dict[str, Figure] = {"objects": object_count, "size_bytes": size_bytes, "other_objects": max(0, listed_count - object_count)}
     absent = [f"{key} ({difference})" for key, difference in differences.items() if difference in _ABSENT]
     differing = [f"{key} ({difference})" for key, difference in differences.items()]
     restored = _judge_objects(
-        Check.BUCKET_IS_RESTORED, absent, f"{count} objects with {size_bytes} bytes are there", "are missing or of another size", figures
+        Check.BUCKET_IS_RESTORED,
+        absent,
+        f"{count(object_count, 'object')} with {size_bytes} bytes {be(object_count)} there",
+        "missing or of another size",
+        figures,
     )
     if unread_tags_count and not differing:
-        summary = f"{count} objects are equal but for tags: those of {unread_tags_count} could not be read when they were captured: {tags_note}"
+        equal_but = f"{count(object_count, 'object')} {be(object_count)} equal but for tags"
+        summary = f"{equal_but}: those of {unread_tags_count} could not be read when they were captured: {tags_note}"
         return restored, _make_result(Check.BUCKET_IS_EQUAL, CheckStatus.UNKNOWN, summary, figures)
-    success = f"{count} objects are equal in bytes, content type, metadata and tags" + (f"; left out: {left_out}" if left_out else "")
-    equal = _judge_objects(Check.BUCKET_IS_EQUAL, differing, success, "differ", figures)
+    success = f"{count(object_count, 'object')} {be(object_count)} equal in bytes, content type, metadata and tags" + (
+        f"; left out: {left_out}" if left_out else ""
+    )
+    equal = _judge_objects(Check.BUCKET_IS_EQUAL, differing, success, "different", figures)
     return restored, equal
 
 
@@ -269,13 +276,13 @@ def _judge_counts(expected: Sequence[TableEntry], found: Sequence[TableFacts]) -
     rows = sum(table.rows for table in expected)
     if wrong:
         return _make_result(Check.DATABASE_IS_RESTORED, CheckStatus.FAILED, f"row counts differ: {name_some(wrong)}", {})
-    summary = f"{len(expected)} tables with {rows} rows are there"
+    summary = f"{count(len(expected), 'table')} with {count(rows, 'row')} {be(len(expected))} there"
     return _make_result(Check.DATABASE_IS_RESTORED, CheckStatus.PASSED, summary, {"tables": len(expected), "rows": rows})
 
 
 def _judge_objects(check: Check, wrong: list[str], success: str, failure: str, figures: dict[str, Figure]) -> CheckResult:
     if wrong:
-        return _make_result(check, CheckStatus.FAILED, f"{len(wrong)} objects {failure}: {name_some(wrong)}", figures)
+        return _make_result(check, CheckStatus.FAILED, f"{count(len(wrong), 'object')} {failure}: {name_some(wrong)}", figures)
     return _make_result(check, CheckStatus.PASSED, success, figures)
 
 

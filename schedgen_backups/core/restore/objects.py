@@ -24,7 +24,7 @@ from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.patterns import matches_any_key, matches_key
 from schedgen_backups.core.restore.bucket import PreparedBucket, find_difference, prepare_bucket
 from schedgen_backups.core.settings import BucketSettings, TransferSettings
-from schedgen_backups.core.units import name_some
+from schedgen_backups.core.units import count, name_some
 
 INDEX_NAME = f"{RESERVED_FOLDER}/renamed.jsonl"
 """As `recover.py` writes it: a line of JSON for each object whose key is no name for a file."""
@@ -171,7 +171,7 @@ class PreparedObjects:
         except BackupError as error:
             pool.shutdown(wait=True, cancel_futures=True)
             # Each object is of use by itself: who restores rows with them calls `undo`.
-            state = f"{len(done)} of {len(wanted)} objects were written."
+            state = f"{len(done)} of {count(len(wanted), 'object')} were written."
             raise type(error)(error.message, hint=f"{state} {error.hint}".strip()) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -31,7 +31,7 @@ from schedgen_backups.core.restore.table_write import WriteMode, WrittenRows
 from schedgen_backups.core.restore.tables import PreparedTables, TableRequest, prepare_tables
 from schedgen_backups.core.restore.undelete import PreparedUndelete, Undeleted
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings
-from schedgen_backups.core.units import name_some
+from schedgen_backups.core.units import count, name_some
 
 RESTORED_NAME = "restored"
 """The folder of the backup directory below which runs of Dagster may write files."""
@@ -97,7 +97,7 @@ class RestoreService:
         with self._log(request.point, f"{mode.value} rows of {_name_tables(request)}", request.live.label) as draft:
             self._keep(database=request.live)
             written = prepared.execute(mode)
-            draft.result = f"done: {sum(rows.count for rows in written)} rows{self._report_missing(prepared.compare)}"
+            draft.result = f"done: {count(sum(rows.count for rows in written), 'row')}{self._report_missing(prepared.compare)}"
         return written
 
     def write_objects(self, prepared: PreparedObjects, *, overwrite: bool) -> tuple[ObjectEntry, ...]:
@@ -109,7 +109,7 @@ class RestoreService:
                 self._keep(bucket=prepared.bucket.target, is_wanted=doomed.__contains__)
             written = prepared.execute(overwrite=overwrite)
             prepared.compare(written)
-            draft.result = f"done: {len(written)} objects"
+            draft.result = f"done: {count(len(written), 'object')}"
         return written
 
     def find_folder(self, text: str) -> Path:
@@ -125,7 +125,7 @@ class RestoreService:
         with self._log(prepared.point, _name_objects(prepared.entries), str(prepared.folder)) as draft:
             paths = prepared.execute(overwrite=overwrite)
             prepared.compare()
-            draft.result = f"done: {len(paths)} files"
+            draft.result = f"done: {count(len(paths), 'file')}"
         return paths
 
     def undelete(self, prepared: PreparedUndelete) -> Undeleted:
@@ -139,7 +139,7 @@ class RestoreService:
             self._keep(database=rows.live)
             undeleted = prepared.execute()
             rest = self._report_missing(prepared.compare)
-            draft.result = f"done: {undeleted.row_count} rows, {len(undeleted.objects)} objects{rest}"
+            draft.result = f"done: {count(undeleted.row_count, 'row')}, {count(len(undeleted.objects), 'object')}{rest}"
         return undeleted
 
     def _report_missing(self, compare: Callable[[], tuple[TableDiff, ...]]) -> str:

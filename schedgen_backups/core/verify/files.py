@@ -21,7 +21,7 @@ from schedgen_backups.core.formats.dump_text import DumpDigest, split_dump
 from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES
 from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, DumpRecord, describe_left_out
 from schedgen_backups.core.model import ArtifactKind, ArtifactName
-from schedgen_backups.core.units import NAMED_LIMIT, name_some
+from schedgen_backups.core.units import NAMED_LIMIT, count, name_some
 
 OnProgress = Callable[[int], object]
 
@@ -64,7 +64,10 @@ def verify_dump_file(
             file_worker.wait()
             digest.finish(dump.read_rest)
             figures: dict[str, Figure] = {"tables": len(facts.tables), "rows": sum(table.rows for table in facts.tables)}
-            return f"{len(facts.tables)} tables, {figures['rows']} rows, complete", {**figures, "size_bytes": facts.size_bytes}
+            return f"{count(len(facts.tables), 'table')}, {count(sum(table.rows for table in facts.tables), 'row')}, complete", {
+                **figures,
+                "size_bytes": facts.size_bytes,
+            }
 
     return _verify_file(file, ArtifactKind.DATABASE, (Check.DUMP_IS_STORED, Check.DUMP_IS_COMPLETE), digest, read, expected_sha256)
 
@@ -86,7 +89,7 @@ def verify_dump_against_snapshot(path: Path) -> CheckResult:
                 raise VerificationError(f"the dump holds rows that were to be left out: {name_some(unwanted)}")
             rows = sum(table.rows for table in counted)
             left_out = describe_left_out(dump.record.left_out)
-            summary = f"{len(counted)} tables with {rows} rows as counted in the snapshot"
+            summary = f"{count(len(counted), 'table')} with {count(rows, 'row')} as counted in the snapshot"
             return f"{summary}; left out: {left_out}" if left_out else summary, {"tables": len(counted), "rows": rows}
 
     return _verify_check(Check.DUMP_MATCHES_SNAPSHOT, read)
@@ -110,7 +113,7 @@ def verify_archive_file(
     def read() -> tuple[str, dict[str, Figure]]:
         with file.read_as(ArchiveFile) as archive:
             _check_name(file.path, archive.record)
-            count = size_bytes = unproven_count = unread_tags_count = 0
+            object_count = size_bytes = unproven_count = unread_tags_count = 0
             position = 0
             index = ArchiveFile(file.open_reader())
             for entry in index.read_entries():
@@ -119,21 +122,24 @@ def verify_archive_file(
                 for block in archive.read_object(entry, on_progress=digest.update):
                     size_bytes += len(block)
                 position += entry.length
-                count += 1
+                object_count += 1
                 unproven_count += bool(entry.unproven or entry.is_etag_verified is False)
                 unread_tags_count += bool(entry.tags_note)
             if position != archive.footer.index_offset:
                 raise VerificationError("something lies between the objects and the index")
             record = archive.record
             stated_unproven_count = unproven_count if record.unproven_count is None else record.unproven_count
-            if (count, size_bytes, unproven_count) != (record.object_count, record.size_bytes, stated_unproven_count):
+            if (object_count, size_bytes, unproven_count) != (record.object_count, record.size_bytes, stated_unproven_count):
                 raise VerificationError(
-                    f"the index names {count} objects with {size_bytes} bytes, {unproven_count} of them unproven, the record says otherwise"
+                    f"the index names {count(object_count, 'object')} with {size_bytes} bytes, {unproven_count} of them unproven, "
+                    "the record says otherwise"
                 )
             if unread_tags_count != record.unread_tags_count:
-                raise VerificationError(f"the index names {unread_tags_count} objects whose tags could not be read, the record says otherwise")
+                raise VerificationError(
+                    f"the index names {count(unread_tags_count, 'object')} whose tags could not be read, the record says otherwise"
+                )
             digest.finish(partial(_read_range, file, position, archive.footer.footer_offset))
-            return f"{count} objects with {size_bytes} bytes, each as captured", {"objects": count, "size_bytes": size_bytes}
+            return f"{count(object_count, 'object')} with {size_bytes} bytes, each as captured", {"objects": object_count, "size_bytes": size_bytes}
 
     return _verify_file(file, ArtifactKind.BUCKET, (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE), digest, read, expected_sha256)
 
@@ -146,7 +152,7 @@ def verify_every_object(path: Path) -> CheckResult:
             record = archive.record
             if record.failed_count:
                 first = "; ".join(f"{missed.key}: {missed.reason}" for missed in record.failed[:NAMED_LIMIT])
-                raise VerificationError(f"{record.failed_count} objects could not be read: {first}")
+                raise VerificationError(f"{count(record.failed_count, 'object')} could not be read: {first}")
             if record.listed_count != record.object_count + record.deleted_count:
                 raise VerificationError(f"{record.listed_count} objects were listed and {record.object_count} are in the archive")
             figures: dict[str, Figure] = {

@@ -12,6 +12,7 @@ from schedgen_backups.core.model import ReferenceVerdict
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, References, TransferSettings
+from schedgen_backups.core.units import count
 
 _KEY_LIMIT_BYTES = 1024
 """Of UTF-8 (Amazon S3 user guide, "Naming Amazon S3 objects")."""
@@ -147,6 +148,7 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
 def describe_consistency(found: ConsistencyReport) -> str:
     """The figures in one line."""
     return (
-        f"{found.reference_count} references, {found.object_count} objects: {len(found.rows_without_object)} rows without their object, "
-        f"{len(found.objects_without_row)} objects without a row ({found.unreferenced_bytes} bytes)"
+        f"{count(found.reference_count, 'reference')}, {count(found.object_count, 'object')}: "
+        f"{count(len(found.rows_without_object), 'row')} without their object, "
+        f"{count(len(found.objects_without_row), 'object')} without a row ({found.unreferenced_bytes} bytes)"
     )

@@ -72,11 +72,11 @@ def test_a_deleted_row_comes_back_with_its_object(seeded_site: Site) -> None:
     assert (count(site, "jobs"), has_object(site, key)) == (rows + 1, True)
     assert json.loads(site.cli("audit", "--json").stdout)["rows_without_object"] == []
     entry = read_restore_log(site.directory)[-1]
-    assert (entry.reason, entry.result) == ("asked by a teacher", "done: 1 rows, 1 objects")
+    assert (entry.reason, entry.result) == ("asked by a teacher", "done: 1 row, 1 object")
     [logged] = json.loads(site.cli("log", "--json").stdout)["entries"]
-    assert (logged["reason"], logged["result"], logged["subject"].split()[0]) == ("asked by a teacher", "done: 1 rows, 1 objects", "missing")
+    assert (logged["reason"], logged["result"], logged["subject"].split()[0]) == ("asked by a teacher", "done: 1 row, 1 object", "missing")
     shown = site.cli("log")
-    assert (shown.code, "asked by" in shown.stdout, "done: 1 rows" in shown.stdout) == (0, True, True)
+    assert (shown.code, "asked by" in shown.stdout, "done: 1 row" in shown.stdout) == (0, True, True)
     [kept] = (site.directory / "safety").glob("db_*.sql.gz")
     assert kept.stat().st_mode & 0o777 == 0o600
     assert [point.state.value for point in site.points()] == ["verified"]
@@ -238,6 +238,6 @@ def test_the_audit_is_a_check_that_warns_and_a_command_that_ends_with_3(seeded_s
         [found] = result.get_asset_check_evaluations()
         assert (result.success, found.passed, found.severity) == (True, False, dg.AssetCheckSeverity.WARN)
         assert found.description is not None
-        assert "1 rows without their object" in found.description
+        assert "1 row without their object" in found.description
         told = site.cli("audit")
         assert (told.code, key in told.stdout) == (3, True)

@@ -151,7 +151,7 @@ def test_chinook_and_real_pdfs_are_drilled_on_named_servers_which_keep_nothing_o
     assert (failures_of(report), report.is_passed) == ({}, True)
     [sampled] = [result for result in report.results if result.check is Check.REFERENCED_PDFS_OPEN]
     assert (sampled.figures["pdfs_opened"], sampled.figures["objects_compared_only"]) == (len(pdfs), 1)
-    assert get_summary(report.results, Check.OPERATOR_CHECKS_HOLD) == "2 of 2 checks hold"
+    assert get_summary(report.results, Check.OPERATOR_CHECKS_HOLD) == "2 of 2 checks held"
     assert set(seen) == {"verify", "database", "bucket", "compare", "sample", "sql checks"}
     assert report.rto_seconds == report.seconds.total > 0
     assert list_scratch(database, bucket) == (set(), set())

@@ -104,7 +104,7 @@ def test_an_error_of_the_bucket_rolls_back_a_database_that_is_loaded(backup: Bac
     assert run(backup.database, TABLES) == [("mine",)]
     assert list_bodies(backup.bucket) == {}
     assert "The target is as it was." in caught.value.hint
-    assert f"The 5 objects that were written into {proxy.settings(backup.bucket).label} were removed again." in caught.value.hint
+    assert f"What was written into {proxy.settings(backup.bucket).label}, 5 objects, was removed again." in caught.value.hint
 
 
 def test_an_error_of_the_database_removes_the_objects_that_were_written(

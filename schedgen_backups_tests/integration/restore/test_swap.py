@@ -286,7 +286,7 @@ def test_a_swap_that_does_not_come_about_leaves_the_bucket_as_it_was(live: Live,
     with pytest.raises(RestoreError, match="already, of an earlier exchange") as caught:
         live.restore(request, on_progress=take_the_name)
     assert list(client_of(second_bucket).list_objects(second_bucket.bucket)) == []
-    assert "The 1 objects that were written" in caught.value.hint
+    assert ", 1 object, was removed again" in caught.value.hint
     assert live.names() == [live.database.database, old]
     assert run(live.database, "SELECT count(*) FROM jobs") == [(0,)]
 

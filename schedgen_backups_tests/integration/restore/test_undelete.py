@@ -80,7 +80,7 @@ def test_objects_are_removed_again_when_a_row_is_refused(deleted: Deleted) -> No
         deleted.service.undelete(prepared)
     assert deleted.read_ids() == [1]
     assert deleted.read_bodies() == {"k1": b"body 1", "k3": b"newer"}
-    assert "The 1 objects that were written" in caught.value.hint
+    assert ", 1 object, was removed again" in caught.value.hint
 
 
 def test_rows_that_a_trigger_drops_are_reported_and_logged(deleted: Deleted) -> None:

@@ -34,7 +34,7 @@ def test_rows_without_an_object_and_objects_without_a_row_are_named(live: LiveAp
     run(live.database, "DELETE FROM jobs WHERE s3_key IN ('k3', 'k4')")
     found = check_consistency(live)
     assert (found.is_coherent, found.rows_without_object, found.objects_without_row, found.unreferenced_bytes) == (False, ("k2",), ("k3", "k4"), 8)
-    assert "1 rows without their object, 2 objects without a row" in describe_consistency(found)
+    assert "1 row without their object, 2 objects without a row" in describe_consistency(found)
 
 
 def test_an_audit_without_a_usable_query_is_no_success(live: LiveApplication) -> None:

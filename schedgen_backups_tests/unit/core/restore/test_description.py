@@ -191,7 +191,7 @@ def test_targets_that_hold_something_are_refused() -> None:
     ("removed", "said"),
     [
         (RemovedObjects(), "The bucket b is as it was."),
-        (RemovedObjects(3), "The 3 objects that were written into b were removed again."),
+        (RemovedObjects(3), "What was written into b, 3 objects, was removed again."),
         (RemovedObjects(3, ("k (changed)",)), "Of 4 objects that were written into b, 3 were removed again; left are k (changed)."),
     ],
 )

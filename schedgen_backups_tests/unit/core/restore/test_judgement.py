@@ -103,7 +103,7 @@ def test_objects_are_restored_when_they_are_there_and_equal_when_nothing_differs
     assert {result.figures["other_objects"] for result in found} == {3}
     if differences:
         [(key, what)] = differences.items()
-        assert found[1].summary == f"1 objects differ: {key} ({what})"
+        assert found[1].summary == f"1 object different: {key} ({what})"
     else:
         assert found[1].summary == "2 objects are equal in bytes, content type, metadata and tags"
 

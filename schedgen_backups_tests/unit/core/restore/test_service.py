@@ -55,7 +55,7 @@ def test_files_that_were_restored_are_in_the_log_and_no_pin_stays(service: Resto
         assert service.write_files(files, overwrite=False) == (tmp_path / "out" / "a",)
     [entry] = read_restore_log(service.catalog.directory)
     assert (entry.point_id, entry.subject, entry.target) == (POINT, "objects a", str(tmp_path / "out"))
-    assert (entry.reason, entry.result) == ("a look", "done: 1 files")
+    assert (entry.reason, entry.result) == ("a look", "done: 1 file")
     assert read_pin(service.catalog, ID) is None
 
 

@@ -60,7 +60,7 @@ def test_an_archive_that_holds_something_else_than_its_record_says_fails(tmp_pat
     write_archive(tmp_path / ARCHIVE_NAME, **{name: count})
     results = verify_archive(tmp_path / ARCHIVE_NAME)
     assert get_status(results, Check.ARCHIVE_IS_READABLE) is CheckStatus.FAILED
-    said = "1 objects whose tags" if name == "unread_tags_count" else "2 objects with 3 bytes, 1 of them unproven, the record says otherwise"
+    said = "1 object whose tags" if name == "unread_tags_count" else "2 objects with 3 bytes, 1 of them unproven, the record says otherwise"
     assert said in get_summary(results, Check.ARCHIVE_IS_READABLE)
     assert get_status(results, Check.ARCHIVE_IS_STORED) is CheckStatus.PASSED
 
@@ -194,7 +194,7 @@ def test_tables_lie_one_behind_the_other_within_the_dump(
     ("counted", "said"),
     [
         ({"jobs": 2, "users": 1}, "2 tables with 3 rows as counted in the snapshot"),
-        ({"jobs": 2}, "1 tables with 2 rows as counted in the snapshot"),
+        ({"jobs": 2}, "1 table with 2 rows as counted in the snapshot"),
         ({"jobs": 3, "users": 2}, "tables have other row counts than the snapshot: public.jobs (2 of 3), public.users (1 of 2)"),
         ({"jobs": 2, "users": 1, "gone": 0}, "pg_dump left out tables of the snapshot: public.gone"),
     ],
