@@ -152,6 +152,9 @@ def _make_report(check: _DrillCheck) -> dg.OpDefinition:
     )
     def report(context: dg.OpExecutionContext) -> Iterator[dg.AssetCheckEvaluation]:
         found = _read_results(getattr(context.resources, RESOURCE_KEY), context.run_id, check)
+        if not found:
+            with explain_failure(VERIFICATION_EXIT_CODE):
+                raise VerificationError(f"nothing is known of {check.name}: the point that was drilled is gone", hint="Drill another one.")
         if all(result.status is CheckStatus.NOT_CONFIGURED for _point, result in found):
             context.log.info(f"{check.name} is not configured: {found[0][1].summary}")
             return

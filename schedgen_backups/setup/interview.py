@@ -17,7 +17,7 @@ import typer
 
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import out
-from schedgen_backups.cli.progress import print_precondition_results
+from schedgen_backups.cli.progress import print_precondition_results, show_work
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.cron import parse_cron
@@ -203,7 +203,8 @@ class Interview:
         try:
             if is_elsewhere and not self._can_be_asked():
                 return ()
-            return find_offers(config.database, config.bucket, config.capture.transfer)
+            with show_work(out, "looking where the keys of the objects are"):
+                return find_offers(config.database, config.bucket, config.capture.transfer)
         except BackupError as error:
             out.print(f"[yellow]references:[/] nothing can be offered: {escape(error.message)}")
             return ()

@@ -5,6 +5,7 @@ Rows are read without planning a query on their tables, and only some of them: w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,6 +20,7 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, Tra
 _KEYS_LIMIT = 100_000
 """Of a bucket: 10 MB of memory, and a few seconds of listing."""
 _ROWS_LIMIT = 2000
+_CHARACTERS_LIMIT = 4_000_000
 _OFFERS_LIMIT = 5
 
 
@@ -38,6 +40,18 @@ class Offer:
         return {"BACKUP_PRESET": self.preset if not self.query else DEFAULTS["BACKUP_PRESET"], "BACKUP_REFERENCE_QUERY": self.query}
 
 
+def _take(values: Iterator[str]) -> list[str]:
+    """Return the first values, fewer where they are long: keys are short."""
+    taken: list[str] = []
+    size = 0
+    for value in islice(values, _ROWS_LIMIT):
+        taken.append(value)
+        size += len(value)
+        if size > _CHARACTERS_LIMIT:
+            break
+    return taken
+
+
 def find_offers(database: DatabaseSettings, bucket: BucketSettings, transfer: TransferSettings) -> tuple[Offer, ...]:
     """Return where the keys may be, the likeliest first; nothing where no column holds one. Errors of database and bucket are raised."""
     with BucketClient(bucket, threads=1, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
@@ -50,7 +64,7 @@ def find_offers(database: DatabaseSettings, bucket: BucketSettings, transfer: Tr
                 offers.append(Offer(f"the tables of the preset {name}: {preset.query}", preset=name))
         for column in snapshot.list_text_columns():
             with snapshot.open_text_column(column) as read:
-                values = list(islice(filter(None, read), _ROWS_LIMIT))
+                values = _take(filter(None, read))
             if hits := sum(value in keys for value in values):
                 found.append((hits, len(values), column))
     found.sort(key=lambda each: (each[0] / each[1], each[0]), reverse=True)

@@ -14,10 +14,12 @@ from schedgen_backups import run_tags
 from schedgen_backups.alerts.run_kinds import DRILL_CHECK_NAMES
 from schedgen_backups.config.config import load_config
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.definitions import defs
 from schedgen_backups.defs.assets import find_point_id
 from schedgen_backups.defs.checks import CONDITION_CHECKS, list_checks
+from schedgen_backups.defs.site import build_site_definitions
 from schedgen_backups.demo.seed import SeedSummary
 from schedgen_backups_tests.support.servers import run
 from schedgen_backups_tests.support.sites import Site, execute_job, failures_of
@@ -169,6 +171,17 @@ def test_materialize_all_does_the_same_as_the_job_and_drills_nothing(site: Site,
     assert [text for text in unknown if text is None or not text.startswith("unknown: no recovery point was ever drilled")] == []
     assert [point.state for point in site.points()] == [PointState.VERIFIED]
     site.assert_left_clean()
+
+
+def test_where_nothing_says_which_objects_rows_refer_to_the_check_is_not_there_and_the_point_is_committed(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
+    site.set(BACKUP_PRESET="none")
+    result = execute_job(build_site_definitions(load_config()).resolve_job_def("backup_job"), instance, None)
+    assert failures_of(result) == {}
+    assert "references_resolve" not in {evaluation.check_name for evaluation in result.get_asset_check_evaluations()}
+    [point] = site.points()
+    assert (point.state, point.verification.level(VerificationLevel.COHERENT).status) == (PointState.VERIFIED, CheckStatus.NOT_CONFIGURED)
 
 
 def test_two_runs_one_after_the_other_are_both_kept(site: Site, instance: dg.DagsterInstance) -> None:
