@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TypeVar
 
@@ -21,11 +22,13 @@ from schedgen_backups import run_tags
 from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.notify.ticks import record_tick
 from schedgen_backups.core.retention.prune import plan_pruning
 from schedgen_backups.core.verify.reread import find_unread
 from schedgen_backups.monitoring.outbox import OUTBOX_NAME, OutboxCursor, work_through_outbox
-from schedgen_backups.monitoring.watch import WatchCursor, start_watch, watch_site
+from schedgen_backups.monitoring.watch import WATCH_NAME, WatchCursor, start_watch, watch_site
 
 _Cursor = TypeVar("_Cursor", bound=FrozenModel)
 _OUTBOX_SECONDS = 30
@@ -52,6 +55,11 @@ def _read_cursor(context: dg.SensorEvaluationContext, kind: type[_Cursor]) -> _C
         return None
 
 
+def _note_look(config: Config, name: str) -> None:
+    with suppress(ConfigurationError):  # runs say what is wrong with the settings
+        record_tick(config.backup_directory, name, datetime.now(timezone.utc))
+
+
 def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.SensorDefinition:
     @dg.sensor(
         name=OUTBOX_NAME,
@@ -62,7 +70,9 @@ def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.Senso
     def alert_outbox(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         """Sends the alerts of failed and cancelled runs, failed ticks and warnings that no hook has sent, and reports what is over."""
         cursor = _read_cursor(context, OutboxCursor) or OutboxCursor()
-        after = work_through_outbox(context.instance, AlertService(config.reload()), cursor, check_keys)
+        current = config.reload()
+        after = work_through_outbox(context.instance, AlertService(current), cursor, check_keys)
+        _note_look(current, OUTBOX_NAME)
         context.update_cursor(after.model_dump_json())
         return dg.SkipReason("everything was told" if after != cursor else "nothing new")
 
@@ -71,7 +81,7 @@ def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.Senso
 
 def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
     @dg.sensor(
-        name="freshness_watch",
+        name=WATCH_NAME,
         minimum_interval_seconds=_FRESHNESS_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Alerts when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, or one is damaged, even when no run ever started.",
@@ -81,7 +91,9 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
         cursor = _read_cursor(context, WatchCursor) or start_watch()
         # Before anything can fail: the wait for the first point begins with the first look.
         context.update_cursor(cursor.model_dump_json())
-        cursor, words = watch_site(context.instance, AlertService(config.reload()), cursor, datetime.now(timezone.utc))
+        current = config.reload()
+        cursor, words = watch_site(context.instance, AlertService(current), cursor, datetime.now(timezone.utc))
+        _note_look(current, WATCH_NAME)
         context.update_cursor(cursor.model_dump_json())
         return dg.SkipReason(words)
 

@@ -13,11 +13,13 @@ from schedgen_backups.core.catalog.check_results import CheckStatus, Verificatio
 from schedgen_backups.core.catalog.selection import list_verified
 from schedgen_backups.core.notify.channels import make_channels
 from schedgen_backups.core.notify.deliveries import read_last_delivery
+from schedgen_backups.core.notify.ticks import RECORD_INTERVAL, read_ticks
 from schedgen_backups.core.units import format_age
 from schedgen_backups.doctor.results import PreconditionResult, Verdict
 
 _TIMERS = (Path("/etc/systemd/system/timers.target.wants/schedgen-backup.timer"),)
 _CRON_FILES = (Path("/etc/cron.d/schedgen-backups"),)
+_SENSOR_LIMIT = 3 * RECORD_INTERVAL
 _DAEMON_WORDS = (b"dagster-daemon", b"dagster._daemon", b"schedgen-backups\0serve", b"schedgen_backups.cli.main\0serve")
 
 
@@ -38,6 +40,19 @@ def examine_starters(config: Config, catalog: Catalog, now: datetime) -> Iterato
         yield PreconditionResult(
             "schedule", Verdict.NOTE, detail, "Where another machine or container does, all is well; otherwise run setup, or serve."
         )
+
+
+def examine_sensors(catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:
+    """Yield whether the sensors look; nothing where none ever did, since cron and systemd need none."""
+    for name, looked_at in sorted(read_ticks(catalog.directory).items()):
+        age = now - looked_at
+        if age <= _SENSOR_LIMIT:
+            yield PreconditionResult("sensors", Verdict.OK, f"{name} looked {format_age(age)} ago")
+        else:
+            detail = f"{name} last looked {format_age(age)} ago: nobody tells of killed runs, or of points that are missing or damaged"
+            yield PreconditionResult(
+                "sensors", Verdict.PROBLEM, detail, "Start Dagster's daemon again, and look at the page of the sensor in the UI."
+            )
 
 
 def examine_proofs(config: Config, catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:

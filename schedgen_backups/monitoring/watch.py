@@ -18,6 +18,7 @@ from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.monitoring.markdown import OVERVIEW_KEY, describe_points, make_overview
 
 RECOVERY_POINT_KEY = dg.AssetKey("recovery_point")
+WATCH_NAME = "freshness_watch"
 INTACT_CHECK = "recovery_point_is_intact"
 FRESH_CHECK = "recovery_point_is_fresh"
 _REPEAT = timedelta(hours=6)

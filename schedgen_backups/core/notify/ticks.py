@@ -1,0 +1,48 @@
+"""Keeps when each sensor last looked, so that `doctor` knows whether anybody watches, also from another container than the daemon's."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydantic import AwareDatetime, ValidationError
+
+from schedgen_backups.core.errors import StorageError
+from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.notify.incidents import FOLDER_NAME
+from schedgen_backups.core.system.files import read_small_file, write_atomically
+from schedgen_backups.core.system.lock import FileLock
+
+RECORD_INTERVAL = timedelta(minutes=5)
+"""A sensor that looks more often is noted so often: each note is a write that is waited for."""
+_NAME = "ticks.json"
+_LOCK_NAME = "ticks.lock"
+_LOG = logging.getLogger(__name__)
+
+
+class _Ticks(FrozenModel):
+    looked_at: dict[str, AwareDatetime] = {}
+
+
+def read_ticks(backup_directory: Path) -> dict[str, datetime]:
+    """Return sensor → when it last looked, to five minutes; nothing where none ever did."""
+    try:
+        return dict(_Ticks.model_validate_json(read_small_file(backup_directory / FOLDER_NAME / _NAME)).looked_at)
+    except (OSError, ValidationError):
+        return {}
+
+
+def record_tick(backup_directory: Path, sensor_name: str, now: datetime) -> None:
+    """Keep that the sensor looked. Nothing depends on it: a folder that cannot be written is logged, and one that is missing is not made."""
+    last = read_ticks(backup_directory).get(sensor_name)
+    if not backup_directory.is_dir() or (last is not None and timedelta(0) <= now - last < RECORD_INTERVAL):
+        return
+    folder = backup_directory / FOLDER_NAME
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with FileLock(folder / _LOCK_NAME).waited_for():
+            looked_at = {**read_ticks(backup_directory), sensor_name: now}
+            write_atomically(folder / _NAME, _Ticks(looked_at=looked_at).model_dump_json(indent=1).encode())
+    except (OSError, StorageError) as error:
+        _LOG.warning("that %s looked cannot be kept in %s: %s", sensor_name, folder, error)
