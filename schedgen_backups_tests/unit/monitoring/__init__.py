@@ -1,0 +1,1 @@
+"""Tests of what is reported, without a Dagster instance."""
