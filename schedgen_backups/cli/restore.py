@@ -31,7 +31,7 @@ from schedgen_backups.core.restore.table_diff import diffs_to_json
 from schedgen_backups.core.restore.table_write import WriteMode
 from schedgen_backups.core.restore.tables import PreparedTables, make_side_name
 from schedgen_backups.core.restore.undelete import prepare_undelete
-from schedgen_backups.core.units import count, format_bytes
+from schedgen_backups.core.units import count, format_bytes, name_some
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 _LISTED_FILES = 20
@@ -122,6 +122,8 @@ def restore_tables(
             prepared = stack.enter_context(service.open_tables(request))
         differences = prepared.describe()
         answer: dict[str, object] = {"id": point.point_id.text, "tables": diffs_to_json(differences, with_values=values)}
+        if prepared.left_out:
+            err.print(f"[yellow]note:[/] not in this point, left out when it was taken: the rows of {escape_value(name_some(prepared.left_out))}")
         if not as_json:
             out.print(draw_diffs(differences))
             if values:
@@ -227,7 +229,8 @@ def undelete(
             out.print(draw_diffs(row_differences))
             out.print(draw_objects(object_differences))
             for lost in prepared.lost_keys:
-                err.print(f"[yellow]note:[/] the archive has no object {escape_value(lost)}")
+                why = ": BACKUP_EXCLUDE_OBJECTS left it out when the point was taken" if lost in prepared.excluded_keys else ""
+                err.print(f"[yellow]note:[/] the archive has no object {escape_value(lost)}{why}")
         if not dry_run:
             demand_confirmation(request.target_name, confirm)
             with show_work(err, "writing objects, then rows"):

@@ -188,6 +188,9 @@ def _examine_exclusions(snapshot: Snapshot, capture: CaptureSettings) -> Iterato
     snapshot.check_exclusions(excluded, capture.references)
     names = sorted(f"{table.schema_name}.{table.name}" for table in excluded)
     yield PreconditionResult("exclusions", Verdict.OK, f"the rows of {name_some(names)} are left out" if names else "no table is left out")
+    if views := snapshot.find_views_of(excluded):
+        detail = f"{name_some(views)} read tables that are left out: a restore fills them from what is there, and cannot where their query then fails"
+        yield PreconditionResult("exclusions", Verdict.NOTE, detail, "Prove it: schedgen-backups backup, then schedgen-backups drill")
     if unused:
         detail = f"BACKUP_EXCLUDE_TABLE_DATA names no table of the database with {', '.join(unused)}"
         yield PreconditionResult("exclusions", Verdict.NOTE, detail, "Name a table, schema.table or a glob such as public.log_*.")

@@ -63,7 +63,7 @@ def capture_database(
             source = _Source(settings, capture, client, snapshot, facts.session, RateLimit(capture.transfer.max_mb_per_second))
             expected_rows = _dump_and_count(source, tables, excluded, writer, folder)
             if not sum(expected_rows.values()) and not capture.is_empty_allowed:
-                raise _empty_error(settings)
+                raise _empty_error(settings, excluded)
             if not reference_note:
                 for keys in snapshot.read_references(capture.references):
                     writer.add_references(keys)
@@ -211,7 +211,12 @@ def _read_roles(client: ClientPrograms, settings: DatabaseSettings, session: Ses
     return "\n".join(kept), f"{left_out} statements with a line break in a name or value are not kept" if left_out else ""
 
 
-def _empty_error(settings: DatabaseSettings) -> DatabaseError:
+def _empty_error(settings: DatabaseSettings, excluded: frozenset[TableName] = frozenset()) -> DatabaseError:
+    if excluded:
+        return DatabaseError(
+            f"no table of the database {settings.database} has a row but those that BACKUP_EXCLUDE_TABLE_DATA leaves out",
+            hint="Leave out less. If it is meant to be so, set BACKUP_ALLOW_EMPTY=true.",
+        )
     return DatabaseError(
         f"the database {settings.database} is empty: not one row in any table",
         hint="Is POSTGRES_DB right? If it is meant to be empty, set BACKUP_ALLOW_EMPTY=true.",

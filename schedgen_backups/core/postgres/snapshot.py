@@ -74,6 +74,20 @@ SELECT n.nspname, c.relname, m.nspname, d.relname, k.conname FROM pg_catalog.pg_
 JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_class d ON d.oid = k.confrelid JOIN pg_catalog.pg_namespace m ON m.oid = d.relnamespace
 WHERE k.contype = 'f' ORDER BY 1, 2, 5"""
+# Rows of a table that is partitioned by hash are loaded through it, and may come into another partition (pg_dump, forcePartitionRootLoad).
+_HASHED = """
+SELECT n.nspname, c.relname FROM pg_catalog.pg_partitioned_table t JOIN pg_catalog.pg_class c ON c.oid = t.partrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE t.partstrat = 'h' ORDER BY 1, 2"""
+# What a materialized view reads, also through other views.
+_READ_BY_VIEWS = """
+WITH RECURSIVE reads(view_oid, oid) AS (
+    SELECT c.oid, c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'm'
+    UNION SELECT reads.view_oid, d.refobjid FROM reads JOIN pg_catalog.pg_rewrite w ON w.ev_class = reads.oid
+    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = w.oid
+        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass)
+SELECT DISTINCT pg_catalog.format('%I.%I', m.nspname, v.relname), n.nspname, c.relname FROM reads
+JOIN pg_catalog.pg_class v ON v.oid = reads.view_oid JOIN pg_catalog.pg_namespace m ON m.oid = v.relnamespace
+JOIN pg_catalog.pg_class c ON c.oid = reads.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1"""
 _JOIN_COLUMNS = """
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid JOIN pg_catalog.pg_type t ON t.oid = a.atttypid WHERE"""
 _KEYS_PER_BLOCK = 1000
@@ -188,6 +202,10 @@ class Snapshot:
             own = leaves.get(TableName(str(own_schema), str(own_name)), frozenset())
             if own - excluded and leaves.get(TableName(str(schema), str(name)), frozenset()) & excluded:
                 needed.append(f"{own_schema}.{own_name} refers to {schema}.{name} ({constraint})")
+        for schema, name in self._rows(_HASHED):
+            parts = leaves.get(TableName(str(schema), str(name)), frozenset())
+            if parts & excluded and parts - excluded:
+                needed.append(f"{schema}.{name} is partitioned by hash, and rows that are kept may belong to a partition that is left out")
         if references.built_in is not None:
             with_keys = excluded.intersection(self._find_reference_tables(references.built_in)[0])
             needed += [f"object keys are read from {table.schema_name}.{table.name}" for table in sorted(with_keys, key=_order_of)]
@@ -196,6 +214,12 @@ class Snapshot:
                 f"BACKUP_EXCLUDE_TABLE_DATA leaves out rows that others need, so that the dump could not be restored: {name_some(needed)}",
                 hint="Leave out the tables that refer to them as well, or keep these.",
             )
+
+    def find_views_of(self, tables: frozenset[TableName]) -> tuple[str, ...]:
+        """Return the materialized views that read one of these tables: without its rows a restore fills them with something else, or cannot."""
+        leaves = self._read_leaves()
+        read = ((str(view), leaves.get(TableName(str(schema), str(name)), frozenset())) for view, schema, name in self._rows(_READ_BY_VIEWS))
+        return tuple(dict.fromkeys(view for view, parts in read if parts & tables))
 
     def _read_leaves(self) -> dict[TableName, frozenset[TableName]]:
         """Return each table with itself, and each partitioned one with the partitions that hold its rows."""

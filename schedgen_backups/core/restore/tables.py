@@ -59,7 +59,7 @@ def select_tables(dump: DumpFile, names: tuple[str, ...]) -> tuple[TableEntry, .
             chosen.append(table)
             unused.difference_update(matching)
     if unused:
-        left_out = [table for table in dump.record.left_out.tables if table in unused or table.partition(".")[2] in unused]
+        left_out = find_left_out(dump, tuple(unused))
         if left_out:
             raise RestoreError(
                 f"the dump holds no rows of {name_some(left_out)}: BACKUP_EXCLUDE_TABLE_DATA left them out when it was taken",
@@ -70,6 +70,12 @@ def select_tables(dump: DumpFile, names: tuple[str, ...]) -> tuple[TableEntry, .
             hint="Name a table, schema.table or a glob such as public.jobs_*; of a partitioned table, its partitions. `show ID --tables` lists them.",
         )
     return tuple(chosen)
+
+
+def find_left_out(dump: DumpFile, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The tables that any name means and whose rows the operator left out of the dump."""
+    excluded = dump.record.excluded_tables
+    return tuple(f"{each.schema_name}.{each.name}" for each in excluded if any(matches_table(name, each.schema_name, each.name) for name in names))
 
 
 class SideDatabase:
@@ -188,6 +194,8 @@ class PreparedTables:
     captured: DatabaseSession
     live: DatabaseSession
     differences: tuple[TableDiff, ...]
+    left_out: tuple[str, ...]
+    """Tables that were named, too, and whose rows are not in the point."""
 
     def describe(self) -> tuple[TableDiff, ...]:
         """Return how the tables differed when they were prepared."""
@@ -242,4 +250,5 @@ def prepare_tables(request: TableRequest, transfer: TransferSettings) -> Generat
             DatabaseSession(request.live.with_database(name), stall_timeout_seconds=transfer.stall_timeout_seconds) as captured,
         ):
             _fill(prepared, tables, captured.settings)
-            yield PreparedTables(request, tables, side, captured, live, diff_tables(tables, captured, live, where=request.where))
+            differences = diff_tables(tables, captured, live, where=request.where)
+            yield PreparedTables(request, tables, side, captured, live, differences, find_left_out(prepared.dump, request.names))

@@ -10,6 +10,7 @@ from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.restore.bucket import prepare_bucket
 from schedgen_backups.core.restore.objects import PreparedObjects, check_archive_belongs, compare_objects, select_keys
 from schedgen_backups.core.restore.table_diff import TableDiff
@@ -50,6 +51,8 @@ class PreparedUndelete:
     objects: PreparedObjects
     lost_keys: tuple[str, ...]
     """Keys that the rows refer to and the archive lacks."""
+    excluded_keys: frozenset[str]
+    """Those of them that the operator left out of the archive."""
 
     def execute(self) -> Undeleted:
         """Write the missing objects, read them back, then put the missing rows back.
@@ -81,4 +84,6 @@ def prepare_undelete(request: UndeleteRequest, transfer: TransferSettings) -> Ge
         with bucket.artifact.read_as(ArchiveFile) as archive:
             check_archive_belongs(archive, point.point_id)
             entries, lost_keys = select_keys(archive, keys)
-        yield PreparedUndelete(request, tables, PreparedObjects(point, bucket, compare_objects(bucket, entries)), lost_keys)
+            excluded_keys = frozenset(key for key in lost_keys if matches_any_key(archive.record.excluded_patterns, key))
+        objects = PreparedObjects(point, bucket, compare_objects(bucket, entries))
+        yield PreparedUndelete(request, tables, objects, lost_keys, excluded_keys)

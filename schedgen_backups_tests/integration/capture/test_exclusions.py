@@ -10,7 +10,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.drill.drill import drill_point
 from schedgen_backups.core.drill.pdf_sample import open_referenced_pdfs
-from schedgen_backups.core.errors import ConfigurationError, RestoreError
+from schedgen_backups.core.errors import ConfigurationError, DatabaseError, RestoreError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import LeftOut, Manifest, Origin, ReferenceVerdict
@@ -179,11 +179,41 @@ def test_a_partition_that_a_foreign_key_needs_is_not_left_out(database: Database
         snapshot.check_exclusions(snapshot.find_tables(("c_1",)), References(query=""))
 
 
+def test_some_partitions_of_a_table_that_is_partitioned_by_hash_are_not_left_out(database: DatabaseSettings) -> None:
+    """pg_dump has their rows loaded through the table, and what is kept may come into the partition that is not compared."""
+    run(
+        database,
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE p (m mood) PARTITION BY HASH (m);"
+        " CREATE TABLE p_0 PARTITION OF p FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+        " CREATE TABLE p_1 PARTITION OF p FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+    )
+    with open_snapshot(database) as snapshot:
+        with pytest.raises(ConfigurationError, match=r"public\.p is partitioned by hash"):
+            snapshot.check_exclusions(snapshot.find_tables(("p_1",)), References(query=""))
+        snapshot.check_exclusions(snapshot.find_tables(("p",)), References(query=""))
+
+
+def test_materialized_views_over_what_is_left_out_are_found(database: DatabaseSettings) -> None:
+    run(database, "CREATE TABLE log (i int); CREATE VIEW v AS SELECT * FROM log; CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM v")
+    run(database, "CREATE TABLE kept (i int); CREATE MATERIALIZED VIEW other AS SELECT * FROM kept")
+    with open_snapshot(database) as snapshot:
+        assert snapshot.find_views_of(snapshot.find_tables(("log",))) == ("public.m",)
+        assert snapshot.find_views_of(snapshot.find_tables(("nothing",))) == ()
+
+
+def test_a_database_of_which_everything_is_left_out_says_so(database: DatabaseSettings, tmp_path: Path) -> None:
+    run(database, "CREATE TABLE log AS SELECT 1 AS i; CREATE TABLE empty_table (i int)")
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    with pytest.raises(DatabaseError, match="but those that BACKUP_EXCLUDE_TABLE_DATA leaves out"):
+        publish_dump(catalog, database, exclusions=Exclusions(tables=("log",)))
+
+
 def test_what_is_left_out_cannot_be_restored_alone_and_the_error_says_why(
     catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings
 ) -> None:
     point = catalog.get_point(ID)
-    for name in ("audit log", "cache.pages"):
+    for name in ("audit log", "cache.pages", "cache.p*"):
         with (
             pytest.raises(RestoreError, match="BACKUP_EXCLUDE_TABLE_DATA left them out"),
             prepare_tables(TableRequest(point, (name,), database), make_transfer()),
@@ -194,6 +224,12 @@ def test_what_is_left_out_cannot_be_restored_alone_and_the_error_says_why(
         prepare_objects(point, ("thumbs/1.png",), bucket, make_transfer()),
     ):
         pass
+
+
+def test_a_glob_that_means_kept_tables_as_well_names_those_that_are_not_there(catalog: Catalog, database: DatabaseSettings) -> None:
+    with prepare_tables(TableRequest(catalog.get_point(ID), ("public.*",), database), make_transfer()) as prepared:
+        assert [table.name for table in prepared.tables] == ["jobs", "users"]
+        assert prepared.left_out == ("public.audit log", "public.events_1", "public.events_2_rest")
 
 
 def test_objects_that_are_no_longer_left_out_come_back(catalog: Catalog, bucket: BucketSettings) -> None:
