@@ -89,9 +89,8 @@ def open_referenced_pdfs(
         excluded_patterns = archive.record.excluded_patterns
     count, keys = _pick_keys(database, references, random, excluded_patterns, stall_timeout_seconds=limit_seconds)
     figures: dict[str, Figure] = {"references": count, "sampled": len(keys)}
-    if count != record.reference_count:
-        summary = f"the restored database refers to {count} objects, the snapshot referred to {record.reference_count}"
-        return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.FAILED, summary, figures)
+    if (refusal := _judge_keys(count, keys, record.reference_count, figures)) is not None:
+        return refusal
     with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
         wanted = set(keys)
         entries = {entry.key: entry for entry in archive.read_entries() if entry.key in wanted}
@@ -126,6 +125,17 @@ def open_referenced_pdfs(
     if tally.missing:
         summary += f"; {tally.missing} keys have no object, as was recorded"
     return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.PASSED, summary, figures)
+
+
+def _judge_keys(count: int, keys: list[str], expected_count: int, figures: dict[str, Figure]) -> CheckResult | None:
+    """Return the result where no object need be opened for it."""
+    if count != expected_count:
+        summary = f"the restored database refers to {count} objects, the snapshot referred to {expected_count}"
+        return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.FAILED, summary, figures)
+    if count and not keys:
+        summary = f"all of {count} references are to objects that BACKUP_EXCLUDE_OBJECTS left out: none could be opened"
+        return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.NOT_CONFIGURED, summary, figures)
+    return None
 
 
 def _pick_keys(

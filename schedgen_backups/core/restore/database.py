@@ -212,7 +212,10 @@ def prepare_new_database(path: Path, live: DatabaseSettings, transfer: TransferS
     with _open_half(path, live.with_database(MAINTENANCE_DATABASE), transfer) as prepared:
         with prepared.session.use() as connection:
             check_may_create(connection, prepared.target)
-        yield replace(prepared, facts=replace(prepared.facts, relation_count=0, encoding=prepared.record.encoding, properties=None))
+        # Of the database that is to be made, not of the one that it is made from: pg_dump writes the second dump in it.
+        session = replace(prepared.facts.session, encoding=prepared.record.encoding)
+        facts = replace(prepared.facts, session=session, relation_count=0, encoding=prepared.record.encoding, properties=None)
+        yield replace(prepared, facts=facts)
 
 
 @contextmanager

@@ -63,9 +63,12 @@ def verify_references(
     counts = ", ".join(f"{count} {verdict.value}" for verdict, count in summary.verdict_counts.items())
     text = f"{summary.resolved_count} of {summary.reference_count} references are in the archive" + (f"; {counts}" if counts else "")
     status = CheckStatus.FAILED if not summary.is_coherent else CheckStatus.INCOMPLETE if summary.newly_missing_count else CheckStatus.PASSED
+    if summary.reference_count and summary.verdict_counts.get(ReferenceVerdict.EXCLUDED) == summary.reference_count:
+        # Nothing was proven: no object that a row refers to is meant to be there.
+        status = CheckStatus.NOT_CONFIGURED
     if status is CheckStatus.INCOMPLETE:
         text += f", {summary.newly_missing_count} of them new"
-    if status is not CheckStatus.PASSED:
+    if status is not CheckStatus.PASSED and summary.missing:
         text += f": {name_some([reference.key for reference in summary.missing])}"
     figures: dict[str, Figure] = {"references": summary.reference_count, "resolved": summary.resolved_count, "missing": len(missing)}
     figures["newly_missing"] = summary.newly_missing_count

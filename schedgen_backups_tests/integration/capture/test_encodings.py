@@ -14,10 +14,12 @@ from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.drill.drill import drill_point
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import Origin, RecoveryPointId
+from schedgen_backups.core.restore.point import RestoreRequest, prepare_restore, restore_point
+from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 from schedgen_backups.core.verify.commit import commit_point
-from schedgen_backups_tests.support.artifacts import POINT, make_live, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import POINT, make_capture, make_live, make_transfer, publish_archive, publish_dump
 from schedgen_backups_tests.support.dumps import restore
 from schedgen_backups_tests.support.restores import compare_database
 from schedgen_backups_tests.support.servers import connect, run
@@ -86,3 +88,29 @@ def test_a_key_that_is_no_utf_8_takes_nothing_with_it(postgres_server: EmbeddedP
             assert dump.record.row_count == 6
     finally:
         postgres_server.drop_database(source.database)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "EUC_JP", "SQL_ASCII"])
+def test_restores_make_and_exchange_a_database_of_another_encoding(encoding: str, postgres_server: EmbeddedPostgres, tmp_path: Path) -> None:
+    """The database that it is made from is UTF-8: the second dump is written in its own encoding all the same."""
+    source = create(postgres_server, encoding)
+    made = source.with_database(f"{source.database}_made")
+    try:
+        if encoding in WORDS:
+            fill(source, WORDS[encoding])
+        else:
+            run(source, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES (E'\\xe9'); CREATE TABLE kept AS SELECT E'\\xfc'::text AS t")
+        catalog = Catalog(tmp_path / "backups")
+        catalog.prepare()
+        publish_dump(catalog, source)
+        point = catalog.get_point(RecoveryPointId(POINT))
+        assert restore_point(RestoreRequest(point, made, None, creates_targets=True), make_transfer()).is_equal
+        service = RestoreService(catalog, make_capture(), RestoreOptions("a test"), report=lambda _text: None)
+        request = RestoreRequest(point, source, None, is_swap=True)
+        with prepare_restore(request, make_transfer()) as prepared:
+            assert service.restore_whole(prepared).is_equal
+        states = [result.status for result in catalog.read_verification(RecoveryPointId(POINT)).results]
+        assert set(states) == {CheckStatus.PASSED}
+    finally:
+        for (name,) in run(postgres_server.settings("postgres"), f"SELECT datname FROM pg_database WHERE datname LIKE '{source.database}%'"):
+            postgres_server.drop_database(str(name))

@@ -132,6 +132,21 @@ def test_a_drill_is_green_and_samples_only_what_is_there(
     assert (sampled.figures["references"], sampled.figures["sampled"], sampled.figures["references_missing_as_recorded"]) == (3, 2, 1)
 
 
+def test_where_every_reference_is_left_out_nothing_is_proven(database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) -> None:
+    """It is what the operator wants, and it is not green."""
+    run(database, "CREATE TABLE jobs AS SELECT 'a' AS s3_key")
+    put(bucket, "a", b"a", "text/plain")
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    publish_dump(catalog, database, exclusions=Exclusions(objects=("*",)))
+    publish_archive(catalog, bucket, exclusions=Exclusions(objects=("*",)))
+    commit(catalog, database, bucket)
+    results = catalog.read_verification(ID).results
+    assert get_status(results, Check.REFERENCES_RESOLVE) is CheckStatus.NOT_CONFIGURED
+    assert get_summary(results, Check.REFERENCES_RESOLVE) == "0 of 1 references are in the archive; 1 excluded"
+    assert open_referenced_pdfs(catalog.get_point(ID), database, bucket, make_transfer()).status is CheckStatus.NOT_CONFIGURED
+
+
 def test_tables_that_are_dumped_by_several_programs_are_left_out_too(database: DatabaseSettings, tmp_path: Path) -> None:
     run(database, "CREATE TABLE big_1 (x text); CREATE TABLE big_2 (x text); CREATE TABLE big_3 (x text); CREATE TABLE big_log (x text)")
     for name in ("big_1", "big_2", "big_3", "big_log"):
