@@ -17,6 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from schedgen_backups import run_tags
+from schedgen_backups.config.config import Config
 from schedgen_backups.config.schedules import DefinitionSettings
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
@@ -45,11 +46,30 @@ class DrillConfig(dg.Config):
 
 
 @dg.op(name=DRILL_NAME, pool=DRILL_POOL, out=dg.Out(dg.Nothing), required_resource_keys={RESOURCE_KEY})
-def drill_recovery_point(context: dg.OpExecutionContext, config: DrillConfig) -> None:
-    """The recovery point was restored somewhere else and looked at; what was measured is reported to the asset."""
-    backup: BackupResource = getattr(context.resources, RESOURCE_KEY)
+def drill_recovery_point(context: dg.OpExecutionContext, config: DrillConfig) -> Iterator[dg.AssetCheckEvaluation]:
+    """The recovery point was restored somewhere else and looked at; what was measured is reported to the asset.
+
+    A drill that comes to no result is reported, too: the checks would say what the one before found.
+    """
+    try:
+        report, seconds = _drill(context, config, getattr(context.resources, RESOURCE_KEY).config)
+    except dg.Failure as failure:
+        yield _evaluate(
+            _CHECKS[0],
+            dg.AssetCheckResult(
+                passed=False, severity=dg.AssetCheckSeverity.ERROR, description=f"the drill came to no result: {failure.description}"
+            ),
+        )
+        raise
+    for note in report.notes:
+        context.log.warning(note)
+    context.log_event(dg.AssetMaterialization(DRILL_NAME, metadata={**_make_figures(report), "seconds_with_removal": round(seconds, 3)}))
+    context.log_event(make_points_observation(Catalog(getattr(context.resources, RESOURCE_KEY).config.backup_directory)))
+
+
+def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) -> tuple[DrillReport, float]:
+    """Drill the point of the configuration; return what was found, and how many seconds it took with the removal of everything."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        site = backup.config
         site.check("drill", "capture", "database")
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
         catalog = Catalog(site.backup_directory)
@@ -57,11 +77,7 @@ def drill_recovery_point(context: dg.OpExecutionContext, config: DrillConfig) ->
         context.instance.add_run_tags(context.run_id, {run_tags.POINT: chosen.text})
         started = time.monotonic()
         report = drill_point(catalog, chosen, site.capture.transfer, site.drill, source=site.database, drilled_by=context.run_id)
-        seconds = time.monotonic() - started
-    for note in report.notes:
-        context.log.warning(note)
-    context.log_event(dg.AssetMaterialization(DRILL_NAME, metadata={**_make_figures(report), "seconds_with_removal": round(seconds, 3)}))
-    context.log_event(make_points_observation(catalog))
+        return report, time.monotonic() - started
 
 
 def make_drill_asset(max_age: timedelta) -> dg.AssetSpec:
@@ -159,15 +175,7 @@ def _make_report(check: _DrillCheck) -> dg.OpDefinition:
             context.log.info(f"{check.name} is not configured: {found[0][1].summary}")
             return
         result = _judge(found, check)
-        yield dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey(DRILL_NAME),
-            check_name=check.name,
-            passed=result.passed,
-            severity=result.severity,
-            description=result.description,
-            metadata=result.metadata,
-            blocking=check.is_blocking,
-        )
+        yield _evaluate(check, result)
         if check.is_blocking and not result.passed and result.severity is dg.AssetCheckSeverity.ERROR:
             with explain_failure(VERIFICATION_EXIT_CODE):
                 raise VerificationError(result.description or check.description)
@@ -227,6 +235,18 @@ def _read_results(backup: BackupResource, run_id: str, check: _DrillCheck) -> li
     if point is None:
         return []
     return [(point, result) for kind in check.checks if (result := point.verification.result(kind)) is not None]
+
+
+def _evaluate(check: _DrillCheck, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(DRILL_NAME),
+        check_name=check.name,
+        passed=result.passed,
+        severity=result.severity,
+        description=result.description,
+        metadata=result.metadata,
+        blocking=check.is_blocking,
+    )
 
 
 def _judge(found: list[tuple[PointListing, CheckResult]], check: _DrillCheck) -> dg.AssetCheckResult:

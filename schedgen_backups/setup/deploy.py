@@ -5,6 +5,7 @@ Nothing is installed or started. The folder of `compose` is all that its image i
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from enum import Enum
@@ -23,6 +24,8 @@ from schedgen_backups.setup.plan import LOG_AT, POINTS_AT, SERVICE_USER, STATE_A
 
 _IMAGE_FILES = ("pyproject.toml", "constraints.txt", "README.md", ".env.example", ".dockerignore", "dagster.yaml", "workspace.yaml")
 _IMAGE_FOLDERS = ("docker", "deploy")
+_USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+"""useradd(8), "Caveats"."""
 _MANUAL = "docs/schedgen-backups.1"
 
 
@@ -49,6 +52,8 @@ def deploy(
     """Write a deployment's files into a folder, with this installation's programs, schedule and paths; install and start nothing."""
     config = get_config(context)
     sources = install.find_sources()
+    if to.is_symlink() and not to.exists():
+        raise ConfigurationError(f"{to} is a link to nothing", hint="Name a folder.")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigurationError(f"{to} is not an empty folder", hint="Name another, or a new one.")
     folder = to.absolute()
@@ -81,6 +86,8 @@ def _plan(config: Config, kind: Kind, sources: Path, folder: Path, state: Path, 
         log=log,
         user=user,
     )
+    if not _USER_NAME.fullmatch(user):
+        raise ConfigurationError(f"{user!r} is not the name of a user", hint="Use letters, digits, - and _, such as schedgen-backups.")
     cron = config.schedule.cron
     if kind is Kind.SYSTEMD:
         return plan_units(sources / "deploy", folder, place, cron, str(config.schedule.timezone))

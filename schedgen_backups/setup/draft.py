@@ -16,11 +16,14 @@ class Draft:
     """One such file."""
 
     def __init__(self, env_path: Path) -> None:
+        self._env_path = env_path
         self.path = env_path.with_name(f"{env_path.name}.setup")
 
     def read(self) -> dict[str, str]:
-        """Return the answers of the last interview; nothing where it came to its end, or the file is none of ours."""
+        """Return the answers of the last interview; nothing where it came to its end, the file is none of ours, or the environment file is newer."""
         try:
+            if self._env_path.exists() and self._env_path.stat().st_mtime_ns > self.path.stat().st_mtime_ns:
+                return {}
             answers = json.loads(read_small_file(self.path))
         except (OSError, ValueError):
             return {}

@@ -49,8 +49,8 @@ def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, fil
     application = _find_application(sources, wishes) if deployment is Deployment.COMPOSE else None
     env_path = application.parent / FILE_NAME if application else file.path or choose_file_to_write()
     # Only where somebody answers: a script's answers are those of this call.
-    draft = Draft(env_path) if is_interactive and not is_dry else None
-    kept = draft.read() if draft is not None else {}
+    draft = Draft(env_path)
+    kept = draft.read() if is_interactive and not is_dry else {}
     if kept:
         out.print("The answers of a setup that was not finished stand where they can be changed; Enter keeps them.")
     config = load_config_to_write(env_path).with_values({**kept, **flags})
@@ -58,7 +58,9 @@ def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, fil
         raise config.file.error
     old_text = env_path.read_text(encoding="utf-8") if env_path.exists() else ""
     written, _problems = read_value_files(config.file.values, config.file)
-    interview = Interview(config, written, frozenset(flags), is_interactive, is_told=not is_dry, draft=draft)
+    interview = Interview(
+        config, written, frozenset(flags), is_interactive, is_told=not is_dry, draft=draft if is_interactive and not is_dry else None
+    )
     answers = interview.ask_all(deployment)
     own = _leave_files_alone(answers, config.file, written)
     values = {**own, **(install.make_compose_values(sources) if application else {})}
@@ -77,8 +79,7 @@ def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, fil
         _print_plan(env_path, old_text, new_text, files)
         return
     _write(env_path, old_text, new_text, files, place, deployment)
-    if draft is not None:
-        draft.remove()
+    draft.remove()
     # Two that start the same backups would stand in each other's way.
     for other in {Deployment.SYSTEMD, Deployment.CRON} - {deployment}:
         _remove_files(other, wishes)

@@ -103,6 +103,10 @@ def test_damage_fails_the_drill_and_makes_the_point_a_failed_one(backed_up: Site
     result = backed_up.run(instance, "restore_drill_job")
     assert list(failures_of(result)) == ["restore_drill"]
     assert "nothing was written" in failures_of(result)["restore_drill"].description
+    # Otherwise the checks would go on saying what the drill before found.
+    evaluation = evaluations_of(result)["point_is_restored"]
+    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "the drill came to no result" in (evaluation.description or "")
     assert backed_up.points()[-1].state.value == "failed"
     assert_no_scratch(backed_up)
 

@@ -25,6 +25,7 @@ from dotenv import dotenv_values
 
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.setup.draft import Draft
 from schedgen_backups_tests.support.alerts import RecordingServer, closed_port, recording_server
 from schedgen_backups_tests.support.sites import Application
 
@@ -325,6 +326,18 @@ def test_answers_survive_an_interruption_and_are_forgotten_in_the_end(machine: M
     assert dotenv_values(machine.env)["BACKUP_PRESET"] == "none"
     assert [path.name for path in machine.folder.glob(".env*")] == [".env"]
     assert_secrets_are_kept(machine, person.seen + again.seen)
+
+
+def test_a_draft_that_is_older_than_the_settings_counts_for_nothing_and_goes(machine: Machine) -> None:
+    draft = machine.env.with_name(".env.setup")
+    draft.write_text('{"POSTGRES_PASSWORD": "old-canary"}', encoding="utf-8")
+    os.utime(draft, (1, 1))
+    machine.env.write_text(OLD_ENV, encoding="utf-8")
+    assert Draft(machine.env).read() == {}
+    code, seen = machine.run(*machine.answer_flags(), "--deployment", "none", "--yes", "--no-first-backup")
+    assert (code, draft.exists()) == (0, False), seen
+    draft.write_text("{", encoding="utf-8")
+    assert Draft(machine.env).read() == {}
 
 
 def test_a_deployment_is_known_again_exchanged_and_removed(machine: Machine) -> None:
