@@ -27,14 +27,18 @@ def make_schedules(settings: DefinitionSettings) -> list[dg.ScheduleDefinition]:
             settings.timezone,
             "Drills a restore every week (DRILL_SCHEDULE, BACKUP_TIMEZONE).",
         ),
-        _make_schedule(
-            "weekly_audit_schedule",
-            "audit_job",
-            settings.audit_cron,
-            settings.timezone,
-            "Looks every week whether each row of the live database has its object in the live bucket (AUDIT_SCHEDULE).",
-        ),
+        *([_make_audit_schedule(settings)] if settings.has_references else []),
     ]
+
+
+def _make_audit_schedule(settings: DefinitionSettings) -> dg.ScheduleDefinition:
+    return _make_schedule(
+        "weekly_audit_schedule",
+        "audit_job",
+        settings.audit_cron,
+        settings.timezone,
+        "Looks every week whether each row of the live database has its object in the live bucket (AUDIT_SCHEDULE).",
+    )
 
 
 def _make_schedule(name: str, job_name: str, cron: str, timezone: str, description: str) -> dg.ScheduleDefinition:

@@ -23,7 +23,14 @@ def build_site_definitions(config: Config) -> dg.Definitions:
     return dg.Definitions(
         assets=[*ASSETS, make_drill_asset(settings.drill_max_age), live_system],
         asset_checks=[*checks, *CONDITION_CHECKS],
-        jobs=[make_backup_job(settings), make_drill_job(settings.drill_max_minutes), prune_job, verify_job, restore_job, audit_job],
+        jobs=[
+            make_backup_job(settings),
+            make_drill_job(settings.drill_max_minutes),
+            prune_job,
+            verify_job,
+            restore_job,
+            *([audit_job] if settings.has_references else []),
+        ],
         sensors=make_sensors(config, checks),
         schedules=make_schedules(settings),
         resources={RESOURCE_KEY: make_backup_resource(config)},

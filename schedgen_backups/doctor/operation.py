@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from schedgen_backups.config.config import Config
@@ -19,6 +19,8 @@ from schedgen_backups.doctor.results import PreconditionResult, Verdict
 
 _TIMERS = (Path("/etc/systemd/system/timers.target.wants/schedgen-backup.timer"),)
 _CRON_FILES = (Path("/etc/cron.d/schedgen-backups"),)
+_SENSORS = frozenset({"alert_outbox", "freshness_watch"})
+_CLOCK_TOLERANCE = timedelta(minutes=1)
 _SENSOR_LIMIT = 3 * RECORD_INTERVAL
 _DAEMON_WORDS = (b"dagster-daemon", b"dagster._daemon", b"schedgen-backups\0serve", b"schedgen_backups.cli.main\0serve")
 
@@ -43,10 +45,16 @@ def examine_starters(config: Config, catalog: Catalog, now: datetime) -> Iterato
 
 
 def examine_sensors(catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:
-    """Yield whether the sensors look; nothing where none ever did, since cron and systemd need none."""
-    for name, looked_at in sorted(read_ticks(catalog.directory).items()):
+    """Yield whether the sensors look; nothing where none ever did, or where a timer or cron starts the backups, which needs none."""
+    if any(path.exists() for path in (*_TIMERS, *_CRON_FILES)):
+        return
+    ticks = read_ticks(catalog.directory)
+    for name, looked_at in sorted((name, ticks[name]) for name in _SENSORS & ticks.keys()):
         age = now - looked_at
-        if age <= _SENSOR_LIMIT:
+        if age < -_CLOCK_TOLERANCE:
+            detail = f"{name} looked at {looked_at:%Y-%m-%d %H:%M} UTC, which is still to come: this clock is wrong, or was then"
+            yield PreconditionResult("sensors", Verdict.PROBLEM, detail, "Set the clock right (timedatectl); the next look writes another time.")
+        elif age <= _SENSOR_LIMIT:
             yield PreconditionResult("sensors", Verdict.OK, f"{name} looked {format_age(age)} ago")
         else:
             detail = f"{name} last looked {format_age(age)} ago: nobody tells of killed runs, or of points that are missing or damaged"

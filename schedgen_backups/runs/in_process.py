@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 
 from schedgen_backups import run_tags
+from schedgen_backups.alerts.run_kinds import find_run_kind
 from schedgen_backups.alerts.service import AlertService, Failure
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.drill.report import DrillReport
@@ -115,7 +116,11 @@ def _run_job(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **run_config},
         )
     with suppress(BackupError):  # settings of alerts that are wrong: the run says so itself
-        report_checks_of_run(AlertService(config), result)
+        service = AlertService(config)
+        report_checks_of_run(service, result)
+        if result.success:
+            # Where cron starts it, no sensor sees that what was wrong is over.
+            service.report_resolved(service.list_open_keys(find_run_kind(job_name, "").area))
     return result
 
 

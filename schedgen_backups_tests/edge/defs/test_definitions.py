@@ -27,6 +27,8 @@ LOAD = """
 import dagster as dg
 from schedgen_backups.definitions import defs
 dg.Definitions.validate_loadable(defs)
+for repository in (defs.get_repository_def(),):
+    assert [job.name for job in repository.get_all_jobs()]
 schedule = defs.resolve_schedule_def("daily_backup_schedule")
 print(schedule.cron_schedule, schedule.execution_timezone, sep="|")
 """
@@ -69,8 +71,10 @@ def test_the_location_loads_with_an_empty_environment_and_touches_nothing(tmp_pa
         pytest.param({"BACKUP_SCHEDULE": "0 3 * * *", "BACKUP_TIMEZONE": "Africa/Pretoria"}, marks=pytest.mark.exhaustive),
         {"BACKUP_SCHEDULE": "0 0 2 * * *", "POSTGRES_PORT": "x", "MINIO_ENDPOINT": "http://minio:9000", "BACKUP_DOWNLOAD_THREADS": "eight"},
         {"DRILL_SCHEDULE": "on Sundays", "DRILL_DATABASE_URL": "somewhere", "DRILL_MAX_MINUTES": "-1", "DRILL_MINIO_ENDPOINT": "http://x"},
+        {"BACKUP_PRESET": "none"},
+        {"BACKUP_PRESET": "no such", "DRILL_SQL_CHECKS": "nowhere.sql"},
     ],
-    ids=["cron", "zone", "numbers", "drill"],
+    ids=["cron", "zone", "numbers", "drill", "no references", "no preset"],
 )
 def test_the_location_loads_with_wrong_values_and_keeps_the_default_schedule(environment: dict[str, str], tmp_path: Path) -> None:
     """The run of that schedule then fails with the reason, which somebody sees."""

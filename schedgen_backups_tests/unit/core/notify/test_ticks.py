@@ -49,3 +49,7 @@ def test_doctor_says_which_sensor_has_stopped(tmp_path: Path) -> None:
     record_tick(tmp_path, "freshness_watch", NOW - timedelta(hours=3))
     found = {result.detail.split()[0]: result.verdict for result in examine_sensors(catalog, NOW)}
     assert found == {"alert_outbox": Verdict.OK, "freshness_watch": Verdict.PROBLEM}
+    record_tick(tmp_path, "alert_outbox", NOW + timedelta(days=1))
+    record_tick(tmp_path, "of an older version", NOW - timedelta(days=1))
+    found = {result.detail.split()[0]: result.verdict for result in examine_sensors(catalog, NOW)}
+    assert found == {"alert_outbox": Verdict.PROBLEM, "freshness_watch": Verdict.PROBLEM}
