@@ -204,7 +204,7 @@ def test_a_database_without_the_applications_tables_is_sealed_but_never_called_c
     [point] = site.points()
     assert point.state is PointState.VERIFIED
     metadata = next(event.materialization.metadata for event in result.get_asset_materialization_events() if event.step_key == "recovery_point")
-    assert "coherent: not configured" in str(metadata["levels"].value)
+    assert "| coherent | not configured |" in str(metadata["levels"].value)
     assert metadata["levels_passed"] == dg.MetadataValue.int(2)
 
 

@@ -105,7 +105,7 @@ def test_credentials_that_are_wrong_or_missing_are_named_once_by_the_hook(
     outbox.look(2)
     assert inbox.alerts == [alert]
     site.set(**{name: right})
-    assert_a_good_backup_ends_it(site, home, outbox, inbox, f"{step} failed", "seen 1 times")
+    assert_a_good_backup_ends_it(site, home, outbox, inbox, f"{step} failed", "seen 1 time")
 
 
 def test_two_halves_that_fail_are_two_alerts_and_one_recovery(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:

@@ -123,7 +123,7 @@ def test_recovery_is_told_once_and_closes(server: RecordingServer, tmp_path: Pat
     assert resolved == [Outcome.ACCEPTED, Outcome.SUPPRESSED]
     assert list_told(server)[2:] == ["[INFO] Backups work again"]
     text = server.received[2].json["text"]
-    assert "database_dump failed (since 2026-03-01 02:10 UTC, 3.0 h, seen 1 times)" in text
+    assert "database_dump failed (since 2026-03-01 02:10 UTC, 3.0 h, seen 1 time)" in text
     assert "bucket_archive failed" in text
     assert "newest: 20260301_050000" in text
     assert notifier.read_incidents() == ()
