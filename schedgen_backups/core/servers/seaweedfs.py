@@ -163,6 +163,8 @@ class EmbeddedS3:
             "master.telemetry": "false",
             "admin.ui": "false",
             "webdav": "false",
+            # Left to itself it divides the free disk by the size of a volume, and each bucket takes one: a few gigabytes are a few buckets.
+            "volume.max": 100_000,
             # Master and filer then have gRPC only; their HTTP ports hand out objects, and keys of the volume server.
             "disableHttp": "true",
             # Without it the end takes 30 s once an object of several parts was touched.

@@ -281,6 +281,21 @@ def test_an_s3_server_makes_no_bucket_on_its_own_and_deletes_no_full_one(tmp_pat
             client.remove_bucket("full")
 
 
+def test_a_small_disk_holds_as_many_buckets_as_are_wanted(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("it takes root to mount a disk of 200 MB")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "none", tmp_path], check=True)
+    try:
+        with EmbeddedS3(tmp_path / "s3") as server:
+            client = client_of(server.settings("unused"))
+            for number in range(20):
+                client.make_bucket(f"bucket-{number}")
+                client.put_object(f"bucket-{number}", "a.pdf", io.BytesIO(b"a"), 1)
+            assert [client.get_object(f"bucket-{number}", "a.pdf").data for number in range(20)] == [b"a"] * 20
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
 def test_every_listener_is_on_the_loopback_address(tmp_path: Path) -> None:
     with EmbeddedS3(tmp_path / "s3") as s3, EmbeddedPostgres(tmp_path / "postgres") as postgres:
         postmaster = int((tmp_path / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
