@@ -26,7 +26,15 @@ from schedgen_backups.core.servers.postgres import find_embedded_bin_dirs
 from schedgen_backups.core.servers.postgres_cluster import cluster_for
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, DrillSettings, TransferSettings
 from schedgen_backups.core.units import count, format_bytes, name_some
-from schedgen_backups.doctor.operation import count_nights, examine_channels, examine_proofs, examine_sensors, examine_starters, now_utc
+from schedgen_backups.doctor.operation import (
+    count_nights,
+    examine_channels,
+    examine_definitions,
+    examine_proofs,
+    examine_sensors,
+    examine_starters,
+    now_utc,
+)
 from schedgen_backups.doctor.restores import examine_restores
 from schedgen_backups.doctor.results import PreconditionResult, Verdict, look_at
 
@@ -60,6 +68,7 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
     catalog, now = Catalog(config.backup_directory), now_utc()
     yield from look_at("schedule", lambda: examine_starters(config, catalog, now))
     yield from look_at("sensors", lambda: examine_sensors(catalog, now))
+    yield from examine_definitions()
     yield from look_at("verified point", lambda: examine_proofs(config, catalog, now))
     if has_alerts:
         yield from examine_channels(config)

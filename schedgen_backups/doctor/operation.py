@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,6 +23,8 @@ _TIMERS = (Path("/etc/systemd/system/timers.target.wants/schedgen-backup.timer")
 _CRON_FILES = (Path("/etc/cron.d/schedgen-backups"),)
 _SENSORS = frozenset({"alert_outbox", "freshness_watch"})
 _CLOCK_TOLERANCE = timedelta(minutes=1)
+_LOAD_TIMEOUT_SECONDS = 180
+"""Far above the two seconds that a load takes (2026-11-29): Dagster's own limit for a code location's start."""
 _SENSOR_LIMIT = 3 * RECORD_INTERVAL
 _DAEMON_WORDS = (b"dagster-daemon", b"dagster._daemon", b"schedgen-backups\0serve", b"schedgen_backups.cli.main\0serve")
 
@@ -61,6 +65,23 @@ def examine_sensors(catalog: Catalog, now: datetime) -> Iterator[PreconditionRes
             yield PreconditionResult(
                 "sensors", Verdict.PROBLEM, detail, "Start Dagster's daemon again, and look at the page of the sensor in the UI."
             )
+
+
+def examine_definitions() -> Iterator[PreconditionResult]:
+    """Yield whether Dagster could load the assets and jobs with these settings: a schedule whose code location does not load starts nothing."""
+    command = [sys.executable, "-c", "import schedgen_backups.definitions"]
+    fix = "Until it loads, neither schedule nor sensors run. Install the package with its dependencies again; if it stays so, report these lines."
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_LOAD_TIMEOUT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        detail = f"loading them took more than {_LOAD_TIMEOUT_SECONDS} seconds"
+        yield PreconditionResult("Dagster definitions", Verdict.PROBLEM, detail, fix)
+        return
+    if done.returncode == 0:
+        yield PreconditionResult("Dagster definitions", Verdict.OK, "they load with these settings")
+    else:
+        reason = (done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"])[-1]
+        yield PreconditionResult("Dagster definitions", Verdict.PROBLEM, f"they do not load: {reason}", fix)
 
 
 def examine_proofs(config: Config, catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:

@@ -227,7 +227,9 @@ def test_doctor_finds_nothing_where_nothing_is_wrong(cli_site: Site) -> None:
     # Of the test's site no timer and no daemon is there, nobody is told, and the keys of the backup are those of the server's owner.
     notes = {result["what"] for result in results if result["state"] != "ok"}
     assert notes <= {"schedule", "alerts", "heartbeat", "restore proven", "restore of the bucket"}
-    assert {"backup directory", "free space", "clock", "pg_dump", "privileges", "references", "bucket"} <= {result["what"] for result in results}
+    assert {"Dagster definitions", "backup directory", "free space", "clock", "pg_dump", "privileges", "references", "bucket"} <= {
+        result["what"] for result in results
+    }
 
 
 def test_doctor_says_what_could_be_restored_and_makes_nothing(cli_site: Site) -> None:
@@ -246,6 +248,17 @@ def test_doctor_says_what_could_be_restored_and_makes_nothing(cli_site: Site) ->
     assert reader["state"] == "note"
     assert "edge_reader may not make databases and is no member of" in reader["detail"]
     assert "RESTORE_POSTGRES_USER" in reader["fix"]
+
+
+def test_doctor_names_definitions_that_do_not_load(cli_site: Site) -> None:
+    broken = cli_site.folder / "broken" / "dagster"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('half of an upgrade')", encoding="utf-8")
+    result = cli_site.cli("doctor", "--json", PYTHONPATH=str(broken.parent))
+    assert result.code == 4
+    detail, fix = problems_of(result.stdout)["Dagster definitions"]
+    assert detail == "they do not load: ImportError: half of an upgrade"
+    assert "neither schedule nor sensors run" in fix
 
 
 def test_doctor_tells_how_the_channels_answered_last(cli_site: Site) -> None:
