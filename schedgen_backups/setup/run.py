@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +20,13 @@ from schedgen_backups.config.variables import FILE_SUFFIX
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import find_newest_verified
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.runs.home import HOME_VARIABLE
 from schedgen_backups.setup import install
 from schedgen_backups.setup.draft import Draft
 from schedgen_backups.setup.interview import Interview
 from schedgen_backups.setup.plan import CRON_FILE, UNITS, Deployment, Place, PlannedFile, describe_env, merge_env, plan_cron, plan_units
 
 UNIT_DIR = Path("/etc/systemd/system")
+PROGRAM = "schedgen-backups"
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,13 @@ def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, fil
         _remove_files(other, wishes)
     if application:
         is_done = _finish_compose(application, sources, wishes, is_interactive=is_interactive)
+        program = shlex.join([*install.make_compose_words(application, sources), "run", "--rm", "backup-cli"])
     else:
         is_done = _finish_here(deployment, wishes, place, own, files)
-    _print_next(deployment, is_done=is_done)
+        program = PROGRAM
+    if is_done:
+        out.print("[bold green]A recovery point is taken and verified.[/]")
+    _print_next(deployment, program, place.bin_dir)
 
 
 def _choose(checkout: Path | None, wishes: Wishes, *, is_interactive: bool) -> Deployment:
@@ -249,14 +255,16 @@ def _finish_compose(application: Path, sources: Path, wishes: Wishes, *, is_inte
     return wishes.is_first_backup_wanted
 
 
-def _print_next(deployment: Deployment, *, is_done: bool) -> None:
+def _print_next(deployment: Deployment, program: str, bin_dir: Path) -> None:
     taken_by = {
         Deployment.COMPOSE: "The schedule in the Dagster UI, http://127.0.0.1:3000, takes the next ones.",
         Deployment.SYSTEMD: "The timer takes the next ones: systemctl list-timers schedgen-backup.timer. UI and daemon: docs/deploy.md.",
         Deployment.CRON: "cron takes the next ones, by this machine's clock. UI, daemon and the log's rotation: docs/deploy.md.",
-        Deployment.NONE: f"`make serve` starts the Dagster UI with the schedule ({HOME_VARIABLE} is .dagster).",
+        Deployment.NONE: f"`{PROGRAM} serve` starts the Dagster UI and the schedule, until Ctrl-C.",
     }
-    if is_done:
-        out.print("[bold green]A recovery point is taken and verified.[/]")
-    out.print(taken_by[deployment])
-    out.print("Next: schedgen-backups status · schedgen-backups drill (restores it on trial) · docs/BACKUP_QUICK_REFERENCE.md")
+    out.print(f"{taken_by[deployment]}\nNext:")
+    if program == PROGRAM and shutil.which(PROGRAM) != str(bin_dir / PROGRAM):
+        out.print(escape(f'  export PATH={shlex.quote(str(bin_dir))}:"$PATH"'))
+    out.print(escape(f"  {program} status"))
+    out.print(escape(f"  {program} drill    # restores it on trial"))
+    out.print("docs/BACKUP_QUICK_REFERENCE.md has the other commands on one page.")

@@ -5,9 +5,9 @@ The roles are those of docs/restore.md; keys of the bucket are odd ones. What ea
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -35,23 +35,33 @@ ODD_KEYS = ("odd/ü ä.pdf", "odd/100% 'x'.pdf", "odd/two  blanks.pdf", 'odd/"q"
 PROJECT = Path(__file__).resolve().parents[3]
 
 
-class Operator:
-    """Somebody at a terminal of 80 columns, in a checkout that setup has set up."""
+class Checkout(Machine):
+    """What `git clone` brings, and nothing installed yet: `make` does that."""
 
-    def __init__(self, machine: Machine, roles: DocumentedRoles, bucket: BucketSettings) -> None:
-        self.machine, self.roles, self.bucket = machine, roles, bucket
+    def __init__(self, folder: Path, application: Application, webhook_url: str) -> None:
+        super().__init__(folder, application, webhook_url)
+        shutil.rmtree(self.folder)
+        subprocess.run(["git", "clone", "--quiet", PROJECT, self.folder], check=True)
+
+    def words(self, *flags: str) -> list[str]:
+        """As in the README."""
+        return ["make", "setup", *flags]
+
+
+class Operator:
+    """Somebody at a terminal of 80 columns, in a checkout that setup has set up; `export` is what setup printed to find the program."""
+
+    def __init__(self, machine: Machine, roles: DocumentedRoles, bucket: BucketSettings, export: str) -> None:
+        self.machine, self.roles, self.bucket, self.export = machine, roles, bucket, export
         self.jobs = run(roles.owner, "SELECT id::text, s3_key FROM jobs ORDER BY s3_key")
 
     def type(self, command: str, *answers: tuple[str, str]) -> str:
         """The command ended with 0; return what was on the terminal. `answers` are what is asked and what is typed."""
-        programs = str(Path(sys.executable).parent)
-        environment = {
-            **self.machine.environment,
-            "TERM": "xterm",
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "PYTHONPATH": str(self.machine.folder),
-        }
-        child = pexpect.spawn("sh", ["-c", command], cwd=str(self.machine.folder), env=environment, dimensions=SCREEN, timeout=180, encoding="utf-8")
+        # A copy is run by the interpreter of the tests; a clone has one of its own.
+        source = {} if isinstance(self.machine, Checkout) else {"PYTHONPATH": str(self.machine.folder)}
+        environment = {**self.machine.environment, "TERM": "xterm", **source}
+        words = ["-c", f"{self.export}; {command}"]
+        child = pexpect.spawn("sh", words, cwd=str(self.machine.folder), env=environment, dimensions=SCREEN, timeout=180, encoding="utf-8")
         seen = ""
         for prompt, text in answers:
             child.expect_exact(prompt)
@@ -73,8 +83,8 @@ class Operator:
         run(replace(restorer, database="postgres"), statement)
 
 
-@pytest.fixture
-def operator(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3) -> Operator:
+@pytest.fixture(params=[Machine, pytest.param(Checkout, marks=pytest.mark.exhaustive)], ids=["from a copy", "from a clone"])
+def operator(request: pytest.FixtureRequest, tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3) -> Operator:
     """An application with odd keys, roles as documented, and a machine where setup was answered in the terminal."""
     name = f"walk_{uuid4().hex[:12]}"
     bucket = weed.settings(name.replace("_", "-"))
@@ -83,7 +93,7 @@ def operator(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3
     for key, (job_id,) in zip(ODD_KEYS, run(roles.owner, "SELECT id::text FROM jobs WHERE s3_key IS NOT NULL ORDER BY id"), strict=False):
         run(roles.owner, f"UPDATE jobs SET s3_key = $key${key}$key$ WHERE id = '{job_id}'")
         put(bucket, key, f"%PDF-1.4 {key}".encode(), "text/plain")
-    machine = Machine(tmp_path, Application(roles.reader, bucket), "")
+    machine = request.param(tmp_path, Application(roles.reader, bucket), "")
     person = Person(machine, dimensions=SCREEN)
     person.answer("What starts the backups", "none")
     person.answer_all([("Database server", roles.reader.host), ("Its port", str(roles.reader.port))])
@@ -95,7 +105,8 @@ def operator(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3
     assert person.see_the_end() == 0, person.seen
     with machine.env.open("a", encoding="utf-8") as env:
         env.write(f"RESTORE_POSTGRES_USER={roles.restorer.user}\nRESTORE_POSTGRES_PASSWORD={roles.restorer.password}\n")
-    return Operator(machine, roles, bucket)
+    [export] = re.findall(r"^  (export PATH=.*?)\r?$", person.seen, re.MULTILINE)
+    return Operator(machine, roles, bucket, export)
 
 
 def test_from_nothing_to_a_restored_system_by_what_is_printed(operator: Operator) -> None:

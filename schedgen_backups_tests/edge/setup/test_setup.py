@@ -58,9 +58,10 @@ class Machine:
         return (self.database.password, self.bucket.secret_key, self.webhook_url, "canary")
 
     def words(self, *flags: str) -> list[str]:
+        """The command line of setup."""
         user = pwd.getpwuid(os.geteuid()).pw_name
         places = [word for name, path in self.places.items() for word in (f"--{name}", str(path))]
-        return ["-m", "schedgen_backups.cli.main", "setup", "--service-user", user, *places, *flags]
+        return [sys.executable, "-m", "schedgen_backups.cli.main", "setup", "--service-user", user, *places, *flags]
 
     def answer_flags(self) -> list[str]:
         """Every answer, secrets in files."""
@@ -84,7 +85,7 @@ class Machine:
     def run(self, *flags: str, **environment: str) -> tuple[int, str]:
         """Setup ran without a terminal; exit code, and all that it printed."""
         done = subprocess.run(
-            [sys.executable, *self.words(*flags)],
+            self.words(*flags),
             cwd=self.folder,
             env={**self.environment, **environment},
             stdin=subprocess.DEVNULL,
@@ -125,9 +126,10 @@ class Person:
     """Answers one run of setup at a terminal."""
 
     def __init__(self, machine: Machine, *flags: str, dimensions: tuple[int, int] = (60, 250), **environment: str) -> None:
+        program, *words = machine.words(*flags)
         self._child = pexpect.spawn(
-            sys.executable,
-            machine.words(*flags),
+            program,
+            words,
             cwd=str(machine.folder),
             env={**machine.environment, "TERM": "xterm", **environment},
             timeout=PATIENCE_SECONDS,
