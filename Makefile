@@ -60,8 +60,8 @@ coverage: $(VENV)/.installed-dev  ## the same as test, and which branches it cov
 test-daemons: $(VENV)/.installed-dev  ## what `make test` leaves out of alerts and setup: daemons that are waited for (five minutes)
 	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/monitoring schedgen_backups_tests/edge/setup $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
-test-wheel: $(VENV)/.installed-dev  ## sdist and wheel, installed outside the checkout (two minutes)
-	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/packaging $(PYTEST_ARGS)
+test-wheel: $(VENV)/.installed-dev  ## sdist and wheel, installed outside the checkout; README from a clone (four minutes)
+	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/packaging schedgen_backups_tests/edge/cli/test_readme_walk.py $(PYTEST_ARGS)
 
 test-docker: $(VENV)/.installed-dev  ## the image and the compose stack; needs a Docker engine (seven minutes)
 	$(BIN)/python -m pytest schedgen_backups_tests/docker $(PYTEST_ARGS)
