@@ -10,7 +10,7 @@ PYTEST_PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 # Where the files of the unit tests live: in memory where there is a gigabyte of it (15 % faster than a disk, 2026-11-29).
 MEMORY_TMPDIR = $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 1000000 2>/dev/null && echo TMPDIR=/dev/shm)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui serve test test-unit test-daemons servers exhaustive coverage test-wheel test-docker test-browser check format bench mutation clean
+.PHONY: help setup demo ui serve test test-unit test-daemons servers exhaustive coverage test-wheel test-docker test-browser check docs format bench mutation clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ test-docker: $(VENV)/.installed-dev  ## the image and the compose stack; needs a
 
 test-browser: $(VENV)/.installed-dev  ## the Dagster UI in a browser; needs Chromium
 	$(BIN)/python -m pytest schedgen_backups_tests/browser $(PYTEST_ARGS)
+
+docs: $(VENV)/.installed-dev  ## write everything in the documents that has a source in the code
+	$(BIN)/python -m tools.make_docs
 
 check: $(VENV)/.installed-dev  ## linters, types, import contract, spelling
 	$(BIN)/ruff check .

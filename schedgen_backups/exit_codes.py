@@ -65,6 +65,15 @@ MEANINGS: Mapping[int, str] = MappingProxyType(
 )
 """Exit code → what it means, for the manual."""
 
+STATUS_MEANINGS: Mapping[int, str] = MappingProxyType(
+    {
+        0: "the newest verified point is recent enough",
+        1: "it is soon too old, a point is damaged, or an incident is open",
+        2: "it is too old, or there is none",
+    }
+)
+"""Exit code → meaning, of `status` only (Monitoring Plugins Development Guidelines)."""
+
 _BY_ERROR: tuple[tuple[type[BackupError], int], ...] = (
     (PointNotFoundError, NO_POINT_EXIT_CODE),
     (CommandError, COMMAND_EXIT_CODE),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from schedgen_backups.alerts.guides import CLOCK_AREA, FRESHNESS_AREA, POINTS_AREA, find_guide
 from schedgen_backups.alerts.run_kinds import find_run_kind
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
@@ -23,17 +24,11 @@ from schedgen_backups.core.notify.notifier import Notifier, Outcome
 
 RUN_SUBJECT = "run"
 """Stands for the end of a run in which no step failed."""
-STALE_KEY = IncidentKey(area="freshness", subject="no verified recovery point")
-DAMAGE_KEY = IncidentKey(area="recovery points", subject="damaged")
-CLOCK_KEY = IncidentKey(area="clock", subject="recovery points ahead of it")
-STALE_CLOCK_KEY = IncidentKey(area="clock", subject="no verified recovery point but those ahead of it")
+STALE_KEY = IncidentKey(area=FRESHNESS_AREA, subject="no verified recovery point")
+DAMAGE_KEY = IncidentKey(area=POINTS_AREA, subject="damaged")
+CLOCK_KEY = IncidentKey(area=CLOCK_AREA, subject="recovery points ahead of it")
+STALE_CLOCK_KEY = IncidentKey(area=CLOCK_AREA, subject="no verified recovery point but those ahead of it")
 """An incident of its own: what was told of as HIGH would be repeated daily only, while nothing young enough is left."""
-TICK_AREA = "tick"
-"""Its subjects are the names of schedules and sensors."""
-CHECK_AREA = "check"
-"""Its subjects are the names of checks."""
-OUTBOX_AREA = "outbox"
-"""Its subjects are the parts of the outbox."""
 _TOLERATED_LOSS = 0.05
 """A larger share of objects that vanished since the last night is no matter of single deletions (operators, 2026-11-28)."""
 _SIZE_CHECKS = ("dump_size_is_plausible", "archive_size_is_plausible")
@@ -90,7 +85,7 @@ class AlertService:
                 title=title,
                 cause=cause,
                 next_step=next_step,
-                facts=self._make_facts(run_id),
+                facts={**self._make_facts(run_id), "guide": self._make_guide_link(key)},
                 link=self.make_link(run_id),
                 raised_at=datetime.now(timezone.utc),
             ),
@@ -107,6 +102,10 @@ class AlertService:
     def make_link(self, run_id: str) -> str:
         """Return the address of the run's page; empty when DAGSTER_WEBSERVER_URL is not set."""
         return f"{self.settings.webserver_url}/runs/{run_id}" if self.settings.webserver_url and run_id else ""
+
+    def _make_guide_link(self, key: IncidentKey) -> str:
+        page = find_guide(key).page
+        return f"{self.settings.documentation_url}/alerts/{page}" if self.settings.documentation_url else f"docs/alerts/{page}.md"
 
     def _make_facts(self, run_id: str) -> dict[str, str]:
         freshness = describe_freshness(self.catalog, datetime.now(timezone.utc))

@@ -124,7 +124,7 @@ def get_config(context: typer.Context) -> Config:
 
 
 def print_json(answer: Mapping[str, object]) -> None:
-    """Print the answer on stdout as one JSON object, which says in which version of docs/json.md it is."""
+    """Print the answer on stdout as one JSON object, with the version of its shape (docs/reference/json.md)."""
     text = json.dumps({"format_version": JSON_FORMAT_VERSION, **answer}, indent=1, ensure_ascii=False)
     # JSON's own rules leave some signs as they are that a terminal obeys.
     sys.stdout.write(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + os.linesep)

@@ -10,9 +10,9 @@ import typer
 from schedgen_backups.cli.app import COMMAND_MODULES, app, out
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE, VARIABLES
 from schedgen_backups.core.model import TOOL_VERSION
-from schedgen_backups.exit_codes import MEANINGS
+from schedgen_backups.exit_codes import MEANINGS, STATUS_MEANINGS
 
-_PAGES = ("README.md", "docs/BACKUP_AUTOMATION.md", "docs/restore.md", "docs/json.md")
+_PAGES = ("README.md", "docs/BACKUP_AUTOMATION.md", "docs/restore.md", "docs/reference/")
 
 
 @app.command()
@@ -43,13 +43,14 @@ def _list_lines() -> Iterator[str]:
         yield f'.SS "{_escape(f"{name} {arguments}".strip())}"'
         yield _escape(" ".join(str(command.help).split()))
         yield from _list_options(command)
-    yield from (".SH EXIT STATUS", "\\fBstatus\\fR has its own: 0 fresh, 1 soon too old, a point damaged or an incident open, 2 too old or none.")
+    status = ", ".join(f"{code}: {meaning}" for code, meaning in STATUS_MEANINGS.items())
+    yield from (".SH EXIT STATUS", f"\\fBstatus\\fR has its own. {_escape(status)}.")
     for code, meaning in MEANINGS.items():
         yield from (".TP", f".B {code}", _escape(meaning))
     yield from (".SH ENVIRONMENT", f"{_escape(ENV_FILE_VARIABLE)} names the environment file; each variable may also be given as NAME_FILE.")
     for variable in VARIABLES:
         default = f" [{variable.default}]" if variable.default else ""
-        yield from (".TP", f".B {_escape(variable.name)}", _escape(f"{variable.meaning}{default}"))
+        yield from (".TP", f".B {_escape(variable.name)}", _escape(f"{variable.meaning}{default}."))
     yield from (".SH SEE ALSO", _escape(", ".join(_PAGES)))
 
 

@@ -23,6 +23,8 @@ class AlertSettings:
     is_success_told: bool
     heartbeat_url: str = field(repr=False)
     webserver_url: str
+    documentation_url: str
+    """Where docs/ is published; empty when it is not."""
     max_age: timedelta
     """Without a verified recovery point younger than this, something is wrong."""
 
@@ -47,7 +49,8 @@ def read_alerts(reader: Reader) -> AlertSettings:
         mail=mail,
         is_success_told=reader.yes_or_no("BACKUP_ALERT_ON_SUCCESS"),
         heartbeat_url=reader.parsed("BACKUP_HEARTBEAT_URL", _parse_heartbeat_url, "an https address", ""),
-        webserver_url=reader.parsed("DAGSTER_WEBSERVER_URL", _parse_webserver_url, "an address without a login", ""),
+        webserver_url=reader.parsed("DAGSTER_WEBSERVER_URL", _parse_public_url, "an address without a login", ""),
+        documentation_url=reader.parsed("BACKUP_DOCUMENTATION_URL", _parse_public_url, "an address without a login", ""),
         max_age=read_max_age(reader),
     )
 
@@ -58,7 +61,7 @@ def _parse_mail_security(text: str) -> str:
     return text
 
 
-def _parse_webserver_url(text: str) -> str:
+def _parse_public_url(text: str) -> str:
     if "@" in urlsplit(text).netloc:  # it is sent with every alert
         raise ValueError
     return text.rstrip("/")

@@ -1,6 +1,7 @@
-"""The environment variables: name, default and meaning, and the names of other programs' variables that are passed on.
+"""The environment variables: name, default, meaning, and the names of other programs' variables that are passed on.
 
-Add a variable here, in .env.example and in the README's table; a test compares the three. No values and no parsing here.
+The only source of their documentation: `make docs` writes .env.example, docs/reference/settings.md, the manual page and the lists of docker/
+from it. No values and no parsing here.
 """
 
 from __future__ import annotations
@@ -19,108 +20,344 @@ DEFAULT_AUDIT_SCHEDULE = "0 6 * * 1"
 class Variable:
     """One environment variable.
 
-    A relative path in a value starts at the folder of the environment file in force, and without one at the checkout. The files in /etc and ~/.config
-    are no place for data: with one of them, or without a checkout, a relative path is an error.
+    A relative path in a value starts at the directory of the environment file in force, and without one at the checkout. The files
+    in /etc and ~/.config are no place for data: with one of them, or without a checkout, a relative path is an error.
     """
 
     name: str
     default: str
     meaning: str
     is_secret: bool = False
+    flag: str = ""
+    """The flag of `setup` that answers it, without dashes; of a secret, the flag that names a file. Empty: setup does not ask."""
+    example: str = ""
+    """Shown in .env.example instead of the default."""
+    is_set_in_example: bool = False
+    """Whether .env.example sets it; other variables are shown there as comments."""
 
 
-VARIABLES = (
-    Variable("POSTGRES_HOST", "postgres", "database server"),
-    Variable("POSTGRES_PORT", "5432", "its port"),
-    Variable("POSTGRES_USER", "schedgen", "role that reads the database; pg_read_all_data is enough"),
-    Variable("POSTGRES_PASSWORD", "", "its password; required", is_secret=True),
-    Variable("POSTGRES_DB", "schedgen", "database to back up"),
-    Variable("PGSSLMODE", "prefer", "libpq's word for TLS to the database: disable, prefer, require, verify-ca, verify-full"),
-    Variable("PG_BIN_DIR", "", "folder with pg_dump, pg_dumpall and psql; by default the machine is searched for the server's version"),
-    Variable("MINIO_ENDPOINT", "minio:9000", "S3 server as host:port"),
-    Variable("MINIO_ACCESS_KEY", "", "access key that may list and read; required"),
-    Variable("MINIO_SECRET_KEY", "", "its secret key; required", is_secret=True),
-    Variable("MINIO_BUCKET", "schedgen-pdfs", "bucket to back up"),
-    Variable("MINIO_SECURE", "false", "true for https to the S3 server"),
-    Variable("MINIO_REGION", "us-east-1", "region that requests are signed for"),
-    Variable("RESTORE_POSTGRES_USER", "", "role for `restore --database` and the like; by default POSTGRES_USER, or the URL's"),
-    Variable("RESTORE_POSTGRES_PASSWORD", "", "password for `restore --database`; by default POSTGRES_PASSWORD, on that server only", is_secret=True),
-    Variable("RESTORE_POSTGRES_HOST", "", "the only server that RESTORE_POSTGRES_PASSWORD is sent to; by default POSTGRES_HOST"),
-    Variable("RESTORE_POSTGRES_PORT", "", "its port; by default POSTGRES_PORT, or 5432 where RESTORE_POSTGRES_HOST is set"),
-    Variable("RESTORE_MINIO_ACCESS_KEY", "", "access key that may write, for `restore --bucket`; by default MINIO_ACCESS_KEY"),
-    Variable("RESTORE_MINIO_SECRET_KEY", "", "its secret key; by default MINIO_SECRET_KEY", is_secret=True),
-    Variable("BACKUP_DIR", "./backups", "where recovery points are kept; a relative path starts at the folder of `.env`"),
-    Variable("BACKUP_SCHEDULE", DEFAULT_SCHEDULE, "when to back up, as a cron string"),
-    Variable("BACKUP_TIMEZONE", "UTC", "time zone of the schedule, such as Africa/Johannesburg"),
-    Variable("BACKUP_PRESET", "schedgen", f"application whose tables name the objects: {', '.join(PRESETS)}"),
-    Variable("BACKUP_REFERENCE_QUERY", "", "one SELECT of one column: the object keys that the database refers to; by default the preset's"),
-    Variable("BACKUP_EXCLUDE_TABLE_DATA", "", "tables whose rows are left out, as name, schema.name or a glob; several with commas"),
-    Variable("BACKUP_EXCLUDE_OBJECTS", "", "objects that are left out, as a key, a prefix that ends in / or a glob; several with commas"),
-    Variable("BACKUP_ALLOW_EMPTY", "false", "true to accept a database without a single row"),
-    Variable(
-        "BACKUP_ALLOW_NEW_SOURCE", "false", "true for the first backup of a database or bucket under another name than the directory's points have"
+@dataclass(frozen=True)
+class VariableGroup:
+    """Variables that belong together, in the order of the documents."""
+
+    title: str
+    introduction: str
+    variables: tuple[Variable, ...]
+
+
+VARIABLE_GROUPS = (
+    VariableGroup(
+        "The database",
+        "The role needs no more than: GRANT pg_read_all_data TO schedgen;",
+        (
+            Variable("POSTGRES_HOST", "postgres", "Database server", flag="postgres-host", is_set_in_example=True),
+            Variable("POSTGRES_PORT", "5432", "Port of the database server", flag="postgres-port", is_set_in_example=True),
+            Variable(
+                "POSTGRES_USER",
+                "schedgen",
+                "Role that reads the database; pg_read_all_data is enough",
+                flag="postgres-user",
+                is_set_in_example=True,
+            ),
+            Variable(
+                "POSTGRES_PASSWORD",
+                "",
+                "Password of POSTGRES_USER; required",
+                is_secret=True,
+                flag="postgres-password-file",
+                is_set_in_example=True,
+            ),
+            Variable("POSTGRES_DB", "schedgen", "Database to back up", flag="postgres-db", is_set_in_example=True),
+            Variable(
+                "PGSSLMODE",
+                "prefer",
+                "TLS mode of the database connection: disable, allow, prefer, require, verify-ca or verify-full (as in libpq)",
+            ),
+            Variable(
+                "PG_BIN_DIR",
+                "",
+                "Directory of pg_dump, pg_dumpall and psql; by default the newest version on this machine that fits the server",
+                example="/usr/lib/postgresql/16/bin",
+            ),
+        ),
     ),
-    Variable("BACKUP_BEFORE_COMMAND", "", "run by /bin/sh before a backup; when it fails there is no backup"),
-    Variable("BACKUP_AFTER_COMMAND", "", "run by /bin/sh when a backup has gone well"),
-    Variable("BACKUP_FAILURE_COMMAND", "", "run by /bin/sh when a backup has failed or was cancelled, also when its BACKUP_BEFORE_COMMAND failed"),
-    Variable("BACKUP_COMMAND_TIMEOUT_SECONDS", "600", "how long each of these commands may take"),
-    Variable("BACKUP_GIT_DIRECTORY", "", "checkout of the application: its commit and branch are kept in each point; by default none are"),
-    Variable("BACKUP_COMPRESSION_THREADS", "", "threads that compress; by default one per core, at most 8"),
-    Variable("BACKUP_DUMP_JOBS", "", "pg_dumps side by side where there are several large tables; by default 2 on four cores and more, otherwise 1"),
-    Variable("BACKUP_DOWNLOAD_THREADS", "16", "most objects that are read or written at the same time; fewer are read where more only wait longer"),
-    Variable("BACKUP_REREAD_DAYS", "30", "after so many days an unchanged object is read again instead of copied from the last archive; 0: always"),
-    Variable("BACKUP_MAX_MB_PER_SECOND", "0", "dump and objects are read no faster than so many million bytes per second; 0: no limit"),
-    Variable("BACKUP_NICE", "10", "niceness of a backup: it yields processor and disk to others; 0 to 19"),
-    Variable("BACKUP_MAX_HOURS", "6", "a backup that takes longer is ended and counts as failed"),
-    Variable("BACKUP_RETENTION_DAYS", "7", "recovery points of so many days are kept, today included"),
-    Variable("BACKUP_RETENTION_KEEP_LAST", "3", "so many verified points are kept however old they are"),
-    Variable("BACKUP_RETENTION_WEEKS", "0", "keep the last verified point of each of so many weeks"),
-    Variable("BACKUP_RETENTION_MONTHS", "0", "keep the last verified point of each of so many months"),
-    Variable("BACKUP_MAX_AGE_HOURS", "", "alert when no verified point is younger; by default the schedule's longest gap and two hours"),
-    Variable(
-        "BACKUP_ALERT_WEBHOOK_URL",
+    VariableGroup(
+        "The bucket",
+        "The key needs no more than s3:ListBucket, s3:GetObject, s3:GetObjectTagging and s3:GetBucketVersioning.",
+        (
+            Variable("MINIO_ENDPOINT", "minio:9000", "S3 server as host:port", flag="minio-endpoint", is_set_in_example=True),
+            Variable("MINIO_ACCESS_KEY", "", "Access key that may list and read; required", flag="minio-access-key", is_set_in_example=True),
+            Variable(
+                "MINIO_SECRET_KEY",
+                "",
+                "Secret key of MINIO_ACCESS_KEY; required",
+                is_secret=True,
+                flag="minio-secret-key-file",
+                is_set_in_example=True,
+            ),
+            Variable("MINIO_BUCKET", "schedgen-pdfs", "Bucket to back up", flag="minio-bucket", is_set_in_example=True),
+            Variable("MINIO_SECURE", "false", "true: use https for the S3 server", flag="minio-secure"),
+            Variable("MINIO_REGION", "us-east-1", "Region that requests are signed for"),
+        ),
+    ),
+    VariableGroup(
+        "Restore",
+        "A restore writes, so it needs another role and another key. Set them only where you restore.",
+        (
+            Variable("RESTORE_POSTGRES_USER", "", "Role that restores write with; by default the URL's user, otherwise POSTGRES_USER"),
+            Variable(
+                "RESTORE_POSTGRES_PASSWORD",
+                "",
+                "Password of the restoring role; by default POSTGRES_PASSWORD, for the server that is backed up only",
+                is_secret=True,
+            ),
+            Variable("RESTORE_POSTGRES_HOST", "", "The only server that gets RESTORE_POSTGRES_PASSWORD; by default POSTGRES_HOST"),
+            Variable("RESTORE_POSTGRES_PORT", "", "Port of that server; by default POSTGRES_PORT, or 5432 if RESTORE_POSTGRES_HOST is set"),
+            Variable("RESTORE_MINIO_ACCESS_KEY", "", "Access key that may write, for `restore --bucket`; by default MINIO_ACCESS_KEY"),
+            Variable("RESTORE_MINIO_SECRET_KEY", "", "Secret key of the writing key; by default MINIO_SECRET_KEY", is_secret=True),
+        ),
+    ),
+    VariableGroup(
+        "The backup",
         "",
-        "where alerts go: Slack, Discord, Teams, an apprise address, a JSON endpoint; several with spaces",
-        is_secret=True,
+        (
+            Variable(
+                "BACKUP_DIR",
+                "./backups",
+                "Directory of the recovery points; a relative path starts at the directory of `.env`",
+                flag="backup-dir",
+                is_set_in_example=True,
+            ),
+            Variable(
+                "BACKUP_NAME",
+                "",
+                "Name of this installation in every alert; by default alerts name the machine and the database",
+                flag="name",
+                example="production",
+            ),
+            Variable("BACKUP_SCHEDULE", DEFAULT_SCHEDULE, "When to back up, as a cron expression", flag="schedule", is_set_in_example=True),
+            Variable(
+                "BACKUP_TIMEZONE",
+                "UTC",
+                "Time zone of all schedules, such as Africa/Johannesburg",
+                flag="timezone",
+                is_set_in_example=True,
+            ),
+            Variable(
+                "BACKUP_PRESET",
+                "schedgen",
+                f"Application whose tables hold the object keys: {', '.join(PRESETS)}",
+                flag="preset",
+            ),
+            Variable(
+                "BACKUP_REFERENCE_QUERY",
+                "",
+                "SELECT with one column: the object keys that the database refers to; by default the preset's query",
+                flag="reference-query",
+            ),
+            Variable(
+                "BACKUP_EXCLUDE_TABLE_DATA",
+                "",
+                "Tables whose rows are not backed up, as name, schema.name or a glob; separated by commas",
+            ),
+            Variable(
+                "BACKUP_EXCLUDE_OBJECTS",
+                "",
+                "Objects that are not backed up, as a key, a prefix that ends in / or a glob; separated by commas",
+            ),
+            Variable("BACKUP_ALLOW_EMPTY", "false", "true: accept a database without rows"),
+            Variable(
+                "BACKUP_ALLOW_NEW_SOURCE",
+                "false",
+                "true: accept that the database or bucket has another name than in the existing recovery points",
+            ),
+            Variable("BACKUP_BEFORE_COMMAND", "", "Shell command to run before a backup; if it fails, no backup is taken"),
+            Variable("BACKUP_AFTER_COMMAND", "", "Shell command to run after a successful backup"),
+            Variable(
+                "BACKUP_FAILURE_COMMAND",
+                "",
+                "Shell command to run when a backup failed or was cancelled, including a failed BACKUP_BEFORE_COMMAND",
+            ),
+            Variable("BACKUP_COMMAND_TIMEOUT_SECONDS", "600", "Abort any of these commands after this many seconds"),
+            Variable(
+                "BACKUP_GIT_DIRECTORY",
+                "",
+                "Git checkout of the application; its commit and branch are recorded in each point",
+                example="/srv/schedule-generator",
+            ),
+            Variable("BACKUP_COMPRESSION_THREADS", "", "Compression threads; by default one per core, at most 8"),
+            Variable(
+                "BACKUP_DUMP_JOBS",
+                "",
+                "Concurrent pg_dump processes when there are several large tables; by default 2 on four cores or more, otherwise 1",
+            ),
+            Variable(
+                "BACKUP_DOWNLOAD_THREADS",
+                "16",
+                "Maximum concurrent object transfers; lowered automatically when more would not be faster",
+            ),
+            Variable(
+                "BACKUP_REREAD_DAYS",
+                "30",
+                "Read an unchanged object from the bucket again after this many days; until then it is copied from the last "
+                "archive. 0: read every object every time",
+            ),
+            Variable(
+                "BACKUP_MAX_MB_PER_SECOND",
+                "0",
+                "Maximum read rate of database and bucket together, in million bytes per second. 0: unlimited",
+            ),
+            Variable("BACKUP_NICE", "10", "Niceness of a backup's processes, 0 to 19"),
+            Variable("BACKUP_MAX_HOURS", "6", "Abort a backup that runs longer than this"),
+            Variable(
+                "BACKUP_STALL_TIMEOUT_SECONDS",
+                "600",
+                "Seconds without data after which pg_dump, psql, a session or the S3 server is considered hung; a whole S3 request "
+                "may take this long plus its size at 5 kB/s",
+            ),
+        ),
     ),
-    Variable("BACKUP_NAME", "", "name of this installation, in every alert; by default alerts name the machine and the database"),
-    Variable("BACKUP_ALERT_EMAIL", "", "who gets alerts by mail, several with commas"),
-    Variable("BACKUP_ALERT_ON_SUCCESS", "false", "true for a message after each recovery point"),
-    Variable("BACKUP_HEARTBEAT_URL", "", "pinged at start, after verification and on failure, as healthchecks.io expects", is_secret=True),
-    Variable("SMTP_HOST", "", "mail server for BACKUP_ALERT_EMAIL"),
-    Variable("SMTP_PORT", "587", "its port"),
-    Variable("SMTP_USER", "", "its login, where it wants one"),
-    Variable("SMTP_PASSWORD", "", "the login's password", is_secret=True),
-    Variable("SMTP_FROM", "", "sender of the mails; by default SMTP_USER"),
-    Variable("SMTP_SECURITY", "starttls", "starttls, ssl, or insecure for a server on this machine"),
-    Variable("DAGSTER_WEBSERVER_URL", "", "address of the Dagster UI, for links in alerts; its host is one that the UI answers to"),
-    Variable("BACKUP_UI_HOSTS", "", "further hosts that the Dagster UI answers to, as host or host:port, several with commas"),
-    Variable("BACKUP_UI_USER_HEADER", "", "header in which a reverse proxy names the user that it has logged in; needs BACKUP_UI_PROXIES"),
-    Variable("BACKUP_UI_PROXIES", "", "IP addresses or networks that BACKUP_UI_USER_HEADER is believed from, several with commas"),
-    Variable("BACKUP_UI_PASSWORD", "", "lines of user:hash (argon2) for a login by HTTP Basic; set BACKUP_UI_PASSWORD_FILE", is_secret=True),
-    Variable("AUDIT_SCHEDULE", DEFAULT_AUDIT_SCHEDULE, "when to look at the live system, as a cron string in BACKUP_TIMEZONE"),
-    Variable("DRILL_SCHEDULE", DEFAULT_DRILL_SCHEDULE, "when to drill a restore, as a cron string in BACKUP_TIMEZONE"),
-    Variable("DRILL_MAX_MINUTES", "60", "a drill that takes longer fails its check; at twice as long it is ended"),
-    Variable("DRILL_DIR", "", "where a drill's own servers keep their data; by default .drill in BACKUP_DIR"),
-    Variable(
-        "DRILL_DATABASE_URL",
+    VariableGroup(
+        "Restore drills and the consistency check",
+        "By default a drill starts its own servers on this machine; see docs/drill.md.",
+        (
+            Variable("AUDIT_SCHEDULE", DEFAULT_AUDIT_SCHEDULE, "When to check the live system for missing objects, as a cron expression"),
+            Variable("DRILL_SCHEDULE", DEFAULT_DRILL_SCHEDULE, "When to run a restore drill, as a cron expression"),
+            Variable("DRILL_MAX_MINUTES", "60", "A drill that takes longer fails its check; after twice this time it is aborted"),
+            Variable("DRILL_DIR", "", "Data directory of the drill's own servers; by default .drill in BACKUP_DIR", example="/srv/drill"),
+            Variable(
+                "DRILL_DATABASE_URL",
+                "",
+                "postgresql://user@host:port/dbname of a server for drills, which creates a scratch database there; by default one is "
+                "started on this machine",
+                is_secret=True,
+                example="postgresql://drill@db-test:5432/postgres",
+            ),
+            Variable("DRILL_POSTGRES_PASSWORD", "", "Password for DRILL_DATABASE_URL", is_secret=True),
+            Variable("DRILL_ON_SOURCE_SERVER", "false", "true: allow DRILL_DATABASE_URL to be the server that is backed up"),
+            Variable(
+                "DRILL_MINIO_ENDPOINT",
+                "",
+                "S3 server for drills, which create a scratch bucket there; by default one is started on this machine",
+                example="minio-test:9000",
+            ),
+            Variable("DRILL_MINIO_ACCESS_KEY", "", "Access key that may create and remove buckets on that server"),
+            Variable("DRILL_MINIO_SECRET_KEY", "", "Secret key of DRILL_MINIO_ACCESS_KEY", is_secret=True),
+            Variable("DRILL_MINIO_SECURE", "false", "true: use https for that server"),
+            Variable(
+                "DRILL_SQL_CHECKS",
+                "",
+                "File of SQL statements that a drill runs; each must return a single true",
+                example="./drill-checks.sql",
+            ),
+        ),
+    ),
+    VariableGroup(
+        "Retention",
         "",
-        "postgresql://user@host:port/dbname of a server to drill on, where a scratch database is made; by default one is started on this machine",
-        is_secret=True,
+        (
+            Variable(
+                "BACKUP_RETENTION_DAYS",
+                "7",
+                "Keep the recovery points of this many days, today included",
+                flag="retention-days",
+                is_set_in_example=True,
+            ),
+            Variable("BACKUP_RETENTION_KEEP_LAST", "3", "Minimum number of verified points to keep, whatever their age"),
+            Variable("BACKUP_RETENTION_WEEKS", "0", "Keep the last verified point of each of this many weeks", example="4"),
+            Variable("BACKUP_RETENTION_MONTHS", "0", "Keep the last verified point of each of this many months", example="12"),
+        ),
     ),
-    Variable("DRILL_POSTGRES_PASSWORD", "", "password for DRILL_DATABASE_URL", is_secret=True),
-    Variable("DRILL_ON_SOURCE_SERVER", "false", "true to allow DRILL_DATABASE_URL to be the server that is backed up"),
-    Variable("DRILL_MINIO_ENDPOINT", "", "S3 server to drill on, where a scratch bucket is made; by default one is started on this machine"),
-    Variable("DRILL_MINIO_ACCESS_KEY", "", "its access key, which may make and remove buckets"),
-    Variable("DRILL_MINIO_SECRET_KEY", "", "its secret key", is_secret=True),
-    Variable("DRILL_MINIO_SECURE", "false", "true for https to it"),
-    Variable("DRILL_SQL_CHECKS", "", "file of SQL statements that a drill runs; each must return one row with one true"),
-    Variable(
-        "BACKUP_STALL_TIMEOUT_SECONDS",
-        "600",
-        "seconds without data after which pg_dump, psql, a session or the S3 server is considered hung; for whole S3 requests, plus size at 5 kB/s",
+    VariableGroup(
+        "Alerts",
+        "`schedgen-backups alert-test` sends one through each channel.",
+        (
+            Variable(
+                "BACKUP_ALERT_WEBHOOK_URL",
+                "",
+                "Where alerts go: Slack, Discord, Teams, an apprise address or a JSON endpoint; separated by spaces",
+                is_secret=True,
+                flag="alert-webhook-url-file",
+                is_set_in_example=True,
+            ),
+            Variable(
+                "BACKUP_ALERT_EMAIL",
+                "",
+                "Mail addresses that get alerts; separated by commas",
+                flag="alert-email",
+                is_set_in_example=True,
+            ),
+            Variable("SMTP_HOST", "", "Mail server for BACKUP_ALERT_EMAIL", flag="smtp-host", example="smtp.example.com"),
+            Variable("SMTP_PORT", "587", "Port of the mail server", flag="smtp-port"),
+            Variable("SMTP_USER", "", "User name at the mail server, if it needs one", flag="smtp-user"),
+            Variable("SMTP_PASSWORD", "", "Password of SMTP_USER", is_secret=True, flag="smtp-password-file"),
+            Variable("SMTP_FROM", "", "Sender of the mails; by default SMTP_USER"),
+            Variable(
+                "SMTP_SECURITY",
+                "starttls",
+                "starttls, ssl, or insecure for a server on this machine",
+                flag="smtp-security",
+            ),
+            Variable("BACKUP_ALERT_ON_SUCCESS", "false", "true: send a message after each recovery point"),
+            Variable(
+                "BACKUP_MAX_AGE_HOURS",
+                "",
+                "Alert when no verified point is younger than this; by default the longest gap of the schedule plus two hours",
+                example="26",
+            ),
+            Variable(
+                "BACKUP_HEARTBEAT_URL",
+                "",
+                "Address to ping at start, after verification and on failure, as healthchecks.io expects",
+                is_secret=True,
+                example="https://hc-ping.com/your-uuid",
+            ),
+            Variable(
+                "BACKUP_DOCUMENTATION_URL",
+                "",
+                "Address under which you publish docs/; alerts then link to their page there instead of naming the file",
+                example="https://docs.example.com/backups",
+            ),
+        ),
+    ),
+    VariableGroup(
+        "The Dagster UI",
+        "docs/deploy.md describes access from other machines, and logins.",
+        (
+            Variable(
+                "DAGSTER_WEBSERVER_URL",
+                "",
+                "Address of the Dagster UI, for links in alerts; the UI answers to its host name",
+                example="http://127.0.0.1:3000",
+            ),
+            Variable(
+                "BACKUP_UI_HOSTS",
+                "",
+                "Other host names that the UI answers to, as host or host:port; separated by commas",
+                example="backups.example.com",
+            ),
+            Variable(
+                "BACKUP_UI_USER_HEADER",
+                "",
+                "Header in which a reverse proxy names the user that it has authenticated; needs BACKUP_UI_PROXIES",
+                example="X-Remote-User",
+            ),
+            Variable(
+                "BACKUP_UI_PROXIES",
+                "",
+                "IP addresses or networks from which BACKUP_UI_USER_HEADER is trusted; separated by commas",
+                example="127.0.0.1",
+            ),
+            Variable(
+                "BACKUP_UI_PASSWORD",
+                "",
+                "Lines of user:hash (argon2) for HTTP Basic logins; use BACKUP_UI_PASSWORD_FILE",
+                is_secret=True,
+            ),
+        ),
     ),
 )
+VARIABLES = tuple(variable for group in VARIABLE_GROUPS for variable in group.variables)
 
 FILE_SUFFIX = "_FILE"
 """NAME_FILE names a file that holds the value of NAME."""

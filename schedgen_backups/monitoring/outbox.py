@@ -11,8 +11,9 @@ from typing import TypeVar
 import dagster as dg
 
 from schedgen_backups import run_tags
+from schedgen_backups.alerts.guides import CHECK_AREA, OUTBOX_AREA, TICK_AREA
 from schedgen_backups.alerts.run_kinds import BACKUP, OTHER_RUN_KINDS, RESTORE, RunKind, find_run_kind
-from schedgen_backups.alerts.service import CHECK_AREA, OUTBOX_AREA, RUN_SUBJECT, STALE_KEY, TICK_AREA, AlertService, Failure, judge_warning
+from schedgen_backups.alerts.service import RUN_SUBJECT, STALE_KEY, AlertService, Failure, judge_warning
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.catalog.selection import measure_freshness
 from schedgen_backups.core.model import FrozenModel

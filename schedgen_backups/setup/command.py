@@ -1,56 +1,56 @@
 """The command `setup`: its flags, and how it ends.
 
-A new question gets a flag here, unless it is a secret: those come from a file, the environment or a hidden prompt.
+The flags that answer questions are those of `config.variables`; a secret comes from a file, the environment or a hidden prompt.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ParamSpec
 
 import typer
 
 from schedgen_backups.cli.app import CommandEnd, app, get_config, out
+from schedgen_backups.config.variables import VARIABLES, Variable
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.exit_codes import CANCELLED_EXIT_CODE
 from schedgen_backups.setup.plan import LOG_AT, STATE_AT, Deployment
 from schedgen_backups.setup.run import UNIT_DIR, Wishes, set_up
 from schedgen_backups.setup.run import remove as remove_deployment
 
-FileOption = Annotated[Path | None, typer.Option(metavar="FILE", help="File whose content is this secret.")]
-TextOption = Annotated[str | None, typer.Option(help="Answer to the question of this name.")]
+Parameters = ParamSpec("Parameters")
+_ASKED = {variable.flag.replace("-", "_"): variable for variable in VARIABLES if variable.flag}
+"""Parameter of the command → the variable that it answers."""
+
+
+def add_answers(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Give the command a flag for each variable that setup asks for; secrets come from a file."""
+
+    def make_parameter(name: str, variable: Variable) -> inspect.Parameter:
+        kind, metavar = (Path, "FILE") if variable.is_secret else (str, "TEXT")
+        text = f"{variable.name}, from this file." if variable.is_secret else f"{variable.name}: {variable.meaning}."
+        option = typer.Option(f"--{variable.flag}", metavar=metavar, help=text)
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+
+    signature = inspect.signature(command, eval_str=True)
+    own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    added = [make_parameter(name, variable) for name, variable in _ASKED.items()]
+    # Both are what typer reads; the variables stand behind the first option, which says what starts the backups.
+    parameters = [*own[:2], *added, *own[2:]]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
 @app.command()
+@add_answers
 def setup(
     context: typer.Context,
     *,
     deployment: Annotated[Deployment | None, typer.Option(help="What starts the backups; asked for by default.")] = None,
-    postgres_host: TextOption = None,
-    postgres_port: TextOption = None,
-    postgres_user: TextOption = None,
-    postgres_db: TextOption = None,
-    postgres_password_file: FileOption = None,
-    minio_endpoint: TextOption = None,
-    minio_secure: TextOption = None,
-    minio_bucket: TextOption = None,
-    minio_access_key: TextOption = None,
-    minio_secret_key_file: FileOption = None,
-    preset: TextOption = None,
-    reference_query: TextOption = None,
-    backup_dir: TextOption = None,
-    schedule: TextOption = None,
-    timezone: TextOption = None,
-    retention_days: TextOption = None,
-    name: TextOption = None,
-    alert_webhook_url_file: FileOption = None,
-    alert_email: TextOption = None,
-    smtp_host: TextOption = None,
-    smtp_port: TextOption = None,
-    smtp_security: TextOption = None,
-    smtp_user: TextOption = None,
-    smtp_password_file: FileOption = None,
     unit_dir: Annotated[Path, typer.Option(help="Where systemd's units go.")] = UNIT_DIR,
     cron_dir: Annotated[Path, typer.Option(help="Where cron's file goes.")] = Path("/etc/cron.d"),
     state_dir: Annotated[Path, typer.Option(help="DAGSTER_HOME of systemd and cron.")] = Path(STATE_AT),
@@ -62,34 +62,9 @@ def setup(
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: flags, environment, .env and defaults.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, secrets masked, and write nothing.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Take away timer, units or cron's file; settings and recovery points stay.")] = False,
+    **answers: str | Path | None,
 ) -> None:
     """Ask for what a backup needs, try each answer, write .env, install what starts the backups, and take a first one. Safe to call again."""
-    flags = {
-        "POSTGRES_HOST": postgres_host,
-        "POSTGRES_PORT": postgres_port,
-        "POSTGRES_USER": postgres_user,
-        "POSTGRES_DB": postgres_db,
-        "POSTGRES_PASSWORD": _read_secret(postgres_password_file),
-        "MINIO_ENDPOINT": minio_endpoint,
-        "MINIO_SECURE": minio_secure,
-        "MINIO_BUCKET": minio_bucket,
-        "MINIO_ACCESS_KEY": minio_access_key,
-        "MINIO_SECRET_KEY": _read_secret(minio_secret_key_file),
-        "BACKUP_PRESET": preset,
-        "BACKUP_REFERENCE_QUERY": reference_query,
-        "BACKUP_DIR": backup_dir,
-        "BACKUP_SCHEDULE": schedule,
-        "BACKUP_TIMEZONE": timezone,
-        "BACKUP_RETENTION_DAYS": retention_days,
-        "BACKUP_NAME": name,
-        "BACKUP_ALERT_WEBHOOK_URL": _read_secret(alert_webhook_url_file),
-        "BACKUP_ALERT_EMAIL": alert_email,
-        "SMTP_HOST": smtp_host,
-        "SMTP_PORT": smtp_port,
-        "SMTP_SECURITY": smtp_security,
-        "SMTP_USER": smtp_user,
-        "SMTP_PASSWORD": _read_secret(smtp_password_file),
-    }
     wishes = Wishes(
         unit_dir=unit_dir.absolute(),
         cron_dir=cron_dir.absolute(),
@@ -108,7 +83,7 @@ def setup(
             "there is no terminal to ask on", hint="Call it with --yes; `schedgen-backups setup --help` has a flag for every question."
         )
     try:
-        given = {name: value for name, value in flags.items() if value is not None}
+        given = {_ASKED[name].name: _read_answer(value) for name, value in answers.items() if value is not None}
         set_up(given, wishes, deployment, get_config(context).file, is_interactive=not yes, is_dry=dry_run)
     except (typer.Abort, KeyboardInterrupt):
         # typer would end with 1, which is the database's.
@@ -116,9 +91,10 @@ def setup(
         raise CommandEnd(CANCELLED_EXIT_CODE) from None
 
 
-def _read_secret(path: Path | None) -> str | None:
-    if path is None:
-        return None
+def _read_answer(answer: str | Path) -> str:
+    if isinstance(answer, str):
+        return answer
+    path = answer
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

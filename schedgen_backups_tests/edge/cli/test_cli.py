@@ -32,6 +32,7 @@ from schedgen_backups_tests.support.artifacts import damage
 from schedgen_backups_tests.support.inbox import open_inbox
 from schedgen_backups_tests.support.servers import run
 from schedgen_backups_tests.support.sites import Application, Site
+from tools.json_shapes import SHAPES
 
 pytestmark = [pytest.mark.edge]
 
@@ -379,13 +380,6 @@ def test_every_command_explains_itself() -> None:
         assert str(command.help).split(".")[0].split(":")[0] in " ".join(result.output.split())
 
 
-def list_documented_shapes() -> dict[str, set[str]]:
-    """Command → fields, of the table in docs/json.md."""
-    text = (Path(__file__).parents[3] / "docs" / "json.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", text, re.MULTILINE)
-    return {command: set(re.findall(r"`([a-z_]+)`", fields)) for command, fields in rows}
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -409,7 +403,7 @@ def list_documented_shapes() -> dict[str, set[str]]:
 def test_an_answer_has_the_documented_shape(arguments: tuple[str, ...], cli_site: Site, copied: Path) -> None:
     answer = json.loads(cli_site.cli(*arguments, "--json", BACKUP_DIR=str(copied)).stdout)
     assert answer.pop("format_version") == 1
-    assert set(answer) == list_documented_shapes()[arguments[0]]
+    assert set(answer) == set(SHAPES[arguments[0]])
 
 
 def test_every_command_that_answers_has_json_and_a_documented_shape() -> None:
@@ -417,8 +411,7 @@ def test_every_command_that_answers_has_json_and_a_documented_shape() -> None:
     without = {"demo", "setup", "serve", "webserver", "manual"}
     with_json = {name for name in COMMAND_MODULES if any("--json" in parameter.opts for parameter in group.commands[name].params)}
     assert with_json == COMMAND_MODULES.keys() - without
-    described_in_words = {"restore", "restore-tables", "restore-objects", "undelete"}
-    assert list_documented_shapes().keys() == with_json - described_in_words
+    assert with_json == SHAPES.keys()
 
 
 def test_what_people_copy_from_a_small_screen_is_whole(cli_site: Site) -> None:

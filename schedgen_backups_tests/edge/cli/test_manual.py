@@ -19,11 +19,6 @@ pytestmark = [pytest.mark.edge]
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "schedgen-backups.1"
 
 
-def test_the_page_of_the_package_is_that_of_the_commands() -> None:
-    """After a change of a command: schedgen-backups manual > docs/schedgen-backups.1."""
-    assert PAGE.read_text(encoding="utf-8") == make_manual()
-
-
 @pytest.fixture(autouse=True)
 def whole_app() -> None:
     """The options that come before a command are those of `main`."""

@@ -1,7 +1,4 @@
-"""The documents name what there is: variables, commands, assets and checks, no more and no less than the code has.
-
-What the documents say of them is for people to judge.
-"""
+"""The documents are complete: generated pages are current, and every alert, asset and check is described."""
 
 from __future__ import annotations
 
@@ -9,61 +6,78 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
 from dotenv import dotenv_values
 
-from schedgen_backups.cli.main import app
+from schedgen_backups.alerts import guides
+from schedgen_backups.alerts.guides import GUIDES
+from schedgen_backups.alerts.run_kinds import BACKUP, OTHER_RUN_KINDS
 from schedgen_backups.config.config import load_config
 from schedgen_backups.config.variables import VARIABLES
 from schedgen_backups.defs.site import build_site_definitions
+from tools.make_docs import make_files
 
 pytestmark = [pytest.mark.edge]
 
 PROJECT = Path(__file__).resolve().parents[3]
-NAMES = {variable.name for variable in VARIABLES}
+MARKDOWN = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").rglob("*.md"))]
 
 
-@pytest.fixture
-def readme() -> str:
-    return (PROJECT / "README.md").read_text(encoding="utf-8")
+def test_the_documents_that_have_a_source_in_the_code_are_current() -> None:
+    """After a change of a variable, a command, an exit code, an alert or an answer: make docs."""
+    stale = [str(path.relative_to(PROJECT)) for path, text in make_files().items() if path.read_text(encoding="utf-8") != text]
+    assert stale == []
 
 
-def test_the_readmes_table_has_every_variable_and_no_other(readme: str) -> None:
-    assert set(re.findall(r"^\| *`([A-Z][A-Z0-9_]+)`", readme, flags=re.MULTILINE)) == NAMES
-
-
-def test_the_example_of_an_env_file_has_every_variable_and_no_other() -> None:
-    text = (PROJECT / ".env.example").read_text(encoding="utf-8")
-    found = re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", text, flags=re.MULTILINE)
-    assert set(found) == NAMES
-    assert len(found) == len(NAMES)
-
-
-def test_the_example_of_an_env_file_sets_no_secret() -> None:
-    """It is copied as it is by people in a hurry; the two passwords that a backup cannot do without are there to be filled in."""
+def test_the_example_sets_no_secret() -> None:
+    """People in a hurry copy it as it is. The two required passwords are there to be filled in."""
     values = dotenv_values(PROJECT / ".env.example")
     secrets = {variable.name for variable in VARIABLES if variable.is_secret}
     assert {name: values[name] for name in secrets & values.keys()} == dict.fromkeys(secrets & values.keys(), "")
     assert {"POSTGRES_PASSWORD", "MINIO_SECRET_KEY"} <= values.keys()
 
 
-def test_every_variables_default_in_the_readme_is_the_codes(readme: str) -> None:
-    rows = dict(re.findall(r"^\| *`([A-Z][A-Z0-9_]+)` *\| *`?(.*?)`? *\|", readme, flags=re.MULTILINE))
-    assert rows == {variable.name: variable.default for variable in VARIABLES}
+def test_every_alert_has_a_page() -> None:
+    pages = {path.stem for path in (PROJECT / "docs" / "alerts").glob("*.md")}
+    assert pages == {guide.page for guide in GUIDES}
 
 
-def test_the_readme_names_every_command(readme: str) -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert len(commands) > 5
-    assert {name for name in commands if not re.search(rf"^\| `{re.escape(name)}[ `]", readme, flags=re.MULTILINE)} == set()
+def test_every_area_of_incidents_has_a_guide() -> None:
+    areas = {kind.area for kind in (BACKUP, *OTHER_RUN_KINDS)}
+    areas |= {value for name, value in vars(guides).items() if name.endswith("_AREA")}
+    assert areas == {guide.area for guide in GUIDES}
 
 
-def test_the_readme_names_every_asset_and_every_check(readme: str) -> None:
+def test_the_documents_name_every_asset_and_every_check() -> None:
+    text = (PROJECT / "docs" / "proof.md").read_text(encoding="utf-8")
     graph = build_site_definitions(load_config().with_values({"DRILL_SQL_CHECKS": "checks.sql"})).resolve_asset_graph()
     names = {key.to_user_string() for key in graph.get_all_asset_keys()} | {key.name for key in graph.asset_check_keys}
     assert len(names) == 20
-    assert {name for name in names if name not in readme} == set()
+    assert {name for name in names if name not in text} == set()
 
 
 def test_the_constraints_come_from_no_private_place() -> None:
     assert "://" not in (PROJECT / "constraints.txt").read_text(encoding="utf-8")
+
+
+def list_anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and GitLab make them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    plain = [re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", heading).lower() for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_every_link_leads_to_a_page_and_a_heading_that_exist(path: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        target, _, anchor = link.partition("#")
+        page = (path.parent / target).resolve() if target else path
+        if not page.exists() or (anchor and anchor not in list_anchors(page)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((PROJECT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120

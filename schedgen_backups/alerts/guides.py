@@ -1,0 +1,140 @@
+"""The page of docs/alerts/ that belongs to each alert. `make docs` writes docs/reference/alerts.md from this table.
+
+Add a guide, and its page, with a new area of incidents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schedgen_backups.alerts.run_kinds import AUDIT, BACKUP, DRILL, RESTORE, RETENTION, VERIFICATION
+from schedgen_backups.core.notify.incidents import IncidentKey
+
+FRESHNESS_AREA = "freshness"
+POINTS_AREA = "recovery points"
+CLOCK_AREA = "clock"
+TICK_AREA = "tick"
+"""Its subjects are the names of schedules and sensors."""
+CHECK_AREA = "check"
+"""Its subjects are the names of checks."""
+OUTBOX_AREA = "outbox"
+"""Its subjects are the parts of the outbox."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The alerts of one area of incidents, and the page that says what to do."""
+
+    page: str
+    """File name in docs/alerts/, without its suffix."""
+    area: str
+    meaning: str
+    severity: str
+    sender: str
+    end: str
+    """What resolves the incident."""
+
+
+GUIDES = (
+    Guide(
+        "backup-failed",
+        BACKUP.area,
+        "A backup failed, was killed or was cancelled",
+        "CRITICAL; HIGH if it was cancelled, or only a size check failed",
+        "hook at once; outbox for killed and cancelled runs",
+        "the next verified recovery point",
+    ),
+    Guide(
+        "no-recent-recovery-point",
+        FRESHNESS_AREA,
+        "No verified recovery point is younger than BACKUP_MAX_AGE_HOURS",
+        "CRITICAL",
+        "sensor freshness_watch",
+        "the next verified recovery point",
+    ),
+    Guide(
+        "recovery-point-damaged",
+        POINTS_AREA,
+        "A committed recovery point is damaged or incomplete",
+        "HIGH",
+        "sensor freshness_watch, verify_job",
+        "no point is damaged any more",
+    ),
+    Guide(
+        "clock-is-wrong",
+        CLOCK_AREA,
+        "The time of a recovery point is in the future",
+        "HIGH; CRITICAL if no other point is recent enough",
+        "sensor freshness_watch",
+        "no point is in the future any more",
+    ),
+    Guide(
+        "no-run-started",
+        TICK_AREA,
+        "A schedule or sensor failed, so it started no run",
+        "CRITICAL",
+        "outbox",
+        "the next tick that succeeds",
+    ),
+    Guide(
+        "check-warning",
+        CHECK_AREA,
+        "A check passed with a warning: objects are newly missing, or a size tripled",
+        "LOW; HIGH or CRITICAL for newly missing objects",
+        "outbox",
+        "the next evaluation without a warning",
+    ),
+    Guide(
+        "verification-failed",
+        VERIFICATION.area,
+        "verify_job failed: a recovery point did not verify when it was read again",
+        "HIGH",
+        "hook at once; outbox for killed runs",
+        "the next verify_job that succeeds",
+    ),
+    Guide(
+        "drill-failed",
+        DRILL.area,
+        "A restore drill failed, or one of its checks did",
+        "HIGH",
+        "hook at once; outbox for killed runs",
+        "the next drill that succeeds",
+    ),
+    Guide(
+        "restore-failed",
+        RESTORE.area,
+        "A restore that was started in the UI failed",
+        "HIGH",
+        "hook at once; outbox for killed runs",
+        "the next restore that succeeds",
+    ),
+    Guide(
+        "retention-failed",
+        RETENTION.area,
+        "Old recovery points could not be removed",
+        "MEDIUM",
+        "hook at once; outbox for killed runs",
+        "the next prune_job that succeeds",
+    ),
+    Guide(
+        "consistency-check-failed",
+        AUDIT.area,
+        "The consistency check of the live system could not be performed",
+        "MEDIUM",
+        "hook at once; outbox for killed runs",
+        "the next audit_job that succeeds",
+    ),
+    Guide(
+        "alert-sensor-failed",
+        OUTBOX_AREA,
+        "A part of the alert outbox failed; its other parts still send",
+        "HIGH",
+        "outbox",
+        "the next run of that part without an error",
+    ),
+)
+
+
+def find_guide(key: IncidentKey) -> Guide:
+    """Return the guide of the incident; that of a failed backup for an area without one."""
+    return next((guide for guide in GUIDES if guide.area == key.area), GUIDES[0])

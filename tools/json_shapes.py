@@ -1,0 +1,116 @@
+"""The fields of every answer to `--json`: the source of docs/reference/json.md. A test compares them with real answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+COMMON_FIELDS: Mapping[str, str] = {
+    "format_version": "version of these shapes, 1 today; it rises when a field is renamed, removed or changes its meaning",
+    "error": "when the command was refused: the reason, instead of the fields below",
+    "hint": "when the command was refused: what to do",
+    "exit_code": "when the command was refused: the code it exits with",
+}
+_POINT_ID = "ID of the recovery point"
+POINT_FIELDS: Mapping[str, str] = {
+    "id": _POINT_ID,
+    "taken_at": "when it was taken",
+    "state": "`verified`, `damaged`, `partial`, `foreign` or another state of `list`",
+    "pin": "the pin, or null",
+    "problems": "what is wrong with it",
+    "unread_files": "files that were copied or modified since they were last read",
+    "artifacts": "its files, with path and size",
+    "levels": "each verification level with its status and time",
+    "manifest": "the manifest, or null if the point is not committed",
+    "verification": "the newest check results: `check`, `status` (`passed`, `failed`, `missing in the live system`, `not configured`, "
+    "`unknown`), `summary`, `figures`, `checked_at`, `checked_by`, `artifacts`",
+}
+SHAPES: Mapping[str, Mapping[str, str]] = {
+    "accept-missing": {"accepted": "the objects, with reason, user and time"},
+    "adopt": {"id": _POINT_ID, "adoption": "reason, user and time"},
+    "alert-test": {"deliveries": "for each channel: `channel`, `accepted`, `answer`"},
+    "audit": {
+        "looked_at": "time of the check",
+        "references": "number of rows that refer to an object",
+        "objects": "number of objects",
+        "rows_without_object": "keys that no object has",
+        "objects_without_row": "keys that no row refers to",
+        "unreferenced_bytes": "size of the objects without a row",
+    },
+    "backup": {
+        "id": _POINT_ID,
+        "run_id": "Dagster's run",
+        "success": "whether the point is verified and committed",
+        "failures": "for each failed step: `step`, `reason`, `hint`",
+        "exit_code": "the code it exits with",
+    },
+    "deploy": {"kind": "kind of deployment", "files": "paths of the written files"},
+    "doctor": {"results": "for each precondition: `what`, `state` (`ok`, `note`, `problem`), `detail`, `fix`"},
+    "drill": {
+        "run_id": "Dagster's run",
+        "success": "whether every check passed",
+        "exit_code": "the code it exits with",
+        "rto_seconds": "how long the restore took",
+        "rpo_seconds": "age of the point when the drill began",
+        "report": "check results and measurements, or null",
+        "failures": "for each failed step: `step`, `reason`, `hint`",
+    },
+    "last": {
+        "id": _POINT_ID,
+        "taken_at": "when it was taken",
+        "location": "its directory",
+        "labels": "its labels",
+        "reason": "its reason",
+        "git_commit": "commit of BACKUP_GIT_DIRECTORY",
+        "git_branch": "branch of BACKUP_GIT_DIRECTORY",
+        "is_pinned": "whether it is pinned",
+        "pinned_until": "when the pin ends, or null",
+        "rollback": "the commands that restore `database` and `bucket`",
+    },
+    "list": {"points": "the recovery points, oldest first", "unmanaged": "files that other programs wrote"},
+    "log": {"entries": "one entry per restore"},
+    "pin": {"id": _POINT_ID, "pin": "reason, user, time and end"},
+    "prune": {
+        "refusal": "why nothing is removed, or empty",
+        "freed_bytes": "size of what is removed",
+        "decisions": "for each point: whether it is kept, and by which rule",
+    },
+    "restore": {
+        "equal": "whether the result equals the backup",
+        "seconds": "duration of each phase",
+        "notes": "what could not be compared or restored",
+        "results": "the check results",
+        "steps": "with `--dry-run`, instead of the other fields: what would be done",
+    },
+    "restore-objects": {
+        "id": _POINT_ID,
+        "objects": "the objects, and how they differ",
+        "written": "keys of the written objects, with `--bucket` and `--back`",
+        "files": "paths of the written files, with `--to`",
+    },
+    "restore-tables": {
+        "id": _POINT_ID,
+        "tables": "the tables, and how they differ",
+        "side_database": "the database that holds the captured rows, if it was kept",
+        "written": "for each table: rows added and changed, with `--write`",
+    },
+    "show": POINT_FIELDS,
+    "status": {
+        "state": "`OK`, `WARNING` or `CRITICAL`",
+        "id": "newest verified point, or null",
+        "age_seconds": "its age, or null",
+        "max_age_seconds": "the limit",
+        "damaged": "IDs of damaged points",
+        "ahead": "IDs of points in the future",
+        "to_be_read_again": "number of points that will be verified again",
+        "open_incidents": "the open incidents",
+    },
+    "undelete": {
+        "tables": "the table, and how it differs",
+        "objects": "the objects, and how they differ",
+        "lost_keys": "keys that the rows refer to and the point does not have",
+        "rows_written": "number of rows, unless `--dry-run`",
+        "objects_written": "keys of the written objects, unless `--dry-run`",
+    },
+    "unpin": {"id": _POINT_ID, "was_pinned": "whether there was a pin"},
+    "verify": {"results": "for each point or file: its check results"},
+}

@@ -1,0 +1,201 @@
+"""Write everything in the documents that has a source in the code: `make docs`. A test fails while a file is stale.
+
+Whole files are written under docs/reference/; .env.example, compose.yaml and dagster.yaml keep what stands outside of the marked lines.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import typer
+
+from schedgen_backups.alerts.guides import GUIDES
+from schedgen_backups.cli import main
+from schedgen_backups.cli.app import COMMAND_MODULES
+from schedgen_backups.cli.manual import make_manual
+from schedgen_backups.config.variables import (
+    CERTIFICATES_VARIABLE,
+    ENV_FILE_VARIABLE,
+    FILE_SUFFIX,
+    LIBPQ_VARIABLES,
+    VARIABLE_GROUPS,
+    VARIABLES,
+    Variable,
+)
+from schedgen_backups.exit_codes import MEANINGS, STATUS_MEANINGS
+from tools.json_shapes import COMMON_FIELDS, POINT_FIELDS, SHAPES
+
+PROJECT = Path(__file__).resolve().parents[1]
+WIDTH = 110
+NOTICE = "<!-- Written by `make docs`; edit its source instead. -->"
+START, END = "# make docs: start", "# make docs: end"
+_FIXED_IN_COMPOSE = {"BACKUP_DIR": "/backups", "PGSSLMODE": "${PGSSLMODE:-prefer}"}
+"""Variable → value of compose.yaml: the volume's mount, and a default that libpq would otherwise take from an empty value."""
+
+
+def make_files() -> dict[Path, str]:
+    """Return path → text of every file that is written, whole or in part."""
+    reference = PROJECT / "docs" / "reference"
+    return {
+        reference / "settings.md": _make_page(_list_settings()),
+        reference / "commands.md": _make_page(_list_commands()),
+        reference / "exit-codes.md": _make_page(_list_exit_codes()),
+        reference / "alerts.md": _make_page(_list_alerts()),
+        reference / "json.md": _make_page(_list_shapes()),
+        PROJECT / "docs" / "schedgen-backups.1": make_manual(),
+        PROJECT / ".env.example": "\n".join(_list_example()) + "\n",
+        PROJECT / "docker" / "compose.yaml": _replace_marked(
+            PROJECT / "docker" / "compose.yaml",
+            [f"  {name}: {_FIXED_IN_COMPOSE.get(name, f'${{{name}:-}}')}" for name in list_passed_on()],
+        ),
+        PROJECT / "docker" / "dagster.yaml": _replace_marked(PROJECT / "docker" / "dagster.yaml", [f"      - {name}" for name in list_passed_on()]),
+    }
+
+
+def list_passed_on() -> Iterator[str]:
+    """Yield the names that a container gets: each variable, and NAME_FILE of each secret."""
+    for variable in VARIABLES:
+        yield variable.name
+        if variable.is_secret:
+            yield variable.name + FILE_SUFFIX
+
+
+def _make_page(lines: Iterator[str]) -> str:
+    return "\n".join([NOTICE, "", *lines]) + "\n"
+
+
+def _wrap(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _replace_marked(path: Path, lines: list[str]) -> str:
+    before, rest = path.read_text(encoding="utf-8").split(START, 1)
+    margin = before.rpartition("\n")[2]
+    first_line, rest = rest.split("\n", 1)
+    return "\n".join([f"{before}{START}{first_line}", *lines, f"{margin}{END}{rest.split(END, 1)[1]}"])
+
+
+def _list_settings() -> Iterator[str]:
+    yield "# Settings\n"
+    yield _wrap(
+        "Settings are environment variables. They come from the environment and from one environment file; the environment wins, "
+        "also under `schedgen-backups serve`. The file is the one that `--env-file` or "
+        f"`{ENV_FILE_VARIABLE}` names, otherwise the first of these that exists: `.env` in the checkout, "
+        "`/etc/schedgen-backups/env`, `~/.config/schedgen-backups/env`. The current directory does not matter. A file that everybody "
+        "can write, or that belongs to someone other than root, you or the owner of the installation, is refused. Commands and runs "
+        "read an edited file the next time they start; schedules change when Dagster reloads the definitions."
+    )
+    yield ""
+    yield _wrap(
+        f"Every variable can be given as a file: `POSTGRES_PASSWORD{FILE_SUFFIX}=/run/secrets/postgres_password` instead of "
+        "`POSTGRES_PASSWORD`. Use this for secrets of containers and for systemd credentials."
+    )
+    for group in VARIABLE_GROUPS:
+        yield f"\n## {group.title}\n"
+        if group.introduction:
+            yield f"{_wrap(group.introduction)}\n"
+        yield from (_wrap(_describe_variable(variable), "  ") for variable in group.variables)
+    yield "\n## Variables of other programs\n"
+    yield _wrap(f"- `{CERTIFICATES_VARIABLE}`: certificate authorities to trust, from the process's environment only.", "  ")
+    yield _wrap("- `DAGSTER_HOME`: directory of the Dagster instance, from the process's environment only.", "  ")
+    yield _wrap(f"- Passed on to libpq: {', '.join(f'`{name}`' for name in LIBPQ_VARIABLES)}.", "  ")
+
+
+def _describe_variable(variable: Variable) -> str:
+    traits = [f"default `{variable.default}`"] if variable.default else []
+    traits += ["secret"] if variable.is_secret else []
+    traits += [f"`setup --{variable.flag}`"] if variable.flag else []
+    described = f" ({', '.join(traits)})" if traits else ""
+    return f"- `{variable.name}`{described}: {variable.meaning}."
+
+
+def _list_commands() -> Iterator[str]:
+    group = cast("Any", typer.main.get_command(main.app))
+    yield "# Commands\n"
+    yield _wrap(
+        "`latest` stands for the newest committed point. Every command that reads or writes recovery points has `--json` "
+        "([shapes](json.md)). [Exit codes](exit-codes.md) mean the same in every command but `status`. "
+        "`schedgen-backups --install-completion` completes commands and options in your shell; `man schedgen-backups` shows this page."
+    )
+    yield from ("\n## Options before the command\n", *_list_options(group))
+    for name in COMMAND_MODULES:
+        command = group.commands[name]
+        context = typer.Context(command)
+        pieces = [each.get_usage_pieces(context) for each in command.params if each.param_type_name == "argument"]
+        arguments = " ".join(word for piece in pieces for word in piece)
+        yield f"\n## {name}\n"
+        yield f"```text\n{' '.join(filter(None, ('schedgen-backups', name, arguments)))}\n```\n"
+        yield _wrap(" ".join(str(command.help).split()))
+        options = list(_list_options(command))
+        yield from (["", *options] if options else [])
+
+
+def _list_options(command: Any) -> Iterator[str]:
+    context = typer.Context(command)
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and (record := parameter.get_help_record(context)) is not None:
+            names, text = record
+            yield _wrap(f"- `{names}`: {' '.join(text.split())}", "  ")
+
+
+def _list_exit_codes() -> Iterator[str]:
+    yield "# Exit codes\n"
+    yield "| code | meaning |\n| --- | --- |"
+    yield from (f"| {code} | {meaning} |" for code, meaning in MEANINGS.items())
+    yield "\n`status` follows the convention of monitoring plugins:\n"
+    yield "| code | meaning |\n| --- | --- |"
+    yield from (f"| {code} | {meaning} |" for code, meaning in STATUS_MEANINGS.items())
+
+
+def _list_alerts() -> Iterator[str]:
+    yield "# Alerts\n"
+    yield _wrap("One section per kind of alert. Every alert names its page. [How alerts work](../alerts.md).")
+    for guide in GUIDES:
+        yield f"\n## [{guide.page}](../alerts/{guide.page}.md)\n"
+        yield _wrap(f"{guide.meaning}.") + "\n"
+        yield _wrap(f"- Severity: {guide.severity}.", "  ")
+        yield _wrap(f"- Sent by: {guide.sender}.", "  ")
+        yield _wrap(f"- Resolved by: {guide.end}.", "  ")
+
+
+def _list_shapes() -> Iterator[str]:
+    yield "# JSON output\n"
+    yield _wrap(
+        "With `--json` a command prints one JSON object on stdout when it ends. Ignore fields that you do not know: new fields can "
+        "appear without a new version. Times are ISO 8601 with an offset, sizes are bytes, durations are seconds."
+    )
+    yield ""
+    yield from (_wrap(f"- `{name}`: {meaning}.", "  ") for name, meaning in COMMON_FIELDS.items())
+    for command, fields in SHAPES.items():
+        yield f"\n## {command}\n"
+        yield from (_wrap(f"- `{name}`: {meaning}.", "  ") for name, meaning in fields.items())
+    yield "\n## A recovery point\n"
+    yield _wrap("The fields of `show`, and of each element of `points` in `list`:") + "\n"
+    yield from (_wrap(f"- `{name}`: {meaning}.", "  ") for name, meaning in POINT_FIELDS.items())
+
+
+def _list_example() -> Iterator[str]:
+    yield "# Written by `make docs`. Copy to .env beside this file and fill it in; keep it readable for you alone (chmod 600)."
+    yield "# Docker Compose reads the same file. docs/reference/settings.md describes every variable; `schedgen-backups doctor` checks them."
+    for group in VARIABLE_GROUPS:
+        yield f"\n# {group.title}. {group.introduction}".rstrip()
+        for variable in group.variables:
+            value = variable.example or variable.default
+            quoted = f'"{value}"' if " " in value else value
+            yield f"{'' if variable.is_set_in_example else '# '}{variable.name}={quoted}"
+
+
+def write_files() -> None:
+    """Write each file whose text differs."""
+    for path, text in make_files().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            sys.stdout.write(f"written: {path.relative_to(PROJECT)}\n")
+
+
+if __name__ == "__main__":
+    write_files()
