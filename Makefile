@@ -10,21 +10,22 @@ PYTEST_PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 # Where the files of the unit tests live: in memory where there is a gigabyte of it (15 % faster than a disk, 2026-11-29).
 MEMORY_TMPDIR = $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 1000000 2>/dev/null && echo TMPDIR=/dev/shm)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui serve test test-unit test-daemons servers exhaustive coverage test-wheel test-docker test-browser check docs format bench mutation clean
+.PHONY: help setup demo ui serve test test-unit test-daemons servers exhaustive coverage test-wheel test-docker test-browser check lock docs format bench mutation clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-$(VENV)/.installed-demo: pyproject.toml constraints.txt
+$(VENV)/.installed-demo: pyproject.toml locks/demo.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and "Python 3.10 to 3.13 is needed; call make with PYTHON=python3.12 or the like")'
 	@echo "making a Python environment of its own in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing Dagster and the servers of demo and drill into $(VENV): a minute or two, once"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement locks/demo.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed-demo
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+$(VENV)/.installed-dev: $(VENV)/.installed-demo locks/dev.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement locks/dev.txt
 	touch $@
 
 setup: $(VENV)/.installed-demo  ## ask for your database and bucket, write .env, take a first recovery point, keep taking them
@@ -69,6 +70,15 @@ test-docker: $(VENV)/.installed-dev  ## the image and the compose stack; needs a
 test-browser: $(VENV)/.installed-dev  ## the Dagster UI in a browser; needs Chromium
 	$(BIN)/python -m pytest schedgen_backups_tests/browser $(PYTEST_ARGS)
 
+# One resolution for every Python; each lock is a part of it, with the digests of every file.
+COMPILE = uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header --no-emit-index-url pyproject.toml
+lock: $(VENV)/.installed-dev  ## resolve the dependencies anew: constraints.txt and locks/
+	$(BIN)/$(COMPILE) --upgrade --all-extras --group mutation --output-file constraints.txt
+	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --extra demo --output-file locks/demo.txt
+	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --all-extras --group dev --output-file locks/dev.txt
+	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --extra containers --extra drill --output-file locks/image.txt
+	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --extra kubernetes --output-file locks/kubernetes.txt
+
 docs: $(VENV)/.installed-dev  ## write everything in the documents that has a source in the code
 	$(BIN)/python -m tools.make_docs
 
@@ -84,7 +94,7 @@ format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff format .
 
 $(VENV)/.installed-mutation: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutation]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt mutmut
 	touch $@
 
 mutation: $(VENV)/.installed-mutation  ## change the pure parts of core one expression at a time: which change no unit test notices (up to an hour); report in docs/mutation.md

@@ -197,5 +197,15 @@ def write_files() -> None:
             sys.stdout.write(f"written: {path.relative_to(PROJECT)}\n")
 
 
+def check_files() -> None:
+    """Exit with an error that names each stale file."""
+    stale = [str(path.relative_to(PROJECT)) for path, text in make_files().items() if path.read_text(encoding="utf-8") != text]
+    if stale:
+        sys.exit(f"run `make docs`; stale: {', '.join(stale)}")
+
+
 if __name__ == "__main__":
-    write_files()
+    if sys.argv[1:] == ["--check"]:
+        check_files()
+    else:
+        write_files()

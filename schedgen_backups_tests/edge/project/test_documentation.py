@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dotenv import dotenv_values
@@ -55,8 +58,28 @@ def test_the_documents_name_every_asset_and_every_check() -> None:
     assert {name for name in names if name not in text} == set()
 
 
-def test_the_constraints_come_from_no_private_place() -> None:
-    assert "://" not in (PROJECT / "constraints.txt").read_text(encoding="utf-8")
+def test_pins_and_locks_come_from_no_private_place() -> None:
+    for path in (PROJECT / "constraints.txt", *sorted((PROJECT / "locks").glob("*.txt"))):
+        assert "://" not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_the_locks_have_the_pinned_versions_and_every_direct_dependency() -> None:
+    """After a change of a dependency: make lock."""
+    pins = set(re.findall(r"^[^ \n]+==[^ \n]+", (PROJECT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+    toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    project = toml.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
+    wanted = {
+        "demo": extras["seed"] + extras["drill"],
+        "dev": [each for extra in extras.values() for each in extra] + groups["dev"],
+        "image": extras["containers"] + extras["drill"],
+        "kubernetes": extras["containers"] + extras["kubernetes"],
+    }
+    for name, extra in wanted.items():
+        locked = set(re.findall(r"^[^ \n]+==[^ \n]+", (PROJECT / "locks" / f"{name}.txt").read_text(encoding="utf-8"), re.MULTILINE))
+        assert locked - pins == set(), name
+        direct = {re.split(r"[<>=!\[]", each)[0].lower() for each in (*project["project"]["dependencies"], *extra)} - {"schedgen-backups"}
+        assert direct - {pin.partition("==")[0] for pin in locked} == set(), name
 
 
 def list_anchors(path: Path) -> set[str]:
