@@ -1,7 +1,8 @@
-"""Runs the measurements and keeps them: `make bench`, or `python -m benchmarks --quick` for a twentieth of the data.
+"""Runs the measurements and keeps them: `make bench`, or `python -m benchmarks --quick` for a twentieth of
+the data.
 
-Results go to benchmarks/results/DATE.json, each part of it replaced when it is measured again that day; `python -m benchmarks.report` makes
-docs/performance.md of the newest.
+Results go to benchmarks/results/DATE.json, each part of it replaced when it is measured again that day;
+`python -m benchmarks.report` makes docs/performance.md of the newest.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Bench:
 
     @cached_property
     def s3(self) -> EmbeddedS3:
-        """Started when a part first needs it: idle, it takes a fifth of a core (2026-11-26), which whoever uses all of them would pay for."""
+        """Started when a part first needs it: idle, it takes a fifth of a core (2026-11-26), which whoever
+        uses all of them would pay for.
+        """
         return self._servers.enter_context(EmbeddedS3(self.folder / "s3"))
 
     def __enter__(self) -> Bench:
@@ -60,12 +63,18 @@ class Bench:
     def measure_database(self) -> list[dict[str, Any]]:
         """1.2 GB: 5,000 jobs with large JSON, 5 million small rows."""
         database = self.postgres.create_database("speed")
-        data.fill_database(database, job_count=5_000 // self.scale, events_per_job=900, row_count=5_000_000 // self.scale)
-        return _as_json(measure_database(self.postgres, database, self._make_folder("database"), rounds=self.rounds))
+        data.fill_database(
+            database, job_count=5_000 // self.scale, events_per_job=900, row_count=5_000_000 // self.scale
+        )
+        return _as_json(
+            measure_database(self.postgres, database, self._make_folder("database"), rounds=self.rounds)
+        )
 
     def measure_small_objects(self) -> list[dict[str, Any]]:
         """20,000 objects of 100 KB."""
-        return self._measure_objects("small", f"{20_000 // self.scale} x 100 KB", 20_000 // self.scale, 100_000)
+        return self._measure_objects(
+            "small", f"{20_000 // self.scale} x 100 KB", 20_000 // self.scale, 100_000
+        )
 
     def measure_large_objects(self) -> list[dict[str, Any]]:
         """300 PDFs of 10 MB."""
@@ -77,10 +86,21 @@ class Bench:
         data.fill_database(database, job_count=1, events_per_job=1, row_count=1)
         data.upload_small_objects(bucket, count=1, size_bytes=1024)
         uses = [
-            memory.measure_backup("almost nothing", _make_environment(database, bucket, self.folder / f"dagster{number}"))
+            memory.measure_backup(
+                "almost nothing", _make_environment(database, bucket, self.folder / f"dagster{number}")
+            )
             for number in range(self.rounds)
         ]
-        return _as_json((Timing("whole command, almost no data", "schedgen-backups backup", tuple(use.seconds for use in uses), 0),))
+        return _as_json(
+            (
+                Timing(
+                    "whole command, almost no data",
+                    "schedgen-backups backup",
+                    tuple(use.seconds for use in uses),
+                    0,
+                ),
+            )
+        )
 
     def measure_drill(self) -> list[dict[str, Any]]:
         """A drill of about 1 GB of rows and 10,000 real PDFs, phase by phase, as its own report has it."""
@@ -90,13 +110,20 @@ class Bench:
         environment = {**os.environ, **_make_environment(database, bucket, self.folder / "drilled")}
         command = [sys.executable, "-m", "schedgen_backups.cli.main"]
         subprocess.run([*command, "backup"], env=environment, check=True, stdout=subprocess.DEVNULL)
-        done = subprocess.run([*command, "drill", "--json"], env=environment, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, "drill", "--json"], env=environment, check=True, capture_output=True, text=True
+        )
         phases = json.loads(done.stdout)["report"]["seconds"]
         work = f"drill of {seeded.objects} PDFs and a dump of 1 GB"
-        return [{"work": work, "name": name, "seconds": [round(seconds, 1)], "result_bytes": 0} for name, seconds in phases.items()]
+        return [
+            {"work": work, "name": name, "seconds": [round(seconds, 1)], "result_bytes": 0}
+            for name, seconds in phases.items()
+        ]
 
     def measure_scale(self) -> list[dict[str, Any]]:
-        """1,000,000 objects of 1 KiB and one of 50 GiB, from a server that computes them: peak memory above the idle interpreter."""
+        """1,000,000 objects of 1 KiB and one of 50 GiB, from a server that computes them: peak memory above
+        the idle interpreter.
+        """
         database = self.postgres.create_database("scale")
         data.fill_database(database, job_count=1, events_per_job=1, row_count=1)
         count, huge_bytes = 1_000_000 // self.scale, (50 << 30) // self.scale
@@ -106,9 +133,17 @@ class Bench:
                 f"{count} x 1 KiB, next night": (many, "many"),
                 f"one of {huge_bytes / (1 << 30):.1f} GiB": (huge, "huge"),
             }
-            uses = [memory.measure_backup(name, _make_environment(database, bucket, self.folder / folder)) for name, (bucket, folder) in runs.items()]
+            uses = [
+                memory.measure_backup(name, _make_environment(database, bucket, self.folder / folder))
+                for name, (bucket, folder) in runs.items()
+            ]
         return [
-            {"work": memory.WORK, "name": use.name, "seconds": [round(use.seconds, 1)], "result_bytes": use.peak_bytes - use.idle_bytes}
+            {
+                "work": memory.WORK,
+                "name": use.name,
+                "seconds": [round(use.seconds, 1)],
+                "result_bytes": use.peak_bytes - use.idle_bytes,
+            }
             for use in uses
         ]
 
@@ -128,8 +163,15 @@ class Bench:
 def main() -> None:
     """The figures are in benchmarks/results/."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a twentieth of the data, one round, nothing kept")
-    parser.add_argument("--only", choices=_PARTS, action="append", help="this part, may be given several times; default: all but scale")
+    parser.add_argument(
+        "--quick", action="store_true", help="a twentieth of the data, one round, nothing kept"
+    )
+    parser.add_argument(
+        "--only",
+        choices=_PARTS,
+        action="append",
+        help="this part, may be given several times; default: all but scale",
+    )
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     # Ended from outside, servers and folders go too.
@@ -153,7 +195,12 @@ def main() -> None:
             for part in arguments.only or _IN_DEFAULT:
                 date = f"{datetime.now(timezone.utc):%Y-%m-%d}"
                 machine = _describe_machine(postgres.server_version)
-                parts[part] = {"date": date, "rounds": rounds, "machine": machine, "timings": measures[part]()}
+                parts[part] = {
+                    "date": date,
+                    "rounds": rounds,
+                    "machine": machine,
+                    "timings": measures[part](),
+                }
                 if not arguments.quick:
                     _keep(parts)
     sys.stdout.write(json.dumps(parts, indent=1) + "\n")
@@ -168,7 +215,8 @@ def _keep(parts: dict[str, Any]) -> None:
 
 def _describe_machine(server_version: int) -> str:
     return (
-        f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB, {platform.system()}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB, {platform.system()}, "
+        f"Python {platform.python_version()}, "
         f"PostgreSQL {server_version} and SeaweedFS on the same machine and disk"
     )
 

@@ -1,7 +1,8 @@
-"""The bucket: captured against GETs whose bodies are thrown away, the script's tar, restic and rclone; the next night; restored; verified; one PDF.
+"""The bucket: captured against GETs whose bodies are thrown away, the script's tar, restic and rclone; the
+next night; restored; verified; one PDF.
 
-The script, restic and tar read the files from the disk, as today; ours, curl and rclone ask the S3 server. A peer that is not on the machine is
-left out. Data are made by `data`.
+The script, restic and tar read the files from the disk, as today; ours, curl and rclone ask the S3 server. A
+peer that is not on the machine is left out. Data are made by `data`.
 """
 
 from __future__ import annotations
@@ -34,14 +35,26 @@ ONE_AS_COMMAND = "one object as a command"
 class BucketBench:
     """One bucket whose objects are files on the disk as well, and everything that is measured on it."""
 
-    def __init__(self, shape: str, settings: BucketSettings, files: Path, folder: Path, *, rounds: int) -> None:
-        self.shape, self.settings, self.files, self.folder, self.rounds = shape, settings, files, folder, rounds
+    def __init__(
+        self, shape: str, settings: BucketSettings, files: Path, folder: Path, *, rounds: int
+    ) -> None:
+        self.shape, self.settings, self.files, self.folder, self.rounds = (
+            shape,
+            settings,
+            files,
+            folder,
+            rounds,
+        )
         self.catalog = Catalog(folder / "points")
         self.catalog.prepare()
         self.options = CaptureSettings()
         self._ids = make_point_ids()
         self._newest: list[RecoveryPointId] = []
-        self._restic = {"RESTIC_REPOSITORY": str(folder / "restic"), "RESTIC_PASSWORD": "benchmark", "RESTIC_CACHE_DIR": str(folder / "cache")}
+        self._restic = {
+            "RESTIC_REPOSITORY": str(folder / "restic"),
+            "RESTIC_PASSWORD": "benchmark",
+            "RESTIC_CACHE_DIR": str(folder / "cache"),
+        }
         self._rclone = {
             "RCLONE_CONFIG_S3_TYPE": "s3",
             "RCLONE_CONFIG_S3_PROVIDER": "Other",
@@ -69,19 +82,30 @@ class BucketBench:
         contestants = {
             CURL: Contestant(self._fetch, self._write_addresses),
             OURS: Contestant(self._capture, self._forget_all),
-            SCRIPT: Contestant(lambda: (run_shell(f"tar czf '{script}' -C '{self.files}' ."), size_of(script))[1]),
+            SCRIPT: Contestant(
+                lambda: (run_shell(f"tar czf '{script}' -C '{self.files}' ."), size_of(script))[1]
+            ),
         }
         if has_program("restic"):
             contestants[RESTIC] = Contestant(self._back_up_with_restic, self._make_repository)
         if has_program("rclone"):
-            contestants[RCLONE_TAR] = Contestant(self._copy_and_tar, lambda: run_shell(f"rm -rf '{self.folder}/copy'"))
+            contestants[RCLONE_TAR] = Contestant(
+                self._copy_and_tar, lambda: run_shell(f"rm -rf '{self.folder}/copy'")
+            )
         return contestants
 
     def _measure_next_night(self) -> tuple[Timing, ...]:
         previous = self._newest[-1]
         contestants = {
             OURS: Contestant(self._capture, lambda: forget(self.catalog, [previous])),
-            COPY: Contestant(lambda: (run_shell(f"cp '{self._path_of(previous)}' '{self.folder}/copied'; sync '{self.folder}/copied'"), 0)[1]),
+            COPY: Contestant(
+                lambda: (
+                    run_shell(
+                        f"cp '{self._path_of(previous)}' '{self.folder}/copied'; sync '{self.folder}/copied'"
+                    ),
+                    0,
+                )[1]
+            ),
         }
         if has_program("restic"):
             contestants[RESTIC] = Contestant(self._back_up_with_restic)
@@ -115,7 +139,9 @@ class BucketBench:
             return 0
 
         stock = Contestant(lambda: (run_shell(f"gzip -t '{path}' && tar -tzf '{path}' > /dev/null"), 0)[1])
-        return run_in_turn(f"{self.shape}: verify", {STOCK_VERIFY: stock, OURS: Contestant(verify)}, rounds=self.rounds)
+        return run_in_turn(
+            f"{self.shape}: verify", {STOCK_VERIFY: stock, OURS: Contestant(verify)}, rounds=self.rounds
+        )
 
     def _measure_one(self) -> tuple[Timing, ...]:
         path = self._path_of(self._newest[-1])
@@ -131,7 +157,14 @@ class BucketBench:
     def _measure_one_as_command(self) -> tuple[Timing, ...]:
         newest, to = self._newest[-1], self.folder / "one object"
         key = self._choose_key(self._path_of(newest))
-        words = [Path(sys.executable).with_name("schedgen-backups"), "restore-objects", newest.text, key, "--to", to]
+        words = [
+            Path(sys.executable).with_name("schedgen-backups"),
+            "restore-objects",
+            newest.text,
+            key,
+            "--to",
+            to,
+        ]
         command = shlex.join(str(word) for word in words)
 
         def fetch() -> int:
@@ -162,7 +195,10 @@ class BucketBench:
         (self.folder / "curl.config").write_text("".join(lines), encoding="utf-8")
 
     def _fetch(self) -> int:
-        run_shell(f"curl --silent --show-error --fail --parallel --parallel-max 16 --config '{self.folder}/curl.config'")
+        run_shell(
+            "curl --silent --show-error --fail --parallel --parallel-max 16 --config "
+            f"'{self.folder}/curl.config'"
+        )
         return 0
 
     def _make_repository(self) -> None:
@@ -174,13 +210,18 @@ class BucketBench:
 
     def _copy_and_tar(self) -> int:
         copy, packed = self.folder / "copy", self.folder / "copy.tar.gz"
-        run_shell(f"rclone copy --transfers 16 's3:{self.settings.bucket}' '{copy}' && tar czf '{packed}' -C '{copy}' .", self._rclone)
+        run_shell(
+            f"rclone copy --transfers 16 's3:{self.settings.bucket}' '{copy}' && tar czf '{packed}' -C "
+            f"'{copy}' .",
+            self._rclone,
+        )
         return size_of(packed)
 
     def _sync_and_back_up(self) -> int:
         copy = self.folder / "copy"
         run_shell(
-            f"rclone sync --transfers 16 's3:{self.settings.bucket}' '{copy}' && restic backup --quiet '{self.files}'",
+            f"rclone sync --transfers 16 's3:{self.settings.bucket}' '{copy}' && restic backup --quiet "
+            f"'{self.files}'",
             {**self._rclone, **self._restic},
         )
         return 0

@@ -1,6 +1,8 @@
-"""Makes the data that is measured: tables of large JSON and of small rows, buckets of PDFs, of many small objects, of one huge object.
+"""Makes the data that is measured: tables of large JSON and of small rows, buckets of PDFs, of many small
+objects, of one huge object.
 
-Sizes are arguments; the shapes follow the operators' figures (5,000 jobs with large results, PDFs of some megabytes). What is measured is not here.
+Sizes are arguments; the shapes follow the operators' figures (5,000 jobs with large results, PDFs of some
+megabytes). What is measured is not here.
 """
 
 from __future__ import annotations
@@ -45,14 +47,20 @@ _THREADS = 8
 
 
 def fill_database(settings: DatabaseSettings, *, job_count: int, events_per_job: int, row_count: int) -> int:
-    """The database holds jobs with large JSON results and a table of small rows; returns its size in bytes as PostgreSQL counts it."""
+    """The database holds jobs with large JSON results and a table of small rows; returns its size in bytes as
+    PostgreSQL counts it.
+    """
     with _connect(settings) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE jobs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), s3_key text, status text, result jsonb)")
+        cursor.execute(
+            "CREATE TABLE jobs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), s3_key text, status text, "
+            "result jsonb)"
+        )
         with cursor.copy("COPY jobs (s3_key, status, result) FROM STDIN") as copy:
             for number in range(job_count):
                 copy.write_row((None, "completed", json.dumps(_make_events(number, events_per_job))))
         cursor.execute(
-            "CREATE TABLE event AS SELECT i AS id, md5(i::text) AS token, timestamptz '2026-01-01' + i * interval '7 seconds' AS at, "
+            "CREATE TABLE event AS SELECT i AS id, md5(i::text) AS token, timestamptz '2026-01-01' + i * "
+            "interval '7 seconds' AS at, "
             f"(i::bigint * 7919) % 1000 AS amount "
             f"FROM generate_series(1, {row_count}) AS i"
         )
@@ -60,7 +68,9 @@ def fill_database(settings: DatabaseSettings, *, job_count: int, events_per_job:
         cursor.execute("CREATE INDEX ON event (token)")
         cursor.execute("CREATE INDEX ON event (at)")
         cursor.execute("CREATE INDEX ON jobs (status)")
-        cursor.execute("CREATE TABLE users AS SELECT i AS id, md5(i::text) AS name FROM generate_series(1, 1000) AS i")
+        cursor.execute(
+            "CREATE TABLE users AS SELECT i AS id, md5(i::text) AS name FROM generate_series(1, 1000) AS i"
+        )
         connection.commit()
         row = cursor.execute("SELECT pg_database_size(current_database())").fetchone()
     return int(row[0]) if row else 0
@@ -70,14 +80,17 @@ def add_rows(settings: DatabaseSettings, *, row_count: int) -> None:
     """The database has one more table, of so many small rows."""
     with _connect(settings) as connection:
         connection.execute(
-            f"CREATE TABLE event AS SELECT i AS id, md5(i::text) AS token, md5((-i)::text) AS other FROM generate_series(1, {row_count}) AS i"
+            "CREATE TABLE event AS SELECT i AS id, md5(i::text) AS token, md5((-i)::text) AS other FROM "
+            f"generate_series(1, {row_count}) AS i"
         )
         connection.execute("ALTER TABLE event ADD PRIMARY KEY (id)")
         connection.commit()
 
 
 def make_pdf_like_files(folder: Path, *, count: int, size_bytes: int) -> None:
-    """The folder holds files that look like PDFs of scanned pages: a little text, then bytes that no compressor shrinks."""
+    """The folder holds files that look like PDFs of scanned pages: a little text, then bytes that no
+    compressor shrinks.
+    """
     folder.mkdir(parents=True)
     generator = random.Random(1)
     for number in range(count):
@@ -90,7 +103,12 @@ def upload_folder(settings: BucketSettings, folder: Path) -> None:
     with _client(settings) as client:
         client.make_bucket(settings.bucket)
         with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(lambda path: client.fput_object(settings.bucket, f"uploads/{path.name}", str(path)), folder.iterdir()))
+            list(
+                pool.map(
+                    lambda path: client.fput_object(settings.bucket, f"uploads/{path.name}", str(path)),
+                    folder.iterdir(),
+                )
+            )
 
 
 def change_files(folder: Path, settings: BucketSettings, *, share: float) -> None:
@@ -114,7 +132,10 @@ def renew_bucket(settings: BucketSettings) -> None:
     """The bucket is there and holds nothing."""
     with _client(settings) as client:
         if client.bucket_exists(settings.bucket):
-            names = [DeleteObject(entry.object_name or "") for entry in client.list_objects(settings.bucket, recursive=True)]
+            names = [
+                DeleteObject(entry.object_name or "")
+                for entry in client.list_objects(settings.bucket, recursive=True)
+            ]
             assert list(client.remove_objects(settings.bucket, names)) == []
         else:
             client.make_bucket(settings.bucket)
@@ -127,7 +148,12 @@ def upload_small_objects(settings: BucketSettings, *, count: int, size_bytes: in
         with ThreadPoolExecutor(_THREADS) as pool:
 
             def upload(number: int) -> None:
-                client.put_object(settings.bucket, f"uploads/{number % 100:02}/{number:08}.pdf", io.BytesIO(os.urandom(size_bytes)), size_bytes)
+                client.put_object(
+                    settings.bucket,
+                    f"uploads/{number % 100:02}/{number:08}.pdf",
+                    io.BytesIO(os.urandom(size_bytes)),
+                    size_bytes,
+                )
 
             for start in range(0, count, 10_000):
                 list(pool.map(upload, range(start, min(count, start + 10_000))))
@@ -164,4 +190,10 @@ def _iterate_events(generator: random.Random, count: int) -> Iterator[dict[str, 
 
 
 def _connect(settings: DatabaseSettings) -> psycopg.Connection[tuple[object, ...]]:
-    return psycopg.connect(host=settings.host, port=settings.port, user=settings.user, password=settings.password, dbname=settings.database)
+    return psycopg.connect(
+        host=settings.host,
+        port=settings.port,
+        user=settings.user,
+        password=settings.password,
+        dbname=settings.database,
+    )

@@ -1,4 +1,5 @@
-"""The database: captured against the script of today and pg_dump's own formats, restored against `gunzip | psql`, and one table alone.
+"""The database: captured against the script of today and pg_dump's own formats, restored against `gunzip |
+psql`, and one table alone.
 
 Every contestant reads the same server and writes to the same disk. Data are made by `data`.
 """
@@ -25,7 +26,12 @@ from schedgen_backups.core.settings import CaptureSettings, DatabaseSettings
 from schedgen_backups.core.verify.files import verify_dump
 
 CAPTURE, RESTORE, TABLE = "database capture", "database restore", "one table"
-SCRIPT, LIMIT, OURS, VERIFIED = "pg_dump \\| gzip (the script)", "pg_dump > /dev/null (limit)", "schedgen-backups", "schedgen-backups, verified"
+SCRIPT, LIMIT, OURS, VERIFIED = (
+    "pg_dump \\| gzip (the script)",
+    "pg_dump > /dev/null (limit)",
+    "schedgen-backups",
+    "schedgen-backups, verified",
+)
 OURS_JOBS = "schedgen-backups --jobs 2"
 STOCK_RESTORE = "gunzip \\| psql (the script)"
 
@@ -35,7 +41,9 @@ def make_point_ids() -> Iterator[RecoveryPointId]:
     return (RecoveryPointId(f"20261122_{number // 60:02}{number % 60:02}00") for number in itertools.count())
 
 
-def measure_database(postgres: EmbeddedPostgres, settings: DatabaseSettings, folder: Path, *, rounds: int) -> tuple[Timing, ...]:
+def measure_database(
+    postgres: EmbeddedPostgres, settings: DatabaseSettings, folder: Path, *, rounds: int
+) -> tuple[Timing, ...]:
     """Capture, restore and one table."""
     catalog = Catalog(folder / "database-points")
     catalog.prepare()
@@ -60,7 +68,12 @@ def measure_database(postgres: EmbeddedPostgres, settings: DatabaseSettings, fol
 
     def into(name: str, command: str) -> Contestant:
         target = folder / name
-        return Contestant(lambda: (run_shell(f"rm -rf '{target}'; {command.format(target=target)}", environment), size_of(target))[1])
+        return Contestant(
+            lambda: (
+                run_shell(f"rm -rf '{target}'; {command.format(target=target)}", environment),
+                size_of(target),
+            )[1]
+        )
 
     contestants = {
         SCRIPT: into("script.sql.gz", dump + " | gzip > '{target}'"),
@@ -88,7 +101,9 @@ def forget(catalog: Catalog, newest: list[RecoveryPointId]) -> None:
                 artifact.path.unlink()
 
 
-def _measure_restore(postgres: EmbeddedPostgres, folder: Path, path: Path, options: CaptureSettings, *, rounds: int) -> tuple[Timing, ...]:
+def _measure_restore(
+    postgres: EmbeddedPostgres, folder: Path, path: Path, options: CaptureSettings, *, rounds: int
+) -> tuple[Timing, ...]:
     target = postgres.create_database("restored")
     script = folder / "script.sql.gz"
 
@@ -97,20 +112,39 @@ def _measure_restore(postgres: EmbeddedPostgres, folder: Path, path: Path, optio
         postgres.create_database(target.database)
 
     def stock() -> int:
-        run_shell(f"gunzip -c '{script}' | '{postgres.bin_dir}/psql' -X -q -v ON_ERROR_STOP=1", make_client_environment(target))
+        run_shell(
+            f"gunzip -c '{script}' | '{postgres.bin_dir}/psql' -X -q -v ON_ERROR_STOP=1",
+            make_client_environment(target),
+        )
         return 0
 
     def ours(jobs: int) -> int:
         with prepare_database(path, target, options.transfer) as prepared:
-            DatabaseLoad(prepared, replace_contents=False, jobs=jobs, roles=None, stop=Event(), on_progress=lambda _size_bytes: None).run()
+            DatabaseLoad(
+                prepared,
+                replace_contents=False,
+                jobs=jobs,
+                roles=None,
+                stop=Event(),
+                on_progress=lambda _size_bytes: None,
+            ).run()
         return 0
 
-    contestants = {STOCK_RESTORE: Contestant(stock, renew), OURS: Contestant(lambda: ours(1), renew), OURS_JOBS: Contestant(lambda: ours(2), renew)}
+    contestants = {
+        STOCK_RESTORE: Contestant(stock, renew),
+        OURS: Contestant(lambda: ours(1), renew),
+        OURS_JOBS: Contestant(lambda: ours(2), renew),
+    }
     return run_in_turn(RESTORE, contestants, rounds=rounds)
 
 
 def _measure_table(
-    catalog: Catalog, point_id: RecoveryPointId, settings: DatabaseSettings, options: CaptureSettings, *, rounds: int
+    catalog: Catalog,
+    point_id: RecoveryPointId,
+    settings: DatabaseSettings,
+    options: CaptureSettings,
+    *,
+    rounds: int,
 ) -> tuple[Timing, ...]:
     def ours() -> int:
         request = TableRequest(catalog.get_point(point_id), ("users",), settings, side_name="one_table")

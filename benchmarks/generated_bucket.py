@@ -1,7 +1,9 @@
-"""An S3 server that has no objects: what it lists and delivers is computed, so that a million objects and 50 GiB need neither hours nor a disk.
+"""An S3 server that has no objects: what it lists and delivers is computed, so that a million objects and 50
+GiB need neither hours nor a disk.
 
-Only for the measurement of scale, where our own memory counts: `python -m benchmarks.generated_bucket PORT COUNT HUGE_BYTES`. It answers what a
-capture asks: buckets `many` and `huge`, listings in pages, GETs with ranges. It looks at no signature and takes no object.
+Only for the measurement of scale, where our own memory counts: `python -m benchmarks.generated_bucket PORT
+COUNT HUGE_BYTES`. It answers what a capture asks: buckets `many` and `huge`, listings in pages, GETs with
+ranges. It looks at no signature and takes no object.
 """
 
 from __future__ import annotations
@@ -63,14 +65,21 @@ class GeneratedBuckets:
         if bucket == "many":
             last = min(first + _PAGE, self._count)
             bodies = ((number, _make_small(number)) for number in range(first, last))
-            entries = [(_name_small(number), len(body), hashlib.md5(body, usedforsecurity=False).hexdigest()) for number, body in bodies]
+            entries = [
+                (_name_small(number), len(body), hashlib.md5(body, usedforsecurity=False).hexdigest())
+                for number, body in bodies
+            ]
         is_truncated = bucket == "many" and last < self._count
         lines = "".join(
             f"<Contents><Key>{key}</Key><LastModified>{_MODIFIED_IN_LISTING}</LastModified><ETag>&quot;{etag}&quot;</ETag>"
             f"<Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
             for key, size, etag in entries
         )
-        more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{last}</NextContinuationToken>" if is_truncated else ""
+        more = (
+            f"<IsTruncated>true</IsTruncated><NextContinuationToken>{last}</NextContinuationToken>"
+            if is_truncated
+            else ""
+        )
         return f'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>{bucket}</Name>{more}{lines}</ListBucketResult>'
 
     async def _deliver_huge(self, send: Send, wanted: str) -> None:
@@ -78,7 +87,11 @@ class GeneratedBuckets:
         start, end, status = 0, self._huge_bytes, 200
         if wanted:
             first, _dash, last = wanted.removeprefix("bytes=").partition("-")
-            start, end, status = int(first), min(int(last) + 1, self._huge_bytes) if last else self._huge_bytes, 206
+            start, end, status = (
+                int(first),
+                min(int(last) + 1, self._huge_bytes) if last else self._huge_bytes,
+                206,
+            )
             described["content-range"] = f"bytes {start}-{end - 1}/{self._huge_bytes}"
         await _begin(send, status, end - start, described)
         async for piece in _generate(start, end):
@@ -87,14 +100,23 @@ class GeneratedBuckets:
 
 
 @contextmanager
-def serve_generated_buckets(count: int, huge_bytes: int) -> Generator[tuple[BucketSettings, BucketSettings], None, None]:
-    """Within the block a server on loopback has two buckets: one of so many objects of a kilobyte, one of a single object of so many bytes."""
+def serve_generated_buckets(
+    count: int, huge_bytes: int
+) -> Generator[tuple[BucketSettings, BucketSettings], None, None]:
+    """Within the block a server on loopback has two buckets: one of so many objects of a kilobyte, one of a
+    single object of so many bytes.
+    """
     (port,) = free_ports(1)
     words = [sys.executable, "-m", "benchmarks.generated_bucket", str(port), str(count), str(huge_bytes)]
     with subprocess.Popen(words) as process:
         try:
             deadline = time.monotonic() + _START_SECONDS
-            while urllib3.request("GET", f"http://{LOOPBACK}:{port}/many", retries=urllib3.Retry(20, backoff_factor=0.05)).status != 200:
+            while (
+                urllib3.request(
+                    "GET", f"http://{LOOPBACK}:{port}/many", retries=urllib3.Retry(20, backoff_factor=0.05)
+                ).status
+                != 200
+            ):
                 if time.monotonic() > deadline:
                     raise RuntimeError("the server of generated buckets does not answer")
             many = BucketSettings(f"{LOOPBACK}:{port}", "generated", "generated", "many")
@@ -110,7 +132,13 @@ async def _answer(send: Send, status: int, body: bytes, headers: dict[str, str])
 
 async def _begin(send: Send, status: int, length: int, headers: dict[str, str]) -> None:
     pairs = {**headers, "content-length": str(length)}
-    await send({"type": "http.response.start", "status": status, "headers": [(name.encode(), value.encode()) for name, value in pairs.items()]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(name.encode(), value.encode()) for name, value in pairs.items()],
+        }
+    )
 
 
 def _describe(etag: str) -> dict[str, str]:
@@ -135,4 +163,10 @@ async def _generate(start: int, end: int) -> AsyncIterator[bytes]:
 
 
 if __name__ == "__main__":
-    uvicorn.run(GeneratedBuckets(int(sys.argv[2]), int(sys.argv[3])), host=LOOPBACK, port=int(sys.argv[1]), log_level="error", access_log=False)
+    uvicorn.run(
+        GeneratedBuckets(int(sys.argv[2]), int(sys.argv[3])),
+        host=LOOPBACK,
+        port=int(sys.argv[1]),
+        log_level="error",
+        access_log=False,
+    )

@@ -1,6 +1,8 @@
-"""The peak memory of a whole backup (`schedgen-backups backup`, Dagster included) above that of an idle interpreter with the same imports.
+"""The peak memory of a whole backup (`schedgen-backups backup`, Dagster included) above that of an idle
+interpreter with the same imports.
 
-Each is a process of its own; the kernel keeps its largest resident size, which is read until it ends. pg_dump's own memory is not part of it.
+Each is a process of its own; the kernel keeps its largest resident size, which is read until it ends.
+pg_dump's own memory is not part of it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from pathlib import Path
 
 WORK = "whole backup, MB: peak memory above the idle interpreter"
 _IDLE = (
-    "import dagster, schedgen_backups.cli.main, schedgen_backups.definitions, schedgen_backups.runs.in_process as i; i.prepare_home();"
+    "import dagster, schedgen_backups.cli.main, schedgen_backups.definitions, "
+    "schedgen_backups.runs.in_process as i; i.prepare_home();"
     "dagster.DagsterInstance.get()"
 )
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")

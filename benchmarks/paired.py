@@ -1,6 +1,8 @@
-"""Runs contestants in turn (A B A B …), so that the machine's mood falls on all alike, and keeps what each took.
+"""Runs contestants in turn (A B A B …), so that the machine's mood falls on all alike, and keeps what each
+took.
 
-Only timing; what the contestants do is the business of `database` and `bucket`, what is made of the figures that of `report`.
+Only timing; what the contestants do is the business of `database` and `bucket`, what is made of the figures
+that of `report`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to do a piece of work: `prepare` is not measured, `run` is, and returns the bytes that it left behind."""
+    """One way to do a piece of work: `prepare` is not measured, `run` is, and returns the bytes that it left
+    behind.
+    """
 
     run: Callable[[], int]
     prepare: Callable[[], object] = lambda: None
@@ -55,5 +59,7 @@ def run_in_turn(work: str, contestants: Mapping[str, Contestant], *, rounds: int
             started = time.monotonic()
             sizes[name] = contestant.run()
             seconds[name].append(time.monotonic() - started)
-            print(f"{work}, round {number + 1}: {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
+            print(
+                f"{work}, round {number + 1}: {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True
+            )
     return tuple(Timing(work, name, tuple(times), sizes[name]) for name, times in seconds.items())

@@ -1,6 +1,7 @@
 """Makes docs/performance.md and its plot of the newest results: `python -m benchmarks.report`.
 
-The bars are those that the project set itself (ratios in one paired run). Nothing is measured here; a test compares the page with the results.
+The bars are those that the project set itself (ratios in one paired run). Nothing is measured here; a test
+compares the page with the results.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _BAR_WIDTH, _ROW_HEIGHT, _LABEL_WIDTH = 420, 22, 330
 
 @dataclass(frozen=True)
 class Bar:
-    """One promise: a ratio of two medians of one work, or the seconds of one where nothing is named to compare it with, and what it must be."""
+    """One promise: a ratio of two medians of one work, or the seconds of one where nothing is named to
+    compare it with, and what it must be.
+    """
 
     text: str
     work: str
@@ -56,10 +59,39 @@ class Bar:
 
 def _make_bars() -> list[Bar]:
     bars = [
-        Bar("dump: times as fast as `pg_dump \\| gzip`", database.CAPTURE, database.SCRIPT, database.OURS, 5, is_at_least=True),
-        Bar("dump with verification: times as fast", database.CAPTURE, database.SCRIPT, database.VERIFIED, 4, is_at_least=True),
-        Bar("dump: size against gzip's", database.CAPTURE, database.OURS, database.SCRIPT, 1.12, is_at_least=False, is_size=True),
-        Bar("dump: time against `pg_dump > /dev/null`", database.CAPTURE, database.OURS, database.LIMIT, 1.15, is_at_least=False),
+        Bar(
+            "dump: times as fast as `pg_dump \\| gzip`",
+            database.CAPTURE,
+            database.SCRIPT,
+            database.OURS,
+            5,
+            is_at_least=True,
+        ),
+        Bar(
+            "dump with verification: times as fast",
+            database.CAPTURE,
+            database.SCRIPT,
+            database.VERIFIED,
+            4,
+            is_at_least=True,
+        ),
+        Bar(
+            "dump: size against gzip's",
+            database.CAPTURE,
+            database.OURS,
+            database.SCRIPT,
+            1.12,
+            is_at_least=False,
+            is_size=True,
+        ),
+        Bar(
+            "dump: time against `pg_dump > /dev/null`",
+            database.CAPTURE,
+            database.OURS,
+            database.LIMIT,
+            1.15,
+            is_at_least=False,
+        ),
         Bar(
             "database restore, `--jobs 2`: times as fast as `gunzip \\| psql`",
             database.RESTORE,
@@ -72,11 +104,47 @@ def _make_bars() -> list[Bar]:
     for shape in (_SMALL, _LARGE):
         first, next_night = f"{shape}: first night", f"{shape}: next night, 1 % changed"
         bars += [
-            Bar(f"{shape}: capture against GET-and-discard", first, database.OURS, bucket.CURL, 1.5, is_at_least=False),
-            Bar(f"{shape}: capture against restic's first backup", first, database.OURS, bucket.RESTIC, 1, is_at_least=False),
-            Bar(f"{shape}: capture against rclone copy + tar", first, database.OURS, bucket.RCLONE_TAR, 1, is_at_least=False),
-            Bar(f"{shape}: next night against the first", next_night, database.OURS, database.OURS, 0.08, is_at_least=False, under_work=first),
-            Bar(f"{shape}: next night against restic's second backup", next_night, database.OURS, bucket.RESTIC, 1, is_at_least=False),
+            Bar(
+                f"{shape}: capture against GET-and-discard",
+                first,
+                database.OURS,
+                bucket.CURL,
+                1.5,
+                is_at_least=False,
+            ),
+            Bar(
+                f"{shape}: capture against restic's first backup",
+                first,
+                database.OURS,
+                bucket.RESTIC,
+                1,
+                is_at_least=False,
+            ),
+            Bar(
+                f"{shape}: capture against rclone copy + tar",
+                first,
+                database.OURS,
+                bucket.RCLONE_TAR,
+                1,
+                is_at_least=False,
+            ),
+            Bar(
+                f"{shape}: next night against the first",
+                next_night,
+                database.OURS,
+                database.OURS,
+                0.08,
+                is_at_least=False,
+                under_work=first,
+            ),
+            Bar(
+                f"{shape}: next night against restic's second backup",
+                next_night,
+                database.OURS,
+                bucket.RESTIC,
+                1,
+                is_at_least=False,
+            ),
             Bar(
                 f"{shape}: restore against the first capture",
                 f"{shape}: restore",
@@ -86,8 +154,22 @@ def _make_bars() -> list[Bar]:
                 is_at_least=False,
                 under_work=first,
             ),
-            Bar(f"{shape}: verify against gzip -t + tar -tzf", f"{shape}: verify", database.OURS, bucket.STOCK_VERIFY, 1, is_at_least=False),
-            Bar(f"{shape}: one PDF as a command: seconds", f"{shape}: {bucket.ONE_AS_COMMAND}", database.OURS, None, 1, is_at_least=False),
+            Bar(
+                f"{shape}: verify against gzip -t + tar -tzf",
+                f"{shape}: verify",
+                database.OURS,
+                bucket.STOCK_VERIFY,
+                1,
+                is_at_least=False,
+            ),
+            Bar(
+                f"{shape}: one PDF as a command: seconds",
+                f"{shape}: {bucket.ONE_AS_COMMAND}",
+                database.OURS,
+                None,
+                1,
+                is_at_least=False,
+            ),
         ]
     return bars
 
@@ -112,7 +194,12 @@ def make_tables(parts: dict[str, Any]) -> str:
     """The promises and every measured figure, as Markdown."""
     timings = _list_timings(parts)
     by_name = {(timing.work, timing.name): timing for timing in timings}
-    lines = [f"Measured {parts['date']}: {_describe(parts)}.", "", "| promise | bar | measured | met |", "| --- | --- | ---: | --- |"]
+    lines = [
+        f"Measured {parts['date']}: {_describe(parts)}.",
+        "",
+        "| promise | bar | measured | met |",
+        "| --- | --- | ---: | --- |",
+    ]
     lines += [line for line in (bar.judge(by_name) for bar in _make_bars()) if line]
     lines += ["", "| work | by | seconds: median (lowest to highest) | MB |", "| --- | --- | ---: | ---: |"]
     for timing in timings:
@@ -131,7 +218,10 @@ def make_plot(parts: dict[str, Any]) -> str:
     y = 10
 
     def write(x: int, text: str, style: str = "") -> None:
-        rows.append(f'<text x="{x}" y="{y + 15}" {style}>{text.replace("&", "&amp;").replace(chr(92), "").replace(">", "&gt;")}</text>')
+        rows.append(
+            f'<text x="{x}" y="{y + 15}" '
+            f"{style}>{text.replace('&', '&amp;').replace(chr(92), '').replace('>', '&gt;')}</text>"
+        )
 
     for work, timings in groups.items():
         write(10, work, 'font-weight="bold"')
@@ -147,17 +237,28 @@ def make_plot(parts: dict[str, Any]) -> str:
         y += 8
     style = 'font-family="sans-serif" font-size="13"'
     width = _LABEL_WIDTH + _BAR_WIDTH + 90
-    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y + 10}" {style}>\n' + "\n".join(rows) + "\n</svg>\n"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y + 10}" {style}>\n'
+        + "\n".join(rows)
+        + "\n</svg>\n"
+    )
 
 
 def _list_timings(parts: dict[str, Any]) -> list[Timing]:
-    return [Timing.from_json(value) for part in parts.values() if isinstance(part, dict) for value in part["timings"]]
+    return [
+        Timing.from_json(value)
+        for part in parts.values()
+        if isinstance(part, dict)
+        for value in part["timings"]
+    ]
 
 
 def _describe(parts: dict[str, Any]) -> str:
     measured = {name: part for name, part in parts.items() if isinstance(part, dict)}
     machines = sorted({str(part["machine"]) for part in measured.values()})
-    rounds = ", ".join(f"{name} {part['rounds']}{_on(part, parts['date'])}" for name, part in measured.items())
+    rounds = ", ".join(
+        f"{name} {part['rounds']}{_on(part, parts['date'])}" for name, part in measured.items()
+    )
     return f"{'; '.join(machines)}; rounds in turn: {rounds}"
 
 

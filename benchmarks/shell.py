@@ -12,7 +12,12 @@ from schedgen_backups.core.system.process import make_environment
 
 def run_shell(command: str, environment: Mapping[str, str] | None = None) -> None:
     """The command ended with 0, all parts of its pipes too; CalledProcessError otherwise."""
-    subprocess.run(["bash", "-o", "pipefail", "-c", command], env=make_environment(environment or {}), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        env=make_environment(environment or {}),
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def has_program(name: str) -> bool:

@@ -1,6 +1,8 @@
-"""Runs the mutants in a scratch copy and writes the report: `make mutation`, or `python -m mutation --only retention` for some groups.
+"""Runs the mutants in a scratch copy and writes the report: `make mutation`, or `python -m mutation --only
+retention` for some groups.
 
-Results go to .mutation/results.json, each group replaced when it is run again; docs/mutation.md is made of all that is there.
+Results go to .mutation/results.json, each group replaced when it is run again; docs/mutation.md is made of
+all that is there.
 """
 
 from __future__ import annotations
@@ -71,14 +73,18 @@ def make_copy(group: Group) -> None:
         "only_mutate": [str(source) for source in group.sources],
         "also_copy": ["schedgen_backups_tests", "mutation"],
         "pytest_add_cli_args": list(_PYTEST),
-        "pytest_add_cli_args_test_selection": [f"schedgen_backups_tests/{name}" for name in TESTS[group.name]],
+        "pytest_add_cli_args_test_selection": [
+            f"schedgen_backups_tests/{name}" for name in TESTS[group.name]
+        ],
         "timeout_multiplier": 2.0,
         "timeout_constant": 10.0,
         "track_dependencies": False,
     }
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
     text = (ROOT / "pyproject.toml").read_text()
-    (COPY / "pyproject.toml").write_text("\n".join([text, "[tool.mutmut]", *lines, "use_git_change_detection = false", ""]))
+    (COPY / "pyproject.toml").write_text(
+        "\n".join([text, "[tool.mutmut]", *lines, "use_git_change_detection = false", ""])
+    )
 
 
 def find_mutants(group: Group, sample: int, seed: str) -> dict[str, Change]:
@@ -93,7 +99,12 @@ def find_mutants(group: Group, sample: int, seed: str) -> dict[str, Change]:
         for name in mutated.mutant_names:
             mutant, function = get_mutant_name(source, name), name.partition(MARK)[0]
             is_decision = decisions is None or mutant.partition(MARK)[0] in decisions
-            if name not in passed_over and function not in early and is_decision and belongs(mutant, group.name):
+            if (
+                name not in passed_over
+                and function not in early
+                and is_decision
+                and belongs(mutant, group.name)
+            ):
                 found[mutant] = changes[name]
     chosen = sorted(found) if group.is_whole else choose(sorted(found), sample, seed)
     return {mutant: found[mutant] for mutant in chosen}
@@ -105,7 +116,12 @@ def run_mutants(names: list[str]) -> dict[str, str]:
         return {}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     program = Path(sys.executable).with_name("mutmut")
-    subprocess.run([program, "run", "--max-children", "1", *names], cwd=COPY, check=True, env={**environment, "PYTHONHASHSEED": "0"})
+    subprocess.run(
+        [program, "run", "--max-children", "1", *names],
+        cwd=COPY,
+        check=True,
+        env={**environment, "PYTHONHASHSEED": "0"},
+    )
     codes: dict[str, int | None] = {}
     for path in sorted((COPY / "mutants").rglob("*.py.meta")):
         codes |= json.loads(path.read_text())["exit_code_by_key"]
@@ -113,13 +129,31 @@ def run_mutants(names: list[str]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Run the groups and write the report; return 1 while a survivor of a whole group has no sentence, or a tenth of a sample."""
+    """Run the groups and write the report; return 1 while a survivor of a whole group has no sentence, or a
+    tenth of a sample.
+    """
     parser = argparse.ArgumentParser(prog="python -m mutation", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=[*WHOLE, *SAMPLED], help="run these groups and keep the others' results")
-    parser.add_argument("--sample", type=int, default=100, help="mutants per group that is not run whole (100)")
-    parser.add_argument("--seed", default="1", help="another word gives another sample: how well the tests hold what they were not written for")
-    parser.add_argument("--survivors", action="store_true", help="after adding tests: believe the last run's kills and run the other mutants again")
-    parser.add_argument("--report-only", action="store_true", help="run nothing; write the report again, as after a new sentence")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*WHOLE, *SAMPLED], help="run these groups and keep the others' results"
+    )
+    parser.add_argument(
+        "--sample", type=int, default=100, help="mutants per group that is not run whole (100)"
+    )
+    parser.add_argument(
+        "--seed",
+        default="1",
+        help="another word gives another sample: how well the tests hold what they were not written for",
+    )
+    parser.add_argument(
+        "--survivors",
+        action="store_true",
+        help="after adding tests: believe the last run's kills and run the other mutants again",
+    )
+    parser.add_argument(
+        "--report-only",
+        action="store_true",
+        help="run nothing; write the report again, as after a new sentence",
+    )
     chosen = parser.parse_args()
     if chosen.report_only:
         return report()
@@ -129,7 +163,9 @@ def main() -> int:
         for name, patterns in table.items()
         if chosen.only is None or name in chosen.only
     ]
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if (chosen.only or chosen.survivors) and RESULTS.exists() else {}
+    results: dict[str, Any] = (
+        json.loads(RESULTS.read_text()) if (chosen.only or chosen.survivors) and RESULTS.exists() else {}
+    )
     runs: list[Any] = json.loads(RUNS.read_text()) if results and RUNS.exists() else []
     started, commit = time.monotonic(), read_commit(ROOT)
     for group in groups:
@@ -139,18 +175,31 @@ def main() -> int:
         os.chdir(COPY)
         reset_config()
         found = find_mutants(group, chosen.sample, chosen.seed)
-        known = {value["name"]: value["status"] for value in results.get(group.name, ()) if chosen.survivors and value["status"] == "killed"}
+        known = {
+            value["name"]: value["status"]
+            for value in results.get(group.name, ())
+            if chosen.survivors and value["status"] == "killed"
+        }
         statuses = known | run_mutants([name for name in found if name not in known])
         results[group.name] = [asdict(Mutant(name, change, statuses[name])) for name, change in found.items()]
         RESULTS.write_text(json.dumps(results, indent=1))
     minutes = round((time.monotonic() - started) / 60, 1)
-    RUNS.write_text(json.dumps([*runs, {"arguments": " ".join(sys.argv[1:]), "commit": commit, "minutes": minutes}], indent=1))
+    RUNS.write_text(
+        json.dumps(
+            [*runs, {"arguments": " ".join(sys.argv[1:]), "commit": commit, "minutes": minutes}], indent=1
+        )
+    )
     return report()
 
 
 def report() -> int:
-    """Write the report of all results that there are; return 1 while a survivor of a whole group has no sentence, or a tenth of a sample."""
-    results = {name: [Mutant.from_json(value) for value in values] for name, values in json.loads(RESULTS.read_text()).items()}
+    """Write the report of all results that there are; return 1 while a survivor of a whole group has no
+    sentence, or a tenth of a sample.
+    """
+    results = {
+        name: [Mutant.from_json(value) for value in values]
+        for name, values in json.loads(RESULTS.read_text()).items()
+    }
     return write_report(ROOT, results, [Run(**run) for run in json.loads(RUNS.read_text())])
 
 

@@ -1,4 +1,6 @@
-"""Tells the decisions of a package that mostly talks to servers: the functions that can be tested without one."""
+"""Tells the decisions of a package that mostly talks to servers: the functions that can be tested without
+one.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,23 @@ from pathlib import Path
 from mutation.scope import CORE, expose_properties
 
 _HANDLES = frozenset(
-    {"bucketclient", "client", "connection", "cursor", "databasesession", "loader", "pool", "prepared", "psql", "session", "superuser", "writer"}
+    {
+        "bucketclient",
+        "client",
+        "connection",
+        "cursor",
+        "databasesession",
+        "loader",
+        "pool",
+        "prepared",
+        "psql",
+        "session",
+        "superuser",
+        "writer",
+    }
 )
-"""What a function names that holds a connection to a server or the like, in any case and without underscores around it."""
+"""What a function names that holds a connection to a server or the like, in any case and without underscores
+around it."""
 _CONDUCTORS = ("PreparedRestore.execute", "PreparedUndelete.", "_Writing.", "take_safety_backup")
 """These name no handle: they call, in their order, parts that hold one."""
 Function = tuple[str, str, str]
@@ -19,13 +35,23 @@ Function = tuple[str, str, str]
 
 
 def find_decisions(root: Path, package: str) -> frozenset[str]:
-    """Return the functions of a package of core that use no server, not even through another function of it, by mutmut's names for them."""
+    """Return the functions of a package of core that use no server, not even through another function of it,
+    by mutmut's names for them.
+    """
     functions: dict[Function, ast.FunctionDef] = {}
     for path in sorted((root / CORE / package).glob("*.py")):
         for owner, node in _list_functions(ast.parse(expose_properties(path.read_text()))):
             functions[path.stem, owner, node.name] = node
-    served = {function for function, node in functions.items() if _names_handle(node) or _label(function).startswith(_CONDUCTORS)}
-    while more := {function for function, node in functions.items() if function not in served and _calls(node, function, served)}:
+    served = {
+        function
+        for function, node in functions.items()
+        if _names_handle(node) or _label(function).startswith(_CONDUCTORS)
+    }
+    while more := {
+        function
+        for function, node in functions.items()
+        if function not in served and _calls(node, function, served)
+    }:
         served |= more
     return frozenset(_mangle(package, function) for function in functions if function not in served)
 
@@ -50,7 +76,12 @@ def _calls(node: ast.FunctionDef, function: Function, served: set[Function]) -> 
     own = {name for where, of, name in served if (where, of) == (module, owner)}
     return any(
         (isinstance(each, ast.Name) and each.id in plain)
-        or (isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name) and each.value.id == "self" and each.attr in own)
+        or (
+            isinstance(each, ast.Attribute)
+            and isinstance(each.value, ast.Name)
+            and each.value.id == "self"
+            and each.attr in own
+        )
         for each in ast.walk(node)
     )
 

@@ -1,8 +1,12 @@
-"""A plugin of pytest: hypothesis tries the same examples each time, and does not shrink the one that kills a mutant, which takes seconds."""
+"""A plugin of pytest: hypothesis tries the same examples each time, and does not shrink the one that kills a
+mutant, which takes seconds.
+"""
 
 from __future__ import annotations
 
 from hypothesis import Phase, settings
 
-settings.register_profile("mutation", parent=settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])
+settings.register_profile(
+    "mutation", parent=settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate]
+)
 settings.load_profile("mutation")

@@ -58,9 +58,15 @@ class Run:
 
 
 def read_commit(root: Path) -> str:
-    """Return the short hash of the commit that is checked out, with a `+` where something of it was changed since."""
+    """Return the short hash of the commit that is checked out, with a `+` where something of it was changed
+    since.
+    """
     return subprocess.run(
-        ["git", "describe", "--always", "--exclude=*", "--dirty=+"], cwd=root, check=True, capture_output=True, text=True
+        ["git", "describe", "--always", "--exclude=*", "--dirty=+"],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.strip()
 
 
@@ -72,10 +78,17 @@ def write_report(root: Path, results: Mapping[str, Sequence[Mutant]], runs: Sequ
     lines = [
         made_at,
         "",
-        *(f"- `python -m mutation {run.arguments}".rstrip() + f"` at commit {run.commit}: {run.minutes} minutes" for run in runs),
+        *(
+            f"- `python -m mutation {run.arguments}".rstrip()
+            + f"` at commit {run.commit}: {run.minutes} minutes"
+            for run in runs
+        ),
         "",
     ]
-    lines.append("| package | run | mutants | killed | survived | timed out | reached by none of these tests | of these three: equivalent | left |")
+    lines.append(
+        "| package | run | mutants | killed | survived | timed out | reached by none of these tests | of "
+        "these three: equivalent | left |"
+    )
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     survivors: list[str] = []
     is_met = True
@@ -87,14 +100,21 @@ def write_report(root: Path, results: Mapping[str, Sequence[Mutant]], runs: Sequ
         left = (len(alive) - explained) / max(1, len(mutants))
         is_met = is_met and (left == 0 if name in WHOLE else left < _SAMPLE_LIMIT)
         lines.append(
-            f"| {name} | {'whole' if name in WHOLE else 'sample'} | {len(mutants)} | {counts[_KILLED]} | {counts[_SURVIVED] + others} "
+            f"| {name} | {'whole' if name in WHOLE else 'sample'} | {len(mutants)} | {counts[_KILLED]} | "
+            f"{counts[_SURVIVED] + others} "
             f"| {counts[_TIMED_OUT]} | {counts[_UNREACHED]} | {explained} | {left:.0%} |"
         )
         survivors += _describe(name, alive, sentences)
     lines += [
         "",
-        "On a busy machine slow tests look like hung ones: a mutant that timed out counts as noticed only where its sentence says why it hangs.",
-        "A run with `--survivors` believes the kills of the runs before it. A `+` behind a commit stands for tests that were committed later.",
+        (
+            "On a busy machine slow tests look like hung ones: a mutant that timed out counts as noticed only "
+            "where its sentence says why it hangs."
+        ),
+        (
+            "A run with `--survivors` believes the kills of the runs before it. A `+` behind a commit stands "
+            "for tests that were committed later."
+        ),
         *survivors,
     ]
     (root / "docs/mutation.md").write_text(_HEAD + "\n".join(lines) + "\n")
@@ -106,7 +126,10 @@ def _describe(name: str, alive: Sequence[Mutant], sentences: Mapping[str, str]) 
         return []
     lines = ["", f"## {name}", ""]
     for mutant in alive:
-        reason = sentences.get(mutant.key) or {_UNREACHED: "none of these tests calls it", _TIMED_OUT: "timed out"}.get(mutant.status, "survived")
+        reason = sentences.get(mutant.key) or {
+            _UNREACHED: "none of these tests calls it",
+            _TIMED_OUT: "timed out",
+        }.get(mutant.status, "survived")
         lines.append(f"- `{mutant.name.rpartition('.')[0].removeprefix('schedgen_backups.core.')}`: {reason}")
         lines += ["", "      " + mutant.change.before, "      " + mutant.change.after, ""]
     return lines

@@ -1,4 +1,6 @@
-"""Says which modules are mutated whole, which by sample, and which mutants only change the wording of a message."""
+"""Says which modules are mutated whole, which by sample, and which mutants only change the wording of a
+message.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,20 @@ SAMPLED = {
     "catalog": ("catalog/catalog.py", "catalog/pins.py", "catalog/resume.py"),
     "verify": ("verify/files.py", "verify/reread.py", "verify/size_change.py"),
     "formats": ("formats/*.py",),
-    "notify": ("notify/alert.py", "notify/channels.py", "notify/exchange.py", "notify/notifier.py", "notify/redaction.py"),
+    "notify": (
+        "notify/alert.py",
+        "notify/channels.py",
+        "notify/exchange.py",
+        "notify/notifier.py",
+        "notify/redaction.py",
+    ),
     "restore": ("restore/*.py",),
 }
 SERVED = frozenset({"restore"})
 """Most of this package talks to servers: only its decisions are mutated."""
-_STATE = re.compile(r"catalog\.catalog\.x.*(PointListing|get_point|list_points|list_unmanaged|_look_at|_find_|is_ours|_read_m)")
+_STATE = re.compile(
+    r"catalog\.catalog\.x.*(PointListing|get_point|list_points|list_unmanaged|_look_at|_find_|is_ours|_read_m)"
+)
 """What decides on state in a module that also writes."""
 TESTS = {
     "retention": ("unit/core/retention",),
@@ -41,9 +51,12 @@ TESTS = {
     "notify": ("unit/core/notify", "integration/notify"),
     "restore": ("unit/core/restore",),
 }
-"""The folders of the tests that are the nearest. Channels have theirs in the integration ring: they talk to servers on loopback."""
+"""The folders of the tests that are the nearest. Channels have theirs in the integration ring: they talk to
+servers on loopback."""
 MARK = "__mutmut_"
-_PROPERTY = re.compile(r"^( +)@property\n +def (\w+)\(self\) -> ([^\n]+):\n( +\"\"\"(?:.|\n)*?\"\"\"\n)?", re.MULTILINE)
+_PROPERTY = re.compile(
+    r"^( +)@property\n +def (\w+)\(self\) -> ([^\n]+):\n( +\"\"\"(?:.|\n)*?\"\"\"\n)?", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -61,10 +74,13 @@ def find_sources(root: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def expose_properties(code: str) -> str:
-    """Return the module with each property's body in a method of its own: mutmut leaves decorated functions alone."""
+    """Return the module with each property's body in a method of its own: mutmut leaves decorated functions
+    alone.
+    """
     return _PROPERTY.sub(
         lambda found: (
-            f"{found[1]}@property\n{found[1]}def {found[2]}(self) -> {found[3]}:\n{found[4] or ''}{found[1]}    return self._{found[2]}_body()\n\n"
+            f"{found[1]}@property\n{found[1]}def {found[2]}(self) -> "
+            f"{found[3]}:\n{found[4] or ''}{found[1]}    return self._{found[2]}_body()\n\n"
             f"{found[1]}def _{found[2]}_body(self) -> {found[3]}:\n"
         ),
         code,
@@ -88,17 +104,35 @@ def find_wordings(code: str) -> set[str]:
 
 
 def find_import_only(code: str) -> set[str]:
-    """Return mutmut's names of the functions that run only while the module is imported: before any mutant is switched on."""
+    """Return mutmut's names of the functions that run only while the module is imported: before any mutant is
+    switched on.
+    """
     module = ast.parse(code)
-    definitions = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    definitions = {
+        node.name: node for node in module.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
     statements = [node for node in module.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    calls = Counter(each.func.id for node in statements for each in ast.walk(node) if isinstance(each, ast.Call) and isinstance(each.func, ast.Name))
+    calls = Counter(
+        each.func.id
+        for node in statements
+        for each in ast.walk(node)
+        if isinstance(each, ast.Call) and isinstance(each.func, ast.Name)
+    )
     # What stands in a table there is called later.
     kept = set(Counter(name for node in statements for name in _list_names(node)) - calls)
     later = {name for node in definitions.values() for name in _list_names(node)} | kept
-    only = {name for name in calls if name not in later and isinstance(definitions.get(name), ast.FunctionDef)}
-    made = {name for function in only for name in _list_names(definitions[function]) if isinstance(definitions.get(name), ast.ClassDef)}
-    made -= {name for other, node in definitions.items() if other not in only | made for name in _list_names(node)} | kept
+    only = {
+        name for name in calls if name not in later and isinstance(definitions.get(name), ast.FunctionDef)
+    }
+    made = {
+        name
+        for function in only
+        for name in _list_names(definitions[function])
+        if isinstance(definitions.get(name), ast.ClassDef)
+    }
+    made -= {
+        name for other, node in definitions.items() if other not in only | made for name in _list_names(node)
+    } | kept
     return {f"x_{name}" for name in only} | {f"xǁ{name}ǁ__init__" for name in made}
 
 
@@ -124,7 +158,9 @@ def _pair_functions(code: str) -> Iterator[tuple[str, ast.FunctionDef, ast.Funct
 
 
 def _find_statements(before: ast.AST, after: ast.AST) -> tuple[ast.AST, ast.AST]:
-    """Return the innermost statement that differs in both; their heads differ, or a number of statements, or expressions."""
+    """Return the innermost statement that differs in both; their heads differ, or a number of statements, or
+    expressions.
+    """
     for name in ("body", "orelse", "finalbody", "handlers"):
         ones, others = getattr(before, name, None), getattr(after, name, None)
         if not isinstance(ones, list) or not isinstance(others, list) or len(ones) != len(others):
@@ -136,7 +172,11 @@ def _find_statements(before: ast.AST, after: ast.AST) -> tuple[ast.AST, ast.AST]
 
 
 def _write(node: ast.AST) -> str:
-    return ast.unparse(node).splitlines()[0] if isinstance(node, ast.stmt) and hasattr(node, "body") else " ".join(ast.unparse(node).split())
+    return (
+        ast.unparse(node).splitlines()[0]
+        if isinstance(node, ast.stmt) and hasattr(node, "body")
+        else " ".join(ast.unparse(node).split())
+    )
 
 
 def _is_wording(original: ast.FunctionDef, mutant: ast.FunctionDef) -> bool:
@@ -153,10 +193,21 @@ def _is_wording(original: ast.FunctionDef, mutant: ast.FunctionDef) -> bool:
 def _find_difference(before: object, after: object, path: tuple[ast.AST, ...]) -> tuple[ast.AST, ...]:
     """Return the nodes from the outside in down to the innermost one that differs; none when nothing does."""
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        return next((found for one, other in zip(before, after, strict=True) if (found := _find_difference(one, other, path))), ())
+        return next(
+            (
+                found
+                for one, other in zip(before, after, strict=True)
+                if (found := _find_difference(one, other, path))
+            ),
+            (),
+        )
     if not isinstance(before, ast.AST):
         return () if before == after else path
     if type(before) is not type(after) or not isinstance(after, ast.AST):
         return (*path, before)
-    pairs: Iterator[tuple[object, object]] = ((getattr(before, field, None), getattr(after, field, None)) for field in before._fields)
-    return next((found for one, other in pairs if (found := _find_difference(one, other, (*path, before)))), ())
+    pairs: Iterator[tuple[object, object]] = (
+        (getattr(before, field, None), getattr(after, field, None)) for field in before._fields
+    )
+    return next(
+        (found for one, other in pairs if (found := _find_difference(one, other, (*path, before)))), ()
+    )

@@ -1,6 +1,8 @@
-"""The exit codes of the command line, for scripts, cron and systemd, and which of them an error of core ends with.
+"""The exit codes of the command line, for scripts, cron and systemd, and which of them an error of core ends
+with.
 
-Each means one thing. The first four are those that the application's monitoring knows; `status` alone ends with those of monitoring plugins.
+Each means one thing. The first four are those that the application's monitoring knows; `status` alone ends
+with those of monitoring plugins.
 """
 
 from __future__ import annotations

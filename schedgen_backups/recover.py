@@ -70,14 +70,18 @@ COPY = re.compile(
     rb"(?:\(" + IDENTIFIER + rb"(?:, " + IDENTIFIER + rb")*\)|\(\))? ?FROM stdin;\n"
 )
 DUMP_END = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(?:\\unrestrict [A-Za-z0-9]+\s*)?\Z")
-QUOTE_EDGE = re.compile(rb"'|\"|--|/\*|(?<![A-Za-z0-9_$\x80-\xff])\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$")
+QUOTE_EDGE = re.compile(
+    rb"'|\"|--|/\*|(?<![A-Za-z0-9_$\x80-\xff])\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$"
+)
 ESCAPES = re.compile(rb"(?<![A-Za-z0-9_$\x80-\xff])[eE]\Z")
 ESCAPED = re.compile(rb"(?:[^'\\]|\\.|'')*", re.DOTALL)
 LINE_LIMIT_BYTES = 16 << 20
 LENGTH_LIMIT = 1 << 62
 SECTION = re.compile(rb"-- (?:Data for )?Name: .*; Type: (?P<kind>[A-Z ]+); Schema: ")
 UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
-CREATE_ROLE = re.compile(r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*);')
+CREATE_ROLE = re.compile(
+    r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*);'
+)
 ROLE_WORDS = re.compile(
     r"(?: (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)| CONNECTION LIMIT -?[0-9]+| VALID UNTIL '[^'\\]*')*;"
 )
@@ -105,7 +109,9 @@ ROW_SECURITY = re.compile(rb"^SET row_security = off;\n", re.MULTILINE)
 """It serves no load, since policies come after the rows, and makes the refresh of a materialized view over such a table an error."""
 TRAILING_UNRESTRICT = re.compile(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z")
 FIRST_PSQL_WITH_RESTRICT = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
-HINT_FILES = "Nothing was written. Use another copy of this file, or another recovery point (`list` shows them)."
+HINT_FILES = (
+    "Nothing was written. Use another copy of this file, or another recovery point (`list` shows them)."
+)
 TARGET_FACTS = """
 SELECT pg_catalog.current_setting('server_version_num')::int / 10000;
 SELECT pg_catalog.current_setting('server_encoding');
@@ -176,7 +182,10 @@ def say(text: str = "") -> None:
 
 def write_out(text: str) -> str:
     """The text with everything that a terminal would obey written out: names and keys are anybody's."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else sign.encode("unicode_escape").decode() for sign in text)
+    return "".join(
+        sign if sign.isprintable() or sign in "\n\t" else sign.encode("unicode_escape").decode()
+        for sign in text
+    )
 
 
 # --- the files of a recovery point --------------------------------------------------------------------------------------------------------------
@@ -258,12 +267,18 @@ class ArchiveRecord:
 
     def describe_left_out(self) -> str:
         """What the operator left out of the archive; empty where nothing is."""
-        return f"; left out by BACKUP_EXCLUDE_OBJECTS: {self.excluded_count} objects" if self.excluded_count else ""
+        return (
+            f"; left out by BACKUP_EXCLUDE_OBJECTS: {self.excluded_count} objects"
+            if self.excluded_count
+            else ""
+        )
 
     def is_excluded(self, key: str) -> bool:
         """Whether the operator left out an object of this key: by the key, a prefix that ends in a slash, or a glob."""
         return any(
-            key == pattern or (pattern.endswith("/") and key.startswith(pattern)) or (set("*?[") & set(pattern) and fnmatch.fnmatchcase(key, pattern))
+            key == pattern
+            or (pattern.endswith("/") and key.startswith(pattern))
+            or (set("*?[") & set(pattern) and fnmatch.fnmatchcase(key, pattern))
             for pattern in map(str, self.excluded_patterns)
         )
 
@@ -317,7 +332,9 @@ def pick(kind: Callable[..., Made], text: str | bytes, *, within: str = "") -> M
 def open_file(path: Path) -> BinaryIO:
     """The file, open for reading; exit 3 when it cannot be opened, or is none: a FIFO may be waited for without an end."""
     try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+        file = os.fdopen(
+            os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
+        )
     except OSError as error:
         raise damaged(f"{path} cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -347,12 +364,16 @@ def read_footer(file: BinaryIO) -> Footer:
     offset = file.seek(0, os.SEEK_END) - FOOTER.size
     if offset >= 0:
         file.seek(offset)
-        start, mark, length, version, index_offset, digest, checksum, end = FOOTER.unpack(read_file(file, FOOTER.size))
+        start, mark, length, version, index_offset, digest, checksum, end = FOOTER.unpack(
+            read_file(file, FOOTER.size)
+        )
         expected = zlib.crc32(struct.pack("<BQ", version, index_offset) + digest)
         shape = (start, mark, length, version, checksum, end)
         if shape == (FOOTER_START, b"SB", 45, 1, expected, b"\x03\x00" + bytes(8)) and index_offset < offset:
             return Footer(index_offset, digest.hex(), offset)
-    raise damaged("it does not end with the footer of a backup: it was cut short, altered, or written by something else")
+    raise damaged(
+        "it does not end with the footer of a backup: it was cut short, altered, or written by something else"
+    )
 
 
 def read_members(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
@@ -412,7 +433,9 @@ class Dump:
         record: DumpRecord | None = None
         with open_file(path) as file:
             self.footer = read_footer(file)
-            for line in read_lines(read_members(file, self.footer.index_offset, self.footer.offset - self.footer.index_offset)):
+            for line in read_lines(
+                read_members(file, self.footer.index_offset, self.footer.offset - self.footer.index_offset)
+            ):
                 text = line.decode("utf-8", "replace")
                 if text.startswith("-- role: "):
                     self.roles.append(text[len("-- role: ") :])
@@ -434,12 +457,17 @@ class Dump:
                 yield from quote_for_psql(text.add(read_members(file, position, table.offset - position)))
                 rows_and_marks += yield from _read_table(file, table)
                 position = table.offset + table.length
-            yield from quote_for_psql(leave_out_commits(text.add(read_members(file, position, record.content_length - position))))
+            yield from quote_for_psql(
+                leave_out_commits(text.add(read_members(file, position, record.content_length - position)))
+            )
         if not DUMP_END.search(text.tail) or position >= record.content_length:
             raise damaged("pg_dump's last line is missing: the dump is cut short")
         if (text.finish(), text.size_bytes + rows_and_marks) != (record.text_sha256, record.size_bytes):
             raise damaged("the schema differs from what was captured")
-        if (len(self.tables), sum(table.rows for table in self.tables)) != (record.table_count, record.row_count):
+        if (len(self.tables), sum(table.rows for table in self.tables)) != (
+            record.table_count,
+            record.row_count,
+        ):
             raise damaged("its tables are not those that its record counts")
 
     def read_references(self) -> Iterator[str]:
@@ -448,7 +476,9 @@ class Dump:
         with open_file(self.path) as file:
             for line in read_lines(read_members(file, start, self.footer.index_offset - start)):
                 try:
-                    yield from json.loads(line[len("-- schedgen-backups: ") :].decode("utf-8", "replace"))["references"]
+                    yield from json.loads(line[len("-- schedgen-backups: ") :].decode("utf-8", "replace"))[
+                        "references"
+                    ]
                 except (ValueError, KeyError, TypeError):
                     raise damaged("its list of references is damaged") from None
 
@@ -456,7 +486,11 @@ class Dump:
         """What the dump lacks of the snapshot it was taken from."""
         gaps = [f"the dump lacks the table {name}" for name in self.record.missing_tables]
         counted = [table for table in self.tables if table.expected_rows is not None]
-        return gaps + [f"{table.label}: {table.rows} of {table.expected_rows} rows" for table in counted if table.rows != table.expected_rows]
+        return gaps + [
+            f"{table.label}: {table.rows} of {table.expected_rows} rows"
+            for table in counted
+            if table.rows != table.expected_rows
+        ]
 
 
 class Quotes:
@@ -483,7 +517,11 @@ class Quotes:
                 if edge is None:
                     break
                 self._closing = {b"--": b"\n", b"/*": b"*/"}.get(edge[0], edge[0])
-                self._is_escaped = edge[0] == b"'" and edge.start() > 0 and ESCAPES.match(line, edge.start() - 1, edge.start()) is not None
+                self._is_escaped = (
+                    edge[0] == b"'"
+                    and edge.start() > 0
+                    and ESCAPES.match(line, edge.start() - 1, edge.start()) is not None
+                )
                 place = edge.end()
             elif self._is_escaped:
                 end = ESCAPED.match(line, place)
@@ -585,7 +623,11 @@ def _read_table(file: BinaryIO, table: Table) -> Generator[bytes, None, int]:
         row_count += rows.count(b"\n")
         size_bytes += len(rows)
         yield rows
-    if held != b"\\.\n" or (row_count, size_bytes, digest.hexdigest()) != (table.rows, table.size_bytes, table.sha256):
+    if held != b"\\.\n" or (row_count, size_bytes, digest.hexdigest()) != (
+        table.rows,
+        table.size_bytes,
+        table.sha256,
+    ):
         raise damaged(f"the rows of table {table.label} are not those that were captured")
     yield held
     return len(statement[0]) + size_bytes + len(held)
@@ -663,7 +705,13 @@ class Archive:
         """Yields an object's bytes; when it ends without an error, they were those that were captured."""
         reader = BlockReader(read_members(file, entry.offset, entry.length))
         try:
-            with tarfile.open(fileobj=HeaderReader(reader), mode="r|", bufsize=512, encoding="utf-8", errors="surrogateescape") as tar:
+            with tarfile.open(
+                fileobj=HeaderReader(reader),
+                mode="r|",
+                bufsize=512,
+                encoding="utf-8",
+                errors="surrogateescape",
+            ) as tar:
                 info = tar.next()
                 key = json.loads(info.pax_headers.get("comment", "{}")).get("key") if info else None
         except (tarfile.TarError, ValueError, AttributeError) as error:
@@ -690,7 +738,11 @@ class Archive:
                 size_bytes += sum(len(block) for block in self.read_object(file, entry))
                 position += entry.length
                 count += 1
-        if (position, count, size_bytes) != (self.footer.index_offset, self.record.object_count, self.record.size_bytes):
+        if (position, count, size_bytes) != (
+            self.footer.index_offset,
+            self.record.object_count,
+            self.record.size_bytes,
+        ):
             raise damaged("its objects are not those that its record counts")
 
     def find_gaps(self) -> list[str]:
@@ -705,7 +757,9 @@ class Archive:
 
     def _read_index(self) -> Iterator[bytes]:
         with open_file(self.path) as file:
-            reader = BlockReader(read_members(file, self.footer.index_offset, self.footer.offset - self.footer.index_offset))
+            reader = BlockReader(
+                read_members(file, self.footer.index_offset, self.footer.offset - self.footer.index_offset)
+            )
             try:
                 info = tarfile.TarInfo.frombuf(reader.read(512), "utf-8", "surrogateescape")
             except tarfile.TarError:
@@ -719,7 +773,9 @@ class Archive:
 
 def is_path_inside(name: str) -> bool:
     """Whether this relative path stays inside of the folder it is put into."""
-    return all(part not in {"", ".", ".."} and "\0" not in part and "\\" not in part for part in name.split("/"))
+    return all(
+        part not in {"", ".", ".."} and "\0" not in part and "\\" not in part for part in name.split("/")
+    )
 
 
 @dataclass(frozen=True)
@@ -748,11 +804,17 @@ class Point:
         try:
             with open_file(self.manifest_path) as file:
                 manifest = json.loads(file.read())
-            named = {entry["file_name"]: (entry["size_bytes"], entry["sha256"]) for entry in manifest["artifacts"]}
+            named = {
+                entry["file_name"]: (entry["size_bytes"], entry["sha256"]) for entry in manifest["artifacts"]
+            }
             references = manifest["references"]
             if not named or not all(isinstance(digest, str) for _size, digest in named.values()):
                 raise ValueError
-            return {"files": named, "missing": references.get("missing_sha256", ""), "verdicts": references.get("verdict_counts", {})}
+            return {
+                "files": named,
+                "missing": references.get("missing_sha256", ""),
+                "verdicts": references.get("verdict_counts", {}),
+            }
         except (RecoverError, OSError, ValueError, KeyError, TypeError, AttributeError):
             hint = "The other files describe themselves: `verify FILE`. Move the manifest away to use them without it, and name the id."
             raise RecoverError(EXIT_FILES, f"{self.manifest_path.name} is damaged", hint) from None
@@ -778,18 +840,28 @@ class Point:
 def find_points(directory: Path) -> list[Point]:
     """Every recovery point of the folder, oldest first; files of other programs are left out. Exit 4 when it is no folder."""
     if not directory.is_dir():
-        raise RecoverError(EXIT_USAGE, f"{directory} is not a folder", "Give the folder that holds the files, BACKUP_DIR.")
+        raise RecoverError(
+            EXIT_USAGE, f"{directory} is not a folder", "Give the folder that holds the files, BACKUP_DIR."
+        )
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(directory.glob("manifest_*.json")):
         if re.fullmatch(r"[0-9]{8}_[0-9]{6}", path.stem[len("manifest_") :]):
             found[path.stem[len("manifest_") :]] = {}
-    named = [(name, path) for path in sorted(directory.glob("*.gz")) if (name := FILE_NAME.fullmatch(path.name)) and path.is_file()]
+    named = [
+        (name, path)
+        for path in sorted(directory.glob("*.gz"))
+        if (name := FILE_NAME.fullmatch(path.name)) and path.is_file()
+    ]
     known = found.keys() | {name["id"] for name, path in named if has_footer(path)}
     for name, path in named:
         if name["id"] in known:
             files = found.setdefault(name["id"], {})
             if name["kind"] in files:
-                raise RecoverError(EXIT_USAGE, f"{files[name['kind']].name} and {path.name} have one id", "Move one of the two elsewhere.")
+                raise RecoverError(
+                    EXIT_USAGE,
+                    f"{files[name['kind']].name} and {path.name} have one id",
+                    "Move one of the two elsewhere.",
+                )
             files[name["kind"]] = path
     return [Point(point_id, directory, found[point_id]) for point_id in sorted(found)]
 
@@ -806,11 +878,19 @@ def has_footer(path: Path) -> bool:
 
 def choose_point(directory: Path, point_id: str | None) -> Point:
     """The point of this id, or the newest committed one; exit 4 when there is none."""
-    points = [point for point in find_points(directory) if (point.is_committed if point_id in {None, "latest"} else point.point_id == point_id)]
+    points = [
+        point
+        for point in find_points(directory)
+        if (point.is_committed if point_id in {None, "latest"} else point.point_id == point_id)
+    ]
     if not points:
-        what = f"recovery point {point_id}" if point_id not in {None, "latest"} else "committed recovery point"
+        what = (
+            f"recovery point {point_id}" if point_id not in {None, "latest"} else "committed recovery point"
+        )
         raise RecoverError(
-            EXIT_USAGE, f"there is no {what} in {directory}", "`list` shows those there are; name the id of one that is not committed."
+            EXIT_USAGE,
+            f"there is no {what} in {directory}",
+            "`list` shows those there are; name the id of one that is not committed.",
         )
     return points[-1]
 
@@ -863,25 +943,41 @@ def verify_file(path: Path, named: dict[str, tuple[int, str]]) -> Dump | Archive
 def find_reference_gaps(dump: Dump, archive: Archive, manifest: dict[str, Any]) -> list[str]:
     """References of the database without an object in the archive, other than those that were known to be nowhere when the backup was taken."""
     if dump.record.point_id != archive.record.point_id:
-        raise damaged(f"the dump is of point {dump.record.point_id}, the archive of {archive.record.point_id}")
-    if _to_time(archive.record.listed_at) < _to_time(dump.record.snapshot_opened_at or dump.record.snapshot_at):
+        raise damaged(
+            f"the dump is of point {dump.record.point_id}, the archive of {archive.record.point_id}"
+        )
+    if _to_time(archive.record.listed_at) < _to_time(
+        dump.record.snapshot_opened_at or dump.record.snapshot_at
+    ):
         raise damaged("the bucket was listed before the database's snapshot: uploads in between are missing")
     if dump.record.reference_state != "read":
-        say("references  not configured: nothing is known of how the database's rows and the objects fit together")
+        say(
+            "references  not configured: nothing is known of how the database's rows and the objects fit together"
+        )
         return []
     have = {_fingerprint(entry.key) for entry in archive.read_entries()}
     absent = [key for key in dump.read_references() if _fingerprint(key) not in have]
     missing = [key for key in absent if not archive.record.is_excluded(key)]
     excluded = f"; {len(absent) - len(missing)} were left out" if len(absent) > len(missing) else ""
-    say(f"verified  {dump.record.reference_count - len(absent)} of {dump.record.reference_count} references are in the archive{excluded}")
+    say(
+        f"verified  {dump.record.reference_count - len(absent)} of {dump.record.reference_count} references are in the archive{excluded}"
+    )
     if not missing:
         return []
-    known = hashlib.sha256("\0".join(missing).encode("utf-8", "surrogateescape")).hexdigest() == manifest.get("missing")
-    verdicts: dict[str, int] = {word: count for word, count in manifest.get("verdicts", {}).items() if word != "excluded"}
+    known = hashlib.sha256("\0".join(missing).encode("utf-8", "surrogateescape")).hexdigest() == manifest.get(
+        "missing"
+    )
+    verdicts: dict[str, int] = {
+        word: count for word, count in manifest.get("verdicts", {}).items() if word != "excluded"
+    }
     if known and not verdicts.get("lost by us") and not verdicts.get("unknown"):
-        say(f"          the others were gone when the backup was taken: {', '.join(f'{count} {word}' for word, count in verdicts.items())}")
+        say(
+            f"          the others were gone when the backup was taken: {', '.join(f'{count} {word}' for word, count in verdicts.items())}"
+        )
         return []
-    return [f"{len(missing)} objects that the database refers to are not in the archive, such as {missing[0]!r}"]
+    return [
+        f"{len(missing)} objects that the database refers to are not in the archive, such as {missing[0]!r}"
+    ]
 
 
 def _fingerprint(key: str) -> bytes:
@@ -898,7 +994,9 @@ def _to_time(text: str) -> datetime:
 def verify_point(point: Point, kinds: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
     """The opened files by kind, all verified, and what they are known to lack. Each file is looked at; exit 3 when one is damaged."""
     taken_at = datetime.strptime(point.point_id, "%Y%m%d_%H%M%S").replace(tzinfo=timezone.utc)
-    say(f"recovery point {point.point_id}, taken {taken_at:%Y-%m-%d %H:%M:%S} UTC, {'committed' if point.is_committed else 'NOT committed'}")
+    say(
+        f"recovery point {point.point_id}, taken {taken_at:%Y-%m-%d %H:%M:%S} UTC, {'committed' if point.is_committed else 'NOT committed'}"
+    )
     manifest = point.read_manifest()
     opened: dict[str, Any] = {}
     problems: list[RecoverError] = []
@@ -925,13 +1023,25 @@ def find_psql() -> str:
         raise RecoverError(EXIT_USAGE, "no database is named: PGDATABASE is not set", hint)
     program = shutil.which("psql")
     if program is None:
-        raise RecoverError(EXIT_DATABASE, "there is no psql on this machine", "Install postgresql-client (Debian) or postgresql (Red Hat).")
-    spoken = subprocess.run([program, "--version"], capture_output=True, check=False).stdout.decode("utf-8", "replace").strip()
+        raise RecoverError(
+            EXIT_DATABASE,
+            "there is no psql on this machine",
+            "Install postgresql-client (Debian) or postgresql (Red Hat).",
+        )
+    spoken = (
+        subprocess.run([program, "--version"], capture_output=True, check=False)
+        .stdout.decode("utf-8", "replace")
+        .strip()
+    )
     version = re.search(r"(\d+)\.(\d+)", spoken)
     major, minor = (int(version[1]), int(version[2])) if version else (0, 0)
     if major and minor < FIRST_PSQL_WITH_RESTRICT.get(major, 0):
         hint = "Install one of August 2025 or newer: 13.22, 14.19, 15.14, 16.10, 17.6 or any 18."
-        raise RecoverError(EXIT_DATABASE, f"{spoken} does not know \\restrict, without which a changed dump could run programs here", hint)
+        raise RecoverError(
+            EXIT_DATABASE,
+            f"{spoken} does not know \\restrict, without which a changed dump could run programs here",
+            hint,
+        )
     return program
 
 
@@ -959,10 +1069,16 @@ def check_database(dump: Dump) -> tuple[str, set[str]]:
     record = dump.record
     if int(major) < record.server_major:
         message = f"the dump is of PostgreSQL {record.server_major} and the target is {major}: newer does not load into older"
-        raise RecoverError(EXIT_DATABASE, message, f"Restore into a server of version {record.server_major} or newer.")
+        raise RecoverError(
+            EXIT_DATABASE, message, f"Restore into a server of version {record.server_major} or newer."
+        )
     if encoding != record.encoding:
-        hint = f"Make the database anew: CREATE DATABASE name ENCODING '{record.encoding}' TEMPLATE template0;"
-        raise RecoverError(EXIT_DATABASE, f"the dump's encoding is {record.encoding}, the target's is {encoding}", hint)
+        hint = (
+            f"Make the database anew: CREATE DATABASE name ENCODING '{record.encoding}' TEMPLATE template0;"
+        )
+        raise RecoverError(
+            EXIT_DATABASE, f"the dump's encoding is {record.encoding}, the target's is {encoding}", hint
+        )
     if int(relations):
         hint = "Restore into a new database: createdb -T template0 NAME, then PGDATABASE=NAME."
         raise RecoverError(
@@ -972,14 +1088,18 @@ def check_database(dump: Dump) -> tuple[str, set[str]]:
         )
     if record.relation_count + record.large_object_count >= int(locks) // 2:
         hint = f"Set max_locks_per_transaction to {max(256, record.relation_count + record.large_object_count)} on the target and restart it."
-        raise RecoverError(EXIT_DATABASE, "the target's lock table is too small to load this dump in one transaction", hint)
+        raise RecoverError(
+            EXIT_DATABASE, "the target's lock table is too small to load this dump in one transaction", hint
+        )
     return program, set(roles)
 
 
 def is_role_statement(line: str) -> bool:
     """Whether the line is one whole statement of a known form: what goes on in the next line is somebody's words, and so may that be."""
     words = ATTRIBUTES.fullmatch(line)
-    return bool(CREATE_ROLE.fullmatch(line) or words or ROLE_SETTING.fullmatch(line) or MEMBERSHIP.fullmatch(line))
+    return bool(
+        CREATE_ROLE.fullmatch(line) or words or ROLE_SETTING.fullmatch(line) or MEMBERSHIP.fullmatch(line)
+    )
 
 
 def make_roles(program: str, dump: Dump, present: set[str]) -> None:
@@ -988,13 +1108,18 @@ def make_roles(program: str, dump: Dump, present: set[str]) -> None:
     made: set[str] = set()
     lines = list(itertools.takewhile(is_role_statement, dump.roles))
     if len(lines) < len(dump.roles):
-        say(f"note      {len(dump.roles) - len(lines)} lines about roles have no known form, or stand behind such a one: not run")
+        say(
+            f"note      {len(dump.roles) - len(lines)} lines about roles have no known form, or stand behind such a one: not run"
+        )
     for number, statement in enumerate(lines):
         role = CREATE_ROLE.fullmatch(statement)
         if role and role["name"] not in present:
             made.add(role["name"])
             prefix = f"ALTER ROLE {role['name']} WITH"
-            wanted += [statement, *(line for line in lines[number + 1 : number + 2] if line.startswith(prefix))]
+            wanted += [
+                statement,
+                *(line for line in lines[number + 1 : number + 2] if line.startswith(prefix)),
+            ]
             say(f"role      {role['name']} is made, without a password")
     for statement in lines:
         setting = ROLE_SETTING.fullmatch(statement)
@@ -1005,7 +1130,9 @@ def make_roles(program: str, dump: Dump, present: set[str]) -> None:
         if membership and made & {membership["role"], membership["member"]}:
             wanted.append(f"{membership['grant']};")
         elif membership:
-            say(f"note      is {membership['member']} still in {membership['role']}? Both were there before, and nothing was changed")
+            say(
+                f"note      is {membership['member']} still in {membership['role']}? Both were there before, and nothing was changed"
+            )
     if wanted:
         script = f"\\restrict {secrets.token_hex(16)}\n" + "".join(f"{line}\n" for line in wanted)
         complaint = ask_psql(program, script, stop_at_error=False)[1]
@@ -1019,7 +1146,9 @@ def load_database(dump: Dump, program: str, present: set[str]) -> None:
     started = time.monotonic()
     words = [program, "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"]
     with tempfile.TemporaryFile() as complaints:
-        psql = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints, env=psql_environment())
+        psql = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints, env=psql_environment()
+        )
         try:
             feed(psql, dump)
         except BaseException:
@@ -1032,10 +1161,14 @@ def load_database(dump: Dump, program: str, present: set[str]) -> None:
         complaints.seek(0)
         said = complaints.read().decode("utf-8", "replace").strip()
     if psql.returncode != 0:
-        errors = [line for line in said.splitlines() if "ERROR" in line or "FATAL" in line or "error:" in line]
+        errors = [
+            line for line in said.splitlines() if "ERROR" in line or "FATAL" in line or "error:" in line
+        ]
         first = errors[0] if errors else said or str(psql.returncode)
         raise RecoverError(EXIT_DATABASE, f"psql stopped at the first error: {first}", explain_psql(first))
-    say(f"loaded    {dump.record.table_count} tables, {dump.record.row_count} rows ({time.monotonic() - started:.1f} s)")
+    say(
+        f"loaded    {dump.record.table_count} tables, {dump.record.row_count} rows ({time.monotonic() - started:.1f} s)"
+    )
     compare_rows(program, dump)
 
 
@@ -1070,7 +1203,10 @@ def feed(psql: subprocess.Popen[bytes], dump: Dump) -> None:
         for block in dump.read_contents():
             text = held + block
             if is_first:
-                text, is_first = ROW_SECURITY.sub(b"", LEADING_RESTRICT.sub(rb"\1", text, count=1), count=1), False
+                text, is_first = (
+                    ROW_SECURITY.sub(b"", LEADING_RESTRICT.sub(rb"\1", text, count=1), count=1),
+                    False,
+                )
             stdin.write(text[:-256])
             held = text[-256:]
         stdin.write(TRAILING_UNRESTRICT.sub(b"\n", held))
@@ -1082,7 +1218,11 @@ def feed(psql: subprocess.Popen[bytes], dump: Dump) -> None:
 
 def compare_rows(program: str, dump: Dump) -> None:
     """Each table has as many rows as the record says; exit 1 names those that have not. Tables of extensions bring rows of their own."""
-    tables = [table for table in dump.tables if table.expected_rows is not None and "\ufffd" not in table.label and not table.root]
+    tables = [
+        table
+        for table in dump.tables
+        if table.expected_rows is not None and "\ufffd" not in table.label and not table.root
+    ]
     script = "SET row_security = off; SET search_path = '';\n"
     for number, table in enumerate(tables):
         name = ".".join('"' + part.replace('"', '""') + '"' for part in (table.schema_name, table.name))
@@ -1091,10 +1231,15 @@ def compare_rows(program: str, dump: Dump) -> None:
     wrong = [table.label for number, table in enumerate(tables) if found.get(str(number)) != str(table.rows)]
     if wrong:
         raise RecoverError(
-            EXIT_DATABASE, f"{len(wrong)} tables have other row counts than the record, such as {wrong[0]}", "Do not use this database."
+            EXIT_DATABASE,
+            f"{len(wrong)} tables have other row counts than the record, such as {wrong[0]}",
+            "Do not use this database.",
         )
     left_out = len(dump.tables) - len(tables)
-    say(f"compared  {len(tables)} tables have the rows of the record" + (f"; {left_out} of extensions were not counted" if left_out else ""))
+    say(
+        f"compared  {len(tables)} tables have the rows of the record"
+        + (f"; {left_out} of extensions were not counted" if left_out else "")
+    )
 
 
 # --- the objects, into a folder -----------------------------------------------------------------------------------------------------------------
@@ -1103,10 +1248,16 @@ def compare_rows(program: str, dump: Dump) -> None:
 def check_folder(archive: Archive, folder: Path) -> None:
     """The folder is empty or not there yet, and has room; exit 2 otherwise."""
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise RecoverError(EXIT_BUCKET, f"{folder} is not an empty folder", "Name a folder that does not exist yet.")
+        raise RecoverError(
+            EXIT_BUCKET, f"{folder} is not an empty folder", "Name a folder that does not exist yet."
+        )
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     if shutil.disk_usage(parent).free < archive.record.size_bytes:
-        raise RecoverError(EXIT_BUCKET, f"{folder} has no room for {archive.record.size_bytes} bytes", "Name a folder on a larger disk.")
+        raise RecoverError(
+            EXIT_BUCKET,
+            f"{folder} has no room for {archive.record.size_bytes} bytes",
+            "Name a folder on a larger disk.",
+        )
 
 
 def write_folder(archive: Archive, folder: Path) -> None:
@@ -1117,7 +1268,11 @@ def write_folder(archive: Archive, folder: Path) -> None:
     renamed = count = 0
     make_folder(folder / RESERVED, folder)
     listing = folder / RESERVED
-    with open_file(archive.path) as file, make_file(listing / "index.jsonl") as index, make_file(listing / "renamed.jsonl") as names:
+    with (
+        open_file(archive.path) as file,
+        make_file(listing / "index.jsonl") as index,
+        make_file(listing / "renamed.jsonl") as names,
+    ):
         for entry in archive.read_entries():
             name = write_object(archive, file, entry, folder)
             index.write(json.dumps({"file": name, **vars(entry)}).encode() + b"\n")
@@ -1127,7 +1282,9 @@ def write_folder(archive: Archive, folder: Path) -> None:
             count += 1
     say(f"written   {count} objects to {folder}, each read back and equal")
     if renamed:
-        say(f"note      {renamed} keys cannot be paths here; {RESERVED}/renamed.jsonl in that folder says which file is which key")
+        say(
+            f"note      {renamed} keys cannot be paths here; {RESERVED}/renamed.jsonl in that folder says which file is which key"
+        )
 
 
 def write_object(archive: Archive, file: BinaryIO, entry: Entry, folder: Path) -> str:
@@ -1149,7 +1306,9 @@ def write_object(archive: Archive, file: BinaryIO, entry: Entry, folder: Path) -
         for block in iter(functools.partial(written.read, PIECE_BYTES), b""):
             digest.update(block)
     if digest.hexdigest() != entry.sha256:
-        raise RecoverError(EXIT_BUCKET, f"{folder / name} does not hold what was written to it", "Use another disk.")
+        raise RecoverError(
+            EXIT_BUCKET, f"{folder / name} does not hold what was written to it", "Use another disk."
+        )
     return name
 
 
@@ -1158,7 +1317,11 @@ def make_folder(path: Path, root: Path) -> None:
     if path != root:
         make_folder(path.parent, root)
         if path.is_symlink():
-            raise RecoverError(EXIT_BUCKET, f"{path} is a symbolic link that was not there before", "Who else writes there? Nothing is followed.")
+            raise RecoverError(
+                EXIT_BUCKET,
+                f"{path} is a symbolic link that was not there before",
+                "Who else writes there? Nothing is followed.",
+            )
         path.mkdir(mode=0o700, exist_ok=True)
     else:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -1166,7 +1329,9 @@ def make_folder(path: Path, root: Path) -> None:
 
 def make_file(path: Path) -> BinaryIO:
     """A new file that only its owner may read, open for writing; FileExistsError when the name is taken, by a link too."""
-    return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o600), "wb")
+    return os.fdopen(
+        os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o600), "wb"
+    )
 
 
 # --- the objects, into a bucket -----------------------------------------------------------------------------------------------------------------
@@ -1193,12 +1358,18 @@ class Bucket:
         found = ENDPOINT.fullmatch(endpoint)
         port = int(found["port"]) if found and found["port"] else None
         if not found or (port is not None and not 1 <= port <= LAST_PORT):
-            raise RecoverError(EXIT_USAGE, "--s3 is no address of a server", "Use https://host:port, or host:port.")
+            raise RecoverError(
+                EXIT_USAGE, "--s3 is no address of a server", "Use https://host:port, or host:port."
+            )
         scheme = (found["scheme"] or "").lower()
         self._host = found["host"].strip("[]").lower()
         is_local = self._host in LOOPBACK
         if scheme == "http" and not is_local and not is_insecure:
-            raise RecoverError(EXIT_USAGE, f"{endpoint} would send everything unencrypted", "Use https, or add --insecure if that network is yours.")
+            raise RecoverError(
+                EXIT_USAGE,
+                f"{endpoint} would send everything unencrypted",
+                "Use https, or add --insecure if that network is yours.",
+            )
         self._is_secure = scheme == "https" or (not scheme and not is_local and not is_insecure)
         self._port = port or (443 if self._is_secure else 80)
         shown = f"[{self._host}]" if ":" in self._host else self._host
@@ -1208,7 +1379,11 @@ class Bucket:
         self._access_key = os.environ.get("MINIO_ACCESS_KEY", "")
         self._secret_key = os.environ.get("MINIO_SECRET_KEY", "")
         if not self._access_key or not self._secret_key:
-            raise RecoverError(EXIT_USAGE, "MINIO_ACCESS_KEY and MINIO_SECRET_KEY are not both set", "Set them in the environment.")
+            raise RecoverError(
+                EXIT_USAGE,
+                "MINIO_ACCESS_KEY and MINIO_SECRET_KEY are not both set",
+                "Set them in the environment.",
+            )
         self._local = threading.local()
 
     def request(
@@ -1226,16 +1401,25 @@ class Bucket:
             time.sleep(0.2 * 2**attempt if attempt else 0)
             try:
                 connection = self._connect()
-                path = quote(f"/{self._name}" + (f"/{key}" if key else ""), safe="/-_.~", errors="surrogateescape")
-                asked = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted((query or {}).items()))
+                path = quote(
+                    f"/{self._name}" + (f"/{key}" if key else ""), safe="/-_.~", errors="surrogateescape"
+                )
+                asked = "&".join(
+                    f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}"
+                    for name, value in sorted((query or {}).items())
+                )
                 signed = self._sign(method, path, asked, headers or {}, body)
                 connection.request(method, f"{path}?{asked}" if asked else path, body=body, headers=signed)
                 response = connection.getresponse()
                 is_good = response.status == http.HTTPStatus.OK and read is not None
-                answer = Answer(response.status, response.headers, read(response) if is_good and read else response.read())
+                answer = Answer(
+                    response.status, response.headers, read(response) if is_good and read else response.read()
+                )
             except ssl.SSLCertVerificationError as error:
                 raise RecoverError(
-                    EXIT_BUCKET, f"the certificate of {self._netloc} is not trusted: {error.verify_message}", "Set SSL_CERT_FILE."
+                    EXIT_BUCKET,
+                    f"the certificate of {self._netloc} is not trusted: {error.verify_message}",
+                    "Set SSL_CERT_FILE.",
                 ) from None
             except (OSError, http.client.HTTPException) as error:
                 self._local.connection = None
@@ -1245,7 +1429,9 @@ class Bucket:
                 return answer
             problem = f"it answers {answer.status} {answer.find('Code')}"
         raise RecoverError(
-            EXIT_BUCKET, f"the S3 server at {self._netloc} fails {ATTEMPTS} times: {problem}", "Is it up, is --s3 right, http or https?"
+            EXIT_BUCKET,
+            f"the S3 server at {self._netloc} fails {ATTEMPTS} times: {problem}",
+            "Is it up, is --s3 right, http or https?",
         )
 
     def expect(self, answer: Answer, what: str) -> Answer:
@@ -1255,7 +1441,11 @@ class Bucket:
         code = (answer.find("Code") if isinstance(answer.body, bytes) else "") or str(answer.status)
         message = f"{self.label} refuses {what}: {code} {answer.find('Message')}".rstrip()
         if answer.status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
-            raise RecoverError(EXIT_BUCKET, message, "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY, and the clock of this machine.")
+            raise RecoverError(
+                EXIT_BUCKET,
+                message,
+                "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY, and the clock of this machine.",
+            )
         raise ObjectRefusedError(EXIT_BUCKET, message)
 
     def check(self) -> bool:
@@ -1264,13 +1454,20 @@ class Bucket:
         if answer.status == http.HTTPStatus.NOT_FOUND and answer.find("Code") in {"NoSuchBucket", ""}:
             return False
         if b"<Contents>" in self.expect(answer, "to list the bucket").body:
-            raise RecoverError(EXIT_BUCKET, f"{self.label} is not empty", "Restore into a new bucket: name one that does not exist yet.")
+            raise RecoverError(
+                EXIT_BUCKET,
+                f"{self.label} is not empty",
+                "Restore into a new bucket: name one that does not exist yet.",
+            )
         return True
 
     def make(self) -> None:
         """The bucket is there; it was made."""
         place = f"<CreateBucketConfiguration><LocationConstraint>{self._region}</LocationConstraint></CreateBucketConfiguration>"
-        self.expect(self.request("PUT", body=b"" if self._region == "us-east-1" else place.encode()), "to make the bucket")
+        self.expect(
+            self.request("PUT", body=b"" if self._region == "us-east-1" else place.encode()),
+            "to make the bucket",
+        )
         say(f"made      {self.label}")
 
     def put(self, entry: Entry, blocks: Iterator[bytes]) -> None:
@@ -1278,7 +1475,9 @@ class Bucket:
         headers = {"Content-Type": entry.content_type or "application/octet-stream", **entry.headers}
         headers.update({f"x-amz-meta-{name}": value for name, value in entry.metadata.items()})
         if entry.tags:
-            headers["x-amz-tagging"] = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in entry.tags.items())
+            headers["x-amz-tagging"] = "&".join(
+                f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in entry.tags.items()
+            )
         what = f"object {entry.key!r}"
         if entry.size_bytes <= PART_BYTES:
             self.expect(self.request("PUT", entry.key, headers=headers, body=b"".join(blocks)), what)
@@ -1296,16 +1495,24 @@ class Bucket:
         if answer.status != http.HTTPStatus.OK:
             return f"missing, {answer.status}"
         there = {name.lower(): value for name, value in answer.headers.items()}
-        metadata = {name[len("x-amz-meta-") :]: value for name, value in there.items() if name.startswith("x-amz-meta-")}
+        metadata = {
+            name[len("x-amz-meta-") :]: value
+            for name, value in there.items()
+            if name.startswith("x-amz-meta-")
+        }
         tags: dict[str, str] = {}
         if not entry.tags_note and (entry.tags or there.get("x-amz-tagging-count", "0") != "0"):
-            text = self.expect(self.request("GET", entry.key, {"tagging": ""}), "to read tags").body.decode("utf-8", "replace")
+            text = self.expect(self.request("GET", entry.key, {"tagging": ""}), "to read tags").body.decode(
+                "utf-8", "replace"
+            )
             pairs = re.findall(r"<Tag>\s*<Key>(.*?)</Key>\s*<Value>(.*?)</Value>", text, re.DOTALL)
             tags = {html.unescape(name): html.unescape(value) for name, value in pairs}
         checks = {
             "bytes": answer.body == (entry.size_bytes, entry.sha256),
-            "content type": there.get("content-type", "") == (entry.content_type or "application/octet-stream"),
-            "headers": {name: there[name.lower()] for name in KEPT_HEADERS if name.lower() in there} == entry.headers,
+            "content type": there.get("content-type", "")
+            == (entry.content_type or "application/octet-stream"),
+            "headers": {name: there[name.lower()] for name in KEPT_HEADERS if name.lower() in there}
+            == entry.headers,
             "metadata": metadata == {name.lower(): _to_wire(value) for name, value in entry.metadata.items()},
             "tags": tags == entry.tags,
         }
@@ -1319,7 +1526,10 @@ class Bucket:
             part = reader.read(part_bytes)
             if not part:
                 break
-            answer = self.expect(self.request("PUT", entry.key, {"partNumber": str(number), "uploadId": upload}, body=part), what)
+            answer = self.expect(
+                self.request("PUT", entry.key, {"partNumber": str(number), "uploadId": upload}, body=part),
+                what,
+            )
             parts += f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(answer.headers.get('ETag', ''))}</ETag></Part>"
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         answer = self.expect(self.request("POST", entry.key, {"uploadId": upload}, body=body), what)
@@ -1330,13 +1540,17 @@ class Bucket:
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if connection is None:
             if self._is_secure:
-                connection = http.client.HTTPSConnection(self._host, self._port, timeout=300, context=ssl.create_default_context())
+                connection = http.client.HTTPSConnection(
+                    self._host, self._port, timeout=300, context=ssl.create_default_context()
+                )
             else:
                 connection = http.client.HTTPConnection(self._host, self._port, timeout=300)
             self._local.connection = connection
         return connection
 
-    def _sign(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes) -> dict[str, str]:
+    def _sign(
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes
+    ) -> dict[str, str]:
         """The headers with a signature of Version 4, as the AWS documentation `Authenticating Requests` builds it."""
         now = datetime.now(timezone.utc)
         digest = hashlib.sha256(body).hexdigest()
@@ -1352,7 +1566,9 @@ class Bucket:
         for word in scope.split("/"):
             secret = hmac.new(secret, word.encode(), hashlib.sha256).digest()
         signature = hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
-        sent["Authorization"] = f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
+        sent["Authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
+        )
         return sent
 
 
@@ -1405,10 +1621,18 @@ def write_bucket(archive: Archive, bucket: Bucket) -> None:
     for problem in wrong:
         say(f"WRONG     {problem}")
     if wrong:
-        raise RecoverError(EXIT_BUCKET, f"{len(wrong)} of {count} objects are not in {bucket.label} as they were captured", "The others are.")
-    say(f"written   {count} objects to {bucket.label}, each read back and equal ({time.monotonic() - started:.1f} s)")
+        raise RecoverError(
+            EXIT_BUCKET,
+            f"{len(wrong)} of {count} objects are not in {bucket.label} as they were captured",
+            "The others are.",
+        )
+    say(
+        f"written   {count} objects to {bucket.label}, each read back and equal ({time.monotonic() - started:.1f} s)"
+    )
     if unknown:
-        say(f"unknown   the tags of {unknown} of these objects: they could not be read when they were captured")
+        say(
+            f"unknown   the tags of {unknown} of these objects: they could not be read when they were captured"
+        )
 
 
 # --- the commands -------------------------------------------------------------------------------------------------------------------------------
@@ -1421,7 +1645,9 @@ def command_list(options: argparse.Namespace) -> None:
         taken_at = datetime.strptime(point.point_id, "%Y%m%d_%H%M%S").replace(tzinfo=timezone.utc)
         hours = (now - taken_at).total_seconds() / 3600
         sizes = ", ".join(f"{path.name} {measure_file(path)} bytes" for path in point.files.values())
-        say(f"{point.point_id}  {f'{hours:.1f} h' if hours < 48 else f'{hours / 24:.0f} days':>8} old  {point.describe():<10}  {sizes or 'no files'}")  # noqa: PLR2004
+        say(
+            f"{point.point_id}  {f'{hours:.1f} h' if hours < 48 else f'{hours / 24:.0f} days':>8} old  {point.describe():<10}  {sizes or 'no files'}"  # noqa: PLR2004
+        )
 
 
 def command_verify(options: argparse.Namespace) -> None:
@@ -1441,7 +1667,11 @@ def refuse_gaps(gaps: list[str], *, is_allowed: bool = False) -> None:
     for gap in gaps:
         say(f"LACKING   {gap}")
     if gaps and not is_allowed:
-        raise RecoverError(EXIT_FILES, f"the files are not damaged, and they are incomplete: {gaps[0]}", "--incomplete restores what there is.")
+        raise RecoverError(
+            EXIT_FILES,
+            f"the files are not damaged, and they are incomplete: {gaps[0]}",
+            "--incomplete restores what there is.",
+        )
 
 
 def command_restore(options: argparse.Namespace) -> None:
@@ -1450,8 +1680,13 @@ def command_restore(options: argparse.Namespace) -> None:
     has_objects = options.command in {"objects", "restore"}
     bucket = None
     if has_objects:
-        if (options.folder is None) == (options.s3 is None) or (options.s3 is None) != (options.bucket is None):
-            raise RecoverError(EXIT_USAGE, "name one place for the objects: --folder PATH, or --s3 ENDPOINT with --bucket NAME")
+        if (options.folder is None) == (options.s3 is None) or (options.s3 is None) != (
+            options.bucket is None
+        ):
+            raise RecoverError(
+                EXIT_USAGE,
+                "name one place for the objects: --folder PATH, or --s3 ENDPOINT with --bucket NAME",
+            )
         if options.s3 is not None:
             bucket = Bucket(options.s3, options.bucket, options.region, is_insecure=options.insecure)
     point = choose_point(options.directory, options.id)
@@ -1484,25 +1719,56 @@ class Parser(argparse.ArgumentParser):
 
 def parse(words: list[str]) -> argparse.Namespace:
     """What was asked for; ends the program with 4 when that cannot be understood."""
-    parser = Parser(prog="recover.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="recover.py COMMAND --help")
+    parser = Parser(
+        prog="recover.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="recover.py COMMAND --help",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="points with age, sizes, committed or not")
     verify = commands.add_parser("verify", help="read everything again: digests, tables, objects, references")
-    database = commands.add_parser("database", help="load the database into an empty one (PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE)")
-    objects = commands.add_parser("objects", help="write the objects into a folder or an empty bucket (MINIO_ACCESS_KEY, MINIO_SECRET_KEY)")
+    database = commands.add_parser(
+        "database",
+        help="load the database into an empty one (PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE)",
+    )
+    objects = commands.add_parser(
+        "objects",
+        help="write the objects into a folder or an empty bucket (MINIO_ACCESS_KEY, MINIO_SECRET_KEY)",
+    )
     restore = commands.add_parser("restore", help="both, all verified before anything is written")
     for command in (listing, verify, database, objects, restore):
         what = "the folder of the files (BACKUP_DIR)" + (", or one file" if command is verify else "")
         command.add_argument("directory", type=Path, metavar="DIR", help=what)
         if command is not listing:
-            command.add_argument("id", nargs="?", metavar="ID", help="such as 20261122_020000; by default the newest committed point")
+            command.add_argument(
+                "id",
+                nargs="?",
+                metavar="ID",
+                help="such as 20261122_020000; by default the newest committed point",
+            )
     for command in (database, objects, restore):
-        command.add_argument("--incomplete", action="store_true", help="restore files that are known to lack something")
+        command.add_argument(
+            "--incomplete", action="store_true", help="restore files that are known to lack something"
+        )
     for command in (objects, restore):
-        command.add_argument("--folder", type=Path, metavar="PATH", help="write objects as files into this folder, which must be empty or new")
-        command.add_argument("--s3", metavar="ENDPOINT", help="https://host:port; http only to this machine or with --insecure")
-        command.add_argument("--bucket", metavar="NAME", help="the bucket; made if it is not there, refused if it is not empty")
-        command.add_argument("--region", default=os.environ.get("MINIO_REGION") or "us-east-1", help="by default MINIO_REGION or us-east-1")
+        command.add_argument(
+            "--folder",
+            type=Path,
+            metavar="PATH",
+            help="write objects as files into this folder, which must be empty or new",
+        )
+        command.add_argument(
+            "--s3", metavar="ENDPOINT", help="https://host:port; http only to this machine or with --insecure"
+        )
+        command.add_argument(
+            "--bucket", metavar="NAME", help="the bucket; made if it is not there, refused if it is not empty"
+        )
+        command.add_argument(
+            "--region",
+            default=os.environ.get("MINIO_REGION") or "us-east-1",
+            help="by default MINIO_REGION or us-east-1",
+        )
         command.add_argument("--insecure", action="store_true", help="allow http to another machine")
     return parser.parse_args(words)
 
@@ -1516,7 +1782,11 @@ def main(words: list[str]) -> int:
     except RecoverError as error:
         problem, hint, code = str(error), error.hint, error.code
     except OSError as error:
-        problem, hint, code = f"{error.filename or 'a file'}: {error.strerror or error}", "Look at the disk and its permissions.", EXIT_BUCKET
+        problem, hint, code = (
+            f"{error.filename or 'a file'}: {error.strerror or error}",
+            "Look at the disk and its permissions.",
+            EXIT_BUCKET,
+        )
     else:
         return 0
     text = f"FAILED    {problem}\n" + (f"          {hint}\n" if hint else "")

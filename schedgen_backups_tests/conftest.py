@@ -1,6 +1,8 @@
-"""Fixtures with real servers, fresh databases and buckets, and the rule that in CI a skipped test is a failed one.
+"""Fixtures with real servers, fresh databases and buckets, and the rule that in CI a skipped test is a failed
+one.
 
-Servers live as long as the session; databases and buckets as long as one test. Add a fixture when a second file needs it.
+Servers live as long as the session; databases and buckets as long as one test. Add a fixture when a second
+file needs it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,14 @@ from minio.deleteobjects import DeleteObject
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups_tests.support.s3_programs import DIFFERENCES, PROGRAM_SERVERS, SOMETIMES, MinioServer, ProgramServer, read_versions
+from schedgen_backups_tests.support.s3_programs import (
+    DIFFERENCES,
+    PROGRAM_SERVERS,
+    SOMETIMES,
+    MinioServer,
+    ProgramServer,
+    read_versions,
+)
 from schedgen_backups_tests.support.server_report import ServerReport
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, S3Server, SharedS3, client_of
 
@@ -35,7 +44,9 @@ if TYPE_CHECKING:
     from schedgen_backups.demo.seed import SeedSummary
 
 UNIT_RING = "schedgen_backups_tests/unit"
-SEVERAL_SERVERS = tuple(f"schedgen_backups_tests/integration/{folder}/" for folder in ("capture", "verify", "restore", "s3"))
+SEVERAL_SERVERS = tuple(
+    f"schedgen_backups_tests/integration/{folder}/" for folder in ("capture", "verify", "restore", "s3")
+)
 """Tests in these folders run on the other S3 servers, too, marked exhaustive."""
 REPORT_OPTION = "--s3-report"
 hypothesis_settings.register_profile("quick", max_examples=25)
@@ -52,8 +63,13 @@ class SharedServers:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         if not self._keys and not all(UNIT_RING in str(argument) for argument in node.config.args):
-            server = self._stack.enter_context(EmbeddedS3(Path(self._stack.enter_context(TemporaryDirectory(prefix="s3-of-tests-")))))
-            self._keys = {"admin": asdict(server.settings("unused")), "reader": asdict(server.read_only_settings("unused"))}
+            server = self._stack.enter_context(
+                EmbeddedS3(Path(self._stack.enter_context(TemporaryDirectory(prefix="s3-of-tests-"))))
+            )
+            self._keys = {
+                "admin": asdict(server.settings("unused")),
+                "reader": asdict(server.read_only_settings("unused")),
+            }
         node.workerinput["shared_s3"] = self._keys
 
     def pytest_unconfigure(self) -> None:
@@ -67,22 +83,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "s3_server" in metafunc.fixturenames:
         # MinIO cannot be installed by `make servers`.
-        kinds = {name for name, kind in PROGRAM_SERVERS.items() if kind is not MinioServer or kind.find() is not None}
-        others = sorted(kinds) if any(folder in str(metafunc.definition.path) for folder in SEVERAL_SERVERS) else ()
+        kinds = {
+            name
+            for name, kind in PROGRAM_SERVERS.items()
+            if kind is not MinioServer or kind.find() is not None
+        }
+        others = (
+            sorted(kinds)
+            if any(folder in str(metafunc.definition.path) for folder in SEVERAL_SERVERS)
+            else ()
+        )
         marked = (pytest.param(name, marks=_mark_server(name, metafunc.function.__name__)) for name in others)
         metafunc.parametrize("s3_server", ["seaweedfs", *marked], indirect=True, scope="session")
 
 
 def _mark_server(server: str, test: str) -> list[pytest.MarkDecorator]:
     reason = DIFFERENCES.get((server, test))
-    return [pytest.mark.exhaustive, *([pytest.mark.xfail(reason=reason, strict=reason not in SOMETIMES)] if reason else [])]
+    return [
+        pytest.mark.exhaustive,
+        *([pytest.mark.xfail(reason=reason, strict=reason not in SOMETIMES)] if reason else []),
+    ]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(SharedServers())
         if path := config.getoption(REPORT_OPTION):
-            config.pluginmanager.register(ServerReport(Path(path), ("seaweedfs", *PROGRAM_SERVERS), read_versions()))
+            config.pluginmanager.register(
+                ServerReport(Path(path), ("seaweedfs", *PROGRAM_SERVERS), read_versions())
+            )
     # A worker of xdist has them, and programs would fold their lines at 80 columns there and nowhere else.
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
@@ -135,7 +164,9 @@ def postgres_15_bin_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: Path) -> Iterator[EmbeddedPostgres]:
+def postgres_server(
+    tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: Path
+) -> Iterator[EmbeddedPostgres]:
     """PostgreSQL 18."""
     directory = tmp_path_factory.mktemp("postgres")
     with EmbeddedPostgres(directory, bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as server:
@@ -143,10 +174,14 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: 
 
 
 @pytest.fixture(scope="session")
-def postgres_server_17(tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir_17: Path) -> Iterator[EmbeddedPostgres]:
+def postgres_server_17(
+    tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir_17: Path
+) -> Iterator[EmbeddedPostgres]:
     """PostgreSQL 17."""
     directory = tmp_path_factory.mktemp("postgres-17")
-    with EmbeddedPostgres(directory, bin_dir=postgres_bin_dir_17, server_options=FAST_SERVER_OPTIONS) as server:
+    with EmbeddedPostgres(
+        directory, bin_dir=postgres_bin_dir_17, server_options=FAST_SERVER_OPTIONS
+    ) as server:
         yield server
 
 
@@ -216,7 +251,9 @@ def _bin_dir_of(package: str) -> Path:
 
 
 def _fresh_database(server: EmbeddedPostgres) -> Iterator[DatabaseSettings]:
-    """Nine hundred tests have one: without a connection for each and without the pages in the log that takes a third of the time."""
+    """Nine hundred tests have one: without a connection for each and without the pages in the log that takes
+    a third of the time.
+    """
     name = f"test_{uuid4().hex}"
     administrator = _connect_administrator(server)
     administrator.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
@@ -228,7 +265,12 @@ def _fresh_database(server: EmbeddedPostgres) -> Iterator[DatabaseSettings]:
 def _connect_administrator(server: EmbeddedPostgres) -> psycopg.Connection[tuple[Any, ...]]:
     settings = server.settings("postgres")
     connection = psycopg.connect(
-        host=settings.host, port=settings.port, user=settings.user, password=settings.password, dbname=settings.database, autocommit=True
+        host=settings.host,
+        port=settings.port,
+        user=settings.user,
+        password=settings.password,
+        dbname=settings.database,
+        autocommit=True,
     )
     atexit.register(connection.close)
     return connection

@@ -1,11 +1,15 @@
-"""The fields of every answer to `--json`: the source of docs/reference/json.md. A test compares them with real answers."""
+"""The fields of every answer to `--json`: the source of docs/reference/json.md.
+
+A test compares them with real answers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 COMMON_FIELDS: Mapping[str, str] = {
-    "format_version": "version of these shapes, 1 today; it rises when a field is renamed, removed or changes its meaning",
+    "format_version": "version of these shapes, 1 today; it rises when a field is renamed, removed or "
+    "changes its meaning",
     "error": "when the command was refused: the reason, instead of the fields below",
     "hint": "when the command was refused: what to do",
     "exit_code": "when the command was refused: the code it exits with",
@@ -21,7 +25,8 @@ POINT_FIELDS: Mapping[str, str] = {
     "artifacts": "its files, with path and size",
     "levels": "each verification level with its status and time",
     "manifest": "the manifest, or null if the point is not committed",
-    "verification": "the newest check results: `check`, `status` (`passed`, `failed`, `missing in the live system`, `not configured`, "
+    "verification": "the newest check results: `check`, `status` (`passed`, `failed`, `missing in the live "
+    "system`, `not configured`, "
     "`unknown`), `summary`, `figures`, `checked_at`, `checked_by`, `artifacts`",
 }
 SHAPES: Mapping[str, Mapping[str, str]] = {
@@ -44,7 +49,9 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
         "exit_code": "the code it exits with",
     },
     "deploy": {"kind": "kind of deployment", "files": "paths of the written files"},
-    "doctor": {"results": "for each precondition: `what`, `state` (`ok`, `note`, `problem`), `detail`, `fix`"},
+    "doctor": {
+        "results": "for each precondition: `what`, `state` (`ok`, `note`, `problem`), `detail`, `fix`"
+    },
     "drill": {
         "run_id": "Dagster's run",
         "success": "whether every check passed",

@@ -1,6 +1,9 @@
-"""Write everything in the documents that has a source in the code: `make docs`. A test fails while a file is stale.
+"""Write everything in the documents that has a source in the code: `make docs`.
 
-Whole files are written under docs/reference/; .env.example, compose.yaml and dagster.yaml keep what stands outside of the marked lines.
+A test fails while a file is stale.
+
+Whole files are written under docs/reference/; .env.example, compose.yaml and dagster.yaml keep what stands
+outside of the marked lines.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ WIDTH = 110
 NOTICE = "<!-- Written by `make docs`; edit its source instead. -->"
 START, END = "# make docs: start", "# make docs: end"
 _FIXED_IN_COMPOSE = {"BACKUP_DIR": "/backups", "PGSSLMODE": "${PGSSLMODE:-prefer}"}
-"""Variable → value of compose.yaml: the volume's mount, and a default that libpq would otherwise take from an empty value."""
+"""Variable → value of compose.yaml: the volume's mount, and a default that libpq would otherwise take from an
+empty value."""
 
 
 def make_files() -> dict[Path, str]:
@@ -52,7 +56,9 @@ def make_files() -> dict[Path, str]:
             PROJECT / "docker" / "compose.yaml",
             [f"  {name}: {_FIXED_IN_COMPOSE.get(name, f'${{{name}:-}}')}" for name in list_passed_on()],
         ),
-        PROJECT / "docker" / "dagster.yaml": _replace_marked(PROJECT / "docker" / "dagster.yaml", [f"      - {name}" for name in list_passed_on()]),
+        PROJECT / "docker" / "dagster.yaml": _replace_marked(
+            PROJECT / "docker" / "dagster.yaml", [f"      - {name}" for name in list_passed_on()]
+        ),
     }
 
 
@@ -69,7 +75,9 @@ def _make_page(lines: Iterator[str]) -> str:
 
 
 def _wrap(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _replace_marked(path: Path, lines: list[str]) -> str:
@@ -82,16 +90,20 @@ def _replace_marked(path: Path, lines: list[str]) -> str:
 def _list_settings() -> Iterator[str]:
     yield "# Settings\n"
     yield _wrap(
-        "Settings are environment variables. They come from the environment and from one environment file; the environment wins, "
+        "Settings are environment variables. They come from the environment and from one environment file; "
+        "the environment wins, "
         "also under `schedgen-backups serve`. The file is the one that `--env-file` or "
         f"`{ENV_FILE_VARIABLE}` names, otherwise the first of these that exists: `.env` in the checkout, "
-        "`/etc/schedgen-backups/env`, `~/.config/schedgen-backups/env`. The current directory does not matter. A file that everybody "
-        "can write, or that belongs to someone other than root, you or the owner of the installation, is refused. Commands and runs "
+        "`/etc/schedgen-backups/env`, `~/.config/schedgen-backups/env`. The current directory does not "
+        "matter. A file that everybody "
+        "can write, or that belongs to someone other than root, you or the owner of the installation, is "
+        "refused. Commands and runs "
         "read an edited file the next time they start; schedules change when Dagster reloads the definitions."
     )
     yield ""
     yield _wrap(
-        f"Every variable can be given as a file: `POSTGRES_PASSWORD{FILE_SUFFIX}=/run/secrets/postgres_password` instead of "
+        "Every variable can be given as a file: "
+        f"`POSTGRES_PASSWORD{FILE_SUFFIX}=/run/secrets/postgres_password` instead of "
         "`POSTGRES_PASSWORD`. Use this for secrets of containers and for systemd credentials."
     )
     for group in VARIABLE_GROUPS:
@@ -100,8 +112,14 @@ def _list_settings() -> Iterator[str]:
             yield f"{_wrap(group.introduction)}\n"
         yield from (_wrap(_describe_variable(variable), "  ") for variable in group.variables)
     yield "\n## Variables of other programs\n"
-    yield _wrap(f"- `{CERTIFICATES_VARIABLE}`: certificate authorities to trust, from the process's environment only.", "  ")
-    yield _wrap("- `DAGSTER_HOME`: directory of the Dagster instance, from the process's environment only.", "  ")
+    yield _wrap(
+        f"- `{CERTIFICATES_VARIABLE}`: certificate authorities to trust, from the process's environment "
+        "only.",
+        "  ",
+    )
+    yield _wrap(
+        "- `DAGSTER_HOME`: directory of the Dagster instance, from the process's environment only.", "  "
+    )
     yield _wrap(f"- Passed on to libpq: {', '.join(f'`{name}`' for name in LIBPQ_VARIABLES)}.", "  ")
 
 
@@ -117,15 +135,19 @@ def _list_commands() -> Iterator[str]:
     group = cast("Any", typer.main.get_command(main.app))
     yield "# Commands\n"
     yield _wrap(
-        "`latest` stands for the newest committed point. Every command that reads or writes recovery points has `--json` "
+        "`latest` stands for the newest committed point. Every command that reads or writes recovery "
+        "points has `--json` "
         "([shapes](json.md)). [Exit codes](exit-codes.md) mean the same in every command but `status`. "
-        "`schedgen-backups --install-completion` completes commands and options in your shell; `man schedgen-backups` shows this page."
+        "`schedgen-backups --install-completion` completes commands and options in your shell; `man "
+        "schedgen-backups` shows this page."
     )
     yield from ("\n## Options before the command\n", *_list_options(group))
     for name in COMMAND_MODULES:
         command = group.commands[name]
         context = typer.Context(command)
-        pieces = [each.get_usage_pieces(context) for each in command.params if each.param_type_name == "argument"]
+        pieces = [
+            each.get_usage_pieces(context) for each in command.params if each.param_type_name == "argument"
+        ]
         arguments = " ".join(word for piece in pieces for word in piece)
         yield f"\n## {name}\n"
         yield f"```text\n{' '.join(filter(None, ('schedgen-backups', name, arguments)))}\n```\n"
@@ -137,7 +159,10 @@ def _list_commands() -> Iterator[str]:
 def _list_options(command: Any) -> Iterator[str]:
     context = typer.Context(command)
     for parameter in command.params:
-        if parameter.param_type_name == "option" and (record := parameter.get_help_record(context)) is not None:
+        if (
+            parameter.param_type_name == "option"
+            and (record := parameter.get_help_record(context)) is not None
+        ):
             names, text = record
             yield _wrap(f"- `{names}`: {' '.join(text.split())}", "  ")
 
@@ -165,8 +190,10 @@ def _list_alerts() -> Iterator[str]:
 def _list_shapes() -> Iterator[str]:
     yield "# JSON output\n"
     yield _wrap(
-        "With `--json` a command prints one JSON object on stdout when it ends. Ignore fields that you do not know: new fields can "
-        "appear without a new version. Times are ISO 8601 with an offset, sizes are bytes, durations are seconds."
+        "With `--json` a command prints one JSON object on stdout when it ends. Ignore fields that you do "
+        "not know: new fields can "
+        "appear without a new version. Times are ISO 8601 with an offset, sizes are bytes, durations are "
+        "seconds."
     )
     yield ""
     yield from (_wrap(f"- `{name}`: {meaning}.", "  ") for name, meaning in COMMON_FIELDS.items())
@@ -179,8 +206,14 @@ def _list_shapes() -> Iterator[str]:
 
 
 def _list_example() -> Iterator[str]:
-    yield "# Written by `make docs`. Copy to .env beside this file and fill it in; keep it readable for you alone (chmod 600)."
-    yield "# Docker Compose reads the same file. docs/reference/settings.md describes every variable; `schedgen-backups doctor` checks them."
+    yield (
+        "# Written by `make docs`. Copy to .env beside this file and fill it in; keep it readable for "
+        "you alone (chmod 600)."
+    )
+    yield (
+        "# Docker Compose reads the same file. docs/reference/settings.md describes every variable; "
+        "`schedgen-backups doctor` checks them."
+    )
     for group in VARIABLE_GROUPS:
         yield f"\n# {group.title}. {group.introduction}".rstrip()
         for variable in group.variables:
@@ -199,7 +232,11 @@ def write_files() -> None:
 
 def check_files() -> None:
     """Exit with an error that names each stale file."""
-    stale = [str(path.relative_to(PROJECT)) for path, text in make_files().items() if path.read_text(encoding="utf-8") != text]
+    stale = [
+        str(path.relative_to(PROJECT))
+        for path, text in make_files().items()
+        if path.read_text(encoding="utf-8") != text
+    ]
     if stale:
         sys.exit(f"run `make docs`; stale: {', '.join(stale)}")
 

@@ -1,4 +1,6 @@
-"""The page of docs/alerts/ that belongs to each alert. `make docs` writes docs/reference/alerts.md from this table.
+"""The page of docs/alerts/ that belongs to each alert.
+
+`make docs` writes docs/reference/alerts.md from this table.
 
 Add a guide, and its page, with a new area of incidents.
 """

@@ -1,4 +1,5 @@
-"""The kinds of runs: what a run is for decides how its failure is reported and which success resolves its incidents.
+"""The kinds of runs: what a run is for decides how its failure is reported and which success resolves its
+incidents.
 
 Add a kind when a failing run of a new job must not be taken for a failed backup.
 """
@@ -10,7 +11,13 @@ from dataclasses import dataclass
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.incidents import IncidentKey
 
-DRILL_CHECK_NAMES = ("point_is_restored", "point_is_equal", "referenced_pdfs_open", "operator_checks_hold", "drill_is_in_time")
+DRILL_CHECK_NAMES = (
+    "point_is_restored",
+    "point_is_equal",
+    "referenced_pdfs_open",
+    "operator_checks_hold",
+    "drill_is_in_time",
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,9 @@ class RunKind:
 
     @property
     def is_backup(self) -> bool:
-        """Whether a failure means that there is no recovery point tonight: only then the heartbeat service gets a failure."""
+        """Whether a failure means that there is no recovery point tonight: only then the heartbeat service
+        gets a failure.
+        """
         return self.area == BACKUP.area
 
     def make_failure_key(self, subject: str) -> IncidentKey:
@@ -97,5 +106,14 @@ OTHER_RUN_KINDS = (RETENTION, VERIFICATION, RESTORE, DRILL, AUDIT)
 
 
 def find_run_kind(job_name: str, subject: str) -> RunKind:
-    """Return what a run of this job, or this step of it, is for; a step that is started in the UI has no job of ours."""
-    return next((run_kind for run_kind in OTHER_RUN_KINDS if job_name in run_kind.job_names or subject in run_kind.subjects), BACKUP)
+    """Return what a run of this job, or this step of it, is for; a step that is started in the UI has no job
+    of ours.
+    """
+    return next(
+        (
+            run_kind
+            for run_kind in OTHER_RUN_KINDS
+            if job_name in run_kind.job_names or subject in run_kind.subjects
+        ),
+        BACKUP,
+    )

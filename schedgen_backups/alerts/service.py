@@ -1,6 +1,8 @@
-"""Turns failures into alerts and hands them to the notifier: the same text for the hook, the outbox and the command line.
+"""Turns failures into alerts and hands them to the notifier: the same text for the hook, the outbox and the
+command line.
 
-The keys of incidents are made here and in `run_kinds`, so that a failure and its repetition, seen by different parts, are one incident.
+The keys of incidents are made here and in `run_kinds`, so that a failure and its repetition, seen by
+different parts, are one incident.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ STALE_KEY = IncidentKey(area=FRESHNESS_AREA, subject="no verified recovery point
 DAMAGE_KEY = IncidentKey(area=POINTS_AREA, subject="damaged")
 CLOCK_KEY = IncidentKey(area=CLOCK_AREA, subject="recovery points ahead of it")
 STALE_CLOCK_KEY = IncidentKey(area=CLOCK_AREA, subject="no verified recovery point but those ahead of it")
-"""An incident of its own: what was told of as HIGH would be repeated daily only, while nothing young enough is left."""
+"""An incident of its own: what was told of as HIGH would be repeated daily only, while nothing young enough
+is left."""
 _TOLERATED_LOSS = 0.05
-"""A larger share of objects that vanished since the last night is no matter of single deletions (operators, 2026-11-28)."""
+"""A larger share of objects that vanished since the last night is no matter of single deletions (operators,
+2026-11-28)."""
 _SIZE_CHECKS = ("dump_size_is_plausible", "archive_size_is_plausible")
 
 
@@ -54,7 +58,9 @@ class AlertService:
         self.settings = config.alerts
         self.catalog = Catalog(config.backup_directory)
         self._installation = self.settings.name or _describe_place(config)
-        channels = make_channels(self.settings.webhook_urls, self.settings.mail_recipients, self.settings.mail)
+        channels = make_channels(
+            self.settings.webhook_urls, self.settings.mail_recipients, self.settings.mail
+        )
         self.notifier = Notifier(channels, self.catalog.directory, name=self.settings.name)
 
     def raise_failure(self, failure: Failure) -> Outcome:
@@ -71,12 +77,24 @@ class AlertService:
         )
 
     def ping_failure(self, failure: Failure) -> bool:
-        """Tell the heartbeat service that there is no backup; False when there is none, it did not answer, or the run was for something else."""
+        """Tell the heartbeat service that there is no backup.
+
+        False when there is none, it did not answer, or the run was for something else.
+        """
         if not find_run_kind(failure.job_name, failure.subject).is_backup:
             return False
         return ping_heartbeat(self.settings.heartbeat_url, Signal.FAIL, f"{failure.subject}: {failure.cause}")
 
-    def raise_trouble(self, key: IncidentKey, severity: Severity, title: str, cause: str, *, next_step: str = "", run_id: str = "") -> Outcome:
+    def raise_trouble(
+        self,
+        key: IncidentKey,
+        severity: Severity,
+        title: str,
+        cause: str,
+        *,
+        next_step: str = "",
+        run_id: str = "",
+    ) -> Outcome:
         """Send an alert of something that is not a failed step."""
         return self.notifier.report_trouble(
             key,
@@ -93,19 +111,29 @@ class AlertService:
 
     def report_resolved(self, keys: Iterable[IncidentKey]) -> Outcome:
         """Close the open incidents of these keys with one message."""
-        return self.notifier.report_resolved(frozenset(keys), facts=self._make_facts(""), now=datetime.now(timezone.utc))
+        return self.notifier.report_resolved(
+            frozenset(keys), facts=self._make_facts(""), now=datetime.now(timezone.utc)
+        )
 
     def list_open_keys(self, area: str) -> frozenset[IncidentKey]:
         """Return the keys of the area's open incidents."""
-        return frozenset(incident.key for incident in self.notifier.read_incidents() if incident.key.area == area)
+        return frozenset(
+            incident.key for incident in self.notifier.read_incidents() if incident.key.area == area
+        )
 
     def make_link(self, run_id: str) -> str:
         """Return the address of the run's page; empty when DAGSTER_WEBSERVER_URL is not set."""
-        return f"{self.settings.webserver_url}/runs/{run_id}" if self.settings.webserver_url and run_id else ""
+        return (
+            f"{self.settings.webserver_url}/runs/{run_id}" if self.settings.webserver_url and run_id else ""
+        )
 
     def _make_guide_link(self, key: IncidentKey) -> str:
         page = find_guide(key).page
-        return f"{self.settings.documentation_url}/alerts/{page}" if self.settings.documentation_url else f"docs/alerts/{page}.md"
+        return (
+            f"{self.settings.documentation_url}/alerts/{page}"
+            if self.settings.documentation_url
+            else f"docs/alerts/{page}.md"
+        )
 
     def _make_facts(self, run_id: str) -> dict[str, str]:
         freshness = describe_freshness(self.catalog, datetime.now(timezone.utc))
@@ -133,9 +161,16 @@ def send_test_alert(notifier: Notifier) -> tuple[Delivery, ...]:
 
 
 def judge_warning(check_name: str, figures: Mapping[str, object]) -> Severity:
-    """Return how severe a check's warning is: objects that the live system has lost are worse than anything else a check warns of."""
+    """Return how severe a check's warning is: objects that the live system has lost are worse than anything
+    else a check warns of.
+    """
     missing, references = figures.get("newly_missing"), figures.get("references")
-    if check_name != "references_resolve" or not isinstance(missing, int) or not isinstance(references, int) or not missing:
+    if (
+        check_name != "references_resolve"
+        or not isinstance(missing, int)
+        or not isinstance(references, int)
+        or not missing
+    ):
         return Severity.LOW
     is_emptied = not figures.get("resolved")
     return Severity.CRITICAL if is_emptied or missing > references * _TOLERATED_LOSS else Severity.HIGH

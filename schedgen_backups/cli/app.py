@@ -1,7 +1,8 @@
-"""The typer app: which commands there are and where, and what they share: the two consoles, options that several have, how a command ends.
+"""The typer app: which commands there are and where, and what they share: the two consoles, options that
+several have, how a command ends.
 
-A command is in the module that is named for it here, which is loaded when somebody calls it: commands that run no job must not wait for Dagster. Add
-a command to the table.
+A command is in the module that is named for it here, which is loaded when somebody calls it: commands that
+run no job must not wait for Dagster. Add a command to the table.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ COMMAND_MODULES = {
 }
 """Command → module, in the order of the help. The module's decorators register it."""
 JSON_FORMAT_VERSION = 1
-"""Of the answers to --json: higher when a field is renamed, removed or means something else; a new field changes nothing."""
+"""Of the answers to --json: higher when a field is renamed, removed or means something else; a new field
+changes nothing."""
 _OBEYED = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 """Controls of ISO 6429 in one byte, and signs without a width or that turn the direction of the text."""
 _PIPE_WIDTH = 100_000
@@ -70,7 +72,9 @@ class CommandGroup(TyperGroup):
 
 
 class _Commands(UserDict[str, Any]):
-    """Names with their modules, that are commands once they are looked up: Click's "Lazily Loading Subcommands", as a mapping."""
+    """Names with their modules, that are commands once they are looked up: Click's "Lazily Loading
+    Subcommands", as a mapping.
+    """
 
     def __getitem__(self, name: str) -> Any:
         found = super().__getitem__(name)
@@ -81,10 +85,14 @@ class _Commands(UserDict[str, Any]):
 
 
 class LineConsole(Console):
-    """A console that gives out text as it is: the terminal folds a long line, so that a command or path is copied without a line break in it."""
+    """A console that gives out text as it is: the terminal folds a long line, so that a command or path is
+    copied without a line break in it.
+    """
 
     def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
-        """Print as `Console` does; text is not wrapped unless that is asked for, tables are drawn for the width of the screen."""
+        """Print as `Console` does; text is not wrapped unless that is asked for, tables are drawn for the
+        width of the screen.
+        """
         is_text = all(isinstance(each, str) for each in objects)
         super().print(*objects, soft_wrap=is_text if soft_wrap is None else soft_wrap, **options)
 
@@ -98,7 +106,8 @@ def make_console(*, is_error: bool = False) -> Console:
 app = typer.Typer(
     name="schedgen-backups",
     cls=CommandGroup,
-    help="Backs up a PostgreSQL database and its S3 bucket as one recovery point, and proves that it can be restored.",
+    help="Backs up a PostgreSQL database and its S3 bucket as one recovery point, and proves that it can "
+    "be restored.",
     # Plain help: the drawn one cuts the names of options at 80 columns.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -107,7 +116,9 @@ out = make_console()
 err = make_console(is_error=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-PointArgument = Annotated[str, typer.Argument(metavar="ID", help="A recovery point such as 20261122_020000, or `latest`.")]
+PointArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="A recovery point such as 20261122_020000, or `latest`.")
+]
 
 
 class CommandEnd(Exception):  # noqa: N818 - not an error: how a command says its exit code

@@ -25,10 +25,17 @@ def backup(
     context: typer.Context,
     *,
     reason: Annotated[str, typer.Option(help="Why this backup is taken, kept in its manifest.")] = "",
-    label: Annotated[list[str] | None, typer.Option(help="key=value, kept in the manifest; may be given several times.")] = None,
-    pin_for: Annotated[str, typer.Option(metavar="SPAN", help="Keep it so long whatever retention says: 12h, 30d, 4w.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option(help="key=value, kept in the manifest; may be given several times.")
+    ] = None,
+    pin_for: Annotated[
+        str, typer.Option(metavar="SPAN", help="Keep it so long whatever retention says: 12h, 30d, 4w.")
+    ] = "",
     write_marker: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Once it is verified, write id, time and labels here, to be sourced.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Once it is verified, write id, time and labels here, to be sourced."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,7 +54,10 @@ def backup(
         catalog = Catalog(directory)
         mark_deployment(write_marker, catalog, catalog.get_point(outcome.point_id))
     if as_json:
-        failures = [{"step": failure.step, "reason": failure.reason, "hint": failure.hint} for failure in outcome.failures]
+        failures = [
+            {"step": failure.step, "reason": failure.reason, "hint": failure.hint}
+            for failure in outcome.failures
+        ]
         print_json(
             {
                 "id": outcome.point_id.text,
@@ -69,10 +79,14 @@ def _find_last_sizes(directory: Path) -> dict[ArtifactKind, int]:
     if not err.is_terminal or not directory.is_dir():
         return {}
     try:
-        complete = [point for point in Catalog(directory).list_points() if len(point.artifacts) == len(ArtifactKind)]
+        complete = [
+            point for point in Catalog(directory).list_points() if len(point.artifacts) == len(ArtifactKind)
+        ]
     except BackupError:  # for the run to find, which is told of
         return {}
-    return {artifact.name.kind: artifact.size_bytes for artifact in complete[-1].artifacts} if complete else {}
+    return (
+        {artifact.name.kind: artifact.size_bytes for artifact in complete[-1].artifacts} if complete else {}
+    )
 
 
 def _refuse_when_locked(directory: Path) -> None:

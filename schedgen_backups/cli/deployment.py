@@ -34,22 +34,51 @@ def make_rollback(point: PointListing, config: Config) -> Rollback:
     reader = config.open_reader()
     database, bucket = reader.text("POSTGRES_DB"), reader.text("MINIO_BUCKET")
     point_id = point.point_id.text
-    swap = ["schedgen-backups", "restore", point_id, "--database", database, "--swap", "--confirm", database, "--reason", "rollback"]
-    back = ["schedgen-backups", "restore-objects", point_id, "*", "--back", "--overwrite", "--confirm", bucket, "--reason", "rollback"]
+    swap = [
+        "schedgen-backups",
+        "restore",
+        point_id,
+        "--database",
+        database,
+        "--swap",
+        "--confirm",
+        database,
+        "--reason",
+        "rollback",
+    ]
+    back = [
+        "schedgen-backups",
+        "restore-objects",
+        point_id,
+        "*",
+        "--back",
+        "--overwrite",
+        "--confirm",
+        bucket,
+        "--reason",
+        "rollback",
+    ]
     return Rollback(shlex.join(swap), shlex.join(back))
 
 
 def check_marker_folder(path: Path) -> None:
-    """A marker can be written there; ConfigurationError otherwise, which is better told before the backup than after it."""
+    """A marker can be written there.
+
+    ConfigurationError otherwise, which is better told before the backup than after it.
+    """
     folder = path.absolute().parent
     if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigurationError(
-            f"no marker can be written to {path}", hint="--write-marker wants the path of a file in a folder that may be written."
+            f"no marker can be written to {path}",
+            hint="--write-marker wants the path of a file in a folder that may be written.",
         )
 
 
 def write_marker(path: Path, catalog: Catalog, point: PointListing) -> None:
-    """The file tells of the point in lines that a shell can source; whole or not at all. StorageError when it cannot be written."""
+    """The file tells of the point in lines that a shell can source; whole or not at all.
+
+    StorageError when it cannot be written.
+    """
     origin = point.manifest.origin if point.manifest is not None else None
     pin = read_pin(catalog, point.point_id)
     values = {
@@ -60,13 +89,18 @@ def write_marker(path: Path, catalog: Catalog, point: PointListing) -> None:
         "LAST_BACKUP_GIT_COMMIT": origin.git_commit if origin else "",
         "LAST_BACKUP_GIT_BRANCH": origin.git_branch if origin else "",
         "LAST_BACKUP_LOCATION": str(catalog.directory),
-        "LAST_BACKUP_PINNED_UNTIL": pin.expires_at.isoformat() if pin is not None and pin.expires_at is not None else "",
+        "LAST_BACKUP_PINNED_UNTIL": pin.expires_at.isoformat()
+        if pin is not None and pin.expires_at is not None
+        else "",
     }
     text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     try:
         write_atomically(path.absolute(), text.encode())
     except OSError as error:
-        raise StorageError(f"the marker {path} cannot be written: {error.strerror}", hint="The recovery point is verified all the same.") from error
+        raise StorageError(
+            f"the marker {path} cannot be written: {error.strerror}",
+            hint="The recovery point is verified all the same.",
+        ) from error
 
 
 @app.command()
@@ -76,13 +110,18 @@ def last(
     label: Annotated[str, typer.Option(help="Only points with this label: key, or key=value.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Print the newest verified recovery point and the commands that go back to it; ends with 8 when there is none."""
+    """Print the newest verified recovery point and the commands that go back to it; ends with 8 when there is
+    none.
+    """
     config = get_config(context)
     catalog = config.open_catalog()
     point = find_newest_verified(catalog, label=label)
     if point is None or point.manifest is None:
         asked = f" with the label {label}" if label else ""
-        raise PointNotFoundError(f"there is no verified recovery point{asked} in {catalog.directory}", hint="Take one: schedgen-backups backup")
+        raise PointNotFoundError(
+            f"there is no verified recovery point{asked} in {catalog.directory}",
+            hint="Take one: schedgen-backups backup",
+        )
     rollback = make_rollback(point, config)
     origin, pin = point.manifest.origin, read_pin(catalog, point.point_id)
     pinned_until = pin.expires_at.isoformat() if pin is not None and pin.expires_at is not None else None

@@ -1,4 +1,6 @@
-"""The command `drill`: restores a recovery point into scratch servers through Dagster, and prints the results and how long it took."""
+"""The command `drill`: restores a recovery point into scratch servers through Dagster, and prints the results
+and how long it took.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,16 @@ from schedgen_backups.runs.results import DrillResult
 @app.command()
 def drill(
     context: typer.Context,
-    point_id: Annotated[str, typer.Argument(metavar="[ID|latest]", help="A recovery point, or `latest`: the newest verified one.")] = LATEST,
+    point_id: Annotated[
+        str,
+        typer.Argument(metavar="[ID|latest]", help="A recovery point, or `latest`: the newest verified one."),
+    ] = LATEST,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Restore a recovery point into scratch servers, compare it, open PDFs by key, measure the time; ends with 3 when a check does not hold."""
+    """Restore a recovery point into scratch servers, compare it, open PDFs by key, measure the time; ends
+    with 3 when a check does not hold.
+    """
     if point_id != LATEST:
         RecoveryPointId.parse(point_id)
     with show_work(err, "restoring on trial into scratch servers"):
@@ -51,7 +58,10 @@ def _to_json(outcome: DrillResult) -> dict[str, object]:
         "rto_seconds": report.rto_seconds if report is not None else None,
         "rpo_seconds": report.rpo_seconds if report is not None else None,
         "report": report.model_dump(mode="json") if report is not None else None,
-        "failures": [{"step": failure.step, "reason": failure.reason, "hint": failure.hint} for failure in outcome.failures],
+        "failures": [
+            {"step": failure.step, "reason": failure.reason, "hint": failure.hint}
+            for failure in outcome.failures
+        ],
     }
 
 
@@ -61,7 +71,9 @@ def _print_report(report: DrillReport) -> None:
     table.add_column("phase", no_wrap=True)
     table.add_column("seconds", justify="right")
     for name, seconds in report.seconds.model_dump().items():
-        table.add_row("[bold]all together (RTO)[/]" if name == "total" else name.replace("_", " "), f"{seconds:.1f}")
+        table.add_row(
+            "[bold]all together (RTO)[/]" if name == "total" else name.replace("_", " "), f"{seconds:.1f}"
+        )
     out.print(table)
     out.print(f"age of the data (RPO): {format_age(timedelta(seconds=report.rpo_seconds))}")
     out.print(draw_results(report.results))

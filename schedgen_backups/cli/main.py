@@ -1,4 +1,7 @@
-"""The command line: the same work as in the Dagster UI, for terminals, scripts, cron and systemd. Where it starts and how it ends."""
+"""The command line: the same work as in the Dagster UI, for terminals, scripts, cron and systemd.
+
+Where it starts and how it ends.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,11 @@ def begin(
     context: typer.Context,
     *,
     env_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help=f"Read the settings from this file instead of .env; {ENV_FILE_VARIABLE} names one, too.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Read the settings from this file instead of .env; {ENV_FILE_VARIABLE} names one, too.",
+        ),
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:

@@ -29,8 +29,18 @@ def make_manual() -> str:
 def _list_lines() -> Iterator[str]:
     group = cast("Any", typer.main.get_command(app))
     yield f'.TH SCHEDGEN\\-BACKUPS 1 "" "schedgen\\-backups {_escape(TOOL_VERSION)}" "User Commands"'
-    yield from (".SH NAME", "schedgen\\-backups \\- back up a PostgreSQL database and its S3 bucket as one recovery point, and prove it")
-    yield from (".SH SYNOPSIS", ".B schedgen\\-backups", "[\\fIOPTION\\fR]... \\fICOMMAND\\fR [\\fIARGUMENT\\fR]...")
+    yield from (
+        ".SH NAME",
+        (
+            "schedgen\\-backups \\- back up a PostgreSQL database and its S3 bucket as one recovery point, and "
+            "prove it"
+        ),
+    )
+    yield from (
+        ".SH SYNOPSIS",
+        ".B schedgen\\-backups",
+        "[\\fIOPTION\\fR]... \\fICOMMAND\\fR [\\fIARGUMENT\\fR]...",
+    )
     yield from (".SH DESCRIPTION", _escape(str(group.help)))
     yield ".SH OPTIONS"
     yield from _list_options(group)
@@ -38,7 +48,9 @@ def _list_lines() -> Iterator[str]:
     for name in COMMAND_MODULES:
         command = group.commands[name]
         context = typer.Context(command)
-        pieces = [each.get_usage_pieces(context) for each in command.params if each.param_type_name == "argument"]
+        pieces = [
+            each.get_usage_pieces(context) for each in command.params if each.param_type_name == "argument"
+        ]
         arguments = " ".join(word for piece in pieces for word in piece)
         yield f'.SS "{_escape(f"{name} {arguments}".strip())}"'
         yield _escape(" ".join(str(command.help).split()))
@@ -47,7 +59,13 @@ def _list_lines() -> Iterator[str]:
     yield from (".SH EXIT STATUS", f"\\fBstatus\\fR has its own. {_escape(status)}.")
     for code, meaning in MEANINGS.items():
         yield from (".TP", f".B {code}", _escape(meaning))
-    yield from (".SH ENVIRONMENT", f"{_escape(ENV_FILE_VARIABLE)} names the environment file; each variable may also be given as NAME_FILE.")
+    yield from (
+        ".SH ENVIRONMENT",
+        (
+            f"{_escape(ENV_FILE_VARIABLE)} names the environment file; each variable may also be given as "
+            "NAME_FILE."
+        ),
+    )
     for variable in VARIABLES:
         default = f" [{variable.default}]" if variable.default else ""
         yield from (".TP", f".B {_escape(variable.name)}", _escape(f"{variable.meaning}{default}."))
@@ -57,12 +75,17 @@ def _list_lines() -> Iterator[str]:
 def _list_options(command: Any) -> Iterator[str]:
     context = typer.Context(command)
     for parameter in command.params:
-        if parameter.param_type_name == "option" and (record := parameter.get_help_record(context)) is not None:
+        if (
+            parameter.param_type_name == "option"
+            and (record := parameter.get_help_record(context)) is not None
+        ):
             names, text = record
             yield from (".TP", f".B {_escape(names)}", _escape(" ".join(text.split())))
 
 
 def _escape(text: str) -> str:
-    """The text as roff shows it: a backslash begins a request there, and so does a dot or a quote at the beginning of a line."""
+    """The text as roff shows it: a backslash begins a request there, and so does a dot or a quote at the
+    beginning of a line.
+    """
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped

@@ -67,15 +67,27 @@ def doctor(context: typer.Context, *, as_json: JsonOption = False) -> None:
     with show_work(err, "looking at settings, servers and disk"):
         results = list(examine(get_config(context)))
     if as_json:
-        print_json({"results": [{"what": f.subject, "state": f.verdict.value, "detail": f.detail, "fix": f.fix} for f in results]})
+        print_json(
+            {
+                "results": [
+                    {"what": f.subject, "state": f.verdict.value, "detail": f.detail, "fix": f.fix}
+                    for f in results
+                ]
+            }
+        )
     else:
         print_precondition_results(out, results)
-    raise CommandEnd(CONFIGURATION_EXIT_CODE if any(result.verdict is Verdict.PROBLEM for result in results) else 0)
+    raise CommandEnd(
+        CONFIGURATION_EXIT_CODE if any(result.verdict is Verdict.PROBLEM for result in results) else 0
+    )
 
 
 @app.command()
 def audit(context: typer.Context, *, as_json: JsonOption = False) -> None:
-    """Look at the live system: rows whose object is missing, objects that no row refers to. Ends with 3 when a row's object is missing."""
+    """Look at the live system: rows whose object is missing, objects that no row refers to.
+
+    Ends with 3 when a row's object is missing.
+    """
     with show_work(err, "reading the references and listing the bucket"):
         found = check_consistency(get_config(context).live_application)
     if as_json:
@@ -91,7 +103,10 @@ def audit(context: typer.Context, *, as_json: JsonOption = False) -> None:
         )
     else:
         out.print(escape(describe_consistency(found)))
-        for name, keys in (("row without object", found.rows_without_object), ("object without row", found.objects_without_row)):
+        for name, keys in (
+            ("row without object", found.rows_without_object),
+            ("object without row", found.objects_without_row),
+        ):
             for key in keys[:_LISTED_KEYS]:
                 out.print(f"{name}: {escape_value(key)}")
             if len(keys) > _LISTED_KEYS:
@@ -101,17 +116,32 @@ def audit(context: typer.Context, *, as_json: JsonOption = False) -> None:
 
 @app.command(name="alert-test")
 def send_alert_test(context: typer.Context, *, as_json: JsonOption = False) -> None:
-    """Send a test alert through every channel and print what each answered; ends with 9 when one did not accept it."""
+    """Send a test alert through every channel and print what each answered; ends with 9 when one did not
+    accept it.
+    """
     service = AlertService(get_config(context))
     if not service.notifier.channels:
-        raise ConfigurationError("no channel is configured", hint="Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL.")
+        raise ConfigurationError(
+            "no channel is configured", hint="Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL."
+        )
     with show_work(err, "sending a test message to every channel"):
         deliveries = send_test_alert(service.notifier)
     if as_json:
-        print_json({"deliveries": [{"channel": each.channel, "accepted": each.is_accepted, "answer": each.answer} for each in deliveries]})
+        print_json(
+            {
+                "deliveries": [
+                    {"channel": each.channel, "accepted": each.is_accepted, "answer": each.answer}
+                    for each in deliveries
+                ]
+            }
+        )
     else:
         table = Table("channel", "accepted", "answer", box=None, pad_edge=False, header_style="bold")
         for delivery in deliveries:
-            table.add_row(escape(delivery.channel), "[green]yes[/]" if delivery.is_accepted else "[bold red]no[/]", escape(delivery.answer))
+            table.add_row(
+                escape(delivery.channel),
+                "[green]yes[/]" if delivery.is_accepted else "[bold red]no[/]",
+                escape(delivery.answer),
+            )
         out.print(table)
     raise CommandEnd(0 if all(delivery.is_accepted for delivery in deliveries) else ALERT_EXIT_CODE)

@@ -9,8 +9,25 @@ from typing import Annotated
 
 import typer
 
-from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, get_config, out, print_json
-from schedgen_backups.cli.progress import describe_levels, draw_plan, draw_points, draw_results, draw_tables, show_progress
+from schedgen_backups.cli.app import (
+    CHECKED_BY,
+    CommandEnd,
+    JsonOption,
+    PointArgument,
+    app,
+    err,
+    get_config,
+    out,
+    print_json,
+)
+from schedgen_backups.cli.progress import (
+    describe_levels,
+    draw_plan,
+    draw_points,
+    draw_results,
+    draw_tables,
+    show_progress,
+)
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
@@ -25,7 +42,12 @@ from schedgen_backups.core.model import AcceptedObject, Adoption, ArtifactKind, 
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
 from schedgen_backups.core.units import count, describe_labels, format_bytes, parse_span
 from schedgen_backups.core.verify.commit import verify_point
-from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
+from schedgen_backups.core.verify.files import (
+    verify_archive,
+    verify_dump,
+    verify_dump_against_snapshot,
+    verify_every_object,
+)
 from schedgen_backups.core.verify.live_system import LiveSystem
 from schedgen_backups.core.verify.reread import find_unread
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
@@ -36,7 +58,9 @@ def list_points(
     context: typer.Context,
     *,
     label: Annotated[str, typer.Option(help="Only points with this label: key, or key=value.")] = "",
-    since: Annotated[str, typer.Option(help="Only points taken within this span, such as 36h, 30d or 4w.")] = "",
+    since: Annotated[
+        str, typer.Option(help="Only points taken within this span, such as 36h, 30d or 4w.")
+    ] = "",
     state: Annotated[PointState | None, typer.Option(help="Only points in this state.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,14 +71,25 @@ def list_points(
     points = [
         point
         for point in catalog.list_points()
-        if has_label(point, label) and (begins_at is None or point.point_id.taken_at >= begins_at) and state in {None, point.state}
+        if has_label(point, label)
+        and (begins_at is None or point.point_id.taken_at >= begins_at)
+        and state in {None, point.state}
     ]
     unmanaged = catalog.list_unmanaged()
     if as_json:
-        print_json({"points": [_point_to_json(catalog, point) for point in points], "unmanaged": [path.name for path in unmanaged]})
+        print_json(
+            {
+                "points": [_point_to_json(catalog, point) for point in points],
+                "unmanaged": [path.name for path in unmanaged],
+            }
+        )
         return
     if points:
-        out.print(draw_points(points, now, {point.point_id: describe_pin(catalog, point.point_id) for point in points}))
+        out.print(
+            draw_points(
+                points, now, {point.point_id: describe_pin(catalog, point.point_id) for point in points}
+            )
+        )
     else:
         wanted = " of that kind" if label or since or state else ""
         out.print(f"no recovery points{wanted} in {escape(str(catalog.directory))}")
@@ -68,11 +103,17 @@ def show(
     context: typer.Context,
     point_id: PointArgument,
     *,
-    tables: Annotated[bool, typer.Option("--tables", help="List the tables of the dump instead, with rows and size.")] = False,
-    objects: Annotated[str | None, typer.Option(help="List the objects whose key begins with this instead; '' for all.")] = None,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="List the tables of the dump instead, with rows and size.")
+    ] = False,
+    objects: Annotated[
+        str | None, typer.Option(help="List the objects whose key begins with this instead; '' for all.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one recovery point: its files, what was proven of it and when, who asked for it; or its tables, or its objects."""
+    """Show one recovery point: its files, what was proven of it and when, who asked for it; or its tables, or
+    its objects.
+    """
     catalog = get_config(context).open_catalog()
     point = resolve_point(catalog, point_id)
     if tables or objects is not None:
@@ -81,13 +122,22 @@ def show(
     if as_json:
         print_json(_point_to_json(catalog, point))
         return
-    out.print(f"[bold]{point.point_id}[/]  {point.state.value}  taken {point.point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC")
+    out.print(
+        f"[bold]{point.point_id}[/]  {point.state.value}  taken "
+        f"{point.point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC"
+    )
     for artifact in point.artifacts:
-        out.print(f"  {artifact.name.kind.value:9} {format_bytes(artifact.size_bytes):>9}  {escape(str(artifact.path))}")
+        out.print(
+            f"  {artifact.name.kind.value:9} {format_bytes(artifact.size_bytes):>9}  "
+            f"{escape(str(artifact.path))}"
+        )
     for problem in point.problems:
         out.print(f"  [bold red]problem[/]   {escape(problem)}")
     for name in point.unread_files:
-        out.print(f"  [yellow]unread[/]    {escape_value(name)} was copied or modified since it was read; it is read again")
+        out.print(
+            f"  [yellow]unread[/]    {escape_value(name)} was copied or modified since it was read; it is "
+            "read again"
+        )
     out.print(f"  levels     {describe_levels(point)}")
     for name, value in _describe_manifest(point.manifest).items() if point.manifest is not None else ():
         out.print(f"  {name:9} {escape_value(value)}")
@@ -99,24 +149,47 @@ def show(
 @app.command()
 def verify(
     context: typer.Context,
-    subject: Annotated[str, typer.Argument(metavar="ID|FILE", help="A recovery point, `latest`, or one file of one.")] = "",
+    subject: Annotated[
+        str, typer.Argument(metavar="ID|FILE", help="A recovery point, `latest`, or one file of one.")
+    ] = "",
     *,
     every: Annotated[bool, typer.Option("--all", help="Verify every recovery point.")] = False,
-    changed: Annotated[bool, typer.Option("--changed", help="Verify those whose files were copied or modified since they were read.")] = False,
+    changed: Annotated[
+        bool,
+        typer.Option(
+            "--changed", help="Verify those whose files were copied or modified since they were read."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read files again from the disk and check every check on them; ends with 3 when one fails."""
     if [bool(subject), every, changed].count(True) != 1:
-        raise ConfigurationError("name either one recovery point or file, or --all, or --changed", hint="schedgen-backups verify latest")
+        raise ConfigurationError(
+            "name either one recovery point or file, or --all, or --changed",
+            hint="schedgen-backups verify latest",
+        )
     if subject and Path(subject).is_file():
         results = {subject: _verify_file(Path(subject))}
     else:
         config = get_config(context)
         catalog = config.open_catalog()
-        points = catalog.list_points() if every else find_unread(catalog) if changed else (resolve_point(catalog, subject),)
+        points = (
+            catalog.list_points()
+            if every
+            else find_unread(catalog)
+            if changed
+            else (resolve_point(catalog, subject),)
+        )
         results = {point.point_id.text: _verify_listed(config, catalog, point) for point in points}
     if as_json:
-        print_json({"results": {name: [result.model_dump(mode="json") for result in found] for name, found in results.items()}})
+        print_json(
+            {
+                "results": {
+                    name: [result.model_dump(mode="json") for result in found]
+                    for name, found in results.items()
+                }
+            }
+        )
     else:
         for name, found in results.items():
             out.print(f"[bold]{escape_value(name)}[/]")
@@ -141,12 +214,17 @@ def pin(
     now = datetime.now(timezone.utc)
     expires_at = now + timedelta(days=days) if days else None
     user = getpass.getuser()
-    made = Pin(point_id=point.point_id.text, reason=reason, pinned_by=user, pinned_at=now, expires_at=expires_at)
+    made = Pin(
+        point_id=point.point_id.text, reason=reason, pinned_by=user, pinned_at=now, expires_at=expires_at
+    )
     write_pin(catalog, made)
     if as_json:
         print_json({"id": point.point_id.text, "pin": made.model_dump(mode="json")})
     else:
-        out.print(f"{point.point_id} is pinned{f' until {expires_at:%Y-%m-%d}' if expires_at else ''}: {escape(reason)}")
+        out.print(
+            f"{point.point_id} is pinned{f' until {expires_at:%Y-%m-%d}' if expires_at else ''}: "
+            f"{escape(reason)}"
+        )
 
 
 @app.command()
@@ -173,9 +251,14 @@ def adopt(
     catalog = get_config(context).open_catalog()
     point = resolve_point(catalog, point_id)
     if point.state is not PointState.FOREIGN:
-        raise ConfigurationError(f"recovery point {point.point_id} is this site's own", hint="`schedgen-backups list` shows which are foreign.")
+        raise ConfigurationError(
+            f"recovery point {point.point_id} is this site's own",
+            hint="`schedgen-backups list` shows which are foreign.",
+        )
     now = datetime.now(timezone.utc)
-    adoption = Adoption(point_id=point.point_id.text, reason=reason, adopted_by=getpass.getuser(), adopted_at=now)
+    adoption = Adoption(
+        point_id=point.point_id.text, reason=reason, adopted_by=getpass.getuser(), adopted_at=now
+    )
     catalog.adopt(adoption)
     if as_json:
         print_json({"id": point.point_id.text, "adoption": adoption.model_dump(mode="json")})
@@ -186,7 +269,10 @@ def adopt(
 @app.command()
 def accept_missing(
     context: typer.Context,
-    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Object keys that the database refers to and nobody has.")],
+    keys: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY...", help="Object keys that the database refers to and nobody has."),
+    ],
     *,
     reason: Annotated[str, typer.Option(help="Why their absence is all right.")],
     as_json: JsonOption = False,
@@ -216,18 +302,28 @@ def prune(
         plan, freed_bytes = plan_pruning(catalog, policy, datetime.now(timezone.utc)), 0
     else:
         with catalog.lock.held("prune on the command line"):
-            report = remove_points(catalog, policy, lambda point: verify_point(catalog, point, checked_by=CHECKED_BY))
+            report = remove_points(
+                catalog, policy, lambda point: verify_point(catalog, point, checked_by=CHECKED_BY)
+            )
         plan, freed_bytes = report.plan, report.freed_bytes
     if as_json:
         decisions = [
-            {"id": made.candidate.point_id.text, "state": made.candidate.state.value, "kept": made.is_kept, "reasons": list(made.reasons)}
+            {
+                "id": made.candidate.point_id.text,
+                "state": made.candidate.state.value,
+                "kept": made.is_kept,
+                "reasons": list(made.reasons),
+            }
             for made in plan.decisions
         ]
         print_json({"refusal": plan.refusal, "freed_bytes": freed_bytes, "decisions": decisions})
         return
     out.print(draw_plan(plan))
     done = "would be removed" if dry_run else f"removed, {format_bytes(freed_bytes)} freed"
-    out.print(f"{len(plan.kept)} kept, {len(plan.removed)} {done}" + (f"; nothing is removed: {plan.refusal}" if plan.refusal else ""))
+    out.print(
+        f"{len(plan.kept)} kept, {len(plan.removed)} {done}"
+        + (f"; nothing is removed: {plan.refusal}" if plan.refusal else "")
+    )
 
 
 def _describe_manifest(manifest: Manifest) -> dict[str, str]:
@@ -247,18 +343,27 @@ def _browse(point: PointListing, *, is_tables: bool, prefix: str | None, as_json
     answer: dict[str, object] = {}
     if is_tables:
         with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
-            answer["tables"] = [{"name": table.qualified_name, "rows": table.rows, "size_bytes": table.size_bytes} for table in dump.tables]
+            answer["tables"] = [
+                {"name": table.qualified_name, "rows": table.rows, "size_bytes": table.size_bytes}
+                for table in dump.tables
+            ]
             if not as_json:
                 out.print(draw_tables(dump.tables))
     if prefix is not None:
         with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
             entries = (entry for entry in archive.read_entries() if entry.key.startswith(prefix))
             if as_json:
-                answer["objects"] = [entry.model_dump(mode="json", exclude={"offset", "length", "member_name"}) for entry in entries]
+                answer["objects"] = [
+                    entry.model_dump(mode="json", exclude={"offset", "length", "member_name"})
+                    for entry in entries
+                ]
             else:
                 # Line by line: a bucket may hold more than a table on a screen.
                 for entry in entries:
-                    out.print(f"{format_bytes(entry.size_bytes):>9}  {entry.modified_at:%Y-%m-%d %H:%M:%S}  {escape_value(entry.key)}")
+                    out.print(
+                        f"{format_bytes(entry.size_bytes):>9}  {entry.modified_at:%Y-%m-%d %H:%M:%S}  "
+                        f"{escape_value(entry.key)}"
+                    )
     if as_json:
         print_json(answer)
 
@@ -278,7 +383,11 @@ def _verify_listed(config: Config, catalog: Catalog, point: PointListing) -> tup
 
 def _verify_file(path: Path) -> tuple[CheckResult, ...]:
     name = ArtifactName.from_file_name(path.name)
-    is_dump = name.kind is ArtifactKind.DATABASE if name is not None else not path.name.endswith(ArtifactKind.BUCKET.file_suffix)
+    is_dump = (
+        name.kind is ArtifactKind.DATABASE
+        if name is not None
+        else not path.name.endswith(ArtifactKind.BUCKET.file_suffix)
+    )
     with show_progress(err, {"verify": (f"verify {path.name}", path.stat().st_size)}) as bars:
 
         def passed(size_bytes: int) -> None:
@@ -310,7 +419,10 @@ def _point_to_json(catalog: Catalog, point: PointListing) -> dict[str, object]:
         "pin": pin_answer,
         "problems": list(point.problems),
         "unread_files": list(point.unread_files),
-        "artifacts": {artifact.name.kind.value: {"path": str(artifact.path), "size_bytes": artifact.size_bytes} for artifact in point.artifacts},
+        "artifacts": {
+            artifact.name.kind.value: {"path": str(artifact.path), "size_bytes": artifact.size_bytes}
+            for artifact in point.artifacts
+        },
         "levels": {level.level.value: level.status.value for level in point.verification.levels()},
         "manifest": point.manifest.model_dump(mode="json") if point.manifest else None,
         "verification": point.verification.model_dump(mode="json"),

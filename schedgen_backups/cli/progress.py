@@ -1,4 +1,6 @@
-"""Draws what a person sees on the terminal: tables of recovery points, check results and failures, bars while something runs."""
+"""Draws what a person sees on the terminal: tables of recovery points, check results and failures, bars while
+something runs.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,13 @@ def draw_points(points: Iterable[PointListing], now: datetime, pins: Mapping[Rec
             *("-" if size is None else format_bytes(size) for size in sizes),
             f"[{_STATE_STYLES[point.state]}]{point.state.value}[/]",
             find_highest_level(point),
-            escape_value("; ".join(filter(None, (*notes, pins[point.point_id], describe_labels(origin.labels), origin.reason)))),
+            escape_value(
+                "; ".join(
+                    filter(
+                        None, (*notes, pins[point.point_id], describe_labels(origin.labels), origin.reason)
+                    )
+                )
+            ),
         )
     return table
 
@@ -84,7 +92,11 @@ def draw_results(results: Iterable[CheckResult]) -> Table:
     table.add_column("result", no_wrap=True)
     table.add_column("what was seen", overflow="fold")
     for result in results:
-        table.add_row(result.check.value, f"[{_STATUS_STYLES[result.status]}]{result.status.value}[/]", escape(result.summary))
+        table.add_row(
+            result.check.value,
+            f"[{_STATUS_STYLES[result.status]}]{result.status.value}[/]",
+            escape(result.summary),
+        )
     return table
 
 
@@ -100,9 +112,15 @@ def draw_tables(tables: Iterable[TableEntry]) -> Table:
 
 
 def print_precondition_results(console: Console, results: Iterable[PreconditionResult]) -> None:
-    """Print a line per precondition, with the fix below where there is one to make. No table: it would break commands at a screen's width."""
+    """Print a line per precondition, with the fix below where there is one to make.
+
+    No table: it would break commands at a screen's width.
+    """
     for result in results:
-        console.print(f"[{_VERDICT_STYLES[result.verdict]}]{result.verdict.value:7}[/] [bold]{escape(result.subject)}:[/] {escape(result.detail)}")
+        console.print(
+            f"[{_VERDICT_STYLES[result.verdict]}]{result.verdict.value:7}[/] "
+            f"[bold]{escape(result.subject)}:[/] {escape(result.detail)}"
+        )
         if result.fix:
             console.print(f"{'':7} [bold]fix:[/] {escape(result.fix)}")
 
@@ -116,7 +134,12 @@ def draw_plan(plan: RetentionPlan) -> Table:
     for decision in plan.decisions:
         state = decision.candidate.state
         verdict = "[green]keep[/]" if decision.is_kept else "[yellow]remove[/]"
-        table.add_row(decision.candidate.point_id.text, f"[{_STATE_STYLES[state]}]{state.value}[/]", verdict, escape("; ".join(decision.reasons)))
+        table.add_row(
+            decision.candidate.point_id.text,
+            f"[{_STATE_STYLES[state]}]{state.value}[/]",
+            verdict,
+            escape("; ".join(decision.reasons)),
+        )
     return table
 
 
@@ -129,18 +152,24 @@ def print_failure(console: Console, failure: StepFailure) -> None:
 
 def find_highest_level(point: PointListing) -> str:
     """The highest level that was seen to hold, or a dash."""
-    passed = [level.level.value for level in point.verification.levels() if level.status is CheckStatus.PASSED]
+    passed = [
+        level.level.value for level in point.verification.levels() if level.status is CheckStatus.PASSED
+    ]
     return passed[-1] if passed else "-"
 
 
 def describe_levels(point: PointListing) -> str:
     """Every level with its status, lowest first."""
-    return ", ".join(f"{level.value}: {point.verification.level(level).status.value}" for level in VerificationLevel)
+    return ", ".join(
+        f"{level.value}: {point.verification.level(level).status.value}" for level in VerificationLevel
+    )
 
 
 @contextmanager
 def show_work(console: Console, text: str) -> Generator[None, None, None]:
-    """While the block runs, a terminal shows what is done and for how long: for work whose size nobody knows beforehand."""
+    """While the block runs, a terminal shows what is done and for how long: for work whose size nobody knows
+    beforehand.
+    """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         progress.add_task(text, total=None)
@@ -148,7 +177,9 @@ def show_work(console: Console, text: str) -> Generator[None, None, None]:
 
 
 @contextmanager
-def show_capture(console: Console, directory: Path, expected: Mapping[ArtifactKind, int]) -> Generator[None, None, None]:
+def show_capture(
+    console: Console, directory: Path, expected: Mapping[ArtifactKind, int]
+) -> Generator[None, None, None]:
     """While the block runs, a terminal shows how much of each file was written; the staging folder tells.
 
     `expected` has the sizes of the newest point's files: about as much is to come.
@@ -158,7 +189,9 @@ def show_capture(console: Console, directory: Path, expected: Mapping[ArtifactKi
         return
     with _make_bars(console) as progress:
         is_done = threading.Event()
-        watcher = threading.Thread(target=_watch_staging, args=(progress, directory / STAGING_NAME, expected, is_done), daemon=True)
+        watcher = threading.Thread(
+            target=_watch_staging, args=(progress, directory / STAGING_NAME, expected, is_done), daemon=True
+        )
         watcher.start()
         try:
             yield
@@ -168,11 +201,19 @@ def show_capture(console: Console, directory: Path, expected: Mapping[ArtifactKi
 
 
 @contextmanager
-def show_progress(console: Console, descriptions: Mapping[str, tuple[str, int | None]]) -> Generator[ProgressBars, None, None]:
-    """Bars for phases: name → (description, bytes to come or None). Nothing is drawn where there is no terminal."""
+def show_progress(
+    console: Console, descriptions: Mapping[str, tuple[str, int | None]]
+) -> Generator[ProgressBars, None, None]:
+    """Bars for phases: name → (description, bytes to come or None).
+
+    Nothing is drawn where there is no terminal.
+    """
     with _make_bars(console) as progress:
         # The clock of a phase runs from its first byte: the time that is left would be wrong otherwise.
-        tasks = {name: progress.add_task(text, total=total, start=False) for name, (text, total) in descriptions.items()}
+        tasks = {
+            name: progress.add_task(text, total=total, start=False)
+            for name, (text, total) in descriptions.items()
+        }
         yield ProgressBars(progress, tasks)
 
 
@@ -210,9 +251,12 @@ def _make_bars(console: Console) -> Progress:
 _CAPTURES = {ArtifactKind.DATABASE: "dump of the database", ArtifactKind.BUCKET: "archive of the bucket"}
 
 
-def _watch_staging(progress: Progress, staging: Path, expected: Mapping[ArtifactKind, int], is_done: threading.Event) -> None:
+def _watch_staging(
+    progress: Progress, staging: Path, expected: Mapping[ArtifactKind, int], is_done: threading.Event
+) -> None:
     tasks: dict[ArtifactKind, TaskID] = {}
-    # Until the first byte, and after the last, there is nothing to count: loading Dagster, the snapshot, reading all again.
+    # Until the first byte, and after the last, there is nothing to count: loading Dagster, the snapshot,
+    # reading all again.
     other = progress.add_task("loading Dagster", total=None)
     while not is_done.wait(_POLL_SECONDS):
         for path in staging.glob("*/*.gz"):
@@ -228,6 +272,10 @@ def _watch_staging(progress: Progress, staging: Path, expected: Mapping[Artifact
                 progress.update(other, description="verifying and committing", visible=False)
             # The last point's size is a guess, and a full bar says nothing.
             total = expected.get(name.kind)
-            progress.update(tasks[name.kind], completed=size_bytes, total=total if total is None or size_bytes < total else None)
+            progress.update(
+                tasks[name.kind],
+                completed=size_bytes,
+                total=total if total is None or size_bytes < total else None,
+            )
         is_writing = any(staging.glob("*/*.gz"))
         progress.update(other, visible=not tasks or not is_writing)

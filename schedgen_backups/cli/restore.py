@@ -1,6 +1,8 @@
-"""The commands that restore: a whole point, tables, objects, and rows with their objects; and the log of all restores.
+"""The commands that restore: a whole point, tables, objects, and rows with their objects; and the log of all
+restores.
 
-A command reads its arguments, prepares the restore, shows what would change, asks for the confirmation, and lets the restore service do it.
+A command reads its arguments, prepares the restore, shows what would change, asks for the confirmation, and
+lets the restore service do it.
 """
 
 from __future__ import annotations
@@ -13,18 +15,38 @@ from typing import Annotated
 
 import typer
 
-from schedgen_backups.cli.app import CHECKED_BY, CommandEnd, JsonOption, PointArgument, app, err, get_config, out, print_json
+from schedgen_backups.cli.app import (
+    CHECKED_BY,
+    CommandEnd,
+    JsonOption,
+    PointArgument,
+    app,
+    err,
+    get_config,
+    out,
+    print_json,
+)
 from schedgen_backups.cli.progress import draw_results, show_progress, show_work
 from schedgen_backups.cli.tables import draw_diffs, draw_objects, draw_values
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.restore import read_live_bucket, read_restore_request, read_table_request, read_undelete_request
+from schedgen_backups.config.restore import (
+    read_live_bucket,
+    read_restore_request,
+    read_table_request,
+    read_undelete_request,
+)
 from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.errors import ConfigurationError, RestoreError
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.restore.log import read_restore_log
-from schedgen_backups.core.restore.objects import PreparedFiles, objects_to_json, prepare_files, prepare_objects
+from schedgen_backups.core.restore.objects import (
+    PreparedFiles,
+    objects_to_json,
+    prepare_files,
+    prepare_objects,
+)
 from schedgen_backups.core.restore.point import PreparedRestore, RestoreReport, prepare_restore
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.restore.table_diff import diffs_to_json
@@ -35,14 +57,32 @@ from schedgen_backups.core.units import count, format_bytes, name_some
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 _LISTED_FILES = 20
-AsOfOption = Annotated[str, typer.Option("--as-of", help="With `latest`: the newest verified point that is not later than this time.")]
+AsOfOption = Annotated[
+    str,
+    typer.Option(
+        "--as-of", help="With `latest`: the newest verified point that is not later than this time."
+    ),
+]
 ReasonOption = Annotated[str, typer.Option(help="Why this is restored, kept in the log of restores.")]
 SafetyOption = Annotated[
-    bool, typer.Option("--safety-backup/--no-safety-backup", help="Keep what is overwritten in BACKUP_DIR/safety first (default), or do not.")
+    bool,
+    typer.Option(
+        "--safety-backup/--no-safety-backup",
+        help="Keep what is overwritten in BACKUP_DIR/safety first (default), or do not.",
+    ),
 ]
-ConfirmOption = Annotated[str, typer.Option(help="The name of what is written to, instead of typing it when asked.")]
-DatabaseOption = Annotated[str, typer.Option(help="postgresql://user@host:5432/name, or the name of a database on the server of the backup.")]
-BucketOption = Annotated[str, typer.Option(help="http(s)://host:port/name, or the name of a bucket on the server of the backup.")]
+ConfirmOption = Annotated[
+    str, typer.Option(help="The name of what is written to, instead of typing it when asked.")
+]
+DatabaseOption = Annotated[
+    str,
+    typer.Option(
+        help="postgresql://user@host:5432/name, or the name of a database on the server of the backup."
+    ),
+]
+BucketOption = Annotated[
+    str, typer.Option(help="http(s)://host:port/name, or the name of a bucket on the server of the backup.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and write nothing.")]
 
 
@@ -55,27 +95,56 @@ def restore(
     database: DatabaseOption = "",
     bucket: BucketOption = "",
     swap: Annotated[
-        bool, typer.Option("--swap", help="Load beside the database, compare, then exchange the names; the old one stays under another name.")
+        bool,
+        typer.Option(
+            "--swap",
+            help="Load beside the database, compare, then exchange the names; the old one stays under "
+            "another name.",
+        ),
     ] = False,
     into_nonempty: Annotated[
-        bool, typer.Option("--into-nonempty", help="Replace what the database holds; overwrite objects of the same keys.")
+        bool,
+        typer.Option(
+            "--into-nonempty", help="Replace what the database holds; overwrite objects of the same keys."
+        ),
     ] = False,
     create: Annotated[
-        bool, typer.Option("--create/--no-create", help="Make a database or bucket that is not there (default), or refuse.", show_default=False)
+        bool,
+        typer.Option(
+            "--create/--no-create",
+            help="Make a database or bucket that is not there (default), or refuse.",
+            show_default=False,
+        ),
     ] = True,
-    jobs: Annotated[int, typer.Option(help="Sessions that load an empty database; more than one give up the single transaction.", min=1, max=64)] = 1,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            help="Sessions that load an empty database; more than one give up the single transaction.",
+            min=1,
+            max=64,
+        ),
+    ] = 1,
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
     reason: ReasonOption = "",
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Restore the database, the bucket or both, into empty targets unless told otherwise, and compare them with what was captured."""
+    """Restore the database, the bucket or both, into empty targets unless told otherwise, and compare them
+    with what was captured.
+    """
     config = get_config(context)
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
     request = read_restore_request(
-        config, point, database=database, bucket=bucket, replace_contents=into_nonempty, jobs=jobs, is_swap=swap, creates_targets=create
+        config,
+        point,
+        database=database,
+        bucket=bucket,
+        replace_contents=into_nonempty,
+        jobs=jobs,
+        is_swap=swap,
+        creates_targets=create,
     )
     with prepare_restore(request, service.transfer) as prepared:
         steps = prepared.describe()
@@ -99,31 +168,59 @@ def restore_tables(
     table: Annotated[list[str], typer.Argument(help="A table, schema.table, or a glob such as 'public.*'.")],
     *,
     as_of: AsOfOption = "",
-    where: Annotated[str, typer.Option(help="A condition on the rows of the only table, as behind WHERE in SQL.")] = "",
-    database: Annotated[str, typer.Option(help="The live database to compare with and write to; by default the one that is backed up.")] = "",
-    side_database: Annotated[str, typer.Option(help="Name of the database beside it; by default restored_ID.")] = "",
-    diff_only: Annotated[bool, typer.Option("--diff-only", help="Show the difference, and drop the side database again.")] = False,
-    values: Annotated[
-        bool, typer.Option("--values", help="Show the values that differ, in the backup and live, of up to ten rows of each table.")
+    where: Annotated[
+        str, typer.Option(help="A condition on the rows of the only table, as behind WHERE in SQL.")
+    ] = "",
+    database: Annotated[
+        str,
+        typer.Option(
+            help="The live database to compare with and write to; by default the one that is backed up."
+        ),
+    ] = "",
+    side_database: Annotated[
+        str, typer.Option(help="Name of the database beside it; by default restored_ID.")
+    ] = "",
+    diff_only: Annotated[
+        bool, typer.Option("--diff-only", help="Show the difference, and drop the side database again.")
     ] = False,
-    write: Annotated[WriteMode | None, typer.Option(help="Put rows back: the missing ones, or also those that were changed.")] = None,
+    values: Annotated[
+        bool,
+        typer.Option(
+            "--values",
+            help="Show the values that differ, in the backup and live, of up to ten rows of each table.",
+        ),
+    ] = False,
+    write: Annotated[
+        WriteMode | None,
+        typer.Option(help="Put rows back: the missing ones, or also those that were changed."),
+    ] = None,
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Restore tables into a database beside the live one and show how they differ; with --write put rows back. Reads only the tables' bytes."""
+    """Restore tables into a database beside the live one and show how they differ; with --write put rows
+    back. Reads only the tables' bytes.
+    """
     config = get_config(context)
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
-    request = read_table_request(config, point, tuple(table), database=database, where=where, side_name=side_database)
+    request = read_table_request(
+        config, point, tuple(table), database=database, where=where, side_name=side_database
+    )
     with ExitStack() as stack:
         with show_work(err, f"loading {count(len(table), 'table')} beside the live database, and comparing"):
             prepared = stack.enter_context(service.open_tables(request))
         differences = prepared.describe()
-        answer: dict[str, object] = {"id": point.point_id.text, "tables": diffs_to_json(differences, with_values=values)}
+        answer: dict[str, object] = {
+            "id": point.point_id.text,
+            "tables": diffs_to_json(differences, with_values=values),
+        }
         if prepared.left_out:
-            err.print(f"[yellow]note:[/] not in this point, left out when it was taken: the rows of {escape_value(name_some(prepared.left_out))}")
+            err.print(
+                "[yellow]note:[/] not in this point, left out when it was taken: the rows of "
+                f"{escape_value(name_some(prepared.left_out))}"
+            )
         if not as_json:
             out.print(draw_diffs(differences))
             if values:
@@ -134,7 +231,10 @@ def restore_tables(
                 written = service.write_rows(prepared, write)
             answer["written"] = {rows.table.qualified_name: rows.count for rows in written}
             for rows in () if as_json else written:
-                out.print(f"{escape_value(rows.table.qualified_name)}: {count(rows.count, 'row')} put back into {escape(request.live.label)}")
+                out.print(
+                    f"{escape_value(rows.table.qualified_name)}: {count(rows.count, 'row')} put back into "
+                    f"{escape(request.live.label)}"
+                )
         elif not diff_only:
             _keep_separate(prepared)
             answer["side_database"] = prepared.side.name
@@ -152,17 +252,24 @@ def restore_objects(
     to: Annotated[Path | None, typer.Option(help="A folder that gets them as files.")] = None,
     bucket: BucketOption = "",
     back: Annotated[bool, typer.Option("--back", help="Into the bucket that is backed up.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also replace objects, or files, that are different.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also replace objects, or files, that are different.")
+    ] = False,
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
     reason: ReasonOption = "",
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Restore some objects, reading only their bytes: into a folder, another bucket, or back. What differs is shown first."""
+    """Restore some objects, reading only their bytes: into a folder, another bucket, or back.
+
+    What differs is shown first.
+    """
     config = get_config(context)
     if sum((to is not None, bool(bucket), back)) != 1:
-        raise ConfigurationError("give exactly one of --to, --bucket and --back", hint="--to FOLDER, --bucket NAME or --back.")
+        raise ConfigurationError(
+            "give exactly one of --to, --bucket and --back", hint="--to FOLDER, --bucket NAME or --back."
+        )
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
     if to is not None:
@@ -177,7 +284,9 @@ def restore_objects(
         return
     with ExitStack() as stack:
         with show_work(err, "comparing with the bucket"):
-            prepared = stack.enter_context(prepare_objects(point, tuple(key), read_live_bucket(config, bucket), service.transfer))
+            prepared = stack.enter_context(
+                prepare_objects(point, tuple(key), read_live_bucket(config, bucket), service.transfer)
+            )
         differences = prepared.describe()
         if not as_json:
             out.print(draw_objects(differences))
@@ -188,9 +297,18 @@ def restore_objects(
             with show_work(err, f"writing into {prepared.bucket.target.label}"):
                 written = service.write_objects(prepared, overwrite=overwrite)
     if as_json:
-        print_json({"id": point.point_id.text, "objects": objects_to_json(differences), "written": [entry.key for entry in written]})
+        print_json(
+            {
+                "id": point.point_id.text,
+                "objects": objects_to_json(differences),
+                "written": [entry.key for entry in written],
+            }
+        )
     elif not dry_run:
-        out.print(f"{count(len(written), 'object')} written into {escape(prepared.bucket.target.label)}, read back and found equal")
+        out.print(
+            f"{count(len(written), 'object')} written into {escape(prepared.bucket.target.label)}, read "
+            "back and found equal"
+        )
 
 
 @app.command()
@@ -202,7 +320,9 @@ def undelete(
     where: Annotated[str, typer.Option(help="Which rows, as behind WHERE in SQL.")],
     key_column: Annotated[str, typer.Option(help="The table's column that holds object keys.")] = "s3_key",
     as_of: AsOfOption = "",
-    database: Annotated[str, typer.Option(help="The live database; by default the one that is backed up.")] = "",
+    database: Annotated[
+        str, typer.Option(help="The live database; by default the one that is backed up.")
+    ] = "",
     bucket: Annotated[str, typer.Option(help="The live bucket; by default the one that is backed up.")] = "",
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
@@ -210,7 +330,9 @@ def undelete(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring back deleted rows with the objects that they refer to: only what is missing is written, objects first."""
+    """Bring back deleted rows with the objects that they refer to: only what is missing is written, objects
+    first.
+    """
     config = get_config(context)
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
@@ -229,22 +351,34 @@ def undelete(
             out.print(draw_diffs(row_differences))
             out.print(draw_objects(object_differences))
             for lost in prepared.lost_keys:
-                why = ": BACKUP_EXCLUDE_OBJECTS left it out when the point was taken" if lost in prepared.excluded_keys else ""
+                why = (
+                    ": BACKUP_EXCLUDE_OBJECTS left it out when the point was taken"
+                    if lost in prepared.excluded_keys
+                    else ""
+                )
                 err.print(f"[yellow]note:[/] the archive has no object {escape_value(lost)}{why}")
         if not dry_run:
             demand_confirmation(request.target_name, confirm)
             with show_work(err, "writing objects, then rows"):
                 undeleted = service.undelete(prepared)
-            answer |= {"rows_written": undeleted.row_count, "objects_written": [entry.key for entry in undeleted.objects]}
+            answer |= {
+                "rows_written": undeleted.row_count,
+                "objects_written": [entry.key for entry in undeleted.objects],
+            }
             if not as_json:
-                out.print(f"{count(undeleted.row_count, 'row')} and {count(len(undeleted.objects), 'object')} brought back")
+                out.print(
+                    f"{count(undeleted.row_count, 'row')} and {count(len(undeleted.objects), 'object')} "
+                    "brought back"
+                )
     if as_json:
         print_json(answer)
 
 
 @app.command(name="log")
 def show_log(context: typer.Context, *, as_json: JsonOption = False) -> None:
-    """Show who restored what, from which point into where, when, why and with what result: every restore of this backup directory."""
+    """Show who restored what, from which point into where, when, why and with what result: every restore of
+    this backup directory.
+    """
     entries = read_restore_log(get_config(context).open_catalog().directory)
     if as_json:
         print_json({"entries": [entry.model_dump(mode="json") for entry in entries]})
@@ -252,7 +386,10 @@ def show_log(context: typer.Context, *, as_json: JsonOption = False) -> None:
     # In lines, not as a table: on a narrow screen its cells would cut ids and addresses into pieces.
     for entry in entries:
         started = entry.started_at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-        out.print(f"[bold]{started}[/]  {escape_value(f'{entry.user}@{entry.host}')}  {escape_value(entry.point_id)}")
+        out.print(
+            f"[bold]{started}[/]  {escape_value(f'{entry.user}@{entry.host}')}  "
+            f"{escape_value(entry.point_id)}"
+        )
         result = f"{entry.result} ({entry.seconds:.1f} s)" + (f"; {entry.reason}" if entry.reason else "")
         out.print(f"  {escape_value(f'{entry.subject} into {entry.target}: {result}')}")
     if not entries:
@@ -264,17 +401,27 @@ def demand_confirmation(name: str, confirm: str) -> None:
     if not confirm and sys.stdin.isatty():
         confirm = typer.prompt(f"This writes into {name}. Type {name} to go on")
     if confirm != name:
-        raise RestoreError(f"not confirmed: {name!r} was not typed, nothing was written", hint=f"--confirm {name}")
+        raise RestoreError(
+            f"not confirmed: {name!r} was not typed, nothing was written", hint=f"--confirm {name}"
+        )
 
 
 def _open_service(config: Config, reason: str, *, is_safety_wanted: bool) -> RestoreService:
     options = RestoreOptions(CHECKED_BY, reason, is_safety_wanted)
-    return RestoreService(config.open_catalog(), config.capture, options, report=lambda text: err.print(escape(text)))
+    return RestoreService(
+        config.open_catalog(), config.capture, options, report=lambda text: err.print(escape(text))
+    )
 
 
 def _print_files(files: PreparedFiles, written: tuple[Path, ...], *, as_json: bool) -> None:
     if as_json:
-        print_json({"id": files.point.point_id.text, "objects": [entry.key for entry in files.entries], "files": [str(path) for path in written]})
+        print_json(
+            {
+                "id": files.point.point_id.text,
+                "objects": [entry.key for entry in files.entries],
+                "files": [str(path) for path in written],
+            }
+        )
         return
     lines = [str(path) for path in written] or [f"would {line}" for line in files.describe()]
     for text in lines[:_LISTED_FILES]:
@@ -293,10 +440,18 @@ def _measure(entries: tuple[ObjectEntry, ...]) -> str:
 
 def _keep_separate(prepared: PreparedTables) -> None:
     name, request = prepared.side.name, prepared.request
-    prepared.side.keep(f"schedgen-backups: {', '.join(request.names)} of recovery point {request.point.point_id}")
-    err.print(f'the tables are in the database {escape(name)} on the same server; look, copy what you need, then: DROP DATABASE "{escape(name)}";')
+    prepared.side.keep(
+        f"schedgen-backups: {', '.join(request.names)} of recovery point {request.point.point_id}"
+    )
+    err.print(
+        f"the tables are in the database {escape(name)} on the same server; look, copy what you need, "
+        f'then: DROP DATABASE "{escape(name)}";'
+    )
     if name == make_side_name(request.point.point_id):
-        err.print("to put rows back into the live tables: the same command with --write missing or --write changed, once it is dropped")
+        err.print(
+            "to put rows back into the live tables: the same command with --write missing or --write "
+            "changed, once it is dropped"
+        )
 
 
 def _print_report(report: RestoreReport, *, as_json: bool) -> None:
@@ -318,7 +473,9 @@ def _print_report(report: RestoreReport, *, as_json: bool) -> None:
 
 
 def _describe_phases(prepared: PreparedRestore) -> dict[str, tuple[str, int | None]]:
-    """The phases with the bytes that each counts: those of the files, of the loaded dump, of the objects, and of both read back."""
+    """The phases with the bytes that each counts: those of the files, of the loaded dump, of the objects, and
+    of both read back.
+    """
     point, database, bucket = prepared.request.point, prepared.database, prepared.bucket
     halves = [ArtifactKind.DATABASE] * (database is not None) + [ArtifactKind.BUCKET] * (bucket is not None)
     sizes = {kind: artifact.size_bytes for kind in halves if (artifact := point.artifact(kind)) is not None}
@@ -327,5 +484,7 @@ def _describe_phases(prepared: PreparedRestore) -> dict[str, tuple[str, int | No
         phases["database"] = ("load the database", sizes.get(ArtifactKind.DATABASE))
     if bucket is not None:
         phases["bucket"] = ("write the objects", bucket.record.size_bytes)
-    read_back = (database.record.size_bytes if database is not None else 0) + (bucket.record.size_bytes if bucket is not None else 0)
+    read_back = (database.record.size_bytes if database is not None else 0) + (
+        bucket.record.size_bytes if bucket is not None else 0
+    )
     return {**phases, "compare": ("compare", read_back)}

@@ -13,13 +13,24 @@ from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups.runs.home import hold_home, prepare_home
 
 HostOption = Annotated[str, typer.Option("--host", "-h", help="Address to listen on.")]
-PortOption = Annotated[int, typer.Option("--port", "-p", help="Port to listen on.", envvar="SCHEDGEN_UI_PORT", min=1, max=65535)]
+PortOption = Annotated[
+    int, typer.Option("--port", "-p", help="Port to listen on.", envvar="SCHEDGEN_UI_PORT", min=1, max=65535)
+]
 
-WorkspaceOption = Annotated[Path | None, typer.Option("--workspace", "-w", help="Dagster's workspace file; by default the checkout's.")]
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option("--workspace", "-w", help="Dagster's workspace file; by default the checkout's."),
+]
 
 
 @app.command()
-def serve(context: typer.Context, *, host: HostOption = LOOPBACK, port: PortOption = 3000, workspace: WorkspaceOption = None) -> None:
+def serve(
+    context: typer.Context,
+    *,
+    host: HostOption = LOOPBACK,
+    port: PortOption = 3000,
+    workspace: WorkspaceOption = None,
+) -> None:
     """Serve the Dagster UI behind the gate and run Dagster's daemon, until Ctrl-C."""
     from schedgen_backups.ui.processes import (  # noqa: PLC0415 - other commands start without it
         check_port_free,
@@ -53,6 +64,7 @@ def webserver(
     config = get_config(context)
     settings = config.ui
     found = workspace.absolute() if workspace is not None else find_workspace()
-    # Dagster puts the .env of its working directory above the environment: it works in a folder that has none.
+    # Dagster puts the .env of its working directory above the environment: it works in a folder that has
+    # none.
     os.chdir(prepare_home(config.file))
     run_webserver(settings, host, port, found)

@@ -1,4 +1,7 @@
-"""Draws the difference between a recovery point and the live system. Add what people must see before they let a restore write."""
+"""Draws the difference between a recovery point and the live system.
+
+Add what people must see before they let a restore write.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,11 @@ from schedgen_backups.core.restore.table_diff import TableDiff, describe_rows
 from schedgen_backups.core.units import count, format_bytes
 
 _LISTED = 50
-_STANDING_STYLES = {ObjectStanding.MISSING: "yellow", ObjectStanding.SAME: "green", ObjectStanding.DIFFERENT: "bold red"}
+_STANDING_STYLES = {
+    ObjectStanding.MISSING: "yellow",
+    ObjectStanding.SAME: "green",
+    ObjectStanding.DIFFERENT: "bold red",
+}
 
 
 def draw_diffs(diffs: Iterable[TableDiff]) -> Table:
@@ -24,7 +31,11 @@ def draw_diffs(diffs: Iterable[TableDiff]) -> Table:
     drawn.add_column("rows by primary key", overflow="fold")
     for diff in diffs:
         counts = (diff.only_captured, diff.only_live, diff.changed, diff.same)
-        drawn.add_row(escape_value(diff.table.qualified_name), *(str(count) for count in counts), escape_value(describe_rows(diff)))
+        drawn.add_row(
+            escape_value(diff.table.qualified_name),
+            *(str(count) for count in counts),
+            escape_value(describe_rows(diff)),
+        )
     return drawn
 
 
@@ -37,7 +48,12 @@ def draw_values(diffs: Iterable[TableDiff]) -> Table:
         for row in diff.changed_rows:
             for value in row.values:
                 texts = ("NULL" if shown is None else str(shown) for shown in (value.captured, value.live))
-                drawn.add_row(*(escape_value(text) for text in (diff.table.qualified_name, row.key, value.column, *texts)))
+                drawn.add_row(
+                    *(
+                        escape_value(text)
+                        for text in (diff.table.qualified_name, row.key, value.column, *texts)
+                    )
+                )
     return drawn
 
 
@@ -51,7 +67,9 @@ def draw_objects(differences: tuple[ObjectDifference, ...]) -> Table:
     for difference in unlike[:_LISTED]:
         standing = difference.standing.value + (f" ({difference.what})" if difference.what else "")
         drawn.add_row(
-            escape_value(difference.entry.key), format_bytes(difference.entry.size_bytes), f"[{_STANDING_STYLES[difference.standing]}]{standing}[/]"
+            escape_value(difference.entry.key),
+            format_bytes(difference.entry.size_bytes),
+            f"[{_STANDING_STYLES[difference.standing]}]{standing}[/]",
         )
     if len(unlike) > _LISTED:
         drawn.add_row(f"{len(unlike) - _LISTED} more", "", "")

@@ -40,7 +40,9 @@ def read_alerts(reader: Reader) -> AlertSettings:
             user=reader.text("SMTP_USER"),
             password=reader.text("SMTP_PASSWORD"),
             sender=reader.text("SMTP_FROM") or reader.text("SMTP_USER") or recipients[0],
-            security=reader.parsed("SMTP_SECURITY", _parse_mail_security, "starttls, ssl or insecure", "starttls"),
+            security=reader.parsed(
+                "SMTP_SECURITY", _parse_mail_security, "starttls, ssl or insecure", "starttls"
+            ),
         )
     return AlertSettings(
         name=reader.text("BACKUP_NAME"),
@@ -49,8 +51,12 @@ def read_alerts(reader: Reader) -> AlertSettings:
         mail=mail,
         is_success_told=reader.yes_or_no("BACKUP_ALERT_ON_SUCCESS"),
         heartbeat_url=reader.parsed("BACKUP_HEARTBEAT_URL", _parse_heartbeat_url, "an https address", ""),
-        webserver_url=reader.parsed("DAGSTER_WEBSERVER_URL", _parse_public_url, "an address without a login", ""),
-        documentation_url=reader.parsed("BACKUP_DOCUMENTATION_URL", _parse_public_url, "an address without a login", ""),
+        webserver_url=reader.parsed(
+            "DAGSTER_WEBSERVER_URL", _parse_public_url, "an address without a login", ""
+        ),
+        documentation_url=reader.parsed(
+            "BACKUP_DOCUMENTATION_URL", _parse_public_url, "an address without a login", ""
+        ),
         max_age=read_max_age(reader),
     )
 

@@ -15,7 +15,13 @@ from schedgen_backups.config.drill import read_drill
 from schedgen_backups.config.env_file import EnvironmentFile, find_environment_file
 from schedgen_backups.config.presets import PRESETS
 from schedgen_backups.config.reader import Reader, read_value_files
-from schedgen_backups.config.schedules import DefinitionSettings, ScheduleSettings, read_definition_settings, read_schedule, read_timezone
+from schedgen_backups.config.schedules import (
+    DefinitionSettings,
+    ScheduleSettings,
+    read_definition_settings,
+    read_schedule,
+    read_timezone,
+)
 from schedgen_backups.config.sources import read_bucket, read_database
 from schedgen_backups.config.ui import UiSettings, read_ui
 from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, ENV_FILE_VARIABLE, FILE_SUFFIX, NAMES
@@ -34,19 +40,33 @@ from schedgen_backups.core.settings import (
 )
 from schedgen_backups.core.verify.live_system import LiveApplication
 
-Part = Literal["database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill", "ui", "git_directory", "commands"]
+Part = Literal[
+    "database",
+    "bucket",
+    "backup_directory",
+    "capture",
+    "schedule",
+    "retention",
+    "alerts",
+    "drill",
+    "ui",
+    "git_directory",
+    "commands",
+]
 """A property of Config that may raise."""
 _MOST_THREADS = 64
 _CORES_FOR_TWO_DUMPS = 4
-"""One pg_dump, its server and the compression keep two cores busy: a second one gained nothing there (2026-11-25: 6.6 s with one and with two)."""
+"""One pg_dump, its server and the compression keep two cores busy: a second one gained nothing there
+(2026-11-25: 6.6 s with one and with two)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Config:
     """The settings of a site as its environment and its environment file were at one moment.
 
-    Each part is parsed when it is asked for, and raises a ConfigurationError that names every variable of that part that is missing or wrong. So a
-    wrong part keeps no other part from being used. The parts are frozen values; hand on the part that is needed.
+    Each part is parsed when it is asked for, and raises a ConfigurationError that names every variable of
+    that part that is missing or wrong. So a wrong part keeps no other part from being used. The parts are
+    frozen values; hand on the part that is needed.
     """
 
     file: EnvironmentFile
@@ -62,10 +82,17 @@ class Config:
     def with_values(self, values: Mapping[str, str]) -> Config:
         """Return the same with these values in place of those that were read."""
         problems = {name: problem for name, problem in self._file_problems.items() if name not in values}
-        return Config(self.file, MappingProxyType({**self.values, **values}), MappingProxyType(problems), self._named_file)
+        return Config(
+            self.file,
+            MappingProxyType({**self.values, **values}),
+            MappingProxyType(problems),
+            self._named_file,
+        )
 
     def check(self, *parts: Part) -> None:
-        """Raise one ConfigurationError that names everything that is wrong with these parts: mending one thing after the other costs a night each."""
+        """Raise one ConfigurationError that names everything that is wrong with these parts: mending one
+        thing after the other costs a night each.
+        """
         errors: list[ConfigurationError] = []
         for part in parts:
             try:
@@ -74,10 +101,15 @@ class Config:
                 errors.append(error)
         if errors:
             messages = dict.fromkeys(error.message for error in errors)
-            raise ConfigurationError("; ".join(messages), hint=" ".join(dict.fromkeys(error.hint for error in errors)))
+            raise ConfigurationError(
+                "; ".join(messages), hint=" ".join(dict.fromkeys(error.hint for error in errors))
+            )
 
     def open_reader(self) -> Reader:
-        """Return a reader of single variables. ConfigurationError when the environment file cannot be used: what it says is unknown."""
+        """Return a reader of single variables.
+
+        ConfigurationError when the environment file cannot be used: what it says is unknown.
+        """
         if self.file.error is not None:
             raise self.file.error
         return self._make_reader()
@@ -134,12 +166,15 @@ class Config:
         """How a recovery point is taken, and how data is moved."""
         reader = self.open_reader()
         query = reader.text("BACKUP_REFERENCE_QUERY")
-        preset = reader.parsed("BACKUP_PRESET", PRESETS.__getitem__, f"one of {', '.join(PRESETS)}", PRESETS["schedgen"])
+        preset = reader.parsed(
+            "BACKUP_PRESET", PRESETS.__getitem__, f"one of {', '.join(PRESETS)}", PRESETS["schedgen"]
+        )
         settings = CaptureSettings(
             transfer=_read_transfer(reader),
             references=References(query, built_in=None) if query and query != preset.query else preset,
             exclusions=Exclusions(
-                tables=_read_patterns(reader, "BACKUP_EXCLUDE_TABLE_DATA"), objects=_read_patterns(reader, "BACKUP_EXCLUDE_OBJECTS")
+                tables=_read_patterns(reader, "BACKUP_EXCLUDE_TABLE_DATA"),
+                objects=_read_patterns(reader, "BACKUP_EXCLUDE_OBJECTS"),
             ),
             is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
             is_new_source_allowed=reader.yes_or_no("BACKUP_ALLOW_NEW_SOURCE"),
@@ -185,7 +220,9 @@ class Config:
         # Dagster's own variable, and no setting of ours: its history holds what runs said.
         homes = (Path(os.environ["DAGSTER_HOME"]).expanduser(),) if os.environ.get("DAGSTER_HOME") else ()
         hidden = (*homes, *((self.file.path,) if self.file.path is not None else ()))
-        settings = read_drill(reader, self.backup_directory, hidden_paths=tuple(path.absolute() for path in hidden))
+        settings = read_drill(
+            reader, self.backup_directory, hidden_paths=tuple(path.absolute() for path in hidden)
+        )
         reader.check()
         return settings
 
@@ -210,7 +247,10 @@ class Config:
     def open_catalog(self) -> Catalog:
         """Open the backup directory; ConfigurationError when it does not exist."""
         if not self.backup_directory.is_dir():
-            raise ConfigurationError(f"BACKUP_DIR {self.backup_directory} is not a directory", hint="Set BACKUP_DIR, or take a first backup.")
+            raise ConfigurationError(
+                f"BACKUP_DIR {self.backup_directory} is not a directory",
+                hint="Set BACKUP_DIR, or take a first backup.",
+            )
         return Catalog(self.backup_directory)
 
     def _make_reader(self) -> Reader:
@@ -218,9 +258,11 @@ class Config:
 
 
 def load_config(env_file: Path | None = None) -> Config:
-    """Read environment and environment file: the named one, otherwise that of BACKUP_ENV_FILE, otherwise the one that is found. Never raises.
+    """Read environment and environment file: the named one, otherwise that of BACKUP_ENV_FILE, otherwise the
+    one that is found. Never raises.
 
-    A variable of the process's environment wins over the file, even an empty one, and so do NAME and NAME_FILE over both of the file.
+    A variable of the process's environment wins over the file, even an empty one, and so do NAME and
+    NAME_FILE over both of the file.
     """
     named = os.environ.get(ENV_FILE_VARIABLE, "").strip()
     return _load(find_environment_file(env_file or (Path(named).expanduser() if named else None)), env_file)
@@ -229,7 +271,9 @@ def load_config(env_file: Path | None = None) -> Config:
 def load_config_to_write(env_file: Path) -> Config:
     """Read environment and this environment file, which need not exist yet."""
     file = find_environment_file(env_file)
-    return _load(file if env_file.exists() else EnvironmentFile(file.path, file.places, file.folder), env_file)
+    return _load(
+        file if env_file.exists() else EnvironmentFile(file.path, file.places, file.folder), env_file
+    )
 
 
 def choose_environment_file(path: Path) -> None:
@@ -238,8 +282,14 @@ def choose_environment_file(path: Path) -> None:
 
 
 def _load(file: EnvironmentFile, named: Path | None) -> Config:
-    from_process = {name: value for name, value in os.environ.items() if name in NAMES or name == CERTIFICATES_VARIABLE}
-    from_file = {name: value for name, value in file.values.items() if from_process.keys().isdisjoint(_list_names(name))}
+    from_process = {
+        name: value for name, value in os.environ.items() if name in NAMES or name == CERTIFICATES_VARIABLE
+    }
+    from_file = {
+        name: value
+        for name, value in file.values.items()
+        if from_process.keys().isdisjoint(_list_names(name))
+    }
     values, problems = read_value_files({**from_file, **from_process}, file)
     return Config(file, MappingProxyType(values), MappingProxyType(problems), named)
 
@@ -258,8 +308,12 @@ def _read_transfer(reader: Reader) -> TransferSettings:
     threads, jobs = reader.text("BACKUP_COMPRESSION_THREADS"), reader.text("BACKUP_DUMP_JOBS")
     cores = os.cpu_count() or 1
     return TransferSettings(
-        compression_threads=reader.number("BACKUP_COMPRESSION_THREADS", 1, _MOST_THREADS) if threads else min(cores, 8),
-        dump_jobs=reader.number("BACKUP_DUMP_JOBS", 1, _MOST_THREADS) if jobs else 1 + (cores >= _CORES_FOR_TWO_DUMPS),
+        compression_threads=reader.number("BACKUP_COMPRESSION_THREADS", 1, _MOST_THREADS)
+        if threads
+        else min(cores, 8),
+        dump_jobs=reader.number("BACKUP_DUMP_JOBS", 1, _MOST_THREADS)
+        if jobs
+        else 1 + (cores >= _CORES_FOR_TWO_DUMPS),
         download_threads=reader.number("BACKUP_DOWNLOAD_THREADS", 1, _MOST_THREADS),
         stall_timeout_seconds=reader.number("BACKUP_STALL_TIMEOUT_SECONDS", 1, 24 * 3600),
         max_mb_per_second=reader.number("BACKUP_MAX_MB_PER_SECOND", 0, 100_000),

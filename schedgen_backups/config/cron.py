@@ -1,7 +1,7 @@
 """What a cron string means: whether Dagster takes it, and how far its ticks lie apart.
 
-Read with the library that Dagster carries a copy of, so that commands which need no Dagster need not load it; a test compares the two. Nothing here
-decides when something runs: that is Dagster's business.
+Read with the library that Dagster carries a copy of, so that commands which need no Dagster need not load it;
+a test compares the two. Nothing here decides when something runs: that is Dagster's business.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def parse_cron(text: str) -> str:
 
 def find_max_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:
     """The longest time between two of the schedule's next ticks, looking a dozen ticks ahead."""
-    # On the zone's own clock, and only then as moments: a tick keeps its hour when the clocks are changed, as Dagster's do.
+    # On the zone's own clock, and only then as moments: a tick keeps its hour when the clocks are changed, as
+    # Dagster's do.
     clock = croniter(cron_schedule, datetime.now(timezone).replace(tzinfo=None))
     ticks = [clock.get_next(datetime).replace(tzinfo=timezone).timestamp() for _ in range(_TICKS_AHEAD)]
     return timedelta(seconds=max(later - previous for previous, later in pairwise(ticks)))

@@ -16,7 +16,8 @@ _OTHER_SECRETS = (Path("/run/docker.sock"), Path("/run/secrets"))
 
 
 def read_drill(reader: Reader, backup_directory: Path, *, hidden_paths: tuple[Path, ...]) -> DrillSettings:
-    """Return where a drill restores to; by default to servers of its own, in a folder of the backup directory.
+    """Return where a drill restores to; by default to servers of its own, in a folder of the backup
+    directory.
 
     `hidden_paths` are what such servers are not to see beside the backup directory and the Docker engine.
     """

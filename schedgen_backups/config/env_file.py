@@ -1,7 +1,7 @@
 """The environment file: which one is in force, whether it may be trusted, and what it sets.
 
-It is named, or lies in one of three fixed places. The current folder does not count: whoever runs a command below a folder of somebody else must not
-run the programs that a file there names.
+It is named, or lies in one of three fixed places. The current folder does not count: whoever runs a command
+below a folder of somebody else must not run the programs that a file there names.
 """
 
 from __future__ import annotations
@@ -48,28 +48,47 @@ class EnvironmentFile:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the file was named and lies outside the checkout: its site has nothing to do with the checkout."""
+        """Whether the file was named and lies outside the checkout: its site has nothing to do with the
+        checkout.
+        """
         return self.folder is not None and self.folder.resolve() != find_checkout()
 
     @property
     def advice(self) -> str:
         """What to do about a setting that is missing or wrong."""
         if self.path is not None:
-            return f"Set it in {self.path} or in the environment; `schedgen-backups doctor` checks all settings."
+            return (
+                f"Set it in {self.path} or in the environment; `schedgen-backups doctor` checks all settings."
+            )
         looked = ", ".join(str(place) for place in self.places)
-        return f"Set it in the environment or in a file: there is none at {looked}. `schedgen-backups doctor` checks all settings."
+        return (
+            f"Set it in the environment or in a file: there is none at {looked}. `schedgen-backups "
+            "doctor` checks all settings."
+        )
 
 
 def find_checkout() -> Path | None:
-    """Return the checkout that this package lies in, directly or in its virtual environment; None for an installation elsewhere."""
+    """Return the checkout that this package lies in, directly or in its virtual environment.
+
+    None for an installation elsewhere.
+    """
     package = _find_package()
     prefix = Path(sys.prefix).resolve()
     folders = [package.parent, *([prefix.parent] if package.is_relative_to(prefix) else [])]
-    return next((folder for folder in folders if all((folder / name).is_file() for name in ("workspace.yaml", "dagster.yaml"))), None)
+    return next(
+        (
+            folder
+            for folder in folders
+            if all((folder / name).is_file() for name in ("workspace.yaml", "dagster.yaml"))
+        ),
+        None,
+    )
 
 
 def find_environment_file(named: Path | None) -> EnvironmentFile:
-    """Return the named file, otherwise the first of the fixed places that has one; never raises, what is wrong is in `error`."""
+    """Return the named file, otherwise the first of the fixed places that has one; never raises, what is
+    wrong is in `error`.
+    """
     checkout = find_checkout()
     if named is not None:
         path = named.absolute()
@@ -83,7 +102,9 @@ def find_environment_file(named: Path | None) -> EnvironmentFile:
 
 
 def choose_file_to_write() -> Path:
-    """Return where an installation without an environment file gets one: in the checkout, otherwise root's in /etc and anybody else's at home."""
+    """Return where an installation without an environment file gets one: in the checkout, otherwise root's in
+    /etc and anybody else's at home.
+    """
     checkout = find_checkout()
     if checkout is not None:
         return checkout / FILE_NAME
@@ -100,13 +121,24 @@ def _read(path: Path, places: tuple[Path, ...], folder: Path | None) -> Environm
             found = dotenv_values(stream=io.StringIO(opened.read()))
     except FileNotFoundError:
         hint = f"It is named by --env-file or {ENV_FILE_VARIABLE}. Correct the name, or write the file."
-        return EnvironmentFile(path, places, folder, error=ConfigurationError(f"there is no environment file {path}", hint=hint))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else "it is not UTF-8 text") or type(error).__name__
         return EnvironmentFile(
-            path, places, folder, error=ConfigurationError(f"the environment file {path} cannot be read: {reason}", hint=_explain_access(path))
+            path, places, folder, error=ConfigurationError(f"there is no environment file {path}", hint=hint)
         )
-    values = MappingProxyType({name: value for name, value in found.items() if name in NAMES and value is not None})
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "it is not UTF-8 text") or type(
+            error
+        ).__name__
+        return EnvironmentFile(
+            path,
+            places,
+            folder,
+            error=ConfigurationError(
+                f"the environment file {path} cannot be read: {reason}", hint=_explain_access(path)
+            ),
+        )
+    values = MappingProxyType(
+        {name: value for name, value in found.items() if name in NAMES and value is not None}
+    )
     warning = f"{path} can be written by its group" if status.st_mode & stat.S_IWGRP else ""
     return EnvironmentFile(path, places, folder, values, warning=warning)
 
@@ -114,12 +146,15 @@ def _read(path: Path, places: tuple[Path, ...], folder: Path | None) -> Environm
 def _find_refusal(path: Path, status: os.stat_result) -> ConfigurationError | None:
     """Return why nobody may use this file: it decides which programs are run and where passwords go."""
     if status.st_mode & stat.S_IWOTH and not stat.S_ISCHR(status.st_mode):
-        return ConfigurationError(f"the environment file {path} can be written by everybody", hint=f"chmod o-w {path}")
+        return ConfigurationError(
+            f"the environment file {path} can be written by everybody", hint=f"chmod o-w {path}"
+        )
     installation = find_checkout() or _find_package()
     if status.st_uid not in {0, os.geteuid(), installation.stat().st_uid}:
         owner = _name_user(status.st_uid)
         return ConfigurationError(
-            f"the environment file {path} belongs to {owner}, who is neither root, nor you, nor the owner of {installation}",
+            f"the environment file {path} belongs to {owner}, who is neither root, nor you, nor the owner "
+            f"of {installation}",
             hint=f"Run the command as {owner}, or take the file over: chown root {path}",
         )
     return None
@@ -127,7 +162,10 @@ def _find_refusal(path: Path, status: os.stat_result) -> ConfigurationError | No
 
 def _explain_access(path: Path) -> str:
     try:
-        return f"Run the command as {_name_user(path.stat().st_uid)}, who owns the file, or as a member of its group."
+        return (
+            f"Run the command as {_name_user(path.stat().st_uid)}, who owns the file, or as a member of "
+            "its group."
+        )
     except OSError:
         return "Run the command as a user who may read it."
 

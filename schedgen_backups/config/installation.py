@@ -1,4 +1,7 @@
-"""Where the files lie that are no Python: Dagster's settings, units, compose files. In the checkout, or where the wheel has installed them."""
+"""Where the files lie that are no Python: Dagster's settings, units, compose files.
+
+In the checkout, or where the wheel has installed them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ _SHARE = Path("share") / "schedgen-backups"
 
 
 def find_project() -> Path | None:
-    """Return the folder with dagster.yaml, workspace.yaml, deploy/ and docker/; None where the package was copied without them."""
+    """Return the folder with dagster.yaml, workspace.yaml, deploy/ and docker/.
+
+    None where the package was copied without them.
+    """
     checkout = find_checkout()
     if checkout is not None:
         return checkout

@@ -1,8 +1,10 @@
-"""Where well-known applications keep the keys of their objects: the reference query of each, and the columns that it reads.
+"""Where well-known applications keep the keys of their objects: the reference query of each, and the columns
+that it reads.
 
-Written from the applications' documentation and sources: Rails' Active Storage guide (table `active_storage_blobs`, column `key`), and Supabase
-Storage (table `storage.objects`; an object is `TENANT/BUCKET/NAME/VERSION`, and the tenant of a self-hosted one is `stub`). Add an application with
-a chapter in docs/presets.md and a test on its tables.
+Written from the applications' documentation and sources: Rails' Active Storage guide (table
+`active_storage_blobs`, column `key`), and Supabase Storage (table `storage.objects`; an object is
+`TENANT/BUCKET/NAME/VERSION`, and the tenant of a self-hosted one is `stub`). Add an application with a
+chapter in docs/presets.md and a test on its tables.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ NO_PRESET = "none"
 PRESETS: Mapping[str, References] = MappingProxyType(
     {
         "schedgen": References(),
-        "active-storage": References("SELECT key FROM active_storage_blobs", KeyColumns("active_storage_blobs", ("key",))),
+        "active-storage": References(
+            "SELECT key FROM active_storage_blobs", KeyColumns("active_storage_blobs", ("key",))
+        ),
         "supabase": References(
             "SELECT 'stub/' || bucket_id || '/' || name || coalesce('/' || version, '') FROM storage.objects",
             KeyColumns("storage.objects", ("bucket_id", "name", "version"), prefix="stub/"),

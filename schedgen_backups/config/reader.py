@@ -1,6 +1,7 @@
 """Reads single variables (text, numbers, switches, paths) and collects what is wrong with them.
 
-What is wrong is named and never quoted: the value may be a secret that stands in the wrong place, and messages reach alerts and run histories.
+What is wrong is named and never quoted: the value may be a secret that stands in the wrong place, and
+messages reach alerts and run histories.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ _Value = TypeVar("_Value")
 class Reader:
     """Reads values one by one and remembers everything that is wrong, so that one message names it all."""
 
-    def __init__(self, values: Mapping[str, str], file_problems: Mapping[str, str], file: EnvironmentFile) -> None:
+    def __init__(
+        self, values: Mapping[str, str], file_problems: Mapping[str, str], file: EnvironmentFile
+    ) -> None:
         self._values = values
         self._file_problems = file_problems
         self._file = file
@@ -51,10 +54,16 @@ class Reader:
             return fallback
 
     def host(self, name: str) -> str:
-        """Return a host's name or address, or an absolute path (PostgreSQL's socket); a problem when it holds more than that, such as a login."""
+        """Return a host's name or address, or an absolute path (PostgreSQL's socket); a problem when it holds
+        more than that, such as a login.
+        """
 
         def parse(value: str) -> str:
-            if any(sign in value for sign in "@?=") or "://" in value or any(sign.isspace() for sign in value):
+            if (
+                any(sign in value for sign in "@?=")
+                or "://" in value
+                or any(sign.isspace() for sign in value)
+            ):
                 raise ValueError
             return value
 
@@ -71,7 +80,9 @@ class Reader:
                 raise ValueError(value)
             return number
 
-        return self.parsed(name, parse, f"a whole number from {lowest} to {highest}", int(DEFAULTS[name] or lowest))
+        return self.parsed(
+            name, parse, f"a whole number from {lowest} to {highest}", int(DEFAULTS[name] or lowest)
+        )
 
     def yes_or_no(self, name: str) -> bool:
         """Return whether the value is a word for yes."""
@@ -84,7 +95,9 @@ class Reader:
         return self.parsed(name, parse, "true or false", fallback=False)
 
     def path(self, name: str) -> Path | None:
-        """Return the absolute path, None without a value; a relative one starts at the folder of the environment file."""
+        """Return the absolute path, None without a value; a relative one starts at the folder of the
+        environment file.
+        """
         value = self.text(name)
         if not value:
             return None
@@ -101,7 +114,10 @@ class Reader:
 
 
 def resolve_path(text: str, file: EnvironmentFile) -> Path:
-    """Return the absolute path that a value means. ValueError when it is relative and there is nothing that it could be relative to."""
+    """Return the absolute path that a value means.
+
+    ValueError when it is relative and there is nothing that it could be relative to.
+    """
     try:
         path = Path(text).expanduser()
     except RuntimeError:
@@ -113,8 +129,12 @@ def resolve_path(text: str, file: EnvironmentFile) -> Path:
     return (file.folder / path).absolute()
 
 
-def read_value_files(values: Mapping[str, str], file: EnvironmentFile) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the values with the contents of the files that NAME_FILE names; and for each name whose file is wrong why, never the content."""
+def read_value_files(
+    values: Mapping[str, str], file: EnvironmentFile
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the values with the contents of the files that NAME_FILE names; and for each name whose file is
+    wrong why, never the content.
+    """
     read = dict(values)
     problems: dict[str, str] = {}
     for variable in VARIABLES:
@@ -132,5 +152,8 @@ def read_value_files(values: Mapping[str, str], file: EnvironmentFile) -> tuple[
         except ValueError as error:
             problems[name] = f"{name}{FILE_SUFFIX} is wrong: {error}"
         except OSError as error:
-            problems[name] = f"{name}{FILE_SUFFIX} names a file that cannot be read ({error.strerror or type(error).__name__})"
+            problems[name] = (
+                f"{name}{FILE_SUFFIX} names a file that cannot be read "
+                f"({error.strerror or type(error).__name__})"
+            )
     return read, problems

@@ -1,4 +1,6 @@
-"""Turns the words of a restore, from the command line and from the Launchpad alike, into the requests of `core.restore`."""
+"""Turns the words of a restore, from the command line and from the Launchpad alike, into the requests of
+`core.restore`.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,20 @@ from schedgen_backups.core.settings import BucketSettings
 
 
 def read_restore_request(
-    config: Config, point: PointListing, *, database: str, bucket: str, replace_contents: bool, jobs: int, is_swap: bool, creates_targets: bool
+    config: Config,
+    point: PointListing,
+    *,
+    database: str,
+    bucket: str,
+    replace_contents: bool,
+    jobs: int,
+    is_swap: bool,
+    creates_targets: bool,
 ) -> RestoreRequest:
-    """Return the restore of a whole point; an empty text leaves that half out. ConfigurationError when a text means no target."""
+    """Return the restore of a whole point; an empty text leaves that half out.
+
+    ConfigurationError when a text means no target.
+    """
     return RestoreRequest(
         point=point,
         database=read_database_target(database, config) if database else None,
@@ -27,17 +40,29 @@ def read_restore_request(
 
 
 def read_table_request(
-    config: Config, point: PointListing, names: tuple[str, ...], *, database: str, where: str, side_name: str = ""
+    config: Config,
+    point: PointListing,
+    names: tuple[str, ...],
+    *,
+    database: str,
+    where: str,
+    side_name: str = "",
 ) -> TableRequest:
     """Return the restore of tables; without a text the live database is the one that is backed up."""
     return TableRequest(point, names, read_live_database(database, config), where, side_name)
 
 
-def read_undelete_request(config: Config, rows: TableRequest, *, bucket: str, key_column: str) -> UndeleteRequest:
-    """Return the restore of rows with their objects; without a text the live bucket is the one that is backed up."""
+def read_undelete_request(
+    config: Config, rows: TableRequest, *, bucket: str, key_column: str
+) -> UndeleteRequest:
+    """Return the restore of rows with their objects; without a text the live bucket is the one that is backed
+    up.
+    """
     return UndeleteRequest(rows, key_column, read_live_bucket(config, bucket))
 
 
 def read_live_bucket(config: Config, bucket: str) -> BucketSettings:
-    """Return the bucket that is named, or without a text the one that is backed up, with the keys of a restore."""
+    """Return the bucket that is named, or without a text the one that is backed up, with the keys of a
+    restore.
+    """
     return read_bucket_target(bucket or config.bucket.bucket, config)

@@ -33,7 +33,8 @@ class ScheduleSettings:
 class DefinitionSettings:
     """What Dagster must know when the code location loads.
 
-    A value that cannot be used is replaced by its default, so that the location loads and the run it starts fails with the reason.
+    A value that cannot be used is replaced by its default, so that the location loads and the run it starts
+    fails with the reason.
     """
 
     timezone: str
@@ -81,13 +82,16 @@ def read_definition_settings(reader: Reader) -> DefinitionSettings:
         max_hours=_read_max_hours(reader),
         drill_max_age=find_max_gap(drill_cron, timezone) + _DRILL_GRACE,
         drill_max_minutes=read_drill_max_minutes(reader),
-        has_references=bool(reader.text("BACKUP_REFERENCE_QUERY")) or reader.text("BACKUP_PRESET") != NO_PRESET,
+        has_references=bool(reader.text("BACKUP_REFERENCE_QUERY"))
+        or reader.text("BACKUP_PRESET") != NO_PRESET,
         has_operator_checks=bool(reader.text("DRILL_SQL_CHECKS")),
     )
 
 
 def read_max_age(reader: Reader) -> timedelta:
-    """Return how old the newest verified point may be: BACKUP_MAX_AGE_HOURS, or the schedule's longest gap and two hours."""
+    """Return how old the newest verified point may be: BACKUP_MAX_AGE_HOURS, or the schedule's longest gap
+    and two hours.
+    """
     if reader.text("BACKUP_MAX_AGE_HOURS"):
         hours = reader.parsed("BACKUP_MAX_AGE_HOURS", _parse_hours, f"a whole number from 1 to {24 * 366}", 0)
         if hours:
@@ -106,7 +110,9 @@ def read_timezone(reader: Reader) -> ZoneInfo:
 
 
 def _read_cron(reader: Reader) -> str:
-    return reader.parsed("BACKUP_SCHEDULE", parse_cron, "a cron string of five fields such as '0 2 * * *'", DEFAULT_SCHEDULE)
+    return reader.parsed(
+        "BACKUP_SCHEDULE", parse_cron, "a cron string of five fields such as '0 2 * * *'", DEFAULT_SCHEDULE
+    )
 
 
 def _read_max_hours(reader: Reader) -> int:
@@ -114,7 +120,9 @@ def _read_max_hours(reader: Reader) -> int:
 
 
 def _read_usable_schedule(reader: Reader) -> tuple[str, ZoneInfo]:
-    """Return cron string and time zone of the backup: both as set, or both the default, since one without the other means another time."""
+    """Return cron string and time zone of the backup: both as set, or both the default, since one without the
+    other means another time.
+    """
     try:
         return parse_cron(reader.text("BACKUP_SCHEDULE")), ZoneInfo(reader.text("BACKUP_TIMEZONE"))
     except (ValueError, KeyError, OSError):

@@ -18,8 +18,11 @@ _DEFAULT_PORT = 5432
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65535
 _LABEL = "(?![-_])[A-Za-z0-9_-]{1,63}(?<![-_])"
-_ENDPOINT = re.compile(rf"(?P<host>\[(?P<address>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]|{_LABEL}(?:\.{_LABEL})*)(?::(?P<port>[0-9]{{1,5}}))?")
-"""A host as the minio SDK takes it. What other software reads as another host, such as one with a backslash, is not in it."""
+_ENDPOINT = re.compile(
+    rf"(?P<host>\[(?P<address>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]|{_LABEL}(?:\.{_LABEL})*)(?::(?P<port>[0-9]{{1,5}}))?"
+)
+"""A host as the minio SDK takes it. What other software reads as another host, such as one with a backslash,
+is not in it."""
 _CONNECTION_TEXT = re.compile(r"://|:.*@|(?:password|passwd|pwd|secret)\s*=", re.IGNORECASE | re.DOTALL)
 _BUCKET_NAME = re.compile("[A-Za-z0-9._:-]+")
 
@@ -43,7 +46,9 @@ def read_bucket(reader: Reader, *, prefix: str = "", bucket: str | None = None) 
         endpoint=reader.parsed(f"{prefix}MINIO_ENDPOINT", parse_endpoint, "host:port without http://", ""),
         access_key=reader.required(f"{prefix}MINIO_ACCESS_KEY"),
         secret_key=reader.required(f"{prefix}MINIO_SECRET_KEY"),
-        bucket=reader.parsed("MINIO_BUCKET", parse_name, "the name of a bucket", "") if bucket is None else bucket,
+        bucket=reader.parsed("MINIO_BUCKET", parse_name, "the name of a bucket", "")
+        if bucket is None
+        else bucket,
         is_secure=reader.yes_or_no(f"{prefix}MINIO_SECURE"),
         region=reader.parsed("MINIO_REGION", parse_name, "the name of a region", ""),
         certificates_path=reader.path(CERTIFICATES_VARIABLE),
@@ -51,7 +56,8 @@ def read_bucket(reader: Reader, *, prefix: str = "", bucket: str | None = None) 
 
 
 def parse_database_url(url: str, password: str, reader: Reader, *, user: str = "") -> DatabaseSettings:
-    """Return the database that `postgresql://user@host:port/name` means, with this password and user unless the URL has its own.
+    """Return the database that `postgresql://user@host:port/name` means, with this password and user unless
+    the URL has its own.
 
     ValueError says what is wrong.
     """
@@ -80,14 +86,20 @@ def parse_database_url(url: str, password: str, reader: Reader, *, user: str = "
 
 
 def parse_name(text: str) -> str:
-    """Return the name as it is; ValueError for a URL or a connection string, which may hold a password and is no name to anybody."""
+    """Return the name as it is.
+
+    ValueError for a URL or a connection string, which may hold a password and is no name to anybody.
+    """
     if _CONNECTION_TEXT.search(text):
         raise ValueError
     return text
 
 
 def parse_bucket_url(url: str) -> tuple[str, str, bool]:
-    """Return endpoint, bucket and whether it is encrypted of `http(s)://host:port/bucket`; ValueError says what is wrong and quotes nothing."""
+    """Return endpoint, bucket and whether it is encrypted of `http(s)://host:port/bucket`.
+
+    ValueError says what is wrong and quotes nothing.
+    """
     # Not by urllib's `urlsplit`: it leaves out line breaks and tabs, and quotes what it refuses.
     if not url.isascii() or not url.isprintable() or any(sign in url for sign in " \\"):
         raise ValueError("holds spaces, backslashes or other characters that no such URL has")
@@ -106,7 +118,10 @@ def parse_bucket_url(url: str) -> tuple[str, str, bool]:
 
 
 def parse_endpoint(text: str) -> str:
-    """Return `host:port` as it is, or `[address]:port` for an address of IPv6; ValueError says what is wrong and quotes nothing."""
+    """Return `host:port` as it is, or `[address]:port` for an address of IPv6.
+
+    ValueError says what is wrong and quotes nothing.
+    """
     _host, port = _split_endpoint(text)
     if not port:
         raise ValueError("names no port")

@@ -1,7 +1,9 @@
-"""Reads what a person names as the target of a restore: a database or a bucket, on the server of the backup or elsewhere.
+"""Reads what a person names as the target of a restore: a database or a bucket, on the server of the backup
+or elsewhere.
 
-Secrets come from the environment, so that nobody types them into a command, and the password of the source goes to no other server: whoever may name
-a target must not choose who gets it. Add a form of naming a target here.
+Secrets come from the environment, so that nobody types them into a command, and the password of the source
+goes to no other server: whoever may name a target must not choose who gets it. Add a form of naming a target
+here.
 """
 
 from __future__ import annotations
@@ -9,7 +11,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.sources import SSL_MODES, parse_bucket_url, parse_database_url, read_bucket, read_database, read_ssl_mode
+from schedgen_backups.config.sources import (
+    SSL_MODES,
+    parse_bucket_url,
+    parse_database_url,
+    read_bucket,
+    read_database,
+    read_ssl_mode,
+)
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 
@@ -17,32 +26,49 @@ _DEFAULT_PORT = 5432
 
 
 def read_database_target(text: str, config: Config) -> DatabaseSettings:
-    """Return the database that `NAME` or `postgresql://user@host:port/name` means; ConfigurationError when it means none.
+    """Return the database that `NAME` or `postgresql://user@host:port/name` means.
 
-    A name alone is a database of the server that is backed up. RESTORE_POSTGRES_USER and RESTORE_POSTGRES_PASSWORD are for RESTORE_POSTGRES_HOST and
-    RESTORE_POSTGRES_PORT only, which are by default those of the server that is backed up; POSTGRES_PASSWORD is for that server only. A URL that
-    names a user means that one; one that holds a password is refused.
+    ConfigurationError when it means none.
+
+    A name alone is a database of the server that is backed up. RESTORE_POSTGRES_USER and
+    RESTORE_POSTGRES_PASSWORD are for RESTORE_POSTGRES_HOST and RESTORE_POSTGRES_PORT only, which are by
+    default those of the server that is backed up; POSTGRES_PASSWORD is for that server only. A URL that names
+    a user means that one; one that holds a password is refused.
     """
     reader = config.open_reader()
-    user, password, host = reader.text("RESTORE_POSTGRES_USER"), reader.text("RESTORE_POSTGRES_PASSWORD"), reader.host("RESTORE_POSTGRES_HOST")
+    user, password, host = (
+        reader.text("RESTORE_POSTGRES_USER"),
+        reader.text("RESTORE_POSTGRES_PASSWORD"),
+        reader.host("RESTORE_POSTGRES_HOST"),
+    )
     source = (reader.text("POSTGRES_HOST").lower(), reader.number("POSTGRES_PORT", 1, 65535))
     default_port = _DEFAULT_PORT if host else source[1]
-    port = reader.number("RESTORE_POSTGRES_PORT", 1, 65535) if reader.text("RESTORE_POSTGRES_PORT") else default_port
+    port = (
+        reader.number("RESTORE_POSTGRES_PORT", 1, 65535)
+        if reader.text("RESTORE_POSTGRES_PORT")
+        else default_port
+    )
     owner = ((host or source[0]).lower(), port)
     reader.check()  # a file that cannot be read must not lead to another password
     if "://" not in text:
         uses_own = bool(user or password) and owner == source
-        settings = read_database(reader, password_name="RESTORE_POSTGRES_PASSWORD" if uses_own else "POSTGRES_PASSWORD")
+        settings = read_database(
+            reader, password_name="RESTORE_POSTGRES_PASSWORD" if uses_own else "POSTGRES_PASSWORD"
+        )
         reader.check()
         return replace(settings, user=user if user and uses_own else settings.user, database=text)
     try:
         settings = parse_database_url(text, "", reader, user=user)
     except ValueError as error:
-        raise ConfigurationError(f"--database {error}", hint="Use postgresql://user@host:5432/name.") from None
+        raise ConfigurationError(
+            f"--database {error}", hint="Use postgresql://user@host:5432/name."
+        ) from None
     if settings.password:
         raise ConfigurationError(
-            "the URL of the database holds a password, which shells, process lists and run histories would keep",
-            hint="Name postgresql://user@host:5432/name, and set RESTORE_POSTGRES_PASSWORD. Change the password if others can read those.",
+            "the URL of the database holds a password, which shells, process lists and run histories would "
+            "keep",
+            hint="Name postgresql://user@host:5432/name, and set RESTORE_POSTGRES_PASSWORD. Change the "
+            "password if others can read those.",
         )
     least = read_ssl_mode(reader)
     if SSL_MODES.index(settings.ssl_mode) < SSL_MODES.index(least):
@@ -57,7 +83,8 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
         settings = replace(settings, password=reader.required("POSTGRES_PASSWORD"))
     elif password:
         raise ConfigurationError(
-            f"RESTORE_POSTGRES_PASSWORD belongs to {owner[0]}:{owner[1]} and is sent to no other server, and the URL names {target[0]}:{target[1]}",
+            f"RESTORE_POSTGRES_PASSWORD belongs to {owner[0]}:{owner[1]} and is sent to no other server, "
+            f"and the URL names {target[0]}:{target[1]}",
             hint="If it is meant for that server, set RESTORE_POSTGRES_HOST and RESTORE_POSTGRES_PORT to it.",
         )
     reader.check()
@@ -65,7 +92,9 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
 
 
 def read_live_database(text: str, config: Config) -> DatabaseSettings:
-    """Return the database that the text means; without one the database that is backed up, as RESTORE_POSTGRES_USER where that is set."""
+    """Return the database that the text means; without one the database that is backed up, as
+    RESTORE_POSTGRES_USER where that is set.
+    """
     reader = config.open_reader()
     if not text and not reader.text("RESTORE_POSTGRES_USER"):
         return config.database
@@ -73,24 +102,32 @@ def read_live_database(text: str, config: Config) -> DatabaseSettings:
 
 
 def read_bucket_target(text: str, config: Config) -> BucketSettings:
-    """Return the bucket that `NAME` or `http(s)://host:port/name` means; ConfigurationError when it means none.
+    """Return the bucket that `NAME` or `http(s)://host:port/name` means.
 
-    A name alone is a bucket of the server that is backed up. The keys are RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY, or MINIO_…
+    ConfigurationError when it means none.
+
+    A name alone is a bucket of the server that is backed up. The keys are RESTORE_MINIO_ACCESS_KEY and
+    RESTORE_MINIO_SECRET_KEY, or MINIO_…
     """
     reader = config.open_reader()
-    keys = {"MINIO_ACCESS_KEY": reader.text("RESTORE_MINIO_ACCESS_KEY"), "MINIO_SECRET_KEY": reader.text("RESTORE_MINIO_SECRET_KEY")}
+    keys = {
+        "MINIO_ACCESS_KEY": reader.text("RESTORE_MINIO_ACCESS_KEY"),
+        "MINIO_SECRET_KEY": reader.text("RESTORE_MINIO_SECRET_KEY"),
+    }
     reader.check()  # a file that cannot be read must not lead to another key
     values = {name: value for name, value in keys.items() if value}
     if "://" in text:
         if "@" in text:
             raise ConfigurationError(
-                "the URL of the bucket holds a login", hint="Set RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY in place of it."
+                "the URL of the bucket holds a login",
+                hint="Set RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY in place of it.",
             )
         try:
             endpoint, text, is_secure = parse_bucket_url(text)
         except ValueError as error:
             raise ConfigurationError(
-                f"--bucket is no URL of a bucket: it {error}", hint="Use http://host:9000/bucket or https://host/bucket."
+                f"--bucket is no URL of a bucket: it {error}",
+                hint="Use http://host:9000/bucket or https://host/bucket.",
             ) from None
         values |= {"MINIO_ENDPOINT": endpoint, "MINIO_SECURE": str(is_secure)}
     reader = config.with_values(values).open_reader()

@@ -44,7 +44,10 @@ class UiSettings:
 
 
 def parse_address(text: str) -> Address:
-    """Return host and port of `host`, `host:port`, `[::1]` or `[::1]:port`; ValueError when the text is none of them."""
+    """Return host and port of `host`, `host:port`, `[::1]` or `[::1]:port`.
+
+    ValueError when the text is none of them.
+    """
     found = _HOST.fullmatch(text.lower())
     if found is None:
         raise ValueError(text)
@@ -52,7 +55,10 @@ def parse_address(text: str) -> Address:
 
 
 def parse_origin(text: str) -> Address:
-    """Return host and port of an http or https address, with the scheme's port where it gives none; ValueError when it is not one."""
+    """Return host and port of an http or https address, with the scheme's port where it gives none.
+
+    ValueError when it is not one.
+    """
     parts = urlsplit(text)
     if parts.scheme not in _DEFAULT_PORTS:
         raise ValueError(text)
@@ -65,7 +71,9 @@ def read_ui(reader: Reader) -> UiSettings:
     named = reader.parsed("BACKUP_UI_HOSTS", _parse_addresses, "host or host:port, several with commas", ())
     own = reader.parsed("DAGSTER_WEBSERVER_URL", _parse_own_address, "an http or https address", ())
     header = reader.parsed("BACKUP_UI_USER_HEADER", _parse_header, "the name of a header", "")
-    networks = reader.parsed("BACKUP_UI_PROXIES", _parse_networks, "IP addresses or networks, several with commas", ())
+    networks = reader.parsed(
+        "BACKUP_UI_PROXIES", _parse_networks, "IP addresses or networks, several with commas", ()
+    )
     if header and not networks:
         reader.required("BACKUP_UI_PROXIES")
     if networks and not header:
@@ -73,7 +81,9 @@ def read_ui(reader: Reader) -> UiSettings:
     return UiSettings(
         addresses=(*named, *own),
         proxy_login=ProxyLogin(header, networks) if header and networks else None,
-        password_hashes=reader.parsed("BACKUP_UI_PASSWORD", _parse_passwords, "lines of user:hash with argon2 hashes", {}),
+        password_hashes=reader.parsed(
+            "BACKUP_UI_PASSWORD", _parse_passwords, "lines of user:hash with argon2 hashes", {}
+        ),
     )
 
 

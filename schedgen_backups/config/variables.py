@@ -1,7 +1,8 @@
-"""The environment variables: name, default, meaning, and the names of other programs' variables that are passed on.
+"""The environment variables: name, default, meaning, and the names of other programs' variables that are
+passed on.
 
-The only source of their documentation: `make docs` writes .env.example, docs/reference/settings.md, the manual page and the lists of docker/
-from it. No values and no parsing here.
+The only source of their documentation: `make docs` writes .env.example, docs/reference/settings.md, the
+manual page and the lists of docker/ from it. No values and no parsing here.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ DEFAULT_AUDIT_SCHEDULE = "0 6 * * 1"
 class Variable:
     """One environment variable.
 
-    A relative path in a value starts at the directory of the environment file in force, and without one at the checkout. The files
-    in /etc and ~/.config are no place for data: with one of them, or without a checkout, a relative path is an error.
+    A relative path in a value starts at the directory of the environment file in force, and without one at
+    the checkout. The files in /etc and ~/.config are no place for data: with one of them, or without a
+    checkout, a relative path is an error.
     """
 
     name: str
@@ -29,7 +31,8 @@ class Variable:
     meaning: str
     is_secret: bool = False
     flag: str = ""
-    """The flag of `setup` that answers it, without dashes; of a secret, the flag that names a file. Empty: setup does not ask."""
+    """The flag of `setup` that answers it, without dashes; of a secret, the flag that names a file. Empty:
+    setup does not ask."""
     example: str = ""
     """Shown in .env.example instead of the default."""
     is_set_in_example: bool = False
@@ -50,8 +53,16 @@ VARIABLE_GROUPS = (
         "The database",
         "The role needs no more than: GRANT pg_read_all_data TO schedgen;",
         (
-            Variable("POSTGRES_HOST", "postgres", "Database server", flag="postgres-host", is_set_in_example=True),
-            Variable("POSTGRES_PORT", "5432", "Port of the database server", flag="postgres-port", is_set_in_example=True),
+            Variable(
+                "POSTGRES_HOST", "postgres", "Database server", flag="postgres-host", is_set_in_example=True
+            ),
+            Variable(
+                "POSTGRES_PORT",
+                "5432",
+                "Port of the database server",
+                flag="postgres-port",
+                is_set_in_example=True,
+            ),
             Variable(
                 "POSTGRES_USER",
                 "schedgen",
@@ -67,26 +78,43 @@ VARIABLE_GROUPS = (
                 flag="postgres-password-file",
                 is_set_in_example=True,
             ),
-            Variable("POSTGRES_DB", "schedgen", "Database to back up", flag="postgres-db", is_set_in_example=True),
+            Variable(
+                "POSTGRES_DB", "schedgen", "Database to back up", flag="postgres-db", is_set_in_example=True
+            ),
             Variable(
                 "PGSSLMODE",
                 "prefer",
-                "TLS mode of the database connection: disable, allow, prefer, require, verify-ca or verify-full (as in libpq)",
+                "TLS mode of the database connection: disable, allow, prefer, require, verify-ca or "
+                "verify-full (as in libpq)",
             ),
             Variable(
                 "PG_BIN_DIR",
                 "",
-                "Directory of pg_dump, pg_dumpall and psql; by default the newest version on this machine that fits the server",
+                "Directory of pg_dump, pg_dumpall and psql; by default the newest version on this machine "
+                "that fits the server",
                 example="/usr/lib/postgresql/16/bin",
             ),
         ),
     ),
     VariableGroup(
         "The bucket",
-        "The key needs no more than s3:ListBucket, s3:GetObject, s3:GetObjectTagging and s3:GetBucketVersioning.",
+        "The key needs no more than s3:ListBucket, s3:GetObject, s3:GetObjectTagging and "
+        "s3:GetBucketVersioning.",
         (
-            Variable("MINIO_ENDPOINT", "minio:9000", "S3 server as host:port", flag="minio-endpoint", is_set_in_example=True),
-            Variable("MINIO_ACCESS_KEY", "", "Access key that may list and read; required", flag="minio-access-key", is_set_in_example=True),
+            Variable(
+                "MINIO_ENDPOINT",
+                "minio:9000",
+                "S3 server as host:port",
+                flag="minio-endpoint",
+                is_set_in_example=True,
+            ),
+            Variable(
+                "MINIO_ACCESS_KEY",
+                "",
+                "Access key that may list and read; required",
+                flag="minio-access-key",
+                is_set_in_example=True,
+            ),
             Variable(
                 "MINIO_SECRET_KEY",
                 "",
@@ -95,7 +123,13 @@ VARIABLE_GROUPS = (
                 flag="minio-secret-key-file",
                 is_set_in_example=True,
             ),
-            Variable("MINIO_BUCKET", "schedgen-pdfs", "Bucket to back up", flag="minio-bucket", is_set_in_example=True),
+            Variable(
+                "MINIO_BUCKET",
+                "schedgen-pdfs",
+                "Bucket to back up",
+                flag="minio-bucket",
+                is_set_in_example=True,
+            ),
             Variable("MINIO_SECURE", "false", "true: use https for the S3 server", flag="minio-secure"),
             Variable("MINIO_REGION", "us-east-1", "Region that requests are signed for"),
         ),
@@ -104,17 +138,39 @@ VARIABLE_GROUPS = (
         "Restore",
         "A restore writes, so it needs another role and another key. Set them only where you restore.",
         (
-            Variable("RESTORE_POSTGRES_USER", "", "Role that restores write with; by default the URL's user, otherwise POSTGRES_USER"),
+            Variable(
+                "RESTORE_POSTGRES_USER",
+                "",
+                "Role that restores write with; by default the URL's user, otherwise POSTGRES_USER",
+            ),
             Variable(
                 "RESTORE_POSTGRES_PASSWORD",
                 "",
-                "Password of the restoring role; by default POSTGRES_PASSWORD, for the server that is backed up only",
+                "Password of the restoring role; by default POSTGRES_PASSWORD, for the server that is "
+                "backed up only",
                 is_secret=True,
             ),
-            Variable("RESTORE_POSTGRES_HOST", "", "The only server that gets RESTORE_POSTGRES_PASSWORD; by default POSTGRES_HOST"),
-            Variable("RESTORE_POSTGRES_PORT", "", "Port of that server; by default POSTGRES_PORT, or 5432 if RESTORE_POSTGRES_HOST is set"),
-            Variable("RESTORE_MINIO_ACCESS_KEY", "", "Access key that may write, for `restore --bucket`; by default MINIO_ACCESS_KEY"),
-            Variable("RESTORE_MINIO_SECRET_KEY", "", "Secret key of the writing key; by default MINIO_SECRET_KEY", is_secret=True),
+            Variable(
+                "RESTORE_POSTGRES_HOST",
+                "",
+                "The only server that gets RESTORE_POSTGRES_PASSWORD; by default POSTGRES_HOST",
+            ),
+            Variable(
+                "RESTORE_POSTGRES_PORT",
+                "",
+                "Port of that server; by default POSTGRES_PORT, or 5432 if RESTORE_POSTGRES_HOST is set",
+            ),
+            Variable(
+                "RESTORE_MINIO_ACCESS_KEY",
+                "",
+                "Access key that may write, for `restore --bucket`; by default MINIO_ACCESS_KEY",
+            ),
+            Variable(
+                "RESTORE_MINIO_SECRET_KEY",
+                "",
+                "Secret key of the writing key; by default MINIO_SECRET_KEY",
+                is_secret=True,
+            ),
         ),
     ),
     VariableGroup(
@@ -131,11 +187,18 @@ VARIABLE_GROUPS = (
             Variable(
                 "BACKUP_NAME",
                 "",
-                "Name of this installation in every alert; by default alerts name the machine and the database",
+                "Name of this installation in every alert; by default alerts name the machine and the "
+                "database",
                 flag="name",
                 example="production",
             ),
-            Variable("BACKUP_SCHEDULE", DEFAULT_SCHEDULE, "When to back up, as a cron expression", flag="schedule", is_set_in_example=True),
+            Variable(
+                "BACKUP_SCHEDULE",
+                DEFAULT_SCHEDULE,
+                "When to back up, as a cron expression",
+                flag="schedule",
+                is_set_in_example=True,
+            ),
             Variable(
                 "BACKUP_TIMEZONE",
                 "UTC",
@@ -152,7 +215,8 @@ VARIABLE_GROUPS = (
             Variable(
                 "BACKUP_REFERENCE_QUERY",
                 "",
-                "SELECT with one column: the object keys that the database refers to; by default the preset's query",
+                "SELECT with one column: the object keys that the database refers to; by default the "
+                "preset's query",
                 flag="reference-query",
             ),
             Variable(
@@ -163,33 +227,45 @@ VARIABLE_GROUPS = (
             Variable(
                 "BACKUP_EXCLUDE_OBJECTS",
                 "",
-                "Objects that are not backed up, as a key, a prefix that ends in / or a glob; separated by commas",
+                "Objects that are not backed up, as a key, a prefix that ends in / or a glob; separated by "
+                "commas",
             ),
             Variable("BACKUP_ALLOW_EMPTY", "false", "true: accept a database without rows"),
             Variable(
                 "BACKUP_ALLOW_NEW_SOURCE",
                 "false",
-                "true: accept that the database or bucket has another name than in the existing recovery points",
+                "true: accept that the database or bucket has another name than in the existing recovery "
+                "points",
             ),
-            Variable("BACKUP_BEFORE_COMMAND", "", "Shell command to run before a backup; if it fails, no backup is taken"),
+            Variable(
+                "BACKUP_BEFORE_COMMAND",
+                "",
+                "Shell command to run before a backup; if it fails, no backup is taken",
+            ),
             Variable("BACKUP_AFTER_COMMAND", "", "Shell command to run after a successful backup"),
             Variable(
                 "BACKUP_FAILURE_COMMAND",
                 "",
-                "Shell command to run when a backup failed or was cancelled, including a failed BACKUP_BEFORE_COMMAND",
+                "Shell command to run when a backup failed or was cancelled, including a failed "
+                "BACKUP_BEFORE_COMMAND",
             ),
-            Variable("BACKUP_COMMAND_TIMEOUT_SECONDS", "600", "Abort any of these commands after this many seconds"),
+            Variable(
+                "BACKUP_COMMAND_TIMEOUT_SECONDS", "600", "Abort any of these commands after this many seconds"
+            ),
             Variable(
                 "BACKUP_GIT_DIRECTORY",
                 "",
                 "Git checkout of the application; its commit and branch are recorded in each point",
                 example="/srv/schedule-generator",
             ),
-            Variable("BACKUP_COMPRESSION_THREADS", "", "Compression threads; by default one per core, at most 8"),
+            Variable(
+                "BACKUP_COMPRESSION_THREADS", "", "Compression threads; by default one per core, at most 8"
+            ),
             Variable(
                 "BACKUP_DUMP_JOBS",
                 "",
-                "Concurrent pg_dump processes when there are several large tables; by default 2 on four cores or more, otherwise 1",
+                "Concurrent pg_dump processes when there are several large tables; by default 2 on four "
+                "cores or more, otherwise 1",
             ),
             Variable(
                 "BACKUP_DOWNLOAD_THREADS",
@@ -199,20 +275,23 @@ VARIABLE_GROUPS = (
             Variable(
                 "BACKUP_REREAD_DAYS",
                 "30",
-                "Read an unchanged object from the bucket again after this many days; until then it is copied from the last "
+                "Read an unchanged object from the bucket again after this many days; until then it is "
+                "copied from the last "
                 "archive. 0: read every object every time",
             ),
             Variable(
                 "BACKUP_MAX_MB_PER_SECOND",
                 "0",
-                "Maximum read rate of database and bucket together, in million bytes per second. 0: unlimited",
+                "Maximum read rate of database and bucket together, in million bytes per second. 0: "
+                "unlimited",
             ),
             Variable("BACKUP_NICE", "10", "Niceness of a backup's processes, 0 to 19"),
             Variable("BACKUP_MAX_HOURS", "6", "Abort a backup that runs longer than this"),
             Variable(
                 "BACKUP_STALL_TIMEOUT_SECONDS",
                 "600",
-                "Seconds without data after which pg_dump, psql, a session or the S3 server is considered hung; a whole S3 request "
+                "Seconds without data after which pg_dump, psql, a session or the S3 server is considered "
+                "hung; a whole S3 request "
                 "may take this long plus its size at 5 kB/s",
             ),
         ),
@@ -221,27 +300,50 @@ VARIABLE_GROUPS = (
         "Restore drills and the consistency check",
         "By default a drill starts its own servers on this machine; see docs/drill.md.",
         (
-            Variable("AUDIT_SCHEDULE", DEFAULT_AUDIT_SCHEDULE, "When to check the live system for missing objects, as a cron expression"),
-            Variable("DRILL_SCHEDULE", DEFAULT_DRILL_SCHEDULE, "When to run a restore drill, as a cron expression"),
-            Variable("DRILL_MAX_MINUTES", "60", "A drill that takes longer fails its check; after twice this time it is aborted"),
-            Variable("DRILL_DIR", "", "Data directory of the drill's own servers; by default .drill in BACKUP_DIR", example="/srv/drill"),
+            Variable(
+                "AUDIT_SCHEDULE",
+                DEFAULT_AUDIT_SCHEDULE,
+                "When to check the live system for missing objects, as a cron expression",
+            ),
+            Variable(
+                "DRILL_SCHEDULE", DEFAULT_DRILL_SCHEDULE, "When to run a restore drill, as a cron expression"
+            ),
+            Variable(
+                "DRILL_MAX_MINUTES",
+                "60",
+                "A drill that takes longer fails its check; after twice this time it is aborted",
+            ),
+            Variable(
+                "DRILL_DIR",
+                "",
+                "Data directory of the drill's own servers; by default .drill in BACKUP_DIR",
+                example="/srv/drill",
+            ),
             Variable(
                 "DRILL_DATABASE_URL",
                 "",
-                "postgresql://user@host:port/dbname of a server for drills, which creates a scratch database there; by default one is "
+                "postgresql://user@host:port/dbname of a server for drills, which creates a scratch "
+                "database there; by default one is "
                 "started on this machine",
                 is_secret=True,
                 example="postgresql://drill@db-test:5432/postgres",
             ),
             Variable("DRILL_POSTGRES_PASSWORD", "", "Password for DRILL_DATABASE_URL", is_secret=True),
-            Variable("DRILL_ON_SOURCE_SERVER", "false", "true: allow DRILL_DATABASE_URL to be the server that is backed up"),
+            Variable(
+                "DRILL_ON_SOURCE_SERVER",
+                "false",
+                "true: allow DRILL_DATABASE_URL to be the server that is backed up",
+            ),
             Variable(
                 "DRILL_MINIO_ENDPOINT",
                 "",
-                "S3 server for drills, which create a scratch bucket there; by default one is started on this machine",
+                "S3 server for drills, which create a scratch bucket there; by default one is started on "
+                "this machine",
                 example="minio-test:9000",
             ),
-            Variable("DRILL_MINIO_ACCESS_KEY", "", "Access key that may create and remove buckets on that server"),
+            Variable(
+                "DRILL_MINIO_ACCESS_KEY", "", "Access key that may create and remove buckets on that server"
+            ),
             Variable("DRILL_MINIO_SECRET_KEY", "", "Secret key of DRILL_MINIO_ACCESS_KEY", is_secret=True),
             Variable("DRILL_MINIO_SECURE", "false", "true: use https for that server"),
             Variable(
@@ -263,9 +365,23 @@ VARIABLE_GROUPS = (
                 flag="retention-days",
                 is_set_in_example=True,
             ),
-            Variable("BACKUP_RETENTION_KEEP_LAST", "3", "Minimum number of verified points to keep, whatever their age"),
-            Variable("BACKUP_RETENTION_WEEKS", "0", "Keep the last verified point of each of this many weeks", example="4"),
-            Variable("BACKUP_RETENTION_MONTHS", "0", "Keep the last verified point of each of this many months", example="12"),
+            Variable(
+                "BACKUP_RETENTION_KEEP_LAST",
+                "3",
+                "Minimum number of verified points to keep, whatever their age",
+            ),
+            Variable(
+                "BACKUP_RETENTION_WEEKS",
+                "0",
+                "Keep the last verified point of each of this many weeks",
+                example="4",
+            ),
+            Variable(
+                "BACKUP_RETENTION_MONTHS",
+                "0",
+                "Keep the last verified point of each of this many months",
+                example="12",
+            ),
         ),
     ),
     VariableGroup(
@@ -275,7 +391,8 @@ VARIABLE_GROUPS = (
             Variable(
                 "BACKUP_ALERT_WEBHOOK_URL",
                 "",
-                "Where alerts go: Slack, Discord, Teams, an apprise address or a JSON endpoint; separated by spaces",
+                "Where alerts go: Slack, Discord, Teams, an apprise address or a JSON endpoint; separated "
+                "by spaces",
                 is_secret=True,
                 flag="alert-webhook-url-file",
                 is_set_in_example=True,
@@ -287,7 +404,13 @@ VARIABLE_GROUPS = (
                 flag="alert-email",
                 is_set_in_example=True,
             ),
-            Variable("SMTP_HOST", "", "Mail server for BACKUP_ALERT_EMAIL", flag="smtp-host", example="smtp.example.com"),
+            Variable(
+                "SMTP_HOST",
+                "",
+                "Mail server for BACKUP_ALERT_EMAIL",
+                flag="smtp-host",
+                example="smtp.example.com",
+            ),
             Variable("SMTP_PORT", "587", "Port of the mail server", flag="smtp-port"),
             Variable("SMTP_USER", "", "User name at the mail server, if it needs one", flag="smtp-user"),
             Variable("SMTP_PASSWORD", "", "Password of SMTP_USER", is_secret=True, flag="smtp-password-file"),
@@ -302,7 +425,8 @@ VARIABLE_GROUPS = (
             Variable(
                 "BACKUP_MAX_AGE_HOURS",
                 "",
-                "Alert when no verified point is younger than this; by default the longest gap of the schedule plus two hours",
+                "Alert when no verified point is younger than this; by default the longest gap of the "
+                "schedule plus two hours",
                 example="26",
             ),
             Variable(
@@ -315,7 +439,8 @@ VARIABLE_GROUPS = (
             Variable(
                 "BACKUP_DOCUMENTATION_URL",
                 "",
-                "Address under which you publish docs/; alerts then link to their page there instead of naming the file",
+                "Address under which you publish docs/; alerts then link to their page there instead of "
+                "naming the file",
                 example="https://docs.example.com/backups",
             ),
         ),
@@ -339,7 +464,8 @@ VARIABLE_GROUPS = (
             Variable(
                 "BACKUP_UI_USER_HEADER",
                 "",
-                "Header in which a reverse proxy names the user that it has authenticated; needs BACKUP_UI_PROXIES",
+                "Header in which a reverse proxy names the user that it has authenticated; needs "
+                "BACKUP_UI_PROXIES",
                 example="X-Remote-User",
             ),
             Variable(
@@ -364,7 +490,8 @@ FILE_SUFFIX = "_FILE"
 ENV_FILE_VARIABLE = "BACKUP_ENV_FILE"
 """Names the environment file; the option --env-file does the same. Taken from the process's environment only."""
 CERTIFICATES_VARIABLE = "SSL_CERT_FILE"
-"""OpenSSL's own: the certificate authorities to trust. Taken from the process's environment only, since other libraries read it there themselves."""
+"""OpenSSL's own: the certificate authorities to trust. Taken from the process's environment only, since other
+libraries read it there themselves."""
 LIBPQ_VARIABLES = (
     "PGSSLROOTCERT",
     "PGSSLCERT",
@@ -386,6 +513,13 @@ LIBPQ_VARIABLES = (
     "PGKRBSRVNAME",
     "PGTARGETSESSIONATTRS",
 )
-"""Variables of libpq that are passed on as they are (PostgreSQL manual, section 34.15): how a connection is secured, never a server or a program."""
-NAMES = frozenset({*(variable.name for variable in VARIABLES), *(variable.name + FILE_SUFFIX for variable in VARIABLES), *LIBPQ_VARIABLES})
+"""Variables of libpq that are passed on as they are (PostgreSQL manual, section 34.15): how a connection is
+secured, never a server or a program."""
+NAMES = frozenset(
+    {
+        *(variable.name for variable in VARIABLES),
+        *(variable.name + FILE_SUFFIX for variable in VARIABLES),
+        *LIBPQ_VARIABLES,
+    }
+)
 """What is taken from an environment file; the application's own variables stay there."""

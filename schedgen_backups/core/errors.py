@@ -20,7 +20,8 @@
     └── RestoreError              a restore was refused or failed            permanent
         └── TargetNotEmptyError   the target holds something already         permanent
 
-Add a class when a caller must tell it from the others; otherwise use the nearest one. No error text holds a secret.
+Add a class when a caller must tell it from the others; otherwise use the nearest one. No error text holds a
+secret.
 """
 
 from __future__ import annotations
@@ -110,7 +111,10 @@ class VerificationError(BackupError):
 
 
 class UnreadableFileError(VerificationError):
-    """A file cannot be read now: permissions, a disk or a network that fails. Nothing is known of what is in it. Retryable."""
+    """A file cannot be read now: permissions, a disk or a network that fails.
+
+    Nothing is known of what is in it. Retryable.
+    """
 
     is_retryable = True
 

@@ -1,7 +1,8 @@
 """The values that are written into the files of a recovery point, and read back from them.
 
-Add a field here when it must survive in a file; give it a default, so that files written before it can still be read. Every model is frozen and
-goes to JSON and back unchanged. No I/O and no decisions here: `catalog` reads and writes files, `verification` holds what was proven.
+Add a field here when it must survive in a file; give it a default, so that files written before it can still
+be read. Every model is frozen and goes to JSON and back unchanged. No I/O and no decisions here: `catalog`
+reads and writes files, `verification` holds what was proven.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ TOOL_VERSION = _find_version()
 
 FORMAT_VERSION = 2
 READABLE_FORMAT_VERSIONS = frozenset({1, FORMAT_VERSION})
-"""Of format 1 (0.1.0 until 2026-11-26) some fields have other names, and an archive does not count what is unproven."""
+"""Of format 1 (0.1.0 until 2026-11-26) some fields have other names, and an archive does not count what is
+unproven."""
 _ID_FORMAT = "%Y%m%d_%H%M%S"
 _ID_PATTERN = re.compile(r"[0-9]{8}_[0-9]{6}")
-_FILE_PATTERN = re.compile(r"(?P<prefix>db|minio)_(?P<name>.+)_(?P<id>[0-9]{8}_[0-9]{6})\.(?P<suffix>sql|tar)\.gz")
+_FILE_PATTERN = re.compile(
+    r"(?P<prefix>db|minio)_(?P<name>.+)_(?P<id>[0-9]{8}_[0-9]{6})\.(?P<suffix>sql|tar)\.gz"
+)
 
 
 class FrozenModel(BaseModel):
@@ -105,7 +109,9 @@ class ArtifactName:
     point_id: RecoveryPointId
 
     def to_file_name(self) -> str:
-        """`db_NAME_ID.sql.gz` or `minio_NAME_ID.tar.gz`; characters that a path cannot hold are percent-encoded."""
+        """`db_NAME_ID.sql.gz` or `minio_NAME_ID.tar.gz`; characters that a path cannot hold are
+        percent-encoded.
+        """
         return f"{self.kind.file_prefix}_{quote(self.source_name, safe=' +@,=')}_{self.point_id}{self.kind.file_suffix}"
 
     @classmethod
@@ -166,7 +172,9 @@ class ReferenceSummary(FrozenModel):
     @property
     def lost_count(self) -> int:
         """Missing objects that a backup could have had, or of which that is unknown."""
-        return self.verdict_counts.get(ReferenceVerdict.LOST, 0) + self.verdict_counts.get(ReferenceVerdict.UNKNOWN, 0)
+        return self.verdict_counts.get(ReferenceVerdict.LOST, 0) + self.verdict_counts.get(
+            ReferenceVerdict.UNKNOWN, 0
+        )
 
     @property
     def is_coherent(self) -> bool:
@@ -217,7 +225,11 @@ class Site(FrozenModel):
     def owns(self, manifest: Manifest) -> bool:
         """Return whether the point is this site's own or was adopted."""
         is_older = not manifest.site_id and manifest.point_id in self.older_points
-        return manifest.site_id == self.site_id or is_older or any(each.point_id == manifest.point_id for each in self.adopted)
+        return (
+            manifest.site_id == self.site_id
+            or is_older
+            or any(each.point_id == manifest.point_id for each in self.adopted)
+        )
 
 
 class AcceptedObject(FrozenModel):
@@ -232,7 +244,9 @@ class AcceptedObject(FrozenModel):
 
 
 class MissingBaseline(FrozenModel):
-    """Objects that the live system lacks and that are no news: those missing at the site's first point, and those accepted since."""
+    """Objects that the live system lacks and that are no news: those missing at the site's first point, and
+    those accepted since.
+    """
 
     first_missing: tuple[str, ...] | None = None
     """None while only accepted objects are known, before the site's first point."""
@@ -245,10 +259,20 @@ class MissingBaseline(FrozenModel):
 
     def keep_only(self, missing: frozenset[str]) -> MissingBaseline:
         """Return the same without the objects that are there again: their next loss is news."""
-        first_missing = tuple(key for key in self.first_missing if key in missing) if self.first_missing is not None else None
-        accepted = [each.model_copy(update={"was_missing": each.was_missing or each.key in missing}) for each in self.accepted]
+        first_missing = (
+            tuple(key for key in self.first_missing if key in missing)
+            if self.first_missing is not None
+            else None
+        )
+        accepted = [
+            each.model_copy(update={"was_missing": each.was_missing or each.key in missing})
+            for each in self.accepted
+        ]
         # One that was accepted beforehand and is still there stays accepted.
-        return MissingBaseline(first_missing=first_missing, accepted=tuple(each for each in accepted if each.key in missing or not each.was_missing))
+        return MissingBaseline(
+            first_missing=first_missing,
+            accepted=tuple(each for each in accepted if each.key in missing or not each.was_missing),
+        )
 
 
 class LeftOut(FrozenModel):

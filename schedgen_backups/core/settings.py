@@ -1,7 +1,8 @@
-"""What core needs to know to reach the database and the bucket, to transfer data and to drill, as frozen values.
+"""What core needs to know to reach the database and the bucket, to transfer data and to drill, as frozen
+values.
 
-Add a field here when core needs it. `schedgen_backups.config` reads the values from the environment. No parsing, no defaults that depend on the
-machine, no connections. Secrets are kept out of every `repr`.
+Add a field here when core needs it. `schedgen_backups.config` reads the values from the environment. No
+parsing, no defaults that depend on the machine, no connections. Secrets are kept out of every `repr`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class DatabaseSettings:
     ssl_mode: str = "prefer"
     """One of libpq's `sslmode` words (PostgreSQL manual, section 34.19)."""
     libpq_variables: tuple[tuple[str, str], ...] = ()
-    """Other environment variables of libpq with their values, such as PGSSLROOTCERT (PostgreSQL manual, section 34.15)."""
+    """Other environment variables of libpq with their values, such as PGSSLROOTCERT (PostgreSQL manual,
+    section 34.15)."""
 
     @property
     def is_local(self) -> bool:
@@ -90,7 +92,8 @@ class KeyColumns:
     table: str
     """As a query of the database's own would write it."""
     columns: tuple[str, ...]
-    """The parts in their order; a row without the last one has a key without it, one without another has none."""
+    """The parts in their order; a row without the last one has a key without it, one without another has
+    none."""
     prefix: str = ""
     """What each key begins with."""
 
@@ -104,7 +107,8 @@ class References:
 
     query: str = DEFAULT_REFERENCE_QUERY
     built_in: KeyColumns | None = SCHEDGEN_KEYS
-    """What the query reads where nobody wrote it: then a missing table means "not configured" and not an error."""
+    """What the query reads where nobody wrote it: then a missing table means "not configured" and not an
+    error."""
 
     @property
     def is_configured(self) -> bool:
@@ -132,7 +136,8 @@ class CaptureSettings:
     is_new_source_allowed: bool = False
     """Whether the database or bucket may have another name than that of the backup directory's newest point."""
     reread_days: int = 30
-    """Days for which an unchanged object is copied from the previous archive before it is read from the bucket again; 0 means never copied."""
+    """Days for which an unchanged object is copied from the previous archive before it is read from the
+    bucket again; 0 means never copied."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,8 @@ class DrillSettings:
     sql_checks_path: Path | None = None
     """A file of SQL statements that must each be true; None for none."""
     hidden_paths: tuple[Path, ...] = ()
-    """Files and folders that a server of the drill's own has no business with; it does not see them where the system lets that be done."""
+    """Files and folders that a server of the drill's own has no business with; it does not see them where the
+    system lets that be done."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,10 @@ _MOST = timedelta(days=36500)
 
 
 def parse_span(text: str) -> timedelta:
-    """The time span of 12h, 30d or 4w; ConfigurationError for anything else, nothing and more than a century included."""
+    """The time span of 12h, 30d or 4w.
+
+    ConfigurationError for anything else, nothing and more than a century included.
+    """
     found = re.fullmatch(r"([1-9][0-9]{0,6})([hdw])", text.strip())
     if found is None or (span := int(found[1]) * _UNITS[found[2]]) > _MOST:
         raise ConfigurationError(f"{text!r} is no time span", hint="Write it as 12h, 30d or 4w.")

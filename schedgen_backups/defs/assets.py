@@ -1,7 +1,9 @@
-"""The assets: the live system, its database's dump, its bucket's archive, and the recovery point that they make once both are verified.
+"""The assets: the live system, its database's dump, its bucket's archive, and the recovery point that they
+make once both are verified.
 
-An asset calls core and turns the record it gets into metadata; add one when there is another noun that exists afterwards. A restore is never an
-asset: "Materialize all" must not overwrite anything. How Dagster runs assets: docs.dagster.io, "Assets".
+An asset calls core and turns the record it gets into metadata; add one when there is another noun that exists
+afterwards. A restore is never an asset: "Materialize all" must not overwrite anything. How Dagster runs
+assets: docs.dagster.io, "Assets".
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -29,7 +31,12 @@ from schedgen_backups.defs.hooks import alert_on_step_failure, announce_recovery
 from schedgen_backups.defs.resources import POOL, BackupResource
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
-from schedgen_backups.monitoring.markdown import OVERVIEW_KEY, make_levels_table, make_overview, make_tables_table
+from schedgen_backups.monitoring.markdown import (
+    OVERVIEW_KEY,
+    make_levels_table,
+    make_overview,
+    make_tables_table,
+)
 
 GROUP = "backup"
 OWNERS = ["team:operations"]
@@ -53,11 +60,14 @@ live_system = dg.AssetSpec(
     hooks={alert_on_step_failure},
     op_tags={"dagster/priority": "10"},
     description=(
-        "A plain SQL dump of the database from one exported snapshot, as `db_NAME_ID.sql.gz` in the backup directory. "
+        "A plain SQL dump of the database from one exported snapshot, as `db_NAME_ID.sql.gz` in the backup "
+        "directory. "
         "`gunzip -c FILE | psql -v ON_ERROR_STOP=1` loads it anywhere."
     ),
 )
-def database_dump(context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.MaterializeResult:
+def database_dump(
+    context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]
+) -> dg.MaterializeResult:
     """The backup directory holds a dump of the database for this run's recovery point."""
     with explain_failure(DATABASE_EXIT_CODE):
         config = backup.config
@@ -105,10 +115,13 @@ def database_dump(context: dg.AssetExecutionContext, backup: dg.ResourceParam[Ba
     op_tags={"dagster/priority": "5"},
     description=(
         "Every object of the bucket with its S3 metadata, as `minio_NAME_ID.tar.gz` in the backup directory. "
-        "Listed after the dump's snapshot, so that no referenced upload is missed. `tar xzf FILE` unpacks it anywhere."
+        "Listed after the dump's snapshot, so that no referenced upload is missed. `tar xzf FILE` unpacks "
+        "it anywhere."
     ),
 )
-def minio_archive(context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.MaterializeResult:
+def minio_archive(
+    context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]
+) -> dg.MaterializeResult:
     """The backup directory holds an archive of the bucket for this run's recovery point."""
     with explain_failure(BUCKET_EXIT_CODE):
         config = backup.config
@@ -154,25 +167,36 @@ def minio_archive(context: dg.AssetExecutionContext, backup: dg.ResourceParam[Ba
     pool=POOL,
     hooks={alert_on_step_failure, announce_recovery_point},
     description=(
-        "The manifest that makes dump and archive one recovery point. Written last, and only when every check is seen to hold; "
+        "The manifest that makes dump and archive one recovery point. Written last, and only when every "
+        "check is seen to hold; "
         "materialised alone, it looks at what no check of the same run has looked at."
     ),
 )
-def recovery_point(context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.MaterializeResult:
-    """The newest pair of dump and archive is committed: this run's, or when materialised alone the newest there is."""
+def recovery_point(
+    context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]
+) -> dg.MaterializeResult:
+    """The newest pair of dump and archive is committed: this run's, or when materialised alone the newest
+    there is.
+    """
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
         own_id = find_point_id(context.instance, context.run.run_id)
         points = catalog.list_points()
         complete = [point.point_id for point in points if len(point.artifacts) == len(ArtifactKind)]
         own = [point.point_id for point in points if point.point_id == own_id]
-        any_left = [point.point_id for point in points]  # committing refuses it and says which half is missing
+        any_left = [
+            point.point_id for point in points
+        ]  # committing refuses it and says which half is missing
         point_id = (own or complete[-1:] or any_left[-1:] or [own_id])[0]
         origin = read_origin(context.run.tags, context.run.run_id)
         context.instance.add_run_tags(context.run.run_id, {run_tags.POINT: point_id.text})
-        manifest, verification = commit_point(catalog, point_id, origin=origin, live=backup.config.live_application)
+        manifest, verification = commit_point(
+            catalog, point_id, origin=origin, live=backup.config.live_application
+        )
         pin = _pin_as_tagged(catalog, point_id, context.run.tags, origin)
-        AlertService(backup.config)  # wrong settings fail the run now that the point is safe: nobody would hear of the next failure
+        AlertService(
+            backup.config
+        )  # wrong settings fail the run now that the point is safe: nobody would hear of the next failure
     references = manifest.references
     size_bytes = sum(artifact.size_bytes for artifact in manifest.artifacts)
     now = datetime.now(timezone.utc)
@@ -196,8 +220,12 @@ def recovery_point(context: dg.AssetExecutionContext, backup: dg.ResourceParam[B
     )
 
 
-def make_points_observation(catalog: Catalog, metadata: Mapping[str, dg.MetadataValue] | None = None) -> dg.AssetObservation:
-    """Return how all recovery points stand now, as an observation of the asset: for runs that change something about them and take none."""
+def make_points_observation(
+    catalog: Catalog, metadata: Mapping[str, dg.MetadataValue] | None = None
+) -> dg.AssetObservation:
+    """Return how all recovery points stand now, as an observation of the asset: for runs that change
+    something about them and take none.
+    """
     overview = dg.MetadataValue.md(make_overview(catalog, datetime.now(timezone.utc)))
     return dg.AssetObservation(recovery_point.key, metadata={**(metadata or {}), OVERVIEW_KEY: overview})
 
@@ -206,7 +234,9 @@ ASSETS = (database_dump, minio_archive, recovery_point)
 
 
 def find_point_id(instance: dg.DagsterInstance, run_id: str) -> RecoveryPointId:
-    """The id of the recovery point that a run makes: the second at which the run was created, so that all its steps agree on it."""
+    """The id of the recovery point that a run makes: the second at which the run was created, so that all its
+    steps agree on it.
+    """
     record = instance.get_run_record_by_id(run_id)
     created_at = record.create_timestamp if record else datetime.now(timezone.utc)
     if created_at.tzinfo is None:
@@ -223,7 +253,11 @@ def read_origin(tags: Mapping[str, str], run_id: str) -> Origin:
     """Who asked for the run and why, as its tags say."""
     return Origin(
         reason=tags.get(run_tags.REASON, ""),
-        labels={name.removeprefix(run_tags.LABEL_PREFIX): value for name, value in tags.items() if name.startswith(run_tags.LABEL_PREFIX)},
+        labels={
+            name.removeprefix(run_tags.LABEL_PREFIX): value
+            for name, value in tags.items()
+            if name.startswith(run_tags.LABEL_PREFIX)
+        },
         git_commit=tags.get(run_tags.GIT_COMMIT, ""),
         git_branch=tags.get(run_tags.GIT_BRANCH, ""),
         user=tags.get(run_tags.USER) or _find_user_name(),
@@ -238,13 +272,20 @@ def _find_user_name() -> str:
     return ""
 
 
-def _pin_as_tagged(catalog: Catalog, point_id: RecoveryPointId, tags: Mapping[str, str], origin: Origin) -> Pin | None:
-    """Pin the point when the run's tags ask for it, with its labels or reason as the reason; return the pin. ConfigurationError for a bad span."""
+def _pin_as_tagged(
+    catalog: Catalog, point_id: RecoveryPointId, tags: Mapping[str, str], origin: Origin
+) -> Pin | None:
+    """Pin the point when the run's tags ask for it, with its labels or reason as the reason; return the pin.
+
+    ConfigurationError for a bad span.
+    """
     if run_tags.PIN_FOR not in tags:
         return None
     span = parse_span(tags[run_tags.PIN_FOR])
     now = datetime.now(timezone.utc)
     reason = describe_labels(origin.labels) or origin.reason or "pinned when it was taken"
-    pin = Pin(point_id=point_id.text, reason=reason, pinned_by=origin.user, pinned_at=now, expires_at=now + span)
+    pin = Pin(
+        point_id=point_id.text, reason=reason, pinned_by=origin.user, pinned_at=now, expires_at=now + span
+    )
     write_pin(catalog, pin)
     return pin

@@ -1,7 +1,8 @@
-"""The look at the live system: a check that every row's object is there, and the job that runs it once a week.
+"""The look at the live system: a check that every row's object is there, and the job that runs it once a
+week.
 
-`core.verify.live_system` looks. The asset is not ours to make, so nothing materialises it; its losses are no reason to take no
-backup, so the check blocks nothing. The command `audit` does the same from a terminal.
+`core.verify.live_system` looks. The asset is not ours to make, so nothing materialises it; its losses are no
+reason to take no backup, so the check blocks nothing. The command `audit` does the same from a terminal.
 """
 
 # Dagster's own decorators and functions have partially unknown types.

@@ -1,7 +1,8 @@
-"""The checks of captures and recovery points: the blocking ones between the files and the commit, and those of how all points stand now.
+"""The checks of captures and recovery points: the blocking ones between the files and the commit, and those
+of how all points stand now.
 
-A check reads the files again, never what an asset remembers, and records what it saw beside them. Run alone, it looks at the newest point.
-`core.verify` does the work. Add one when there is another check.
+A check reads the files again, never what an asset remembers, and records what it saw beside them. Run alone,
+it looks at the newest point. `core.verify` does the work. Add one when there is another check.
 """
 
 import warnings
@@ -19,10 +20,21 @@ from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.units import format_bytes
-from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
+from schedgen_backups.core.verify.files import (
+    verify_archive,
+    verify_dump,
+    verify_dump_against_snapshot,
+    verify_every_object,
+)
 from schedgen_backups.core.verify.references import verify_references
 from schedgen_backups.core.verify.size_change import SizeComparison, SizeVerdict
-from schedgen_backups.defs.assets import database_dump, describe_holder, find_point_id, minio_archive, recovery_point
+from schedgen_backups.defs.assets import (
+    database_dump,
+    describe_holder,
+    find_point_id,
+    minio_archive,
+    recovery_point,
+)
 from schedgen_backups.defs.hooks import alert_on_step_failure
 from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
@@ -31,15 +43,21 @@ from schedgen_backups.monitoring.watch import make_fresh_result, make_intact_res
 
 
 @dg.asset_check(asset=database_dump, blocking=True)
-def dump_is_complete(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
-    """Every byte of the dump was read again: the digests match, each table is whole, and pg_dump's last line is there."""
+def dump_is_complete(
+    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+) -> dg.AssetCheckResult:
+    """Every byte of the dump was read again: the digests match, each table is whole, and pg_dump's last line
+    is there.
+    """
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
         return _report(context, catalog, point, verify_dump(path))
 
 
 @dg.asset_check(asset=database_dump, blocking=True)
-def dump_matches_snapshot(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
+def dump_matches_snapshot(
+    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+) -> dg.AssetCheckResult:
     """The dump has every table of the snapshot, with as many rows as were counted in it."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
@@ -47,15 +65,22 @@ def dump_matches_snapshot(context: dg.AssetCheckExecutionContext, backup: dg.Res
 
 
 @dg.asset_check(asset=database_dump, blocking=True)
-def dump_size_is_plausible(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
-    """The dump did not shrink by more than half since the point before (HIGH). Three times as large is a warning (LOW)."""
+def dump_size_is_plausible(
+    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+) -> dg.AssetCheckResult:
+    """The dump did not shrink by more than half since the point before (HIGH).
+
+    Three times as large is a warning (LOW).
+    """
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
         return _compare_with_previous(catalog, point, ArtifactKind.DATABASE, path)
 
 
 @dg.asset_check(asset=minio_archive, blocking=True)
-def archive_is_readable(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
+def archive_is_readable(
+    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+) -> dg.AssetCheckResult:
     """Every byte of the archive was read again: the digests match, and each object can be taken out."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
@@ -63,7 +88,9 @@ def archive_is_readable(context: dg.AssetCheckExecutionContext, backup: dg.Resou
 
 
 @dg.asset_check(asset=minio_archive, blocking=True)
-def every_object_is_archived(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
+def every_object_is_archived(
+    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+) -> dg.AssetCheckResult:
     """Each object that the bucket listed is in the archive, or was deleted before it could be read."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
@@ -71,38 +98,57 @@ def every_object_is_archived(context: dg.AssetCheckExecutionContext, backup: dg.
 
 
 @dg.asset_check(asset=minio_archive, blocking=True)
-def archive_size_is_plausible(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
-    """The objects did not shrink by more than half since the point before (HIGH). Three times as large is a warning (LOW)."""
+def archive_size_is_plausible(
+    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+) -> dg.AssetCheckResult:
+    """The objects did not shrink by more than half since the point before (HIGH).
+
+    Three times as large is a warning (LOW).
+    """
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
         return _compare_with_previous(catalog, point, ArtifactKind.BUCKET, path)
 
 
 @dg.asset_check(asset=minio_archive, additional_deps=[database_dump], blocking=True)
-def references_resolve(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
-    """Every object that the database's snapshot refers to is in the archive, or is nowhere to be had: its verdict says why.
+def references_resolve(
+    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+) -> dg.AssetCheckResult:
+    """Every object that the database's snapshot refers to is in the archive, or is nowhere to be had: its
+    verdict says why.
 
-    A warning, never green, where the references are not configured or the live system lacks objects that it had.
+    A warning, never green, where the references are not configured or the live system lacks objects that it
+    had.
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, archive_path = _find_subject(context, backup, ArtifactKind.BUCKET)
         dump_path = point.get_path(ArtifactKind.DATABASE)
         known = point.manifest.references if point.manifest else None
         result, _summary = verify_references(
-            dump_path, archive_path, live=backup.config.live_application, baseline=catalog.settle_baseline, known=known
+            dump_path,
+            archive_path,
+            live=backup.config.live_application,
+            baseline=catalog.settle_baseline,
+            known=known,
         )
         return _report(context, catalog, point, (result,))
 
 
 @dg.asset_check(asset=recovery_point)
 def recovery_point_is_intact(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
-    """No committed recovery point is damaged, failed or ahead of the clock. Looked at every few minutes by `freshness_watch`, too."""
+    """No committed recovery point is damaged, failed or ahead of the clock.
+
+    Looked at every few minutes by `freshness_watch`, too.
+    """
     return make_intact_result(_look_over(backup), Catalog(backup.config.backup_directory))
 
 
 @dg.asset_check(asset=recovery_point)
 def recovery_point_is_fresh(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
-    """The newest verified recovery point is younger than BACKUP_MAX_AGE_HOURS. Looked at every few minutes by `freshness_watch`, too."""
+    """The newest verified recovery point is younger than BACKUP_MAX_AGE_HOURS.
+
+    Looked at every few minutes by `freshness_watch`, too.
+    """
     return make_fresh_result(_look_over(backup), backup.config.alerts.max_age)
 
 
@@ -114,7 +160,8 @@ def _look_over(backup: BackupResource) -> Overview:
 def with_alerts(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
     """The check tells of its own failures, too."""
     with warnings.catch_warnings():
-        # with_hooks hands out a plain AssetsDefinition (Dagster 1.13); turning it back sets a parameter that Dagster calls beta.
+        # with_hooks hands out a plain AssetsDefinition (Dagster 1.13); turning it back sets a parameter that
+        # Dagster calls beta.
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.AssetChecksDefinition(**check.with_hooks({alert_on_step_failure}).get_attributes_dict())
 
@@ -142,36 +189,62 @@ CONDITION_CHECKS = [with_alerts(check) for check in (recovery_point_is_intact, r
 """Of what lies in the directory now. `freshness_watch` reports what they find, so the outbox need not."""
 
 
-def _find_subject(context: dg.AssetCheckExecutionContext, backup: BackupResource, kind: ArtifactKind) -> tuple[Catalog, PointListing, Path]:
+def _find_subject(
+    context: dg.AssetCheckExecutionContext, backup: BackupResource, kind: ArtifactKind
+) -> tuple[Catalog, PointListing, Path]:
     """This run's point when it has such a file, otherwise the newest that has one."""
     catalog = backup.open_catalog(describe_holder(context.run.run_id))
     own_id = find_point_id(context.instance, context.run.run_id)
     having = [point for point in catalog.list_points() if point.artifact(kind) is not None]
     own = [point for point in having if point.point_id == own_id]
     if not having:
-        raise VerificationError(f"there is no {kind.value} file in {catalog.directory}", hint="Materialise the asset first.")
+        raise VerificationError(
+            f"there is no {kind.value} file in {catalog.directory}", hint="Materialise the asset first."
+        )
     point = (own or having)[-1]
     return catalog, point, point.get_path(kind)
 
 
-def _report(context: dg.AssetCheckExecutionContext, catalog: Catalog, point: PointListing, results: tuple[CheckResult, ...]) -> dg.AssetCheckResult:
-    catalog.record_results(point.point_id, tuple(result.model_copy(update={"checked_by": context.run.run_id}) for result in results))
+def _report(
+    context: dg.AssetCheckExecutionContext,
+    catalog: Catalog,
+    point: PointListing,
+    results: tuple[CheckResult, ...],
+) -> dg.AssetCheckResult:
+    catalog.record_results(
+        point.point_id,
+        tuple(result.model_copy(update={"checked_by": context.run.run_id}) for result in results),
+    )
     is_passed = all(result.is_passed for result in results)
-    is_warning = all(result.status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE} for result in results)
+    is_warning = all(
+        result.status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE}
+        for result in results
+    )
     return dg.AssetCheckResult(
         passed=is_passed,
         severity=dg.AssetCheckSeverity.WARN if is_warning else dg.AssetCheckSeverity.ERROR,
-        description="; ".join(f"{result.check.value} {result.status.value}: {result.summary}" for result in results),
-        metadata={"recovery_point": point.point_id.text, **{name: value for result in results for name, value in result.figures.items()}},
+        description="; ".join(
+            f"{result.check.value} {result.status.value}: {result.summary}" for result in results
+        ),
+        metadata={
+            "recovery_point": point.point_id.text,
+            **{name: value for result in results for name, value in result.figures.items()},
+        },
     )
 
 
-def _compare_with_previous(catalog: Catalog, point: PointListing, kind: ArtifactKind, path: Path) -> dg.AssetCheckResult:
-    """Compared with the newest older file, committed or not: after a drop that was meant, the next night compares with the smaller one.
+def _compare_with_previous(
+    catalog: Catalog, point: PointListing, kind: ArtifactKind, path: Path
+) -> dg.AssetCheckResult:
+    """Compared with the newest older file, committed or not: after a drop that was meant, the next night
+    compares with the smaller one.
 
-    One that is damaged, of before this format, or leaves out something else, is passed over: it must not keep the next point from being taken.
+    One that is damaged, of before this format, or leaves out something else, is passed over: it must not keep
+    the next point from being taken.
     """
-    source_name = next(artifact.name.source_name for artifact in point.artifacts if artifact.name.kind is kind)
+    source_name = next(
+        artifact.name.source_name for artifact in point.artifacts if artifact.name.kind is kind
+    )
     older = [
         artifact.path
         for previous in catalog.list_points()
@@ -181,13 +254,22 @@ def _compare_with_previous(catalog: Catalog, point: PointListing, kind: Artifact
     ]
     size_bytes, excluded = _read_size(kind, path)
     sizes = filter(None, (_find_size(kind, before) for before in reversed(older)))
-    previous_bytes = next((before_bytes for before_bytes, excluded_before in sizes if set(excluded_before) == set(excluded)), None)
+    previous_bytes = next(
+        (before_bytes for before_bytes, excluded_before in sizes if set(excluded_before) == set(excluded)),
+        None,
+    )
     comparison = SizeComparison(size_bytes, previous_bytes)
     is_plausible = comparison.verdict in {SizeVerdict.PLAUSIBLE, SizeVerdict.FIRST}
-    compared = f", {format_bytes(previous_bytes)} before ({comparison.change_percent:+} %)" if previous_bytes is not None else ""
+    compared = (
+        f", {format_bytes(previous_bytes)} before ({comparison.change_percent:+} %)"
+        if previous_bytes is not None
+        else ""
+    )
     return dg.AssetCheckResult(
         passed=is_plausible,
-        severity=dg.AssetCheckSeverity.ERROR if comparison.verdict is SizeVerdict.DROPPED else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR
+        if comparison.verdict is SizeVerdict.DROPPED
+        else dg.AssetCheckSeverity.WARN,
         description=f"{comparison.verdict.value}: {format_bytes(size_bytes)}{compared}",
         metadata={
             "recovery_point": point.point_id.text,
@@ -206,7 +288,9 @@ def _find_size(kind: ArtifactKind, path: Path) -> tuple[int, tuple[str, ...]] | 
 
 
 def _read_size(kind: ArtifactKind, path: Path) -> tuple[int, tuple[str, ...]]:
-    """Bytes of the rows and the schema, or of the objects, since what compression does to them says nothing; and the patterns of what is left out."""
+    """Bytes of the rows and the schema, or of the objects, since what compression does to them says nothing;
+    and the patterns of what is left out.
+    """
     if kind is ArtifactKind.DATABASE:
         with open_dump(path) as dump:
             return dump.record.size_bytes, dump.record.excluded_patterns

@@ -1,7 +1,8 @@
-"""The commands that the operator wants to be run around a backup, once for each run, with what they print in the run's log.
+"""The commands that the operator wants to be run around a backup, once for each run, with what they print in
+the run's log.
 
-Of BACKUP_AFTER_COMMAND and BACKUP_FAILURE_COMMAND exactly one is run at the end of a run whose BACKUP_BEFORE_COMMAND was run, or would have been. A
-run that is killed runs neither.
+Of BACKUP_AFTER_COMMAND and BACKUP_FAILURE_COMMAND exactly one is run at the end of a run whose
+BACKUP_BEFORE_COMMAND was run, or would have been. A run that is killed runs neither.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ class BackupCommands:
         return bool(self._run_id)
 
     def begin(self, run_id: str) -> None:
-        """Run the command before a backup, at the first call of a run. CommandError, at each call, when it failed."""
+        """Run the command before a backup, at the first call of a run.
+
+        CommandError, at each call, when it failed.
+        """
         settings = self._config.commands
         if not self._run_id:
             self._run_id = run_id
@@ -43,13 +47,21 @@ class BackupCommands:
         if self._before is not None and not self._before.is_success:
             raise CommandError(
                 f"BACKUP_BEFORE_COMMAND {self._before.ending}",
-                hint="No backup was taken. The run's log has what the command printed; run it by hand with /bin/sh -c.",
+                hint="No backup was taken. The run's log has what the command printed; run it by hand with "
+                "/bin/sh -c.",
             )
 
     def end(self, *, has_failed: bool) -> None:
-        """Run the command after a backup, or the one on failure. One that fails is told of: the backup itself has ended."""
+        """Run the command after a backup, or the one on failure.
+
+        One that fails is told of: the backup itself has ended.
+        """
         settings = self._config.commands
-        name, text = ("BACKUP_FAILURE_COMMAND", settings.on_failure) if has_failed else ("BACKUP_AFTER_COMMAND", settings.after)
+        name, text = (
+            ("BACKUP_FAILURE_COMMAND", settings.on_failure)
+            if has_failed
+            else ("BACKUP_AFTER_COMMAND", settings.after)
+        )
         outcome = self._run(name, text)
         if outcome is None or outcome.is_success:
             return
@@ -68,7 +80,9 @@ class BackupCommands:
         if not text:
             return None
         environment = {"BACKUP_RUN_ID": self._run_id, "BACKUP_DIR": str(self._config.backup_directory)}
-        outcome = run_command(text, environment=environment, timeout_seconds=self._config.commands.timeout_seconds)
+        outcome = run_command(
+            text, environment=environment, timeout_seconds=self._config.commands.timeout_seconds
+        )
         printed = f"\n{outcome.output}" if outcome.output else ""
         dg.get_dagster_logger().info(f"{name} {outcome.ending.partition(':')[0]}{printed}")
         return outcome

@@ -1,7 +1,9 @@
-"""The weekly proof: the job that restores a recovery point into scratch servers, and the asset and checks that it reports to.
+"""The weekly proof: the job that restores a recovery point into scratch servers, and the asset and checks
+that it reports to.
 
-The asset cannot be executed: "Materialize all" takes a backup and drills nothing (docs/decisions/0021). What is looked at and measured is core's
-business (`core.drill`); the checks read what it recorded beside the point. When it runs stands in `schedules`.
+The asset cannot be executed: "Materialize all" takes a backup and drills nothing (docs/decisions/0021). What
+is looked at and measured is core's business (`core.drill`); the checks read what it recorded beside the
+point. When it runs stands in `schedules`.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -42,12 +44,18 @@ REPORT_KEY = "report"
 class DrillConfig(dg.Config):
     """Which recovery point is drilled."""
 
-    point_id: str = Field(default=LATEST, description="A recovery point such as 20261122_020000, or `latest`: the newest verified one.")
+    point_id: str = Field(
+        default=LATEST,
+        description="A recovery point such as 20261122_020000, or `latest`: the newest verified one.",
+    )
 
 
 @dg.op(name=DRILL_NAME, pool=DRILL_POOL, out=dg.Out(dg.Nothing), required_resource_keys={RESOURCE_KEY})
-def drill_recovery_point(context: dg.OpExecutionContext, config: DrillConfig) -> Iterator[dg.AssetCheckEvaluation]:
-    """The recovery point was restored somewhere else and looked at; what was measured is reported to the asset.
+def drill_recovery_point(
+    context: dg.OpExecutionContext, config: DrillConfig
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """The recovery point was restored somewhere else and looked at; what was measured is reported to the
+    asset.
 
     A drill that comes to no result is reported, too: the checks would say what the one before found.
     """
@@ -57,18 +65,28 @@ def drill_recovery_point(context: dg.OpExecutionContext, config: DrillConfig) ->
         yield _evaluate(
             _CHECKS[0],
             dg.AssetCheckResult(
-                passed=False, severity=dg.AssetCheckSeverity.ERROR, description=f"the drill came to no result: {failure.description}"
+                passed=False,
+                severity=dg.AssetCheckSeverity.ERROR,
+                description=f"the drill came to no result: {failure.description}",
             ),
         )
         raise
     for note in report.notes:
         context.log.warning(note)
-    context.log_event(dg.AssetMaterialization(DRILL_NAME, metadata={**_make_figures(report), "seconds_with_removal": round(seconds, 3)}))
-    context.log_event(make_points_observation(Catalog(getattr(context.resources, RESOURCE_KEY).config.backup_directory)))
+    context.log_event(
+        dg.AssetMaterialization(
+            DRILL_NAME, metadata={**_make_figures(report), "seconds_with_removal": round(seconds, 3)}
+        )
+    )
+    context.log_event(
+        make_points_observation(Catalog(getattr(context.resources, RESOURCE_KEY).config.backup_directory))
+    )
 
 
 def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) -> tuple[DrillReport, float]:
-    """Drill the point of the configuration; return what was found, and how many seconds it took with the removal of everything."""
+    """Drill the point of the configuration; return what was found, and how many seconds it took with the
+    removal of everything.
+    """
     with explain_failure(VERIFICATION_EXIT_CODE):
         site.check("drill", "capture", "database")
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
@@ -76,12 +94,21 @@ def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) ->
         chosen = find_drill_point(catalog, point_id)
         context.instance.add_run_tags(context.run_id, {run_tags.POINT: chosen.text})
         started = time.monotonic()
-        report = drill_point(catalog, chosen, site.capture.transfer, site.drill, source=site.database, drilled_by=context.run_id)
+        report = drill_point(
+            catalog,
+            chosen,
+            site.capture.transfer,
+            site.drill,
+            source=site.database,
+            drilled_by=context.run_id,
+        )
         return report, time.monotonic() - started
 
 
 def make_drill_asset(max_age: timedelta) -> dg.AssetSpec:
-    """Return the asset that drills report to. Nobody can execute it, so that "Materialize all" restores nothing.
+    """Return the asset that drills report to.
+
+    Nobody can execute it, so that "Materialize all" restores nothing.
 
     After `max_age` the UI shows it as overdue. For the UI only: there, any drill counts, whatever it found.
     """
@@ -92,8 +119,10 @@ def make_drill_asset(max_age: timedelta) -> dg.AssetSpec:
         owners=OWNERS,
         kinds={"postgres", "s3"},
         description=(
-            "A recovery point was restored into an empty PostgreSQL and an empty bucket, compared with what was captured, and opened by key. "
-            "Nothing that lives is written to, and everything that was started is gone afterwards. `rto_seconds` is how long it took. "
+            "A recovery point was restored into an empty PostgreSQL and an empty bucket, compared with "
+            "what was captured, and opened by key. "
+            "Nothing that lives is written to, and everything that was started is gone afterwards. "
+            "`rto_seconds` is how long it took. "
             "`restore_drill_job` does it."
         ),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=max_age),
@@ -123,16 +152,22 @@ _CHECKS = (
     ),
     _DrillCheck(
         "point_is_equal",
-        "Dumped and read again from there, it was identical: every row, the schema, every object with its metadata. "
+        "Dumped and read again from there, it was identical: every row, the schema, every object with its "
+        "metadata. "
         "A warning, never green, where two versions of PostgreSQL write the schema's text differently.",
         (Check.DATABASE_IS_EQUAL, Check.BUCKET_IS_EQUAL),
     ),
     _DrillCheck(
         "referenced_pdfs_open",
-        "A sample of the objects that the restored database names was fetched by key from the restored bucket, and opened by type.",
+        "A sample of the objects that the restored database names was fetched by key from the restored "
+        "bucket, and opened by type.",
         (Check.REFERENCED_PDFS_OPEN,),
     ),
-    _DrillCheck("operator_checks_hold", "Each statement of DRILL_SQL_CHECKS returned true in the restored database.", (Check.OPERATOR_CHECKS_HOLD,)),
+    _DrillCheck(
+        "operator_checks_hold",
+        "Each statement of DRILL_SQL_CHECKS returned true in the restored database.",
+        (Check.OPERATOR_CHECKS_HOLD,),
+    ),
     _DrillCheck(
         "drill_is_in_time",
         "The drill took no longer than DRILL_MAX_MINUTES. A warning: the data is none the worse for it.",
@@ -145,11 +180,18 @@ _CHECKS = (
 def _make_asset_check(check: _DrillCheck) -> dg.AssetChecksDefinition:
     """The check as somebody starts it alone: it says what the last drill found."""
 
-    @dg.asset_check(name=check.name, asset=DRILL_NAME, description=check.description, blocking=check.is_blocking)
-    def look(context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
+    @dg.asset_check(
+        name=check.name, asset=DRILL_NAME, description=check.description, blocking=check.is_blocking
+    )
+    def look(
+        context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+    ) -> dg.AssetCheckResult:
         found = _read_results(backup, context.run.run_id, check)
         if not found:
-            unknown = "unknown: no recovery point was ever drilled. Launch restore_drill_job, or run: schedgen-backups drill"
+            unknown = (
+                "unknown: no recovery point was ever drilled. Launch restore_drill_job, or run: "
+                "schedgen-backups drill"
+            )
             return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=unknown)
         return _judge(found, check)
 
@@ -170,7 +212,10 @@ def _make_report(check: _DrillCheck) -> dg.OpDefinition:
         found = _read_results(getattr(context.resources, RESOURCE_KEY), context.run_id, check)
         if not found:
             with explain_failure(VERIFICATION_EXIT_CODE):
-                raise VerificationError(f"nothing is known of {check.name}: the point that was drilled is gone", hint="Drill another one.")
+                raise VerificationError(
+                    f"nothing is known of {check.name}: the point that was drilled is gone",
+                    hint="Drill another one.",
+                )
         if all(result.status is CheckStatus.NOT_CONFIGURED for _point, result in found):
             context.log.info(f"{check.name} is not configured: {found[0][1].summary}")
             return
@@ -189,7 +234,10 @@ _REPORTS = {check.step_name: _make_report(check) for check in _CHECKS}
 
 def list_drill_checks(settings: DefinitionSettings) -> list[dg.AssetChecksDefinition]:
     """Return the checks that drills report to, without what is not configured."""
-    is_configured = {Check.REFERENCED_PDFS_OPEN: settings.has_references, Check.OPERATOR_CHECKS_HOLD: settings.has_operator_checks}
+    is_configured = {
+        Check.REFERENCED_PDFS_OPEN: settings.has_references,
+        Check.OPERATOR_CHECKS_HOLD: settings.has_operator_checks,
+    }
     return [definition for check, definition in _ASSET_CHECKS.items() if is_configured.get(check, True)]
 
 
@@ -200,7 +248,8 @@ def make_drill_job(max_minutes: int) -> dg.JobDefinition:
         name="restore_drill_job",
         hooks={alert_on_step_failure},
         executor_def=dg.in_process_executor,
-        description="Restores a recovery point into scratch servers, compares it, opens PDFs by key and measures how long that takes.",
+        description="Restores a recovery point into scratch servers, compares it, opens PDFs by key and "
+        "measures how long that takes.",
         tags={MAX_RUNTIME_TAG: str(max_minutes * PIN_TIME_FACTOR * 60)},
     )
     def restore_drill_job() -> None:
@@ -228,13 +277,19 @@ def _make_figures(report: DrillReport) -> dict[str, Any]:
     }
 
 
-def _read_results(backup: BackupResource, run_id: str, check: _DrillCheck) -> list[tuple[PointListing, CheckResult]]:
-    """Return what the drill of this run recorded of the check, otherwise the last drill, with the point; nothing where there was no drill."""
+def _read_results(
+    backup: BackupResource, run_id: str, check: _DrillCheck
+) -> list[tuple[PointListing, CheckResult]]:
+    """Return what the drill of this run recorded of the check, otherwise the last drill, with the point;
+    nothing where there was no drill.
+    """
     with explain_failure(VERIFICATION_EXIT_CODE):
         point = _find_subject(Catalog(backup.config.backup_directory), run_id, check.checks[0])
     if point is None:
         return []
-    return [(point, result) for kind in check.checks if (result := point.verification.result(kind)) is not None]
+    return [
+        (point, result) for kind in check.checks if (result := point.verification.result(kind)) is not None
+    ]
 
 
 def _evaluate(check: _DrillCheck, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
@@ -251,18 +306,31 @@ def _evaluate(check: _DrillCheck, result: dg.AssetCheckResult) -> dg.AssetCheckE
 
 def _judge(found: list[tuple[PointListing, CheckResult]], check: _DrillCheck) -> dg.AssetCheckResult:
     results = [result for _point, result in found]
-    is_wrong = len(results) < len(check.checks) or any(result.status is CheckStatus.FAILED for result in results)
+    is_wrong = len(results) < len(check.checks) or any(
+        result.status is CheckStatus.FAILED for result in results
+    )
     return dg.AssetCheckResult(
         passed=len(results) == len(check.checks) and all(result.is_passed for result in results),
-        severity=dg.AssetCheckSeverity.ERROR if is_wrong and check.is_blocking else dg.AssetCheckSeverity.WARN,
-        description="; ".join(f"{result.check.value} {result.status.value}: {result.summary}" for result in results),
-        metadata={"recovery_point": found[0][0].point_id.text, **{name: value for result in results for name, value in result.figures.items()}},
+        severity=dg.AssetCheckSeverity.ERROR
+        if is_wrong and check.is_blocking
+        else dg.AssetCheckSeverity.WARN,
+        description="; ".join(
+            f"{result.check.value} {result.status.value}: {result.summary}" for result in results
+        ),
+        metadata={
+            "recovery_point": found[0][0].point_id.text,
+            **{name: value for result in results for name, value in result.figures.items()},
+        },
     )
 
 
 def _find_subject(catalog: Catalog, run_id: str, check: Check) -> PointListing | None:
     """The point that this run drilled, otherwise the one that was drilled last; None when none ever was."""
-    found = [(result, point) for point in catalog.list_points() if (result := point.verification.result(check)) is not None]
+    found = [
+        (result, point)
+        for point in catalog.list_points()
+        if (result := point.verification.result(check)) is not None
+    ]
     own = [point for result, point in found if result.checked_by == run_id]
     if own:
         return own[0]

@@ -1,7 +1,9 @@
-"""What happens the moment a step fails or the recovery point is committed: an alert goes out, and a tag of the run says so to the outbox.
+"""What happens the moment a step fails or the recovery point is committed: an alert goes out, and a tag of
+the run says so to the outbox.
 
-Hooks sit on the assets and checks themselves, since hooks of a job are silent when somebody presses Materialize. They see neither cancelled nor
-killed runs: the outbox does. A hook that raises changes nothing but its own event, and the outbox sends the alert instead.
+Hooks sit on the assets and checks themselves, since hooks of a job are silent when somebody presses
+Materialize. They see neither cancelled nor killed runs: the outbox does. A hook that raises changes nothing
+but its own event, and the outbox sends the alert instead.
 """
 
 from contextlib import suppress
@@ -67,7 +69,9 @@ def announce_verification(context: dg.HookContext) -> None:
 def announce_recovery_point(context: dg.HookContext) -> None:
     """Ping the heartbeat service, close open incidents, and send the good news where it is wanted."""
     service = AlertService(_get_config(context))
-    ping_heartbeat(service.settings.heartbeat_url, Signal.SUCCESS, f"recovery point verified, run {context.run_id}")
+    ping_heartbeat(
+        service.settings.heartbeat_url, Signal.SUCCESS, f"recovery point verified, run {context.run_id}"
+    )
     service.report_resolved({*service.list_open_keys(BACKUP.area), STALE_KEY})
     if service.settings.is_success_told:
         alert = Alert(
@@ -82,7 +86,10 @@ def announce_recovery_point(context: dg.HookContext) -> None:
 
 
 def report_start(config: Config, run_id: str) -> None:
-    """Tell the heartbeat service that a backup begins. Wrong settings of alerts fail the run at its end, when everything is captured."""
+    """Tell the heartbeat service that a backup begins.
+
+    Wrong settings of alerts fail the run at its end, when everything is captured.
+    """
     with suppress(ConfigurationError):
         ping_heartbeat(config.alerts.heartbeat_url, Signal.START, f"backup started, run {run_id}")
 

@@ -1,8 +1,8 @@
 """The jobs: `backup_job` takes, checks and commits a recovery point, `prune_job` removes those that may go.
 
-`verify_job` reads those again whose files were copied or modified. Drills, audits and restores have modules of their own.
-A job is a selection of assets with their checks, or one op; add one when a run of another kind is wanted. Work belongs to assets and core, times to
-`schedules`, asking for a run to `sensors`.
+`verify_job` reads those again whose files were copied or modified. Drills, audits and restores have modules
+of their own. A job is a selection of assets with their checks, or one op; add one when a run of another kind
+is wanted. Work belongs to assets and core, times to `schedules`, asking for a run to `sensors`.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -30,7 +30,10 @@ _REREAD_SECONDS = 1800
 
 
 def make_backup_job(settings: DefinitionSettings) -> Any:
-    """Return the job that takes a recovery point, with the time limit of this site. Its class has no public name in Dagster."""
+    """Return the job that takes a recovery point, with the time limit of this site.
+
+    Its class has no public name in Dagster.
+    """
     return dg.define_asset_job(
         "backup_job",
         selection=dg.AssetSelection.assets("database_dump", "minio_archive", "recovery_point"),
@@ -45,9 +48,14 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePar
     with explain_failure(VERIFICATION_EXIT_CODE):
         policy = backup.config.retention
         catalog = backup.open_catalog(describe_holder(context.run_id))
-        report = remove_points(catalog, policy, lambda point: verify_point(catalog, point, checked_by=context.run_id))
+        report = remove_points(
+            catalog, policy, lambda point: verify_point(catalog, point, checked_by=context.run_id)
+        )
     table = make_retention_table(report.plan)
-    context.log.info(f"retention kept {len(report.plan.kept)} and removed {len(report.plan.removed)} recovery points\n{table}")
+    context.log.info(
+        f"retention kept {len(report.plan.kept)} and removed {len(report.plan.removed)} recovery "
+        f"points\n{table}"
+    )
     context.log_event(
         make_points_observation(
             catalog,
@@ -75,14 +83,19 @@ def prune_job() -> None:
 
 @dg.op(pool=POOL)
 def reread_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourceParam[BackupResource]) -> None:
-    """Recovery points whose files were modified since they were read are read again, newest first; VerificationError when one is not as it was."""
+    """Recovery points whose files were modified since they were read are read again, newest first.
+
+    VerificationError when one is not as it was.
+    """
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog = backup.open_catalog(describe_holder(context.run_id))
         report = read_unread(
             catalog,
             checked_by=context.run_id,
             budget_seconds=_REREAD_SECONDS,
-            on_point=lambda point: context.log.info(f"reading {point.point_id} again: {name_some(point.unread_files)}"),
+            on_point=lambda point: context.log.info(
+                f"reading {point.point_id} again: {name_some(point.unread_files)}"
+            ),
         )
         context.log_event(make_points_observation(catalog))
         for point in report.points:
@@ -90,17 +103,21 @@ def reread_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePa
         if report.due_count:
             context.log.info(f"{report.due_count} recovery points are left for the next run")
         if report.wrong or report.problems:
-            wrong = name_some([*(f"{point.point_id} ({point.state.value})" for point in report.wrong), *report.problems])
+            wrong = name_some(
+                [*(f"{point.point_id} ({point.state.value})" for point in report.wrong), *report.problems]
+            )
             raise VerificationError(
                 f"read again, and not as they were captured: {wrong}",
-                hint="`schedgen-backups show ID` says what is wrong with each. Bring its files back from a copy, or take a new point.",
+                hint="`schedgen-backups show ID` says what is wrong with each. Bring its files back from a "
+                "copy, or take a new point.",
             )
 
 
 @dg.job(
     hooks={alert_on_step_failure, announce_verification},
     executor_def=dg.in_process_executor,
-    description="Reads the recovery points again whose files were copied, moved or modified since somebody read them.",
+    description="Reads the recovery points again whose files were copied, moved or modified since somebody "
+    "read them.",
 )
 def verify_job() -> None:
     """Records what it finds beside each point, as a verification by hand does."""

@@ -1,7 +1,8 @@
 """`restore_job`: a restore from the Dagster UI, with what and where to in the Launchpad's config.
 
-It uses the restore service, as the command line does. It only says what it would do until `confirm` holds the target's name: a restore is never an
-asset, and pressing "Launch" without thinking must not overwrite anything. Add a field when the command line has the option.
+It uses the restore service, as the command line does. It only says what it would do until `confirm` holds the
+target's name: a restore is never an asset, and pressing "Launch" without thinking must not overwrite
+anything. Add a field when the command line has the option.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -12,7 +13,12 @@ from pydantic import Field
 
 from schedgen_backups import run_tags
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.restore import read_live_bucket, read_restore_request, read_table_request, read_undelete_request
+from schedgen_backups.config.restore import (
+    read_live_bucket,
+    read_restore_request,
+    read_table_request,
+    read_undelete_request,
+)
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.selection import LATEST, resolve_point
 from schedgen_backups.core.errors import RestoreError, VerificationError
@@ -49,22 +55,56 @@ class RestoreConfig(dg.Config):
     """What is restored from which point into where."""
 
     point: str = Field(default="latest", description="Id of a recovery point, or `latest`.")
-    as_of: str = Field(default="", description="With `latest`: the newest verified point that is not later than this time.")
-    database: str = Field(default="", description="Target database: postgresql://user@host:5432/name, or a name on the server of the backup.")
-    bucket: str = Field(default="", description="Target bucket: http(s)://host:port/name, or a name on the server of the backup.")
-    tables: list[str] = Field(default=[], description="Only these tables, compared with the live ones; `write` puts rows back.")
+    as_of: str = Field(
+        default="", description="With `latest`: the newest verified point that is not later than this time."
+    )
+    database: str = Field(
+        default="",
+        description="Target database: postgresql://user@host:5432/name, or a name on the server of the "
+        "backup.",
+    )
+    bucket: str = Field(
+        default="",
+        description="Target bucket: http(s)://host:port/name, or a name on the server of the backup.",
+    )
+    tables: list[str] = Field(
+        default=[], description="Only these tables, compared with the live ones; `write` puts rows back."
+    )
     where: str = Field(default="", description="Only these rows of the only table, as behind WHERE in SQL.")
-    write: str = Field(default="", description="For tables: `missing` or `changed` rows are put back; empty compares only.")
-    key_column: str = Field(default="", description="With one table and `write: missing`: also bring back the objects that this column names.")
-    objects: list[str] = Field(default=[], description="Only these objects: keys, prefixes that end in /, globs.")
+    write: str = Field(
+        default="", description="For tables: `missing` or `changed` rows are put back; empty compares only."
+    )
+    key_column: str = Field(
+        default="",
+        description="With one table and `write: missing`: also bring back the objects that this column "
+        "names.",
+    )
+    objects: list[str] = Field(
+        default=[], description="Only these objects: keys, prefixes that end in /, globs."
+    )
     to_folder: str = Field(default="", description="Objects go into this folder below BACKUP_DIR/restored.")
-    overwrite: bool = Field(default=False, description="Objects, or files, that are different are replaced, too.")
-    into_nonempty: bool = Field(default=False, description="A whole restore may replace what the targets hold.")
-    swap: bool = Field(default=False, description="Restore beside the database, compare, then exchange the names.")
+    overwrite: bool = Field(
+        default=False, description="Objects, or files, that are different are replaced, too."
+    )
+    into_nonempty: bool = Field(
+        default=False, description="A whole restore may replace what the targets hold."
+    )
+    swap: bool = Field(
+        default=False, description="Restore beside the database, compare, then exchange the names."
+    )
     create: bool = Field(default=True, description="A database or bucket that is not there is made.")
-    jobs: int = Field(default=1, description="Sessions that load an empty database; more than one give up the single transaction.")
-    confirm: str = Field(default="", description="The name of the database, bucket or `to_folder` that is written to; without it nothing is written.")
-    safety_backup: bool = Field(default=True, description="Keep what is overwritten in BACKUP_DIR/safety first.")
+    jobs: int = Field(
+        default=1,
+        description="Sessions that load an empty database; more than one give up the single transaction.",
+    )
+    confirm: str = Field(
+        default="",
+        description="The name of the database, bucket or `to_folder` that is written to; without it "
+        "nothing is written.",
+    )
+    safety_backup: bool = Field(
+        default=True, description="Keep what is overwritten in BACKUP_DIR/safety first."
+    )
     reason: str = Field(default="", description="Kept in the log of restores.")
 
 
@@ -76,7 +116,9 @@ class _Work:
         self._config = config
         self._site = site
         options = RestoreOptions(f"run {context.run_id}", config.reason, config.safety_backup)
-        self._service = RestoreService(Catalog(site.backup_directory), site.capture, options, report=self._log.info)
+        self._service = RestoreService(
+            Catalog(site.backup_directory), site.capture, options, report=self._log.info
+        )
         self._point: PointListing = resolve_point(self._service.catalog, config.point, as_of=config.as_of)
 
     @property
@@ -111,33 +153,47 @@ class _Work:
             creates_targets=config.create,
         )
         with prepare_restore(request, self._service.transfer) as prepared:
-            found: dict[str, dg.MetadataValue] = {"steps": dg.MetadataValue.md(make_list(prepared.describe()))}
+            found: dict[str, dg.MetadataValue] = {
+                "steps": dg.MetadataValue.md(make_list(prepared.describe()))
+            }
             if not self._is_confirmed(request.target_name):
                 return found
             report = self._service.restore_whole(prepared)
-        found["results"] = dg.MetadataValue.json([result.model_dump(mode="json") for result in report.results])
+        found["results"] = dg.MetadataValue.json(
+            [result.model_dump(mode="json") for result in report.results]
+        )
         found["is_equal"] = dg.MetadataValue.bool(report.is_equal)
         if not report.is_equal:
-            summaries = "; ".join(f"{result.check.value}: {result.summary}" for result in report.results if not result.is_passed)
+            summaries = "; ".join(
+                f"{result.check.value}: {result.summary}" for result in report.results if not result.is_passed
+            )
             raise VerificationError(f"restored, and not seen to be equal: {summaries}")
         return found
 
     def _restore_tables(self) -> dict[str, dg.MetadataValue]:
         config = self._config
-        request = read_table_request(self._site, self._point, tuple(config.tables), database=config.database, where=config.where)
+        request = read_table_request(
+            self._site, self._point, tuple(config.tables), database=config.database, where=config.where
+        )
         if config.write not in {"", *(mode.value for mode in WriteMode)}:
-            raise RestoreError(f"`write: {config.write}` names no rows", hint="Use missing, changed, or leave it empty.")
+            raise RestoreError(
+                f"`write: {config.write}` names no rows", hint="Use missing, changed, or leave it empty."
+            )
         if config.key_column:
             return self._undelete(request)
         with self._service.open_tables(request) as prepared:
-            found: dict[str, dg.MetadataValue] = {"difference": dg.MetadataValue.json(diffs_to_json(prepared.describe()))}
+            found: dict[str, dg.MetadataValue] = {
+                "difference": dg.MetadataValue.json(diffs_to_json(prepared.describe()))
+            }
             if config.write and self._is_confirmed(request.target_name):
                 written = self._service.write_rows(prepared, WriteMode(config.write))
                 found["rows_written"] = dg.MetadataValue.int(sum(rows.count for rows in written))
         return found
 
     def _undelete(self, rows: TableRequest) -> dict[str, dg.MetadataValue]:
-        request = read_undelete_request(self._site, rows, bucket=self._config.bucket, key_column=self._config.key_column)
+        request = read_undelete_request(
+            self._site, rows, bucket=self._config.bucket, key_column=self._config.key_column
+        )
         with prepare_undelete(request, self._service.transfer) as prepared:
             found: dict[str, dg.MetadataValue] = {
                 "difference": dg.MetadataValue.json(diffs_to_json(prepared.tables.describe())),
@@ -157,7 +213,9 @@ class _Work:
             return self._write_files()
         target = read_live_bucket(self._site, config.bucket)
         with prepare_objects(self._point, tuple(config.objects), target, self._service.transfer) as prepared:
-            found: dict[str, dg.MetadataValue] = {"objects": dg.MetadataValue.json(objects_to_json(prepared.describe()))}
+            found: dict[str, dg.MetadataValue] = {
+                "objects": dg.MetadataValue.json(objects_to_json(prepared.describe()))
+            }
             if self._is_confirmed(prepared.target_name):
                 written = self._service.write_objects(prepared, overwrite=config.overwrite)
                 found["objects_written"] = dg.MetadataValue.int(len(written))
@@ -167,7 +225,9 @@ class _Work:
         config = self._config
         folder = self._service.find_folder(config.to_folder)
         with prepare_files(self._point, tuple(config.objects), folder) as prepared:
-            found: dict[str, dg.MetadataValue] = {"steps": dg.MetadataValue.md(make_list(prepared.describe()))}
+            found: dict[str, dg.MetadataValue] = {
+                "steps": dg.MetadataValue.md(make_list(prepared.describe()))
+            }
             if self._is_confirmed(config.to_folder):
                 paths = self._service.write_files(prepared, overwrite=config.overwrite)
                 found["files"] = dg.MetadataValue.json([str(path) for path in paths])
@@ -175,14 +235,23 @@ class _Work:
 
 
 @dg.op
-def restore_recovery_point(context: dg.OpExecutionContext, config: RestoreConfig, backup: dg.ResourceParam[BackupResource]) -> None:
+def restore_recovery_point(
+    context: dg.OpExecutionContext, config: RestoreConfig, backup: dg.ResourceParam[BackupResource]
+) -> None:
     """What the config names is restored; without its confirmation only what would happen was told."""
     if not (config.database or config.bucket or config.tables or config.objects or config.confirm):
-        context.log.warning("nothing was restored: the configuration names nothing to restore. `how_to_restore` below says how to go on.")
-        context.log_event(dg.AssetObservation("restores", metadata={"how_to_restore": dg.MetadataValue.md(_HOW_TO)}))
+        context.log.warning(
+            "nothing was restored: the configuration names nothing to restore. `how_to_restore` below says "
+            "how to go on."
+        )
+        context.log_event(
+            dg.AssetObservation("restores", metadata={"how_to_restore": dg.MetadataValue.md(_HOW_TO)})
+        )
         return
     if not config.confirm:
-        context.instance.add_run_tags(context.run_id, {f"{run_tags.ALERTED_PREFIX}{context.op.name}": run_tags.REHEARSAL})
+        context.instance.add_run_tags(
+            context.run_id, {f"{run_tags.ALERTED_PREFIX}{context.op.name}": run_tags.REHEARSAL}
+        )
     with explain_failure(VERIFICATION_EXIT_CODE):
         work = _Work(context, config, backup.config)
         context.instance.add_run_tags(context.run_id, {run_tags.POINT: work.point_id})
@@ -195,10 +264,18 @@ def restore_recovery_point(context: dg.OpExecutionContext, config: RestoreConfig
     hooks={alert_on_step_failure},
     executor_def=dg.in_process_executor,
     description=(
-        "Restores what the Launchpad's configuration names: a whole point, tables, rows with their objects, or objects. "
-        "Tells what it would do until `confirm` holds the target's name. Launched as it is, it says how to go on and writes nothing."
+        "Restores what the Launchpad's configuration names: a whole point, tables, rows with their "
+        "objects, or objects. "
+        "Tells what it would do until `confirm` holds the target's name. Launched as it is, it says how to "
+        "go on and writes nothing."
     ),
-    config={"ops": {"restore_recovery_point": {"config": {"point": LATEST, "database": "", "bucket": "", "confirm": "", "reason": ""}}}},
+    config={
+        "ops": {
+            "restore_recovery_point": {
+                "config": {"point": LATEST, "database": "", "bucket": "", "confirm": "", "reason": ""}
+            }
+        }
+    },
 )
 def restore_job() -> None:
     """One restore; see the config's fields."""

@@ -1,6 +1,8 @@
-"""The schedules, in BACKUP_TIMEZONE, running as soon as the daemon does: BACKUP_SCHEDULE, DRILL_SCHEDULE, AUDIT_SCHEDULE.
+"""The schedules, in BACKUP_TIMEZONE, running as soon as the daemon does: BACKUP_SCHEDULE, DRILL_SCHEDULE,
+AUDIT_SCHEDULE.
 
-Add other schedules here; what they run belongs to `jobs`. How Dagster treats missed ticks: one run is made up for after the daemon was down.
+Add other schedules here; what they run belongs to `jobs`. How Dagster treats missed ticks: one run is made up
+for after the daemon was down.
 """
 
 from __future__ import annotations
@@ -37,11 +39,14 @@ def _make_audit_schedule(settings: DefinitionSettings) -> dg.ScheduleDefinition:
         "audit_job",
         settings.audit_cron,
         settings.timezone,
-        "Looks every week whether each row of the live database has its object in the live bucket (AUDIT_SCHEDULE).",
+        "Looks every week whether each row of the live database has its object in the live bucket "
+        "(AUDIT_SCHEDULE).",
     )
 
 
-def _make_schedule(name: str, job_name: str, cron: str, timezone: str, description: str) -> dg.ScheduleDefinition:
+def _make_schedule(
+    name: str, job_name: str, cron: str, timezone: str, description: str
+) -> dg.ScheduleDefinition:
     return dg.ScheduleDefinition(
         name=name,
         job_name=job_name,

@@ -1,7 +1,8 @@
-"""The four sensors: one reports what happened, one looks at what lies there, one asks for retention, one for reading points again.
+"""The four sensors: one reports what happened, one looks at what lies there, one asks for retention, one for
+reading points again.
 
-A sensor's body ends within seconds (Dagster ends it after 60). Deletion is a job (`jobs.prune_job`), alerts are made in `outbox`, and core
-decides what may be deleted. Add a sensor for another thing to watch.
+A sensor's body ends within seconds (Dagster ends it after 60). Deletion is a job (`jobs.prune_job`), alerts
+are made in `outbox`, and core decides what may be deleted. Add a sensor for another thing to watch.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -48,7 +49,9 @@ def make_sensors(config: Config, checks: Iterable[dg.AssetChecksDefinition]) -> 
 
 
 def _read_cursor(context: dg.SensorEvaluationContext, kind: type[_Cursor]) -> _Cursor | None:
-    """Return what the last tick left, or None where there is nothing, or something that another version or a person wrote: as at the first look."""
+    """Return what the last tick left, or None where there is nothing, or something that another version or a
+    person wrote: as at the first look.
+    """
     try:
         return kind.model_validate_json(context.cursor or "")
     except ValidationError:
@@ -65,10 +68,13 @@ def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.Senso
         name=OUTBOX_NAME,
         minimum_interval_seconds=_OUTBOX_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Sends the alerts of failed and cancelled runs, failed ticks and warnings that nothing else has sent, and reports what is over.",
+        description="Sends the alerts of failed and cancelled runs, failed ticks and warnings that nothing "
+        "else has sent, and reports what is over.",
     )
     def alert_outbox(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        """Sends the alerts of failed and cancelled runs, failed ticks and warnings that no hook has sent, and reports what is over."""
+        """Sends the alerts of failed and cancelled runs, failed ticks and warnings that no hook has sent, and
+        reports what is over.
+        """
         cursor = _read_cursor(context, OutboxCursor) or OutboxCursor()
         current = config.reload()
         after = work_through_outbox(context.instance, AlertService(current), cursor, check_keys)
@@ -84,15 +90,20 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
         name=WATCH_NAME,
         minimum_interval_seconds=_FRESHNESS_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Alerts when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, or one is damaged, even when no run ever started.",
+        description="Alerts when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, or one "
+        "is damaged, even when no run ever started.",
     )
     def freshness_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        """Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, or one is damaged, even when no run ever started."""
+        """Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, or one is
+        damaged, even when no run ever started.
+        """
         cursor = _read_cursor(context, WatchCursor) or start_watch()
         # Before anything can fail: the wait for the first point begins with the first look.
         context.update_cursor(cursor.model_dump_json())
         current = config.reload()
-        cursor, words = watch_site(context.instance, AlertService(current), cursor, datetime.now(timezone.utc))
+        cursor, words = watch_site(
+            context.instance, AlertService(current), cursor, datetime.now(timezone.utc)
+        )
         _note_look(current, WATCH_NAME)
         context.update_cursor(cursor.model_dump_json())
         return dg.SkipReason(words)
@@ -117,7 +128,9 @@ def _make_retention_sensor(config: Config) -> dg.SensorDefinition:
             return dg.SkipReason("there are no recovery points yet")
         plan = plan_pruning(catalog, current.retention, datetime.now(timezone.utc))
         if not plan.removed:
-            return dg.SkipReason(plan.refusal or f"nothing to remove, {len(plan.kept)} recovery points are kept")
+            return dg.SkipReason(
+                plan.refusal or f"nothing to remove, {len(plan.kept)} recovery points are kept"
+            )
         ids = ",".join(decision.candidate.point_id.text for decision in plan.removed)
         # The day is part of the key: what could not be removed today is asked for again tomorrow.
         key = hashlib.sha256(f"{datetime.now(timezone.utc):%Y-%m-%d} {ids}".encode()).hexdigest()[:16]
@@ -132,15 +145,20 @@ def _make_verification_sensor(config: Config) -> dg.SensorDefinition:
         job_name="verify_job",
         minimum_interval_seconds=_VERIFICATION_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Asks for verify_job when files were copied or modified since somebody read them; the same files are asked for once a day.",
+        description="Asks for verify_job when files were copied or modified since somebody read them; the "
+        "same files are asked for once a day.",
     )
     def verification_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """Asks for `verify_job` when files were copied or modified since somebody read them; the same files are asked for once a day."""
+        """Asks for `verify_job` when files were copied or modified since somebody read them; the same files
+        are asked for once a day.
+        """
         del context
         due = find_unread(Catalog(config.reload().backup_directory))
         if not due:
             return dg.SkipReason("every recovery point was read as it lies there")
-        described = " ".join(f"{artifact.path.name} {artifact.modified_ns}" for point in due for artifact in point.artifacts)
+        described = " ".join(
+            f"{artifact.path.name} {artifact.modified_ns}" for point in due for artifact in point.artifacts
+        )
         key = hashlib.sha256(f"{datetime.now(timezone.utc):%Y-%m-%d} {described}".encode()).hexdigest()[:16]
         return dg.RunRequest(run_key=key, tags={run_tags.VERIFICATION_PLAN: key})
 

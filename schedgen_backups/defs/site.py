@@ -17,9 +17,16 @@ from schedgen_backups.defs.sensors import make_sensors
 
 
 def build_site_definitions(config: Config) -> dg.Definitions:
-    """Return the definitions of one site. Times and limits are those of the configuration now; runs and ticks read it again."""
+    """Return the definitions of one site.
+
+    Times and limits are those of the configuration now; runs and ticks read it again.
+    """
     settings = config.definitions
-    checks = [*list_checks(settings), *list_drill_checks(settings), *(AUDIT_CHECKS if settings.has_references else ())]
+    checks = [
+        *list_checks(settings),
+        *list_drill_checks(settings),
+        *(AUDIT_CHECKS if settings.has_references else ()),
+    ]
     return dg.Definitions(
         assets=[*ASSETS, make_drill_asset(settings.drill_max_age), live_system],
         asset_checks=[*checks, *CONDITION_CHECKS],

@@ -1,4 +1,6 @@
-"""The command `demo`: the whole story on a real database and bucket of its own, or the same servers with the Dagster UI."""
+"""The command `demo`: the whole story on a real database and bucket of its own, or the same servers with the
+Dagster UI.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,19 @@ from schedgen_backups.core.errors import ConfigurationError
 @app.command()
 def demo(
     *,
-    open_ui: Annotated[bool, typer.Option("--ui", help="Start the two servers with the Dagster UI instead, until Ctrl-C.")] = False,
-    port: Annotated[int, typer.Option(help="Where the UI listens.", envvar="SCHEDGEN_UI_PORT", min=1, max=65535)] = 3000,
+    open_ui: Annotated[
+        bool, typer.Option("--ui", help="Start the two servers with the Dagster UI instead, until Ctrl-C.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(help="Where the UI listens.", envvar="SCHEDGEN_UI_PORT", min=1, max=65535)
+    ] = 3000,
 ) -> None:
     """Back up, verify, destroy, restore and compare a real database and bucket that live in .demo/ only."""
     try:
         from schedgen_backups.demo import ui, walkthrough  # noqa: PLC0415 - the extra `demo` need not be installed
     except ImportError as error:
-        raise ConfigurationError(f"the demo needs more packages: {error.name}", hint="pip install 'schedgen-backups[demo]'") from error
+        raise ConfigurationError(
+            f"the demo needs more packages: {error.name}", hint="pip install 'schedgen-backups[demo]'"
+        ) from error
     folder = (find_checkout() or Path.cwd()) / ".demo"
     raise CommandEnd(ui.run_ui(folder, port, out) if open_ui else walkthrough.run_walkthrough(folder, out))

@@ -1,6 +1,8 @@
-"""Fills the application that the environment names with the demo's data, once: `python -m schedgen_backups.demo.fill`, in docker/compose.demo.yaml.
+"""Fills the application that the environment names with the demo's data, once: `python -m
+schedgen_backups.demo.fill`, in docker/compose.demo.yaml.
 
-Waits for the two servers, and leaves a database alone that holds anything. What the data is like belongs to `seed`; production never runs this.
+Waits for the two servers, and leaves a database alone that holds anything. What the data is like belongs to
+`seed`; production never runs this.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ _PAUSE_SECONDS = 2
 
 
 def fill_once(database: DatabaseSettings, bucket: BucketSettings) -> SeedSummary | None:
-    """The database and the bucket hold the demo's data; None when the database held something before. Errors of the servers after two minutes."""
+    """The database and the bucket hold the demo's data.
+
+    None when the database held something before. Errors of the servers after two minutes.
+    """
     for attempt in range(1, _TRIES + 1):
         try:
             return None if _holds_tables(database) else seed_application(database, bucket)
@@ -43,4 +48,8 @@ def _holds_tables(database: DatabaseSettings) -> bool:
 if __name__ == "__main__":
     config = load_config()
     filled = fill_once(config.database, config.bucket)
-    sys.stdout.write(f"{filled.users} users, {filled.jobs} jobs, {filled.objects} objects\n" if filled else "the database holds data already\n")
+    sys.stdout.write(
+        f"{filled.users} users, {filled.jobs} jobs, {filled.objects} objects\n"
+        if filled
+        else "the database holds data already\n"
+    )

@@ -1,7 +1,7 @@
 """Fills an empty database and an empty bucket with what the application would hold, and destroys both again.
 
-Add here what the demo's data should contain: odd keys, tags, states of jobs. How a PDF looks is `timetable`'s; nothing
-that production runs may come here.
+Add here what the demo's data should contain: odd keys, tags, states of jobs. How a PDF looks is
+`timetable`'s; nothing that production runs may come here.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def seed_application(
 ) -> SeedSummary:
     """The database holds the application's tables, full, and the bucket one PDF for every job with a key.
 
-    The database must be empty; the bucket is made when it is missing. The same `seed` gives the same rows and bytes.
-    Errors of psycopg and of the minio SDK come through as they are.
+    The database must be empty; the bucket is made when it is missing. The same `seed` gives the same rows and
+    bytes. Errors of psycopg and of the minio SDK come through as they are.
     """
     random = Random(seed)
     users = [UUID(int=random.getrandbits(128), version=4) for _ in range(user_count)]
@@ -104,7 +104,9 @@ def seed_application(
         # The application uploads first and inserts the row afterwards.
         def upload(index: int) -> int:
             job = with_files[index]
-            return _upload(client, bucket.bucket, job, with_title(timetables[index % len(timetables)], job.id))
+            return _upload(
+                client, bucket.bucket, job, with_title(timetables[index % len(timetables)], job.id)
+            )
 
         with ThreadPoolExecutor(UPLOAD_THREADS) as executor:
             object_bytes = sum(executor.map(upload, range(len(with_files))))
@@ -135,7 +137,9 @@ def destroy_application(database: DatabaseSettings, bucket: BucketSettings) -> N
         found = [entry.object_name for entry in client.list_objects(bucket.bucket, recursive=True)]
         doomed = [DeleteObject(key) for key in found if key is not None]
         for error in client.remove_objects(bucket.bucket, doomed):
-            raise BucketError(f"{bucket.label}: {error.name} was not removed: {error.message}", hint="run it again")
+            raise BucketError(
+                f"{bucket.label}: {error.name} was not removed: {error.message}", hint="run it again"
+            )
 
 
 def _pool() -> urllib3.PoolManager:
@@ -167,7 +171,8 @@ def _make_job(random: Random, user_id: UUID) -> _Job:
         has_file=random.random() < SHARE_WITH_A_FILE,
         has_tags=random.random() < SHARE_WITH_TAGS,
         event_count=random.randint(4, 30),
-        created_at=datetime(2026, 2, 2, tzinfo=timezone.utc) + timedelta(seconds=random.randrange(20_000_000)),
+        created_at=datetime(2026, 2, 2, tzinfo=timezone.utc)
+        + timedelta(seconds=random.randrange(20_000_000)),
     )
 
 
@@ -200,14 +205,21 @@ def _upload(client: Minio, bucket: str, job: _Job, content: bytes) -> int:
     return len(content)
 
 
-def _fill_database(database: DatabaseSettings, random: Random, users: list[UUID], jobs: Iterable[_Job]) -> None:
+def _fill_database(
+    database: DatabaseSettings, random: Random, users: list[UUID], jobs: Iterable[_Job]
+) -> None:
     schema = (files("schedgen_backups.demo") / "schema.sql").read_text(encoding="utf-8")
     with connect_database(database) as connection, connection.cursor() as cursor:
         cursor.execute(schema.encode())
-        with cursor.copy("COPY users (id, email, name, password_hash, created_at, updated_at) FROM STDIN") as copy:
+        with cursor.copy(
+            "COPY users (id, email, name, password_hash, created_at, updated_at) FROM STDIN"
+        ) as copy:
             for number, user_id in enumerate(users):
                 registered = datetime(2026, 1, 5, tzinfo=timezone.utc) + timedelta(minutes=number)
-                email, name = f"u{number:08}@tuks.example", f"Student {number} Müller\t({random.randrange(9)})"
+                email, name = (
+                    f"u{number:08}@tuks.example",
+                    f"Student {number} Müller\t({random.randrange(9)})",
+                )
                 digest = f"$2b$12${random.getrandbits(256):064x}"[:60]
                 copy.write_row((user_id, email, name, digest, registered, registered))
         columns = "id, user_id, status, pdf_type, s3_key, result, error, created_at, updated_at"
@@ -215,8 +227,22 @@ def _fill_database(database: DatabaseSettings, random: Random, users: list[UUID]
             for job in jobs:
                 events = make_events(random, job.event_count) if job.status == "completed" else None
                 result = json.dumps({"events": events, "parser": "2.3.1"}) if events else None
-                error = "No timetable found in the PDF:\n\tpage 1 has no table" if job.status == "failed" else None
+                error = (
+                    "No timetable found in the PDF:\n\tpage 1 has no table"
+                    if job.status == "failed"
+                    else None
+                )
                 done = job.created_at + timedelta(seconds=job.event_count)
-                row = (job.id, job.user_id, job.status, job.pdf_type, job.s3_key, result, error, job.created_at, done)
+                row = (
+                    job.id,
+                    job.user_id,
+                    job.status,
+                    job.pdf_type,
+                    job.s3_key,
+                    result,
+                    error,
+                    job.created_at,
+                    done,
+                )
                 copy.write_row(row)
         connection.commit()

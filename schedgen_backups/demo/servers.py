@@ -1,4 +1,5 @@
-"""Sets up what the demo and its UI need: both servers, an environment that points to them, a Dagster home of their own.
+"""Sets up what the demo and its UI need: both servers, an environment that points to them, a Dagster home of
+their own.
 
 Everything lies in one folder and on loopback; the operators' own .env and .dagster are not touched.
 """
@@ -48,11 +49,14 @@ class Stage:
 
 @contextmanager
 def open_stage(folder: Path) -> Generator[Stage, None, None]:
-    """Run both servers within the block, with an environment of this process that points to them and to nothing else."""
+    """Run both servers within the block, with an environment of this process that points to them and to
+    nothing else.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with EmbeddedPostgres(folder / "postgres") as postgres, EmbeddedS3(folder / "s3") as s3:
         stage = Stage(folder, postgres, s3)
-        # The demo's runs and its Dagster read the environment as those of an operator do, and nothing of the operators' own may reach them.
+        # The demo's runs and its Dagster read the environment as those of an operator do, and nothing of the
+        # operators' own may reach them.
         before = dict(os.environ)
         for name in NAMES:
             os.environ.pop(name, None)

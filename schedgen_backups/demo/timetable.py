@@ -1,6 +1,8 @@
-"""PDF timetables that look like what students upload: several pages, some with a picture, a few KB to some hundred.
+"""PDF timetables that look like what students upload: several pages, some with a picture, a few KB to some
+hundred.
 
-Add here what changes how such a file looks. Where it is stored and which job it belongs to is `seed`'s business.
+Add here what changes how such a file looks. Where it is stored and which job it belongs to is `seed`'s
+business.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
 # A fixed date makes the same random seed give the same bytes.
 CREATION_DATE = datetime(2026, 2, 2, 8, 0, tzinfo=timezone.utc)
-# As long as a UUID's text, so that replacing it moves no byte that the file's cross-reference table points to.
+# As long as a UUID's text, so that replacing it moves no byte that the file's cross-reference table points
+# to.
 TITLE_PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri")
 MODULES = (
@@ -38,7 +41,9 @@ def make_picture(random: Random) -> bytes:
 
 
 def make_timetable(random: Random, pictures: list[bytes]) -> bytes:
-    """A valid PDF of one to six pages whose title is `TITLE_PLACEHOLDER`; every third one holds one of `pictures`."""
+    """A valid PDF of one to six pages whose title is `TITLE_PLACEHOLDER`; every third one holds one of
+    `pictures`.
+    """
     document = FPDF()
     document.set_creation_date(CREATION_DATE)
     document.set_title(TITLE_PLACEHOLDER)

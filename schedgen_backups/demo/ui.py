@@ -1,7 +1,7 @@
 """Runs the demo's two servers with the Dagster UI and daemon on localhost, until somebody presses Ctrl-C.
 
-The data is seeded once and kept, so that backups can be compared from start to start. Only for trying out: production starts `serve`, or webserver
-and daemon as services, with an environment of its own.
+The data is seeded once and kept, so that backups can be compared from start to start. Only for trying out:
+production starts `serve`, or webserver and daemon as services, with an environment of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from schedgen_backups.ui.processes import check_port_free, find_workspace, make_
 
 
 def run_ui(folder: Path, port: int, console: Console) -> int:
-    """Servers, webserver and daemon ran until they were interrupted; returns 0, or the exit code of a Dagster that ended by itself."""
+    """Servers, webserver and daemon ran until they were interrupted; returns 0, or the exit code of a Dagster
+    that ended by itself.
+    """
     check_port_free(LOOPBACK, port)
     console.print(f"starting a PostgreSQL and an S3 server in {escape(str(folder / 'ui'))}")
     with open_stage(folder / "ui") as stage:
@@ -31,10 +33,17 @@ def run_ui(folder: Path, port: int, console: Console) -> int:
         with hold_home(load_config().file) as home:
             make_instance(home)
         log = folder / "ui.log"
-        console.print(f"recovery points: {escape(str(stage.backup_directory))}; what Dagster prints: {escape(str(log))}")
+        console.print(
+            f"recovery points: {escape(str(stage.backup_directory))}; what Dagster prints: {escape(str(log))}"
+        )
         console.print("starting the Dagster UI and its daemon")
-        address = f"[bold]http://{LOOPBACK}:{port}[/]  open Lineage, press [bold]Materialize all[/]; Ctrl-C here ends everything"
-        return run_ui_and_daemon(home, LOOPBACK, port, find_workspace(), log=log, on_answer=lambda: console.print(address))
+        address = (
+            f"[bold]http://{LOOPBACK}:{port}[/]  open Lineage, press [bold]Materialize all[/]; "
+            "Ctrl-C here ends everything"
+        )
+        return run_ui_and_daemon(
+            home, LOOPBACK, port, find_workspace(), log=log, on_answer=lambda: console.print(address)
+        )
 
 
 def _seed_once(stage: Stage, console: Console) -> None:

@@ -1,4 +1,5 @@
-"""The demo as a story: seed, back up through Dagster, verify, destroy the originals, restore them, prove them equal, and tell what was proven.
+"""The demo as a story: seed, back up through Dagster, verify, destroy the originals, restore them, prove them
+equal, and tell what was proven.
 
 Every step is what an operator would do with the command line.
 """
@@ -53,12 +54,20 @@ class _Reporter:
 
 
 def run_walkthrough(folder: Path, console: Console) -> int:
-    """The demo ran from start to end; returns 0 when everything was proven equal. Runs again and again in the same folder."""
+    """The demo ran from start to end; returns 0 when everything was proven equal.
+
+    Runs again and again in the same folder.
+    """
     started = time.monotonic()
     reporter = _Reporter(console)
-    console.print(f"starting a PostgreSQL and an S3 server in {escape(str(folder / 'run'))}; the whole takes about a minute")
+    console.print(
+        f"starting a PostgreSQL and an S3 server in {escape(str(folder / 'run'))}; the whole takes about a "
+        "minute"
+    )
     with open_stage(folder / "run") as stage:
-        reporter.rows.append(("start PostgreSQL and an S3 server", "on loopback, in .demo/run", time.monotonic() - started))
+        reporter.rows.append(
+            ("start PostgreSQL and an S3 server", "on loopback, in .demo/run", time.monotonic() - started)
+        )
         return _play(stage, reporter, console, started)
 
 
@@ -68,7 +77,10 @@ def _play(stage: Stage, reporter: _Reporter, console: Console, started: float) -
     reporter.report(
         "seed the application",
         lambda: seed_application(stage.database, stage.bucket, user_count=USER_COUNT, job_count=JOB_COUNT),
-        lambda seeded: f"{seeded.users} users, {seeded.jobs} jobs, {seeded.objects} PDFs ({format_bytes(seeded.object_bytes)})",
+        lambda seeded: (
+            f"{seeded.users} users, {seeded.jobs} jobs, {seeded.objects} PDFs "
+            f"({format_bytes(seeded.object_bytes)})"
+        ),
     )
     outcome = reporter.report(
         "back up through Dagster",
@@ -94,7 +106,9 @@ def _play(stage: Stage, reporter: _Reporter, console: Console, started: float) -
         lambda: destroy_application(stage.database, stage.bucket),
         lambda _nothing: "database dropped and made anew, bucket emptied",
     )
-    request = RestoreRequest(point, read_database_target(DATABASE, config), read_bucket_target(BUCKET, config))
+    request = RestoreRequest(
+        point, read_database_target(DATABASE, config), read_bucket_target(BUCKET, config)
+    )
     report = reporter.report(
         "restore and compare",
         lambda: restore_point(request, config.capture.transfer, catalog=catalog, restored_by="demo"),

@@ -1,6 +1,8 @@
-"""Looks at every precondition of a backup and says what is wrong and how to mend it, without writing anything.
+"""Looks at every precondition of a backup and says what is wrong and how to mend it, without writing
+anything.
 
-Each precondition is a small function that yields results; add one when a backup can fail for another reason that is visible beforehand.
+Each precondition is a small function that yields results; add one when a backup can fail for another reason
+that is visible beforehand.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from schedgen_backups.core.postgres.snapshot import Snapshot, open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.servers.postgres import find_embedded_bin_dirs
 from schedgen_backups.core.servers.postgres_cluster import cluster_for
-from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, DrillSettings, TransferSettings
+from schedgen_backups.core.settings import (
+    BucketSettings,
+    CaptureSettings,
+    DatabaseSettings,
+    DrillSettings,
+    TransferSettings,
+)
 from schedgen_backups.core.units import count, format_bytes, name_some
 from schedgen_backups.doctor.operation import (
     count_nights,
@@ -48,23 +56,34 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
     """Yield a result per precondition, as they are examined; errors met on the way are results too."""
     yield from _examine_file(config.file)
     is_complete = yield from _read(
-        "settings of the backup", lambda: config.check("backup_directory", "capture", "schedule", "retention", "git_directory")
+        "settings of the backup",
+        lambda: config.check("backup_directory", "capture", "schedule", "retention", "git_directory"),
     )
     has_database = yield from _read("settings of the database", lambda: config.database)
     has_bucket = yield from _read("settings of the bucket", lambda: config.bucket)
     has_alerts = yield from _read("settings of alerts", lambda: config.alerts)
     if has_alerts and not config.alerts.name:
         yield PreconditionResult(
-            "name", Verdict.NOTE, "BACKUP_NAME is not set: alerts name the machine and the database", "Set it to what people call this installation."
+            "name",
+            Verdict.NOTE,
+            "BACKUP_NAME is not set: alerts name the machine and the database",
+            "Set it to what people call this installation.",
         )
-    if (yield from _read("settings of the drill", lambda: config.check("drill"))) and config.drill.database is None:
+    if (
+        yield from _read("settings of the drill", lambda: config.check("drill"))
+    ) and config.drill.database is None:
         yield from look_at("drill", lambda: _examine_drill(config.drill))
     if not is_complete:
         return
     yield from look_at("backup directory", lambda: _examine_directory(config.backup_directory))
     if config.git_directory is not None and not (config.git_directory / ".git").exists():
-        detail = f"BACKUP_GIT_DIRECTORY {config.git_directory} is not a checkout: points are taken without a commit"
-        yield PreconditionResult("git", Verdict.NOTE, detail, "Name the folder that holds `.git`, or leave the setting out.")
+        detail = (
+            f"BACKUP_GIT_DIRECTORY {config.git_directory} is not a checkout: points are taken without "
+            "a commit"
+        )
+        yield PreconditionResult(
+            "git", Verdict.NOTE, detail, "Name the folder that holds `.git`, or leave the setting out."
+        )
     catalog, now = Catalog(config.backup_directory), now_utc()
     yield from look_at("schedule", lambda: examine_starters(config, catalog, now))
     yield from look_at("sensors", lambda: examine_sensors(catalog, now))
@@ -95,7 +114,11 @@ def _examine_file(file: EnvironmentFile) -> Iterator[PreconditionResult]:
     if file.error is not None:
         yield PreconditionResult(subject, Verdict.PROBLEM, file.error.message, file.error.hint)
     elif file.path is None:
-        yield PreconditionResult(subject, Verdict.OK, f"none at {', '.join(str(place) for place in file.places)}: the environment alone counts")
+        yield PreconditionResult(
+            subject,
+            Verdict.OK,
+            f"none at {', '.join(str(place) for place in file.places)}: the environment alone counts",
+        )
     elif file.warning:
         yield PreconditionResult(subject, Verdict.NOTE, file.warning, f"chmod g-w {file.path}")
     else:
@@ -119,13 +142,19 @@ def _examine_drill(drill: DrillSettings) -> Iterator[PreconditionResult]:
     with TemporaryDirectory(prefix="schedgen-backups-doctor-") as folder:
         is_confined = cluster_for(servers[0], Path(folder) / "server", drill.hidden_paths).is_confined
     if is_confined:
-        yield PreconditionResult("drill", Verdict.OK, "its own PostgreSQL server does not see recovery points, settings and Dagster's history")
+        yield PreconditionResult(
+            "drill",
+            Verdict.OK,
+            "its own PostgreSQL server does not see recovery points, settings and Dagster's history",
+        )
     else:
         yield PreconditionResult(
             "drill",
             Verdict.NOTE,
-            "its own PostgreSQL server runs as this user and could read this user's files: there are no user namespaces here",
-            "Dumps are loaded without superuser rights all the same. Name another server in DRILL_DATABASE_URL to be safer.",
+            "its own PostgreSQL server runs as this user and could read this user's files: there are no "
+            "user namespaces here",
+            "Dumps are loaded without superuser rights all the same. Name another server in "
+            "DRILL_DATABASE_URL to be safer.",
         )
 
 
@@ -134,7 +163,9 @@ def _examine_directory(directory: Path) -> Iterator[PreconditionResult]:
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
         fix = "Make the folder and give it to the user that runs the backups."
-        yield PreconditionResult("backup directory", Verdict.PROBLEM, f"{existing} cannot be written by this user", fix)
+        yield PreconditionResult(
+            "backup directory", Verdict.PROBLEM, f"{existing} cannot be written by this user", fix
+        )
         return
     state = "can be written" if existing == directory else "is not there yet: the first backup makes it"
     yield PreconditionResult("backup directory", Verdict.OK, f"{directory} {state}")
@@ -145,15 +176,29 @@ def _examine_directory(directory: Path) -> Iterator[PreconditionResult]:
     room = f", room for {count(nights, 'more point')} of the newest one's size" if nights is not None else ""
     detail = f"{format_bytes(free)} free{room}"
     fix = "Make room, or move BACKUP_DIR to a larger disk."
-    verdict = Verdict.PROBLEM if free <= needed else Verdict.NOTE if nights is not None and nights < _FEW_NIGHTS else Verdict.OK
+    verdict = (
+        Verdict.PROBLEM
+        if free <= needed
+        else Verdict.NOTE
+        if nights is not None and nights < _FEW_NIGHTS
+        else Verdict.OK
+    )
     yield PreconditionResult("free space", verdict, detail, "" if verdict is Verdict.OK else fix)
 
 
 def _examine_encryption(database: DatabaseSettings) -> Iterator[PreconditionResult]:
     if database.is_local or database.ssl_mode in TLS_MODES or not _is_public(database):
         return
-    detail = f"PGSSLMODE={database.ssl_mode} lets a connection to {database.host}, which is not in a private network, be in plaintext"
-    yield PreconditionResult("encryption", Verdict.NOTE, detail, "Set PGSSLMODE=verify-full and PGSSLROOTCERT, or at least PGSSLMODE=require.")
+    detail = (
+        f"PGSSLMODE={database.ssl_mode} lets a connection to {database.host}, which is not in a "
+        "private network, be in plaintext"
+    )
+    yield PreconditionResult(
+        "encryption",
+        Verdict.NOTE,
+        detail,
+        "Set PGSSLMODE=verify-full and PGSSLROOTCERT, or at least PGSSLMODE=require.",
+    )
 
 
 def _is_public(database: DatabaseSettings) -> bool:
@@ -168,10 +213,17 @@ def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> I
     yield from _examine_encryption(database)
     with open_snapshot(database, stall_timeout_seconds=capture.transfer.stall_timeout_seconds) as snapshot:
         facts = snapshot.read_facts()
-        yield PreconditionResult("database", Verdict.OK, f"{database.label}, PostgreSQL {facts.server_version}")
+        yield PreconditionResult(
+            "database", Verdict.OK, f"{database.label}, PostgreSQL {facts.server_version}"
+        )
         if facts.session.is_pooled:
-            detail = "a pooler of sessions stands between: programs take its settings, and each backup needs BACKUP_DUMP_JOBS + 2 of its sessions"
-            yield PreconditionResult("pooler", Verdict.NOTE, detail, "Connect to the server itself where that can be done.")
+            detail = (
+                "a pooler of sessions stands between: programs take its settings, and each backup "
+                "needs BACKUP_DUMP_JOBS + 2 of its sessions"
+            )
+            yield PreconditionResult(
+                "pooler", Verdict.NOTE, detail, "Connect to the server itself where that can be done."
+            )
         yield _judge_clock(snapshot.taken_at, "database server")
         yield from look_at("pg_dump", lambda: _examine_client(database, capture.transfer, facts.server_major))
         tables = snapshot.list_tables()
@@ -182,13 +234,25 @@ def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> I
         if capture.exclusions.tables:
             yield from look_at("exclusions", lambda: _examine_exclusions(snapshot, capture))
         note = snapshot.find_reference_problem(capture.references)
-        known = [name for name, preset in PRESETS.items() if preset.built_in is not None and snapshot.has_table(preset.built_in.table)]
+        known = [
+            name
+            for name, preset in PRESETS.items()
+            if preset.built_in is not None and snapshot.has_table(preset.built_in.table)
+        ]
         fix = (
             f"These tables are those of another application: set BACKUP_PRESET={known[0]}"
             if known
-            else "Set BACKUP_REFERENCE_QUERY to a SELECT of the object keys, or live without the proof that every referenced object is there."
+            else (
+                "Set BACKUP_REFERENCE_QUERY to a SELECT of the object keys, or live without the proof "
+                "that every referenced object is there."
+            )
         )
-        yield PreconditionResult("references", Verdict.NOTE if note else Verdict.OK, note or capture.references.query, fix if note else "")
+        yield PreconditionResult(
+            "references",
+            Verdict.NOTE if note else Verdict.OK,
+            note or capture.references.query,
+            fix if note else "",
+        )
 
 
 def _examine_exclusions(snapshot: Snapshot, capture: CaptureSettings) -> Iterator[PreconditionResult]:
@@ -196,23 +260,41 @@ def _examine_exclusions(snapshot: Snapshot, capture: CaptureSettings) -> Iterato
     unused = [pattern for pattern in capture.exclusions.tables if not snapshot.find_tables((pattern,))]
     snapshot.check_exclusions(excluded, capture.references)
     names = sorted(f"{table.schema_name}.{table.name}" for table in excluded)
-    yield PreconditionResult("exclusions", Verdict.OK, f"the rows of {name_some(names)} are left out" if names else "no table is left out")
+    yield PreconditionResult(
+        "exclusions",
+        Verdict.OK,
+        f"the rows of {name_some(names)} are left out" if names else "no table is left out",
+    )
     if views := snapshot.find_views_of(excluded):
-        detail = f"{name_some(views)} read tables that are left out: a restore fills them from what is there, and cannot where their query then fails"
-        yield PreconditionResult("exclusions", Verdict.NOTE, detail, "Prove it: schedgen-backups backup, then schedgen-backups drill")
+        detail = (
+            f"{name_some(views)} read tables that are left out: a restore fills them from what is "
+            "there, and cannot where their query then fails"
+        )
+        yield PreconditionResult(
+            "exclusions",
+            Verdict.NOTE,
+            detail,
+            "Prove it: schedgen-backups backup, then schedgen-backups drill",
+        )
     if unused:
         detail = f"BACKUP_EXCLUDE_TABLE_DATA names no table of the database with {', '.join(unused)}"
-        yield PreconditionResult("exclusions", Verdict.NOTE, detail, "Name a table, schema.table or a glob such as public.log_*.")
+        yield PreconditionResult(
+            "exclusions", Verdict.NOTE, detail, "Name a table, schema.table or a glob such as public.log_*."
+        )
 
 
-def _examine_client(database: DatabaseSettings, transfer: TransferSettings, server_major: int) -> Iterator[PreconditionResult]:
+def _examine_client(
+    database: DatabaseSettings, transfer: TransferSettings, server_major: int
+) -> Iterator[PreconditionResult]:
     client = find_client(database, server_major, transfer.postgres_bin_dir)
     yield PreconditionResult("pg_dump", Verdict.OK, f"version {client.version} in {client.bin_dir}")
 
 
 def _examine_privileges(check: Callable[[], None], table_count: int) -> Iterator[PreconditionResult]:
     check()
-    yield PreconditionResult("privileges", Verdict.OK, f"{count(table_count, 'table')} and all sequences can be read")
+    yield PreconditionResult(
+        "privileges", Verdict.OK, f"{count(table_count, 'table')} and all sequences can be read"
+    )
 
 
 def _examine_bucket(bucket: BucketSettings, transfer: TransferSettings) -> Iterator[PreconditionResult]:
@@ -220,14 +302,22 @@ def _examine_bucket(bucket: BucketSettings, transfer: TransferSettings) -> Itera
         client.check_exists()
         first = next(client.list_objects(), None)
         if first is None:
-            yield PreconditionResult("bucket", Verdict.NOTE, f"{bucket.label} is empty", "Is MINIO_BUCKET right?")
+            yield PreconditionResult(
+                "bucket", Verdict.NOTE, f"{bucket.label} is empty", "Is MINIO_BUCKET right?"
+            )
             return
         with client.open_object(first.key) as opened:
             next(opened.read_blocks(), b"")
             yield _judge_clock(opened.head.answered_at, "S3 server")
         client.read_tags(first.key)
-        versions = {True: "keeps versions", False: "keeps no versions", None: "does not tell whether it keeps versions"}[client.is_versioned()]
-        yield PreconditionResult("bucket", Verdict.OK, f"{bucket.label} can be listed and read; it {versions}")
+        versions = {
+            True: "keeps versions",
+            False: "keeps no versions",
+            None: "does not tell whether it keeps versions",
+        }[client.is_versioned()]
+        yield PreconditionResult(
+            "bucket", Verdict.OK, f"{bucket.label} can be listed and read; it {versions}"
+        )
 
 
 def _judge_clock(told: datetime, server: str) -> PreconditionResult:
@@ -237,5 +327,10 @@ def _judge_clock(told: datetime, server: str) -> PreconditionResult:
         "clock",
         Verdict.OK if is_close else Verdict.PROBLEM,
         f"{skew:.0f} s apart from the {server}'s",
-        "" if is_close else "Run a time service (chrony, systemd-timesyncd) on both hosts: ids and retention are made of times.",
+        ""
+        if is_close
+        else (
+            "Run a time service (chrony, systemd-timesyncd) on both hosts: ids and retention are made of "
+            "times."
+        ),
     )

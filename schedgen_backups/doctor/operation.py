@@ -1,4 +1,6 @@
-"""Looks at what keeps an installation going: what starts backups, how old its proofs are, whether alerts reach anybody, how long the disk lasts."""
+"""Looks at what keeps an installation going: what starts backups, how old its proofs are, whether alerts
+reach anybody, how long the disk lasts.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ _CLOCK_TOLERANCE = timedelta(minutes=1)
 _LOAD_TIMEOUT_SECONDS = 180
 """Far above the two seconds that a load takes (2026-11-29): Dagster's own limit for a code location's start."""
 _SENSOR_LIMIT = 3 * RECORD_INTERVAL
-_DAEMON_WORDS = (b"dagster-daemon", b"dagster._daemon", b"schedgen-backups\0serve", b"schedgen_backups.cli.main\0serve")
+_DAEMON_WORDS = (
+    b"dagster-daemon",
+    b"dagster._daemon",
+    b"schedgen-backups\0serve",
+    b"schedgen_backups.cli.main\0serve",
+)
 
 
 def examine_starters(config: Config, catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:
@@ -37,42 +44,82 @@ def examine_starters(config: Config, catalog: Catalog, now: datetime) -> Iterato
         *(["a running Dagster daemon"] if _is_daemon_running() else []),
     ]
     points = [point for point in catalog.list_points() if point.manifest is not None]
-    last = f"; the newest backup is {format_age(now - points[-1].point_id.taken_at)} old" if points else "; there is no backup yet"
+    last = (
+        f"; the newest backup is {format_age(now - points[-1].point_id.taken_at)} old"
+        if points
+        else "; there is no backup yet"
+    )
     schedule = f"{config.schedule.cron} in {config.schedule.timezone}"
     if found:
-        yield PreconditionResult("schedule", Verdict.OK, f"{schedule}, started by {' and '.join(found)}{last}")
-    else:
-        detail = f"{schedule}, and nothing on this machine is seen to start it: no timer, no file in /etc/cron.d, no running Dagster daemon{last}"
         yield PreconditionResult(
-            "schedule", Verdict.NOTE, detail, "Where another machine or container does, all is well; otherwise run setup, or serve."
+            "schedule", Verdict.OK, f"{schedule}, started by {' and '.join(found)}{last}"
+        )
+    else:
+        detail = (
+            f"{schedule}, and nothing on this machine is seen to start it: no timer, no file in "
+            f"/etc/cron.d, no running Dagster daemon{last}"
+        )
+        yield PreconditionResult(
+            "schedule",
+            Verdict.NOTE,
+            detail,
+            "Where another machine or container does, all is well; otherwise run setup, or serve.",
         )
 
 
 def examine_sensors(catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:
-    """Yield whether the sensors look; nothing where none ever did, or where a timer or cron starts the backups, which needs none."""
+    """Yield whether the sensors look; nothing where none ever did, or where a timer or cron starts the
+    backups, which needs none.
+    """
     if any(path.exists() for path in (*_TIMERS, *_CRON_FILES)):
         return
     ticks = read_ticks(catalog.directory)
     for name, looked_at in sorted((name, ticks[name]) for name in _SENSORS & ticks.keys()):
         age = now - looked_at
         if age < -_CLOCK_TOLERANCE:
-            detail = f"{name} looked at {looked_at:%Y-%m-%d %H:%M} UTC, which is still to come: this clock is wrong, or was then"
-            yield PreconditionResult("sensors", Verdict.PROBLEM, detail, "Set the clock right (timedatectl); the next look writes another time.")
+            detail = (
+                f"{name} looked at {looked_at:%Y-%m-%d %H:%M} UTC, which is still to come: this clock "
+                "is wrong, or was then"
+            )
+            yield PreconditionResult(
+                "sensors",
+                Verdict.PROBLEM,
+                detail,
+                "Set the clock right (timedatectl); the next look writes another time.",
+            )
         elif age <= _SENSOR_LIMIT:
             yield PreconditionResult("sensors", Verdict.OK, f"{name} looked {format_age(age)} ago")
         else:
-            detail = f"{name} last looked {format_age(age)} ago: nobody tells of killed runs, or of points that are missing or damaged"
+            detail = (
+                f"{name} last looked {format_age(age)} ago: nobody tells of killed runs, or of points "
+                "that are missing or damaged"
+            )
             yield PreconditionResult(
-                "sensors", Verdict.PROBLEM, detail, "Start Dagster's daemon again, and look at the page of the sensor in the UI."
+                "sensors",
+                Verdict.PROBLEM,
+                detail,
+                "Start Dagster's daemon again, and look at the page of the sensor in the UI.",
             )
 
 
 def examine_definitions() -> Iterator[PreconditionResult]:
-    """Yield whether Dagster could load the assets and jobs with these settings: a schedule whose code location does not load starts nothing."""
+    """Yield whether Dagster could load the assets and jobs with these settings: a schedule whose code
+    location does not load starts nothing.
+    """
     command = [sys.executable, "-c", "import schedgen_backups.definitions"]
-    fix = "Until it loads, neither schedule nor sensors run. Install the package with its dependencies again; if it stays so, report these lines."
+    fix = (
+        "Until it loads, neither schedule nor sensors run. Install the package with its dependencies "
+        "again; if it stays so, report these lines."
+    )
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_LOAD_TIMEOUT_SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_LOAD_TIMEOUT_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         detail = f"loading them took more than {_LOAD_TIMEOUT_SECONDS} seconds"
         yield PreconditionResult("Dagster definitions", Verdict.PROBLEM, detail, fix)
@@ -89,21 +136,45 @@ def examine_proofs(config: Config, catalog: Catalog, now: datetime) -> Iterator[
     verified = list_verified(catalog)
     max_age = config.definitions.max_age
     if not verified:
-        yield PreconditionResult("verified point", Verdict.NOTE, "there is none yet", "schedgen-backups backup")
+        yield PreconditionResult(
+            "verified point", Verdict.NOTE, "there is none yet", "schedgen-backups backup"
+        )
         return
     age = now - verified[-1].point_id.taken_at
     is_fresh = age <= max_age
-    detail = f"the newest is {verified[-1].point_id}, {format_age(age)} old; an alert comes after {format_age(max_age)}"
-    yield PreconditionResult("verified point", Verdict.OK if is_fresh else Verdict.PROBLEM, detail, "" if is_fresh else "schedgen-backups backup")
-    restored = max((moment for point in verified if (moment := _find_restored(point)) is not None), default=None)
+    detail = (
+        f"the newest is {verified[-1].point_id}, {format_age(age)} old; an alert comes after "
+        f"{format_age(max_age)}"
+    )
+    yield PreconditionResult(
+        "verified point",
+        Verdict.OK if is_fresh else Verdict.PROBLEM,
+        detail,
+        "" if is_fresh else "schedgen-backups backup",
+    )
+    restored = max(
+        (moment for point in verified if (moment := _find_restored(point)) is not None), default=None
+    )
     limit = config.definitions.drill_max_age
     if restored is None:
-        yield PreconditionResult("restore proven", Verdict.NOTE, "no point was ever restored and found equal", "schedgen-backups drill")
+        yield PreconditionResult(
+            "restore proven",
+            Verdict.NOTE,
+            "no point was ever restored and found equal",
+            "schedgen-backups drill",
+        )
     elif now - restored > limit:
-        detail = f"a point was last restored and found equal {format_age(now - restored)} ago, and {format_age(limit)} is the limit"
+        detail = (
+            f"a point was last restored and found equal {format_age(now - restored)} ago, and "
+            f"{format_age(limit)} is the limit"
+        )
         yield PreconditionResult("restore proven", Verdict.NOTE, detail, "schedgen-backups drill")
     else:
-        yield PreconditionResult("restore proven", Verdict.OK, f"a point was restored and found equal {format_age(now - restored)} ago")
+        yield PreconditionResult(
+            "restore proven",
+            Verdict.OK,
+            f"a point was restored and found equal {format_age(now - restored)} ago",
+        )
 
 
 def examine_channels(config: Config) -> Iterator[PreconditionResult]:
@@ -112,22 +183,37 @@ def examine_channels(config: Config) -> Iterator[PreconditionResult]:
     channels = make_channels(settings.webhook_urls, settings.mail_recipients, settings.mail)
     if not channels:
         yield PreconditionResult(
-            "alerts", Verdict.NOTE, "no channel is configured: nobody is told when a backup fails", "Set BACKUP_ALERT_WEBHOOK_URL."
+            "alerts",
+            Verdict.NOTE,
+            "no channel is configured: nobody is told when a backup fails",
+            "Set BACKUP_ALERT_WEBHOOK_URL.",
         )
     for channel in channels:
         last = read_last_delivery(config.backup_directory, channel)
         subject = f"alerts by {channel.name}"
         if last is None:
-            yield PreconditionResult(subject, Verdict.NOTE, "no message was ever sent from this backup directory", "schedgen-backups alert-test")
+            yield PreconditionResult(
+                subject,
+                Verdict.NOTE,
+                "no message was ever sent from this backup directory",
+                "schedgen-backups alert-test",
+            )
         elif last.is_accepted:
-            yield PreconditionResult(subject, Verdict.OK, f"the last message was accepted at {last.accepted_at:%Y-%m-%d %H:%M} UTC")
+            yield PreconditionResult(
+                subject, Verdict.OK, f"the last message was accepted at {last.accepted_at:%Y-%m-%d %H:%M} UTC"
+            )
         else:
             detail = f"the last message was refused at {last.refused_at:%Y-%m-%d %H:%M} UTC: {last.answer}"
-            yield PreconditionResult(subject, Verdict.PROBLEM, detail, "Mend the channel, then: schedgen-backups alert-test")
+            yield PreconditionResult(
+                subject, Verdict.PROBLEM, detail, "Mend the channel, then: schedgen-backups alert-test"
+            )
     if not settings.heartbeat_url:
         detail = "BACKUP_HEARTBEAT_URL is not set: nothing outside notices when this whole machine is dead"
         yield PreconditionResult(
-            "heartbeat", Verdict.NOTE, detail, "Set it to a check of a monitoring service, or ask `status` from another machine."
+            "heartbeat",
+            Verdict.NOTE,
+            detail,
+            "Set it to a check of a monitoring service, or ask `status` from another machine.",
         )
 
 

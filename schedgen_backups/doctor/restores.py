@@ -1,4 +1,6 @@
-"""Looks at what this installation could restore right now: which point, as which role, into which server, and what it lacks for that."""
+"""Looks at what this installation could restore right now: which point, as which role, into which server, and
+what it lacks for that.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,17 @@ _ROLES_DOCUMENT = "docs/restore.md, The roles"
 
 
 def examine_restores(config: Config, catalog: Catalog) -> Iterator[PreconditionResult]:
-    """Yield what could be restored, and whether the role and the keys of restores may do it. Nothing is written, on either server."""
+    """Yield what could be restored, and whether the role and the keys of restores may do it.
+
+    Nothing is written, on either server.
+    """
     point = find_newest_verified(catalog)
     if point is not None:
         database, bucket = config.database.database, config.bucket.bucket
-        command = f"schedgen-backups restore {point.point_id} --database {database}_restored --bucket {bucket}-restored"
+        command = (
+            f"schedgen-backups restore {point.point_id} --database {database}_restored --bucket "
+            f"{bucket}-restored"
+        )
         yield PreconditionResult("restore", Verdict.OK, f"to try it, beside the live system: {command}")
     yield from look_at("restore of the database", lambda: _examine_role(config))
     yield from look_at("restore of the bucket", lambda: _examine_keys(config))
@@ -34,7 +42,10 @@ def _examine_role(config: Config) -> Iterator[PreconditionResult]:
     target = read_live_database("", config)
     subject = "restore of the database"
     try:
-        with DatabaseSession(target.with_database(MAINTENANCE_DATABASE)) as session, session.use() as connection:
+        with (
+            DatabaseSession(target.with_database(MAINTENANCE_DATABASE)) as session,
+            session.use() as connection,
+        ):
             lacking = _list_lacking(connection, config.database)
     except DatabaseError as error:
         # The role of the backup need not reach that database; one that is meant for restores must.
@@ -42,15 +53,29 @@ def _examine_role(config: Config) -> Iterator[PreconditionResult]:
         yield PreconditionResult(subject, verdict, error.message, error.hint)
         return
     if lacking:
-        detail = f"the role {target.user} {' and '.join(lacking)}: it restores into an empty database that others made for it, and no more"
-        yield PreconditionResult(subject, Verdict.NOTE, detail, f"Set RESTORE_POSTGRES_USER to a role for restores ({_ROLES_DOCUMENT}).")
+        detail = (
+            f"the role {target.user} {' and '.join(lacking)}: it restores into an empty database that "
+            "others made for it, and no more"
+        )
+        yield PreconditionResult(
+            subject,
+            Verdict.NOTE,
+            detail,
+            f"Set RESTORE_POSTGRES_USER to a role for restores ({_ROLES_DOCUMENT}).",
+        )
     else:
         place = f"{target.host}:{target.port}"
-        yield PreconditionResult(subject, Verdict.OK, f"the role {target.user} may make databases on {place} and exchange {target.database}")
+        yield PreconditionResult(
+            subject,
+            Verdict.OK,
+            f"the role {target.user} may make databases on {place} and exchange {target.database}",
+        )
 
 
 def _list_lacking(connection: Connection, live: DatabaseSettings) -> list[str]:
-    row = connection.execute("SELECT rolsuper, rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user").fetchone()
+    row = connection.execute(
+        "SELECT rolsuper, rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user"
+    ).fetchone()
     is_superuser, may_create = row or (False, False)
     if is_superuser:
         return []
@@ -68,8 +93,16 @@ def _examine_keys(config: Config) -> Iterator[PreconditionResult]:
     if target.access_key == config.bucket.access_key:
         missing = name_some(["RESTORE_MINIO_ACCESS_KEY", "RESTORE_MINIO_SECRET_KEY"])
         detail = "the keys of the backup would have to write: others are not set"
-        yield PreconditionResult(subject, Verdict.NOTE, detail, f"Set {missing}, here or when you restore ({_ROLES_DOCUMENT}).")
+        yield PreconditionResult(
+            subject, Verdict.NOTE, detail, f"Set {missing}, here or when you restore ({_ROLES_DOCUMENT})."
+        )
         return
-    with BucketClient(target, threads=1, stall_timeout_seconds=config.capture.transfer.stall_timeout_seconds) as client:
+    with BucketClient(
+        target, threads=1, stall_timeout_seconds=config.capture.transfer.stall_timeout_seconds
+    ) as client:
         client.check_exists()
-    yield PreconditionResult(subject, Verdict.OK, f"the restore's own keys open {target.label}; whether they may write is seen when they do")
+    yield PreconditionResult(
+        subject,
+        Verdict.OK,
+        f"the restore's own keys open {target.label}; whether they may write is seen when they do",
+    )

@@ -1,4 +1,6 @@
-"""Failures of steps as Dagster records them: written with exit code and hint, and read back as cause and next step."""
+"""Failures of steps as Dagster records them: written with exit code and hint, and read back as cause and next
+step.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,13 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from schedgen_backups.core.errors import BackupError, CommandError, ConfigurationError, LockHeldError, StorageError
+from schedgen_backups.core.errors import (
+    BackupError,
+    CommandError,
+    ConfigurationError,
+    LockHeldError,
+    StorageError,
+)
 from schedgen_backups.exit_codes import get_exit_code
 
 EXIT_CODE_KEY = "exit_code"
@@ -33,7 +41,8 @@ class Reason:
 def explain_failure(exit_code: int) -> Generator[None, None, None]:
     """Let errors of core within the block fail the step with their message and hint.
 
-    The exit code is the given one, unless settings, another run, the backup directory or a command of the operator are the reason.
+    The exit code is the given one, unless settings, another run, the backup directory or a command of the
+    operator are the reason.
     """
     try:
         yield
@@ -46,7 +55,9 @@ def explain_failure(exit_code: int) -> Generator[None, None, None]:
         }
         if error.hint:
             metadata[_HINT_KEY] = error.hint
-        raise dg.Failure(description=error.message, metadata=metadata, allow_retries=error.is_retryable) from error
+        raise dg.Failure(
+            description=error.message, metadata=metadata, allow_retries=error.is_retryable
+        ) from error
 
 
 def explain_exception(error: BaseException | None) -> Reason:
@@ -70,7 +81,9 @@ def explain_step_failure(event: dg.DagsterEvent) -> Reason:
 
 
 def explain_run_failure(event: dg.DagsterEvent | None) -> str:
-    """Return why a run failed in which no step did: the innermost error, otherwise the message of whoever marked the run as failed."""
+    """Return why a run failed in which no step did: the innermost error, otherwise the message of whoever
+    marked the run as failed.
+    """
     if event is None:
         return ""
     data = event.job_failure_data

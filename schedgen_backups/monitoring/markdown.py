@@ -1,6 +1,8 @@
-"""Tables in Markdown for the metadata of assets: what an operator reads in the UI instead of a list of numbers.
+"""Tables in Markdown for the metadata of assets: what an operator reads in the UI instead of a list of
+numbers.
 
-Values of the operators and of the database go into cells as plain text. Add a table here; which asset shows it is its own business.
+Values of the operators and of the database go into cells as plain text. Add a table here; which asset shows
+it is its own business.
 """
 
 from __future__ import annotations
@@ -11,7 +13,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.check_results import CheckStatus, LevelResult, Verification, VerificationLevel
+from schedgen_backups.core.catalog.check_results import (
+    CheckStatus,
+    LevelResult,
+    Verification,
+    VerificationLevel,
+)
 from schedgen_backups.core.catalog.pins import describe_pin
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, Origin
@@ -27,7 +34,10 @@ _SIGNS = re.compile(r"[\\`*_{}\[\]()<>#+!|~&]")
 
 
 def make_overview(catalog: Catalog, now: datetime) -> str:
-    """Return a table of the newest recovery points, newest first: state, level, ages, sizes, pin and labels. It fits beside the keys of metadata."""
+    """Return a table of the newest recovery points, newest first: state, level, ages, sizes, pin and labels.
+
+    It fits beside the keys of metadata.
+    """
     points = catalog.list_points() if catalog.directory.is_dir() else ()
     rows = [_describe_point(catalog, point, now) for point in reversed(points[-_LISTED_POINTS:])]
     if len(points) > _LISTED_POINTS:
@@ -36,10 +46,17 @@ def make_overview(catalog: Catalog, now: datetime) -> str:
 
 
 def describe_points(catalog: Catalog) -> str:
-    """Return the same without what differs at every look, in a form for programs: who compares two of them sees whether anything changed."""
+    """Return the same without what differs at every look, in a form for programs: who compares two of them
+    sees whether anything changed.
+    """
     points = catalog.list_points() if catalog.directory.is_dir() else ()
     described = [
-        (point.point_id.text, point.state.value, [level.status.value for level in point.verification.levels()], describe_pin(catalog, point.point_id))
+        (
+            point.point_id.text,
+            point.state.value,
+            [level.status.value for level in point.verification.levels()],
+            describe_pin(catalog, point.point_id),
+        )
         for point in points
     ]
     return hashlib.sha256(repr(described).encode()).hexdigest()
@@ -54,7 +71,10 @@ def make_levels_table(verification: Verification) -> str:
 def make_tables_table(tables: Iterable[TableEntry]) -> str:
     """Return a table of the dump's largest tables with rows and sizes."""
     largest = sorted(tables, key=lambda table: table.size_bytes, reverse=True)
-    rows = [(table.qualified_name, str(table.rows), format_bytes(table.size_bytes)) for table in largest[:_LISTED_TABLES]]
+    rows = [
+        (table.qualified_name, str(table.rows), format_bytes(table.size_bytes))
+        for table in largest[:_LISTED_TABLES]
+    ]
     if len(largest) > _LISTED_TABLES:
         rows.append((f"{len(largest) - _LISTED_TABLES} more", "", ""))
     return _make_table(("table", "rows", "size"), rows, right=(1, 2))
@@ -67,11 +87,17 @@ def make_list(lines: Iterable[str]) -> str:
 
 def _describe_point(catalog: Catalog, point: PointListing, now: datetime) -> tuple[str, ...]:
     origin = point.manifest.origin if point.manifest else Origin()
-    passed = [level.level.value for level in point.verification.levels() if level.status is CheckStatus.PASSED]
+    passed = [
+        level.level.value for level in point.verification.levels() if level.status is CheckStatus.PASSED
+    ]
     sizes = [artifact.size_bytes if (artifact := point.artifact(kind)) else None for kind in ArtifactKind]
     notes = (describe_pin(catalog, point.point_id), describe_labels(origin.labels), origin.reason)
     proofs = {"read": VerificationLevel.STORED, "restored": VerificationLevel.RESTORED}
-    ages = [f"{verb} {age} ago" for verb, level in proofs.items() if (age := _describe_age(point.verification.level(level), now))]
+    ages = [
+        f"{verb} {age} ago"
+        for verb, level in proofs.items()
+        if (age := _describe_age(point.verification.level(level), now))
+    ]
     return (
         point.point_id.text,
         point.state.value,
@@ -83,7 +109,11 @@ def _describe_point(catalog: Catalog, point: PointListing, now: datetime) -> tup
 
 
 def _describe_age(level: LevelResult, now: datetime) -> str:
-    return format_age(now - level.checked_at) if level.checked_at is not None and level.status is CheckStatus.PASSED else ""
+    return (
+        format_age(now - level.checked_at)
+        if level.checked_at is not None and level.status is CheckStatus.PASSED
+        else ""
+    )
 
 
 def _keep_together(text: str) -> str:
@@ -91,7 +121,11 @@ def _keep_together(text: str) -> str:
 
 
 def _describe_time(level: LevelResult) -> str:
-    return f"{level.checked_at.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}" if level.checked_at is not None else "-"
+    return (
+        f"{level.checked_at.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}"
+        if level.checked_at is not None
+        else "-"
+    )
 
 
 def _make_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

@@ -1,6 +1,8 @@
-"""Finds runs of the command line whose process is gone, and marks them as failed: Dagster watches only the runs that its daemon started.
+"""Finds runs of the command line whose process is gone, and marks them as failed: Dagster watches only the
+runs that its daemon started.
 
-Without this, a killed `schedgen-backups backup` would stay "started" for ever, hold its place in the pool, and nobody would be told.
+Without this, a killed `schedgen-backups backup` would stay "started" for ever, hold its place in the pool,
+and nobody would be told.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.system.lock import FileLock
 
 _START_TIME_FIELD = 21
-"""`starttime` in /proc/PID/stat (proc(5), field 22): a process id comes again, together with this it does not."""
+"""`starttime` in /proc/PID/stat (proc(5), field 22): a process id comes again, together with this it does
+not."""
 _LOCKS_FOLDER = "running"
 _NAME_BYTES = 16
 _LOCK_NAME = re.compile(r"[0-9a-f]{32}")
@@ -39,11 +42,16 @@ def describe_process(process_id: int) -> str:
 
 
 def fail_orphaned_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
-    """Unfinished runs that a process of the command line had begun and left by dying are failed; returns their ids."""
+    """Unfinished runs that a process of the command line had begun and left by dying are failed; returns
+    their ids.
+    """
     failed: list[str] = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_ACTIVE)):
         if _is_orphaned(instance, run):
-            instance.report_run_failed(run, message="the process of the command line exited without reporting an error: it was killed")
+            instance.report_run_failed(
+                run,
+                message="the process of the command line exited without reporting an error: it was killed",
+            )
             # The daemon would do it too, where one runs; without it the next backup would wait for ever.
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             failed.append(run.run_id)
@@ -52,7 +60,9 @@ def fail_orphaned_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
 
 @contextmanager
 def mark_own_run(instance: dg.DagsterInstance) -> Generator[dict[str, str], None, None]:
-    """Yield the tags of a run that this process executes within the block, by which others see whether it still does."""
+    """Yield the tags of a run that this process executes within the block, by which others see whether it
+    still does.
+    """
     tags = {run_tags.PROCESS: process} if (process := describe_process(os.getpid())) else {}
     lock = FileLock(_get_locks_folder(instance) / secrets.token_hex(_NAME_BYTES))
     try:
@@ -82,7 +92,11 @@ def _is_orphaned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     described = run.tags.get(run_tags.PROCESS, "")
     host, _colon, rest = described.partition(":")
     process_id = rest.partition(":")[0]
-    return host == socket.gethostname() and process_id.isdigit() and describe_process(int(process_id)) != described
+    return (
+        host == socket.gethostname()
+        and process_id.isdigit()
+        and describe_process(int(process_id)) != described
+    )
 
 
 def _find_lock(instance: dg.DagsterInstance, run: dg.DagsterRun) -> FileLock | None:

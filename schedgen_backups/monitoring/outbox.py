@@ -1,4 +1,6 @@
-"""Sends the alerts that no hook has delivered, from Dagster's records, until a channel accepts them, and reports resolved incidents."""
+"""Sends the alerts that no hook has delivered, from Dagster's records, until a channel accepts them, and
+reports resolved incidents.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +31,33 @@ from schedgen_backups.monitoring.ticks import list_failed_ticks, list_resolved
 _HISTORY_LIMIT = 20
 
 
-def list_resolved_keys(instance: dg.DagsterInstance, service: AlertService, check_keys: list[dg.AssetCheckKey]) -> frozenset[IncidentKey]:
+def list_resolved_keys(
+    instance: dg.DagsterInstance, service: AlertService, check_keys: list[dg.AssetCheckKey]
+) -> frozenset[IncidentKey]:
     """Return the keys of open incidents whose cause has gone well after their last alert."""
     incidents = service.notifier.read_incidents()
     if not incidents:
         return frozenset()
     areas = frozenset(incident.key.area for incident in incidents)
     newest = measure_freshness(service.catalog, datetime.now(timezone.utc)).newest
-    committed_at = newest.manifest.committed_at if newest is not None and newest.manifest is not None else None
+    committed_at = (
+        newest.manifest.committed_at if newest is not None and newest.manifest is not None else None
+    )
     went_well_at = {BACKUP.area: committed_at, STALE_KEY.area: committed_at}
-    went_well_at |= {run_kind.area: _find_success(instance, run_kind) for run_kind in OTHER_RUN_KINDS if run_kind.area in areas}
+    went_well_at |= {
+        run_kind.area: _find_success(instance, run_kind)
+        for run_kind in OTHER_RUN_KINDS
+        if run_kind.area in areas
+    }
     if RESTORE.area in areas:
-        # By the log of restores: a run without its confirmation succeeds and restores nothing, and people restore on the command line, too.
+        # By the log of restores: a run without its confirmation succeeds and restores nothing, and people
+        # restore on the command line, too.
         went_well_at[RESTORE.area] = find_last_success(service.catalog.directory)
-    passed_at = {check_key.name: _find_pass(instance, check_key) for check_key in check_keys} if CHECK_AREA in areas else {}
+    passed_at = (
+        {check_key.name: _find_pass(instance, check_key) for check_key in check_keys}
+        if CHECK_AREA in areas
+        else {}
+    )
     tick_names = frozenset(incident.key.subject for incident in incidents if incident.key.area == TICK_AREA)
     over = {IncidentKey(area=TICK_AREA, subject=name) for name in list_resolved(instance, tick_names)}
     for incident in incidents:
@@ -63,7 +78,9 @@ def _find_success(instance: dg.DagsterInstance, run_kind: RunKind) -> datetime |
     records: list[dg.RunRecord] = []
     for job_name in run_kind.job_names:
         records += instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=finished), limit=1)
-    ended = [(record.end_time, record.dagster_run.status) for record in records if record.end_time is not None]
+    ended = [
+        (record.end_time, record.dagster_run.status) for record in records if record.end_time is not None
+    ]
     end_time, status = max(ended, key=lambda pair: pair[0], default=(0.0, None))
     return datetime.fromtimestamp(end_time, timezone.utc) if status is dg.DagsterRunStatus.SUCCESS else None
 
@@ -73,7 +90,11 @@ def _find_pass(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> datetime 
     for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=_HISTORY_LIMIT):
         if record.event is not None and isinstance(record.evaluation, dg.AssetCheckEvaluation):
             # Not the record's own time: that is when the check was planned, to the second.
-            return datetime.fromtimestamp(record.event.timestamp, timezone.utc) if record.evaluation.passed else None
+            return (
+                datetime.fromtimestamp(record.event.timestamp, timezone.utc)
+                if record.evaluation.passed
+                else None
+            )
     return None
 
 
@@ -82,8 +103,9 @@ WILL_RETRY_TAG = "dagster/will_retry"
 _BATCH = 20
 _PART_SECONDS = 8
 _TICK_SECONDS = 18
-"""After so long nothing further is reported, by one part or in this tick: what is begun then takes one exchange with a channel at most, ten
-seconds. Dagster ends a tick after 60 s, and then the cursor stays where it was."""
+"""After so long nothing further is reported, by one part or in this tick: what is begun then takes one
+exchange with a channel at most, ten seconds. Dagster ends a tick after 60 s, and then the cursor stays where
+it was."""
 _OLDEST = timedelta(days=2)
 """What happened longer ago than this before the outbox first looked is history, not news."""
 _UNREMARKABLE = f" {CheckStatus.NOT_CONFIGURED.value}: "
@@ -95,18 +117,26 @@ class OutboxCursor(FrozenModel):
     """Up to where everything was told."""
 
     since_seconds: float = 0
-    """What happened before is history. Set at the first look and kept: what nobody accepted for days is late, not lost."""
+    """What happened before is history. Set at the first look and kept: what nobody accepted for days is late,
+    not lost."""
     failure_id: int = 0
     cancel_id: int = 0
     tick_seconds: dict[str, float] = {}
-    """For each schedule and sensor by itself: a tick bears the time it was due, which may be hours before it fails."""
+    """For each schedule and sensor by itself: a tick bears the time it was due, which may be hours before it
+    fails."""
     check_ids: dict[str, int] = {}
 
 
 def work_through_outbox(
-    instance: dg.DagsterInstance, service: AlertService, cursor: OutboxCursor, check_keys: list[dg.AssetCheckKey]
+    instance: dg.DagsterInstance,
+    service: AlertService,
+    cursor: OutboxCursor,
+    check_keys: list[dg.AssetCheckKey],
 ) -> OutboxCursor:
-    """Everything since the cursor was told or is still to be told; returns how far it came. A part that raises is told, and the others go on."""
+    """Everything since the cursor was told or is still to be told; returns how far it came.
+
+    A part that raises is told, and the others go on.
+    """
     tick_ends_at = time.monotonic() + _TICK_SECONDS
     since_seconds = cursor.since_seconds or (datetime.now(timezone.utc) - _OLDEST).timestamp()
 
@@ -114,29 +144,63 @@ def work_through_outbox(
         ends_at = min(tick_ends_at, time.monotonic() + _PART_SECONDS)
         return _Part(instance, service, datetime.fromtimestamp(since_seconds, timezone.utc), ends_at)
 
-    failed = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_FAILURE, after_storage_id=cursor.failure_id)
-    cancelled = dg.RunStatusChangeRecordsFilter(event_type=dg.DagsterEventType.RUN_CANCELED, after_storage_id=cursor.cancel_id)
+    failed = dg.RunStatusChangeRecordsFilter(
+        event_type=dg.DagsterEventType.RUN_FAILURE, after_storage_id=cursor.failure_id
+    )
+    cancelled = dg.RunStatusChangeRecordsFilter(
+        event_type=dg.DagsterEventType.RUN_CANCELED, after_storage_id=cursor.cancel_id
+    )
     _guard(service, "runs whose process is gone", lambda: len(fail_orphaned_runs(instance)), 0)
-    failure_id = _guard(service, "failed runs", lambda: _report_runs(begin(), failed, cursor.failure_id), cursor.failure_id)
-    cancel_id = _guard(service, "cancelled runs", lambda: _report_runs(begin(), cancelled, cursor.cancel_id), cursor.cancel_id)
-    tick_seconds = _guard(service, "failed ticks", lambda: _report_ticks(begin(), cursor.tick_seconds), cursor.tick_seconds)
-    check_ids = _guard(service, "warnings of checks", lambda: _report_checks(begin(), check_keys, cursor.check_ids), cursor.check_ids)
-    _guard(service, "what is over", lambda: service.report_resolved(list_resolved_keys(instance, service, check_keys)), None)
+    failure_id = _guard(
+        service, "failed runs", lambda: _report_runs(begin(), failed, cursor.failure_id), cursor.failure_id
+    )
+    cancel_id = _guard(
+        service,
+        "cancelled runs",
+        lambda: _report_runs(begin(), cancelled, cursor.cancel_id),
+        cursor.cancel_id,
+    )
+    tick_seconds = _guard(
+        service, "failed ticks", lambda: _report_ticks(begin(), cursor.tick_seconds), cursor.tick_seconds
+    )
+    check_ids = _guard(
+        service,
+        "warnings of checks",
+        lambda: _report_checks(begin(), check_keys, cursor.check_ids),
+        cursor.check_ids,
+    )
+    _guard(
+        service,
+        "what is over",
+        lambda: service.report_resolved(list_resolved_keys(instance, service, check_keys)),
+        None,
+    )
     # Last: a channel that does not answer keeps no news from the others.
     if time.monotonic() < tick_ends_at:
         _guard(service, "alerts that wait for a channel", service.notifier.flush_spool, 0)
-    return OutboxCursor(since_seconds=since_seconds, failure_id=failure_id, cancel_id=cancel_id, tick_seconds=tick_seconds, check_ids=check_ids)
+    return OutboxCursor(
+        since_seconds=since_seconds,
+        failure_id=failure_id,
+        cancel_id=cancel_id,
+        tick_seconds=tick_seconds,
+        check_ids=check_ids,
+    )
 
 
 def _guard(service: AlertService, part: str, look: Callable[[], _Made], otherwise: _Made) -> _Made:
-    """Return what the part came to. One that raises must not keep the others from reporting, and nothing else would report it."""
+    """Return what the part came to.
+
+    One that raises must not keep the others from reporting, and nothing else would report it.
+    """
     key = IncidentKey(area=OUTBOX_AREA, subject=part)
     try:
         made = look()
     except Exception as error:  # noqa: BLE001 - see above; the reason is in the alert
         reason = explain_exception(error)
         next_step = reason.next_step or "Look at the page of the sensor alert_outbox."
-        service.raise_trouble(key, Severity.HIGH, f"Alerts may be missing: {part}", reason.cause, next_step=next_step)
+        service.raise_trouble(
+            key, Severity.HIGH, f"Alerts may be missing: {part}", reason.cause, next_step=next_step
+        )
         return otherwise
     if key in service.list_open_keys(OUTBOX_AREA):
         service.report_resolved({key})
@@ -167,7 +231,11 @@ def _report_runs(part: _Part, wanted: dg.RunStatusChangeRecordsFilter, after_id:
             return after_id
         entry = record.event_log_entry
         run = instance.get_run_by_id(entry.run_id)
-        if run is not None and run.tags.get(WILL_RETRY_TAG) != "true" and entry.timestamp >= part.horizon.timestamp():
+        if (
+            run is not None
+            and run.tags.get(WILL_RETRY_TAG) != "true"
+            and entry.timestamp >= part.horizon.timestamp()
+        ):
             is_settled = (
                 _report_cancelled(service, run)
                 if wanted.event_type is dg.DagsterEventType.RUN_CANCELED
@@ -179,10 +247,16 @@ def _report_runs(part: _Part, wanted: dg.RunStatusChangeRecordsFilter, after_id:
     return after_id
 
 
-def _report_failed(instance: dg.DagsterInstance, service: AlertService, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None) -> bool:
-    """Whether each failure of the run is told; one that is, is tagged, so that it is not told again while another waits for a channel."""
+def _report_failed(
+    instance: dg.DagsterInstance, service: AlertService, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None
+) -> bool:
+    """Whether each failure of the run is told; one that is, is tagged, so that it is not told again while
+    another waits for a channel.
+    """
     failures = _list_failures(instance, run, ended_by)
-    if run_tags.HEARTBEAT not in run.tags and any(service.ping_failure(failure) for failure in failures.values()):
+    if run_tags.HEARTBEAT not in run.tags and any(
+        service.ping_failure(failure) for failure in failures.values()
+    ):
         instance.add_run_tags(run.run_id, {run_tags.HEARTBEAT: Signal.FAIL.name.lower()})
     is_settled = True
     for name, failure in failures.items():
@@ -196,12 +270,26 @@ def _report_failed(instance: dg.DagsterInstance, service: AlertService, run: dg.
     return is_settled
 
 
-def _list_failures(instance: dg.DagsterInstance, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None) -> dict[str, Failure]:
+def _list_failures(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None
+) -> dict[str, Failure]:
     logs = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    events = [entry.dagster_event for entry in logs if entry.dagster_event is not None and entry.dagster_event.step_key]
+    events = [
+        entry.dagster_event
+        for entry in logs
+        if entry.dagster_event is not None and entry.dagster_event.step_key
+    ]
     if not events:
         cause = explain_run_failure(ended_by) or "its process ended without a word"
-        return {RUN_SUBJECT: Failure(run.job_name, cause, "Look at the run's page and at the machine's memory.", run.run_id, run.job_name)}
+        return {
+            RUN_SUBJECT: Failure(
+                run.job_name,
+                cause,
+                "Look at the run's page and at the machine's memory.",
+                run.run_id,
+                run.job_name,
+            )
+        }
     failures: dict[str, Failure] = {}
     for event in events:
         step, reason = str(event.step_key), explain_step_failure(event)
@@ -225,7 +313,12 @@ def _report_cancelled(service: AlertService, run: dg.DagsterRun) -> bool:
 def _report_ticks(part: _Part, after_seconds: dict[str, float]) -> dict[str, float]:
     told = dict(after_seconds)
     floor_seconds = part.horizon.timestamp()
-    for tick in list_failed_ticks(part.instance, after_seconds=after_seconds, floor_seconds=floor_seconds, except_names=frozenset({OUTBOX_NAME})):
+    for tick in list_failed_ticks(
+        part.instance,
+        after_seconds=after_seconds,
+        floor_seconds=floor_seconds,
+        except_names=frozenset({OUTBOX_NAME}),
+    ):
         if part.is_over:
             return told
         outcome = part.service.raise_trouble(
@@ -233,7 +326,8 @@ def _report_ticks(part: _Part, after_seconds: dict[str, float]) -> dict[str, flo
             Severity.CRITICAL,
             f"No run was started: {tick.name}",
             tick.reason,
-            next_step="Look at the schedule's or sensor's page; `schedgen-backups doctor` checks the settings.",
+            next_step="Look at the schedule's or sensor's page; `schedgen-backups doctor` checks the "
+            "settings.",
         )
         if not outcome.is_settled:
             return told
@@ -242,13 +336,17 @@ def _report_ticks(part: _Part, after_seconds: dict[str, float]) -> dict[str, flo
 
 
 def _report_checks(part: _Part, keys: list[dg.AssetCheckKey], after_ids: dict[str, int]) -> dict[str, int]:
-    return {key.to_user_string(): _report_check(part, key, after_ids.get(key.to_user_string(), 0)) for key in keys}
+    return {
+        key.to_user_string(): _report_check(part, key, after_ids.get(key.to_user_string(), 0)) for key in keys
+    }
 
 
 def _report_check(part: _Part, key: dg.AssetCheckKey, after_id: int) -> int:
     """Checks that failed as a warning: their run went on, so nothing else tells of them."""
     history = part.instance.event_log_storage.get_asset_check_execution_history(key, limit=_BATCH)
-    for record in sorted((record for record in history if record.id > after_id), key=lambda record: record.id):
+    for record in sorted(
+        (record for record in history if record.id > after_id), key=lambda record: record.id
+    ):
         evaluation = record.evaluation
         if not isinstance(evaluation, dg.AssetCheckEvaluation):  # planned
             run = part.instance.get_run_by_id(record.run_id)
@@ -257,14 +355,18 @@ def _report_check(part: _Part, key: dg.AssetCheckKey, after_id: int) -> int:
             after_id = record.id  # its run ended before it was reached
             continue
         is_news = record.create_timestamp >= part.horizon.timestamp() and _is_warning(evaluation)
-        if is_news and (part.is_over or not _report_warning(part.service, evaluation, record.run_id).is_settled):
+        if is_news and (
+            part.is_over or not _report_warning(part.service, evaluation, record.run_id).is_settled
+        ):
             return after_id
         after_id = record.id
     return after_id
 
 
 def report_checks_of_run(service: AlertService, result: dg.ExecuteInProcessResult) -> None:
-    """Tell what the checks of a run of the command line warn of, and which warnings are over: where cron starts it, no sensor does."""
+    """Tell what the checks of a run of the command line warn of, and which warnings are over: where cron
+    starts it, no sensor does.
+    """
     evaluations = result.get_asset_check_evaluations()
     for evaluation in filter(_is_warning, evaluations):
         _report_warning(service, evaluation, result.run_id)
@@ -281,7 +383,9 @@ def _is_warning(evaluation: dg.AssetCheckEvaluation) -> bool:
 def _report_warning(service: AlertService, evaluation: dg.AssetCheckEvaluation, run_id: str) -> Outcome:
     return service.raise_trouble(
         _make_check_key(evaluation.asset_check_key),
-        judge_warning(evaluation.check_name, {name: value.value for name, value in evaluation.metadata.items()}),
+        judge_warning(
+            evaluation.check_name, {name: value.value for name, value in evaluation.metadata.items()}
+        ),
         f"Check warns: {evaluation.check_name}",
         evaluation.description or "no reason is known",
         run_id=run_id,

@@ -1,6 +1,7 @@
 """Reads which ticks of schedules and sensors failed, which Dagster's public names do not tell.
 
-The only module that uses Dagster's own inside names for it; a Dagster that renames them breaks here and nowhere else.
+The only module that uses Dagster's own inside names for it; a Dagster that renames them breaks here and
+nowhere else.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ class FailedTick:
 
 
 def list_failed_ticks(
-    instance: dg.DagsterInstance, *, after_seconds: Mapping[str, float], floor_seconds: float, except_names: frozenset[str]
+    instance: dg.DagsterInstance,
+    *,
+    after_seconds: Mapping[str, float],
+    floor_seconds: float,
+    except_names: frozenset[str],
 ) -> list[FailedTick]:
     """Failed ticks of each source after its time and after the floor, oldest first."""
     found: list[FailedTick] = []
@@ -36,7 +41,13 @@ def list_failed_ticks(
         if state.instigator_name in except_names:
             continue
         after = max(after_seconds.get(state.selector_id, 0.0), floor_seconds)
-        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, after=after, limit=_LIMIT, statuses=[TickStatus.FAILURE])
+        ticks = instance.get_ticks(
+            state.instigator_origin_id,
+            state.selector_id,
+            after=after,
+            limit=_LIMIT,
+            statuses=[TickStatus.FAILURE],
+        )
         found += [
             FailedTick(
                 state.instigator_name,
@@ -55,7 +66,9 @@ def list_resolved(instance: dg.DagsterInstance, names: frozenset[str]) -> frozen
     finished = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
     for state in instance.all_instigator_state():
         if state.instigator_name in names:
-            newest = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1, statuses=finished)
+            newest = instance.get_ticks(
+                state.instigator_origin_id, state.selector_id, limit=1, statuses=finished
+            )
             if newest and newest[0].status is not TickStatus.FAILURE:
                 resolved.add(state.instigator_name)
     return frozenset(resolved)

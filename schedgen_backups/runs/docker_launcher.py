@@ -1,10 +1,12 @@
-"""The run launcher of the container deployment, named in docker/dagster.yaml: Dagster's own, confined and patient with runs of the command line.
+"""The run launcher of the container deployment, named in docker/dagster.yaml: Dagster's own, confined and
+patient with runs of the command line.
 
-A run's container can write to Dagster's database, and so into the record of the next run. Image, volumes, environment, networks and limits of a
-container come from the launcher's configuration only; Dagster's launcher would merge what the record says over it.
+A run's container can write to Dagster's database, and so into the record of the next run. Image, volumes,
+environment, networks and limits of a container come from the launcher's configuration only; Dagster's
+launcher would merge what the record says over it.
 
-Dagster's run monitoring asks the launcher whether a run's container is alive. A backup of the command line has none, and would be marked as failed
-while it works; `orphaned_runs` watches such runs.
+Dagster's run monitoring asks the launcher whether a run's container is alive. A backup of the command line
+has none, and would be marked as failed while it works; `orphaned_runs` watches such runs.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _RUN_LABEL = "dagster/run_id"
 
 
 class ContainerRunLauncher(DockerRunLauncher):
-    """Launches each run in a container of its own, made of this launcher's configuration and of nothing that the run's record says."""
+    """Launches each run in a container of its own, made of this launcher's configuration and of nothing that
+    the run's record says.
+    """
 
     def __init__(
         self,
@@ -42,14 +46,23 @@ class ContainerRunLauncher(DockerRunLauncher):
     ) -> None:
         kwargs = {**(container_kwargs or {}), "volumes": list(volumes)}
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
-            inst_data, image=image, registry=registry, env_vars=list(env_vars), networks=list(networks), container_kwargs=kwargs
+            inst_data,
+            image=image,
+            registry=registry,
+            env_vars=list(env_vars),
+            networks=list(networks),
+            container_kwargs=kwargs,
         )
         self._run_image = image
-        self._run_context = DockerContainerContext(registry=registry, env_vars=env_vars, networks=networks, container_kwargs=kwargs)
+        self._run_context = DockerContainerContext(
+            registry=registry, env_vars=env_vars, networks=networks, container_kwargs=kwargs
+        )
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """Return Dagster's schema with `volumes`, each `source:path` or `{env: NAME}`: only the environment knows the volumes' names."""
+        """Return Dagster's schema with `volumes`, each `source:path` or `{env: NAME}`: only the environment
+        knows the volumes' names.
+        """
         fields = {name: kind for name, kind in super().config_type().items() if name != "network"}
         return {**fields, "volumes": dg.Field(dg.Array(dg.StringSource), is_required=False, default_value=[])}
 
@@ -59,7 +72,9 @@ class ContainerRunLauncher(DockerRunLauncher):
         return self._run_context
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """How the run's container is; a run of the command line counts as running until `orphaned_runs` or its time limit ends it."""
+        """How the run's container is; a run of the command line counts as running until `orphaned_runs` or
+        its time limit ends it.
+        """
         if run_tags.PROCESS in run.tags:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return super().check_run_worker_health(run)
@@ -67,11 +82,14 @@ class ContainerRunLauncher(DockerRunLauncher):
     def _get_docker_image(self, job_code_origin: object) -> str:
         del job_code_origin  # part of the run's record
         if not self._run_image:
-            raise ConfigurationError("the run launcher has no image", hint="Set run_launcher.config.image in dagster.yaml.")
+            raise ConfigurationError(
+                "the run launcher has no image", hint="Set run_launcher.config.image in dagster.yaml."
+            )
         return self._run_image
 
     def _get_container(self, run: DagsterRun | None) -> Container | None:
-        # The container's id is a tag of the run's record: without the label another container of the host would be stopped.
+        # The container's id is a tag of the run's record: without the label another container of the host
+        # would be stopped.
         container: Container | None = super()._get_container(run)  # pyright: ignore[reportUnknownMemberType]
         if run is None or container is None:
             return None

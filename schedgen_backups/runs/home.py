@@ -1,6 +1,9 @@
-"""The folder of the Dagster instance: where it is, that it is private, and that it holds a dagster.yaml. Makes it under a lock of its own.
+"""The folder of the Dagster instance: where it is, that it is private, and that it holds a dagster.yaml.
 
-Dagster makes its SQLite files at the first use and stamps their schema; two processes that do so at once leave files that no process can use again.
+Makes it under a lock of its own.
+
+Dagster makes its SQLite files at the first use and stamps their schema; two processes that do so at once
+leave files that no process can use again.
 """
 
 from __future__ import annotations
@@ -10,7 +13,13 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from schedgen_backups.config.env_file import OF_THE_MACHINE, OF_THE_USER, EnvironmentFile, expand_home, find_checkout
+from schedgen_backups.config.env_file import (
+    OF_THE_MACHINE,
+    OF_THE_USER,
+    EnvironmentFile,
+    expand_home,
+    find_checkout,
+)
 from schedgen_backups.config.installation import find_project
 from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.system.lock import FileLock
@@ -33,10 +42,14 @@ def _find_default(file: EnvironmentFile) -> Path | None:
 
 @contextmanager
 def hold_home(file: EnvironmentFile) -> Generator[Path, None, None]:
-    """Prepare DAGSTER_HOME; within the block no other process of ours opens an instance there. Errors as of `prepare_home`."""
+    """Prepare DAGSTER_HOME; within the block no other process of ours opens an instance there.
+
+    Errors as of `prepare_home`.
+    """
     home = prepare_home(file)
     if not os.access(home, os.W_OK):
-        # In a container it holds a dagster.yaml only, and the instance lies in a database. Where it should not be so, Dagster says it next.
+        # In a container it holds a dagster.yaml only, and the instance lies in a database. Where it should
+        # not be so, Dagster says it next.
         yield home
         return
     with FileLock(home / _LOCK_NAME).waited_for():
@@ -44,18 +57,22 @@ def hold_home(file: EnvironmentFile) -> Generator[Path, None, None]:
 
 
 def prepare_home(file: EnvironmentFile) -> Path:
-    """Set DAGSTER_HOME to a folder with a dagster.yaml and return it: the configured one, otherwise that of the environment file's place.
+    """Set DAGSTER_HOME to a folder with a dagster.yaml and return it: the configured one, otherwise that of
+    the environment file's place.
 
-    That is `.dagster` in the checkout for the checkout's own file, /var/lib/schedgen-backups for the machine's, ~/.local/state/schedgen-backups for
-    the user's. ConfigurationError when it is not set and the settings are another file's: two sites must not share a history. StorageError when it
-    cannot be made or written.
+    That is `.dagster` in the checkout for the checkout's own file, /var/lib/schedgen-backups for the
+    machine's, ~/.local/state/schedgen-backups for the user's. ConfigurationError when it is not set and the
+    settings are another file's: two sites must not share a history. StorageError when it cannot be made or
+    written.
     """
-    # Dagster's own variable, which its programs read and hand on: not a setting of ours, and set here for the instance of this process.
+    # Dagster's own variable, which its programs read and hand on: not a setting of ours, and set here for the
+    # instance of this process.
     configured = os.environ.get(HOME_VARIABLE)
     chosen = Path(configured) if configured else _find_default(file)
     if chosen is None:
         raise ConfigurationError(
-            "DAGSTER_HOME is not set, and the settings are those of a file that has no place of its own for it",
+            "DAGSTER_HOME is not set, and the settings are those of a file that has no place of its own "
+            "for it",
             hint="Set it to the folder of the Dagster instance; it is made when it is not there.",
         )
     home = chosen.expanduser().absolute()

@@ -1,4 +1,5 @@
-"""Runs a job against the Dagster instance in this process, so that a run of the command line appears in the UI.
+"""Runs a job against the Dagster instance in this process, so that a run of the command line appears in the
+UI.
 
 Commands come here through `launch`. Add what a command needs from Dagster.
 """
@@ -22,8 +23,19 @@ from schedgen_backups.core.system.process import ProgramError, run_program
 from schedgen_backups.defs.assets import find_point_id
 from schedgen_backups.defs.drill import REPORT_KEY
 from schedgen_backups.defs.site import build_site_definitions
-from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, CANCELLED_EXIT_CODE, CONFIGURATION_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
-from schedgen_backups.monitoring.failures import EXIT_CODE_KEY, INTERRUPTION, explain_run_failure, explain_step_failure
+from schedgen_backups.exit_codes import (
+    BUCKET_EXIT_CODE,
+    CANCELLED_EXIT_CODE,
+    CONFIGURATION_EXIT_CODE,
+    DATABASE_EXIT_CODE,
+    VERIFICATION_EXIT_CODE,
+)
+from schedgen_backups.monitoring.failures import (
+    EXIT_CODE_KEY,
+    INTERRUPTION,
+    explain_run_failure,
+    explain_step_failure,
+)
 from schedgen_backups.monitoring.orphaned_runs import fail_orphaned_runs, mark_own_run
 from schedgen_backups.monitoring.outbox import report_checks_of_run
 from schedgen_backups.runs.home import hold_home
@@ -34,7 +46,9 @@ _GIT_TIMEOUT_SECONDS = 10
 
 
 def make_tags(config: Config, reason: str, labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the run tags that tell who asked for a backup and why; commit and branch of the checkout that the configuration names."""
+    """Return the run tags that tell who asked for a backup and why; commit and branch of the checkout that
+    the configuration names.
+    """
     tags = {f"{run_tags.LABEL_PREFIX}{name}": value for name, value in labels.items()}
     tags |= {
         run_tags.REASON: reason,
@@ -51,7 +65,10 @@ def make_tags(config: Config, reason: str, labels: Mapping[str, str]) -> dict[st
 
 
 def run_backup_job(config: Config, tags: Mapping[str, str]) -> BackupResult:
-    """Run the backup job against the instance of DAGSTER_HOME; how it ended is in the result. StorageError when Dagster cannot run it."""
+    """Run the backup job against the instance of DAGSTER_HOME; how it ended is in the result.
+
+    StorageError when Dagster cannot run it.
+    """
     with _open_instance(config, "backup_job") as instance:
         result = _run_job(config, instance, "backup_job", tags, {})
         return BackupResult(
@@ -63,9 +80,18 @@ def run_backup_job(config: Config, tags: Mapping[str, str]) -> BackupResult:
 
 
 def run_drill_job(config: Config, point_id: str, tags: Mapping[str, str]) -> DrillResult:
-    """Run the drill's job against the instance of DAGSTER_HOME; how it ended is in the result. StorageError when Dagster cannot run it."""
+    """Run the drill's job against the instance of DAGSTER_HOME; how it ended is in the result.
+
+    StorageError when Dagster cannot run it.
+    """
     with _open_instance(config, "restore_drill_job") as instance:
-        result = _run_job(config, instance, "restore_drill_job", tags, {"ops": {"restore_drill": {"config": {"point_id": point_id}}}})
+        result = _run_job(
+            config,
+            instance,
+            "restore_drill_job",
+            tags,
+            {"ops": {"restore_drill": {"config": {"point_id": point_id}}}},
+        )
         return DrillResult(
             run_id=result.run_id,
             report=_read_report(result),
@@ -75,7 +101,10 @@ def run_drill_job(config: Config, point_id: str, tags: Mapping[str, str]) -> Dri
 
 @contextmanager
 def _open_instance(config: Config, job_name: str) -> Generator[dg.DagsterInstance, None, None]:
-    """Open the instance of DAGSTER_HOME for a run of this job. What fails before or around the run is told here: no hook and no sensor sees it."""
+    """Open the instance of DAGSTER_HOME for a run of this job.
+
+    What fails before or around the run is told here: no hook and no sensor sees it.
+    """
     try:
         with ExitStack() as stack:
             try:
@@ -89,7 +118,8 @@ def _open_instance(config: Config, job_name: str) -> Generator[dg.DagsterInstanc
                 reason = str(error).strip().partition("\n")[0]
                 raise StorageError(
                     f"Dagster cannot work in DAGSTER_HOME: {type(error).__name__}: {reason}",
-                    hint="Look at its space and permissions. When another version of Dagster made it: `dagster instance migrate`, or another folder.",
+                    hint="Look at its space and permissions. When another version of Dagster made it: "
+                    "`dagster instance migrate`, or another folder.",
                 ) from error
     except BackupError as error:
         _send_alert(config, Failure(job_name, error.message, error.hint, run_id="", job_name=job_name))
@@ -97,14 +127,20 @@ def _open_instance(config: Config, job_name: str) -> Generator[dg.DagsterInstanc
 
 
 def _send_alert(config: Config, failure: Failure) -> None:
-    with suppress(BackupError):  # settings of alerts that are wrong: the command prints the failure all the same
+    with suppress(
+        BackupError
+    ):  # settings of alerts that are wrong: the command prints the failure all the same
         service = AlertService(config)
         service.raise_failure(failure)
         service.ping_failure(failure)
 
 
 def _run_job(
-    config: Config, instance: dg.DagsterInstance, job_name: str, tags: Mapping[str, str], run_config: Mapping[str, object]
+    config: Config,
+    instance: dg.DagsterInstance,
+    job_name: str,
+    tags: Mapping[str, str],
+    run_config: Mapping[str, object],
 ) -> dg.ExecuteInProcessResult:
     fail_orphaned_runs(instance)
     job = build_site_definitions(config).resolve_job_def(job_name)
@@ -152,7 +188,11 @@ def _read_failure(event: dg.DagsterEvent) -> StepFailure:
     exit_code = _STEP_EXIT_CODES.get(step, VERIFICATION_EXIT_CODE)
     if data.user_failure_data is not None:
         recorded = data.user_failure_data.metadata.get(EXIT_CODE_KEY)
-        exit_code = recorded.value if isinstance(recorded, dg.IntMetadataValue) and recorded.value is not None else exit_code
+        exit_code = (
+            recorded.value
+            if isinstance(recorded, dg.IntMetadataValue) and recorded.value is not None
+            else exit_code
+        )
     elif data.error is not None and data.error.cls_name == INTERRUPTION:
         return StepFailure(step, "cancelled; nothing of this step was kept", "", CANCELLED_EXIT_CODE)
     reason = explain_step_failure(event)
@@ -161,7 +201,9 @@ def _read_failure(event: dg.DagsterEvent) -> StepFailure:
 
 def _ask_git(checkout: Path, *arguments: str) -> str:
     try:
-        code, output, _stderr = run_program(["git", "-C", str(checkout), *arguments], environment={}, timeout_seconds=_GIT_TIMEOUT_SECONDS)
+        code, output, _stderr = run_program(
+            ["git", "-C", str(checkout), *arguments], environment={}, timeout_seconds=_GIT_TIMEOUT_SECONDS
+        )
     except ProgramError:  # no git here: nothing to record
         return ""
     return output.strip() if code == 0 else ""

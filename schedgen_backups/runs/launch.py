@@ -1,4 +1,7 @@
-"""Runs a job for a command. Dagster is loaded then and not before: that alone takes 0.55 s of processor time (2026-11-25)."""
+"""Runs a job for a command.
+
+Dagster is loaded then and not before: that alone takes 0.55 s of processor time (2026-11-25).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from schedgen_backups.runs.results import BackupResult, DrillResult
 
 
 def run_backup(config: Config, reason: str, labels: Mapping[str, str], *, pin_for: str = "") -> BackupResult:
-    """Take a backup through Dagster, and pin its point for that span where one is given; how it ended is in the result, never raised."""
+    """Take a backup through Dagster, and pin its point for that span where one is given; how it ended is in
+    the result, never raised.
+    """
     from schedgen_backups.runs import in_process as instance  # noqa: PLC0415 - see above
 
     pinned = {run_tags.PIN_FOR: pin_for} if pin_for else {}

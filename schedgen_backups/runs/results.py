@@ -56,7 +56,9 @@ class BackupResult:
 
     @property
     def exit_code(self) -> int:
-        """0, or the most telling code of the failed steps: cancelled, settings, a command, lock, directory, database, bucket, verification."""
+        """0, or the most telling code of the failed steps: cancelled, settings, a command, lock, directory,
+        database, bucket, verification.
+        """
         if self.is_success:
             return 0
         codes = {failure.exit_code for failure in self.failures}
@@ -74,7 +76,9 @@ class DrillResult:
 
     @property
     def exit_code(self) -> int:
-        """0 when every check was seen to hold, VERIFICATION_EXIT_CODE when not, or the most telling code of what kept the drill from finding out."""
+        """0 when every check was seen to hold, VERIFICATION_EXIT_CODE when not, or the most telling code of
+        what kept the drill from finding out.
+        """
         if self.report is not None:
             return 0 if self.report.is_passed and not self.failures else VERIFICATION_EXIT_CODE
         codes = {failure.exit_code for failure in self.failures}

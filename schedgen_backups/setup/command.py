@@ -1,6 +1,7 @@
 """The command `setup`: its flags, and how it ends.
 
-The flags that answer questions are those of `config.variables`; a secret comes from a file, the environment or a hidden prompt.
+The flags that answer questions are those of `config.variables`; a secret comes from a file, the environment
+or a hidden prompt.
 """
 
 from __future__ import annotations
@@ -31,14 +32,21 @@ def add_answers(command: Callable[Parameters, None]) -> Callable[Parameters, Non
 
     def make_parameter(name: str, variable: Variable) -> inspect.Parameter:
         kind, metavar = (Path, "FILE") if variable.is_secret else (str, "TEXT")
-        text = f"{variable.name}, from this file." if variable.is_secret else f"{variable.name}: {variable.meaning}."
+        text = (
+            f"{variable.name}, from this file."
+            if variable.is_secret
+            else f"{variable.name}: {variable.meaning}."
+        )
         option = typer.Option(f"--{variable.flag}", metavar=metavar, help=text)
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+        )
 
     signature = inspect.signature(command, eval_str=True)
     own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     added = [make_parameter(name, variable) for name, variable in _ASKED.items()]
-    # Both are what typer reads; the variables stand behind the first option, which says what starts the backups.
+    # Both are what typer reads; the variables stand behind the first option, which says what starts the
+    # backups.
     parameters = [*own[:2], *added, *own[2:]]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -50,21 +58,41 @@ def add_answers(command: Callable[Parameters, None]) -> Callable[Parameters, Non
 def setup(
     context: typer.Context,
     *,
-    deployment: Annotated[Deployment | None, typer.Option(help="What starts the backups; asked for by default.")] = None,
+    deployment: Annotated[
+        Deployment | None, typer.Option(help="What starts the backups; asked for by default.")
+    ] = None,
     unit_dir: Annotated[Path, typer.Option(help="Where systemd's units go.")] = UNIT_DIR,
     cron_dir: Annotated[Path, typer.Option(help="Where cron's file goes.")] = Path("/etc/cron.d"),
     state_dir: Annotated[Path, typer.Option(help="DAGSTER_HOME of systemd and cron.")] = Path(STATE_AT),
     log_dir: Annotated[Path, typer.Option(help="Where cron's log goes.")] = Path(LOG_AT),
     service_user: Annotated[str, typer.Option(help="Who runs the backups of systemd and cron.")] = "",
-    application_compose: Annotated[Path | None, typer.Option(help="The application's compose file; its folder has the .env.")] = None,
-    start: Annotated[bool, typer.Option("--start", help="compose: build and start the containers now, without asking.")] = False,
-    first_backup: Annotated[bool, typer.Option("--first-backup/--no-first-backup", help="Take and verify a first recovery point.")] = True,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: flags, environment, .env and defaults.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, secrets masked, and write nothing.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Take away timer, units or cron's file; settings and recovery points stay.")] = False,
+    application_compose: Annotated[
+        Path | None, typer.Option(help="The application's compose file; its folder has the .env.")
+    ] = None,
+    start: Annotated[
+        bool, typer.Option("--start", help="compose: build and start the containers now, without asking.")
+    ] = False,
+    first_backup: Annotated[
+        bool, typer.Option("--first-backup/--no-first-backup", help="Take and verify a first recovery point.")
+    ] = True,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask nothing: flags, environment, .env and defaults.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what would be written, secrets masked, and write nothing."),
+    ] = False,
+    remove: Annotated[
+        bool,
+        typer.Option(
+            "--remove", help="Take away timer, units or cron's file; settings and recovery points stay."
+        ),
+    ] = False,
     **answers: str | Path | None,
 ) -> None:
-    """Ask for what a backup needs, try each answer, write .env, install what starts the backups, and take a first one. Safe to call again."""
+    """Ask for what a backup needs, try each answer, write .env, install what starts the backups, and take a
+    first one. Safe to call again.
+    """
     wishes = Wishes(
         unit_dir=unit_dir.absolute(),
         cron_dir=cron_dir.absolute(),
@@ -80,14 +108,20 @@ def setup(
         return
     if not yes and not sys.stdin.isatty():
         raise ConfigurationError(
-            "there is no terminal to ask on", hint="Call it with --yes; `schedgen-backups setup --help` has a flag for every question."
+            "there is no terminal to ask on",
+            hint="Call it with --yes; `schedgen-backups setup --help` has a flag for every question.",
         )
     try:
-        given = {_ASKED[name].name: _read_answer(value) for name, value in answers.items() if value is not None}
+        given = {
+            _ASKED[name].name: _read_answer(value) for name, value in answers.items() if value is not None
+        }
         set_up(given, wishes, deployment, get_config(context).file, is_interactive=not yes, is_dry=dry_run)
     except (typer.Abort, KeyboardInterrupt):
         # typer would end with 1, which is the database's.
-        out.print("Cancelled. The answers of finished groups are kept for the next call of setup; what was written before stays.")
+        out.print(
+            "Cancelled. The answers of finished groups are kept for the next call of setup; what was "
+            "written before stays."
+        )
         raise CommandEnd(CANCELLED_EXIT_CODE) from None
 
 
@@ -98,4 +132,6 @@ def _read_answer(answer: str | Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read", hint="Is it there, and text, and readable by you?") from error
+        raise ConfigurationError(
+            f"{path} cannot be read", hint="Is it there, and text, and readable by you?"
+        ) from error

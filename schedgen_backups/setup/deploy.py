@@ -1,6 +1,8 @@
-"""The command `deploy`: writes a deployment's files into a folder, for whoever installs them by other means than `setup`.
+"""The command `deploy`: writes a deployment's files into a folder, for whoever installs them by other means
+than `setup`.
 
-Nothing is installed or started. The folder of `compose` is all that its image is built from, so that no checkout is needed.
+Nothing is installed or started. The folder of `compose` is all that its image is built from, so that no
+checkout is needed.
 """
 
 from __future__ import annotations
@@ -20,9 +22,26 @@ from schedgen_backups.config.config import Config
 from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.units import count
 from schedgen_backups.setup import install
-from schedgen_backups.setup.plan import LOG_AT, POINTS_AT, SERVICE_USER, STATE_AT, Place, PlannedFile, plan_cron, plan_units
+from schedgen_backups.setup.plan import (
+    LOG_AT,
+    POINTS_AT,
+    SERVICE_USER,
+    STATE_AT,
+    Place,
+    PlannedFile,
+    plan_cron,
+    plan_units,
+)
 
-_IMAGE_FILES = ("pyproject.toml", "constraints.txt", "README.md", ".env.example", ".dockerignore", "dagster.yaml", "workspace.yaml")
+_IMAGE_FILES = (
+    "pyproject.toml",
+    "constraints.txt",
+    "README.md",
+    ".env.example",
+    ".dockerignore",
+    "dagster.yaml",
+    "workspace.yaml",
+)
 _IMAGE_FOLDERS = ("docker", "deploy")
 _USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 """useradd(8), "Caveats"."""
@@ -49,7 +68,9 @@ def deploy(
     service_user: Annotated[str, typer.Option(help="systemd, cron: who runs the backups.")] = SERVICE_USER,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a deployment's files into a folder, with this installation's programs, schedule and paths; install and start nothing."""
+    """Write a deployment's files into a folder, with this installation's programs, schedule and paths;
+    install and start nothing.
+    """
     config = get_config(context)
     sources = install.find_sources()
     if to.is_symlink() and not to.exists():
@@ -58,25 +79,35 @@ def deploy(
         raise ConfigurationError(f"{to} is not an empty folder", hint="Name another, or a new one.")
     folder = to.absolute()
     if kind in {Kind.SYSTEMD, Kind.CRON}:
-        paths = install.write_planned(_plan(config, kind, sources, folder, state_dir.absolute(), log_dir.absolute(), service_user))
+        paths = install.write_planned(
+            _plan(config, kind, sources, folder, state_dir.absolute(), log_dir.absolute(), service_user)
+        )
     else:
         paths = _copy(kind, sources, folder)
     if as_json:
         print_json({"kind": kind.value, "files": [str(path) for path in paths]})
         return
-    out.print(f"{count(len(paths), 'file')} written into {escape(str(folder))}; nothing was installed or started")
+    out.print(
+        f"{count(len(paths), 'file')} written into {escape(str(folder))}; nothing was installed or started"
+    )
     out.print(f"[bold]next:[/] {escape(_NEXT[kind].replace('DIR', str(folder)))}")
 
 
 _NEXT = {
-    Kind.SYSTEMD: "copy them to /etc/systemd/system, then: systemctl daemon-reload && systemctl enable --now schedgen-backup.timer",
-    Kind.CRON: "copy schedgen-backups to /etc/cron.d, and schedgen-backups.logrotate to /etc/logrotate.d/schedgen-backups",
-    Kind.COMPOSE: "SCHEDGEN_BACKUPS_SOURCE=DIR docker compose -f docker-compose.yml -f DIR/docker/compose.yaml up -d --build",
-    Kind.HELM: "fill in secret.example.yaml and values.yaml, then: helm install backups dagster/dagster -f DIR/values.yaml (docs/deploy.md)",
+    Kind.SYSTEMD: "copy them to /etc/systemd/system, then: systemctl daemon-reload && systemctl enable "
+    "--now schedgen-backup.timer",
+    Kind.CRON: "copy schedgen-backups to /etc/cron.d, and schedgen-backups.logrotate to "
+    "/etc/logrotate.d/schedgen-backups",
+    Kind.COMPOSE: "SCHEDGEN_BACKUPS_SOURCE=DIR docker compose -f docker-compose.yml -f "
+    "DIR/docker/compose.yaml up -d --build",
+    Kind.HELM: "fill in secret.example.yaml and values.yaml, then: helm install backups dagster/dagster -f "
+    "DIR/values.yaml (docs/deploy.md)",
 }
 
 
-def _plan(config: Config, kind: Kind, sources: Path, folder: Path, state: Path, log: Path, user: str) -> tuple[PlannedFile, ...]:
+def _plan(
+    config: Config, kind: Kind, sources: Path, folder: Path, state: Path, log: Path, user: str
+) -> tuple[PlannedFile, ...]:
     place = Place(
         project=sources,
         env_file=config.file.path or Path("/etc/schedgen-backups/env"),
@@ -87,12 +118,17 @@ def _plan(config: Config, kind: Kind, sources: Path, folder: Path, state: Path, 
         user=user,
     )
     if not _USER_NAME.fullmatch(user):
-        raise ConfigurationError(f"{user!r} is not the name of a user", hint="Use letters, digits, - and _, such as schedgen-backups.")
+        raise ConfigurationError(
+            f"{user!r} is not the name of a user",
+            hint="Use letters, digits, - and _, such as schedgen-backups.",
+        )
     cron = config.schedule.cron
     if kind is Kind.SYSTEMD:
         return plan_units(sources / "deploy", folder, place, cron, str(config.schedule.timezone))
     rotation = PlannedFile(
-        folder / "schedgen-backups.logrotate", (sources / "deploy" / "cron" / "schedgen-backups.logrotate").read_text(encoding="utf-8"), 0o644
+        folder / "schedgen-backups.logrotate",
+        (sources / "deploy" / "cron" / "schedgen-backups.logrotate").read_text(encoding="utf-8"),
+        0o644,
     )
     return (*plan_cron(sources / "deploy", folder, place, cron), rotation)
 
@@ -111,5 +147,7 @@ def _copy(kind: Kind, sources: Path, folder: Path) -> tuple[Path, ...]:
             package = Path(__file__).resolve().parents[1]
             shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     except OSError as error:
-        raise StorageError(f"{folder} cannot be written: {error}", hint="Name a folder that this user may write.") from error
+        raise StorageError(
+            f"{folder} cannot be written: {error}", hint="Name a folder that this user may write."
+        ) from error
     return tuple(sorted(path for path in folder.rglob("*") if path.is_file()))

@@ -1,4 +1,6 @@
-"""The answers of an interview that was not finished: kept beside the environment file, as private as that, until setup has written it."""
+"""The answers of an interview that was not finished: kept beside the environment file, as private as that,
+until setup has written it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class Draft:
         self.path = env_path.with_name(f"{env_path.name}.setup")
 
     def read(self) -> dict[str, str]:
-        """Return the answers of the last interview; nothing where it came to its end, the file is none of ours, or the environment file is newer."""
+        """Return the answers of the last interview; nothing where it came to its end, the file is none of
+        ours, or the environment file is newer.
+        """
         try:
             if self._env_path.exists() and self._env_path.stat().st_mtime_ns > self.path.stat().st_mtime_ns:
                 return {}
@@ -30,15 +34,23 @@ class Draft:
         if not isinstance(answers, dict):
             return {}
         found: dict[object, object] = answers  # pyright: ignore[reportUnknownVariableType] - from JSON
-        return {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, str) and name in NAMES}
+        return {
+            name: value
+            for name, value in found.items()
+            if isinstance(name, str) and isinstance(value, str) and name in NAMES
+        }
 
     def write(self, answers: Mapping[str, str]) -> None:
-        """Keep the answers. ConfigurationError where the folder cannot be written: the environment file could not be either."""
+        """Keep the answers.
+
+        ConfigurationError where the folder cannot be written: the environment file could not be either.
+        """
         try:
             write_atomically(self.path, json.dumps(answers).encode())
         except OSError as error:
             raise ConfigurationError(
-                f"{self.path.parent} cannot be written: {error.strerror}", hint="Call setup as a user who may write the environment file."
+                f"{self.path.parent} cannot be written: {error.strerror}",
+                hint="Call setup as a user who may write the environment file.",
             ) from error
 
     def remove(self) -> None:

@@ -1,4 +1,5 @@
-"""Carries out what `setup` planned: writes files when they differ, makes folders, starts timers and containers, takes the first backup.
+"""Carries out what `setup` planned: writes files when they differ, makes folders, starts timers and
+containers, takes the first backup.
 
 Add what must happen on the machine. `plan` decides which files get which text, `interview` what is asked.
 """
@@ -33,12 +34,20 @@ _COMPOSE_TIMEOUT_SECONDS = 60
 
 
 def find_sources() -> Path:
-    """The folder with deploy/ and docker/ of this installation; ConfigurationError when it was installed without."""
+    """The folder with deploy/ and docker/ of this installation.
+
+    ConfigurationError when it was installed without.
+    """
     project = find_project()
-    if project is None or not (project / "deploy" / "systemd").is_dir() or not (project / "docker" / "compose.yaml").is_file():
+    if (
+        project is None
+        or not (project / "deploy" / "systemd").is_dir()
+        or not (project / "docker" / "compose.yaml").is_file()
+    ):
         raise ConfigurationError(
             "deploy/ and docker/ are not beside this installation",
-            hint="Install the wheel, or run setup from a checkout (make, pip install --editable .), or choose --deployment none.",
+            hint="Install the wheel, or run setup from a checkout (make, pip install --editable .), or "
+            "choose --deployment none.",
         )
     return project
 
@@ -65,19 +74,25 @@ def detect(checkout: Path | None) -> dict[Deployment, str]:
 
 
 def find_service_user(wanted: str) -> str:
-    """The user of the backups: the one that is wanted, by default the documents' where there is one, otherwise who runs this."""
+    """The user of the backups: the one that is wanted, by default the documents' where there is one,
+    otherwise who runs this.
+    """
     name = wanted or SERVICE_USER
     try:
         pwd.getpwnam(name)
     except KeyError as error:
         if wanted:
-            raise ConfigurationError(f"there is no user {wanted}", hint=f"useradd --system --shell /usr/sbin/nologin {wanted}") from error
+            raise ConfigurationError(
+                f"there is no user {wanted}", hint=f"useradd --system --shell /usr/sbin/nologin {wanted}"
+            ) from error
         return pwd.getpwuid(os.geteuid()).pw_name
     return name
 
 
 def write_env(path: Path, text: str, owner: str) -> Path | None:
-    """Write the environment file, whole or not at all, closed to others as by `close_to_others`; return where the old one was kept."""
+    """Write the environment file, whole or not at all, closed to others as by `close_to_others`; return where
+    the old one was kept.
+    """
     kept = None
     with _translate(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,8 +108,8 @@ def write_env(path: Path, text: str, owner: str) -> Path | None:
 def close_to_others(path: Path, owner: str) -> None:
     """Let nobody but the user of the backups read the file; without a name, nobody but its owner.
 
-    Root's own commands trust only a file of root's, so that root keeps it and the user reads it by a group that nobody else is in (0640). A user
-    without such a group owns the file (0600).
+    Root's own commands trust only a file of root's, so that root keeps it and the user reads it by a group
+    that nobody else is in (0640). A user without such a group owns the file (0600).
     """
     with _translate(path):
         _close(path, owner)
@@ -172,9 +187,14 @@ def run_visibly(words: Sequence[str], folder: Path) -> int:
     return subprocess.run(words, cwd=folder, check=False).returncode
 
 
-def run_command_line(arguments: Sequence[str], place: Place, deployment: Deployment, values: Mapping[str, str]) -> int:
-    """`schedgen-backups` ran as the user of the backups, with the .env that was written; returns its exit code."""
-    # A child process: it needs PATH and all else that this one has, and the answers in place of what this one's environment says.
+def run_command_line(
+    arguments: Sequence[str], place: Place, deployment: Deployment, values: Mapping[str, str]
+) -> int:
+    """`schedgen-backups` ran as the user of the backups, with the .env that was written; returns its exit
+    code.
+    """
+    # A child process: it needs PATH and all else that this one has, and the answers in place of what this
+    # one's environment says.
     environment = {**os.environ, **values, ENV_FILE_VARIABLE: str(place.env_file)}
     if deployment in {Deployment.SYSTEMD, Deployment.CRON}:
         environment[HOME_VARIABLE] = str(place.state)
@@ -182,7 +202,13 @@ def run_command_line(arguments: Sequence[str], place: Place, deployment: Deploym
     group = pwd.getpwnam(user).pw_gid if user else None
     words = [sys.executable, "-m", "schedgen_backups.cli.main", *arguments]
     return subprocess.run(
-        words, cwd=place.project, env=environment, user=user, group=group, extra_groups=[] if user else None, check=False
+        words,
+        cwd=place.project,
+        env=environment,
+        user=user,
+        group=group,
+        extra_groups=[] if user else None,
+        check=False,
     ).returncode
 
 
@@ -191,7 +217,12 @@ def _has_compose() -> bool:
         return False
     words = ["docker", "compose", "version"]
     try:
-        return subprocess.run(words, capture_output=True, check=False, timeout=_COMPOSE_TIMEOUT_SECONDS).returncode == 0
+        return (
+            subprocess.run(
+                words, capture_output=True, check=False, timeout=_COMPOSE_TIMEOUT_SECONDS
+            ).returncode
+            == 0
+        )
     except subprocess.TimeoutExpired:
         return False
 
@@ -200,7 +231,8 @@ def _run(words: Sequence[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ConfigurationError(
-            f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}", hint="docs/deploy.md has the steps by hand."
+            f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}",
+            hint="docs/deploy.md has the steps by hand.",
         )
 
 
@@ -223,7 +255,10 @@ def _close(path: Path, owner: str) -> None:
 
 def _is_private(user: pwd.struct_passwd) -> bool:
     """Return whether nobody else is in the user's group, so that root may share a file with this user alone."""
-    members = {*grp.getgrgid(user.pw_gid).gr_mem, *(other.pw_name for other in pwd.getpwall() if other.pw_gid == user.pw_gid)}
+    members = {
+        *grp.getgrgid(user.pw_gid).gr_mem,
+        *(other.pw_name for other in pwd.getpwall() if other.pw_gid == user.pw_gid),
+    }
     return user.pw_uid != 0 and members <= {user.pw_name}
 
 
@@ -238,4 +273,7 @@ def _translate(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}", hint="Run setup as a user who may, or name another folder.") from error
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="Run setup as a user who may, or name another folder.",
+        ) from error

@@ -1,6 +1,8 @@
-"""The questions of `setup`: each value is checked when it is given, each group by using it; what is wrong is asked again.
+"""The questions of `setup`: each value is checked when it is given, each group by using it; what is wrong is
+asked again.
 
-Without a terminal nothing is asked, and flags, environment and environment file must have all answers. Add a question here.
+Without a terminal nothing is asked, and flags, environment and environment file must have all answers. Add a
+question here.
 """
 
 from __future__ import annotations
@@ -67,31 +69,73 @@ DATABASE = (
     Question("POSTGRES_PASSWORD", "The role's password", is_hidden=True, is_required=True),
 )
 BUCKET = (
-    Question("MINIO_ENDPOINT", "S3 server, as host:port", parse_endpoint, "host:port without http://", is_required=True),
-    Question("MINIO_SECURE", "Does it speak https (true or false)", lambda text: _parse_word(text, ("true", "false")), "true or false"),
+    Question(
+        "MINIO_ENDPOINT",
+        "S3 server, as host:port",
+        parse_endpoint,
+        "host:port without http://",
+        is_required=True,
+    ),
+    Question(
+        "MINIO_SECURE",
+        "Does it speak https (true or false)",
+        lambda text: _parse_word(text, ("true", "false")),
+        "true or false",
+    ),
     Question("MINIO_BUCKET", "Bucket", is_required=True),
     Question("MINIO_ACCESS_KEY", "Access key that may list and read", is_required=True),
     Question("MINIO_SECRET_KEY", "Its secret key", is_hidden=True, is_required=True),
 )
 DIRECTORY = Question("BACKUP_DIR", "Folder for recovery points, best on another disk", is_required=True)
 TIMES = (
-    Question("BACKUP_SCHEDULE", "When to back up, as a cron string", parse_cron, "a cron string of five fields such as '0 2 * * *'"),
-    Question("BACKUP_TIMEZONE", "Time zone of that", ZoneInfo, "a time zone's name such as Africa/Johannesburg"),
-    Question("BACKUP_RETENTION_DAYS", "Keep recovery points for so many days", lambda text: _parse_number(text, 36500), "a number of days"),
+    Question(
+        "BACKUP_SCHEDULE",
+        "When to back up, as a cron string",
+        parse_cron,
+        "a cron string of five fields such as '0 2 * * *'",
+    ),
+    Question(
+        "BACKUP_TIMEZONE", "Time zone of that", ZoneInfo, "a time zone's name such as Africa/Johannesburg"
+    ),
+    Question(
+        "BACKUP_RETENTION_DAYS",
+        "Keep recovery points for so many days",
+        lambda text: _parse_number(text, 36500),
+        "a number of days",
+    ),
 )
 REFERENCES = (
-    Question("BACKUP_PRESET", "Application whose tables name the objects", PRESETS.__getitem__, f"one of {', '.join(PRESETS)}"),
+    Question(
+        "BACKUP_PRESET",
+        "Application whose tables name the objects",
+        PRESETS.__getitem__,
+        f"one of {', '.join(PRESETS)}",
+    ),
     Question("BACKUP_REFERENCE_QUERY", "Query for the keys of the objects"),
 )
-NAME = Question("BACKUP_NAME", "What people call this installation, such as production: it stands in every alert")
+NAME = Question(
+    "BACKUP_NAME", "What people call this installation, such as production: it stands in every alert"
+)
 CHANNELS = (
-    Question("BACKUP_ALERT_WEBHOOK_URL", "Address that gets alerts (Slack, Discord, Teams, …)", is_hidden=True),
-    Question("BACKUP_ALERT_EMAIL", "Who gets alerts by mail, several with commas", _parse_mail, "addresses such as ops@example.org"),
+    Question(
+        "BACKUP_ALERT_WEBHOOK_URL", "Address that gets alerts (Slack, Discord, Teams, …)", is_hidden=True
+    ),
+    Question(
+        "BACKUP_ALERT_EMAIL",
+        "Who gets alerts by mail, several with commas",
+        _parse_mail,
+        "addresses such as ops@example.org",
+    ),
 )
 MAIL = (
     Question("SMTP_HOST", "Mail server", is_required=True),
     Question("SMTP_PORT", "Its port", lambda text: _parse_number(text, _HIGHEST_PORT), "a port"),
-    Question("SMTP_SECURITY", "How it is secured", lambda text: _parse_word(text, _MAIL_SECURITIES), "starttls, ssl or insecure"),
+    Question(
+        "SMTP_SECURITY",
+        "How it is secured",
+        lambda text: _parse_word(text, _MAIL_SECURITIES),
+        "starttls, ssl or insecure",
+    ),
     Question("SMTP_USER", "Login, where it wants one"),
     Question("SMTP_PASSWORD", "The login's password", is_hidden=True),
 )
@@ -123,7 +167,10 @@ class Interview:
     answers: dict[str, str] = field(default_factory=dict[str, str])
 
     def ask_all(self, deployment: Deployment) -> dict[str, str]:
-        """Every variable that setup asks for → its value, all of them tried. ConfigurationError without a terminal when one is wrong."""
+        """Every variable that setup asks for → its value, all of them tried.
+
+        ConfigurationError without a terminal when one is wrong.
+        """
         is_elsewhere = deployment is Deployment.COMPOSE
         self._ask_group("database", DATABASE, lambda: self._try_database(is_elsewhere=is_elsewhere))
         self._ask_group("bucket", BUCKET, lambda: self._try_bucket(is_elsewhere=is_elsewhere))
@@ -139,11 +186,18 @@ class Interview:
         values = self.config.values
         if not values.get("BACKUP_ALERT_WEBHOOK_URL") and not values.get("BACKUP_ALERT_EMAIL"):
             out.print(
-                "[yellow]Nobody is told of failures.[/] Set BACKUP_ALERT_WEBHOOK_URL or BACKUP_ALERT_EMAIL, or look at `schedgen-backups status`."
+                "[yellow]Nobody is told of failures.[/] Set BACKUP_ALERT_WEBHOOK_URL or "
+                "BACKUP_ALERT_EMAIL, or look at `schedgen-backups status`."
             )
         if not values.get("BACKUP_NAME"):
-            out.print("[yellow]This installation has no name:[/] alerts name machine and database. BACKUP_NAME tells staging from production.")
-        out.print("Copies off this site are not made by this version: copy BACKUP_DIR elsewhere by a means of your own.")
+            out.print(
+                "[yellow]This installation has no name:[/] alerts name machine and database. BACKUP_NAME "
+                "tells staging from production."
+            )
+        out.print(
+            "Copies off this site are not made by this version: copy BACKUP_DIR elsewhere by a means of "
+            "your own."
+        )
         return self.answers
 
     def _ask_group(self, subject: str, questions: Iterable[Question], attempt: Callable[[], None]) -> None:
@@ -159,7 +213,9 @@ class Interview:
         self._ask_until_right(subject, ask, attempt)
 
     def _ask_until_right(self, subject: str, ask: Ask, attempt: Callable[[], None]) -> None:
-        """Ask, try, and ask again until it works or is to be kept all the same; then the answers survive an interruption."""
+        """Ask, try, and ask again until it works or is to be kept all the same; then the answers survive an
+        interruption.
+        """
         is_again = False
         while True:
             ask(is_again=is_again)
@@ -180,7 +236,10 @@ class Interview:
 
     def _ask_references(self, offers: tuple[Offer, ...], *, is_again: bool) -> None:
         """Offer what was found in the database; a SELECT of one's own is an answer, too."""
-        known = {question.name: self.known.values.get(question.name, "").strip() or DEFAULTS[question.name] for question in REFERENCES}
+        known = {
+            question.name: self.known.values.get(question.name, "").strip() or DEFAULTS[question.name]
+            for question in REFERENCES
+        }
         nothing = "nothing says which objects the rows refer to: then nobody notices when one is missing"
         for number, text in () if is_again else enumerate((nothing, *(offer.text for offer in offers))):
             out.print(f"  [bold]{number}[/]  {escape(text)}")
@@ -196,7 +255,11 @@ class Interview:
             return {**known, "BACKUP_REFERENCE_QUERY": answer}
 
         default = known["BACKUP_REFERENCE_QUERY"] or ("1" if offers else "0")
-        self.answers |= typer.prompt("Where are the keys of the objects (a number, or a SELECT of one column)", default=default, value_proc=take)
+        self.answers |= typer.prompt(
+            "Where are the keys of the objects (a number, or a SELECT of one column)",
+            default=default,
+            value_proc=take,
+        )
 
     def _find_offers(self, *, is_elsewhere: bool) -> tuple[Offer, ...]:
         config = self.config
@@ -215,21 +278,31 @@ class Interview:
 
     def _try_references(self, *, is_elsewhere: bool) -> None:
         config = self.config
-        # Without a terminal nobody chose it: a preset whose tables are not there is told by `doctor`, and no reason to set up nothing.
+        # Without a terminal nobody chose it: a preset whose tables are not there is told by `doctor`, and no
+        # reason to set up nothing.
         is_chosen = self.is_interactive or bool(config.values.get("BACKUP_REFERENCE_QUERY", "").strip())
-        if not config.capture.references.is_configured or not is_chosen or (is_elsewhere and not self._can_be_asked()):
+        if (
+            not config.capture.references.is_configured
+            or not is_chosen
+            or (is_elsewhere and not self._can_be_asked())
+        ):
             return
         out.print(escape(describe_consistency(check_consistency(config.live_application))))
 
     def _ask(self, question: Question, *, is_again: bool) -> None:
-        known = self.answers.get(question.name, self.known.values.get(question.name, "").strip() or DEFAULTS[question.name])
+        known = self.answers.get(
+            question.name, self.known.values.get(question.name, "").strip() or DEFAULTS[question.name]
+        )
         if not self.is_interactive or (question.name in self.given and not is_again):
             problem = _find_problem(question, known)
             if not problem:
                 self.answers[question.name] = known
                 return
             if not self.is_interactive:
-                raise ConfigurationError(problem, hint="Give it as a flag, in the environment or in .env; `setup --help` has the flags.")
+                raise ConfigurationError(
+                    problem,
+                    hint="Give it as a flag, in the environment or in .env; `setup --help` has the flags.",
+                )
             out.print(f"[bold red]{escape(problem)}[/]")
 
         def take(text: str) -> str:
@@ -239,9 +312,19 @@ class Interview:
                 raise typer.BadParameter(problem)
             return value
 
-        hint = " (Enter keeps what is there)" if question.is_hidden and known else "" if question.is_required or known else " (Enter for none)"
+        hint = (
+            " (Enter keeps what is there)"
+            if question.is_hidden and known
+            else ""
+            if question.is_required or known
+            else " (Enter for none)"
+        )
         self.answers[question.name] = typer.prompt(
-            question.text + hint, default=known, hide_input=question.is_hidden, show_default=bool(known) and not question.is_hidden, value_proc=take
+            question.text + hint,
+            default=known,
+            hide_input=question.is_hidden,
+            show_default=bool(known) and not question.is_hidden,
+            value_proc=take,
         )
 
     @property
@@ -253,7 +336,10 @@ class Interview:
         config = self.config
         settings = config.database
         if is_elsewhere and not _is_known_here(settings.host):
-            out.print(f"{escape(settings.host)} is a name of the containers' network: `backup-cli doctor` tries it there.")
+            out.print(
+                f"{escape(settings.host)} is a name of the containers' network: `backup-cli doctor` tries "
+                "it there."
+            )
             return
         results = examine_database(settings, config.capture)
         # The image brings its own pg_dump.
@@ -264,7 +350,9 @@ class Interview:
         settings = config.bucket
         host = settings.endpoint.rpartition(":")[0]
         if is_elsewhere and not _is_known_here(host):
-            out.print(f"{escape(host)} is a name of the containers' network: `backup-cli doctor` tries it there.")
+            out.print(
+                f"{escape(host)} is a name of the containers' network: `backup-cli doctor` tries it there."
+            )
             return
         _judge(list(examine_bucket(settings, config.capture.transfer)))
 
@@ -281,13 +369,19 @@ class Interview:
         config = self.config
         service = AlertService(config)
         names = [question.name for question in (*CHANNELS, *MAIL)]
-        is_new = any((config.values.get(name) or DEFAULTS[name]) != (self.written.get(name) or DEFAULTS[name]) for name in names)
+        is_new = any(
+            (config.values.get(name) or DEFAULTS[name]) != (self.written.get(name) or DEFAULTS[name])
+            for name in names
+        )
         if not self.is_told or not is_new or not service.notifier.channels:
             return
         refused = [delivery for delivery in send_test_alert(service.notifier) if not delivery.is_accepted]
         if refused:
             raise ConfigurationError(
-                "; ".join(f"{delivery.channel} did not accept the test alert: {delivery.answer}" for delivery in refused),
+                "; ".join(
+                    f"{delivery.channel} did not accept the test alert: {delivery.answer}"
+                    for delivery in refused
+                ),
                 hint="Is the address right, and can it be reached from here?",
             )
         out.print("A test alert was accepted by every channel.")
@@ -296,7 +390,10 @@ class Interview:
 def _judge(results: list[PreconditionResult]) -> None:
     problems = [result for result in results if result.verdict is Verdict.PROBLEM]
     if problems:
-        raise ConfigurationError("; ".join(result.detail for result in problems), hint=" ".join(result.fix for result in problems if result.fix))
+        raise ConfigurationError(
+            "; ".join(result.detail for result in problems),
+            hint=" ".join(result.fix for result in problems if result.fix),
+        )
     print_precondition_results(out, results)
 
 

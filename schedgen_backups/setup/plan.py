@@ -1,4 +1,5 @@
-"""What `setup` writes: the .env with only the differing lines changed, and the deployment's files for this machine's paths, as texts.
+"""What `setup` writes: the .env with only the differing lines changed, and the deployment's files for this
+machine's paths, as texts.
 
 Values in, texts out. Add a deployment's files here.
 """
@@ -27,7 +28,12 @@ STATE_AT = "/var/lib/schedgen-backups"
 POINTS_AT = "/var/backups/schedgen-backups"
 LOG_AT = "/var/log/schedgen-backups"
 SERVICE_USER = "schedgen-backups"
-UNITS = ("schedgen-backup.service", "schedgen-backup.timer", "schedgen-backups-daemon.service", "schedgen-backups-webserver.service")
+UNITS = (
+    "schedgen-backup.service",
+    "schedgen-backup.timer",
+    "schedgen-backups-daemon.service",
+    "schedgen-backups-webserver.service",
+)
 CRON_FILE = "schedgen-backups"
 MASK = "********"
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@,+%=-]*")
@@ -52,7 +58,9 @@ class Deployment(str, Enum):
 
 @dataclass(frozen=True)
 class Place:
-    """Where this machine has the checkout, the environment file, programs, state, recovery points and cron's log; who runs the backups."""
+    """Where this machine has the checkout, the environment file, programs, state, recovery points and cron's
+    log; who runs the backups.
+    """
 
     project: Path
     env_file: Path
@@ -78,12 +86,18 @@ class PlannedFile:
 
 
 def merge_env(text: str, values: Mapping[str, str]) -> str:
-    """The .env with these values: other lines stay byte for byte, a differing value takes its line's place, new ones are appended.
+    """The .env with these values: other lines stay byte for byte, a differing value takes its line's place,
+    new ones are appended.
 
-    A value that is given as NAME_FILE with the same content stays there. ConfigurationError for a value that a .env cannot hold.
+    A value that is given as NAME_FILE with the same content stays there. ConfigurationError for a value that
+    a .env cannot hold.
     """
     present = dotenv_values(stream=io.StringIO(text))
-    wanted = {name: value for name, value in values.items() if (present.get(name) or "") != value or name not in present}
+    wanted = {
+        name: value
+        for name, value in values.items()
+        if (present.get(name) or "") != value or name not in present
+    }
     lines: list[str] = []
     written: set[str] = set()
     for binding in parse_stream(io.StringIO(text)):
@@ -105,7 +119,10 @@ def merge_env(text: str, values: Mapping[str, str]) -> str:
 
 
 def format_line(name: str, value: str) -> str:
-    """NAME=value as Compose and python-dotenv read it alike; ConfigurationError where no way of writing is read back as the same value."""
+    """NAME=value as Compose and python-dotenv read it alike.
+
+    ConfigurationError where no way of writing is read back as the same value.
+    """
     if _PLAIN.fullmatch(value):
         return f"{name}={value}"
     if "'" not in value and "\\" not in value and "\n" not in value and "${" not in value:
@@ -113,7 +130,8 @@ def format_line(name: str, value: str) -> str:
     if not set(value) & set('"\\$`\n'):
         return f'{name}="{value}"'
     raise ConfigurationError(
-        f"the value of {name} cannot be written into a .env so that everybody reads the same", hint=f"Put it into a file: {name}{FILE_SUFFIX}."
+        f"the value of {name} cannot be written into a .env so that everybody reads the same",
+        hint=f"Put it into a file: {name}{FILE_SUFFIX}.",
     )
 
 
@@ -122,12 +140,17 @@ def describe_env(text: str, merged: str) -> list[str]:
     before, after = dotenv_values(stream=io.StringIO(text)), dotenv_values(stream=io.StringIO(merged))
     changed = [name for name, value in after.items() if before.get(name) != value]
     return [
-        *(f"{name}={MASK}" if name in _SECRETS and after[name] else format_line(name, after[name] or "") for name in changed),
+        *(
+            f"{name}={MASK}" if name in _SECRETS and after[name] else format_line(name, after[name] or "")
+            for name in changed
+        ),
         f"# {len(after) - len(changed)} other values stay as they are",
     ]
 
 
-def plan_units(sources: Path, unit_dir: Path, place: Place, schedule: str, timezone: str) -> tuple[PlannedFile, ...]:
+def plan_units(
+    sources: Path, unit_dir: Path, place: Place, schedule: str, timezone: str
+) -> tuple[PlannedFile, ...]:
     """The units of deploy/systemd for this place; the timer goes off when the schedule does."""
     calendar = "\n".join(f"OnCalendar={line} {timezone}" for line in make_calendar(schedule))
     files: list[PlannedFile] = []
@@ -146,35 +169,54 @@ def plan_units(sources: Path, unit_dir: Path, place: Place, schedule: str, timez
 def plan_cron(sources: Path, cron_dir: Path, place: Place, schedule: str) -> tuple[PlannedFile, ...]:
     """The cron file of deploy/cron for this place and this schedule. cron goes by the machine's own clock."""
     text = _move((sources / "cron" / CRON_FILE).read_text(encoding="utf-8"), place)
-    text = re.sub(rf"^0 2 \* \* \* {re.escape(SERVICE_USER)} ", lambda _found: f"{schedule} {place.user} ", text, flags=re.MULTILINE)
+    text = re.sub(
+        rf"^0 2 \* \* \* {re.escape(SERVICE_USER)} ",
+        lambda _found: f"{schedule} {place.user} ",
+        text,
+        flags=re.MULTILINE,
+    )
     return (PlannedFile(cron_dir / CRON_FILE, text, 0o644),)
 
 
 def check_path(path: Path) -> None:
     """Raise ConfigurationError for a path that units and cron files would read as something else."""
     if not _SAFE_PATH.fullmatch(str(path)):
-        raise ConfigurationError(f"{str(path)!r} cannot stand in a unit or a cron file", hint="Use a path of letters, digits and ._-@+/.")
+        raise ConfigurationError(
+            f"{str(path)!r} cannot stand in a unit or a cron file",
+            hint="Use a path of letters, digits and ._-@+/.",
+        )
 
 
 def check_local_zone(zone: ZoneInfo) -> None:
-    """Raise ConfigurationError where this machine's clock shows another time than the zone's, at any time of the year: cron knows no other."""
+    """Raise ConfigurationError where this machine's clock shows another time than the zone's, at any time of
+    the year: cron knows no other.
+    """
     now = time.time()
     months = (now + month * _MONTH_SECONDS for month in range(12))
-    if any(datetime.fromtimestamp(moment, zone).utcoffset() != timedelta(seconds=time.localtime(moment).tm_gmtoff) for moment in months):
+    if any(
+        datetime.fromtimestamp(moment, zone).utcoffset()
+        != timedelta(seconds=time.localtime(moment).tm_gmtoff)
+        for moment in months
+    ):
         raise ConfigurationError(
             f"cron goes by this machine's own clock ({time.tzname[0]}), and the schedule is meant for {zone}",
-            hint="Name the machine's own zone and write the schedule for it, set another (timedatectl), or choose systemd, whose timers know zones.",
+            hint="Name the machine's own zone and write the schedule for it, set another (timedatectl), or "
+            "choose systemd, whose timers know zones.",
         )
 
 
 def make_calendar(cron: str) -> tuple[str, ...]:
-    """systemd.time(7) expressions that go off when the cron string does; two where cron means day of month or day of week.
+    """systemd.time(7) expressions that go off when the cron string does; two where cron means day of month or
+    day of week.
 
     ConfigurationError for names such as @daily or MON, which stay the business of cron.
     """
     fields = cron.split()
     if len(fields) != _CRON_FIELDS or not all(re.fullmatch(r"[0-9*,/-]+", field) for field in fields):
-        raise ConfigurationError(f"{cron!r} cannot be said to a systemd timer", hint="Write it as five fields of numbers, such as '0 2 * * 1-5'.")
+        raise ConfigurationError(
+            f"{cron!r} cannot be said to a systemd timer",
+            hint="Write it as five fields of numbers, such as '0 2 * * 1-5'.",
+        )
     minute, hour, day, month, weekday = fields
     clock = f"{_translate(hour, 0)}:{_translate(minute, 0)}:00"
     dates, weekdays = f"*-{_translate(month, 1)}-{_translate(day, 1)}", _translate_weekdays(weekday)
@@ -204,11 +246,22 @@ def _translate_weekdays(field: str) -> str:
 def _move(text: str, place: Place) -> str:
     for path in place.paths:
         check_path(path)
-    text = text.replace(f"{DEPLOYED_AT}/.venv/bin", str(place.bin_dir)).replace("cd " + DEPLOYED_AT, f"cd {place.project}")
+    text = text.replace(f"{DEPLOYED_AT}/.venv/bin", str(place.bin_dir)).replace(
+        "cd " + DEPLOYED_AT, f"cd {place.project}"
+    )
     text = text.replace(f"{DEPLOYED_AT}/.env", str(place.env_file))
-    text = text.replace(" .venv/bin/", f" {place.bin_dir}/").replace(POINTS_AT, str(place.points)).replace(LOG_AT, str(place.log))
+    text = (
+        text.replace(" .venv/bin/", f" {place.bin_dir}/")
+        .replace(POINTS_AT, str(place.points))
+        .replace(LOG_AT, str(place.log))
+    )
     if str(place.state) != STATE_AT:
         text = text.replace(STATE_AT, str(place.state))
         # StateDirectory= is a name below /var/lib; another place must be allowed by its path.
-        text = re.sub(r"^StateDirectory=.*\nStateDirectoryMode=.*$", f"ReadWritePaths={place.state}", text, flags=re.MULTILINE)
+        text = re.sub(
+            r"^StateDirectory=.*\nStateDirectoryMode=.*$",
+            f"ReadWritePaths={place.state}",
+            text,
+            flags=re.MULTILINE,
+        )
     return text.replace(DEPLOYED_AT, str(place.project))

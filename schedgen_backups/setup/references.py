@@ -1,6 +1,8 @@
-"""Finds out where a database keeps the keys of a bucket's objects: known applications by their tables, others by comparing columns with keys.
+"""Finds out where a database keeps the keys of a bucket's objects: known applications by their tables, others
+by comparing columns with keys.
 
-Rows are read without planning a query on their tables, and only some of them: what is found is an offer, which `setup` then tries.
+Rows are read without planning a query on their tables, and only some of them: what is found is an offer,
+which `setup` then tries.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ class Offer:
     @property
     def values(self) -> dict[str, str]:
         """The variables that stand for it."""
-        return {"BACKUP_PRESET": self.preset if not self.query else DEFAULTS["BACKUP_PRESET"], "BACKUP_REFERENCE_QUERY": self.query}
+        return {
+            "BACKUP_PRESET": self.preset if not self.query else DEFAULTS["BACKUP_PRESET"],
+            "BACKUP_REFERENCE_QUERY": self.query,
+        }
 
 
 def _take(values: Iterator[str]) -> list[str]:
@@ -52,8 +57,13 @@ def _take(values: Iterator[str]) -> list[str]:
     return taken
 
 
-def find_offers(database: DatabaseSettings, bucket: BucketSettings, transfer: TransferSettings) -> tuple[Offer, ...]:
-    """Return where the keys may be, the likeliest first; nothing where no column holds one. Errors of database and bucket are raised."""
+def find_offers(
+    database: DatabaseSettings, bucket: BucketSettings, transfer: TransferSettings
+) -> tuple[Offer, ...]:
+    """Return where the keys may be, the likeliest first; nothing where no column holds one.
+
+    Errors of database and bucket are raised.
+    """
     with BucketClient(bucket, threads=1, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
         keys = {listed.key for listed in islice(client.list_objects(), _KEYS_LIMIT)}
     offers: list[Offer] = []
@@ -69,6 +79,13 @@ def find_offers(database: DatabaseSettings, bucket: BucketSettings, transfer: Tr
                 found.append((hits, len(values), column))
     found.sort(key=lambda each: (each[0] / each[1], each[0]), reverse=True)
     for hits, count, column in found[:_OFFERS_LIMIT]:
-        query = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(column.name), sql.Identifier(column.table.schema_name, column.table.name))
-        offers.append(Offer(f"{query.as_string(None)}: {hits} of the first {count} values are keys of the bucket", query=query.as_string(None)))
+        query = sql.SQL("SELECT {} FROM {}").format(
+            sql.Identifier(column.name), sql.Identifier(column.table.schema_name, column.table.name)
+        )
+        offers.append(
+            Offer(
+                f"{query.as_string(None)}: {hits} of the first {count} values are keys of the bucket",
+                query=query.as_string(None),
+            )
+        )
     return tuple(offers)

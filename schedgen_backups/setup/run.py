@@ -1,4 +1,7 @@
-"""The steps of `setup`: ask, plan, show or write, start what takes the backups, take a first one. It can be repeated: what is done stays."""
+"""The steps of `setup`: ask, plan, show or write, start what takes the backups, take a first one.
+
+It can be repeated: what is done stays.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,17 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.setup import install
 from schedgen_backups.setup.draft import Draft
 from schedgen_backups.setup.interview import Interview
-from schedgen_backups.setup.plan import CRON_FILE, UNITS, Deployment, Place, PlannedFile, describe_env, merge_env, plan_cron, plan_units
+from schedgen_backups.setup.plan import (
+    CRON_FILE,
+    UNITS,
+    Deployment,
+    Place,
+    PlannedFile,
+    describe_env,
+    merge_env,
+    plan_cron,
+    plan_units,
+)
 
 UNIT_DIR = Path("/etc/systemd/system")
 PROGRAM = "schedgen-backups"
@@ -43,8 +56,19 @@ class Wishes:
     is_first_backup_wanted: bool
 
 
-def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, file: EnvironmentFile, *, is_interactive: bool, is_dry: bool) -> None:
-    """Set this machine up, or print what would be done. `flags` are variables with their values, `file` is the environment file in force."""
+def set_up(
+    flags: dict[str, str],
+    wishes: Wishes,
+    wanted: Deployment | None,
+    file: EnvironmentFile,
+    *,
+    is_interactive: bool,
+    is_dry: bool,
+) -> None:
+    """Set this machine up, or print what would be done.
+
+    `flags` are variables with their values, `file` is the environment file in force.
+    """
     checkout = find_checkout()
     deployment = wanted or _choose(checkout, wishes, is_interactive=is_interactive)
     sources = install.find_sources() if deployment is not Deployment.NONE else checkout or Path.cwd()
@@ -54,14 +78,21 @@ def set_up(flags: dict[str, str], wishes: Wishes, wanted: Deployment | None, fil
     draft = Draft(env_path)
     kept = draft.read() if is_interactive and not is_dry else {}
     if kept:
-        out.print("The answers of a setup that was not finished stand where they can be changed; Enter keeps them.")
+        out.print(
+            "The answers of a setup that was not finished stand where they can be changed; Enter keeps them."
+        )
     config = load_config_to_write(env_path).with_values({**kept, **flags})
     if config.file.error is not None:
         raise config.file.error
     old_text = env_path.read_text(encoding="utf-8") if env_path.exists() else ""
     written, _problems = read_value_files(config.file.values, config.file)
     interview = Interview(
-        config, written, frozenset(flags), is_interactive, is_told=not is_dry, draft=draft if is_interactive and not is_dry else None
+        config,
+        written,
+        frozenset(flags),
+        is_interactive,
+        is_told=not is_dry,
+        draft=draft if is_interactive and not is_dry else None,
     )
     answers = interview.ask_all(deployment)
     own = _leave_files_alone(answers, config.file, written)
@@ -101,7 +132,10 @@ def _choose(checkout: Path | None, wishes: Wishes, *, is_interactive: bool) -> D
     present = find_present(wishes)
     best = present or next(iter(found))
     for deployment, seen in found.items():
-        out.print(f"  [bold]{deployment.value}[/]  {escape(seen)}{' (set up here already)' if deployment is present else ''}")
+        out.print(
+            f"  [bold]{deployment.value}[/]  "
+            f"{escape(seen)}{' (set up here already)' if deployment is present else ''}"
+        )
     if not is_interactive:
         return best
 
@@ -109,13 +143,18 @@ def _choose(checkout: Path | None, wishes: Wishes, *, is_interactive: bool) -> D
         try:
             return Deployment(text.strip())
         except ValueError as error:
-            raise typer.BadParameter(f"one of {', '.join(deployment.value for deployment in Deployment)}") from error
+            raise typer.BadParameter(
+                f"one of {', '.join(deployment.value for deployment in Deployment)}"
+            ) from error
 
     return typer.prompt("What starts the backups", default=best.value, value_proc=take)
 
 
 def find_present(wishes: Wishes) -> Deployment | None:
-    """Return the deployment that setup installed here before; None where there is none, or none with files of its own."""
+    """Return the deployment that setup installed here before.
+
+    None where there is none, or none with files of its own.
+    """
     if any((wishes.unit_dir / name).exists() for name in UNITS):
         return Deployment.SYSTEMD
     if (wishes.cron_dir / CRON_FILE).exists():
@@ -125,28 +164,58 @@ def find_present(wishes: Wishes) -> Deployment | None:
     if env_path is None or not env_path.is_file():
         return None
     # Compose's own variable, and none of ours: the configuration does not have it.
-    return Deployment.COMPOSE if f"{install.SOURCE_VARIABLE}=" in env_path.read_text(encoding="utf-8", errors="replace") else None
+    return (
+        Deployment.COMPOSE
+        if f"{install.SOURCE_VARIABLE}=" in env_path.read_text(encoding="utf-8", errors="replace")
+        else None
+    )
 
 
 def remove(wishes: Wishes, file: EnvironmentFile) -> None:
-    """Take away what setup installed, and say what stays: settings, recovery points, history and logs are never removed."""
+    """Take away what setup installed, and say what stays: settings, recovery points, history and logs are
+    never removed.
+    """
     present = find_present(wishes)
-    removed = [path for deployment in (Deployment.SYSTEMD, Deployment.CRON) for path in _remove_files(deployment, wishes)]
+    removed = [
+        path
+        for deployment in (Deployment.SYSTEMD, Deployment.CRON)
+        for path in _remove_files(deployment, wishes)
+    ]
     if present is Deployment.COMPOSE:
         out.print(
-            "The containers are compose's: docker compose with both files, then `down`. Its volumes hold the recovery points; `down -v` removes them."
+            "The containers are compose's: docker compose with both files, then `down`. Its volumes hold "
+            "the recovery points; `down -v` removes them."
         )
     elif not removed:
         out.print("Nothing of a deployment is installed here.")
-    stays = [str(path) for path in (file.path, wishes.state_dir, wishes.log_dir) if path is not None and path.exists()]
-    out.print(escape(f"Everything else stays: {', '.join([*stays, 'the recovery points'])}, and the user of the backups."))
+    stays = [
+        str(path)
+        for path in (file.path, wishes.state_dir, wishes.log_dir)
+        if path is not None and path.exists()
+    ]
+    out.print(
+        escape(
+            f"Everything else stays: {', '.join([*stays, 'the recovery points'])}, and the user of the "
+            "backups."
+        )
+    )
 
 
 def _remove_files(deployment: Deployment | None, wishes: Wishes) -> tuple[Path, ...]:
-    """Stop what the deployment's files start, remove them, and return them; nothing for a deployment without files of its own."""
-    files = {Deployment.SYSTEMD: [wishes.unit_dir / name for name in UNITS], Deployment.CRON: [wishes.cron_dir / CRON_FILE]}
+    """Stop what the deployment's files start, remove them, and return them; nothing for a deployment without
+    files of its own.
+    """
+    files = {
+        Deployment.SYSTEMD: [wishes.unit_dir / name for name in UNITS],
+        Deployment.CRON: [wishes.cron_dir / CRON_FILE],
+    }
     paths = files.get(deployment, []) if deployment is not None else []
-    is_told = deployment is Deployment.SYSTEMD and install.SYSTEMD_RUNS.is_dir() and wishes.unit_dir == UNIT_DIR and any(map(Path.exists, paths))
+    is_told = (
+        deployment is Deployment.SYSTEMD
+        and install.SYSTEMD_RUNS.is_dir()
+        and wishes.unit_dir == UNIT_DIR
+        and any(map(Path.exists, paths))
+    )
     if is_told:
         install.stop_units()
     removed = install.remove_files(paths)
@@ -160,7 +229,10 @@ def _remove_files(deployment: Deployment | None, wishes: Wishes) -> tuple[Path, 
 def _find_application(checkout: Path, wishes: Wishes) -> Path:
     found = wishes.application_compose or install.find_application(checkout)
     if found is None or not found.is_file():
-        raise ConfigurationError("the application's compose file was not found", hint="Name it: --application-compose /srv/app/docker-compose.yml")
+        raise ConfigurationError(
+            "the application's compose file was not found",
+            hint="Name it: --application-compose /srv/app/docker-compose.yml",
+        )
     return found.absolute()
 
 
@@ -169,29 +241,42 @@ def _read_example(checkout: Path | None) -> str:
     return example.read_text(encoding="utf-8") if example is not None and example.is_file() else ""
 
 
-def _leave_files_alone(answers: dict[str, str], file: EnvironmentFile, written: Mapping[str, str]) -> dict[str, str]:
-    """Return the answers without those that the environment file takes from a file: they are not written beside that."""
+def _leave_files_alone(
+    answers: dict[str, str], file: EnvironmentFile, written: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the answers without those that the environment file takes from a file: they are not written
+    beside that.
+    """
     kept: dict[str, str] = {}
     for name, value in answers.items():
         if file.values.get(name + FILE_SUFFIX, "").strip():
             if written.get(name) != value:
-                raise ConfigurationError(f"{name} is another one than in the file of {name}{FILE_SUFFIX}", hint="Change that file.")
+                raise ConfigurationError(
+                    f"{name} is another one than in the file of {name}{FILE_SUFFIX}", hint="Change that file."
+                )
         else:
             kept[name] = value
     return kept
 
 
-def _plan_files(deployment: Deployment, sources: Path, wishes: Wishes, place: Place, answers: dict[str, str]) -> tuple[PlannedFile, ...]:
+def _plan_files(
+    deployment: Deployment, sources: Path, wishes: Wishes, place: Place, answers: dict[str, str]
+) -> tuple[PlannedFile, ...]:
     deploy = sources / "deploy"
     if deployment is Deployment.SYSTEMD:
-        return plan_units(deploy, wishes.unit_dir, place, answers["BACKUP_SCHEDULE"], answers["BACKUP_TIMEZONE"])
+        return plan_units(
+            deploy, wishes.unit_dir, place, answers["BACKUP_SCHEDULE"], answers["BACKUP_TIMEZONE"]
+        )
     if deployment is Deployment.CRON:
         return plan_cron(deploy, wishes.cron_dir, place, answers["BACKUP_SCHEDULE"])
     return ()
 
 
 def _print_plan(env_path: Path, old_text: str, new_text: str, files: tuple[PlannedFile, ...]) -> None:
-    out.print(f"[bold]{escape(str(env_path))}[/] {'stays as it is' if old_text == new_text else 'would be written, mode 0600:'}")
+    out.print(
+        f"[bold]{escape(str(env_path))}[/] "
+        f"{'stays as it is' if old_text == new_text else 'would be written, mode 0600:'}"
+    )
     if old_text != new_text:
         for line in describe_env(old_text, new_text):
             out.print(escape(line), soft_wrap=True)
@@ -203,14 +288,23 @@ def _print_plan(env_path: Path, old_text: str, new_text: str, files: tuple[Plann
     out.print("Nothing was written.")
 
 
-def _write(env_path: Path, old_text: str, new_text: str, files: tuple[PlannedFile, ...], place: Place, deployment: Deployment) -> None:
+def _write(
+    env_path: Path,
+    old_text: str,
+    new_text: str,
+    files: tuple[PlannedFile, ...],
+    place: Place,
+    deployment: Deployment,
+) -> None:
     owner = place.user if deployment in {Deployment.SYSTEMD, Deployment.CRON} else ""
     if old_text == new_text:
         install.close_to_others(env_path, owner)
         out.print(f"unchanged: {escape(str(env_path))}")
     else:
         kept = install.write_env(env_path, new_text, owner)
-        out.print(f"written: {escape(str(env_path))}" + (f", the old one is {escape(kept.name)}" if kept else ""))
+        out.print(
+            f"written: {escape(str(env_path))}" + (f", the old one is {escape(kept.name)}" if kept else "")
+        )
     if deployment is not Deployment.COMPOSE:
         install.make_folders(place, deployment)
     written = install.write_planned(files)
@@ -218,12 +312,20 @@ def _write(env_path: Path, old_text: str, new_text: str, files: tuple[PlannedFil
         out.print(f"{'written' if file.path in written else 'unchanged'}: {escape(str(file.path))}")
 
 
-def _finish_here(deployment: Deployment, wishes: Wishes, place: Place, values: dict[str, str], files: tuple[PlannedFile, ...]) -> bool:
+def _finish_here(
+    deployment: Deployment,
+    wishes: Wishes,
+    place: Place,
+    values: dict[str, str],
+    files: tuple[PlannedFile, ...],
+) -> bool:
     if deployment is Deployment.SYSTEMD and install.SYSTEMD_RUNS.is_dir() and wishes.unit_dir == UNIT_DIR:
         install.start_timer()
         out.print("schedgen-backup.timer is on")
     elif files and deployment is Deployment.SYSTEMD:
-        out.print("systemd was not told: systemctl daemon-reload && systemctl enable --now schedgen-backup.timer")
+        out.print(
+            "systemd was not told: systemctl daemon-reload && systemctl enable --now schedgen-backup.timer"
+        )
     if not wishes.is_first_backup_wanted:
         return False
     if place.points.is_dir() and (newest := find_newest_verified(Catalog(place.points))) is not None:
@@ -233,7 +335,10 @@ def _finish_here(deployment: Deployment, wishes: Wishes, place: Place, values: d
     for arguments in (("backup", "--reason", "setup"), ("verify", "latest")):
         code = install.run_command_line(arguments, place, deployment, values)
         if code != 0:
-            out.print(f"[bold red]{' '.join(arguments)} ended with {code}.[/] Everything else is set up; `schedgen-backups doctor` says more.")
+            out.print(
+                f"[bold red]{' '.join(arguments)} ended with {code}.[/] Everything else is set up; "
+                "`schedgen-backups doctor` says more."
+            )
             raise CommandEnd(code)
     return True
 
@@ -242,8 +347,13 @@ def _finish_compose(application: Path, sources: Path, wishes: Wishes, *, is_inte
     words = install.make_compose_words(application, sources)
     commands = [[*words, "up", "-d", "--build"], [*words, "run", "--rm", "backup-cli", "doctor"]]
     if wishes.is_first_backup_wanted:
-        commands += [[*words, "run", "--rm", "backup-cli", "backup", "--reason", "setup"], [*words, "run", "--rm", "backup-cli", "verify", "latest"]]
-    if not wishes.is_started and not (is_interactive and typer.confirm("Build and start the containers now?", default=False)):
+        commands += [
+            [*words, "run", "--rm", "backup-cli", "backup", "--reason", "setup"],
+            [*words, "run", "--rm", "backup-cli", "verify", "latest"],
+        ]
+    if not wishes.is_started and not (
+        is_interactive and typer.confirm("Build and start the containers now?", default=False)
+    ):
         out.print("Nothing was started. When you are ready:")
         for command in commands:
             out.print(f"  {escape(' '.join(command))}", soft_wrap=True)
@@ -251,15 +361,19 @@ def _finish_compose(application: Path, sources: Path, wishes: Wishes, *, is_inte
     for command in commands:
         code = install.run_visibly(command, application.parent)
         if code != 0:
-            raise ConfigurationError(f"{' '.join(command)} ended with {code}", hint="docs/deploy.md has the steps by hand.")
+            raise ConfigurationError(
+                f"{' '.join(command)} ended with {code}", hint="docs/deploy.md has the steps by hand."
+            )
     return wishes.is_first_backup_wanted
 
 
 def _print_next(deployment: Deployment, program: str, bin_dir: Path) -> None:
     taken_by = {
         Deployment.COMPOSE: "The schedule in the Dagster UI, http://127.0.0.1:3000, takes the next ones.",
-        Deployment.SYSTEMD: "The timer takes the next ones: systemctl list-timers schedgen-backup.timer. UI and daemon: docs/deploy.md.",
-        Deployment.CRON: "cron takes the next ones, by this machine's clock. UI, daemon and the log's rotation: docs/deploy.md.",
+        Deployment.SYSTEMD: "The timer takes the next ones: systemctl list-timers schedgen-backup.timer. "
+        "UI and daemon: docs/deploy.md.",
+        Deployment.CRON: "cron takes the next ones, by this machine's clock. UI, daemon and the log's "
+        "rotation: docs/deploy.md.",
         Deployment.NONE: f"`{PROGRAM} serve` starts the Dagster UI and the schedule, until Ctrl-C.",
     }
     out.print(f"{taken_by[deployment]}\nNext:")

@@ -1,6 +1,7 @@
 """The gate: ASGI middleware that decides which requests reach Dagster's webserver. Knows no Dagster.
 
-A browser sends requests for whatever page it shows. The rules keep out those that a page of another site, or of another port of this host, has made.
+A browser sends requests for whatever page it shows. The rules keep out those that a page of another site, or
+of another port of this host, has made.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from schedgen_backups.config.ui import UiSettings, parse_address, parse_origin
 from schedgen_backups.ui.login import Login
 
 HEALTH_PATH = "/server_info"
-"""Dagster's own path of versions. Probes ask for it by the address of a container or pod, so that it is open under every name."""
+"""Dagster's own path of versions. Probes ask for it by the address of a container or pod, so that it is open
+under every name."""
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _READING_METHODS = frozenset({"GET", "HEAD"})
 _OWN_SITES = frozenset({"same-origin", "none"})
@@ -31,7 +33,9 @@ _NEVER_IN_LOGIN = re.compile(r"""[\s/"'\\]""")
 _NEVER_IN_USER = re.compile(r"[?#]")
 _LIBPQ_SCHEMES = ("postgres", "postgresql")
 """Whose passwords may hold what other URLs have to escape."""
-_PASSWORD_SETTING = re.compile(r"""(?<![A-Za-z0-9_])(?:ssl)?password\s{0,20}=\s{0,20}['"]?[^\s&'"]""", re.IGNORECASE)
+_PASSWORD_SETTING = re.compile(
+    r"""(?<![A-Za-z0-9_])(?:ssl)?password\s{0,20}=\s{0,20}['"]?[^\s&'"]""", re.IGNORECASE
+)
 _ESCAPE = re.compile(r"\\(?:U([0-9A-Fa-f]{8})|u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|([/nt]))|%([0-9A-Fa-f]{2})")
 _LETTERS = {"/": "/", "n": "\n", "t": "\t"}
 _MOST_LAYERS = 4
@@ -92,38 +96,64 @@ class Gate:
         if _is_health_request(scope):
             return None
         headers = Headers(scope=scope)
-        return self._judge_host(headers) or self._judge_sender(scope, headers) or (_judge_request(scope, headers) if _is_http(scope) else None)
+        return (
+            self._judge_host(headers)
+            or self._judge_sender(scope, headers)
+            or (_judge_request(scope, headers) if _is_http(scope) else None)
+        )
 
     def _judge_host(self, headers: Headers) -> Refusal | None:
-        """Refuse a name that is not the UI's: a page of any site can give its own name the address 127.0.0.1 (DNS rebinding)."""
+        """Refuse a name that is not the UI's: a page of any site can give its own name the address 127.0.0.1
+        (DNS rebinding).
+        """
         hosts = headers.getlist("host")
         try:
             [address] = [parse_address(host) for host in hosts]
         except ValueError:
             return Refusal(HTTPStatus.BAD_REQUEST, "one Host header with a host name is needed")
-        if address.host in _LOOPBACK_HOSTS or any(allowed.host == address.host for allowed in self._settings.addresses):
+        if address.host in _LOOPBACK_HOSTS or any(
+            allowed.host == address.host for allowed in self._settings.addresses
+        ):
             return None
-        return Refusal(HTTPStatus.BAD_REQUEST, f"the UI is not reached as {address.host}; BACKUP_UI_HOSTS names further hosts")
+        return Refusal(
+            HTTPStatus.BAD_REQUEST,
+            f"the UI is not reached as {address.host}; BACKUP_UI_HOSTS names further hosts",
+        )
 
     def _judge_sender(self, scope: Scope, headers: Headers) -> Refusal | None:
-        """Refuse what a page of another origin sends. Browsers send `Origin` with each POST and websocket; other programs send neither header."""
+        """Refuse what a page of another origin sends.
+
+        Browsers send `Origin` with each POST and websocket; other programs send neither header.
+        """
         origins = headers.getlist("origin")
         if origins and not (len(origins) == 1 and self._is_own_origin(origins[0], headers["host"])):
-            return Refusal(HTTPStatus.FORBIDDEN, "a page of another origin sent this; BACKUP_UI_HOSTS names the hosts of the UI")
+            return Refusal(
+                HTTPStatus.FORBIDDEN,
+                "a page of another origin sent this; BACKUP_UI_HOSTS names the hosts of the UI",
+            )
         sites = headers.getlist("sec-fetch-site")
-        if sites and not (len(sites) == 1 and sites[0] in _OWN_SITES) and not _is_followed_link(scope, headers):
+        if (
+            sites
+            and not (len(sites) == 1 and sites[0] in _OWN_SITES)
+            and not _is_followed_link(scope, headers)
+        ):
             return Refusal(HTTPStatus.FORBIDDEN, "a page of another site sent this")
         return None
 
     def _is_own_origin(self, origin: str, host: str) -> bool:
-        # Not compared with Host alone: a reverse proxy may replace that, and then the origin is one of the configured addresses.
+        # Not compared with Host alone: a reverse proxy may replace that, and then the origin is one of the
+        # configured addresses.
         try:
             address = parse_origin(origin)
         except ValueError:  # among them `null`, the origin of sandboxed frames
             return False
-        if any(allowed.host == address.host and allowed.port in {None, address.port} for allowed in self._settings.addresses):
+        if any(
+            allowed.host == address.host and allowed.port in {None, address.port}
+            for allowed in self._settings.addresses
+        ):
             return True
-        # Other programs serve pages on other ports of this host: a loopback origin has the very port that is asked.
+        # Other programs serve pages on other ports of this host: a loopback origin has the very port that is
+        # asked.
         return address.host in _LOOPBACK_HOSTS and _is_same(origin, host)
 
     @staticmethod
@@ -132,13 +162,19 @@ class Gate:
             await receive()  # the connection's first message, which must be taken before an answer
             await send({"type": "websocket.close", "code": _WRONG_POLICY_CODE, "reason": refusal.reason})
             return
-        headers = {"WWW-Authenticate": 'Basic realm="backups", charset="UTF-8"'} if refusal.is_login_missing else {}
-        response = PlainTextResponse(f"Refused: {refusal.reason}.\n", status_code=refusal.status, headers=headers)
+        headers = (
+            {"WWW-Authenticate": 'Basic realm="backups", charset="UTF-8"'} if refusal.is_login_missing else {}
+        )
+        response = PlainTextResponse(
+            f"Refused: {refusal.reason}.\n", status_code=refusal.status, headers=headers
+        )
         await response(scope, receive, send)
 
 
 async def _read_query(receive: Receive) -> tuple[Receive, Refusal | None]:
-    """Return a stream with the query that was read, and why it does not reach Dagster, which keeps the configuration of a run for good."""
+    """Return a stream with the query that was read, and why it does not reach Dagster, which keeps the
+    configuration of a run for good.
+    """
     body = bytearray()
     while True:
         message = await receive()
@@ -151,13 +187,18 @@ async def _read_query(receive: Receive) -> tuple[Receive, Refusal | None]:
             break
     refusal = None
     if _holds_password(bytes(body)):
-        reason = "a URL or connection string in it holds a password, which Dagster would keep; leave it out and set RESTORE_POSTGRES_PASSWORD"
+        reason = (
+            "a URL or connection string in it holds a password, which Dagster would keep; leave it "
+            "out and set RESTORE_POSTGRES_PASSWORD"
+        )
         refusal = Refusal(HTTPStatus.BAD_REQUEST, reason)
     return _replay({"type": "http.request", "body": bytes(body), "more_body": False}, receive), refusal
 
 
 def _holds_password(body: bytes) -> bool:
-    """Return whether a URL with a password, or a connection string with one, stands in the query, in whatever escapes."""
+    """Return whether a URL with a password, or a connection string with one, stands in the query, in whatever
+    escapes.
+    """
     text = body.decode(json.detect_encoding(body), "replace")
     for _layer in range(_MOST_LAYERS):
         if _PASSWORD_SETTING.search(text) or _holds_url_with_password(text):
@@ -167,7 +208,10 @@ def _holds_password(body: bytes) -> bool:
 
 
 def _holds_url_with_password(text: str) -> bool:
-    """Whether a URL with user and password stands in the text. Each beginning of one is looked at once: a POST must not keep others waiting."""
+    """Whether a URL with user and password stands in the text.
+
+    Each beginning of one is looked at once: a POST must not keep others waiting.
+    """
     for found in re.finditer("://", text):
         end = text.find("@", found.end(), found.end() + _LOGIN_LIMIT_CHARACTERS)
         user, _colon, password = text[found.end() : max(end, found.end())].partition(":")
@@ -195,7 +239,9 @@ def _replay(first: Message, receive: Receive) -> Receive:
 
 
 def _judge_request(scope: Scope, headers: Headers) -> Refusal | None:
-    """Refuse requests that a page can make without the browser's asking first, where they can change something."""
+    """Refuse requests that a page can make without the browser's asking first, where they can change
+    something.
+    """
     method = scope["method"]
     if not scope["path"].isprintable():  # a route of Starlette's takes a line break at its end for nothing
         return Refusal(HTTPStatus.BAD_REQUEST, "the path holds control characters")
@@ -203,7 +249,9 @@ def _judge_request(scope: Scope, headers: Headers) -> Refusal | None:
         if _is_graphql(scope):  # Dagster executes mutations of a GET
             return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "GraphQL is asked by POST only")
         return None
-    if method != "POST":  # a browser's question whether another origin may ask (OPTIONS) is thereby answered with no
+    if (
+        method != "POST"
+    ):  # a browser's question whether another origin may ask (OPTIONS) is thereby answered with no
         return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{method} is not used by the UI")
     kinds = headers.getlist("content-type")
     if len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() != "application/json":
@@ -224,7 +272,10 @@ def _is_graphql(scope: Scope) -> bool:
 
 
 def _is_followed_link(scope: Scope, headers: Headers) -> bool:
-    """Return whether somebody followed a link to the UI, such as that of an alert in a web mail. It shows a page, which changes nothing."""
+    """Return whether somebody followed a link to the UI, such as that of an alert in a web mail.
+
+    It shows a page, which changes nothing.
+    """
     return (
         _is_http(scope)
         and scope["method"] in _READING_METHODS

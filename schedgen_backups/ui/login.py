@@ -1,4 +1,6 @@
-"""The optional login of the UI: a name that a reverse proxy sends, or HTTP Basic with a file of password hashes."""
+"""The optional login of the UI: a name that a reverse proxy sends, or HTTP Basic with a file of password
+hashes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _MAX_REMEMBERED = 1000
 
 
 class Login:
-    """Who may use the UI: everybody where no login is configured, otherwise those that one of the configured logins accepts."""
+    """Who may use the UI: everybody where no login is configured, otherwise those that one of the configured
+    logins accepts.
+    """
 
     def __init__(self, settings: UiSettings) -> None:
         self._proxy = settings.proxy_login
@@ -37,7 +41,9 @@ class Login:
 
 
 class Passwords:
-    """Verifies HTTP Basic credentials against argon2 hashes, one at a time: a hash takes 64 MiB while it is computed."""
+    """Verifies HTTP Basic credentials against argon2 hashes, one at a time: a hash takes 64 MiB while it is
+    computed.
+    """
 
     def __init__(self, hashes: dict[str, str]) -> None:
         self._hashes = hashes
@@ -71,7 +77,10 @@ class Passwords:
             return False
         try:
             # An unknown user takes as long as a known one.
-            return self._hasher.verify(self._hashes.get(user, self._unknown_user_hash), password) and user in self._hashes
+            return (
+                self._hasher.verify(self._hashes.get(user, self._unknown_user_hash), password)
+                and user in self._hashes
+            )
         except (VerificationError, InvalidHashError):
             return False
 
@@ -84,4 +93,9 @@ def _is_named_by_proxy(proxy: ProxyLogin, scope: Scope, headers: Headers) -> boo
     except ValueError:
         return False
     names = headers.getlist(proxy.header)
-    return address is not None and any(address in network for network in proxy.networks) and len(names) == 1 and bool(names[0].strip())
+    return (
+        address is not None
+        and any(address in network for network in proxy.networks)
+        and len(names) == 1
+        and bool(names[0].strip())
+    )

@@ -1,4 +1,7 @@
-"""The two processes of `serve`: the webserver behind the gate, and Dagster's daemon. Neither outlives the other."""
+"""The two processes of `serve`: the webserver behind the gate, and Dagster's daemon.
+
+Neither outlives the other.
+"""
 
 from __future__ import annotations
 
@@ -30,21 +33,30 @@ _LISTENS = "0A"
 
 
 def find_workspace() -> Path | None:
-    """Return this installation's workspace file, None where there is none: then Dagster loads the module of the definitions."""
+    """Return this installation's workspace file, None where there is none: then Dagster loads the module of
+    the definitions.
+    """
     project = find_project()
     return project / "workspace.yaml" if project is not None else None
 
 
 def make_instance(home: Path) -> None:
-    """Let one process alone make Dagster's files in a fresh DAGSTER_HOME: two that do it at once ruin them. The caller holds the home.
+    """Let one process alone make Dagster's files in a fresh DAGSTER_HOME: two that do it at once ruin them.
+
+    The caller holds the home.
 
     StorageError where Dagster cannot.
     """
     script = "import dagster\nwith dagster.DagsterInstance.get(): pass"
-    done = subprocess.run([sys.executable, "-c", script], cwd=home, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=home, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         last = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-        raise StorageError(f"Dagster cannot use DAGSTER_HOME {home}: {last}", hint="Look at the folder's disk, owner and dagster.yaml.")
+        raise StorageError(
+            f"Dagster cannot use DAGSTER_HOME {home}: {last}",
+            hint="Look at the folder's disk, owner and dagster.yaml.",
+        )
 
 
 def check_port_free(host: str, port: int) -> None:
@@ -57,19 +69,31 @@ def check_port_free(host: str, port: int) -> None:
                 probe.bind(address)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            raise ConfigurationError(f"{host}:{port} is no address to listen on here: {error.strerror}", hint="See --host and --port.") from error
+            raise ConfigurationError(
+                f"{host}:{port} is no address to listen on here: {error.strerror}",
+                hint="See --host and --port.",
+            ) from error
         raise ConfigurationError(
-            f"port {port} is in use by {_find_listener(port) or 'another program'}", hint="End that, or choose another: --port, or SCHEDGEN_UI_PORT."
+            f"port {port} is in use by {_find_listener(port) or 'another program'}",
+            hint="End that, or choose another: --port, or SCHEDGEN_UI_PORT.",
         ) from error
 
 
 def _find_listener(port: int) -> str:
-    """Return name and id of the process that listens on the port, as Linux tells it (proc(5), /proc/net/tcp); empty where it does not."""
+    """Return name and id of the process that listens on the port, as Linux tells it (proc(5), /proc/net/tcp);
+    empty where it does not.
+    """
     sockets: set[str] = set()
     for table in ("tcp", "tcp6"):
         with suppress(OSError):
-            rows = (line.split() for line in Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:])
-            sockets |= {f"socket:[{row[9]}]" for row in rows if row[3] == _LISTENS and int(row[1].rpartition(":")[2], 16) == port}
+            rows = (
+                line.split() for line in Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]
+            )
+            sockets |= {
+                f"socket:[{row[9]}]"
+                for row in rows
+                if row[3] == _LISTENS and int(row[1].rpartition(":")[2], 16) == port
+            }
     for link in Path("/proc").glob("[0-9]*/fd/*") if sockets else ():
         with suppress(OSError):
             if str(link.readlink()) in sockets:
@@ -87,15 +111,30 @@ def run_ui_and_daemon(
     log: Path | None = None,
     on_answer: Callable[[], object] = lambda: None,
 ) -> int:
-    """Run webserver and daemon until Ctrl-C or SIGTERM; return 0 then, or the exit code of the one that ended by itself.
+    """Run webserver and daemon until Ctrl-C or SIGTERM; return 0 then, or the exit code of the one that ended
+    by itself.
 
-    What they print goes to `log`, None for where this process prints. `on_answer` is called once the UI answers. They start in DAGSTER_HOME: Dagster
-    puts the .env of its working directory above the environment.
+    What they print goes to `log`, None for where this process prints. `on_answer` is called once the UI
+    answers. They start in DAGSTER_HOME: Dagster puts the .env of its working directory above the environment.
     """
     target = ["--workspace", str(workspace)] if workspace is not None else []
     commands = (
-        [sys.executable, "-m", "schedgen_backups.cli.main", "webserver", "--host", host, "--port", str(port), *target],
-        [str(Path(sys.executable).parent / "dagster-daemon"), "run", *(target or ["--module-name", DEFINITIONS_MODULE])],
+        [
+            sys.executable,
+            "-m",
+            "schedgen_backups.cli.main",
+            "webserver",
+            "--host",
+            host,
+            "--port",
+            str(port),
+            *target,
+        ],
+        [
+            str(Path(sys.executable).parent / "dagster-daemon"),
+            "run",
+            *(target or ["--module-name", DEFINITIONS_MODULE]),
+        ],
     )
     with _interrupts(), _children(commands, home, log) as children:
         is_answering = False
@@ -112,7 +151,8 @@ def run_ui_and_daemon(
 
 
 def _is_answering(host: str, port: int) -> bool:
-    # By this machine's own address where it listens on every one; the gate refuses other names, and a refusal is an answer.
+    # By this machine's own address where it listens on every one; the gate refuses other names, and a refusal
+    # is an answer.
     connection = HTTPConnection(LOOPBACK if host in _EVERY_ADDRESS else host, port, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", "/server_info")
@@ -125,7 +165,8 @@ def _is_answering(host: str, port: int) -> bool:
 
 @contextmanager
 def _interrupts() -> Generator[None]:
-    # A shell starts background jobs with SIGINT ignored, and Dagster copies that to SIGTERM: it could not be ended.
+    # A shell starts background jobs with SIGINT ignored, and Dagster copies that to SIGTERM: it could not be
+    # ended.
     before = {number: signal.signal(number, _raise_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -135,13 +176,20 @@ def _interrupts() -> Generator[None]:
 
 
 @contextmanager
-def _children(commands: Sequence[Sequence[str]], folder: Path, log: Path | None) -> Generator[list[subprocess.Popen[bytes]]]:
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # child processes: they need PATH and the settings
+def _children(
+    commands: Sequence[Sequence[str]], folder: Path, log: Path | None
+) -> Generator[list[subprocess.Popen[bytes]]]:
+    environment = {
+        **os.environ,
+        "PYTHONWARNINGS": "ignore",
+    }  # child processes: they need PATH and the settings
     children: list[subprocess.Popen[bytes]] = []
     stream = log.open("ab") if log is not None else None
     try:
         for command in commands:
-            child = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=stream, start_new_session=True)
+            child = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=stream, stderr=stream, start_new_session=True
+            )
             children.append(child)
         yield children
     finally:

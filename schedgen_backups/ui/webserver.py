@@ -30,9 +30,12 @@ _POOL_OVERFLOW = 20
 
 
 def run_webserver(settings: UiSettings, host: str, port: int, workspace: Path | None) -> None:
-    """Serve the UI behind the gate until the process is ended, with the code locations of the workspace file or else this package's own."""
+    """Serve the UI behind the gate until the process is ended, with the code locations of the workspace file
+    or else this package's own.
+    """
     check_version()
-    # uvicorn ends and then sends itself the signal again: the default would end this process before its code servers are.
+    # uvicorn ends and then sends itself the signal again: the default would end this process before its code
+    # servers are.
     signal.signal(signal.SIGTERM, _exit)
     try:
         from dagster._core.workspace.context import WorkspaceProcessContext  # noqa: PLC0415 - a private name, and its absence is explained
@@ -43,12 +46,19 @@ def run_webserver(settings: UiSettings, host: str, port: int, workspace: Path | 
         from dagster_webserver.version import __version__  # noqa: PLC0415
     except ImportError as error:
         raise _make_version_error(str(error)) from error
-    target = WorkspaceFileTarget([str(workspace)]) if workspace is not None else ModuleTarget(DEFINITIONS_MODULE, None, None, None)
+    target = (
+        WorkspaceFileTarget([str(workspace)])
+        if workspace is not None
+        else ModuleTarget(DEFINITIONS_MODULE, None, None, None)
+    )
     with dg.DagsterInstance.get() as instance:
-        instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MILLISECONDS, _POOL_RECYCLE_SECONDS, _POOL_OVERFLOW)
+        instance.optimize_for_webserver(
+            _STATEMENT_TIMEOUT_MILLISECONDS, _POOL_RECYCLE_SECONDS, _POOL_OVERFLOW
+        )
         with WorkspaceProcessContext(instance, workspace_load_target=target, version=__version__) as context:
             app = create_app_from_workspace_process_context(context, "", lifespan=_lifespan)
-            # The peer's address as it is: whoever may name another one could pass for the proxy that logs users in.
+            # The peer's address as it is: whoever may name another one could pass for the proxy that logs
+            # users in.
             uvicorn.run(Gate(app, settings), host=host, port=port, log_level="warning", proxy_headers=False)
 
 
@@ -61,7 +71,8 @@ def check_version() -> None:
 def _make_version_error(reason: str) -> ConfigurationError:
     return ConfigurationError(
         f"the gate in front of the Dagster UI does not fit this Dagster: {reason}",
-        hint=f"Install Dagster {SUPPORTED_VERSION}x (constraints.txt). The UI must not be served without the gate.",
+        hint=f"Install Dagster {SUPPORTED_VERSION}x (constraints.txt). The UI must not be served without "
+        "the gate.",
     )
 
 

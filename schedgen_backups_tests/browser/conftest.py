@@ -21,7 +21,9 @@ def page() -> Iterator[Page]:
     assert program is not None, "there is no Chromium here: apt-get install chromium"
     with sync_playwright() as playwright:
         # Not everywhere is there a kernel that lets root sandbox, nor a large /dev/shm.
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         opened = browser.new_page(viewport={"width": 1400, "height": 900})
         opened.set_default_timeout(PATIENCE_MILLISECONDS)
         yield opened

@@ -1,6 +1,8 @@
-"""What an operator does in the Dagster UI: backs up, looks, sees damage as red, drills, and restores from the Launchpad.
+"""What an operator does in the Dagster UI: backs up, looks, sees damage as red, drills, and restores from the
+Launchpad.
 
-Screenshots go to SCREENSHOTS where that is set; the best of them are in docs/images. What the runs do is tested in `edge/`.
+Screenshots go to SCREENSHOTS where that is set; the best of them are in docs/images. What the runs do is
+tested in `edge/`.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class Operator:
             expect(self.page.get_by_text(asset, exact=True).first).to_be_visible()
 
     def launch(self, job: str, config: str = "") -> str:
-        """Launch the job from its Launchpad, with this configuration in place of what stands there; return what became of the run."""
+        """Launch the job from its Launchpad, with this configuration in place of what stands there; return
+        what became of the run.
+        """
         self.visit(f"locations/{LOCATION}/jobs/{job}/playground")
         if config:
             self.page.locator(".CodeMirror").first.click()
@@ -61,7 +65,9 @@ class Operator:
         return ended.first.inner_text()
 
     def wait_for_points(self, *states: PointState) -> PointListing:
-        wait_until(lambda: [point.state for point in self.site.points()] == list(states), f"the points are {states}")
+        wait_until(
+            lambda: [point.state for point in self.site.points()] == list(states), f"the points are {states}"
+        )
         return self.site.points()[-1]
 
 

@@ -1,4 +1,5 @@
-"""A real browser in front of the gate: a page of another origin launches nothing, and the UI works, also behind a reverse proxy.
+"""A real browser in front of the gate: a page of another origin launches nothing, and the UI works, also
+behind a reverse proxy.
 
 The page is on `localhost` and the UI on `127.0.0.1`: two sites for a browser, without a name server.
 """
@@ -87,7 +88,13 @@ def make_proxy(port: int, target: int) -> socketserver.BaseServer:
             with socket.create_connection((LOOPBACK, target)) as upstream:
                 back = threading.Thread(target=pump, args=(upstream, self.request, lambda data: data))
                 back.start()
-                pump(self.request, upstream, lambda data: re.sub(rb"(?i)\r\nhost: [^\r]*", f"\r\nHost: {LOOPBACK}:{target}".encode(), data))
+                pump(
+                    self.request,
+                    upstream,
+                    lambda data: re.sub(
+                        rb"(?i)\r\nhost: [^\r]*", f"\r\nHost: {LOOPBACK}:{target}".encode(), data
+                    ),
+                )
                 back.join()
 
     class Threads(socketserver.ThreadingTCPServer):
@@ -136,7 +143,9 @@ def test_without_the_gate_the_same_page_launches_runs(tmp_path: Path, another_si
 
 
 def use(page: Page, address: str) -> None:
-    """Launch a run by the button and see it succeed without loading the page again; a websocket tells the page of it."""
+    """Launch a run by the button and see it succeed without loading the page again; a websocket tells the
+    page of it.
+    """
     received: list[str | bytes] = []
 
     def listen(opened: WebSocket) -> None:
@@ -148,7 +157,10 @@ def use(page: Page, address: str) -> None:
     page.get_by_role("button", name="Launch Run").click()
     page.wait_for_url("**/runs/*")
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
-    wait_until(lambda: any('"type":"data"' in str(frame).replace(" ", "") for frame in received), "a subscription told the page of something")
+    wait_until(
+        lambda: any('"type":"data"' in str(frame).replace(" ", "") for frame in received),
+        "a subscription told the page of something",
+    )
 
 
 def test_the_ui_works_through_the_gate_and_behind_a_reverse_proxy(tmp_path: Path, page: Page) -> None:

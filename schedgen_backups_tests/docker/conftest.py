@@ -1,4 +1,7 @@
-"""One stack for all tests of the container deployment: it takes a minute and a half to start. Tests of it leave it as they found it."""
+"""One stack for all tests of the container deployment: it takes a minute and a half to start.
+
+Tests of it leave it as they found it.
+"""
 
 from __future__ import annotations
 

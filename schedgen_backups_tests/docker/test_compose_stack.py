@@ -1,4 +1,5 @@
-"""The image and the compose stack, for real: a backup in a container of its own, restored; a killed one, told.
+"""The image and the compose stack, for real: a backup in a container of its own, restored; a killed one,
+told.
 
 Needs a Docker engine, which `make test` does not: `make test-docker`.
 """
@@ -13,7 +14,15 @@ from urllib.error import HTTPError
 
 import pytest
 
-from schedgen_backups_tests.support.docker import IMAGE, PROJECT, RUN_LABEL, SECRET, Stack, run_docker, wait_for
+from schedgen_backups_tests.support.docker import (
+    IMAGE,
+    PROJECT,
+    RUN_LABEL,
+    SECRET,
+    Stack,
+    run_docker,
+    wait_for,
+)
 
 # The first one builds five images.
 pytestmark = pytest.mark.timeout(2400)
@@ -30,7 +39,8 @@ def ask(method, path):
     connection.request(method, path, body="{}" if method == "POST" else None, headers={"Content-Type": "application/json"})
     print(method, path, connection.getresponse().status)
 """
-# What a run's container can do with the login of Dagster's database: a copy of a run's record, queued, with another image and looser settings.
+# What a run's container can do with the login of Dagster's database: a copy of a run's record, queued, with
+# another image and looser settings.
 _PLANT = """
 import dagster as dg
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
@@ -50,15 +60,24 @@ with dg.DagsterInstance.get() as instance:
 """
 
 
-def test_a_backup_asked_of_the_webserver_runs_in_a_hardened_container_of_its_own(stack: Stack, first_run: str) -> None:
+def test_a_backup_asked_of_the_webserver_runs_in_a_hardened_container_of_its_own(
+    stack: Stack, first_run: str
+) -> None:
     _status, tags = stack.read_run(first_run)
     container = stack.inspect(tags["docker/container_id"])
-    assert container["Id"] not in {stack.find_container(service) for service in ("backup-code", "backup-daemon", "backup-webserver")}
+    assert container["Id"] not in {
+        stack.find_container(service) for service in ("backup-code", "backup-daemon", "backup-webserver")
+    }
     assert container["Config"]["Image"] == IMAGE
     assert container["Config"]["User"] == "10001:10001"
     assert container["Config"]["Labels"]["com.docker.compose.project"] == "schedgen-backups-runs"
     host = container["HostConfig"]
-    assert (host["ReadonlyRootfs"], host["Privileged"], host["CapDrop"], host["Memory"]) == (True, False, ["ALL"], 1 << 30)
+    assert (host["ReadonlyRootfs"], host["Privileged"], host["CapDrop"], host["Memory"]) == (
+        True,
+        False,
+        ["ALL"],
+        1 << 30,
+    )
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
 
 
@@ -67,7 +86,17 @@ def test_a_planted_record_of_a_run_loosens_nothing(stack: Stack, first_run: str)
     container = stack.inspect(stack.wait_for_container(run_id))
     as_always = stack.inspect(stack.read_run(first_run)[1]["docker/container_id"])
     assert (container["Config"]["Image"], container["Config"]["User"]) == (IMAGE, "10001:10001")
-    for name in ("Binds", "Privileged", "ReadonlyRootfs", "CapAdd", "CapDrop", "SecurityOpt", "Memory", "NetworkMode", "PidMode"):
+    for name in (
+        "Binds",
+        "Privileged",
+        "ReadonlyRootfs",
+        "CapAdd",
+        "CapDrop",
+        "SecurityOpt",
+        "Memory",
+        "NetworkMode",
+        "PidMode",
+    ):
         assert container["HostConfig"][name] == as_always["HostConfig"][name], name
     assert not any("PLANTED" in value for value in container["Config"]["Env"])
     assert stack.wait_for_end(run_id) == "SUCCESS"
@@ -88,9 +117,15 @@ with dg.DagsterInstance.get() as instance:
 
 
 def test_a_page_of_another_site_cannot_ask_the_webserver(stack: Stack) -> None:
-    for name, value, status in (("Host", "evil.example", 400), ("Origin", "http://evil.example", 403), ("Content-Type", "text/plain", 415)):
+    for name, value, status in (
+        ("Host", "evil.example", 400),
+        ("Origin", "http://evil.example", 403),
+        ("Content-Type", "text/plain", 415),
+    ):
         headers = {"Content-Type": "application/json", name: value}
-        request = urllib.request.Request(f"http://127.0.0.1:{stack.port}/graphql", b'{"query": "{ version }"}', headers)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{stack.port}/graphql", b'{"query": "{ version }"}', headers
+        )
         with pytest.raises(HTTPError) as caught:
             urllib.request.urlopen(request, timeout=60)  # noqa: S310 - the address is ours
         with caught.value as refused:
@@ -99,7 +134,10 @@ def test_a_page_of_another_site_cannot_ask_the_webserver(stack: Stack) -> None:
 
 def test_no_secret_stands_in_what_the_engine_tells_of_a_container(stack: Stack, first_run: str) -> None:
     run = stack.read_run(first_run)[1]["docker/container_id"]
-    for container in (run, *(stack.find_container(service) for service in ("backup-code", "backup-daemon", "backup-webserver"))):
+    for container in (
+        run,
+        *(stack.find_container(service) for service in ("backup-code", "backup-daemon", "backup-webserver")),
+    ):
         told = json.dumps(stack.inspect(container))
         assert "/run/secrets/postgres_password" in told
         assert SECRET not in told
@@ -120,18 +158,40 @@ def test_the_point_is_verified_and_restored_from_the_command_line(stack: Stack, 
 def test_a_killed_run_is_failed_and_told_once_and_the_next_one_works(stack: Stack, first_run: str) -> None:
     assert stack.read_run(first_run)[0] == "SUCCESS"
     # The dump waits for this table, so that the run is still there to be killed.
-    stack.compose("exec", "--no-TTY", "--detach", "postgres", "psql", "-U", "schedgen", "-c", "BEGIN; LOCK TABLE jobs; SELECT pg_sleep(3600)")
-    locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'jobs'::regclass AND granted"
+    stack.compose(
+        "exec",
+        "--no-TTY",
+        "--detach",
+        "postgres",
+        "psql",
+        "-U",
+        "schedgen",
+        "-c",
+        "BEGIN; LOCK TABLE jobs; SELECT pg_sleep(3600)",
+    )
+    locked = (
+        "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = "
+        "'jobs'::regclass AND granted"
+    )
     wait_for(lambda: True if stack.sql(locked) == "1" else None, "the table is locked")
     run_id = stack.launch("backup_job")
     container = stack.wait_for_container(run_id)
-    wait_for(lambda: True if stack.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") != "0" else None, "the run waits for the table")
+    wait_for(
+        lambda: True if stack.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") != "0" else None,
+        "the run waits for the table",
+    )
     run_docker("kill", container)
     assert stack.wait_for_end(run_id) == "FAILURE"
     wait_for(lambda: [text for text in stack.read_alerts() if run_id in text] or None, "somebody is told")
-    stack.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK TABLE%' AND pid <> pg_backend_pid()")
+    stack.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK TABLE%' AND "
+        "pid <> pg_backend_pid()"
+    )
     assert stack.wait_for_end(stack.launch("backup_job")) == "SUCCESS"
-    wait_for(lambda: [text for text in stack.read_alerts() if "Backups work again" in text] or None, "somebody is told that it is over")
+    wait_for(
+        lambda: [text for text in stack.read_alerts() if "Backups work again" in text] or None,
+        "somebody is told that it is over",
+    )
     # By now the outbox has looked again: a second alert would be here.
     (alert,) = [text for text in stack.read_alerts() if run_id in text]
     assert alert.startswith("[CRITICAL]")
@@ -170,21 +230,36 @@ def test_the_engine_is_reached_through_the_proxy_and_only_for_what_runs_need(sta
         "GET /secrets": 403,
     }
     program = _ASK_PROXY + "\n".join(f"ask(*{tuple(request.split(' ', 1))!r})" for request in asked)
-    assert stack.python("backup-daemon", program).splitlines() == [f"{request} {status}" for request, status in asked.items()]
-    unreachable = "import socket\ntry:\n    socket.getaddrinfo('backup-docker', 2375)\nexcept socket.gaierror as error:\n    print('unknown')"
+    assert stack.python("backup-daemon", program).splitlines() == [
+        f"{request} {status}" for request, status in asked.items()
+    ]
+    unreachable = (
+        "import socket\ntry:\n    socket.getaddrinfo('backup-docker', 2375)\nexcept "
+        "socket.gaierror as error:\n    print('unknown')"
+    )
     assert stack.python("backup-code", unreachable) == "unknown"
 
 
 def test_the_ui_is_on_the_loopback_address_only(stack: Stack) -> None:
-    for service, ports in (("backup-webserver", [("127.0.0.1", str(stack.port))]), ("backup-code", []), ("backup-db", []), ("backup-docker", [])):
+    for service, ports in (
+        ("backup-webserver", [("127.0.0.1", str(stack.port))]),
+        ("backup-code", []),
+        ("backup-db", []),
+        ("backup-docker", []),
+    ):
         bindings = stack.inspect(stack.find_container(service))["NetworkSettings"]["Ports"] or {}
-        assert [(binding["HostIp"], binding["HostPort"]) for found in bindings.values() for binding in found or []] == ports
+        assert [
+            (binding["HostIp"], binding["HostPort"]) for found in bindings.values() for binding in found or []
+        ] == ports
 
 
 @pytest.mark.parametrize("service", ["backup-db", "backup-code", "backup-webserver"])
 def test_every_service_becomes_healthy_and_was_never_restarted(stack: Stack, service: str) -> None:
     container = stack.find_container(service)
-    wait_for(lambda: True if stack.inspect(container)["State"]["Health"]["Status"] == "healthy" else None, f"{service} is healthy")
+    wait_for(
+        lambda: True if stack.inspect(container)["State"]["Health"]["Status"] == "healthy" else None,
+        f"{service} is healthy",
+    )
     assert stack.inspect(container)["RestartCount"] == 0
 
 
@@ -194,18 +269,31 @@ def test_the_daemons_health_check_finds_every_part_of_it_alive(stack: Stack) -> 
     kind, *words = container["Config"]["Healthcheck"]["Test"]
     assert kind == "CMD"
     check = ("exec", "--no-TTY", "backup-daemon", *words)
-    wait_for(lambda: True if "Daemon live" in stack.compose(*check, is_failure_expected=True) else None, "every part of the daemon was seen")
+    wait_for(
+        lambda: True if "Daemon live" in stack.compose(*check, is_failure_expected=True) else None,
+        "every part of the daemon was seen",
+    )
     assert container["RestartCount"] == 0
 
 
 def test_old_containers_of_runs_go_by_their_label(stack: Stack, first_run: str) -> None:
     container = stack.read_run(first_run)[1]["docker/container_id"]
-    wait_for(lambda: True if stack.inspect(container)["State"]["Status"] == "exited" else None, "the run's container has ended")
-    line = next(line for line in Path(PROJECT / "deploy/cron/schedgen-backups-containers").read_text().splitlines() if "prune" in line)
+    wait_for(
+        lambda: True if stack.inspect(container)["State"]["Status"] == "exited" else None,
+        "the run's container has ended",
+    )
+    line = next(
+        line
+        for line in Path(PROJECT / "deploy/cron/schedgen-backups-containers").read_text().splitlines()
+        if "prune" in line
+    )
     words = line[line.index("container prune") : line.index(" >")].split()
     assert words[-2:] == ["--filter", "until=168h"]
     assert f"label={RUN_LABEL}" in words
     # Only this stack's runs, whatever else is on this machine; `until` is not waited for.
     run_docker(*words[:-2], "--filter", f"label=dagster/run_id={first_run}")
     assert run_docker("ps", "--all", "--quiet", "--no-trunc", "--filter", f"id={container}") == ""
-    assert run_docker("ps", "--quiet", "--no-trunc", "--filter", f"id={stack.find_container('backup-code')}") != ""
+    assert (
+        run_docker("ps", "--quiet", "--no-trunc", "--filter", f"id={stack.find_container('backup-code')}")
+        != ""
+    )

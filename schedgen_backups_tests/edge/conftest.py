@@ -1,4 +1,5 @@
-"""Fixtures of the edge: one application for the whole session that nobody changes, and a site per test that backs it up.
+"""Fixtures of the edge: one application for the whole session that nobody changes, and a site per test that
+backs it up.
 
 Tests that need other data make a database or a bucket of their own and point their site there.
 """
@@ -21,7 +22,9 @@ from schedgen_backups_tests.support.sites import Application, Site
 
 
 @pytest.fixture(scope="session")
-def weed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3 | SharedS3]:
+def weed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedS3 | SharedS3]:
     """One S3 server: the edge does not care which brand, so its tests do not run once per brand."""
     keys = getattr(request.config, "workerinput", {}).get("shared_s3")
     if keys:
@@ -32,10 +35,14 @@ def weed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def seeded_application(postgres_server: EmbeddedPostgres, weed: EmbeddedS3) -> tuple[Application, SeedSummary]:
+def seeded_application(
+    postgres_server: EmbeddedPostgres, weed: EmbeddedS3
+) -> tuple[Application, SeedSummary]:
     name = f"edge_{uuid4().hex}"
     application = Application(postgres_server.create_database(name), weed.settings(name.replace("_", "-")))
-    return application, seed_application(application.database, application.bucket, user_count=20, job_count=40)
+    return application, seed_application(
+        application.database, application.bucket, user_count=20, job_count=40
+    )
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""Alerts, and real local services that take them: an HTTP server that remembers and answers as told, a port where nobody listens.
+"""Alerts, and real local services that take them: an HTTP server that remembers and answers as told, a port
+where nobody listens.
 
-For tests of everything that reaches out of the house (`channels`, `notifier`, `heartbeat`). The SMTP server lives where it is used.
+For tests of everything that reaches out of the house (`channels`, `notifier`, `heartbeat`). The SMTP server
+lives where it is used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Small artifacts made without a server: entries, archives and dumps with chosen content, for tests of files and formats.
+"""Small artifacts made without a server: entries, archives and dumps with chosen content, for tests of files
+and formats.
 
-What is written here goes through the same writers that a capture uses. Add a helper when a second file needs it; servers and
-their fixtures belong to `conftest` and `servers`.
+What is written here goes through the same writers that a capture uses. Add a helper when a second file needs
+it; servers and their fixtures belong to `conftest` and `servers`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from schedgen_backups.core.formats.gzip_members import compress_member
 from schedgen_backups.core.formats.records import ArchiveRecord, DumpRecord, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, pack_object
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId, ReferenceState
-from schedgen_backups.core.settings import SCHEDGEN_KEYS, BucketSettings, CaptureSettings, DatabaseSettings, References, TransferSettings
+from schedgen_backups.core.settings import (
+    SCHEDGEN_KEYS,
+    BucketSettings,
+    CaptureSettings,
+    DatabaseSettings,
+    References,
+    TransferSettings,
+)
 from schedgen_backups.core.verify.live_system import LiveApplication
 
 POINT = "20261122_020000"
@@ -46,7 +54,9 @@ DUMP_TAIL = b"--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc12
 
 @dataclass(frozen=True)
 class TableText:
-    """A table as a test wants it in a dump: `columns` without quotes, `rows` in COPY's text form without newlines."""
+    """A table as a test wants it in a dump: `columns` without quotes, `rows` in COPY's text form without
+    newlines.
+    """
 
     name: str
     rows: tuple[bytes, ...]
@@ -101,7 +111,9 @@ def cut(data: bytes, borders: Iterable[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(positions)]
 
 
-def write_dump(path: Path, tables: Sequence[TableText], *, point_id: str = POINT, references: Sequence[str] = ()) -> CapturedDump:
+def write_dump(
+    path: Path, tables: Sequence[TableText], *, point_id: str = POINT, references: Sequence[str] = ()
+) -> CapturedDump:
     counted = {(table.schema_name, table.name): len(table.rows) for table in tables}
     return write_dump_text(path, make_dump_text(tables), counted, point_id=point_id, references=references)
 
@@ -116,7 +128,10 @@ def write_dump_text(
     roles: str = 'CREATE ROLE "schedgen";',
     **fields: object,
 ) -> CapturedDump:
-    """A dump of any text, sound in itself, as whoever can write files could make it; `fields` are of its record."""
+    """A dump of any text, sound in itself, as whoever can write files could make it.
+
+    `fields` are of its record.
+    """
     with path.open("wb") as file, DumpFileWriter(cast("BinaryIO", file), threads=2) as writer:
         for segment in split_dump([text]):
             writer.add(segment)
@@ -164,12 +179,19 @@ def make_entry(key: str, data: bytes, *, member_name: str | None = None, **field
     return ObjectEntry.model_validate({**values, **fields})
 
 
-def write_archive(path: Path, objects: Iterable[tuple[ObjectEntry, bytes]], *, point_id: str = POINT) -> CapturedArchive:
+def write_archive(
+    path: Path, objects: Iterable[tuple[ObjectEntry, bytes]], *, point_id: str = POINT
+) -> CapturedArchive:
     """Member names are chosen as a capture chooses them."""
     names = MemberNames()
-    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer:
+    with (
+        path.open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer,
+    ):
         for entry, data in objects:
-            writer.add_packed(pack_object(entry.model_copy(update={"member_name": names.choose(entry.key)}), data))
+            writer.add_packed(
+                pack_object(entry.model_copy(update={"member_name": names.choose(entry.key)}), data)
+            )
         return writer.finish(make_record(writer, point_id))
 
 
@@ -210,9 +232,12 @@ def make_capture(**values: object) -> CaptureSettings:
     capture = {name: value for name, value in values.items() if name in own}
     if "reference_query" in values:
         capture["references"] = References(
-            str(values["reference_query"]), built_in=SCHEDGEN_KEYS if values.get("is_reference_query_default", True) else None
+            str(values["reference_query"]),
+            built_in=SCHEDGEN_KEYS if values.get("is_reference_query_default", True) else None,
         )
-    others = {name: value for name, value in values.items() if name not in own and "reference_query" not in name}
+    others = {
+        name: value for name, value in values.items() if name not in own and "reference_query" not in name
+    }
     return CaptureSettings(transfer=make_transfer(**others), **capture)  # type: ignore[arg-type]
 
 
@@ -222,16 +247,26 @@ def make_live(database: DatabaseSettings, bucket: BucketSettings, **values: obje
     return LiveApplication(database, bucket, capture.transfer, capture.references)
 
 
-def publish_dump(catalog: Catalog, database: DatabaseSettings, point_id: str = POINT, **fields: object) -> Path:
+def publish_dump(
+    catalog: Catalog, database: DatabaseSettings, point_id: str = POINT, **fields: object
+) -> Path:
     """A real dump is in the directory."""
     take_database_dump(catalog, database, make_capture(**fields), RecoveryPointId(point_id))
-    return catalog.directory / ArtifactName(ArtifactKind.DATABASE, database.database, RecoveryPointId(point_id)).to_file_name()
+    return (
+        catalog.directory
+        / ArtifactName(ArtifactKind.DATABASE, database.database, RecoveryPointId(point_id)).to_file_name()
+    )
 
 
-def publish_archive(catalog: Catalog, bucket: BucketSettings, point_id: str = POINT, **fields: object) -> Path:
+def publish_archive(
+    catalog: Catalog, bucket: BucketSettings, point_id: str = POINT, **fields: object
+) -> Path:
     """A real archive is in the directory."""
     take_bucket_archive(catalog, bucket, make_capture(**fields), RecoveryPointId(point_id))
-    return catalog.directory / ArtifactName(ArtifactKind.BUCKET, bucket.bucket, RecoveryPointId(point_id)).to_file_name()
+    return (
+        catalog.directory
+        / ArtifactName(ArtifactKind.BUCKET, bucket.bucket, RecoveryPointId(point_id)).to_file_name()
+    )
 
 
 def get_status(results: Iterable[CheckResult], check: Check) -> CheckStatus:
@@ -261,7 +296,11 @@ def run_tool(*words: str | Path, cwd: Path, stdin: bytes = b"") -> tuple[int, by
 
 def list_files(folder: Path) -> list[str]:
     """Every file below the folder, staging and lock left out, as sorted relative paths."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name not in _OF_THE_DIRECTORY)
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in _OF_THE_DIRECTORY
+    )
 
 
 def damage(data: bytes, position: int) -> bytes:

@@ -1,6 +1,8 @@
-"""The project's definitions with a resource and a schedule that fail while a file says so, for a daemon that is started once and watched.
+"""The project's definitions with a resource and a schedule that fail while a file says so, for a daemon that
+is started once and watched.
 
-The environment of a daemon cannot be changed from outside, files can. The two sensors that tell look more often; everything else is the real thing.
+The environment of a daemon cannot be changed from outside, files can. The two sensors that tell look more
+often; everything else is the real thing.
 """
 
 import os
@@ -51,7 +53,9 @@ def quick_outbox(context: dg.SensorEvaluationContext) -> object:
     return definitions.defs.resolve_sensor_def(OUTBOX_NAME)(context)
 
 
-@dg.sensor(name="freshness_watch", minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    name="freshness_watch", minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING
+)
 def quick_watch(context: dg.SensorEvaluationContext) -> object:
     """The real one, more often: five minutes are long for a test."""
     return definitions.defs.resolve_sensor_def("freshness_watch")(context)

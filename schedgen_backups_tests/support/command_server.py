@@ -1,7 +1,9 @@
-"""Commands as processes of their own, without the four seconds in which Python and Dagster are loaded: a loaded process forks for each.
+"""Commands as processes of their own, without the four seconds in which Python and Dagster are loaded: a
+loaded process forks for each.
 
-A command has its own environment, folder, output and exit code, and ends as any process does. What is about the start of the interpreter, or about
-signals, is tested with `Site.start_cli`. Run as a module it is the loaded process.
+A command has its own environment, folder, output and exit code, and ends as any process does. What is about
+the start of the interpreter, or about signals, is tested with `Site.start_cli`. Run as a module it is the
+loaded process.
 """
 
 from __future__ import annotations
@@ -28,16 +30,29 @@ class CommandServer:
     """Runs command lines one after the other."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-m", __name__], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self._lock = Lock()
 
-    def run(self, arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str]) -> tuple[int, str, str]:
+    def run(
+        self, arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str]
+    ) -> tuple[int, str, str]:
         """The exit code, as `subprocess` has it, and what was printed on stdout and stderr."""
         with TemporaryDirectory(prefix="command-") as outputs, self._lock:
             stdin, stdout = self._process.stdin, self._process.stdout
             assert stdin is not None
             assert stdout is not None
-            request = {"arguments": arguments, "folder": str(folder), "environment": dict(environment), "outputs": outputs}
+            request = {
+                "arguments": arguments,
+                "folder": str(folder),
+                "environment": dict(environment),
+                "outputs": outputs,
+            }
             stdin.write(f"{json.dumps(request)}\n")
             stdin.flush()
             code = int(stdout.readline())
@@ -58,7 +73,10 @@ def open_command_server() -> CommandServer:
 
 
 def _serve() -> bool:
-    """Fork for each request; True in a child, which is set up as the request says, False when there are no more requests."""
+    """Fork for each request.
+
+    True in a child, which is set up as the request says, False when there are no more requests.
+    """
     replies = os.fdopen(os.dup(1), "w")
     # What the loaded process prints must not look like a reply.
     os.dup2(2, 1)

@@ -1,7 +1,8 @@
-"""What the tests of the container deployment share: a compose stack of local stand-ins, and the webserver's GraphQL API.
+"""What the tests of the container deployment share: a compose stack of local stand-ins, and the webserver's
+GraphQL API.
 
-The stack is docker/compose.yaml with docker/compose.demo.yaml, unchanged; only images, ports and secrets are this machine's. Add what two test files
-need; tests and the fixture are in `docker/`.
+The stack is docker/compose.yaml with docker/compose.demo.yaml, unchanged; only images, ports and secrets are
+this machine's. Add what two test files need; tests and the fixture are in `docker/`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ _FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 _Seen = TypeVar("_Seen")
 
 
-def run_docker(*words: str, environment: Mapping[str, str] | None = None, is_failure_expected: bool = False) -> str:
+def run_docker(
+    *words: str, environment: Mapping[str, str] | None = None, is_failure_expected: bool = False
+) -> str:
     """What the docker client printed on stdout; a failure shows all it said."""
     done = subprocess.run(
         ["docker", *words],
@@ -62,12 +65,17 @@ def run_docker(*words: str, environment: Mapping[str, str] | None = None, is_fai
         text=True,
         check=False,
     )
-    assert is_failure_expected or done.returncode == 0, f"docker {' '.join(words)}\n{done.stdout}\n{done.stderr}"
+    assert is_failure_expected or done.returncode == 0, (
+        f"docker {' '.join(words)}\n{done.stdout}\n{done.stderr}"
+    )
     return done.stdout
 
 
 def wait_for(look: Callable[[], _Seen | None], what: str) -> _Seen:
-    """The first thing seen; fails when that takes longer than a slow machine needs. A server that does not answer is asked again."""
+    """The first thing seen; fails when that takes longer than a slow machine needs.
+
+    A server that does not answer is asked again.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     reason = "nothing was seen"
     while True:
@@ -83,14 +91,28 @@ def wait_for(look: Callable[[], _Seen | None], what: str) -> _Seen:
 
 def make_stand_ins() -> None:
     """The images that registries would give are here. Fails, with what to do, where no engine answers."""
-    engine = subprocess.run(["docker", "info", "--format", "{{.ServerVersion}}"], capture_output=True, text=True, check=False)
+    engine = subprocess.run(
+        ["docker", "info", "--format", "{{.ServerVersion}}"], capture_output=True, text=True, check=False
+    )
     if engine.returncode != 0 or not engine.stdout.strip():
-        pytest.fail(f"no Docker engine answers ({engine.stderr.strip()}): these tests need one; .ci/docker start starts it where it is installed")
+        pytest.fail(
+            f"no Docker engine answers ({engine.stderr.strip()}): these tests need one; .ci/docker start "
+            "starts it where it is installed"
+        )
     if not STAND_INS.is_dir():
         pytest.fail(f"{STAND_INS} is not here: SCHEDGEN_STAND_INS names the folder with make-base-image.sh")
     subprocess.run([STAND_INS / "make-base-image.sh", "python", "bookworm", BASE_IMAGE], check=True)
     for image, dockerfile in ((POSTGRES_IMAGE, "postgres.Dockerfile"), (S3_IMAGE, "s3.Dockerfile")):
-        run_docker("build", "--file", str(STAND_INS / dockerfile), "--build-arg", f"BASE_IMAGE={BASE_IMAGE}", "--tag", image, str(STAND_INS))
+        run_docker(
+            "build",
+            "--file",
+            str(STAND_INS / dockerfile),
+            "--build-arg",
+            f"BASE_IMAGE={BASE_IMAGE}",
+            "--tag",
+            image,
+            str(STAND_INS),
+        )
 
 
 class Stack:
@@ -123,16 +145,36 @@ class Stack:
         self._write_secrets()
         self.compose("build")
         self.compose("up", "--detach")
-        # In the code location's own network: its sensors send to this machine's loopback, where http is allowed.
+        # In the code location's own network: its sensors send to this machine's loopback, where http is
+        # allowed.
         code = self.find_container("backup-code")
-        run_docker("run", "--detach", "--name", f"{self.name}-sink", "--network", f"container:{code}", IMAGE, "python3", "-c", _SINK)
+        run_docker(
+            "run",
+            "--detach",
+            "--name",
+            f"{self.name}-sink",
+            "--network",
+            f"container:{code}",
+            IMAGE,
+            "python3",
+            "-c",
+            _SINK,
+        )
         wait_for(self._look_for_location, "the webserver shows the code location")
         wait_for(lambda: self._look_for_exit("demo-seed"), "the application is filled")
 
     def stop(self) -> None:
         """Nothing of the stack is left but its images."""
         run_docker("rm", "--force", f"{self.name}-sink", is_failure_expected=True)
-        runs = run_docker("ps", "--all", "--quiet", "--filter", f"network={self.name}_backups", "--filter", f"label={RUN_LABEL}").split()
+        runs = run_docker(
+            "ps",
+            "--all",
+            "--quiet",
+            "--filter",
+            f"network={self.name}_backups",
+            "--filter",
+            f"label={RUN_LABEL}",
+        ).split()
         if runs:
             run_docker("rm", "--force", *runs)
         self.compose("--profile", "cli", "down", "--volumes", "--timeout", "5")
@@ -154,7 +196,19 @@ class Stack:
 
     def sql(self, statement: str) -> str:
         """What the application's database answered."""
-        return self.compose("exec", "--no-TTY", "postgres", "psql", "-XAtq", "-U", "schedgen", "-d", "schedgen", "-c", statement).strip()
+        return self.compose(
+            "exec",
+            "--no-TTY",
+            "postgres",
+            "psql",
+            "-XAtq",
+            "-U",
+            "schedgen",
+            "-d",
+            "schedgen",
+            "-c",
+            statement,
+        ).strip()
 
     def find_container(self, service: str) -> str:
         """The id of the service's container."""
@@ -167,7 +221,9 @@ class Stack:
     def ask(self, query: str, **variables: object) -> dict[str, Any]:
         """What the webserver answered; errors of GraphQL fail."""
         body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=120) as response:  # noqa: S310 - the address is ours
             answer = json.load(response)
         assert "errors" not in answer, answer
@@ -175,7 +231,11 @@ class Stack:
 
     def launch(self, job: str) -> str:
         """The id of a run that was asked for in the UI's way."""
-        selector = {"repositoryLocationName": "schedgen_backups", "repositoryName": "__repository__", "jobName": job}
+        selector = {
+            "repositoryLocationName": "schedgen_backups",
+            "repositoryName": "__repository__",
+            "jobName": job,
+        }
         answer = self.ask(_LAUNCH, parameters={"selector": selector, "runConfigData": "{}"})["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return str(answer["run"]["runId"])
@@ -188,11 +248,16 @@ class Stack:
 
     def wait_for_end(self, run_id: str) -> str:
         """The run's last status."""
-        return wait_for(lambda: status if (status := self.read_run(run_id)[0]) in _FINISHED else None, f"run {run_id} ends")
+        return wait_for(
+            lambda: status if (status := self.read_run(run_id)[0]) in _FINISHED else None,
+            f"run {run_id} ends",
+        )
 
     def wait_for_container(self, run_id: str) -> str:
         """The id of the container that the run was given."""
-        return wait_for(lambda: self.read_run(run_id)[1].get("docker/container_id"), f"run {run_id} has a container")
+        return wait_for(
+            lambda: self.read_run(run_id)[1].get("docker/container_id"), f"run {run_id} has a container"
+        )
 
     def read_alerts(self) -> list[str]:
         """What people were told."""
@@ -200,7 +265,11 @@ class Stack:
 
     def _write_secrets(self) -> None:
         self.secrets.mkdir(mode=0o755)
-        values = {"postgres_password": SECRET, "minio_secret_key": SECRET, "alert_webhook": f"http://127.0.0.1:{SINK_PORT}/alerts"}
+        values = {
+            "postgres_password": SECRET,
+            "minio_secret_key": SECRET,
+            "alert_webhook": f"http://127.0.0.1:{SINK_PORT}/alerts",
+        }
         for name, value in values.items():
             path = self.secrets / name
             path.write_text(value + "\n")

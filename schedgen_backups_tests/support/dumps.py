@@ -101,14 +101,17 @@ CREATE TEMPORARY TABLE passing (a int);
 
 
 ZOO = (Path(__file__).parent / "zoo.sql").read_text(encoding="utf-8")
-"""Most of what PostgreSQL has. Some statements fail where the server lacks a library or an extension, and are left out then."""
+"""Most of what PostgreSQL has. Some statements fail where the server lacks a library or an extension, and are
+left out then."""
 
 
 def load_script(script: str, target: DatabaseSettings) -> None:
     """Run each statement; one that fails is skipped."""
     psql = find_embedded_bin_dirs()[0] / "psql"
     environment = {"PATH": "/usr/bin:/bin", **make_client_environment(target)}
-    subprocess.run([psql, "-X", "-q"], env=environment, input=script.encode(), capture_output=True, check=True)
+    subprocess.run(
+        [psql, "-X", "-q"], env=environment, input=script.encode(), capture_output=True, check=True
+    )
 
 
 def read_record(path: Path) -> DumpRecord:

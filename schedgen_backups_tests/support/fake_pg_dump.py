@@ -1,7 +1,7 @@
 """Folders of PostgreSQL's real client programs in which pg_dump fails in one chosen way.
 
-Each fault is the text of a shell script around the real pg_dump, named here; `{real}` stands for its path. They expect
-the dump on standard output.
+Each fault is the text of a shell script around the real pg_dump, named here; `{real}` stands for its path.
+They expect the dump on standard output.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def make_pg_bin_dir(directory: Path, real_bin_dir: Path, *, pg_dump_script: str)
     real = shlex.quote(str(real_bin_dir / "pg_dump"))
     script = bin_dir / "pg_dump"
     script.write_text(
-        f'#!/bin/sh\nfor word; do [ "$word" = --version ] && exec {real} --version; done\n' + pg_dump_script.replace("{real}", real),
+        f'#!/bin/sh\nfor word; do [ "$word" = --version ] && exec {real} --version; done\n'
+        + pg_dump_script.replace("{real}", real),
         encoding="utf-8",
     )
     script.chmod(0o755)

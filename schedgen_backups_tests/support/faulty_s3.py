@@ -1,7 +1,7 @@
 """A reverse proxy in front of a real S3 server that breaks chosen requests on purpose.
 
-Requests and answers are passed on as they come, in pieces, with the Host header that the client signed. Add a fault when
-a test needs a failure that a real network or server can cause.
+Requests and answers are passed on as they come, in pieces, with the Host header that the client signed. Add a
+fault when a test needs a failure that a real network or server can cause.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ PIECE_BYTES = 64 * 1024
 UPSTREAM_TIMEOUT_SECONDS = 120
 # They concern one connection only; the proxy has two.
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "expect"})
-ERROR_CODES = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed"}
+ERROR_CODES = {
+    500: "InternalError",
+    503: "SlowDown",
+    403: "AccessDenied",
+    404: "NoSuchKey",
+    412: "PreconditionFailed",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,11 @@ class _Fault:
     edit: Callable[[Headers], Headers] | None = None
 
     def takes(self, request: RequestRecord, kinds: tuple[str, ...]) -> bool:
-        fits = self.kind in kinds and self.method in (None, request.method) and self.matching.search(request.path)
+        fits = (
+            self.kind in kinds
+            and self.method in (None, request.method)
+            and self.matching.search(request.path)
+        )
         if not fits or self.count == 0:
             return False
         if self.count is not None:
@@ -70,8 +80,8 @@ class _Fault:
 class FaultyS3Proxy:
     """A proxy on 127.0.0.1 before the S3 server that `target` names; a context manager.
 
-    Every fault concerns the next `count` requests (None: all) whose path `matching` finds and whose method is `method`,
-    GET for the faults of a body. Callbacks and faults hold from the next request on.
+    Every fault concerns the next `count` requests (None: all) whose path `matching` finds and whose method is
+    `method`, GET for the faults of a body. Callbacks and faults hold from the next request on.
     """
 
     def __init__(self, target: BucketSettings) -> None:
@@ -101,14 +111,26 @@ class FaultyS3Proxy:
         """The requests so far, oldest first."""
         with self._lock:
             found = list(self._log)
-        return [entry for entry in found if method in (None, entry.method) and re.search(matching, entry.path)]
+        return [
+            entry for entry in found if method in (None, entry.method) and re.search(matching, entry.path)
+        ]
 
-    def fail_next(self, count: int | None = 1, *, status: int = 503, code: str = "", matching: str = "", method: str | None = None) -> None:
+    def fail_next(
+        self,
+        count: int | None = 1,
+        *,
+        status: int = 503,
+        code: str = "",
+        matching: str = "",
+        method: str | None = None,
+    ) -> None:
         """The requests are answered with this status and an S3 error, and never reach the server."""
         code = code or ERROR_CODES.get(status, "InternalError")
         self._add(_Fault("fail", re.compile(matching), method, count, status=status, code=code))
 
-    def cut_body(self, after_bytes: int, count: int | None = 1, *, matching: str = "", method: str | None = "GET") -> None:
+    def cut_body(
+        self, after_bytes: int, count: int | None = 1, *, matching: str = "", method: str | None = "GET"
+    ) -> None:
         """The answers break off after so many bytes of a body whose whole length was announced."""
         self._add(_Fault("cut", re.compile(matching), method, count, after_bytes=after_bytes))
 
@@ -116,24 +138,52 @@ class FaultyS3Proxy:
         """The answers have the middle byte of their body inverted; length, ETag and status are the true ones."""
         self._add(_Fault("corrupt", re.compile(matching), method, count))
 
-    def hang(self, seconds: float, *, after_bytes: int = 0, count: int | None = 1, matching: str = "", method: str | None = "GET") -> None:
+    def hang(
+        self,
+        seconds: float,
+        *,
+        after_bytes: int = 0,
+        count: int | None = 1,
+        matching: str = "",
+        method: str | None = "GET",
+    ) -> None:
         """The answers fall silent for so long after so many bytes of the body, then break off."""
-        self._add(_Fault("hang", re.compile(matching), method, count, after_bytes=after_bytes, seconds=seconds))
+        self._add(
+            _Fault("hang", re.compile(matching), method, count, after_bytes=after_bytes, seconds=seconds)
+        )
 
-    def answer(self, body: bytes, *, count: int | None = 1, matching: str = "", method: str | None = "GET") -> None:
-        """The requests are answered with status 200 and this body, as a proxy's error page is, and never reach the server."""
+    def answer(
+        self, body: bytes, *, count: int | None = 1, matching: str = "", method: str | None = "GET"
+    ) -> None:
+        """The requests are answered with status 200 and this body, as a proxy's error page is, and never
+        reach the server.
+        """
         self._add(_Fault("answer", re.compile(matching), method, count, body=body))
 
-    def edit_headers(self, edit: Callable[[Headers], Headers], *, count: int | None = None, matching: str = "", method: str | None = "GET") -> None:
+    def edit_headers(
+        self,
+        edit: Callable[[Headers], Headers],
+        *,
+        count: int | None = None,
+        matching: str = "",
+        method: str | None = "GET",
+    ) -> None:
         """The answers have the headers that `edit` makes of the server's."""
         self._add(_Fault("edit", re.compile(matching), method, count, edit=edit))
 
-    def delay(self, seconds: float, *, count: int | None = 1, matching: str = "", method: str | None = None) -> None:
+    def delay(
+        self, seconds: float, *, count: int | None = 1, matching: str = "", method: str | None = None
+    ) -> None:
         """The requests wait so long before they are passed on, unharmed."""
         self._add(_Fault("delay", re.compile(matching), method, count, seconds=seconds))
 
     def on_request(
-        self, callback: Callable[[RequestRecord], object], *, matching: str = "", method: str | None = None, count: int | None = None
+        self,
+        callback: Callable[[RequestRecord], object],
+        *,
+        matching: str = "",
+        method: str | None = None,
+        count: int | None = None,
     ) -> None:
         """The callback runs to its end before such a request is passed on, on the thread of its connection."""
         self._add(_Fault("callback", re.compile(matching), method, count, callback=callback))
@@ -149,7 +199,10 @@ class FaultyS3Proxy:
         return self
 
     def stop(self) -> None:
-        """All its connections and threads have ended. Raises what went wrong in the proxy itself, if anything."""
+        """All its connections and threads have ended.
+
+        Raises what went wrong in the proxy itself, if anything.
+        """
         self._stopping.set()
         self._server.stop()
 
@@ -174,7 +227,9 @@ class FaultyS3Proxy:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.stop()
 
 
@@ -202,11 +257,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, made.body)
             return
         # A new one each time: the server closes idle connections, and a request on such a one would be lost.
-        with contextlib.closing(http.client.HTTPConnection(proxy.target, timeout=UPSTREAM_TIMEOUT_SECONDS)) as upstream:
+        with contextlib.closing(
+            http.client.HTTPConnection(proxy.target, timeout=UPSTREAM_TIMEOUT_SECONDS)
+        ) as upstream:
             self._pass_on(upstream)
             # A connection that the server ends with its answer is the answer's alone.
             with upstream.getresponse() as response:
-                self._answer(response, proxy.take(request, "cut", "corrupt", "hang"), proxy.take(request, "edit"))
+                self._answer(
+                    response, proxy.take(request, "cut", "corrupt", "hang"), proxy.take(request, "edit")
+                )
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 (the base class's names)
 
@@ -235,7 +294,9 @@ class _Handler(BaseHTTPRequestHandler):
             yield piece
 
     def _refuse(self, status: int, code: str) -> None:
-        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
+        body = (
+            f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
+        )
         self._send(status, body)
 
     def _send(self, status: int, body: bytes) -> None:

@@ -1,6 +1,8 @@
-"""Histories of recovery points: each in a state of one's choice, as a value for `retention`, or with small real files for `pruning`.
+"""Histories of recovery points: each in a state of one's choice, as a value for `retention`, or with small
+real files for `pruning`.
 
-For tests of what is decided by age and state. What is in the files is the business of `artifacts`; no server is needed.
+For tests of what is decided by age and state. What is in the files is the business of `artifacts`; no server
+is needed.
 """
 
 from __future__ import annotations
@@ -10,12 +12,38 @@ from datetime import datetime, timedelta, timezone
 from textwrap import dedent
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
-from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, STORED_CHECKS, Check, CheckResult, CheckStatus
-from schedgen_backups.core.model import Artifact, ArtifactKind, ArtifactName, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
+from schedgen_backups.core.catalog.check_results import (
+    COMMIT_CHECKS,
+    STORED_CHECKS,
+    Check,
+    CheckResult,
+    CheckStatus,
+)
+from schedgen_backups.core.model import (
+    Artifact,
+    ArtifactKind,
+    ArtifactName,
+    Manifest,
+    RecoveryPointId,
+    ReferenceState,
+    ReferenceSummary,
+)
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
-from schedgen_backups_tests.support.artifacts import TAKEN_AT, TableText, make_entry, make_result, write_archive, write_dump
+from schedgen_backups_tests.support.artifacts import (
+    TAKEN_AT,
+    TableText,
+    make_entry,
+    make_result,
+    write_archive,
+    write_dump,
+)
 
-SHORT = {"v": PointState.VERIFIED, "u": PointState.UNVERIFIED, "f": PointState.FAILED, "p": PointState.PARTIAL}
+SHORT = {
+    "v": PointState.VERIFIED,
+    "u": PointState.UNVERIFIED,
+    "f": PointState.FAILED,
+    "p": PointState.PARTIAL,
+}
 
 
 def name_night(day: int) -> RecoveryPointId:
@@ -23,20 +51,34 @@ def name_night(day: int) -> RecoveryPointId:
     return RecoveryPointId.from_time(TAKEN_AT + timedelta(days=day))
 
 
-def add_point(catalog: Catalog, point_id: RecoveryPointId, state: PointState = PointState.VERIFIED) -> tuple[str, ...]:
+def add_point(
+    catalog: Catalog, point_id: RecoveryPointId, state: PointState = PointState.VERIFIED
+) -> tuple[str, ...]:
     """The point is in the directory in this state; returns the names of its files."""
     names = {
         kind: ArtifactName(kind, source, point_id).to_file_name()
         for kind, source in ((ArtifactKind.DATABASE, "schedgen"), (ArtifactKind.BUCKET, "schedgen-pdfs"))
     }
-    dump = write_dump(catalog.directory / names[ArtifactKind.DATABASE], [TableText("jobs", (b"1",))], point_id=point_id.text)
-    archive = write_archive(catalog.directory / names[ArtifactKind.BUCKET], [(make_entry("a", b"1"), b"1")], point_id=point_id.text)
+    dump = write_dump(
+        catalog.directory / names[ArtifactKind.DATABASE], [TableText("jobs", (b"1",))], point_id=point_id.text
+    )
+    archive = write_archive(
+        catalog.directory / names[ArtifactKind.BUCKET],
+        [(make_entry("a", b"1"), b"1")],
+        point_id=point_id.text,
+    )
     files = tuple(names.values())
     if state is PointState.PARTIAL:
         return files
     written = {ArtifactKind.DATABASE: dump, ArtifactKind.BUCKET: archive}
     artifacts = tuple(
-        Artifact(kind=kind, file_name=names[kind], source_name="x", size_bytes=written[kind].size_bytes, sha256=written[kind].sha256)
+        Artifact(
+            kind=kind,
+            file_name=names[kind],
+            source_name="x",
+            size_bytes=written[kind].size_bytes,
+            sha256=written[kind].sha256,
+        )
         for kind in ArtifactKind
     )
     catalog.write_manifest(
@@ -53,7 +95,10 @@ def add_point(catalog: Catalog, point_id: RecoveryPointId, state: PointState = P
         return (*files, f"manifest_{point_id}.json")
     digests = {artifact.kind: artifact.sha256 for artifact in artifacts}
     failed = Check.DUMP_IS_STORED if state is PointState.FAILED else None
-    results = [make_result(check, CheckStatus.FAILED if check is failed else CheckStatus.PASSED, artifacts=digests) for check in COMMIT_CHECKS]
+    results = [
+        make_result(check, CheckStatus.FAILED if check is failed else CheckStatus.PASSED, artifacts=digests)
+        for check in COMMIT_CHECKS
+    ]
     catalog.record_results(point_id, note_times(catalog.get_point(point_id), results))
     return (*files, f"manifest_{point_id}.json", f"verification_{point_id}.json")
 
@@ -61,7 +106,9 @@ def add_point(catalog: Catalog, point_id: RecoveryPointId, state: PointState = P
 def note_times(point: PointListing, results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
     """The same, as of files that were read as they lie there now."""
     times = {STORED_CHECKS[artifact.name.kind]: artifact.modified_ns for artifact in point.artifacts}
-    return tuple(result.model_copy(update={"file_modified_ns": times.get(result.check)}) for result in results)
+    return tuple(
+        result.model_copy(update={"file_modified_ns": times.get(result.check)}) for result in results
+    )
 
 
 def at(text: str) -> datetime:
@@ -72,12 +119,19 @@ def at(text: str) -> datetime:
 def nights(first: str, states: str, *, hour: int = 2) -> list[Candidate]:
     """One point a night from this day on, a letter for each state; `-` for a night without one."""
     start = at(first) + timedelta(hours=hour)
-    return [Candidate(RecoveryPointId.from_time(start + timedelta(days=day)), SHORT[letter]) for day, letter in enumerate(states) if letter in SHORT]
+    return [
+        Candidate(RecoveryPointId.from_time(start + timedelta(days=day)), SHORT[letter])
+        for day, letter in enumerate(states)
+        if letter in SHORT
+    ]
 
 
 def at_times(*moments: str) -> list[Candidate]:
     """Verified points at these times, an offset from UTC included."""
-    return [Candidate(RecoveryPointId.from_time(datetime.fromisoformat(moment)), PointState.VERIFIED) for moment in moments]
+    return [
+        Candidate(RecoveryPointId.from_time(datetime.fromisoformat(moment)), PointState.VERIFIED)
+        for moment in moments
+    ]
 
 
 def report(plan: RetentionPlan) -> str:

@@ -45,7 +45,9 @@ class IdleCutter:
                 client, _address = self._listener.accept()
             except TimeoutError:
                 continue
-            self._start(self._pass_on, client, socket.create_connection((self._target.host, self._target.port)))
+            self._start(
+                self._pass_on, client, socket.create_connection((self._target.host, self._target.port))
+            )
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
         with client, server, selectors.DefaultSelector() as selector:

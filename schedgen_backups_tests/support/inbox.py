@@ -1,4 +1,5 @@
-"""What the tests of alerts at the edge share: an inbox that takes messages by HTTP, and one who looks with a sensor as the daemon does.
+"""What the tests of alerts at the edge share: an inbox that takes messages by HTTP, and one who looks with a
+sensor as the daemon does.
 
 The HTTP server is that of `alerts`; sites and runs are in `sites`. Add what two test files of alerts need.
 """
@@ -12,8 +13,18 @@ from http import HTTPStatus
 
 import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData, TickData, TickStatus
+from dagster._core.remote_origin import (
+    InProcessCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    ScheduleInstigatorData,
+    TickData,
+    TickStatus,
+)
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
@@ -103,10 +114,17 @@ class Ticks:
 
     def __init__(self, instance: dg.DagsterInstance, name: str) -> None:
         self._instance = instance
-        location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="schedgen_backups.definitions"))
+        location = InProcessCodeLocationOrigin(
+            LoadableTargetOrigin(module_name="schedgen_backups.definitions")
+        )
         origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
         self._state = instance.add_instigator_state(
-            InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.DECLARED_IN_CODE, ScheduleInstigatorData("0 2 * * *"))
+            InstigatorState(
+                origin,
+                InstigatorType.SCHEDULE,
+                InstigatorStatus.DECLARED_IN_CODE,
+                ScheduleInstigatorData("0 2 * * *"),
+            )
         )
 
     def add(self, status: TickStatus, *, reason: str = "", seconds_ago: float = 0.0) -> None:

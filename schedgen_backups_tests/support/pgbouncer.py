@@ -21,24 +21,42 @@ _START_SECONDS = 10
 
 
 @contextmanager
-def open_pgbouncer(target: DatabaseSettings, pool_mode: str, **settings: str) -> Generator[DatabaseSettings, None, None]:
-    """The settings reach `target` through a pooler within the block; the test is skipped where there is no pgbouncer."""
+def open_pgbouncer(
+    target: DatabaseSettings, pool_mode: str, **settings: str
+) -> Generator[DatabaseSettings, None, None]:
+    """The settings reach `target` through a pooler within the block; the test is skipped where there is no
+    pgbouncer.
+    """
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
     port = free_ports(1)[0]
-    values = {"listen_addr": LOOPBACK, "listen_port": str(port), "unix_socket_dir": "", "auth_type": "any", "pool_mode": pool_mode, **settings}
+    values = {
+        "listen_addr": LOOPBACK,
+        "listen_port": str(port),
+        "unix_socket_dir": "",
+        "auth_type": "any",
+        "pool_mode": pool_mode,
+        **settings,
+    }
     # It refuses to run as root.
     user = "nobody" if os.geteuid() == 0 else None
     login = f"host={target.host} port={target.port} user={target.user} password={target.password}"
-    lines = ["[databases]", f"* = {login}", "[pgbouncer]", *(f"{name} = {value}" for name, value in values.items())]
+    lines = [
+        "[databases]",
+        f"* = {login}",
+        "[pgbouncer]",
+        *(f"{name} = {value}" for name, value in values.items()),
+    ]
     with NamedTemporaryFile("w", prefix="pgbouncer-", suffix=".ini") as file:
         file.write("\n".join([*lines, ""]))
         file.flush()
         if user:
             shutil.chown(file.name, user)
         command = [program, "-q", file.name]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, user=user, cwd="/") as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, user=user, cwd="/"
+        ) as process:
             try:
                 _wait(port, process)
                 yield replace(target, port=port)

@@ -1,4 +1,5 @@
-"""One recovery point of a small application and a place to restore it to, for tests of restores and comparisons.
+"""One recovery point of a small application and a place to restore it to, for tests of restores and
+comparisons.
 
 Servers come from the fixtures of `conftest`. Add what several of those tests do with a point.
 """
@@ -14,7 +15,13 @@ from schedgen_backups.core.model import Origin, RecoveryPointId
 from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest, restore_point
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point
-from schedgen_backups_tests.support.artifacts import POINT, make_live, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import (
+    POINT,
+    make_live,
+    make_transfer,
+    publish_archive,
+    publish_dump,
+)
 from schedgen_backups_tests.support.restores import compare_bucket, compare_database
 from schedgen_backups_tests.support.servers import client_of, run
 
@@ -35,7 +42,12 @@ KEYS = tuple(f"k{number}" for number in range(1, 7))
 class Backup:
     """A recovery point of one application, and a place to restore it to."""
 
-    def __init__(self, source: tuple[DatabaseSettings, BucketSettings], target: tuple[DatabaseSettings, BucketSettings], catalog: Catalog) -> None:
+    def __init__(
+        self,
+        source: tuple[DatabaseSettings, BucketSettings],
+        target: tuple[DatabaseSettings, BucketSettings],
+        catalog: Catalog,
+    ) -> None:
         self.source_database, self.source_bucket = source
         self.database, self.bucket = target
         self.catalog = catalog
@@ -49,14 +61,24 @@ class Backup:
         live = make_live(self.source_database, self.source_bucket)
         commit_point(self.catalog, point_id, origin=Origin(run_id=point_id.text), live=live)
 
-    def request(self, *, replace_contents: bool = False, bucket: BucketSettings | None = None) -> RestoreRequest:
-        return RestoreRequest(self.catalog.get_point(ID), self.database, bucket or self.bucket, replace_contents=replace_contents)
+    def request(
+        self, *, replace_contents: bool = False, bucket: BucketSettings | None = None
+    ) -> RestoreRequest:
+        return RestoreRequest(
+            self.catalog.get_point(ID),
+            self.database,
+            bucket or self.bucket,
+            replace_contents=replace_contents,
+        )
 
     def restore(self, *, replace_contents: bool = False) -> RestoreReport:
         return restore_point(self.request(replace_contents=replace_contents), self.settings)
 
     def assert_nothing_was_written(self) -> None:
-        assert run(self.database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == []
+        assert (
+            run(self.database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")
+            == []
+        )
         assert list(client_of(self.bucket).list_objects(self.bucket.bucket, recursive=True)) == []
 
     def compare(self) -> tuple[CheckResult, ...]:
@@ -66,12 +88,25 @@ class Backup:
         )
 
 
-def put(bucket: BucketSettings, key: str, data: bytes, content_type: str = "application/pdf", **metadata: str) -> None:
+def put(
+    bucket: BucketSettings, key: str, data: bytes, content_type: str = "application/pdf", **metadata: str
+) -> None:
     client = client_of(bucket)
-    client.put_object(bucket.bucket, key, io.BytesIO(data), len(data), content_type=content_type, metadata=dict(metadata) or None)
+    client.put_object(
+        bucket.bucket,
+        key,
+        io.BytesIO(data),
+        len(data),
+        content_type=content_type,
+        metadata=dict(metadata) or None,
+    )
 
 
-def make_backed_up(source: tuple[DatabaseSettings, BucketSettings], target: tuple[DatabaseSettings, BucketSettings], directory: Path) -> Backup:
+def make_backed_up(
+    source: tuple[DatabaseSettings, BucketSettings],
+    target: tuple[DatabaseSettings, BucketSettings],
+    directory: Path,
+) -> Backup:
     """The source is filled and was captured; the target is as it was."""
     catalog = Catalog(directory)
     catalog.prepare()

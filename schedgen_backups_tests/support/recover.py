@@ -15,16 +15,28 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 SCRIPT = Path(__file__).resolve().parents[2] / "schedgen_backups" / "recover.py"
 
 
-def run_script(folder: Path, words: list[str], environment: dict[str, str], python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+def run_script(
+    folder: Path, words: list[str], environment: dict[str, str], python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
     """How the script in the folder ended and what it printed."""
     command = [python, "-I", "-S", str(folder / SCRIPT.name), *words]
-    return subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 class Recovery:
     """The script with a backup directory and empty targets in its environment."""
 
-    def __init__(self, directory: Path, database: DatabaseSettings, bucket: BucketSettings, bin_dir: Path, folder: Path) -> None:
+    def __init__(
+        self, directory: Path, database: DatabaseSettings, bucket: BucketSettings, bin_dir: Path, folder: Path
+    ) -> None:
         self.directory = directory
         self.folder = folder / "bare host"
         self.folder.mkdir()
@@ -43,14 +55,38 @@ class Recovery:
         }
 
     def run(
-        self, command: str, *words: str, directory: Path | None = None, python: str = sys.executable, **environment: str
+        self,
+        command: str,
+        *words: str,
+        directory: Path | None = None,
+        python: str = sys.executable,
+        **environment: str,
     ) -> subprocess.CompletedProcess[str]:
         """The command ran to its end on this directory."""
-        return run_script(self.folder, [command, str(directory or self.directory), *words], {**self.environment, **environment}, python)
+        return run_script(
+            self.folder,
+            [command, str(directory or self.directory), *words],
+            {**self.environment, **environment},
+            python,
+        )
 
     def start(self, command: str, *words: str) -> subprocess.Popen[str]:
         """The command has been started."""
-        line = [sys.executable, "-I", "-S", str(self.folder / SCRIPT.name), command, str(self.directory), *words]
+        line = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(self.folder / SCRIPT.name),
+            command,
+            str(self.directory),
+            *words,
+        ]
         return subprocess.Popen(
-            line, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            line,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )

@@ -1,4 +1,6 @@
-"""Restores and comparisons of one file, without the recovery point around it: what tests of dumps, archives and loads do again and again."""
+"""Restores and comparisons of one file, without the recovery point around it: what tests of dumps, archives
+and loads do again and again.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,21 @@ def restore_database(
     jobs: int = 1,
     on_progress: Callable[[int], object] = _ignore,
 ) -> tuple[str, ...]:
-    """Load the dump, without a look at the file before; return the notes. The hint of an error says what the target holds."""
+    """Load the dump, without a look at the file before; return the notes.
+
+    The hint of an error says what the target holds.
+    """
     with prepare_database(path, target, transfer) as prepared:
         if not replace_contents:
             check_empty(target, prepared.facts.relation_count)
-        load = DatabaseLoad(prepared, replace_contents=replace_contents, jobs=jobs, roles=None, stop=stop, on_progress=on_progress)
+        load = DatabaseLoad(
+            prepared,
+            replace_contents=replace_contents,
+            jobs=jobs,
+            roles=None,
+            stop=stop,
+            on_progress=on_progress,
+        )
         try:
             load.run()
         except BackupError as error:
@@ -41,12 +53,16 @@ def restore_database(
         return load.notes
 
 
-def compare_database(path: Path, target: DatabaseSettings, transfer: TransferSettings) -> tuple[CheckResult, ...]:
+def compare_database(
+    path: Path, target: DatabaseSettings, transfer: TransferSettings
+) -> tuple[CheckResult, ...]:
     with prepare_database(path, target, transfer) as prepared:
         return comparison.compare_database(prepared)
 
 
-def restore_bucket(path: Path, target: BucketSettings, transfer: TransferSettings, *, overwrite: bool, stop: Event) -> int:
+def restore_bucket(
+    path: Path, target: BucketSettings, transfer: TransferSettings, *, overwrite: bool, stop: Event
+) -> int:
     """Write the archive, without a look at the file before; return how many objects."""
     with prepare_bucket(path, target, transfer) as prepared:
         return write_bucket(prepared, overwrite=overwrite, stop=stop)

@@ -1,4 +1,6 @@
-"""The roles that docs/restore.md recommends, made from its own SQL, and an application whose owner is no superuser."""
+"""The roles that docs/restore.md recommends, made from its own SQL, and an application whose owner is no
+superuser.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,18 @@ def make_documented_roles(database: DatabaseSettings) -> DocumentedRoles:
     name = database.database
     owner, reader, restorer = (f"{kind}_{name}" for kind in ("owner", "reader", "restorer"))
     run(database, f"CREATE ROLE {owner} LOGIN PASSWORD '{PASSWORD}'; ALTER DATABASE {name} OWNER TO {owner}")
-    [statements] = re.findall(r"^```sql\n(.*?)^```$", RESTORE_DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for documented, ours in (("schedgen_backup", reader), ("schedgen_restore", restorer), ("schedgen", owner), ("'…'", f"'{PASSWORD}'")):
+    [statements] = re.findall(
+        r"^```sql\n(.*?)^```$", RESTORE_DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    for documented, ours in (
+        ("schedgen_backup", reader),
+        ("schedgen_restore", restorer),
+        ("schedgen", owner),
+        ("'…'", f"'{PASSWORD}'"),
+    ):
         statements = re.sub(rf"(?<![\w]){documented}(?![\w])", ours, statements)
     for statement in statements.splitlines():
         run(database, statement)
-    return DocumentedRoles(*(replace(database, user=user, password=PASSWORD) for user in (owner, reader, restorer)))
+    return DocumentedRoles(
+        *(replace(database, user=user, password=PASSWORD) for user in (owner, reader, restorer))
+    )

@@ -1,7 +1,9 @@
-"""S3 servers of other makes, for the tests that run on several: programs that `make servers` installs, each with the surface of `EmbeddedS3`.
+"""S3 servers of other makes, for the tests that run on several: programs that `make servers` installs, each
+with the surface of `EmbeddedS3`.
 
-`versitygw` keeps objects in a folder and knows everything that MinIO does. `s3proxy` is the poor one: no tags, versions or checksums.
-MinIO runs where a `minio` program is on PATH. They know no read-only keys without calls of their own, so `read_only_settings` is missing here.
+`versitygw` keeps objects in a folder and knows everything that MinIO does. `s3proxy` is the poor one: no
+tags, versions or checksums. MinIO runs where a `minio` program is on PATH. They know no read-only keys
+without calls of their own, so `read_only_settings` is missing here.
 """
 
 from __future__ import annotations
@@ -21,7 +23,13 @@ from minio import Minio
 from minio.error import MinioException
 
 from schedgen_backups.core.errors import BucketUnreachableError, ConfigurationError
-from schedgen_backups.core.servers.loopback import LOOPBACK, file_tail, free_ports, make_server_environment, write_private_file
+from schedgen_backups.core.servers.loopback import (
+    LOOPBACK,
+    file_tail,
+    free_ports,
+    make_server_environment,
+    write_private_file,
+)
 from schedgen_backups.core.settings import BucketSettings
 
 if TYPE_CHECKING:
@@ -70,7 +78,10 @@ class ProgramServer(ABC):
                 self._port = port
                 return self
             self.stop()
-        raise BucketUnreachableError(f"the server in {self.directory} does not start:\n{self.log_tail()}", hint="the lines above are its own")
+        raise BucketUnreachableError(
+            f"the server in {self.directory} does not start:\n{self.log_tail()}",
+            hint="the lines above are its own",
+        )
 
     def stop(self) -> None:
         """End the server; do nothing when it does not run."""
@@ -135,7 +146,9 @@ class ProgramServer(ABC):
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.stop()
 
 
@@ -150,7 +163,12 @@ class VersityServer(ProgramServer):
 
     def make_command(self, program: Path, port: int) -> tuple[list[str], dict[str, str]]:
         (self.directory / "versions").mkdir(exist_ok=True, mode=0o700)
-        folders = ["posix", "--versioning-dir", str(self.directory / "versions"), str(self.directory / "data")]
+        folders = [
+            "posix",
+            "--versioning-dir",
+            str(self.directory / "versions"),
+            str(self.directory / "data"),
+        ]
         return [str(program), "--keep-alive", "--port", f"{LOOPBACK}:{port}", *folders], {
             "ROOT_ACCESS_KEY": ACCESS_KEY,
             "ROOT_SECRET_KEY": self.secret_key,
@@ -178,7 +196,15 @@ class S3ProxyServer(ProgramServer):
         }
         file = self.directory / "s3proxy.conf"
         write_private_file(file, "".join(f"{name}={value}\n" for name, value in properties.items()))
-        return ["java", "-Xmx512m", "-cp", f"{program}/*", "org.gaul.s3proxy.Main", "--properties", str(file)], {
+        return [
+            "java",
+            "-Xmx512m",
+            "-cp",
+            f"{program}/*",
+            "org.gaul.s3proxy.Main",
+            "--properties",
+            str(file),
+        ], {
             # Java names files in the locale's encoding.
             "LC_ALL": "C.UTF-8"
         }
@@ -194,7 +220,14 @@ class MinioServer(ProgramServer):
         return _find_program("minio")
 
     def make_command(self, program: Path, port: int) -> tuple[list[str], dict[str, str]]:
-        return [str(program), "server", str(self.directory / "data"), "--quiet", "--address", f"{LOOPBACK}:{port}"], {
+        return [
+            str(program),
+            "server",
+            str(self.directory / "data"),
+            "--quiet",
+            "--address",
+            f"{LOOPBACK}:{port}",
+        ], {
             "MINIO_ROOT_USER": ACCESS_KEY,
             "MINIO_ROOT_PASSWORD": self.secret_key,
             "MINIO_BROWSER": "off",
@@ -203,8 +236,13 @@ class MinioServer(ProgramServer):
         }
 
 
-_SLOW = "copies the parts of an upload when it joins them: on a busy machine longer than this test's client waits"
-_PATHS = "takes keys and prefixes for paths, and answers for `..` and `/x` with no listing: nothing is known of such an object"
+_SLOW = (
+    "copies the parts of an upload when it joins them: on a busy machine longer than this test's client waits"
+)
+_PATHS = (
+    "takes keys and prefixes for paths, and answers for `..` and `/x` with no listing: nothing is "
+    "known of such an object"
+)
 _NO_TAGS = "no tags: an upload with tags is refused"
 _NO_VERSIONS = "no versions of objects"
 _FOLDERS = "keeps a key as a folder: no object of its name beside it"
@@ -218,7 +256,10 @@ SOMETIMES = frozenset({_SLOW, _PATHS, _SOME_TAGS})
 DIFFERENCES = {
     ("s3proxy", "test_headers_that_cannot_be_read_are_unknown_values"): _NO_TAGS,
     ("s3proxy", "test_tags_that_a_busy_server_gives_in_the_end_are_known"): _NO_TAGS,
-    ("s3proxy", "test_after_a_restore_objects_whose_tags_were_never_read_are_not_known_to_be_equal"): _NO_TAGS,
+    (
+        "s3proxy",
+        "test_after_a_restore_objects_whose_tags_were_never_read_are_not_known_to_be_equal",
+    ): _NO_TAGS,
     ("s3proxy", "test_an_unchanged_object_whose_tags_could_not_be_read_is_asked_for_them_again"): _NO_TAGS,
     ("s3proxy", "test_metadata_tags_and_headers_come_back"): _NO_TAGS,
     ("s3proxy", "test_headers_and_tags_of_an_object_are_compared"): _SOME_TAGS,
@@ -236,8 +277,11 @@ DIFFERENCES = {
     ("versitygw", "test_a_key_that_xml_cannot_name_is_archived"): _PLAIN_LISTING,
     ("versitygw", "test_chunked_uploads_arrive_whole"): _NO_CHUNKS,
 }
-"""Tests that show something a server does not have, by server and name. What becomes of it is in `integration/s3/test_poor_servers.py`."""
-PROGRAM_SERVERS: dict[str, type[ProgramServer]] = {kind.name: kind for kind in (VersityServer, S3ProxyServer, MinioServer)}
+"""Tests that show something a server does not have, by server and name. What becomes of it is in
+`integration/s3/test_poor_servers.py`."""
+PROGRAM_SERVERS: dict[str, type[ProgramServer]] = {
+    kind.name: kind for kind in (VersityServer, S3ProxyServer, MinioServer)
+}
 
 
 def read_versions() -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""Writes which test passed on which S3 server, and what is known to be unknown or unproven there: `make exhaustive` keeps it under docs/results/."""
+"""Writes which test passed on which S3 server, and what is known to be unknown or unproven there: `make
+exhaustive` keeps it under docs/results/.
+"""
 
 from __future__ import annotations
 
@@ -44,16 +46,25 @@ class ServerReport:
         for server in self._servers:
             name, count = re.subn(rf"(?<=[\[-]){server}-?(?=[^\[]*\]$)", "", node_id, count=1)
             if count:
-                return name.replace("[]", "").replace("-]", "]").removeprefix("schedgen_backups_tests/integration/"), server
+                return name.replace("[]", "").replace("-]", "]").removeprefix(
+                    "schedgen_backups_tests/integration/"
+                ), server
         return node_id, ""
 
     def _write(self) -> list[str]:
-        servers = [server for server in self._servers if any(server in outcomes for outcomes in self._outcomes.values())]
+        servers = [
+            server
+            for server in self._servers
+            if any(server in outcomes for outcomes in self._outcomes.values())
+        ]
         several = {name: outcomes for name, outcomes in sorted(self._outcomes.items()) if len(outcomes) > 1}
         lines = [
             "# Capture, verify and restore on several S3 servers",
             "",
-            f"Written by `make exhaustive` on {datetime.now(timezone.utc):%Y-%m-%d}. *differs*: the server lacks something, and the test shows what",
+            (
+                f"Written by `make exhaustive` on {datetime.now(timezone.utc):%Y-%m-%d}. *differs*: the server "
+                "lacks something, and the test shows what"
+            ),
             "becomes of it: unknown, unproven, or a clear refusal. Never green.",
             "",
             "| server | " + " | ".join(_OUTCOMES.values()) + " |",
@@ -62,13 +73,19 @@ class ServerReport:
         for server in servers:
             counts = Counter(outcomes[server] for outcomes in several.values() if server in outcomes)
             lines.append(
-                f"| {server} {self._versions.get(server, '')} | " + " | ".join(str(counts[outcome]) for outcome in _OUTCOMES.values()) + " |"
+                f"| {server} {self._versions.get(server, '')} | "
+                + " | ".join(str(counts[outcome]) for outcome in _OUTCOMES.values())
+                + " |"
             )
         lines += ["", "## Tests that did not pass on every server", ""]
         lines += ["| test | " + " | ".join(servers) + " | why |", "| --- |" + " --- |" * (len(servers) + 1)]
         for name, outcomes in several.items():
             if set(outcomes.values()) != {"passed"}:
-                why = "; ".join(sorted({self._reasons[name, server] for server in servers if (name, server) in self._reasons}))
+                why = "; ".join(
+                    sorted(
+                        {self._reasons[name, server] for server in servers if (name, server) in self._reasons}
+                    )
+                )
                 cells = " | ".join(outcomes.get(server, "") for server in servers)
                 lines.append(f"| `{name.replace('|', chr(92) + '|')}` | {cells} | {why} |")
         return lines

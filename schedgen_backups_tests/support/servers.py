@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SharedS3:
-    """An S3 server that another process of the same test run has started: each worker would have one of 150 MB."""
+    """An S3 server that another process of the same test run has started: each worker would have one of 150
+    MB.
+    """
 
     admin: BucketSettings
     reader: BucketSettings

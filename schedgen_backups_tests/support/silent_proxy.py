@@ -8,7 +8,9 @@ import time
 
 
 class SilentProxy:
-    """Passes on everything until so many bytes came from the server on one connection; holds it open then, and says nothing more."""
+    """Passes on everything until so many bytes came from the server on one connection; holds it open then,
+    and says nothing more.
+    """
 
     def __init__(self, port: int, limit_bytes: int | None) -> None:
         self._server_port = port
@@ -31,7 +33,7 @@ class SilentProxy:
             threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
             threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, is_limited: bool) -> None:  # noqa: FBT001 - a thread's argument
+    def _pump(self, source: socket.socket, target: socket.socket, is_limited: bool) -> None:
         began_at = time.monotonic()
         passed = 0
         try:

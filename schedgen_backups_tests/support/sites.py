@@ -1,6 +1,8 @@
-"""What the tests of the Dagster edge share: a site, which is a backup directory with the environment that points to it, and looks at a run.
+"""What the tests of the Dagster edge share: a site, which is a backup directory with the environment that
+points to it, and looks at a run.
 
-Fixtures are in `edge/conftest.py`. Runs are real ones, in this process, against an instance that is given. Add what two test files need.
+Fixtures are in `edge/conftest.py`. Runs are real ones, in this process, against an instance that is given.
+Add what two test files need.
 """
 
 from __future__ import annotations
@@ -87,13 +89,19 @@ class Site:
         for name in names:
             self._monkeypatch.delenv(name)
 
-    def run(self, instance: dg.DagsterInstance, job: str = "backup_job", tags: Mapping[str, str] | None = None) -> dg.ExecuteInProcessResult:
+    def run(
+        self, instance: dg.DagsterInstance, job: str = "backup_job", tags: Mapping[str, str] | None = None
+    ) -> dg.ExecuteInProcessResult:
         """The job ran to its end in this process."""
         return execute_job(defs.resolve_job_def(job), instance, tags)
 
-    def run_selection(self, instance: dg.DagsterInstance, selection: dg.AssetSelection) -> dg.ExecuteInProcessResult:
+    def run_selection(
+        self, instance: dg.DagsterInstance, selection: dg.AssetSelection
+    ) -> dg.ExecuteInProcessResult:
         """Only these assets or checks ran, as when they are chosen in the UI."""
-        chosen = dg.Definitions.merge(defs, dg.Definitions(jobs=[dg.define_asset_job("chosen", selection=selection)]))
+        chosen = dg.Definitions.merge(
+            defs, dg.Definitions(jobs=[dg.define_asset_job("chosen", selection=selection)])
+        )
         return execute_job(chosen.resolve_job_def("chosen"), instance, None)
 
     def start_cli(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -111,14 +119,18 @@ class Site:
 
     def cli(self, *arguments: str, **environment: str) -> CliResult:
         """The command ran to its end."""
-        code, stdout, stderr = open_command_server().run(arguments, self.folder, {**os.environ, **environment})
+        code, stdout, stderr = open_command_server().run(
+            arguments, self.folder, {**os.environ, **environment}
+        )
         return CliResult(code, stdout, " ".join(stderr.split()))
 
     def points(self) -> tuple[PointListing, ...]:
         return Catalog(self.directory).list_points()
 
     def flip_bit(self, kind: ArtifactKind) -> None:
-        """One bit in the middle of the newest file of this kind is another one; the file's size and name are not."""
+        """One bit in the middle of the newest file of this kind is another one; the file's size and name are
+        not.
+        """
         path = self.points()[-1].get_path(kind)
         data = path.read_bytes()
         path.write_bytes(damage(data, len(data) * 4))
@@ -157,9 +169,13 @@ def environment_of(application: Application, directory: Path) -> dict[str, str]:
     }
 
 
-def execute_job(job: dg.JobDefinition, instance: dg.DagsterInstance, tags: Mapping[str, str] | None) -> dg.ExecuteInProcessResult:
+def execute_job(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, tags: Mapping[str, str] | None
+) -> dg.ExecuteInProcessResult:
     """The job ran to its end in this process, and the second that is its point's id has passed."""
-    result = job.execute_in_process(instance=instance, tags=dict(tags or {}), raise_on_error=False, run_config=QUIET)
+    result = job.execute_in_process(
+        instance=instance, tags=dict(tags or {}), raise_on_error=False, run_config=QUIET
+    )
     point_id = find_point_id(instance, result.run_id)
     while RecoveryPointId.from_time(datetime.now(timezone.utc)) <= point_id:
         time.sleep(0.05)
@@ -173,14 +189,24 @@ def failures_of(result: dg.ExecuteInProcessResult) -> dict[str, Failed]:
         if event.is_step_failure:
             data = event.step_failure_data
             user = data.user_failure_data
-            metadata = {name: value.value for name, value in user.metadata.items()} if user is not None else {}
-            text = user.description if user is not None else data.error.to_string() if data.error is not None else ""
+            metadata = (
+                {name: value.value for name, value in user.metadata.items()} if user is not None else {}
+            )
+            text = (
+                user.description
+                if user is not None
+                else data.error.to_string()
+                if data.error is not None
+                else ""
+            )
             found[str(event.step_key)] = Failed(text or "", metadata)
     return found
 
 
 def find_client_processes(application: Application) -> dict[int, str]:
-    """Process id → command line of every running program that was told to log in to the application's database."""
+    """Process id → command line of every running program that was told to log in to the application's
+    database.
+    """
     wanted = f"PGDATABASE={application.database.database}".encode()
     found: dict[int, str] = {}
     for folder in Path("/proc").glob("[0-9]*"):

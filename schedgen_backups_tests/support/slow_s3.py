@@ -1,4 +1,5 @@
-"""A small HTTP server that answers as an S3 server does, and is silent, trickles or does not end where a test wants it.
+"""A small HTTP server that answers as an S3 server does, and is silent, trickles or does not end where a test
+wants it.
 
 Bodies are made as they are sent. Add a behaviour when a test needs one that no real server shows.
 """
@@ -23,7 +24,9 @@ Answer = Callable[["Handler"], None]
 
 
 class SlowS3(JoiningHTTPServer):
-    """A bucket whose objects, pages and uploads answer as `objects`, `listing` and `put` say; a context manager."""
+    """A bucket whose objects, pages and uploads answer as `objects`, `listing` and `put` say; a context
+    manager.
+    """
 
     def __init__(self, certificate: Path | None = None) -> None:
         super().__init__(Handler)
@@ -43,7 +46,14 @@ class SlowS3(JoiningHTTPServer):
     @property
     def settings(self) -> BucketSettings:
         """The bucket."""
-        return BucketSettings(self.endpoint, "key", "secret", "bucket", is_secure=self._certificate is not None, certificates_path=self._certificate)
+        return BucketSettings(
+            self.endpoint,
+            "key",
+            "secret",
+            "bucket",
+            is_secure=self._certificate is not None,
+            certificates_path=self._certificate,
+        )
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Handshakes that a client broke off are no error of the server."""
@@ -75,7 +85,11 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         key = unquote(parts.path).removeprefix("/bucket").removeprefix("/")
         answer = (
-            self.server.objects.get(key, Handler.refuse) if key else self.server.listing if "list-type" in parts.query else self.server.about_bucket
+            self.server.objects.get(key, Handler.refuse)
+            if key
+            else self.server.listing
+            if "list-type" in parts.query
+            else self.server.about_bucket
         )
         with suppress(ConnectionError, ssl.SSLError):
             answer(self)
@@ -132,5 +146,9 @@ class Handler(BaseHTTPRequestHandler):
 def make_page(keys: list[tuple[str, int]], token: str) -> bytes:
     """Return a page of a listing; with a token, it is not the last."""
     contents = "".join(f"<Contents><Key>{key}</Key><Size>{size}</Size></Contents>" for key, size in keys)
-    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    more = (
+        f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>"
+        if token
+        else ""
+    )
     return f"<ListBucketResult><Name>bucket</Name>{contents}{more}</ListBucketResult>".encode()

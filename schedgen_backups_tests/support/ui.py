@@ -1,4 +1,6 @@
-"""What the tests of the gate share: requests with exactly these headers, and a real webserver behind the gate that knows one job."""
+"""What the tests of the gate share: requests with exactly these headers, and a real webserver behind the gate
+that knows one job.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,14 @@ class Reply:
     body: str
 
 
-def ask(port: int, method: str, path: str, headers: Sequence[tuple[str, str]] = (), body: str = "", host: str = LOOPBACK) -> Reply:
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    headers: Sequence[tuple[str, str]] = (),
+    body: str = "",
+    host: str = LOOPBACK,
+) -> Reply:
     """Send these headers and no others; `Host` is that of the port unless it is among them."""
     connection = http.client.HTTPConnection(host, port, timeout=60)
     try:
@@ -70,7 +79,9 @@ def write_query(query: str) -> str:
 
 
 def write_workspace(folder: Path) -> Path:
-    """Write a workspace with one location that names its job `tried_job` and notes in `seen` what TRIED is when it loads."""
+    """Write a workspace with one location that names its job `tried_job` and notes in `seen` what TRIED is
+    when it loads.
+    """
     (folder / "tried.py").write_text(_CODE.format(seen=str(folder / "seen")))
     workspace = folder / "workspace.yaml"
     workspace.write_text("load_from:\n  - python_file: {relative_path: tried.py, location_name: tried.py}\n")
@@ -90,15 +101,26 @@ class Server:
 
 
 @contextmanager
-def running(folder: Path, port: int, *command: str, working_directory: Path | None = None, **environment: str) -> Iterator[Server]:
-    """The command (one of ours, or a program's path) serves the UI of a workspace of its own on this port, with none of this process's settings."""
+def running(
+    folder: Path, port: int, *command: str, working_directory: Path | None = None, **environment: str
+) -> Iterator[Server]:
+    """The command (one of ours, or a program's path) serves the UI of a workspace of its own on this port,
+    with none of this process's settings.
+    """
     home = folder / "home"
     home.mkdir()
     (home / "dagster.yaml").write_bytes((Path(__file__).resolve().parents[2] / "dagster.yaml").read_bytes())
     env = folder / "settings"
     env.touch(mode=0o600)
     kept = {name: value for name, value in os.environ.items() if name not in NAMES}
-    words = [*([] if command[0].startswith("/") else _OURS), *command, "-p", str(port), "-w", str(write_workspace(folder))]
+    words = [
+        *([] if command[0].startswith("/") else _OURS),
+        *command,
+        "-p",
+        str(port),
+        "-w",
+        str(write_workspace(folder)),
+    ]
     log = folder / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(
@@ -111,7 +133,9 @@ def running(folder: Path, port: int, *command: str, working_directory: Path | No
             start_new_session=True,
         )
     try:
-        wait_until(lambda: _is_up(port) or process.poll() is not None, f"the webserver answers; its log is {log}")
+        wait_until(
+            lambda: _is_up(port) or process.poll() is not None, f"the webserver answers; its log is {log}"
+        )
         assert process.poll() is None, log.read_text()
         yield Server(port, home)
     finally:

@@ -30,7 +30,9 @@ class NotifyBase:
     password: str | None
     socket_connect_timeout: float
     socket_read_timeout: float
-    def notify(self, body: str, title: str = ..., notify_type: NotifyType = ..., body_format: NotifyFormat = ...) -> bool: ...
+    def notify(
+        self, body: str, title: str = ..., notify_type: NotifyType = ..., body_format: NotifyFormat = ...
+    ) -> bool: ...
 
 class Apprise:
     @staticmethod

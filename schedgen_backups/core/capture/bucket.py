@@ -1,7 +1,9 @@
-"""Captures a bucket into an archive file: lists it page by page, reads objects on several threads, writes them in the listing's order.
+"""Captures a bucket into an archive file: lists it page by page, reads objects on several threads, writes
+them in the listing's order.
 
-Add what belongs to taking an archive: retries, what to do with an object that changes, vanishes or comes damaged. How the file is laid out is
-`archive_file`'s business, how S3 is asked `bucket`'s. Memory stays bounded by MEMORY_BUDGET_BYTES, whatever the bucket's size.
+Add what belongs to taking an archive: retries, what to do with an object that changes, vanishes or comes
+damaged. How the file is laid out is `archive_file`'s business, how S3 is asked `bucket`'s. Memory stays
+bounded by MEMORY_BUDGET_BYTES, whatever the bucket's size.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from schedgen_backups.core.capture.object_reader import FailedObject, GoneObject, LargeObject, ObjectReader
-from schedgen_backups.core.capture.unchanged import LOOKUP_COUNT, CheckedRun, PreviousObject, PreviousObjects, check_run, split_into_runs
+from schedgen_backups.core.capture.unchanged import (
+    LOOKUP_COUNT,
+    CheckedRun,
+    PreviousObject,
+    PreviousObjects,
+    check_run,
+    split_into_runs,
+)
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME
 from schedgen_backups.core.concurrency.adaptive_pool import AdaptivePool
 from schedgen_backups.core.concurrency.prefetch import prefetch
@@ -37,16 +46,16 @@ MEMORY_BUDGET_BYTES = 64 << 20
 _BATCHES_AHEAD = 20
 """Of the listing: two pages as S3 gives them, half a kilobyte each object."""
 _FAILURES_IN_A_ROW = 20
-"""After so many objects in a row that failed because of the server or the login, the capture ends. Failures of the objects themselves,
-such as a refusal, do not count: a whole folder may be in cold storage."""
+"""After so many objects in a row that failed because of the server or the login, the capture ends. Failures
+of the objects themselves, such as a refusal, do not count: a whole folder may be in cold storage."""
 _NAMED_MISSES = 1000
 _GONE_IN_A_ROW = 1000
 """After so many listed objects that are not there, the listing is asked whether it still names them."""
 _GONE_LOOKS = 2
 """An object may be deleted between the listing's answer and its own."""
 _ODD_SIGN = re.compile(r"[^A-Za-z0-9/._-]")
-"""A listing may name another in its place: XML has no word for some, and servers encode others in ways of their own. As a prefix such a name
-finds nothing."""
+"""A listing may name another in its place: XML has no word for some, and servers encode others in ways of
+their own. As a prefix such a name finds nothing."""
 
 
 _Read = PackedObject | LargeObject | GoneObject | FailedObject
@@ -108,14 +117,16 @@ def capture_bucket(
     is_wanted: Callable[[str], bool] = lambda _key: True,
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CapturedArchive:
-    """The file holds every listed object whose key `is_wanted` and that the bucket could deliver; record and index tell of those it could not.
+    """The file holds every listed object whose key `is_wanted` and that the bucket could deliver; record and
+    index tell of those it could not.
 
     What the settings exclude is counted, and not among the listed ones.
 
-    Unchanged objects are copied from `unfinished`, staging folders of killed captures, and from the first of the `earlier` archives whose index can
-    be read. `folder` takes temporary data and the journal, `on_progress` gets each object's size.
-    StorageError when `folder` has no room, BucketError (permanent) when the bucket cannot be opened, BucketUnreachableError
-    (retryable) when the server stops answering. After an error the file's content is worthless.
+    Unchanged objects are copied from `unfinished`, staging folders of killed captures, and from the first of
+    the `earlier` archives whose index can be read. `folder` takes temporary data and the journal,
+    `on_progress` gets each object's size. StorageError when `folder` has no room, BucketError (permanent)
+    when the bucket cannot be opened, BucketUnreachableError (retryable) when the server stops answering.
+    After an error the file's content is worthless.
     """
     with (
         AdaptivePool(capture.transfer.download_threads, "download") as pool,
@@ -131,14 +142,16 @@ def capture_bucket(
         listed_at = datetime.now(timezone.utc)
         with (
             PreviousObjects(folder, settings, reread_days=capture.reread_days) as objects,
-            ArchiveFileWriter(file, threads=capture.transfer.compression_threads, folder=folder, journal_name=JOURNAL_NAME) as writer,
+            ArchiveFileWriter(
+                file, threads=capture.transfer.compression_threads, folder=folder, journal_name=JOURNAL_NAME
+            ) as writer,
         ):
             for path in resumable:
                 objects.add_resumable(path)
             any(objects.add_archive(path) for path in previous)
-            tally = _Capture(client, writer, objects, pool, on_progress, max_pending=8 * capture.transfer.download_threads).run(
-                is_wanted, capture.exclusions.objects
-            )
+            tally = _Capture(
+                client, writer, objects, pool, on_progress, max_pending=8 * capture.transfer.download_threads
+            ).run(is_wanted, capture.exclusions.objects)
             return writer.finish(
                 ArchiveRecord(
                     tool_version=TOOL_VERSION,
@@ -194,15 +207,24 @@ class _Capture:
         self._waiting: deque[_Waiting] = deque()
 
     def run(self, is_wanted: Callable[[str], bool], excluded: Sequence[str]) -> _Tally:
-        """Every listed object whose key is wanted was appended, or is in the tally as gone, failed or of an `excluded` pattern."""
+        """Every listed object whose key is wanted was appended, or is in the tally as gone, failed or of an
+        `excluded` pattern.
+        """
         waiting_bytes = 0
         try:
-            listing = (listed for listed in self._client.list_objects() if is_wanted(listed.key) and not self._is_excluded(listed, excluded))
+            listing = (
+                listed
+                for listed in self._client.list_objects()
+                if is_wanted(listed.key) and not self._is_excluded(listed, excluded)
+            )
             with closing(prefetch(listing, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches:
                 for listed_batch in batches:
                     batch = [(listed, self._choose_name(listed.key)) for listed in listed_batch]
                     self._tally.listed += len(batch)
-                    wanted = [_Wanted(listed, name, found) for (listed, name), found in zip(batch, self._previous.find(batch), strict=True)]
+                    wanted = [
+                        _Wanted(listed, name, found)
+                        for (listed, name), found in zip(batch, self._previous.find(batch), strict=True)
+                    ]
                     for count in split_into_runs([one.found if one.has_tags else None for one in wanted]):
                         group, wanted = wanted[:count], wanted[count:]
                         self._waiting.append(_Waiting(group, self._pool.submit(self._read, group)))
@@ -227,7 +249,8 @@ class _Capture:
     def _choose_name(self, key: str) -> str:
         if self._names.has_named(key):
             raise BucketError(
-                f"the listing of the bucket names the object {key!r} twice: its other lines cannot be trusted either",
+                f"the listing of the bucket names the object {key!r} twice: its other lines cannot be "
+                "trusted either",
                 hint=LISTING_HINT,
             )
         return self._names.choose(key)
@@ -242,7 +265,12 @@ class _Capture:
                 self._tally.reused += len(outcome.entries)
                 for _entry in outcome.entries[1:]:
                     left.popleft()
-            elif isinstance(outcome, LargeObject) and first.found is not None and self._may_copy(first) and self._copy_large(first.found):
+            elif (
+                isinstance(outcome, LargeObject)
+                and first.found is not None
+                and self._may_copy(first)
+                and self._copy_large(first.found)
+            ):
                 self._tally.reused += 1
             elif self._append(first, outcome):
                 self._tally.gone_in_a_row = 0
@@ -280,7 +308,9 @@ class _Capture:
         return outcomes
 
     def _may_copy(self, wanted: _Wanted) -> bool:
-        """Return False when an older archive lacks the object's tags, and they can be read now: they stand in its header, too."""
+        """Return False when an older archive lacks the object's tags, and they can be read now: they stand in
+        its header, too.
+        """
         return wanted.has_tags or not self._reader.can_read_tags(wanted.listed.key)
 
     def _read_small(self, wanted: _Wanted) -> _Read:
@@ -304,7 +334,8 @@ class _Capture:
             tally.failed.append(MissedObject(key=failed.key, reason=failed.error.message))
         if tally.failures_in_a_row >= _FAILURES_IN_A_ROW:
             raise BucketUnreachableError(
-                f"{tally.failures_in_a_row} objects in a row could not be read, the last one: {failed.error.message}",
+                f"{tally.failures_in_a_row} objects in a row could not be read, the last one: "
+                f"{failed.error.message}",
                 hint=failed.error.hint or "Look at the S3 server's log; run the backup again.",
             )
 
@@ -317,15 +348,20 @@ class _Capture:
             self._settle_gone()
 
     def _check_gone(self, key: str) -> None:
-        """Raise BucketError when the bucket's listing names objects that nobody can read: one that makes up keys never ends."""
+        """Raise BucketError when the bucket's listing names objects that nobody can read: one that makes up
+        keys never ends.
+        """
         if next(self._client.list_objects(key), None) is not None and self._client.find_head(key) is None:
             raise BucketError(
-                f"the listing of the bucket names {self._tally.gone_in_a_row} objects in a row that are not there, and still names {key!r}",
+                f"the listing of the bucket names {self._tally.gone_in_a_row} objects in a row that are "
+                f"not there, and still names {key!r}",
                 hint=LISTING_HINT,
             )
 
     def _settle_gone(self) -> None:
-        """Count what the listing no longer names as deleted, and read what it still names once more: the one or the other answer was wrong."""
+        """Count what the listing no longer names as deleted, and read what it still names once more: the one
+        or the other answer was wrong.
+        """
         for _look in range(_GONE_LOOKS):
             if not self._gone:
                 return

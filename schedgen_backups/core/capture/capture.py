@@ -1,7 +1,7 @@
 """Takes the two halves of a recovery point and puts them into the backup directory, each on its own.
 
-One half's failure leaves the other alone. What is in the files is the business of `dump` and `archive`; that a point is whole is said by
-`committing`, never here.
+One half's failure leaves the other alone. What is in the files is the business of `dump` and `archive`; that
+a point is whole is said by `committing`, never here.
 """
 
 from __future__ import annotations
@@ -26,11 +26,18 @@ from schedgen_backups.core.system.files import create_private
 _Captured = TypeVar("_Captured")
 
 
-def take_database_dump(catalog: Catalog, settings: DatabaseSettings, capture: CaptureSettings, point_id: RecoveryPointId) -> CapturedDump:
-    """The directory holds the point's dump. Errors as of `dump.capture_database`, and StorageError; then nothing was published."""
+def take_database_dump(
+    catalog: Catalog, settings: DatabaseSettings, capture: CaptureSettings, point_id: RecoveryPointId
+) -> CapturedDump:
+    """The directory holds the point's dump.
+
+    Errors as of `dump.capture_database`, and StorageError; then nothing was published.
+    """
     name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
     _check_source(catalog, name, capture)
-    return _take(catalog, name, lambda file, folder: capture_database(settings, capture, point_id, file, folder=folder))
+    return _take(
+        catalog, name, lambda file, folder: capture_database(settings, capture, point_id, file, folder=folder)
+    )
 
 
 def take_bucket_archive(
@@ -53,7 +60,16 @@ def take_bucket_archive(
 
     def capture_objects(file: BinaryIO, folder: Path) -> CapturedArchive:
         write_source(folder, settings, name.to_file_name())
-        return capture_bucket(settings, capture, point_id, file, folder=folder, previous=previous, resumable=resumable, is_wanted=is_wanted)
+        return capture_bucket(
+            settings,
+            capture,
+            point_id,
+            file,
+            folder=folder,
+            previous=previous,
+            resumable=resumable,
+            is_wanted=is_wanted,
+        )
 
     try:
         captured = _take(catalog, name, capture_objects)
@@ -82,11 +98,22 @@ def _take(catalog: Catalog, name: ArtifactName, capture: Callable[[BinaryIO, Pat
 
 
 def _check_source(catalog: Catalog, name: ArtifactName, capture: CaptureSettings) -> None:
-    """Raise ConfigurationError where the newest point is of another database or bucket: two applications in one directory prune each other."""
-    newest = next((point.manifest for point in reversed(catalog.list_points()) if point.manifest is not None and not point.is_foreign), None)
+    """Raise ConfigurationError where the newest point is of another database or bucket: two applications in
+    one directory prune each other.
+    """
+    newest = next(
+        (
+            point.manifest
+            for point in reversed(catalog.list_points())
+            if point.manifest is not None and not point.is_foreign
+        ),
+        None,
+    )
     known = newest.artifact(name.kind) if newest is not None else None
     if known is not None and known.source_name != name.source_name and not capture.is_new_source_allowed:
         raise ConfigurationError(
-            f"the points in {catalog.directory} are of the {name.kind.value} {known.source_name}, not of {name.source_name}",
-            hint="Give each application a BACKUP_DIR of its own. If the name was changed, set BACKUP_ALLOW_NEW_SOURCE=true for one backup.",
+            f"the points in {catalog.directory} are of the {name.kind.value} {known.source_name}, not of "
+            f"{name.source_name}",
+            hint="Give each application a BACKUP_DIR of its own. If the name was changed, set "
+            "BACKUP_ALLOW_NEW_SOURCE=true for one backup.",
         )

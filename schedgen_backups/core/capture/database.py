@@ -1,7 +1,9 @@
-"""Captures a database into a dump file: pg_dump from an exported snapshot, cut at tables, compressed, digested and indexed on the way.
+"""Captures a database into a dump file: pg_dump from an exported snapshot, cut at tables, compressed,
+digested and indexed on the way.
 
-Add what belongs to taking a dump. How the file is laid out and read back is `dump_file`'s business, what is asked in the snapshot
-`snapshot`'s. Memory stays bounded by a few blocks, whatever the size of a table or a row.
+Add what belongs to taking a dump. How the file is laid out and read back is `dump_file`'s business, what is
+asked in the snapshot `snapshot`'s. Memory stays bounded by a few blocks, whatever the size of a table or a
+row.
 """
 
 from __future__ import annotations
@@ -26,7 +28,12 @@ from schedgen_backups.core.formats.sql_statements import LINE_BREAK, split_roles
 from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId, ReferenceState
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
 from schedgen_backups.core.postgres.connection import SessionFacts, make_client_environment
-from schedgen_backups.core.postgres.pg_dump import TRANSACTION_TIMEOUT_MAJOR, leave_out_rows, make_pattern, stream_dump
+from schedgen_backups.core.postgres.pg_dump import (
+    TRANSACTION_TIMEOUT_MAJOR,
+    leave_out_rows,
+    make_pattern,
+    stream_dump,
+)
 from schedgen_backups.core.postgres.snapshot import Snapshot, TableName, open_snapshot
 from schedgen_backups.core.settings import CaptureSettings, DatabaseSettings
 from schedgen_backups.core.system.process import Program, ProgramError, run_program
@@ -42,10 +49,13 @@ def capture_database(
     *,
     folder: Path,
 ) -> CapturedDump:
-    """The file holds a whole dump with record, index and footer; `folder` has room for tables that wait for their place in it.
+    """The file holds a whole dump with record, index and footer.
 
-    DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty database) and
-    ConfigurationError (reference query, tables that cannot be left out) are permanent. After an error the file's content is worthless.
+    `folder` has room for tables that wait for their place in it.
+
+    DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty
+    database) and ConfigurationError (reference query, tables that cannot be left out) are permanent. After an
+    error the file's content is worthless.
     """
     with open_snapshot(settings, stall_timeout_seconds=capture.transfer.stall_timeout_seconds) as snapshot:
         facts = snapshot.read_facts()
@@ -60,7 +70,14 @@ def capture_database(
         _check_plain_names(excluded, facts.session.encoding)
         reference_note = snapshot.find_reference_problem(capture.references)
         with DumpFileWriter(file, threads=capture.transfer.compression_threads) as writer:
-            source = _Source(settings, capture, client, snapshot, facts.session, RateLimit(capture.transfer.max_mb_per_second))
+            source = _Source(
+                settings,
+                capture,
+                client,
+                snapshot,
+                facts.session,
+                RateLimit(capture.transfer.max_mb_per_second),
+            )
             expected_rows = _dump_and_count(source, tables, excluded, writer, folder)
             if not sum(expected_rows.values()) and not capture.is_empty_allowed:
                 raise _empty_error(settings, excluded)
@@ -91,8 +108,14 @@ def capture_database(
                 comparable_sha256=contents.comparable_sha256,
                 content_length=writer.content_length,
                 excluded_patterns=capture.exclusions.tables,
-                excluded_tables=tuple(ExcludedTable(schema_name=table.schema_name, name=table.name) for table in tables if table in excluded),
-                left_out_settings=("transaction_timeout",) if facts.server_major < TRANSACTION_TIMEOUT_MAJOR <= client.major else (),
+                excluded_tables=tuple(
+                    ExcludedTable(schema_name=table.schema_name, name=table.name)
+                    for table in tables
+                    if table in excluded
+                ),
+                left_out_settings=("transaction_timeout",)
+                if facts.server_major < TRANSACTION_TIMEOUT_MAJOR <= client.major
+                else (),
                 reference_state=ReferenceState.NOT_CONFIGURED if reference_note else ReferenceState.READ,
                 reference_query=capture.references.query,
                 reference_count=writer.reference_count,
@@ -116,7 +139,9 @@ class _Source:
     session: SessionFacts
     rate_limit: RateLimit
 
-    def stream(self, options: Sequence[str], on_start: Callable[[Program], object] = lambda _program: None) -> Generator[bytes, None, None]:
+    def stream(
+        self, options: Sequence[str], on_start: Callable[[Program], object] = lambda _program: None
+    ) -> Generator[bytes, None, None]:
         """Yields what a pg_dump with these options writes of the snapshot; may run in any thread."""
         return stream_dump(
             self.settings,
@@ -129,25 +154,46 @@ class _Source:
             on_progress=self.rate_limit.wait_for,
         )
 
-    def stream_tables(self, tables: Sequence[TableName], on_start: Callable[[Program], object]) -> Generator[bytes, None, None]:
+    def stream_tables(
+        self, tables: Sequence[TableName], on_start: Callable[[Program], object]
+    ) -> Generator[bytes, None, None]:
         """Yields what pg_dump writes of these tables' rows alone."""
         return self.stream(
-            ("--data-only", "--strict-names", *(f"--table={make_pattern(table.schema_name, table.name)}" for table in tables)), on_start
+            (
+                "--data-only",
+                "--strict-names",
+                *(f"--table={make_pattern(table.schema_name, table.name)}" for table in tables),
+            ),
+            on_start,
         )
 
 
 def _dump_and_count(
-    source: _Source, all_tables: tuple[TableName, ...], excluded: frozenset[TableName], writer: DumpFileWriter, folder: Path
+    source: _Source,
+    all_tables: tuple[TableName, ...],
+    excluded: frozenset[TableName],
+    writer: DumpFileWriter,
+    folder: Path,
 ) -> dict[TableName, int]:
-    """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory once."""
+    """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory
+    once.
+    """
     capture, snapshot = source.capture, source.snapshot
     tables = tuple(table for table in all_tables if table not in excluded)
-    sizes = {table: size_bytes for table, size_bytes in snapshot.read_table_sizes().items() if table not in excluded}
-    groups = choose_separate_tables(sizes, capture.transfer.dump_jobs if _has_plain_names(tables, source.session.encoding) else 1)
+    sizes = {
+        table: size_bytes
+        for table, size_bytes in snapshot.read_table_sizes().items()
+        if table not in excluded
+    }
+    groups = choose_separate_tables(
+        sizes, capture.transfer.dump_jobs if _has_plain_names(tables, source.session.encoding) else 1
+    )
     separate = [table for group in groups for table in group]
     with (
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool,
-        ParallelDumps(groups, source.stream_tables, folder, threads=capture.transfer.compression_threads) as parallel_dumps,
+        ParallelDumps(
+            groups, source.stream_tables, folder, threads=capture.transfer.compression_threads
+        ) as parallel_dumps,
     ):
         counting = pool.submit(snapshot.count_rows, tables)
         is_dumped = Event()
@@ -177,14 +223,17 @@ def _dump_and_count(
 
 
 def _has_plain_names(tables: Iterable[TableName], encoding: str) -> bool:
-    """Return whether pg_dump can be told these names: it reads its words, and sorts tables, in the database's encoding."""
+    """Return whether pg_dump can be told these names: it reads its words, and sorts tables, in the database's
+    encoding.
+    """
     return encoding == "UTF8" or all(f"{table.schema_name}{table.name}".isascii() for table in tables)
 
 
 def _check_plain_names(excluded: frozenset[TableName], encoding: str) -> None:
     if not _has_plain_names(excluded, encoding):
         raise ConfigurationError(
-            f"BACKUP_EXCLUDE_TABLE_DATA means a table whose name is not ASCII in a database of encoding {encoding}, which pg_dump cannot be told",
+            "BACKUP_EXCLUDE_TABLE_DATA means a table whose name is not ASCII in a database of encoding "
+            f"{encoding}, which pg_dump cannot be told",
             hint="Leave that table in the backup.",
         )
 
@@ -193,7 +242,13 @@ def _read_roles(client: ClientPrograms, settings: DatabaseSettings, session: Ses
     """The SQL that makes the cluster's roles, without passwords, and why there is none where there is none."""
     try:
         code, output, stderr = run_program(
-            [client.pg_dumpall, "--roles-only", "--no-role-passwords", "--no-password", f"--database={settings.database}"],
+            [
+                client.pg_dumpall,
+                "--roles-only",
+                "--no-role-passwords",
+                "--no-password",
+                f"--database={settings.database}",
+            ],
             # Its text is read as UTF-8, whatever the encoding of the database that it connects to.
             environment={**make_client_environment(settings, session), "PGCLIENTENCODING": "UTF8"},
             timeout_seconds=_ROLES_TIMEOUT_SECONDS,
@@ -208,13 +263,16 @@ def _read_roles(client: ClientPrograms, settings: DatabaseSettings, session: Ses
         return "", f"what pg_dumpall wrote cannot be read: {error.message}"
     kept = [statement for statement in statements if LINE_BREAK.search(statement) is None]
     left_out = len(statements) - len(kept)
-    return "\n".join(kept), f"{left_out} statements with a line break in a name or value are not kept" if left_out else ""
+    return "\n".join(
+        kept
+    ), f"{left_out} statements with a line break in a name or value are not kept" if left_out else ""
 
 
 def _empty_error(settings: DatabaseSettings, excluded: frozenset[TableName] = frozenset()) -> DatabaseError:
     if excluded:
         return DatabaseError(
-            f"no table of the database {settings.database} has a row but those that BACKUP_EXCLUDE_TABLE_DATA leaves out",
+            f"no table of the database {settings.database} has a row but those that "
+            "BACKUP_EXCLUDE_TABLE_DATA leaves out",
             hint="Leave out less. If it is meant to be so, set BACKUP_ALLOW_EMPTY=true.",
         )
     return DatabaseError(

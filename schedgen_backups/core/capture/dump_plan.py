@@ -1,6 +1,8 @@
-"""Decides which tables are dumped beside the rest of a database, by pg_dumps of their own, and where in the text their rows belong.
+"""Decides which tables are dumped beside the rest of a database, by pg_dumps of their own, and where in the
+text their rows belong.
 
-No server is asked here: sizes and segments come in, names and segments go out. The pg_dumps themselves are run by `parallel_dump`.
+No server is asked here: sizes and segments come in, names and segments go out. The pg_dumps themselves are
+run by `parallel_dump`.
 """
 
 from __future__ import annotations
@@ -12,18 +14,28 @@ from schedgen_backups.core.formats.dump_text import SECTION_END, Segment, TableE
 from schedgen_backups.core.postgres.snapshot import TableName
 
 LARGE_TABLE_BYTES = 64 << 20
-"""Below this a table's rows take hardly longer than another pg_dump needs to read the catalogue (2026-11-25: 0.1 s, at 250 MB/s)."""
+"""Below this a table's rows take hardly longer than another pg_dump needs to read the catalogue (2026-11-25:
+0.1 s, at 250 MB/s)."""
 
 
-def choose_separate_tables(size_bytes: Mapping[TableName, int], jobs: int) -> tuple[tuple[TableName, ...], ...]:
-    """The tables that are dumped beside the rest, in at most `jobs - 1` groups with a pg_dump each; none where nothing is gained.
+def choose_separate_tables(
+    size_bytes: Mapping[TableName, int], jobs: int
+) -> tuple[tuple[TableName, ...], ...]:
+    """The tables that are dumped beside the rest, in at most `jobs - 1` groups with a pg_dump each; none
+    where nothing is gained.
 
-    They are the last of the large ones: the first stay with the rest, so that whoever writes the file is never kept waiting for a table while others
-    could be written.
+    They are the last of the large ones: the first stay with the rest, so that whoever writes the file is
+    never kept waiting for a table while others could be written.
     """
-    # Names are compared as pg_dump orders them, byte by byte; of other alphabets the server's encoding would have to be known.
+    # Names are compared as pg_dump orders them, byte by byte; of other alphabets the server's encoding would
+    # have to be known.
     large = sorted(
-        (table for table, size in size_bytes.items() if size >= LARGE_TABLE_BYTES and f"{table.schema_name}{table.name}".isascii()), key=_order_of
+        (
+            table
+            for table, size in size_bytes.items()
+            if size >= LARGE_TABLE_BYTES and f"{table.schema_name}{table.name}".isascii()
+        ),
+        key=_order_of,
     )
     if jobs == 1 or len(large) <= 1:
         return ()
@@ -47,9 +59,11 @@ def choose_separate_tables(size_bytes: Mapping[TableName, int], jobs: int) -> tu
 def place_separate_tables(
     segments: Iterable[Segment], tables: Sequence[TableName], separate_tables: Sequence[TableName]
 ) -> Iterator[Segment | TableName]:
-    """Yields the segments of the rest, and the name of each side table where pg_dump would have written its rows.
+    """Yields the segments of the rest, and the name of each side table where pg_dump would have written its
+    rows.
 
-    `tables` are all tables of the dump. DumpError (retryable) when a place does not come: then pg_dump wrote something else than is known of it.
+    `tables` are all tables of the dump. DumpError (retryable) when a place does not come: then pg_dump wrote
+    something else than is known of it.
     """
     waiting = _find_predecessors(tables, separate_tables)
     current = ("", "")
@@ -81,7 +95,9 @@ def place_separate_tables(
         )
 
 
-def _find_predecessors(tables: Sequence[TableName], separate_tables: Sequence[TableName]) -> dict[tuple[str, str], list[TableName]]:
+def _find_predecessors(
+    tables: Sequence[TableName], separate_tables: Sequence[TableName]
+) -> dict[tuple[str, str], list[TableName]]:
     """Table of the rest → the side tables that follow it in the dump."""
     separate = set(separate_tables)
     followers: dict[tuple[str, str], list[TableName]] = {}

@@ -1,7 +1,8 @@
-"""Reads one listed object so that it can be archived: tries again what may pass, takes a replaced object as it is now, compares with the ETag.
+"""Reads one listed object so that it can be archived: tries again what may pass, takes a replaced object as
+it is now, compares with the ETag.
 
-Add here what can happen to one object while it is read. The order of objects and what their failures mean together is `archive`'s business, how S3 is
-asked `bucket`'s.
+Add here what can happen to one object while it is read. The order of objects and what their failures mean
+together is `archive`'s business, how S3 is asked `bucket`'s.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ PARALLEL_RANGES = 4
 _ATTEMPTS = 4
 _STALLS = 2
 _TAG_FAILURES_IN_A_ROW = 20
-"""After so many objects in a row whose tags the server failed to give, it is not asked for tags any more: each may have cost the whole limit."""
+"""After so many objects in a row whose tags the server failed to give, it is not asked for tags any more:
+each may have cost the whole limit."""
 _FIRST_PAUSE_SECONDS = 0.5
 _OTHER_BYTES_HINT = "Look for a proxy or a failing disk on the S3 server's side."
 _Result = TypeVar("_Result")
@@ -66,7 +68,9 @@ class ObjectReader:
         self._tag_failures = 0
         """In a row, on all threads: some more or fewer do not matter."""
 
-    def read_packed(self, listed: ListedObject, name: str) -> PackedObject | LargeObject | GoneObject | FailedObject:
+    def read_packed(
+        self, listed: ListedObject, name: str
+    ) -> PackedObject | LargeObject | GoneObject | FailedObject:
         """The object as members, when it is small enough."""
         if listed.size_bytes > IN_MEMORY_BYTES:
             return LargeObject()
@@ -80,11 +84,15 @@ class ObjectReader:
             running = expected.start()
             running.update(data)
             expected.check(len(data), running.digest())
-            return pack_object(self._make_entry(whole.head, expected, name, sha256=hashlib.sha256(data).hexdigest()), data)
+            return pack_object(
+                self._make_entry(whole.head, expected, name, sha256=hashlib.sha256(data).hexdigest()), data
+            )
 
         return self._try(listed, read)
 
-    def stream_to(self, writer: ArchiveFileWriter, listed: ListedObject, name: str) -> ObjectEntry | GoneObject | FailedObject:
+    def stream_to(
+        self, writer: ArchiveFileWriter, listed: ListedObject, name: str
+    ) -> ObjectEntry | GoneObject | FailedObject:
         """The object is in the archive, block by block; nothing of it is when it is gone or failed."""
 
         def append(etag: str | None) -> ObjectEntry:
@@ -97,8 +105,12 @@ class ObjectReader:
 
         return self._try(listed, append)
 
-    def _try(self, listed: ListedObject, read: Callable[[str | None], _Result]) -> _Result | GoneObject | FailedObject:
-        """What `read` returns, tried again after failures that may pass; a replaced object is taken as it is now."""
+    def _try(
+        self, listed: ListedObject, read: Callable[[str | None], _Result]
+    ) -> _Result | GoneObject | FailedObject:
+        """What `read` returns, tried again after failures that may pass; a replaced object is taken as it is
+        now.
+        """
         etag = listed.etag or None
         error: BucketError = ObjectError(f"object {listed.key!r} was not read: the capture was stopped")
         for attempt in range(_ATTEMPTS):
@@ -159,14 +171,18 @@ class ObjectReader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _read_resuming(self, head: ObjectHead, start: int, end: int) -> Iterator[bytes]:
-        """Yields this part of the body, going on where it broke off; ends early when the server gives no more."""
+        """Yields this part of the body, going on where it broke off; ends early when the server gives no
+        more.
+        """
         offset = start
         failures = stalls = 0
         length = 0 if end == head.size_bytes else end - start
         while offset < end:
             before = offset
             try:
-                with self._client.open_object(head.key, etag=head.etag or None, offset=offset, length=length and end - offset) as opened:
+                with self._client.open_object(
+                    head.key, etag=head.etag or None, offset=offset, length=length and end - offset
+                ) as opened:
                     for block in opened.read_blocks():
                         offset += len(block)
                         yield block
@@ -235,7 +251,9 @@ class ObjectReader:
 
 @dataclass(frozen=True)
 class _Expected:
-    """What is known of an object's body before it is read, from the listing and from what the server says of it."""
+    """What is known of an object's body before it is read, from the listing and from what the server says of
+    it.
+    """
 
     key: str
     size_bytes: int
@@ -253,7 +271,9 @@ class _Expected:
             raise ObjectError(f"object {self.key!r} came with {size_bytes} of {self.size_bytes} bytes")
         if isinstance(self.checksum, ObjectChecksum) and self.checksum.digest != digest:
             what = "ETag" if self.checksum.algorithm == "md5" else f"checksum ({self.checksum.algorithm})"
-            raise ObjectError(f"object {self.key!r} came with other bytes than its {what} says", hint=_OTHER_BYTES_HINT)
+            raise ObjectError(
+                f"object {self.key!r} came with other bytes than its {what} says", hint=_OTHER_BYTES_HINT
+            )
 
 
 class _NoDigest:
@@ -265,16 +285,27 @@ class _NoDigest:
 
 
 def _expect(listed: ListedObject, head: ObjectHead, asked_etag: str | None) -> _Expected:
-    """Return what the body must be; ObjectError when the answer contradicts the listing and is not a newer object either."""
+    """Return what the body must be.
+
+    ObjectError when the answer contradicts the listing and is not a newer object either.
+    """
     if listed.etag and not asked_etag and not head.etag:
         # An error page that a proxy sends with status 200 looks like this.
-        raise ObjectError(f"object {listed.key!r} was replaced and came without an ETag", hint=_OTHER_BYTES_HINT)
+        raise ObjectError(
+            f"object {listed.key!r} was replaced and came without an ETag", hint=_OTHER_BYTES_HINT
+        )
     # An answer without an ETag is held to the listing's.
     etag = head.etag or listed.etag
     checksum = read_etag(etag, is_user_encrypted=head.is_user_encrypted)
     # Without an ETag in the listing, only an MD5 tells a newer object from a wrong answer.
-    is_changed = not asked_etag if listed.etag else isinstance(checksum, ObjectChecksum) and head.size_bytes != listed.size_bytes
+    is_changed = (
+        not asked_etag
+        if listed.etag
+        else isinstance(checksum, ObjectChecksum) and head.size_bytes != listed.size_bytes
+    )
     if not is_changed and head.size_bytes != listed.size_bytes:
-        message = f"object {listed.key!r} was listed with {listed.size_bytes} bytes and came with {head.size_bytes}"
+        message = (
+            f"object {listed.key!r} was listed with {listed.size_bytes} bytes and came with {head.size_bytes}"
+        )
         raise ObjectError(message, hint=_OTHER_BYTES_HINT)
     return _Expected(listed.key, head.size_bytes, etag, checksum, is_changed)

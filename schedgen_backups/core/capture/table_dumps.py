@@ -1,7 +1,9 @@
-"""Dumps large tables beside the rest of a database: by pg_dumps of their own, from the same snapshot, into files that have no name.
+"""Dumps large tables beside the rest of a database: by pg_dumps of their own, from the same snapshot, into
+files that have no name.
 
-Add what running several pg_dumps needs. Which tables they are and where their rows belong is `dump_plan`'s business, what becomes of them that of
-`dump_file`. A file without a name is gone when its process is, however that ends.
+Add what running several pg_dumps needs. Which tables they are and where their rows belong is `dump_plan`'s
+business, what becomes of them that of `dump_file`. A file without a name is gone when its process is, however
+that ends.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from typing import BinaryIO, cast
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import DumpError
 from schedgen_backups.core.formats.dump_file import SeparateTable
-from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableFacts, TableStart, Text, split_dump
+from schedgen_backups.core.formats.dump_text import (
+    DumpDigest,
+    Segment,
+    TableFacts,
+    TableStart,
+    Text,
+    split_dump,
+)
 from schedgen_backups.core.formats.gzip_writer import BlockWriter, MemberWriter
 from schedgen_backups.core.postgres.snapshot import TableName
 from schedgen_backups.core.system.process import Program
@@ -30,19 +39,28 @@ StreamTables = Callable[[Sequence[TableName], Callable[[Program], object]], Gene
 
 
 class ParallelDumps:
-    """A pg_dump for each group of tables, all begun at once, so that each has locked its tables; ended at the latest when the block is left."""
+    """A pg_dump for each group of tables, all begun at once, so that each has locked its tables; ended at the
+    latest when the block is left.
+    """
 
-    def __init__(self, groups: Sequence[Sequence[TableName]], stream: StreamTables, folder: Path, *, threads: int) -> None:
+    def __init__(
+        self, groups: Sequence[Sequence[TableName]], stream: StreamTables, folder: Path, *, threads: int
+    ) -> None:
         self._stream, self._folder, self._threads = stream, folder, threads
         self._lock = threading.Lock()
         self._programs: list[Program] = []
         self._is_ending = False
-        self._tables: dict[TableName, Future[SeparateTable]] = {table: Future() for group in groups for table in group}
+        self._tables: dict[TableName, Future[SeparateTable]] = {
+            table: Future() for group in groups for table in group
+        }
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(groups)), thread_name_prefix="table")
         self._running = [self._pool.submit(self._dump, group) for group in groups]
 
     def take(self, table: TableName) -> SeparateTable:
-        """The table's rows, once they are there; their file is the caller's to close. Errors of its pg_dump are raised."""
+        """The table's rows, once they are there; their file is the caller's to close.
+
+        Errors of its pg_dump are raised.
+        """
         return self._tables.pop(table).result()
 
     def check(self) -> None:
@@ -52,7 +70,10 @@ class ParallelDumps:
                 running.result()
 
     def wait(self) -> None:
-        """Every pg_dump has ended well; otherwise that error is raised. What was taken before may be of one that had not ended."""
+        """Every pg_dump has ended well; otherwise that error is raised.
+
+        What was taken before may be of one that had not ended.
+        """
         for running in self._running:
             running.result()
 
@@ -106,7 +127,9 @@ class ParallelDumps:
                 future.set_exception(error)
             raise
 
-    def _write(self, start: TableStart, segments: Iterator[Segment], digest: DumpDigest, comment: bytes) -> SeparateTable:
+    def _write(
+        self, start: TableStart, segments: Iterator[Segment], digest: DumpDigest, comment: bytes
+    ) -> SeparateTable:
         """Reads on to the table's end."""
         with ExitStack() as stack:
             file = stack.enter_context(cast("BinaryIO", TemporaryFile(dir=self._folder)))  # noqa: SIM115 - it is one
@@ -123,7 +146,8 @@ class ParallelDumps:
                     break
             if facts is None:
                 raise DumpError(
-                    f"the rows of {start.schema_name}.{start.name} ended too early", hint="Look at the server's log; run the backup again."
+                    f"the rows of {start.schema_name}.{start.name} ended too early",
+                    hint="Look at the server's log; run the backup again.",
                 )
             blocks.end_block()
             length = members.flush()

@@ -1,4 +1,6 @@
-"""Unchanged objects: found in an earlier archive and copied as compressed bytes instead of being downloaded again."""
+"""Unchanged objects: found in an earlier archive and copied as compressed bytes instead of being downloaded
+again.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class CheckedRun:
 
 
 def split_into_runs(found: Iterable[PreviousObject | None]) -> Iterator[int]:
-    """Yields how many of the objects make up the next run, each with its neighbours in the file, at most `COPY_BYTES` long; each None is alone."""
+    """Yields how many of the objects make up the next run, each with its neighbours in the file, at most
+    `COPY_BYTES` long; each None is alone.
+    """
     count = size_bytes = 0
     last: PreviousObject | None = None
     for previous in found:
@@ -59,19 +63,26 @@ def split_into_runs(found: Iterable[PreviousObject | None]) -> Iterator[int]:
 
 
 def check_run(run: Sequence[PreviousObject]) -> Iterator[CheckedRun | None]:
-    """Yields the objects of a run in order, as many together as are these objects to the byte; None for each that is not. May run in any thread."""
+    """Yields the objects of a run in order, as many together as are these objects to the byte.
+
+    None for each that is not. May run in any thread.
+    """
     start = run[0].entry.offset
     file = run[0].file
     try:
         data = file.read_range(start, run[-1].entry.offset + run[-1].entry.length - start)
-    except VerificationError:  # the bucket has the objects; the checks of that archive tell what is wrong with it
+    except (
+        VerificationError
+    ):  # the bucket has the objects; the checks of that archive tell what is wrong with it
         data = b""
     opened = io.BytesIO(data)
     good: list[ObjectEntry] = []
 
     def gather() -> CheckedRun:
         first, last = good[0], good[-1]
-        return CheckedRun(tuple(good), file, memoryview(data)[first.offset - start : last.offset + last.length - start])
+        return CheckedRun(
+            tuple(good), file, memoryview(data)[first.offset - start : last.offset + last.length - start]
+        )
 
     for previous in run:
         entry = previous.entry
@@ -92,14 +103,17 @@ LOOKUP_COUNT = 100
 """SQLite gives up the interpreter's lock with every query, and gets it back late while other threads work."""
 _DATABASE_NAME = "previous.sqlite"
 _SETTLED = timedelta(seconds=2)
-"""Last-Modified has whole seconds: an object that was read so soon after it was written may have been written once more in the same second."""
+"""Last-Modified has whole seconds: an object that was read so soon after it was written may have been written
+once more in the same second."""
 _CLOCK_ERROR = timedelta(days=1)
 _OVERHEAD_BYTES = 1 << 20
 """More than a header and the frames of its members ever add to an object's bytes."""
 
 
 class PreviousFile(io.FileIO):
-    """An older archive that is open for reading; what the disk refuses is a VerificationError, as other damage is."""
+    """An older archive that is open for reading; what the disk refuses is a VerificationError, as other
+    damage is.
+    """
 
     def read(self, size: int | None = -1, /) -> bytes:
         """As `FileIO.read`."""
@@ -131,14 +145,18 @@ class PreviousObjects:
         self._path = folder / _DATABASE_NAME
         with self._explain_database():
             self._database = sqlite3.connect(self._path, isolation_level=None)
-            # By key, so that a listing in the order of keys reads on where it was; a crash may lose all of it.
+            # By key, so that a listing in the order of keys reads on where it was; a crash may lose all of
+            # it.
             self._database.executescript(
                 "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;"
-                "CREATE TABLE objects (key BLOB PRIMARY KEY, file INTEGER NOT NULL, entry BLOB NOT NULL) WITHOUT ROWID;"
+                "CREATE TABLE objects (key BLOB PRIMARY KEY, file INTEGER NOT NULL, entry BLOB NOT NULL) "
+                "WITHOUT ROWID;"
             )
 
     def add_archive(self, path: Path) -> bool:
-        """What the archive holds can be found, where nothing added before has it; whether its whole index could be read."""
+        """What the archive holds can be found, where nothing added before has it; whether its whole index
+        could be read.
+        """
         if not self._limit:
             return True
         try:
@@ -148,12 +166,17 @@ class PreviousObjects:
             if (record.endpoint, record.bucket) != (self._settings.endpoint, self._settings.bucket):
                 return False
             self._add(archive.read_entry_lines())
-        except (VerificationError, OSError):  # the bucket has the objects; the checks of that archive tell what is wrong with it
+        except (
+            VerificationError,
+            OSError,
+        ):  # the bucket has the objects; the checks of that archive tell what is wrong with it
             return False
         return True
 
     def add_resumable(self, folder: Path) -> None:
-        """What the unfinished archive in this staging folder holds can be found, where nothing added before has it."""
+        """What the unfinished archive in this staging folder holds can be found, where nothing added before
+        has it.
+        """
         path = find_archive(folder, self._settings)
         if path is None or not self._limit:
             return
@@ -164,7 +187,9 @@ class PreviousObjects:
             return
 
     def find(self, listed: Sequence[tuple[ListedObject, str]]) -> list[PreviousObject | None]:
-        """Each listed object, given with its name in the tar, as an older archive has it; None where the listing tells that it is another one now.
+        """Each listed object, given with its name in the tar, as an older archive has it.
+
+        None where the listing tells that it is another one now.
 
         At most `LOOKUP_COUNT` at a time.
         """
@@ -192,26 +217,47 @@ class PreviousObjects:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _compare(self, listed: ListedObject, member_name: str, row: tuple[PreviousFile, bytes] | None) -> PreviousObject | None:
+    def _compare(
+        self, listed: ListedObject, member_name: str, row: tuple[PreviousFile, bytes] | None
+    ) -> PreviousObject | None:
         if row is None or listed.modified_at is None or not listed.etag:
             return None
         try:
             entry = ObjectEntry.model_validate_json(row[1])
-        except ValidationError:  # the bucket has the object; the checks of that archive tell what is wrong with it
+        except (
+            ValidationError
+        ):  # the bucket has the object; the checks of that archive tell what is wrong with it
             return None
         there = (entry.key, entry.size_bytes, entry.etag, entry.member_name, entry.modified_at)
-        expected = (listed.key, listed.size_bytes, listed.etag, member_name, listed.modified_at.replace(microsecond=0))
+        expected = (
+            listed.key,
+            listed.size_bytes,
+            listed.etag,
+            member_name,
+            listed.modified_at.replace(microsecond=0),
+        )
         # Taken over from an archive of format 1, one without a checksum would count as proven.
-        if there != expected or (listed.version_id and listed.version_id != entry.version_id) or entry.is_etag_verified is False:
+        if (
+            there != expected
+            or (listed.version_id and listed.version_id != entry.version_id)
+            or entry.is_etag_verified is False
+        ):
             return None
-        if entry.read_at is None or entry.read_at - entry.modified_at < _SETTLED or not self._is_fresh(entry.key, self._now - entry.read_at):
+        if (
+            entry.read_at is None
+            or entry.read_at - entry.modified_at < _SETTLED
+            or not self._is_fresh(entry.key, self._now - entry.read_at)
+        ):
             return None
         if entry.length > entry.size_bytes + entry.size_bytes // 1000 + _OVERHEAD_BYTES:
             return None
-        return PreviousObject(entry.model_copy(update={"is_changed": False}) if entry.is_changed else entry, row[0])
+        return PreviousObject(
+            entry.model_copy(update={"is_changed": False}) if entry.is_changed else entry, row[0]
+        )
 
     def _is_fresh(self, key: str, age: timedelta) -> bool:
-        # Each key has its own day in the second half of the time, so that one night does not read the whole bucket.
+        # Each key has its own day in the second half of the time, so that one night does not read the whole
+        # bucket.
         share = digest_name(key)[0] / 512
         return -_CLOCK_ERROR < age < self._limit * (0.5 + share)
 
@@ -235,7 +281,10 @@ class PreviousObjects:
         try:
             yield
         except sqlite3.Error as error:
-            raise StorageError(f"{self._path} cannot be written: {error}", hint="Is the disk of BACKUP_DIR full? Nothing was published.") from error
+            raise StorageError(
+                f"{self._path} cannot be written: {error}",
+                hint="Is the disk of BACKUP_DIR full? Nothing was published.",
+            ) from error
 
 
 @contextmanager
@@ -243,7 +292,9 @@ def _explain_disk() -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        raise VerificationError(f"the file cannot be read: {error.strerror}", hint="Look at the disk.") from error
+        raise VerificationError(
+            f"the file cannot be read: {error.strerror}", hint="Look at the disk."
+        ) from error
 
 
 def _read_key(line: bytes) -> str:

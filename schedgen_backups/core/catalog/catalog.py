@@ -1,7 +1,9 @@
-"""The backup directory: what lies in it, how a file gets into it whole or not at all, and what state each recovery point is in.
+"""The backup directory: what lies in it, how a file gets into it whole or not at all, and what state each
+recovery point is in.
 
-Every write is staged, synced and renamed; a manifest is written last and never again. Add here what is about files and names, not about what
-is in them. Callers that write hold the `lock`. Deleting points is the business of retention, not of this module.
+Every write is staged, synced and renamed; a manifest is written last and never again. Add here what is about
+files and names, not about what is in them. Callers that write hold the `lock`. Deleting points is the
+business of retention, not of this module.
 """
 
 from __future__ import annotations
@@ -25,7 +27,14 @@ from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResult, Verification
 from schedgen_backups.core.catalog.resume import find_resumable
-from schedgen_backups.core.errors import BackupError, ConfigurationError, PointNotFoundError, StorageError, UnreadableFileError, VerificationError
+from schedgen_backups.core.errors import (
+    BackupError,
+    ConfigurationError,
+    PointNotFoundError,
+    StorageError,
+    UnreadableFileError,
+    VerificationError,
+)
 from schedgen_backups.core.formats.gzip_members import read_footer
 from schedgen_backups.core.model import (
     FORMAT_VERSION,
@@ -40,14 +49,22 @@ from schedgen_backups.core.model import (
     RecoveryPointId,
     Site,
 )
-from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, open_regular, read_small_file, sync_path, write_atomically
+from schedgen_backups.core.system.files import (
+    TEMPORARY_SUFFIX,
+    create_private,
+    open_regular,
+    read_small_file,
+    sync_path,
+    write_atomically,
+)
 from schedgen_backups.core.system.lock import DirectoryLock, FileLock
 
 STAGING_NAME = ".staging"
 SITE_NAME = "site.json"
 BASELINE_NAME = "missing_objects.json"
 CLOCK_TOLERANCE = timedelta(minutes=5)
-"""A point from further ahead than this means that a clock is or was wrong: this machine's, or that of the host that took it."""
+"""A point from further ahead than this means that a clock is or was wrong: this machine's, or that of the
+host that took it."""
 _NO_FILE_ERRORS = frozenset({errno.EINVAL, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENOTDIR})
 """Of what is no file, or none of ours: no later look finds another (`open_regular`, `read_small_file`)."""
 _MANIFEST_GLOB = "manifest_*.json"
@@ -71,7 +88,8 @@ class PointState(str, Enum):
     AHEAD = "ahead of the clock"
     """Taken later than it is now by this machine's clock: that clock, or the one it was taken by, is wrong."""
     DAMAGED = "damaged"
-    """A file of it is missing, has another size, or cannot be read. It counts for nothing, hides nothing else and is never removed."""
+    """A file of it is missing, has another size, or cannot be read. It counts for nothing, hides nothing else
+    and is never removed."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +114,8 @@ class PointListing:
     problems: tuple[str, ...] = ()
     """What is wrong with its files at this moment, as far as names, sizes and the small files tell."""
     unread_files: tuple[str, ...] = ()
-    """Names of committed files that nobody read since they were last modified: a copy, a move to another host, or other bytes.
+    """Names of committed files that nobody read since they were last modified: a copy, a move to another
+    host, or other bytes.
 
     The point keeps its state until they were read again."""
     is_foreign: bool = False
@@ -121,7 +140,11 @@ class PointListing:
         if self.manifest is None:
             return PointState.PARTIAL
         committed = {artifact.kind: artifact.sha256 for artifact in self.manifest.artifacts}
-        is_bound = all(committed.get(kind) == sha256 for result in self.verification.results for kind, sha256 in result.artifacts.items())
+        is_bound = all(
+            committed.get(kind) == sha256
+            for result in self.verification.results
+            for kind, sha256 in result.artifacts.items()
+        )
         return PointState.VERIFIED if is_bound and self.verification.is_verified else PointState.UNVERIFIED
 
     def artifact(self, kind: ArtifactKind) -> FoundArtifact | None:
@@ -134,7 +157,8 @@ class PointListing:
         if artifact is None:
             raise VerificationError(
                 f"recovery point {self.point_id} has no {kind.value} file",
-                hint="It is a partial point, or the file was removed. `schedgen-backups list` shows the others.",
+                hint="It is a partial point, or the file was removed. `schedgen-backups list` shows the "
+                "others.",
             )
         return artifact.path
 
@@ -148,7 +172,10 @@ class Catalog:
         self._records_lock = FileLock(directory / _RECORDS_LOCK_NAME)
 
     def prepare(self) -> None:
-        """The directory exists, for its owner only, and can be written; ConfigurationError (permanent) otherwise."""
+        """The directory exists, for its owner only, and can be written.
+
+        ConfigurationError (permanent) otherwise.
+        """
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe = self.directory / f".probe-{secrets.token_hex(8)}"
@@ -157,11 +184,15 @@ class Catalog:
         except OSError as error:
             raise ConfigurationError(
                 f"BACKUP_DIR {self.directory} cannot be written: {error.strerror}",
-                hint="Make the folder and give it to the user that runs the backup, or point BACKUP_DIR elsewhere.",
+                hint="Make the folder and give it to the user that runs the backup, or point BACKUP_DIR "
+                "elsewhere.",
             ) from error
 
     def sweep_staging(self) -> tuple[str, ...]:
-        """What dead runs left in the staging folder is gone, but `unfinished` archives; returns the names. Only with the lock held."""
+        """What dead runs left in the staging folder is gone, but `unfinished` archives; returns the names.
+
+        Only with the lock held.
+        """
         staging = self.directory / STAGING_NAME
         left = sorted(set(staging.glob("*")) - set(find_resumable(staging)))
         for path in left:
@@ -190,7 +221,10 @@ class Catalog:
 
     @contextmanager
     def stage(self, name: str) -> Generator[Path, None, None]:
-        """An empty folder on the same file system is there within the block, and gone after it. A full disk leaves it as StorageError."""
+        """An empty folder on the same file system is there within the block, and gone after it.
+
+        A full disk leaves it as StorageError.
+        """
         folder = self.directory / STAGING_NAME / name
         with translate_storage_errors(self.directory):
             # Not `parents=True`: that makes the folders above as the umask likes.
@@ -206,21 +240,29 @@ class Catalog:
         target = self.directory / staged.name
         with translate_storage_errors(self.directory):
             if target.exists():
-                raise StorageError(f"{target} exists already and is never overwritten", hint="Is another run using the same second?")
+                raise StorageError(
+                    f"{target} exists already and is never overwritten",
+                    hint="Is another run using the same second?",
+                )
             sync_path(staged)
             staged.rename(target)
             sync_path(self.directory)
         return target
 
     def read_site(self) -> Site | None:
-        """Return whose directory this is; None before its first point. VerificationError when site.json cannot be read."""
+        """Return whose directory this is.
+
+        None before its first point. VerificationError when site.json cannot be read.
+        """
         return self.read_description(SITE_NAME, Site)
 
     def settle_site(self) -> Site:
-        """Return whose directory this is; make its id when it has none, or take the one that all its points carry.
+        """Return whose directory this is; make its id when it has none, or take the one that all its points
+        carry.
 
-        A damaged file is moved aside. Where the points carry several ids, all of them are then another site's until they are adopted. A file that
-        cannot be read now stays: the id is that of all the points, and where they carry several, UnreadableFileError (retryable) is raised.
+        A damaged file is moved aside. Where the points carry several ids, all of them are then another site's
+        until they are adopted. A file that cannot be read now stays: the id is that of all the points, and
+        where they carry several, UnreadableFileError (retryable) is raised.
         """
         with self._records_lock.waited_for():
             ids = {manifest.site_id for manifest in self._read_manifests() if manifest.site_id}
@@ -235,7 +277,9 @@ class Catalog:
                 site = None
             if site is None:
                 site_id = ids.pop() if len(ids) == 1 else secrets.token_hex(16)
-                older = tuple(manifest.point_id for manifest in self._read_manifests() if not manifest.site_id)
+                older = tuple(
+                    manifest.point_id for manifest in self._read_manifests() if not manifest.site_id
+                )
                 site = Site(site_id=site_id, made_at=datetime.now(timezone.utc), older_points=older)
                 self.write_description(SITE_NAME, site)
         return site
@@ -253,9 +297,11 @@ class Catalog:
             self.write_description(SITE_NAME, site.model_copy(update={"adopted": (*kept, adoption)}))
 
     def settle_baseline(self, missing: Sequence[str]) -> frozenset[str]:
-        """Return the keys whose absence is no news; the first call makes `missing` the baseline, each later one takes out of it what is there again.
+        """Return the keys whose absence is no news; the first call makes `missing` the baseline, each later
+        one takes out of it what is there again.
 
-        `missing` is all that the live system lacks. While the file cannot be read nothing is known, and all is news.
+        `missing` is all that the live system lacks. While the file cannot be read nothing is known, and all
+        is news.
         """
         with self._records_lock.waited_for():
             try:
@@ -271,7 +317,10 @@ class Catalog:
         return still_missing.keys
 
     def accept_missing(self, accepted: Sequence[AcceptedObject]) -> None:
-        """Let the absence of these objects be no news from now on, until they are there again. A damaged file of those before is moved aside."""
+        """Let the absence of these objects be no news from now on, until they are there again.
+
+        A damaged file of those before is moved aside.
+        """
         with self._records_lock.waited_for():
             try:
                 baseline = self.read_description(BASELINE_NAME, MissingBaseline) or MissingBaseline()
@@ -282,7 +331,9 @@ class Catalog:
                 baseline = MissingBaseline()
             keys = {each.key for each in accepted}
             kept = tuple(each for each in baseline.accepted if each.key not in keys)
-            self.write_description(BASELINE_NAME, baseline.model_copy(update={"accepted": (*kept, *accepted)}))
+            self.write_description(
+                BASELINE_NAME, baseline.model_copy(update={"accepted": (*kept, *accepted)})
+            )
 
     def write_manifest(self, manifest: Manifest) -> Path:
         """The point's manifest is on disk; StorageError when it has one already."""
@@ -300,12 +351,16 @@ class Catalog:
     def write_description(self, name: str, value: FrozenModel) -> Path:
         """A small file of this name holds the value, in place of an older one."""
         with translate_storage_errors(self.directory):
-            # Not in the staging folder: a run that takes the lock sweeps that, and this is written without it, too.
+            # Not in the staging folder: a run that takes the lock sweeps that, and this is written without
+            # it, too.
             write_atomically(self.directory / name, _as_json(value), owner=self._find_owner(name))
         return self.directory / name
 
     def _find_owner(self, name: str) -> tuple[int, int] | None:
-        """Return whose a file must be that root writes: that of the file before, otherwise of the directory. Everybody else owns what he writes."""
+        """Return whose a file must be that root writes: that of the file before, otherwise of the directory.
+
+        Everybody else owns what he writes.
+        """
         if os.geteuid() != 0:
             return None
         try:
@@ -315,17 +370,24 @@ class Catalog:
         return status.st_uid, status.st_gid
 
     def read_description(self, name: str, kind: type[_Model]) -> _Model | None:
-        """The value that a small file of this name holds, or None when there is none; VerificationError when it is damaged."""
+        """The value that a small file of this name holds, or None when there is none.
+
+        VerificationError when it is damaged.
+        """
         return _read_model(self.directory / name, kind)
 
     def remove_file(self, path: Path) -> None:
-        """This one file of the directory is gone, on disk; StorageError when it cannot be removed. Only with the lock held."""
+        """This one file of the directory is gone, on disk.
+
+        StorageError when it cannot be removed. Only with the lock held.
+        """
         with translate_storage_errors(self.directory):
             path.unlink()
             sync_path(self.directory)
 
     def record_results(self, point_id: RecoveryPointId, results: tuple[CheckResult, ...]) -> Verification:
-        """Add these results to the point's verification, in place of older ones of the same checks; return all results.
+        """Add these results to the point's verification, in place of older ones of the same checks; return
+        all results.
 
         A verification that cannot be read is replaced: what it said is lost, and only `results` is known.
         """
@@ -338,15 +400,25 @@ class Catalog:
         return verification
 
     def read_verification(self, point_id: RecoveryPointId) -> Verification:
-        """Return the results recorded for the point, none when it was never checked; VerificationError when the file is damaged."""
+        """Return the results recorded for the point, none when it was never checked.
+
+        VerificationError when the file is damaged.
+        """
         found = self.read_description(self.verification_path(point_id).name, Verification)
-        _require_id(point_id, found.point_id if found is not None else point_id.text, self.verification_path(point_id))
+        _require_id(
+            point_id, found.point_id if found is not None else point_id.text, self.verification_path(point_id)
+        )
         return found or Verification(point_id=point_id.text)
 
     def read_manifest(self, point_id: RecoveryPointId) -> Manifest | None:
-        """Return the point's manifest, or None when it was never committed; VerificationError when the file is damaged."""
+        """Return the point's manifest, or None when it was never committed.
+
+        VerificationError when the file is damaged.
+        """
         found = self.read_description(self.manifest_path(point_id).name, Manifest)
-        _require_id(point_id, found.point_id if found is not None else point_id.text, self.manifest_path(point_id))
+        _require_id(
+            point_id, found.point_id if found is not None else point_id.text, self.manifest_path(point_id)
+        )
         return found
 
     def _read_manifests(self) -> Iterator[Manifest]:
@@ -356,36 +428,72 @@ class Catalog:
                     yield manifest
 
     def list_points(self) -> tuple[PointListing, ...]:
-        """Return every recovery point, oldest first, partial and damaged ones included. One bad file never hides another point."""
+        """Return every recovery point, oldest first, partial and damaged ones included.
+
+        One bad file never hides another point.
+        """
         artifacts: dict[RecoveryPointId, list[FoundArtifact]] = {}
         for artifact in self._find_artifacts():
             artifacts.setdefault(artifact.name.point_id, []).append(artifact)
         committed = self._find_committed()
-        own = {point_id for point_id, found in artifacts.items() if point_id in committed or any(map(is_ours, found))}
+        own = {
+            point_id
+            for point_id, found in artifacts.items()
+            if point_id in committed or any(map(is_ours, found))
+        }
         site = None
         with suppress(VerificationError):
             site = self.read_site()
-        points = tuple(self._look_at(point_id, artifacts.get(point_id, []), site) for point_id in sorted(committed | own))
-        if site is None and len({point.manifest.site_id for point in points if point.manifest is not None and point.manifest.site_id}) > 1:
-            # Whose points these are is unknown: none is chosen, counted or removed, and each can be restored by its id.
+        points = tuple(
+            self._look_at(point_id, artifacts.get(point_id, []), site) for point_id in sorted(committed | own)
+        )
+        if (
+            site is None
+            and len(
+                {
+                    point.manifest.site_id
+                    for point in points
+                    if point.manifest is not None and point.manifest.site_id
+                }
+            )
+            > 1
+        ):
+            # Whose points these are is unknown: none is chosen, counted or removed, and each can be restored
+            # by its id.
             points = tuple(replace(point, is_foreign=point.manifest is not None) for point in points)
         return points
 
     def list_unmanaged(self) -> tuple[Path, ...]:
-        """Files with an artifact's name that are not ours, such as those of the shell script of before; they are never touched."""
+        """Files with an artifact's name that are not ours, such as those of the shell script of before; they
+        are never touched.
+        """
         committed = self._find_committed()
-        return tuple(artifact.path for artifact in self._find_artifacts() if artifact.name.point_id not in committed and not is_ours(artifact))
+        return tuple(
+            artifact.path
+            for artifact in self._find_artifacts()
+            if artifact.name.point_id not in committed and not is_ours(artifact)
+        )
 
     def get_point(self, point_id: RecoveryPointId) -> PointListing:
         """The recovery point with this id; PointNotFoundError (permanent) when there is none."""
         for point in self.list_points():
             if point.point_id == point_id:
                 return point
-        raise PointNotFoundError(f"there is no recovery point {point_id} in {self.directory}", hint="`schedgen-backups list` shows those there are.")
+        raise PointNotFoundError(
+            f"there is no recovery point {point_id} in {self.directory}",
+            hint="`schedgen-backups list` shows those there are.",
+        )
 
-    def _look_at(self, point_id: RecoveryPointId, artifacts: list[FoundArtifact], site: Site | None) -> PointListing:
+    def _look_at(
+        self, point_id: RecoveryPointId, artifacts: list[FoundArtifact], site: Site | None
+    ) -> PointListing:
         ordered = tuple(sorted(artifacts, key=lambda artifact: artifact.name.kind.value, reverse=True))
-        manifest, verification, problems, unread = None, Verification(point_id=point_id.text), list[str](), list[str]()
+        manifest, verification, problems, unread = (
+            None,
+            Verification(point_id=point_id.text),
+            list[str](),
+            list[str](),
+        )
         try:
             manifest = self.read_manifest(point_id)
         except VerificationError as error:
@@ -401,12 +509,24 @@ class Catalog:
             if found is None:
                 problems.append(f"{artifact.file_name} is missing")
             elif found.size_bytes != artifact.size_bytes:
-                problems.append(f"{artifact.file_name} has {found.size_bytes} bytes, the manifest says {artifact.size_bytes}")
+                problems.append(
+                    f"{artifact.file_name} has {found.size_bytes} bytes, the manifest says "
+                    f"{artifact.size_bytes}"
+                )
             elif reading is None or reading.file_modified_ns != found.modified_ns:
                 unread.append(artifact.file_name)
         is_foreign = manifest is not None and site is not None and not site.owns(manifest)
         is_ahead = point_id.taken_at > datetime.now(timezone.utc) + CLOCK_TOLERANCE
-        return PointListing(point_id, ordered, manifest, verification, tuple(problems), tuple(unread), is_foreign=is_foreign, is_ahead=is_ahead)
+        return PointListing(
+            point_id,
+            ordered,
+            manifest,
+            verification,
+            tuple(problems),
+            tuple(unread),
+            is_foreign=is_foreign,
+            is_ahead=is_ahead,
+        )
 
     def _find_committed(self) -> set[RecoveryPointId]:
         found: set[RecoveryPointId] = set()
@@ -438,9 +558,15 @@ def translate_storage_errors(directory: Path) -> Generator[None, None, None]:
         raise
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            hint = "Make room, or move BACKUP_DIR to a larger disk. Nothing was published; older recovery points are untouched."
+            hint = (
+                "Make room, or move BACKUP_DIR to a larger disk. Nothing was published; older recovery "
+                "points are untouched."
+            )
             raise StorageError(f"the disk of {directory} is full", hint=hint) from error
-        raise StorageError(f"{directory} cannot be used: {error.strerror or error}", hint="Look at the disk and at its permissions.") from error
+        raise StorageError(
+            f"{directory} cannot be used: {error.strerror or error}",
+            hint="Look at the disk and at its permissions.",
+        ) from error
 
 
 def _as_json(value: FrozenModel) -> bytes:
@@ -448,7 +574,10 @@ def _as_json(value: FrozenModel) -> bytes:
 
 
 def is_ours(artifact: FoundArtifact) -> bool:
-    """Whether the file describes itself as ours do; the shell script's do not. A file that cannot be read is not known to be ours."""
+    """Whether the file describes itself as ours do; the shell script's do not.
+
+    A file that cannot be read is not known to be ours.
+    """
     try:
         with open_regular(artifact.path) as file:
             read_footer(file)
@@ -461,7 +590,8 @@ def _require_id(point_id: RecoveryPointId, found: str, path: Path) -> None:
     """Raise VerificationError when the file was written for another point: it was exchanged or renamed."""
     if found != point_id.text:
         raise VerificationError(
-            f"{path.name} is of recovery point {found}", hint="It was exchanged or renamed; `schedgen-backups verify ID` reads again."
+            f"{path.name} is of recovery point {found}",
+            hint="It was exchanged or renamed; `schedgen-backups verify ID` reads again.",
         )
 
 
@@ -474,7 +604,8 @@ def _require_format(path: Path, content: bytes) -> None:
     if not isinstance(stated, int) or stated not in READABLE_FORMAT_VERSIONS:
         raise VerificationError(
             f"{path.name} is in another format than this version's, which is {FORMAT_VERSION}",
-            hint="It was written by another version of schedgen-backups, which reads it; `schedgen-backups restore ID` restores the artifacts.",
+            hint="It was written by another version of schedgen-backups, which reads it; `schedgen-backups "
+            "restore ID` restores the artifacts.",
         )
 
 
@@ -487,16 +618,29 @@ def _read_model(path: Path, kind: type[_Model]) -> _Model | None:
         return None
     except OSError as error:
         kind_of_error = VerificationError if error.errno in _NO_FILE_ERRORS else UnreadableFileError
-        raise kind_of_error(f"{path.name} cannot be read: {error.strerror}", hint=_find_hint(path.name)) from error
+        raise kind_of_error(
+            f"{path.name} cannot be read: {error.strerror}", hint=_find_hint(path.name)
+        ) from error
     except ValidationError as error:
-        raise VerificationError(f"{path.name} cannot be read: it is damaged", hint=_find_hint(path.name)) from error
+        raise VerificationError(
+            f"{path.name} cannot be read: it is damaged", hint=_find_hint(path.name)
+        ) from error
 
 
 def _find_hint(name: str) -> str:
     if name == SITE_NAME:
-        return "`schedgen-backups list` shows which points are foreign for want of it, and `schedgen-backups adopt ID` takes one back."
+        return (
+            "`schedgen-backups list` shows which points are foreign for want of it, and "
+            "`schedgen-backups adopt ID` takes one back."
+        )
     if name == BASELINE_NAME:
-        return "Until it is mended each missing object is news; `schedgen-backups accept-missing` begins a new one."
+        return (
+            "Until it is mended each missing object is news; `schedgen-backups accept-missing` begins a "
+            "new one."
+        )
     if name.startswith("pin_"):
         return "The point stays. `schedgen-backups unpin ID` and `schedgen-backups pin ID` make the pin anew."
-    return "The artifacts describe themselves: `schedgen-backups verify ID` reads them again, `schedgen-backups restore ID` restores them."
+    return (
+        "The artifacts describe themselves: `schedgen-backups verify ID` reads them again, "
+        "`schedgen-backups restore ID` restores them."
+    )

@@ -1,7 +1,8 @@
 """What was proven of a recovery point: checks, the levels they add up to, and when each was seen to hold.
 
-Add a check when a new proof exists, with the level it belongs to. A result is bound to the digests of the files it was found on, so that it
-says nothing of other files. Values only: `verify` and `restore` find the results, `catalog` keeps them. Unknown is never success.
+Add a check when a new proof exists, with the level it belongs to. A result is bound to the digests of the
+files it was found on, so that it says nothing of other files. Values only: `verify` and `restore` find the
+results, `catalog` keeps them. Unknown is never success.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ POINT_CHECKS = (Check.REFERENCES_RESOLVE,)
 STORED_CHECKS = {ArtifactKind.DATABASE: Check.DUMP_IS_STORED, ArtifactKind.BUCKET: Check.ARCHIVE_IS_STORED}
 """What every byte of a half's file is read for."""
 DRILL_ONLY_CHECKS = (Check.REFERENCED_PDFS_OPEN, Check.OPERATOR_CHECKS_HOLD, Check.DRILL_IS_IN_TIME)
-"""What a drill finds beside the levels: of the data itself, or of the time it took. A point may be whole where these fail."""
+"""What a drill finds beside the levels: of the data itself, or of the time it took. A point may be whole
+where these fail."""
 COMMIT_CHECKS = (*DATABASE_CHECKS, *BUCKET_CHECKS, *POINT_CHECKS)
 
 
@@ -90,7 +92,8 @@ class CheckResult(FrozenModel):
     artifacts: dict[ArtifactKind, str] = {}
     """The SHA-256 of each file that was looked at."""
     file_modified_ns: int | None = None
-    """Of the checks on a file's bytes: when the file was last modified, in nanoseconds since 1970, as it was read."""
+    """Of the checks on a file's bytes: when the file was last modified, in nanoseconds since 1970, as it was
+    read."""
 
     @property
     def is_passed(self) -> bool:
@@ -126,7 +129,9 @@ class Verification(FrozenModel):
         return self.model_copy(update={"results": tuple(in_order), "format_version": FORMAT_VERSION})
 
     def level(self, level: VerificationLevel) -> LevelResult:
-        """How the point stands on this level: failed if any check failed, passed if all passed, otherwise unknown."""
+        """How the point stands on this level: failed if any check failed, passed if all passed, otherwise
+        unknown.
+        """
         found = [self.result(check) for check in CHECKS_BY_LEVEL[level]]
         results = [result for result in found if result is not None]
         statuses = {result.status for result in results}
@@ -152,7 +157,11 @@ class Verification(FrozenModel):
     @property
     def is_failed(self) -> bool:
         """Whether a check that a level stands on was seen to fail."""
-        return any(result.status is CheckStatus.FAILED for result in self.results if result.check not in DRILL_ONLY_CHECKS)
+        return any(
+            result.status is CheckStatus.FAILED
+            for result in self.results
+            if result.check not in DRILL_ONLY_CHECKS
+        )
 
     @property
     def is_verified(self) -> bool:
@@ -160,10 +169,16 @@ class Verification(FrozenModel):
         return (
             self.level(VerificationLevel.STORED).status is CheckStatus.PASSED
             and self.level(VerificationLevel.PARSED).status is CheckStatus.PASSED
-            and self.level(VerificationLevel.COHERENT).status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE}
+            and self.level(VerificationLevel.COHERENT).status
+            in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE}
         )
 
     @property
     def is_coherent(self) -> bool:
-        """Whether the live system had every object that the database referred to, but those known to be missing."""
-        return self.level(VerificationLevel.COHERENT).status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}
+        """Whether the live system had every object that the database referred to, but those known to be
+        missing.
+        """
+        return self.level(VerificationLevel.COHERENT).status in {
+            CheckStatus.PASSED,
+            CheckStatus.NOT_CONFIGURED,
+        }

@@ -1,6 +1,8 @@
-"""Keeps retention from removing a recovery point while somebody reads it: a pin of our own that expires by itself and is taken back at the end.
+"""Keeps retention from removing a recovery point while somebody reads it: a pin of our own that expires by
+itself and is taken back at the end.
 
-A pin of the operators stays as it is, or comes back. Deciding what goes is `retention`'s business, pins as such are `pruning`'s.
+A pin of the operators stays as it is, or comes back. Deciding what goes is `retention`'s business, pins as
+such are `pruning`'s.
 """
 
 from __future__ import annotations
@@ -74,9 +76,17 @@ def pin_temporarily(
     """
     catalog.get_point(point_id)
     now = datetime.now(timezone.utc)
-    pin = Pin(point_id=point_id.text, reason=reason, pinned_by=pinned_by, pinned_at=now, expires_at=now + max_duration)
+    pin = Pin(
+        point_id=point_id.text,
+        reason=reason,
+        pinned_by=pinned_by,
+        pinned_at=now,
+        expires_at=now + max_duration,
+    )
     before = read_pin(catalog, point_id)
-    is_pinned_anyway = before is not None and (before.expires_at is None or before.expires_at >= now + max_duration)
+    is_pinned_anyway = before is not None and (
+        before.expires_at is None or before.expires_at >= now + max_duration
+    )
     if not is_pinned_anyway:
         write_pin(catalog, pin)
     try:

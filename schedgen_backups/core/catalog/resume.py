@@ -1,7 +1,8 @@
 """Archives that a killed capture left in its staging folder, with a journal of the objects that are in them.
 
-Here lives what makes such a folder known again: its files' names, and whose bucket it is. What of it is used is decided by `reuse`, when it is
-removed by `capture` and `catalog`. A dump that was cut short is worth nothing and has no place here.
+Here lives what makes such a folder known again: its files' names, and whose bucket it is. What of it is used
+is decided by `reuse`, when it is removed by `capture` and `catalog`. A dump that was cut short is worth
+nothing and has no place here.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def find_resumable(staging: Path) -> tuple[Path, ...]:
 
 
 def find_archive(folder: Path, settings: BucketSettings) -> Path | None:
-    """The unfinished archive in this folder, or None when it is of another bucket or the folder does not tell."""
+    """The unfinished archive in this folder, or None when it is of another bucket or the folder does not
+    tell.
+    """
     try:
         source = _Source.model_validate_json(read_small_file(folder / _SOURCE_NAME))
     except (OSError, ValidationError):  # killed before it was written: nothing to take over
@@ -60,7 +63,10 @@ def find_archive(folder: Path, settings: BucketSettings) -> Path | None:
 
 
 def read_journal(folder: Path) -> Iterator[ObjectEntry]:
-    """Yields the objects that the unfinished archive holds, up to the first line that is not whole. OSError when the disk fails."""
+    """Yields the objects that the unfinished archive holds, up to the first line that is not whole.
+
+    OSError when the disk fails.
+    """
     with open_regular(folder / JOURNAL_NAME) as file:
         for line in file:
             try:

@@ -1,4 +1,6 @@
-"""Chooses recovery points: the newest verified one, one named by a person, one as of a time; and says how the directory stands at a moment."""
+"""Chooses recovery points: the newest verified one, one named by a person, one as of a time; and says how the
+directory stands at a moment.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ def list_verified(catalog: Catalog) -> tuple[PointListing, ...]:
 
 
 def find_newest_verified(catalog: Catalog, *, label: str = "") -> PointListing | None:
-    """Return the newest verified point, or the newest with this label (`key` or `key=value`); None when there is none."""
+    """Return the newest verified point, or the newest with this label (`key` or `key=value`).
+
+    None when there is none.
+    """
     return next((point for point in reversed(list_verified(catalog)) if has_label(point, label)), None)
 
 
@@ -33,19 +38,30 @@ def has_label(point: PointListing, label: str) -> bool:
 
 
 def resolve_point(catalog: Catalog, text: str, *, as_of: str = "", timezone: tzinfo = UTC) -> PointListing:
-    """Return the point that a person named: an id, or `latest` for the newest committed one, with `as_of` the newest verified one of that time.
+    """Return the point that a person named: an id, or `latest` for the newest committed one, with `as_of` the
+    newest verified one of that time.
 
-    `as_of` is an ISO 8601 time, in `timezone` where it has no offset. PointNotFoundError when there is no such point.
+    `as_of` is an ISO 8601 time, in `timezone` where it has no offset. PointNotFoundError when there is no
+    such point.
     """
     if as_of and text != LATEST:
-        raise ConfigurationError(f"both {text} and a time are given", hint="Give `latest` as the id beside --as-of.")
+        raise ConfigurationError(
+            f"both {text} and a time are given", hint="Give `latest` as the id beside --as-of."
+        )
     if as_of:
         return _find_as_of(catalog, as_of, timezone)
     if text == LATEST:
         passed_over = {PointState.FOREIGN, PointState.DAMAGED, PointState.AHEAD}
-        committed = [point for point in catalog.list_points() if point.manifest is not None and point.state not in passed_over]
+        committed = [
+            point
+            for point in catalog.list_points()
+            if point.manifest is not None and point.state not in passed_over
+        ]
         if not committed:
-            raise PointNotFoundError(f"there is no committed recovery point in {catalog.directory}", hint="Take one: schedgen-backups backup")
+            raise PointNotFoundError(
+                f"there is no committed recovery point in {catalog.directory}",
+                hint="Take one: schedgen-backups backup",
+            )
         return committed[-1]
     return catalog.get_point(RecoveryPointId.parse(text))
 
@@ -55,13 +71,21 @@ def _find_as_of(catalog: Catalog, text: str, timezone: tzinfo) -> PointListing:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise ConfigurationError(
-            f"invalid time {text!r}", hint="Write it as 2026-11-22 14:30, or with an offset as 2026-11-22T14:30+02:00."
+            f"invalid time {text!r}",
+            hint="Write it as 2026-11-22 14:30, or with an offset as 2026-11-22T14:30+02:00.",
         ) from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone)
-    fitting = [point for point in list_verified(catalog) if point.manifest is not None and point.manifest.snapshot_at <= moment]
+    fitting = [
+        point
+        for point in list_verified(catalog)
+        if point.manifest is not None and point.manifest.snapshot_at <= moment
+    ]
     if not fitting:
-        raise PointNotFoundError(f"no verified recovery point is as old as {text}", hint="`schedgen-backups list` shows those there are.")
+        raise PointNotFoundError(
+            f"no verified recovery point is as old as {text}",
+            hint="`schedgen-backups list` shows those there are.",
+        )
     return fitting[-1]
 
 
@@ -80,15 +104,25 @@ class Freshness:
         return self.now - self.newest.point_id.taken_at if self.newest is not None else None
 
     def is_too_old(self, max_age: timedelta, *, watched_since: datetime | None = None) -> bool:
-        """Whether there is no verified point younger than `max_age`; before the first one, whether it was waited for that long."""
+        """Whether there is no verified point younger than `max_age`; before the first one, whether it was
+        waited for that long.
+        """
         if self.age is not None:
             return self.age > max_age
         return watched_since is None or self.now - watched_since > max_age
 
     def describe(self) -> str:
         """Id and age in words."""
-        own = "none" if self.newest is None or self.age is None else f"{self.newest.point_id}, {self.age.total_seconds() / 3600:.1f} h old"
-        return f"{own}; {self.foreign_count} of another site, or of one whose {SITE_NAME} is lost" if self.foreign_count else own
+        own = (
+            "none"
+            if self.newest is None or self.age is None
+            else f"{self.newest.point_id}, {self.age.total_seconds() / 3600:.1f} h old"
+        )
+        return (
+            f"{own}; {self.foreign_count} of another site, or of one whose {SITE_NAME} is lost"
+            if self.foreign_count
+            else own
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +131,8 @@ class Overview:
 
     freshness: Freshness
     broken: tuple[PointListing, ...]
-    """This site's committed points that are damaged or failed, oldest first. They count for nothing and are never removed."""
+    """This site's committed points that are damaged or failed, oldest first. They count for nothing and are
+    never removed."""
     ahead: tuple[PointListing, ...]
     """Its points from later than now, oldest first."""
     due_count: int
@@ -110,7 +145,10 @@ class Overview:
 
     def describe_freshness(self, max_age: timedelta) -> str:
         """The newest verified point and how old it may be, in words."""
-        return f"newest verified recovery point: {self.freshness.describe()}, allowed are {max_age.total_seconds() / 3600:g} h"
+        return (
+            f"newest verified recovery point: {self.freshness.describe()}, allowed are "
+            f"{max_age.total_seconds() / 3600:g} h"
+        )
 
     def describe_intactness(self) -> str:
         """What is wrong with the points, or that nothing is, and how many are to be read again."""
@@ -123,7 +161,10 @@ class Overview:
 
     def describe_broken(self) -> str:
         """Each broken point with what is wrong with it."""
-        return "; ".join(f"{point.point_id} {point.state.value}: {_name_problem(point)}" for point in self.broken[-NAMED_LIMIT:])
+        return "; ".join(
+            f"{point.point_id} {point.state.value}: {_name_problem(point)}"
+            for point in self.broken[-NAMED_LIMIT:]
+        )
 
     def describe_ahead(self) -> str:
         """The points that are ahead, beside this machine's time."""
@@ -140,7 +181,12 @@ def look_over(catalog: Catalog, now: datetime) -> Overview:
     """Look at every point; nothing is found when the directory is missing."""
     points = catalog.list_points() if catalog.directory.is_dir() else ()
     newest = next((point for point in reversed(points) if point.state is PointState.VERIFIED), None)
-    broken = [point for point in points if point.state is PointState.DAMAGED or (point.state is PointState.FAILED and point.manifest is not None)]
+    broken = [
+        point
+        for point in points
+        if point.state is PointState.DAMAGED
+        or (point.state is PointState.FAILED and point.manifest is not None)
+    ]
     ahead = [point for point in points if point.state is PointState.AHEAD]
     due = [point for point in points if point.unread_files and point.state is not PointState.FOREIGN]
     foreign_count = sum(point.state is PointState.FOREIGN for point in points)
@@ -148,7 +194,10 @@ def look_over(catalog: Catalog, now: datetime) -> Overview:
 
 
 def measure_freshness(catalog: Catalog, now: datetime) -> Freshness:
-    """The newest verified point; none when the directory is missing. VerificationError when a file of the catalog is damaged."""
+    """The newest verified point; none when the directory is missing.
+
+    VerificationError when a file of the catalog is damaged.
+    """
     return look_over(catalog, now).freshness
 
 

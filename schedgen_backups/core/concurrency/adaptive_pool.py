@@ -23,7 +23,8 @@ _MORE = 1.05
 _LESS = 0.97
 """Fewer in flight may bring so much less."""
 _FORGET = 0.99
-"""So much of the best speed is held against the next trial: small losses must not add up, step by step, to a large one."""
+"""So much of the best speed is held against the next trial: small losses must not add up, step by step, to a
+large one."""
 _REST_ROUNDS = 4
 _REFUSAL_SECONDS = 1.0
 """Refusals that come so soon after one another are of the same moment."""
@@ -32,7 +33,8 @@ _REFUSAL_SECONDS = 1.0
 class AdaptiveLimit:
     """The number of requests that may be in flight, between 1 and `most`; not for several threads.
 
-    It climbs: a number is tried for a round, kept when the server got through more in that time, or hardly less with fewer, and taken back otherwise.
+    It climbs: a number is tried for a round, kept when the server got through more in that time, or hardly
+    less with fewer, and taken back otherwise.
     """
 
     def __init__(self, most: int, *, now: float, start: int = START) -> None:
@@ -90,7 +92,11 @@ class AdaptiveLimit:
 
     def _try_next(self) -> None:
         step = max(1, self._kept_limit // 4)
-        wanted = self._kept_limit + step if self._is_growing else max(self._kept_limit - step, min(_LEAST_TRIED, self._kept_limit))
+        wanted = (
+            self._kept_limit + step
+            if self._is_growing
+            else max(self._kept_limit - step, min(_LEAST_TRIED, self._kept_limit))
+        )
         self.limit = min(wanted, self._most)
         if self.limit == self._kept_limit:
             self._is_growing = not self._is_growing
@@ -104,7 +110,8 @@ _Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]
 class AdaptivePool:
     """Does calls on threads in the order given; a context manager.
 
-    Threads above the limit wait before they take a call, so that none is held up that was taken, and nobody is woken for each request.
+    Threads above the limit wait before they take a call, so that none is held up that was taken, and nobody
+    is woken for each request.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -112,7 +119,10 @@ class AdaptivePool:
         self._changed = threading.Condition()
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._is_closed = False
-        self._threads = [threading.Thread(target=self._work, args=(number,), name=f"{name}_{number}") for number in range(most)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(number,), name=f"{name}_{number}")
+            for number in range(most)
+        ]
         for thread in self._threads:
             thread.start()
 

@@ -18,7 +18,9 @@ class MemoryBudget:
 
     @contextmanager
     def hold(self, size_bytes: int) -> Generator[None, None, None]:
-        """So many bytes are the caller's within the block, which begins when they are free; more than there are count as all of them."""
+        """So many bytes are the caller's within the block, which begins when they are free; more than there
+        are count as all of them.
+        """
         wanted = min(size_bytes, self._limit_bytes)
         with self._changed:
             self._changed.wait_for(lambda: self._held_bytes + wanted <= self._limit_bytes)
@@ -36,7 +38,9 @@ _BURST_SECONDS = 1.0
 
 
 class RateLimit:
-    """Bytes that pass, from any thread, are together no faster than the rate; without a rate they pass at once."""
+    """Bytes that pass, from any thread, are together no faster than the rate; without a rate they pass at
+    once.
+    """
 
     def __init__(self, max_mb_per_second: int) -> None:
         self._bytes_per_second = max_mb_per_second * 1_000_000
@@ -49,7 +53,9 @@ class RateLimit:
             return
         now = time.monotonic()
         with self._lock:
-            self._paid_until = max(self._paid_until, now - _BURST_SECONDS) + size_bytes / self._bytes_per_second
+            self._paid_until = (
+                max(self._paid_until, now - _BURST_SECONDS) + size_bytes / self._bytes_per_second
+            )
             pause = self._paid_until - now
         if pause > 0:
             time.sleep(pause)

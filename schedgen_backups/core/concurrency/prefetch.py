@@ -1,6 +1,8 @@
-"""Iterates on a thread of its own, some batches ahead of whoever uses them: the next page of a listing comes while objects are read.
+"""Iterates on a thread of its own, some batches ahead of whoever uses them: the next page of a listing comes
+while objects are read.
 
-For one slow source that one thread reads in order. Parallel work belongs to a thread pool, calls that need an order to `ordered_worker`.
+For one slow source that one thread reads in order. Parallel work belongs to a thread pool, calls that need an
+order to `ordered_worker`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ _Item = TypeVar("_Item")
 
 
 def prefetch(items: Iterable[_Item], *, batch_count: int, batches: int) -> Generator[list[_Item], None, None]:
-    """Yields the items in lists of at most `batch_count`, at most so many `batches` ahead; what `items` raises comes out behind what came before it.
+    """Yields the items in lists of at most `batch_count`, at most so many `batches` ahead; what `items`
+    raises comes out behind what came before it.
 
     Close it when it is not read to its end: then its thread has ended.
     """

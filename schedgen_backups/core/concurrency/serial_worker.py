@@ -1,6 +1,8 @@
-"""One thread that does calls in the order given while the caller goes on: digests beside reading and compressing.
+"""One thread that does calls in the order given while the caller goes on: digests beside reading and
+compressing.
 
-For calls that release the interpreter's lock (hashing, compressing) and need their order. Parallel work without an order belongs to a thread pool.
+For calls that release the interpreter's lock (hashing, compressing) and need their order. Parallel work
+without an order belongs to a thread pool.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ _LIMIT = 8
 
 
 class SerialWorker:
-    """Does calls one after another on a thread of its own; the first error comes out of the next `submit` or `wait`."""
+    """Does calls one after another on a thread of its own; the first error comes out of the next `submit` or
+    `wait`.
+    """
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)

@@ -1,6 +1,8 @@
-"""Calls side by side on a few threads, of which each may name calls that can be made once it has ended: a table's indexes behind its rows.
+"""Calls side by side on a few threads, of which each may name calls that can be made once it has ended: a
+table's indexes behind its rows.
 
-For work whose order is a tree. Calls in one order belong to `ordered_worker`, calls without any to a thread pool.
+For work whose order is a tree. Calls in one order belong to `ordered_worker`, calls without any to a thread
+pool.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ class TaskGraph:
         """Calls that wait for a thread or are being made. May be asked from any thread; a call counts itself."""
 
     def run(self, calls: Iterable[Call], on_error: Callable[[], object]) -> None:
-        """Every call and what follows it was made; the first error is raised once those have ended that had begun, which `on_error` may tell to."""
+        """Every call and what follows it was made; the first error is raised once those have ended that had
+        begun, which `on_error` may tell to.
+        """
         pool = ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix=self._name)
         resumable: dict[Future[object], Call] = {}
 

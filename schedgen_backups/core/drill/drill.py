@@ -1,7 +1,8 @@
-"""Restores a recovery point into an empty database and an empty bucket, looks whether it is all there, and measures how long that takes.
+"""Restores a recovery point into an empty database and an empty bucket, looks whether it is all there, and
+measures how long that takes.
 
-Restoring and comparing is `restore`'s work, and the same as in an emergency; where to is `scratch`'s. Add here what a drill looks at beyond that,
-as a check. Nothing here touches the live system.
+Restoring and comparing is `restore`'s work, and the same as in an emergency; where to is `scratch`'s. Add
+here what a drill looks at beyond that, as a check. Nothing here touches the live system.
 """
 
 from __future__ import annotations
@@ -22,9 +23,19 @@ from schedgen_backups.core.drill.pdf_sample import open_referenced_pdfs
 from schedgen_backups.core.drill.report import DrillReport, DrillSeconds
 from schedgen_backups.core.drill.scratch import Scratch, open_scratch, sweep_scratch
 from schedgen_backups.core.drill.sql_checks import SqlCheck, read_sql_checks, run_sql_checks
-from schedgen_backups.core.errors import BackupError, DatabaseError, PointNotFoundError, RestoreError, VerificationError
+from schedgen_backups.core.errors import (
+    BackupError,
+    DatabaseError,
+    PointNotFoundError,
+    RestoreError,
+    VerificationError,
+)
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.postgres.connection import CONNECT_TIMEOUT_SECONDS, connect_database, give_up_sessions
+from schedgen_backups.core.postgres.connection import (
+    CONNECT_TIMEOUT_SECONDS,
+    connect_database,
+    give_up_sessions,
+)
 from schedgen_backups.core.restore.point import OnProgress, RestoreRequest, prepare_restore
 from schedgen_backups.core.restore.unprivileged_load import LoadRoles
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings, TransferSettings
@@ -47,7 +58,10 @@ def find_drill_point(catalog: Catalog, point_id: RecoveryPointId | None) -> Reco
         return catalog.get_point(point_id).point_id
     newest = find_newest_verified(catalog)
     if newest is None:
-        raise PointNotFoundError(f"there is no verified recovery point in {catalog.directory}", hint="Take one: schedgen-backups backup")
+        raise PointNotFoundError(
+            f"there is no verified recovery point in {catalog.directory}",
+            hint="Take one: schedgen-backups backup",
+        )
     return newest.point_id
 
 
@@ -61,17 +75,21 @@ def drill_point(
     drilled_by: str,
     on_progress: OnProgress = lambda _phase, _size_bytes: None,
 ) -> DrillReport:
-    """The point (None: the newest verified one) was restored and looked at, and the catalog knows what was found; nothing of the drill is left.
+    """The point (None: the newest verified one) was restored and looked at, and the catalog knows what was
+    found; nothing of the drill is left.
 
-    `source` is the database that was backed up, whose server is refused. VerificationError when a file is damaged: nothing was written then, and the
-    damage is recorded. Any other error of `scratch` and of the restore means that the drill came to no result. `on_progress` gets what a
-    restore gives it, then `sample` with sizes and `sql checks` with 1 for each.
+    `source` is the database that was backed up, whose server is refused. VerificationError when a file is
+    damaged: nothing was written then, and the damage is recorded. Any other error of `scratch` and of the
+    restore means that the drill came to no result. `on_progress` gets what a restore gives it, then `sample`
+    with sizes and `sql checks` with 1 for each.
     """
     checks = read_sql_checks(drill.sql_checks_path) if drill.sql_checks_path is not None else ()
     swept = sweep_scratch(drill)
     chosen = find_drill_point(catalog, point_id)
     max_duration = timedelta(minutes=drill.max_minutes * PIN_TIME_FACTOR)
-    with pin_temporarily(catalog, chosen, reason="a restore drill reads it", pinned_by=drilled_by, max_duration=max_duration) as point:
+    with pin_temporarily(
+        catalog, chosen, reason="a restore drill reads it", pinned_by=drilled_by, max_duration=max_duration
+    ) as point:
         began_at = datetime.now(timezone.utc)
         started = time.monotonic()
         with open_scratch(point, drill, source) as scratch:
@@ -109,7 +127,9 @@ def _ended_after(duration: timedelta, roles: LoadRoles) -> Generator[None, None,
             return
         is_late.set()
         while not done.is_set():
-            opening = connect_database(roles.superuser or roles.loader, stall_timeout_seconds=CONNECT_TIMEOUT_SECONDS)
+            opening = connect_database(
+                roles.superuser or roles.loader, stall_timeout_seconds=CONNECT_TIMEOUT_SECONDS
+            )
             with suppress(DatabaseError, psycopg.Error), opening as connection:
                 connection.execute(_END_SESSIONS)
             # Whoever's connection broke on the way is not told.
@@ -124,8 +144,10 @@ def _ended_after(duration: timedelta, roles: LoadRoles) -> Generator[None, None,
         if not is_late.is_set():
             raise
         raise RestoreError(
-            f"the drill was ended after {duration.total_seconds() / _SECONDS_PER_MINUTE:.0f} minutes: {error.message}",
-            hint="Raise DRILL_MAX_MINUTES where the database takes that long; otherwise look for a check, an index or a view that never ends.",
+            f"the drill was ended after {duration.total_seconds() / _SECONDS_PER_MINUTE:.0f} minutes: "
+            f"{error.message}",
+            hint="Raise DRILL_MAX_MINUTES where the database takes that long; otherwise look for a check, "
+            "an index or a view that never ends.",
         ) from error
     finally:
         done.set()
@@ -152,11 +174,18 @@ def _look(
         restored = prepared.restore(catalog=catalog, restored_by=drilled_by, on_progress=on_progress)
     compared = time.monotonic()
     sampled = open_referenced_pdfs(
-        point, scratch.database, scratch.bucket, transfer, on_progress=lambda size_bytes: on_progress("sample", size_bytes)
+        point,
+        scratch.database,
+        scratch.bucket,
+        transfer,
+        on_progress=lambda size_bytes: on_progress("sample", size_bytes),
     )
     opened = time.monotonic()
     held = run_sql_checks(
-        checks, scratch.database, timeout_seconds=transfer.stall_timeout_seconds, on_progress=lambda count: on_progress("sql checks", count)
+        checks,
+        scratch.database,
+        timeout_seconds=transfer.stall_timeout_seconds,
+        on_progress=lambda count: on_progress("sql checks", count),
     )
     ended = time.monotonic()
     found = (sampled, held, _judge_time(ended - started, drill))

@@ -1,8 +1,10 @@
-"""Opens objects the way the application finds them: a key from the restored database, the object from the restored bucket, looked at by its type.
+"""Opens objects the way the application finds them: a key from the restored database, the object from the
+restored bucket, looked at by its type.
 
-PDFs and images are parsed, of all else bytes and type are compared. A sample, another one for each recovery point. Add here what it means for a
-referenced object to open; that every object is there with its bytes is compared in `bucket_restore`, and why a key has no object was judged when
-the point was committed (`references`).
+PDFs and images are parsed, of all else bytes and type are compared. A sample, another one for each recovery
+point. Add here what it means for a referenced object to open; that every object is there with its bytes is
+compared in `bucket_restore`, and why a key has no object was judged when the point was committed
+(`references`).
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ SAMPLE_SIZE = 20
 _IN_MEMORY_BYTES = 8 << 20
 _PDF_TYPE = "application/pdf"
 _IMAGE_TYPE = "image/"
-_DRAWINGS = frozenset({"image/svg+xml", "image/heic", "image/heif", "image/avif", "image/vnd.dwg", "image/x-icon"})
+_DRAWINGS = frozenset(
+    {"image/svg+xml", "image/heic", "image/heif", "image/avif", "image/vnd.dwg", "image/x-icon"}
+)
 """Images that Pillow does not read, or not everywhere: they are compared only."""
 _HARMLESS_VERDICTS = frozenset({ReferenceVerdict.DELETED, ReferenceVerdict.MISSING})
 
@@ -73,21 +77,28 @@ def open_referenced_pdfs(
     *,
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CheckResult:
-    """`referenced_pdfs_open`: objects that the restored database names are in the restored bucket, are the recorded bytes, and parse as PDF or image.
+    """`referenced_pdfs_open`: objects that the restored database names are in the restored bucket, are the
+    recorded bytes, and parse as PDF or image.
 
-    An object whose recorded content type is neither is compared and not parsed; a key that was missing with a harmless verdict is counted. Unknown
-    when the recorded bytes are not of their type, not configured where the point has no references. Errors of database and bucket are raised;
-    `on_progress` gets each object's size.
+    An object whose recorded content type is neither is compared and not parsed; a key that was missing with a
+    harmless verdict is counted. Unknown when the recorded bytes are not of their type, not configured where
+    the point has no references. Errors of database and bucket are raised; `on_progress` gets each object's
+    size.
     """
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
         record = dump.record
     if record.reference_state is ReferenceState.NOT_CONFIGURED:
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.NOT_CONFIGURED, record.reference_note, {})
-    references, limit_seconds = References(record.reference_query, built_in=None), transfer.stall_timeout_seconds
+    references, limit_seconds = (
+        References(record.reference_query, built_in=None),
+        transfer.stall_timeout_seconds,
+    )
     random = Random(point.point_id.text)  # noqa: S311 - a sample
     with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
         excluded_patterns = archive.record.excluded_patterns
-    count, keys = _pick_keys(database, references, random, excluded_patterns, stall_timeout_seconds=limit_seconds)
+    count, keys = _pick_keys(
+        database, references, random, excluded_patterns, stall_timeout_seconds=limit_seconds
+    )
     figures: dict[str, Figure] = {"references": count, "sampled": len(keys)}
     if (refusal := _judge_keys(count, keys, record.reference_count, figures)) is not None:
         return refusal
@@ -109,12 +120,16 @@ def open_referenced_pdfs(
                 problems.append(f"{key} ({problem})")
     figures |= tally.figures()
     if problems:
-        summary = f"{len(problems)} of {len(keys)} sampled objects are not what was captured: {name_some(problems)}"
+        summary = (
+            f"{len(problems)} of {len(keys)} sampled objects are not what was captured: {name_some(problems)}"
+        )
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.FAILED, summary, figures)
     if tally.unreadable:
-        # Nobody here can tell whether the application ever could open it; the recovery point has it as it was.
+        # Nobody here can tell whether the application ever could open it; the recovery point has it as it
+        # was.
         summary = (
-            f"{len(tally.unreadable)} of {len(keys)} sampled objects are the captured bytes and do not open as what their type says, "
+            f"{len(tally.unreadable)} of {len(keys)} sampled objects are the captured bytes and do not "
+            "open as what their type says, "
             f"so they did not when they were backed up: {name_some(tally.unreadable)}"
         )
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.UNKNOWN, summary, figures)
@@ -127,13 +142,20 @@ def open_referenced_pdfs(
     return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.PASSED, summary, figures)
 
 
-def _judge_keys(count: int, keys: list[str], expected_count: int, figures: dict[str, Figure]) -> CheckResult | None:
+def _judge_keys(
+    count: int, keys: list[str], expected_count: int, figures: dict[str, Figure]
+) -> CheckResult | None:
     """Return the result where no object need be opened for it."""
     if count != expected_count:
-        summary = f"the restored database refers to {count} objects, the snapshot referred to {expected_count}"
+        summary = (
+            f"the restored database refers to {count} objects, the snapshot referred to {expected_count}"
+        )
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.FAILED, summary, figures)
     if count and not keys:
-        summary = f"all of {count} references are to objects that BACKUP_EXCLUDE_OBJECTS left out: none could be opened"
+        summary = (
+            f"all of {count} references are to objects that BACKUP_EXCLUDE_OBJECTS left out: none "
+            "could be opened"
+        )
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.NOT_CONFIGURED, summary, figures)
     return None
 
@@ -146,7 +168,9 @@ def _pick_keys(
     *,
     stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS,
 ) -> tuple[int, list[str]]:
-    """How many keys the query gives, and a sample of those that are not excluded (reservoir sampling, R. in Knuth, TAOCP 3.4.2)."""
+    """How many keys the query gives, and a sample of those that are not excluded (reservoir sampling, R. in
+    Knuth, TAOCP 3.4.2).
+    """
     picked: list[str] = []
     count = eligible = 0
     with open_snapshot(database, stall_timeout_seconds=stall_timeout_seconds) as snapshot:
@@ -211,7 +235,10 @@ def _find_pdf_problem(file: IO[bytes]) -> str:
 
 
 def _find_image_problem(file: IO[bytes]) -> str:
-    """Why the file is no image that can be read, or an empty text. Of a type that Pillow does not know, it says so: nobody can tell then."""
+    """Why the file is no image that can be read, or an empty text.
+
+    Of a type that Pillow does not know, it says so: nobody can tell then.
+    """
     try:
         Image.open(file).verify()
     except Exception as error:  # noqa: BLE001 - a broken file makes Pillow raise whatever its bytes lead to
@@ -222,6 +249,8 @@ def _find_image_problem(file: IO[bytes]) -> str:
 def _is_missing_as_recorded(manifest: Manifest | None, key: str) -> bool:
     if manifest is None:
         return False
-    recorded = next((reference.verdict for reference in manifest.references.missing if reference.key == key), None)
+    recorded = next(
+        (reference.verdict for reference in manifest.references.missing if reference.key == key), None
+    )
     # The manifest names the first thousand, the worst first.
     return recorded in _HARMLESS_VERDICTS if recorded is not None else manifest.references.is_coherent

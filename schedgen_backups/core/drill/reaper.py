@@ -1,7 +1,9 @@
-"""Ends the servers of a restore drill when the drill's process is gone, however it went: a small program that waits on a pipe nobody writes to.
+"""Ends the servers of a restore drill when the drill's process is gone, however it went: a small program that
+waits on a pipe nobody writes to.
 
-The pipe's end means that the parent has ended; then every process that works in the scratch folder is ended, and the servers' files go. Run as
-a file by `scratch_folder`, which also calls the functions for what a guard left. Standard library only: it must start in no time.
+The pipe's end means that the parent has ended; then every process that works in the scratch folder is ended,
+and the servers' files go. Run as a file by `scratch_folder`, which also calls the functions for what a guard
+left. Standard library only: it must start in no time.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ import time
 from pathlib import Path
 
 SERVER_FOLDERS = ("postgres", "s3")
-"""The parts of a scratch folder that belong to servers; the rest tells the next sweep what else there is to remove."""
+"""The parts of a scratch folder that belong to servers; the rest tells the next sweep what else there is to
+remove."""
 _GRACE_SECONDS = 10.0
 _PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
 
 def find_processes_in(folder: Path) -> tuple[int, ...]:
-    """The ids of the processes whose working directory is in the folder, which is how everything is started there; Linux only."""
+    """The ids of the processes whose working directory is in the folder, which is how everything is started
+    there; Linux only.
+    """
     inside = f"{folder.resolve()}{os.sep}"
     found: list[int] = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -33,9 +38,14 @@ def find_processes_in(folder: Path) -> tuple[int, ...]:
 
 
 def end_processes_in(folder: Path) -> bool:
-    """Whether no process works in the folder any more. PostgreSQL is asked first, so that it gives its shared memory back; then they are killed."""
+    """Whether no process works in the folder any more.
+
+    PostgreSQL is asked first, so that it gives its shared memory back; then they are killed.
+    """
     with contextlib.suppress(OSError, ValueError):
-        process_id = int((folder / "postgres" / "data" / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0])
+        process_id = int(
+            (folder / "postgres" / "data" / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0]
+        )
         if process_id in find_processes_in(folder):
             # Immediate shutdown (PostgreSQL manual, section 18.5): nobody needs the data.
             os.kill(process_id, signal.SIGQUIT)

@@ -1,6 +1,8 @@
-"""What a restore drill measured and found, as one frozen value that goes into Dagster's history and to programs.
+"""What a restore drill measured and found, as one frozen value that goes into Dagster's history and to
+programs.
 
-Add a field when a drill measures something else. How it is found is the business of `drill`, how it is shown of the edge.
+Add a field when a drill measures something else. How it is found is the business of `drill`, how it is shown
+of the edge.
 """
 
 from __future__ import annotations
@@ -50,4 +52,6 @@ class DrillReport(FrozenModel):
     @property
     def is_passed(self) -> bool:
         """Whether every check was seen to hold; unknown is not that, not configured is nobody's failure."""
-        return all(result.status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED} for result in self.results)
+        return all(
+            result.status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED} for result in self.results
+        )

@@ -1,7 +1,8 @@
 """An empty database and an empty bucket for one restore drill, and the removal of what a killed drill left.
 
-Only the two halves together are here; how each is made is the business of `scratch_database` and `scratch_bucket`. Nothing is removed that does not
-carry our mark: a folder of our name with our record, and what that record names.
+Only the two halves together are here; how each is made is the business of `scratch_database` and
+`scratch_bucket`. Nothing is removed that does not carry our mark: a folder of our name with our record, and
+what that record names.
 """
 
 from __future__ import annotations
@@ -13,8 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import PointListing
-from schedgen_backups.core.drill.scratch_folder import ScratchFolder, open_orphaned_folders, open_scratch_folder
-from schedgen_backups.core.drill.scratch_targets import drop_server_database, open_scratch_bucket, open_scratch_database, remove_server_bucket
+from schedgen_backups.core.drill.scratch_folder import (
+    ScratchFolder,
+    open_orphaned_folders,
+    open_scratch_folder,
+)
+from schedgen_backups.core.drill.scratch_targets import (
+    drop_server_database,
+    open_scratch_bucket,
+    open_scratch_database,
+    remove_server_bucket,
+)
 from schedgen_backups.core.errors import BackupError, StorageError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -25,7 +35,8 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, Dri
 _SERVER_BYTES = 300 * 1024 * 1024
 """An empty PostgreSQL and an empty SeaweedFS together."""
 _DATABASE_FACTOR = 4
-"""Tables, indexes and write-ahead log against the dump's plain text; 2.8 and 3.1 measured on 2026-11-25, with three indexes on the large table."""
+"""Tables, indexes and write-ahead log against the dump's plain text; 2.8 and 3.1 measured on 2026-11-25, with
+three indexes on the large table."""
 _BUCKET_FACTOR = 1.1
 
 
@@ -43,10 +54,13 @@ class Scratch:
 
 
 @contextmanager
-def open_scratch(point: PointListing, drill: DrillSettings, source: DatabaseSettings | None) -> Generator[Scratch, None, None]:
+def open_scratch(
+    point: PointListing, drill: DrillSettings, source: DatabaseSettings | None
+) -> Generator[Scratch, None, None]:
     """Both empty targets for this point are there within the block, and nothing of them after it.
 
-    StorageError when there is too little room, ConfigurationError, DatabaseError or BucketError when a target cannot be had.
+    StorageError when there is too little room, ConfigurationError, DatabaseError or BucketError when a target
+    cannot be had.
     """
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
         record, roles = dump.record, dump.roles
@@ -69,7 +83,9 @@ def open_scratch(point: PointListing, drill: DrillSettings, source: DatabaseSett
 
 
 def sweep_scratch(drill: DrillSettings) -> tuple[str, ...]:
-    """What dead drills left is gone; returns a line for each, also for what could not be removed and is tried again by the next sweep."""
+    """What dead drills left is gone; returns a line for each, also for what could not be removed and is tried
+    again by the next sweep.
+    """
     with open_orphaned_folders(drill.directory) as folders:
         return tuple(_sweep(folder, drill) for folder in folders)
 
@@ -80,14 +96,23 @@ def _sweep(folder: ScratchFolder, drill: DrillSettings) -> str:
         folder.end_servers()
         database = folder.record.database
         if database is not None:
-            if drill.database is None or (drill.database.host, drill.database.port) != (database.host, database.port):
-                return f"{named}, left the database {database.name} at {database.host}:{database.port}, which DRILL_DATABASE_URL no longer names"
+            if drill.database is None or (drill.database.host, drill.database.port) != (
+                database.host,
+                database.port,
+            ):
+                return (
+                    f"{named}, left the database {database.name} at {database.host}:{database.port}, "
+                    "which DRILL_DATABASE_URL no longer names"
+                )
             drop_server_database(drill.database, database)
             folder.write_record(database=None)
         bucket = folder.record.bucket
         if bucket is not None:
             if drill.bucket is None or drill.bucket.endpoint != bucket.endpoint:
-                return f"{named}, left the bucket {bucket.name} at {bucket.endpoint}, which DRILL_MINIO_ENDPOINT no longer names"
+                return (
+                    f"{named}, left the bucket {bucket.name} at {bucket.endpoint}, which "
+                    "DRILL_MINIO_ENDPOINT no longer names"
+                )
             remove_server_bucket(drill.bucket, bucket)
             folder.write_record(bucket=None)
         folder.remove()
@@ -96,7 +121,9 @@ def _sweep(folder: ScratchFolder, drill: DrillSettings) -> str:
     return f"removed what was left by {named}"
 
 
-def _check_space(folder: ScratchFolder, drill: DrillSettings, *, database_bytes: int, object_bytes: int) -> None:
+def _check_space(
+    folder: ScratchFolder, drill: DrillSettings, *, database_bytes: int, object_bytes: int
+) -> None:
     needed_bytes = _SERVER_BYTES
     if drill.database is None:
         needed_bytes += database_bytes * _DATABASE_FACTOR
@@ -105,6 +132,8 @@ def _check_space(folder: ScratchFolder, drill: DrillSettings, *, database_bytes:
     free_bytes = shutil.disk_usage(folder.path).free
     if free_bytes < needed_bytes:
         raise StorageError(
-            f"the drill needs about {needed_bytes / 1e9:.1f} GB in {folder.path.parent}, and {free_bytes / 1e9:.1f} GB are free",
-            hint="Make room, set DRILL_DIR to a larger disk, or name servers: DRILL_DATABASE_URL, DRILL_MINIO_ENDPOINT.",
+            f"the drill needs about {needed_bytes / 1e9:.1f} GB in {folder.path.parent}, and "
+            f"{free_bytes / 1e9:.1f} GB are free",
+            hint="Make room, set DRILL_DIR to a larger disk, or name servers: DRILL_DATABASE_URL, "
+            "DRILL_MINIO_ENDPOINT.",
         )

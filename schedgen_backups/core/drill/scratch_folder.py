@@ -1,7 +1,9 @@
-"""The folder that a restore drill works in: a lock that tells a living drill from a dead one, and a record of what it made elsewhere.
+"""The folder that a restore drill works in: a lock that tells a living drill from a dead one, and a record of
+what it made elsewhere.
 
-What is to be made is written down before it is made, so that a drill that is killed leaves nothing nobody knows of. Add a field to the record when a
-drill makes another kind of thing. Making and removing databases and buckets is the business of `scratch_database` and `scratch_bucket`.
+What is to be made is written down before it is made, so that a drill that is killed leaves nothing nobody
+knows of. Add a field to the record when a drill makes another kind of thing. Making and removing databases
+and buckets is the business of `scratch_database` and `scratch_bucket`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ _GUARD_PATIENCE_SECONDS = 90
 
 
 class ServerDatabase(FrozenModel):
-    """A scratch database, and the roles it needs, on a server that is not ours to end. Without a password: the settings have it."""
+    """A scratch database, and the roles it needs, on a server that is not ours to end.
+
+    Without a password: the settings have it.
+    """
 
     host: str
     port: int
@@ -95,7 +100,10 @@ class ScratchFolder:
     def end_servers(self) -> None:
         """Nothing runs in the folder; StorageError otherwise."""
         if not end_processes_in(self.path):
-            raise StorageError(f"processes in {self.path} do not end", hint="End them by hand; the next drill or backup removes the folder.")
+            raise StorageError(
+                f"processes in {self.path} do not end",
+                hint="End them by hand; the next drill or backup removes the folder.",
+            )
 
     def remove(self) -> None:
         """The folder is gone and nothing runs in it; StorageError otherwise."""
@@ -109,7 +117,8 @@ class ScratchFolder:
 
 @contextmanager
 def open_scratch_folder(directory: Path) -> Generator[ScratchFolder, None, None]:
-    """A folder of our own is in `directory` within the block, and gone after it unless its record still names something outside of it.
+    """A folder of our own is in `directory` within the block, and gone after it unless its record still names
+    something outside of it.
 
     A guard ends what runs in the folder when this process dies. StorageError when the folder cannot be made.
     """
@@ -135,7 +144,9 @@ def open_orphaned_folders(directory: Path) -> Generator[tuple[ScratchFolder, ...
     opened: list[ScratchFolder] = []
     try:
         if sweep.try_acquire():
-            opened += [folder for path in sorted(directory.iterdir()) if (folder := _open_orphaned(path)) is not None]
+            opened += [
+                folder for path in sorted(directory.iterdir()) if (folder := _open_orphaned(path)) is not None
+            ]
         yield tuple(opened)
     finally:
         for lock in (*(folder.lock for folder in opened), sweep):
@@ -152,10 +163,15 @@ def _make_folder(directory: Path) -> ScratchFolder:
             path.mkdir(mode=0o700)
             lock = FileLock(path / _LOCK_NAME)
             lock.wait()
-            folder = ScratchFolder(path, lock, ScratchRecord(scratch_id=scratch_id, began_at=datetime.now(timezone.utc)))
+            folder = ScratchFolder(
+                path, lock, ScratchRecord(scratch_id=scratch_id, began_at=datetime.now(timezone.utc))
+            )
             folder.write_record()
     except OSError as error:
-        raise StorageError(f"{directory} cannot be used for a drill: {error.strerror}", hint="Set DRILL_DIR to a folder with room.") from error
+        raise StorageError(
+            f"{directory} cannot be used for a drill: {error.strerror}",
+            hint="Set DRILL_DIR to a folder with room.",
+        ) from error
     return folder
 
 
@@ -186,16 +202,21 @@ def _guarded(folder: ScratchFolder) -> Generator[None, None, None]:
 
 
 def _open_orphaned(path: Path) -> ScratchFolder | None:
-    """The folder with its lock held, or None: not ours, alive, or without a readable record, which is our mark."""
+    """The folder with its lock held, or None: not ours, alive, or without a readable record, which is our
+    mark.
+    """
     match = _FOLDER_NAME.fullmatch(path.name)
-    # DRILL_DIR may be shared, such as /tmp: whoever could plant a folder here would have his database names dropped.
+    # DRILL_DIR may be shared, such as /tmp: whoever could plant a folder here would have his database names
+    # dropped.
     if match is None or not all(_is_private(each) for each in (path, path / _LOCK_NAME, path / _RECORD_NAME)):
         return None
     lock = FileLock(path / _LOCK_NAME)
     if not lock.try_acquire():
         return None
     with suppress(OSError, ValidationError):
-        folder = ScratchFolder(path, lock, ScratchRecord.model_validate_json(read_small_file(path / _RECORD_NAME)))
+        folder = ScratchFolder(
+            path, lock, ScratchRecord.model_validate_json(read_small_file(path / _RECORD_NAME))
+        )
         if folder.record.scratch_id == match["id"] and folder.has_own_names():
             return folder
     lock.release()
@@ -208,4 +229,8 @@ def _is_private(path: Path) -> bool:
         status = path.lstat()
     except OSError:
         return False
-    return not stat.S_ISLNK(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return (
+        not stat.S_ISLNK(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    )

@@ -30,7 +30,8 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, Dri
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 EVENT_TRIGGERS_SETTING_MAJOR = 17
-"""PostgreSQL 17 brought triggers on login and the setting that turns event triggers off (release notes, E.7.3)."""
+"""PostgreSQL 17 brought triggers on login and the setting that turns event triggers off (release notes,
+E.7.3)."""
 _READER = "_reader"
 _READ_ALL_MAJOR = 14
 """PostgreSQL 14 brought pg_read_all_data (its release notes)."""
@@ -52,14 +53,20 @@ class ScratchDatabase:
 
 @contextmanager
 def open_scratch_database(
-    folder: ScratchFolder, record: DumpRecord, roles: str, drill: DrillSettings, source: DatabaseSettings | None
+    folder: ScratchFolder,
+    record: DumpRecord,
+    roles: str,
+    drill: DrillSettings,
+    source: DatabaseSettings | None,
 ) -> Generator[ScratchDatabase, None, None]:
-    """An empty database of the dump's encoding is there within the block; database, roles and server are gone after it.
+    """An empty database of the dump's encoding is there within the block; database, roles and server are gone
+    after it.
 
     ConfigurationError when the server is the source's or none is to be had, DatabaseError when it refuses.
     """
     if drill.database is None:
-        # Who may log in over the source's Unix socket may do so from the drill's server, too, as the same user.
+        # Who may log in over the source's Unix socket may do so from the drill's server, too, as the same
+        # user.
         sockets = (Path(source.host),) if source is not None and source.host.startswith("/") else ()
         with _open_own_server(folder, record, roles, (*drill.hidden_paths, *sockets)) as made:
             yield made
@@ -71,7 +78,9 @@ def open_scratch_database(
     folder.write_record(database=made)
     try:
         load_roles = _make_database(server, plan, folder.database_name, record, major)
-        yield ScratchDatabase(load_roles, f"PostgreSQL {major} at {server.host}:{server.port}", _note_version(major, record))
+        yield ScratchDatabase(
+            load_roles, f"PostgreSQL {major} at {server.host}:{server.port}", _note_version(major, record)
+        )
     finally:
         drop_server_database(server, made)
         folder.write_record(database=None)
@@ -84,8 +93,13 @@ def drop_server_database(server: DatabaseSettings, made: ServerDatabase) -> None
     _drop_subscriptions(server, made)
     with connect_database(server) as connection, translate_errors(server):
         connection.autocommit = True
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(made.name)))
-        query = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY(%s) AND pg_catalog.shobj_description(oid, 'pg_authid') = %s"
+        connection.execute(
+            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(made.name))
+        )
+        query = (
+            "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY(%s) AND "
+            "pg_catalog.shobj_description(oid, 'pg_authid') = %s"
+        )
         for (role,) in connection.execute(query, [list(made.roles), _describe_role(made.name)]).fetchall():
             # Somebody who has given the role something to own meanwhile wants to keep it.
             with suppress(psycopg.errors.DependentObjectsStillExist):
@@ -93,40 +107,60 @@ def drop_server_database(server: DatabaseSettings, made: ServerDatabase) -> None
 
 
 def _describe_role(database: str) -> str:
-    """Return the comment that tells a role of this drill from one that somebody else made under the same name, before or after it."""
+    """Return the comment that tells a role of this drill from one that somebody else made under the same
+    name, before or after it.
+    """
     return f"for {database}, {_COMMENT}"
 
 
-def _make_role(connection: psycopg.Connection[tuple[object, ...]], statement: sql.Composed, role: str, database: str) -> None:
+def _make_role(
+    connection: psycopg.Connection[tuple[object, ...]], statement: sql.Composed, role: str, database: str
+) -> None:
     """Make the role with its comment or not at all."""
     with connection.transaction():
         connection.execute(statement)
-        connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(role), sql.Literal(_describe_role(database))))
+        connection.execute(
+            sql.SQL("COMMENT ON ROLE {} IS {}").format(
+                sql.Identifier(role), sql.Literal(_describe_role(database))
+            )
+        )
 
 
 def _open_to_us(server: DatabaseSettings, made: ServerDatabase) -> None:
-    """Take back what code of the dump, whose loader owns the database, may have done to it: nobody logs in to it, or drops it, otherwise."""
+    """Take back what code of the dump, whose loader owns the database, may have done to it: nobody logs in to
+    it, or drops it, otherwise.
+    """
     database = sql.Identifier(made.name)
     with connect_database(server) as connection, translate_errors(server):
-        if not connection.execute("SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s", [made.name]).fetchone():
+        if not connection.execute(
+            "SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s", [made.name]
+        ).fetchone():
             return
-        connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1 IS_TEMPLATE false").format(database))
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1 IS_TEMPLATE false").format(database)
+        )
         connection.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(database))
         facts = read_session_facts(connection)
         _close_to_triggers(connection, made.name, is_superuser=facts.is_superuser, major=facts.server_major)
         connection.commit()
 
 
-def _close_to_triggers(connection: psycopg.Connection[tuple[object, ...]], database: str, *, is_superuser: bool, major: int) -> None:
+def _close_to_triggers(
+    connection: psycopg.Connection[tuple[object, ...]], database: str, *, is_superuser: bool, major: int
+) -> None:
     if is_superuser and major >= EVENT_TRIGGERS_SETTING_MAJOR:
         # One that fires on login would run with the rights of whoever connects.
-        connection.execute(sql.SQL("ALTER DATABASE {} SET event_triggers = off").format(sql.Identifier(database)))
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} SET event_triggers = off").format(sql.Identifier(database))
+        )
 
 
 def _end_prepared_transactions(server: DatabaseSettings, made: ServerDatabase) -> None:
     """Roll back what code of the dump prepared, which would keep the database from being dropped."""
     with connect_database(server) as connection, translate_errors(server):
-        rows = connection.execute("SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = %s", [made.name]).fetchall()
+        rows = connection.execute(
+            "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = %s", [made.name]
+        ).fetchall()
     if rows:
         scratch = server.with_database(made.name)
         with connect_database(scratch) as connection, translate_errors(scratch):
@@ -149,7 +183,9 @@ def _drop_subscriptions(server: DatabaseSettings, made: ServerDatabase) -> None:
     with connect_database(scratch) as connection, translate_errors(scratch):
         connection.autocommit = True
         # They would fire at the next statements, with our rights; dropping one fires none.
-        for (trigger,) in connection.execute("SELECT evtname::text FROM pg_catalog.pg_event_trigger").fetchall():
+        for (trigger,) in connection.execute(
+            "SELECT evtname::text FROM pg_catalog.pg_event_trigger"
+        ).fetchall():
             connection.execute(sql.SQL("DROP EVENT TRIGGER {}").format(sql.Identifier(str(trigger))))
         for name in map(sql.Identifier, names):
             connection.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(name))
@@ -157,28 +193,39 @@ def _drop_subscriptions(server: DatabaseSettings, made: ServerDatabase) -> None:
             connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(name))
 
 
-def check_not_source(server: DatabaseSettings, record: DumpRecord, drill: DrillSettings, source: DatabaseSettings | None) -> int:
-    """The server's major version; ConfigurationError when it is the one that was backed up and nobody allowed that."""
+def check_not_source(
+    server: DatabaseSettings, record: DumpRecord, drill: DrillSettings, source: DatabaseSettings | None
+) -> int:
+    """The server's major version.
+
+    ConfigurationError when it is the one that was backed up and nobody allowed that.
+    """
     with connect_database(server) as connection, translate_errors(server):
         major = connection.info.server_version // 10000
         query = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')"
         identifier = ""
         if connection.execute(query).fetchone() == (True,):
-            row = connection.execute("SELECT system_identifier FROM pg_catalog.pg_control_system()").fetchone()
+            row = connection.execute(
+                "SELECT system_identifier FROM pg_catalog.pg_control_system()"
+            ).fetchone()
             identifier = str(row[0]) if row else ""
-    # A name in DNS may be an alias; the cluster's identifier is not, and neither tells when the role may not read it.
+    # A name in DNS may be an alias; the cluster's identifier is not, and neither tells when the role may not
+    # read it.
     is_source = bool(identifier) and identifier == record.system_identifier
     is_source = is_source or (source is not None and (server.host, server.port) == (source.host, source.port))
     if is_source and not drill.is_source_server_allowed:
         raise ConfigurationError(
             f"DRILL_DATABASE_URL names the server that was backed up ({server.host}:{server.port})",
-            hint="Name another server, leave it out to drill on this machine, or set DRILL_ON_SOURCE_SERVER=true.",
+            hint="Name another server, leave it out to drill on this machine, or set "
+            "DRILL_ON_SOURCE_SERVER=true.",
         )
     return major
 
 
 def find_server_bin_dirs(major: int) -> tuple[tuple[Path, int], ...]:
-    """Folders with a PostgreSQL server of this major version or newer, and its version: the nearest first, installed ones before wheels."""
+    """Folders with a PostgreSQL server of this major version or newer, and its version: the nearest first,
+    installed ones before wheels.
+    """
     found: list[tuple[Path, int]] = []
     for bin_dir in _candidate_bin_dirs():
         version = _read_version(bin_dir)
@@ -188,23 +235,39 @@ def find_server_bin_dirs(major: int) -> tuple[tuple[Path, int], ...]:
 
 
 @contextmanager
-def _open_own_server(folder: ScratchFolder, record: DumpRecord, roles: str, hidden_paths: Sequence[Path]) -> Generator[ScratchDatabase, None, None]:
+def _open_own_server(
+    folder: ScratchFolder, record: DumpRecord, roles: str, hidden_paths: Sequence[Path]
+) -> Generator[ScratchDatabase, None, None]:
     candidates = find_server_bin_dirs(record.server_major)
     if not candidates:
         raise ConfigurationError(
             f"there is no PostgreSQL server of version {record.server_major} or newer on this machine",
-            hint=f"Install postgresql-{record.server_major}, or pip install 'schedgen-backups[drill]', or set DRILL_DATABASE_URL.",
+            hint=f"Install postgresql-{record.server_major}, or pip install 'schedgen-backups[drill]', or "
+            "set DRILL_DATABASE_URL.",
         )
     bin_dir, major = candidates[0]
-    # The dump can neither name nor meet this superuser; each role of the source is made anew without such rights.
+    # The dump can neither name nor meet this superuser; each role of the source is made anew without such
+    # rights.
     superuser = f"zz_{secrets.token_hex(8)}"
-    options = _THROWAWAY_OPTIONS | ({"event_triggers": "off"} if major >= EVENT_TRIGGERS_SETTING_MAJOR else {})
-    with EmbeddedPostgres(folder.path / "postgres", bin_dir=bin_dir, user=superuser, server_options=options, hidden_paths=hidden_paths) as server:
+    options = _THROWAWAY_OPTIONS | (
+        {"event_triggers": "off"} if major >= EVENT_TRIGGERS_SETTING_MAJOR else {}
+    )
+    with EmbeddedPostgres(
+        folder.path / "postgres",
+        bin_dir=bin_dir,
+        user=superuser,
+        server_options=options,
+        hidden_paths=hidden_paths,
+    ) as server:
         settings = server.settings("postgres")
         plan = _plan_roles(settings, roles, loader_name=folder.database_name)
         load_roles = _make_database(settings, plan, folder.database_name, record, major)
         _raise_readers(settings, plan, major)
-        yield ScratchDatabase(replace(load_roles, is_server_shared=False), f"PostgreSQL {major} from {bin_dir}", _note_version(major, record))
+        yield ScratchDatabase(
+            replace(load_roles, is_server_shared=False),
+            f"PostgreSQL {major} from {bin_dir}",
+            _note_version(major, record),
+        )
 
 
 def _candidate_bin_dirs() -> Iterator[Path]:
@@ -217,7 +280,9 @@ def _read_version(bin_dir: Path) -> int | None:
     if not all((bin_dir / name).is_file() for name in ("postgres", "initdb", "pg_ctl")):
         return None
     try:
-        answer = subprocess.run([str(bin_dir / "postgres"), "--version"], capture_output=True, text=True, check=True).stdout
+        answer = subprocess.run(
+            [str(bin_dir / "postgres"), "--version"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):  # built for another machine: as good as absent
         return None
     match = _VERSION.search(answer)
@@ -227,11 +292,15 @@ def _read_version(bin_dir: Path) -> int | None:
 def _note_version(major: int, record: DumpRecord) -> str:
     if major == record.server_major:
         return ""
-    return f"restored into PostgreSQL {major}, and the dump is of {record.server_major}: rows are compared, the schema's text may not be comparable"
+    return (
+        f"restored into PostgreSQL {major}, and the dump is of {record.server_major}: rows are "
+        "compared, the schema's text may not be comparable"
+    )
 
 
 _THROWAWAY_OPTIONS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
-"""The drill's own server is removed at its end, and a drill that a power cut ends has proven nothing (PostgreSQL manual, section 14.5)."""
+"""The drill's own server is removed at its end, and a drill that a power cut ends has proven nothing
+(PostgreSQL manual, section 14.5)."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +314,8 @@ class _RolePlan:
     stand_ins: tuple[StandIn, ...]
     refused: frozenset[str]
     memberships: tuple[tuple[str, str], ...] = ()
-    """Role and member, both of `absent`: what the dump's objects read at their refresh may be open to their owner by these only."""
+    """Role and member, both of `absent`: what the dump's objects read at their refresh may be open to their
+    owner by these only."""
     readers: tuple[str, ...] = ()
     """Those who could read everything in the source: superusers, members of pg_read_all_data."""
     row_readers: tuple[str, ...] = ()
@@ -272,19 +342,31 @@ def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _R
     absent = tuple(name for name in wanted if name not in present)
     stand_ins: tuple[StandIn, ...] = ()
     if is_superuser:
-        # Whoever is a member of a role acts as it, in every database of the server: each that is there already has a stand-in.
+        # Whoever is a member of a role acts as it, in every database of the server: each that is there
+        # already has a stand-in.
         refused = [name for name in wanted if name in present]
-        stand_ins = tuple(StandIn(wanted[name], name, f"{loader_name}_{number}") for number, name in enumerate(refused))
+        stand_ins = tuple(
+            StandIn(wanted[name], name, f"{loader_name}_{number}") for number, name in enumerate(refused)
+        )
         absent = (loader_name, f"{loader_name}{_READER}", *absent, *(each.stand_in for each in stand_ins))
-    made = {name: name for name in wanted if name in absent} | {each.name: each.stand_in for each in stand_ins}
-    pairs = [(unquote_identifier(each.role.encode()), unquote_identifier(each.member.encode())) for each in captured.memberships]
+    made = {name: name for name in wanted if name in absent} | {
+        each.name: each.stand_in for each in stand_ins
+    }
+    pairs = [
+        (unquote_identifier(each.role.encode()), unquote_identifier(each.member.encode()))
+        for each in captured.memberships
+    ]
     superusers = {name for name, quoted in wanted.items() if captured.has_attribute(quoted, "SUPERUSER")}
     readers = superusers | {member for role, member in pairs if role == "pg_read_all_data"}
     return _RolePlan(
-        memberships=tuple((made[role], made[member]) for role, member in pairs if role in made and member in made),
+        memberships=tuple(
+            (made[role], made[member]) for role, member in pairs if role in made and member in made
+        ),
         readers=tuple(made[name] for name in wanted if name in readers and name in made),
         row_readers=tuple(
-            made[name] for name, quoted in wanted.items() if name in made and (name in superusers or captured.has_attribute(quoted, "BYPASSRLS"))
+            made[name]
+            for name, quoted in wanted.items()
+            if name in made and (name in superusers or captured.has_attribute(quoted, "BYPASSRLS"))
         ),
         is_superuser=is_superuser,
         absent=absent,
@@ -294,17 +376,33 @@ def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _R
     )
 
 
-def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record: DumpRecord, major: int) -> LoadRoles:
-    """Make the roles and the empty database; return who may load. Without a superuser, the given role loads, and owns what it makes."""
-    loader = replace(server, user=plan.loader_name, password=secrets.token_urlsafe(24)) if plan.is_superuser else server
-    reader = replace(loader, user=plan.reader_name, password=secrets.token_urlsafe(24)) if plan.is_superuser else loader
+def _make_database(
+    server: DatabaseSettings, plan: _RolePlan, name: str, record: DumpRecord, major: int
+) -> LoadRoles:
+    """Make the roles and the empty database; return who may load.
+
+    Without a superuser, the given role loads, and owns what it makes.
+    """
+    loader = (
+        replace(server, user=plan.loader_name, password=secrets.token_urlsafe(24))
+        if plan.is_superuser
+        else server
+    )
+    reader = (
+        replace(loader, user=plan.reader_name, password=secrets.token_urlsafe(24))
+        if plan.is_superuser
+        else loader
+    )
     database, owner = sql.Identifier(name), sql.Identifier(loader.user)
     with connect_database(server) as connection:
         connection.autocommit = True
         try:
             if plan.is_superuser:
-                # Rows behind row-level security are loaded as they are. Once its session is open, nobody logs in as the loader any more.
-                statement = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS CONNECTION LIMIT 1 PASSWORD {}").format(owner, sql.Literal(loader.password))
+                # Rows behind row-level security are loaded as they are. Once its session is open, nobody logs
+                # in as the loader any more.
+                statement = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS CONNECTION LIMIT 1 PASSWORD {}").format(
+                    owner, sql.Literal(loader.password)
+                )
                 _make_role(connection, statement, loader.user, name)
                 statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}")
                 statement = statement.format(sql.Identifier(reader.user), sql.Literal(reader.password), owner)
@@ -315,14 +413,20 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
                 for role in plan.of_dump:
                     connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), owner))
                 _grant_memberships(connection, plan)
-            statement = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING {}").format(database, owner, sql.Literal(record.encoding))
+            statement = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING {}").format(
+                database, owner, sql.Literal(record.encoding)
+            )
             _create_database(connection, statement, record, major)
-            connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(_COMMENT)))
+            connection.execute(
+                sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(_COMMENT))
+            )
             _close_to_triggers(connection, name, is_superuser=plan.is_superuser, major=major)
         except psycopg.Error as error:
             raise DatabaseError(
-                f"no scratch database could be made at {server.host}:{server.port}: {' '.join(str(error).split())}",
-                hint="The role of DRILL_DATABASE_URL needs CREATEDB, and superuser where the dump needs extensions or roles.",
+                f"no scratch database could be made at {server.host}:{server.port}: "
+                f"{' '.join(str(error).split())}",
+                hint="The role of DRILL_DATABASE_URL needs CREATEDB, and superuser where the dump needs "
+                "extensions or roles.",
             ) from error
     return LoadRoles(
         loader.with_database(name),
@@ -335,7 +439,10 @@ def _make_database(server: DatabaseSettings, plan: _RolePlan, name: str, record:
 
 
 def _grant_memberships(connection: psycopg.Connection[tuple[object, ...]], plan: _RolePlan) -> None:
-    """Give the made roles what they read of each other. All of them are new and own nothing outside of the scratch database."""
+    """Give the made roles what they read of each other.
+
+    All of them are new and own nothing outside of the scratch database.
+    """
     everything = ((role, reader) for reader in plan.readers for role in plan.of_dump if role != reader)
     for role, member in (*plan.memberships, *everything):
         # Of two who may read all, one is a member of the other.
@@ -352,7 +459,12 @@ def _raise_readers(server: DatabaseSettings, plan: _RolePlan, major: int) -> Non
             connection.execute(sql.SQL("ALTER ROLE {} BYPASSRLS").format(sql.Identifier(role)))
 
 
-def _create_database(connection: psycopg.Connection[tuple[object, ...]], statement: sql.Composed, record: DumpRecord, major: int) -> None:
+def _create_database(
+    connection: psycopg.Connection[tuple[object, ...]],
+    statement: sql.Composed,
+    record: DumpRecord,
+    major: int,
+) -> None:
     if record.properties is not None:
         try:
             connection.execute(statement + make_locale_clause(record.properties, major))
@@ -391,13 +503,19 @@ class _BucketMaker(BucketClient):
             entries = self.list_versions() if self.is_versioned() is True else self.list_objects()
             doomed = (DeleteObject(entry.key, entry.version_id) for entry in entries)
             for error in self._client.remove_objects(self._bucket, doomed):
-                raise BucketError(f"object {error.name!r} of the scratch bucket {self._bucket} was not removed: {error.message}")
+                raise BucketError(
+                    f"object {error.name!r} of the scratch bucket {self._bucket} was not removed: "
+                    f"{error.message}"
+                )
             self._client.remove_bucket(self._bucket)
 
 
 @contextmanager
 def open_scratch_bucket(folder: ScratchFolder, drill: DrillSettings) -> Generator[ScratchBucket, None, None]:
-    """An empty bucket is there within the block; bucket and server are gone after it. BucketError when the server refuses."""
+    """An empty bucket is there within the block; bucket and server are gone after it.
+
+    BucketError when the server refuses.
+    """
     if drill.bucket is None:
         with EmbeddedS3(folder.path / "s3") as server:
             settings = server.settings(folder.bucket_name)
@@ -417,7 +535,9 @@ def open_scratch_bucket(folder: ScratchFolder, drill: DrillSettings) -> Generato
 
 def remove_server_bucket(server: BucketSettings, made: ServerBucket) -> None:
     """The scratch bucket is gone with its objects. BucketError otherwise."""
-    client = _BucketMaker(server.with_bucket(made.name), threads=1, stall_timeout_seconds=_STALL_TIMEOUT_SECONDS)
+    client = _BucketMaker(
+        server.with_bucket(made.name), threads=1, stall_timeout_seconds=_STALL_TIMEOUT_SECONDS
+    )
     with client:
         client.remove()
 

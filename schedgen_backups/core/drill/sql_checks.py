@@ -1,6 +1,8 @@
-"""The operators' own checks of restored data: statements of a file, each of which must return exactly one row with one true.
+"""The operators' own checks of restored data: statements of a file, each of which must return exactly one row
+with one true.
 
-Reads the file and runs it, read only. What is worth checking is the operators' business; add here only how a check is written and judged.
+Reads the file and runs it, read only. What is worth checking is the operators' business; add here only how a
+check is written and judged.
 """
 
 from __future__ import annotations
@@ -49,10 +51,15 @@ def read_sql_checks(path: Path) -> tuple[SqlCheck, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"DRILL_SQL_CHECKS {path} cannot be read: {error}", hint="Name a file of SQL in UTF-8, or leave it out.") from error
+        raise ConfigurationError(
+            f"DRILL_SQL_CHECKS {path} cannot be read: {error}",
+            hint="Name a file of SQL in UTF-8, or leave it out.",
+        ) from error
     checks = split_sql_checks(text)
     if not checks:
-        raise ConfigurationError(f"DRILL_SQL_CHECKS {path} holds no statement", hint="Write: SELECT count(*) > 0 FROM jobs;")
+        raise ConfigurationError(
+            f"DRILL_SQL_CHECKS {path} holds no statement", hint="Write: SELECT count(*) > 0 FROM jobs;"
+        )
     return checks
 
 
@@ -78,14 +85,22 @@ def split_sql_checks(text: str) -> tuple[SqlCheck, ...]:
 
 
 def run_sql_checks(
-    checks: tuple[SqlCheck, ...], database: DatabaseSettings, *, timeout_seconds: int, on_progress: Callable[[int], object] = lambda _count: None
+    checks: tuple[SqlCheck, ...],
+    database: DatabaseSettings,
+    *,
+    timeout_seconds: int,
+    on_progress: Callable[[int], object] = lambda _count: None,
 ) -> CheckResult:
-    """`operator_checks_hold`: each check returned one row with one true. Errors of the connection are raised, those of a check make it fail.
+    """`operator_checks_hold`: each check returned one row with one true.
+
+    Errors of the connection are raised, those of a check make it fail.
 
     `on_progress` gets 1 for each check. Not configured without any.
     """
     if not checks:
-        return make_result(Check.OPERATOR_CHECKS_HOLD, CheckStatus.NOT_CONFIGURED, "DRILL_SQL_CHECKS names no file", {})
+        return make_result(
+            Check.OPERATOR_CHECKS_HOLD, CheckStatus.NOT_CONFIGURED, "DRILL_SQL_CHECKS names no file", {}
+        )
     wrong: list[str] = []
     for check in checks:
         problem = _find_problem(check, database, timeout_seconds)
@@ -98,7 +113,9 @@ def run_sql_checks(
         if wrong
         else f"{len(checks)} of {count(len(checks), 'check')} held"
     )
-    return make_result(Check.OPERATOR_CHECKS_HOLD, status, summary, {"checks": len(checks), "checks_failed": len(wrong)})
+    return make_result(
+        Check.OPERATOR_CHECKS_HOLD, status, summary, {"checks": len(checks), "checks_failed": len(wrong)}
+    )
 
 
 def _make_check(name: str, statement: str) -> SqlCheck:
@@ -107,11 +124,16 @@ def _make_check(name: str, statement: str) -> SqlCheck:
 
 
 def _find_problem(check: SqlCheck, database: DatabaseSettings, timeout_seconds: int) -> str:
-    """Why the check does not hold, or an empty text. A connection for each, so that none changes what the next one sees."""
+    """Why the check does not hold, or an empty text.
+
+    A connection for each, so that none changes what the next one sees.
+    """
     with connect_database(database, stall_timeout_seconds=timeout_seconds) as connection:
         connection.read_only = True
         try:
-            connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(timeout_seconds * 1000)))
+            connection.execute(
+                sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(timeout_seconds * 1000))
+            )
             cursor = connection.execute(sql.SQL(cast("LiteralString", check.statement)))
             if cursor.description is None:
                 return "it returns no rows"
@@ -119,5 +141,8 @@ def _find_problem(check: SqlCheck, database: DatabaseSettings, timeout_seconds: 
         except psycopg.Error as error:
             return " ".join(str(error).split())
     if len(rows) != 1 or len(rows[0]) != 1:
-        return f"it returns {'several' if len(rows) > 1 else len(rows)} rows of {len(cursor.description)} columns, one of one is needed"
+        return (
+            f"it returns {'several' if len(rows) > 1 else len(rows)} rows of {len(cursor.description)} "
+            "columns, one of one is needed"
+        )
     return "" if rows[0][0] is True else f"it returns {rows[0][0]!r}"

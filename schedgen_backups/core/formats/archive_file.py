@@ -1,7 +1,9 @@
-"""The archive file: a pax tar in gzip members, one or more per object, whose last entry is the index, then the footer.
+"""The archive file: a pax tar in gzip members, one or more per object, whose last entry is the index, then
+the footer.
 
-Writer and reader of one format, described to the byte in docs/file-format.md. Where objects come from is `archive`'s business, what a file must
-satisfy `verify`'s. Each object starts a member, so that it is read by reading only its bytes.
+Writer and reader of one format, described to the byte in docs/file-format.md. Where objects come from is
+`archive`'s business, what a file must satisfy `verify`'s. Each object starts a member, so that it is read by
+reading only its bytes.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class CapturedArchive:
 class ArchiveFileWriter:
     """Writes an archive file: objects in the order given, then `finish`.
 
-    The growing index is a file in `folder` without a name; with a `journal_name` it has one, and what it names is in the file, in case we are killed.
+    The growing index is a file in `folder` without a name; with a `journal_name` it has one, and what it
+    names is in the file, in case we are killed.
     """
 
     def __init__(self, file: BinaryIO, *, threads: int, folder: Path, journal_name: str = "") -> None:
@@ -94,7 +97,10 @@ class ArchiveFileWriter:
         self._add_entry(packed.entry, start)
 
     def add_stream(self, entry: ObjectEntry, blocks: Iterable[bytes]) -> None:
-        """Appends an object block by block. When `blocks` raises or yields another size than the entry's, nothing of it stays."""
+        """Appends an object block by block.
+
+        When `blocks` raises or yields another size than the entry's, nothing of it stays.
+        """
         checkpoint = self._writer.checkpoint()
         digest = hashlib.sha256()
         size_bytes = 0
@@ -107,11 +113,15 @@ class ArchiveFileWriter:
                 size_bytes += len(block)
                 pending += block
                 if len(pending) >= BLOCK_BYTES:
-                    compress = compress or (compress_member if is_compressible(bytes(pending)) else store_member)
+                    compress = compress or (
+                        compress_member if is_compressible(bytes(pending)) else store_member
+                    )
                     self._writer.write_block(bytes(pending), compress)
                     pending.clear()
             if size_bytes != entry.size_bytes:
-                raise ObjectError(f"object {entry.key!r} came with {size_bytes} bytes instead of {entry.size_bytes}")
+                raise ObjectError(
+                    f"object {entry.key!r} came with {size_bytes} bytes instead of {entry.size_bytes}"
+                )
             self._writer.write_block(bytes(pending) + make_padding(size_bytes), compress or compress_member)
             self._writer.flush()
         except BaseException:
@@ -120,20 +130,27 @@ class ArchiveFileWriter:
         self._add_entry(entry.model_copy(update={"sha256": digest.hexdigest()}), checkpoint.offset)
 
     def add_copies(self, entries: Sequence[ObjectEntry], source: int, data: bytes | memoryview) -> None:
-        """Appends objects that lie one behind the other in the open file `source`; `data` holds their members, which were checked."""
+        """Appends objects that lie one behind the other in the open file `source`.
+
+        `data` holds their members, which were checked.
+        """
         first = _leave_out_filler(entries[0], data)
         start = self._writer.flush()
         self._write_filler(source, first.offset, len(data))
         shift = self._writer.flush() - first.offset
         self._writer.copy_members(source, first.offset, memoryview(data)[first.offset - entries[0].offset :])
         # A filler is the first member of the object behind it: who reads that unpacks nothing more.
-        self._add_line(first.model_copy(update={"offset": start, "length": first.offset + shift - start + first.length}))
+        self._add_line(
+            first.model_copy(update={"offset": start, "length": first.offset + shift - start + first.length})
+        )
         for entry in entries[1:]:
             self._add_line(entry.model_copy(update={"offset": entry.offset + shift}))
         self._sync_journal()
 
     def add_copy(self, entry: ObjectEntry, source: BinaryIO) -> None:
-        """Appends an object of any size that lies in `source`, checked as it is copied; after a VerificationError nothing of it stays."""
+        """Appends an object of any size that lies in `source`, checked as it is copied; after a
+        VerificationError nothing of it stays.
+        """
         checkpoint = self._writer.checkpoint()
         source.seek(entry.offset)
         entry = _leave_out_filler(entry, source.read(SMALLEST_FILLER_BYTES))
@@ -184,14 +201,20 @@ class ArchiveFileWriter:
         self._write_back.close()
 
     def _write_filler(self, source: int, offset: int, length: int) -> None:
-        """What is copied next from there lies in this file's blocks as it does in the source's, where that lets both share them."""
+        """What is copied next from there lies in this file's blocks as it does in the source's, where that
+        lets both share them.
+        """
         gap_bytes = measure_gap(offset, self._writer.flush())
         if not gap_bytes or length < _WORTH_SHARING_BYTES:
             return
         if source not in self._is_sharing:
             self._is_sharing[source] = can_share_blocks(source, self._folder)
         if self._is_sharing[source]:
-            self._writer.write_member(filler_member(gap_bytes if gap_bytes >= SMALLEST_FILLER_BYTES else gap_bytes + SHARED_BLOCK_BYTES))
+            self._writer.write_member(
+                filler_member(
+                    gap_bytes if gap_bytes >= SMALLEST_FILLER_BYTES else gap_bytes + SHARED_BLOCK_BYTES
+                )
+            )
 
     def _add_entry(self, entry: ObjectEntry, start: int) -> None:
         placed = entry.model_copy(update={"offset": start, "length": self._writer.flush() - start})
@@ -212,7 +235,10 @@ class ArchiveFileWriter:
 
 
 class ArchiveFile:
-    """An open archive file. Reading raises VerificationError (permanent) wherever the file is not what it should be."""
+    """An open archive file.
+
+    Reading raises VerificationError (permanent) wherever the file is not what it should be.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -225,36 +251,59 @@ class ArchiveFile:
             try:
                 return ArchiveRecord.model_validate_json(line)
             except ValidationError as error:
-                raise make_format_error(f"its record has wrong fields: {error.error_count()} errors") from error
+                raise make_format_error(
+                    f"its record has wrong fields: {error.error_count()} errors"
+                ) from error
         raise make_format_error("its index is empty")
 
     def read_entries(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[ObjectEntry]:
-        """Yields the index, in the order of the file, without holding it in memory; `on_progress` gets its compressed bytes."""
+        """Yields the index, in the order of the file, without holding it in memory.
+
+        `on_progress` gets its compressed bytes.
+        """
         for line in self.read_entry_lines(on_progress=on_progress):
             try:
                 yield ObjectEntry.model_validate_json(line)
             except ValidationError as error:
-                raise make_format_error(f"a line of its index has wrong fields: {error.error_count()} errors") from error
+                raise make_format_error(
+                    f"a line of its index has wrong fields: {error.error_count()} errors"
+                ) from error
 
     def read_entry_lines(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
-        """Yields the index as `read_entries` does, each entry as its line of JSON, which nobody has looked at."""
+        """Yields the index as `read_entries` does, each entry as its line of JSON, which nobody has looked
+        at.
+        """
         lines = self._read_index_lines(on_progress=on_progress)
         next(lines, None)
         yield from lines
 
-    def read_object(self, entry: ObjectEntry, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
+    def read_object(
+        self, entry: ObjectEntry, *, on_progress: Callable[[bytes], object] | None = None
+    ) -> Iterator[bytes]:
         """Yields one object's bytes, reading only its part of the file.
 
-        The header must say the same as the index, and the bytes must have the entry's size and digest: that is known when the iterator ends.
+        The header must say the same as the index, and the bytes must have the entry's size and digest: that
+        is known when the iterator ends.
         """
         reader = BlockReader(read_members(self._file, entry.offset, entry.length, on_progress=on_progress))
         try:
             with tarfile.open(
-                fileobj=cast("BinaryIO", _HeaderReader(reader)), mode="r|", bufsize=TAR_BLOCK_BYTES, encoding="utf-8", errors="surrogateescape"
+                fileobj=cast("BinaryIO", _HeaderReader(reader)),
+                mode="r|",
+                bufsize=TAR_BLOCK_BYTES,
+                encoding="utf-8",
+                errors="surrogateescape",
             ) as tar:
                 info = tar.next()
-                if info is None or info.name != entry.member_name or info.size != entry.size_bytes or _key_of(info) != entry.key:
-                    raise make_format_error(f"what lies at the place of object {entry.key!r} is something else")
+                if (
+                    info is None
+                    or info.name != entry.member_name
+                    or info.size != entry.size_bytes
+                    or _key_of(info) != entry.key
+                ):
+                    raise make_format_error(
+                        f"what lies at the place of object {entry.key!r} is something else"
+                    )
         except (tarfile.TarError, ValueError) as error:
             raise make_format_error(f"the header of object {entry.key!r} is damaged: {error}") from error
         digest = hashlib.sha256()
@@ -269,11 +318,15 @@ class ArchiveFile:
             if missing < 0 or rest.strip(b"\0"):
                 break
         if missing:
-            raise make_format_error(f"something stands behind object {entry.key!r} that does not belong there")
+            raise make_format_error(
+                f"something stands behind object {entry.key!r} that does not belong there"
+            )
 
     def _read_index_lines(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
         length = self.footer.footer_offset - self.footer.index_offset
-        reader = BlockReader(read_members(self._file, self.footer.index_offset, length, on_progress=on_progress))
+        reader = BlockReader(
+            read_members(self._file, self.footer.index_offset, length, on_progress=on_progress)
+        )
         header = reader.read(TAR_BLOCK_BYTES)
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
@@ -287,12 +340,17 @@ class ArchiveFile:
 
 
 def open_archive(path: Path) -> AbstractContextManager[ArchiveFile]:
-    """The archive file is open within the block. VerificationError (permanent) when it is missing, cut short or not an archive of ours."""
+    """The archive file is open within the block.
+
+    VerificationError (permanent) when it is missing, cut short or not an archive of ours.
+    """
     return open_artifact(path, ArchiveFile)
 
 
 class _HeaderReader:
-    """The beginning of an object's part of the file, for tarfile, which reads headers of any length that they claim."""
+    """The beginning of an object's part of the file, for tarfile, which reads headers of any length that they
+    claim.
+    """
 
     def __init__(self, reader: BlockReader) -> None:
         self._reader = reader
@@ -311,7 +369,9 @@ def _leave_out_filler(entry: ObjectEntry, data: bytes | memoryview) -> ObjectEnt
     filler_bytes = measure_filler(data)
     if not 0 < filler_bytes < entry.length:
         return entry
-    return entry.model_copy(update={"offset": entry.offset + filler_bytes, "length": entry.length - filler_bytes})
+    return entry.model_copy(
+        update={"offset": entry.offset + filler_bytes, "length": entry.length - filler_bytes}
+    )
 
 
 def _key_of(info: tarfile.TarInfo) -> str:

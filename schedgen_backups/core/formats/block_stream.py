@@ -1,6 +1,7 @@
 """A stream of blocks as a file that can only be read on, for libraries that want a file.
 
-Used where an archive's bytes are parsed and where they go to the S3 SDK. Nothing is held but what one read asks for.
+Used where an archive's bytes are parsed and where they go to the S3 SDK. Nothing is held but what one read
+asks for.
 """
 
 from __future__ import annotations
@@ -11,22 +12,30 @@ from collections.abc import Iterable, Iterator
 from schedgen_backups.core.errors import VerificationError
 
 LINE_LIMIT_BYTES = 16 << 20
-"""For a line of an index. The longest that are written are a record's: two thousand keys of 1 KiB, each with its reason."""
+"""For a line of an index. The longest that are written are a record's: two thousand keys of 1 KiB, each with
+its reason."""
 
 
 def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yields the lines without their ends; VerificationError when one is longer than `LINE_LIMIT_BYTES`, or the last has no end."""
+    """Yields the lines without their ends.
+
+    VerificationError when one is longer than `LINE_LIMIT_BYTES`, or the last has no end.
+    """
     pending = bytearray()
     for block in blocks:
         first, *others = block.split(b"\n")
         pending += first
         if len(pending) > LINE_LIMIT_BYTES:
-            raise VerificationError("a line of its index is too long", hint="Use another copy or another recovery point.")
+            raise VerificationError(
+                "a line of its index is too long", hint="Use another copy or another recovery point."
+            )
         for other in others:
             yield bytes(pending)
             pending = bytearray(other)
     if pending:
-        raise VerificationError("its index ends inside a line", hint="Use another copy or another recovery point.")
+        raise VerificationError(
+            "its index ends inside a line", hint="Use another copy or another recovery point."
+        )
 
 
 class BlockReader(io.BytesIO):
@@ -56,7 +65,9 @@ class BlockReader(io.BytesIO):
         while remaining:
             block = bytes(self._buffer) or next(self._blocks, None)
             if block is None:
-                raise VerificationError("an entry ends too early", hint="Use another copy or another recovery point.")
+                raise VerificationError(
+                    "an entry ends too early", hint="Use another copy or another recovery point."
+                )
             self._buffer = bytearray(block[remaining:])
             yield block[:remaining]
             remaining -= min(remaining, len(block))

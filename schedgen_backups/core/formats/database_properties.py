@@ -58,21 +58,31 @@ class DatabaseProperties(FrozenModel):
         return f"{self.provider} {'/'.join(names)}{' with rules' if self.icu_rules else ''}"
 
     def has_collation_of(self, other: DatabaseProperties) -> bool:
-        """Return whether text is sorted and classified alike, as far as names tell; versions of the libraries may differ."""
+        """Return whether text is sorted and classified alike, as far as names tell; versions of the libraries
+        may differ.
+        """
 
         # The server's UTF-8 has several spellings.
         def spell(name: str) -> str:
             return name.replace("-", "").replace("UTF8", "utf8")
 
-        mine, theirs = ((each.provider, spell(each.collate), spell(each.ctype), spell(each.locale), each.icu_rules) for each in (self, other))
+        mine, theirs = (
+            (each.provider, spell(each.collate), spell(each.ctype), spell(each.locale), each.icu_rules)
+            for each in (self, other)
+        )
         return mine == theirs
 
     def list_differences(self, wanted: DatabaseProperties) -> tuple[str, ...]:
-        """Return what is not as in `wanted`, in words without values that may be secret. Comment and template flag are not compared."""
+        """Return what is not as in `wanted`, in words without values that may be secret.
+
+        Comment and template flag are not compared.
+        """
         parts: list[str] = []
         if self.owner != wanted.owner:
             parts.append(f"owner {self.owner} instead of {wanted.owner}")
-        if (self.grants is None) != (wanted.grants is None) or Counter(self.grants or ()) != Counter(wanted.grants or ()):
+        if (self.grants is None) != (wanted.grants is None) or Counter(self.grants or ()) != Counter(
+            wanted.grants or ()
+        ):
             parts.append("privileges")
         if self.connection_limit != wanted.connection_limit:
             parts.append(f"connection limit {self.connection_limit} instead of {wanted.connection_limit}")

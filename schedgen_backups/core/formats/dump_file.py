@@ -1,7 +1,9 @@
-"""The dump file: plain SQL in gzip members, then the references, then record and index as SQL comment lines, then the footer.
+"""The dump file: plain SQL in gzip members, then the references, then record and index as SQL comment lines,
+then the footer.
 
-Writer and reader of one format, described to the byte in docs/file-format.md. What pg_dump writes is `dump_text`'s business, what a file
-must satisfy `verify`'s. Tables start members of their own, so that one table is read by reading only its bytes.
+Writer and reader of one format, described to the byte in docs/file-format.md. What pg_dump writes is
+`dump_text`'s business, what a file must satisfy `verify`'s. Tables start members of their own, so that one
+table is read by reading only its bytes.
 """
 
 from __future__ import annotations
@@ -18,8 +20,22 @@ from pydantic import ValidationError
 
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.formats.block_stream import split_lines
-from schedgen_backups.core.formats.dump_text import SECTION_END, DumpDigest, DumpFacts, Segment, TableEnd, TableFacts, TableStart, Text
-from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, read_footer, read_members, read_members_concurrently
+from schedgen_backups.core.formats.dump_text import (
+    SECTION_END,
+    DumpDigest,
+    DumpFacts,
+    Segment,
+    TableEnd,
+    TableFacts,
+    TableStart,
+    Text,
+)
+from schedgen_backups.core.formats.gzip_members import (
+    BLOCK_BYTES,
+    read_footer,
+    read_members,
+    read_members_concurrently,
+)
 from schedgen_backups.core.formats.gzip_writer import BlockWriter, MemberWriter
 from schedgen_backups.core.formats.records import DumpRecord, TableEntry, make_format_error, open_artifact
 from schedgen_backups.core.system.writeback import WriteBack
@@ -91,7 +107,9 @@ class DumpFileWriter:
             self._positions.append((table, position))
 
     def add_separate_table(self, table: SeparateTable) -> None:
-        """Appends the table's comment, its members as they are, and what ends its section; its file is closed."""
+        """Appends the table's comment, its members as they are, and what ends its section; its file is
+        closed.
+        """
         self.add(Text(table.comment))
         self._digest.add_table(table.facts, table.size_bytes)
         self._blocks.end_block()
@@ -122,8 +140,13 @@ class DumpFileWriter:
             self._content_length = self._writer.flush()
         return self._content_length
 
-    def finish(self, record: DumpRecord, expected_rows: Mapping[tuple[str, str], int], roles: str) -> CapturedDump:
-        """Appends record, roles, index and footer. `expected_rows`: (schema, table) → rows counted in the snapshot."""
+    def finish(
+        self, record: DumpRecord, expected_rows: Mapping[tuple[str, str], int], roles: str
+    ) -> CapturedDump:
+        """Appends record, roles, index and footer.
+
+        `expected_rows`: (schema, table) → rows counted in the snapshot.
+        """
         _ = self.content_length
         self._blocks.end_block()
         index_offset = self._writer.flush()
@@ -133,8 +156,11 @@ class DumpFileWriter:
                 schema_name=table.schema_name,
                 name=table.name,
                 columns=table.columns,
-                # The name of one that is loaded through its root stands in a comment only, where pg_dump writes no line breaks.
-                expected_rows=(announced if table.root else expected_rows).get((table.schema_name, table.name)),
+                # The name of one that is loaded through its root stands in a comment only, where pg_dump
+                # writes no line breaks.
+                expected_rows=(announced if table.root else expected_rows).get(
+                    (table.schema_name, table.name)
+                ),
                 rows=table.rows,
                 size_bytes=table.size_bytes,
                 sha256=table.sha256,
@@ -146,7 +172,11 @@ class DumpFileWriter:
         )
         captured = {(entry.schema_name, entry.name) for entry in entries if not entry.root}
         through_root = {(entry.schema_name, entry.name) for entry in entries if entry.root}
-        missing = tuple(".".join(table) for table in expected_rows if table not in captured and _flatten(table) not in through_root)
+        missing = tuple(
+            ".".join(table)
+            for table in expected_rows
+            if table not in captured and _flatten(table) not in through_root
+        )
         record = record.model_copy(update={"missing_tables": missing})
         self._blocks.append(_to_line("record", record.model_dump(mode="json")))
         for line in filter(None, roles.split("\n")):
@@ -168,7 +198,10 @@ class DumpFileWriter:
 
 
 class DumpFile:
-    """An open dump file. Reading raises VerificationError (permanent) wherever the file is not what it should be."""
+    """An open dump file.
+
+    Reading raises VerificationError (permanent) wherever the file is not what it should be.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -179,7 +212,9 @@ class DumpFile:
         record: DumpRecord | None = None
         tables: list[TableEntry] = []
         roles: list[str] = []
-        for line in self._read_lines(self.footer.index_offset, self.footer.footer_offset - self.footer.index_offset):
+        for line in self._read_lines(
+            self.footer.index_offset, self.footer.footer_offset - self.footer.index_offset
+        ):
             if line.startswith(ROLE_PREFIX):
                 roles.append(line.removeprefix(ROLE_PREFIX))
                 continue
@@ -190,7 +225,9 @@ class DumpFile:
                 elif name == "table":
                     tables.append(TableEntry.model_validate(value))
             except ValidationError as error:
-                raise make_format_error(f"a {name} line has wrong fields: {error.error_count()} errors") from error
+                raise make_format_error(
+                    f"a {name} line has wrong fields: {error.error_count()} errors"
+                ) from error
         if record is None:
             raise make_format_error("it holds no record of a database dump")
         return record, tuple(tables), "".join(f"{line}\n" for line in roles)
@@ -210,17 +247,23 @@ class DumpFile:
         """SQL that makes the roles, without passwords; empty where they could not be read."""
         return self._index[2]
 
-    def read_contents(self, *, on_progress: Callable[[bytes], object] = lambda _data: None) -> Iterator[bytes]:
+    def read_contents(
+        self, *, on_progress: Callable[[bytes], object] = lambda _data: None
+    ) -> Iterator[bytes]:
         """Yields pg_dump's plain text; `on_progress` gets the compressed bytes."""
         return read_members_concurrently(self._file, 0, self.record.content_length, on_progress=on_progress)
 
     def read_schema(self) -> Iterator[bytes]:
-        """Yields the text before the first table's rows: what makes schemas, types, functions and tables, without constraints and indexes."""
+        """Yields the text before the first table's rows: what makes schemas, types, functions and tables,
+        without constraints and indexes.
+        """
         end = self.tables[0].offset if self.tables else self.record.content_length
         return read_members(self._file, 0, end)
 
     def read_rest_of_text(self) -> Iterator[bytes]:
-        """Yields everything behind the schema that is not rows: sequences, large objects, constraints, indexes and what follows."""
+        """Yields everything behind the schema that is not rows: sequences, large objects, constraints,
+        indexes and what follows.
+        """
         ends = [table.offset + table.length for table in self.tables]
         starts = [table.offset for table in self.tables[1:]] + [self.record.content_length]
         for end, start in zip(ends, starts, strict=True):
@@ -255,7 +298,10 @@ class DumpFile:
 
 
 def open_dump(path: Path) -> AbstractContextManager[DumpFile]:
-    """The dump file is open within the block. VerificationError (permanent) when it is missing, cut short or not a dump of ours."""
+    """The dump file is open within the block.
+
+    VerificationError (permanent) when it is missing, cut short or not a dump of ours.
+    """
     return open_artifact(path, DumpFile)
 
 

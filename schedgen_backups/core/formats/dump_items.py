@@ -1,7 +1,7 @@
 """A digest of pg_dump's text that is the same in any order of its items.
 
-pg_dump sorts some of them by the names of roles (pg_dump_sort.c: default privileges, user mappings), and a drill on a server that has a role of the
-dump gives it another name for the load.
+pg_dump sorts some of them by the names of roles (pg_dump_sort.c: default privileges, user mappings), and a
+drill on a server that has a role of the dump gives it another name for the load.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import hashlib
 import re
 
 _BORDER = b"--\n-- "
-"""Begins each item, and pg_dump's last words. In somebody's text it may stand as well: that is then a border in both dumps."""
+"""Begins each item, and pg_dump's last words. In somebody's text it may stand as well: that is then a border
+in both dumps."""
 _BORDERS = re.compile(rb"^" + _BORDER, re.MULTILINE)
 _MODULUS = 1 << 256
 

@@ -1,4 +1,6 @@
-r"""The sections of pg_dump's text: large objects, what follows the rows (indexes, constraints, triggers), and the `\restrict` around all of it."""
+r"""The sections of pg_dump's text: large objects, what follows the rows (indexes, constraints, triggers), and
+the `\restrict` around all of it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from schedgen_backups.core.formats.dump_text import IDENTIFIER, Segment, Text, unquote_identifier
-from schedgen_backups.core.formats.sql_quotes import EDGE_BYTES, QUOTE_EDGES, LineQuotes, QuoteState, find_outside
+from schedgen_backups.core.formats.sql_quotes import (
+    EDGE_BYTES,
+    QUOTE_EDGES,
+    LineQuotes,
+    QuoteState,
+    find_outside,
+)
 
 _SECTION = re.compile(rb"-- (?:Data for )?Name: .*; Type: (?P<kind>[A-Z ]+); Schema: ")
 _LARGE_OBJECT_KINDS = frozenset({b"BLOBS"})
@@ -49,17 +57,22 @@ _UNRESTRICT_BYTES = 256
 """More than the line and the blanks behind it take (pg_dump.c: a key of 63 characters)."""
 
 
-_PSQL_WORD_OR_EDGE = re.compile(rb"(?P<begin>(?<![A-Za-z0-9_$\x80-\xff])begin(?![A-Za-z0-9_$\x80-\xff]))|(?P<colon>(?<!:):(?=[\"']))|" + QUOTE_EDGES)
+_PSQL_WORD_OR_EDGE = re.compile(
+    rb"(?P<begin>(?<![A-Za-z0-9_$\x80-\xff])begin(?![A-Za-z0-9_$\x80-\xff]))|(?P<colon>(?<!:):(?=[\"']))|"
+    + QUOTE_EDGES
+)
 _FOR_PSQL = {"begin": b'"begin"', "colon": b": "}
 _LOOK_BEHIND_BYTES = 2
 
 
 class PsqlQuoter:
-    r"""Writes what psql reads otherwise than the server so that both read the same, in text that comes in any pieces.
+    r"""Writes what psql reads otherwise than the server so that both read the same, in text that comes in any
+    pieces.
 
-    `:"HOST"`, the end of an array's slice, becomes `: "HOST"`: psql would put a variable's value there. The name `begin` becomes `"begin"`: in CREATE
-    FUNCTION psql takes the bare word for the start of a body and sends nothing before its END (psqlscan.l since PostgreSQL 14), though the server
-    needs no quotes and pg_dump writes none. pg_dump writes the keyword in capitals.
+    `:"HOST"`, the end of an array's slice, becomes `: "HOST"`: psql would put a variable's value there. The
+    name `begin` becomes `"begin"`: in CREATE FUNCTION psql takes the bare word for the start of a body and
+    sends nothing before its END (psqlscan.l since PostgreSQL 14), though the server needs no quotes and
+    pg_dump writes none. pg_dump writes the keyword in capitals.
     """
 
     def __init__(self) -> None:
@@ -102,11 +115,12 @@ class PsqlQuoter:
 
 
 def make_loadable(segments: Iterable[Segment]) -> Iterator[Segment]:
-    r"""Yield the segments as they are loaded, without pg_dump's own `\restrict`, `\unrestrict` and `SET row_security = off` of the head.
+    r"""Yield the segments as they are loaded, without pg_dump's own `\restrict`, `\unrestrict` and `SET
+    row_security = off` of the head.
 
-    Whoever loads the text puts a key of his own around it. Policies come after the rows, so that the setting serves no load; it makes the refresh of
-    a materialized view an error where its owner is subject to them (PostgreSQL manual, "row_security").
-    psql reads what is yielded as the server does.
+    Whoever loads the text puts a key of his own around it. Policies come after the rows, so that the setting
+    serves no load; it makes the refresh of a materialized view an error where its owner is subject to them
+    (PostgreSQL manual, "row_security"). psql reads what is yielded as the server does.
     """
     held, is_first = b"", True
     quoter = PsqlQuoter()
@@ -126,7 +140,9 @@ def make_loadable(segments: Iterable[Segment]) -> Iterator[Segment]:
 
 
 _ITEM = re.compile(rb"--\n-- (?:Data for )?Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: .*\n--\n")
-_SETTING = re.compile(rb"SET (?P<name>default_tablespace|default_table_access_method|default_with_oids) = .*;\n")
+_SETTING = re.compile(
+    rb"SET (?P<name>default_tablespace|default_table_access_method|default_with_oids) = .*;\n"
+)
 _BUILDS = (b"INDEX", b"CONSTRAINT")
 _TABLE = re.compile(
     rb"^(?:CREATE (?:UNIQUE )?INDEX " + IDENTIFIER + rb" ON |ALTER TABLE )(?:ONLY )?"
@@ -140,14 +156,17 @@ class PostDataItem:
     """One item: a comment of pg_dump and the statements below it."""
 
     kind: str
-    """pg_dump's word, such as `INDEX`, `FK CONSTRAINT`, `TRIGGER`; empty for what stands before the first item."""
+    """pg_dump's word, such as `INDEX`, `FK CONSTRAINT`, `TRIGGER`; empty for what stands before the first
+    item."""
     text: bytes
     settings: bytes = b""
     """The SET statements before it that still hold: pg_dump writes one only where its value changes."""
 
     @property
     def is_build(self) -> bool:
-        """Whether it builds an index of one table and needs no other item: indexes, primary keys, unique and other constraints but foreign keys."""
+        """Whether it builds an index of one table and needs no other item: indexes, primary keys, unique and
+        other constraints but foreign keys.
+        """
         return self.kind.encode() in _BUILDS
 
     @property
@@ -158,7 +177,10 @@ class PostDataItem:
 
 
 def split_post_data(schema: bytes, text: bytes) -> tuple[PostDataItem, ...]:
-    """The items of `text` in their order; their texts joined are the input. `schema` is what stands before the rows."""
+    """The items of `text` in their order; their texts joined are the input.
+
+    `schema` is what stands before the rows.
+    """
     marks = list(find_outside(_ITEM, text))
     starts = [mark.start() for mark in marks]
     kinds = [mark["kind"].decode() for mark in marks]
@@ -173,7 +195,10 @@ def split_post_data(schema: bytes, text: bytes) -> tuple[PostDataItem, ...]:
 
 
 def _find_settings(text: bytes) -> dict[bytes, bytes]:
-    """Return the last SET statement for each setting, by its name. A line that looks like one in a string is none."""
+    """Return the last SET statement for each setting, by its name.
+
+    A line that looks like one in a string is none.
+    """
     if b"\nSET default_" not in text and not text.startswith(b"SET default_"):
         return {}
     quotes = LineQuotes()

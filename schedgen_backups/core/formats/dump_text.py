@@ -1,7 +1,9 @@
-r"""Reads pg_dump's plain text as it passes: which bytes are rows of which table, and which are everything else.
+r"""Reads pg_dump's plain text as it passes: which bytes are rows of which table, and which are everything
+else.
 
-Here lives what the text looks like, and the digest that two dumps of equal databases share. Where the bytes come from and go to is the
-business of `dump` (capture), `dump_file` (verify) and `equality`. The random `\restrict` key and the version comments are left out of digests.
+Here lives what the text looks like, and the digest that two dumps of equal databases share. Where the bytes
+come from and go to is the business of `dump` (capture), `dump_file` (verify) and `equality`. The random
+`\restrict` key and the version comments are left out of digests.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _COPY = re.compile(
     rb"COPY (?P<schema>" + IDENTIFIER + rb")\.(?P<name>" + IDENTIFIER + rb") "
     rb"(?P<columns>\(" + IDENTIFIER + rb"(?:, " + IDENTIFIER + rb")*\)|\(\))? ?FROM stdin;\n",
 )
-# A partition whose hash differs between servers is loaded through its root (pg_dump.c, forcePartitionRootLoad).
+# A partition whose hash differs between servers is loaded through its root (pg_dump.c,
+# forcePartitionRootLoad).
 _DATA_START = b"-- Data for Name: "
 _ROOT_START = b"-- load via partition root "
 _CLIENT_ENCODING = re.compile(rb"^SET client_encoding = '([A-Z0-9_]+)';$", re.MULTILINE)
@@ -40,12 +43,16 @@ _CODECS = {
     "JOHAB": "johab",
     "KOI8R": "koi8-r",
     "KOI8U": "koi8-u",
-    **{f"LATIN{number}": f"iso8859-{part}" for number, part in zip(range(1, 11), (1, 2, 3, 4, 9, 10, 13, 14, 15, 16), strict=True)},
+    **{
+        f"LATIN{number}": f"iso8859-{part}"
+        for number, part in zip(range(1, 11), (1, 2, 3, 4, 9, 10, 13, 14, 15, 16), strict=True)
+    },
     "WIN866": "cp866",
     "WIN874": "cp874",
     **{f"WIN{page}": f"cp{page}" for page in range(1250, 1259)},
 }
-"""Encodings of databases (PostgreSQL manual, table 24.3) → Python's names. Names are read as UTF-8 in all others."""
+"""Encodings of databases (PostgreSQL manual, table 24.3) → Python's names. Names are read as UTF-8 in all
+others."""
 _END_LINE = b"\\.\n"
 SECTION_END = b"\n\n"
 """What pg_dump writes behind the end line of a table's rows."""
@@ -56,7 +63,10 @@ _UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:
 _RELOCATED = re.compile(rb"^(?:-- Name: [^\n]*\n|SET default_tablespace = [^\n]*;\n\n)", re.MULTILINE)
 _COMMENT_LIMIT_BYTES = 64 << 10
 """A longer line is none of pg_dump's comments: names have 63 bytes, and a function at most 100 parameters."""
-_SEQUENCE = re.compile(rb"^SELECT pg_catalog\.setval\('(?P<name>[^\n]*)', (?P<state>-?[0-9]{1,19}, (?:true|false))\);\n", re.MULTILINE)
+_SEQUENCE = re.compile(
+    rb"^SELECT pg_catalog\.setval\('(?P<name>[^\n]*)', (?P<state>-?[0-9]{1,19}, (?:true|false))\);\n",
+    re.MULTILINE,
+)
 _LAST_TABLESPACE = re.compile(rb"^SET default_tablespace = [^\n]*;\n\Z", re.MULTILINE)
 
 
@@ -74,7 +84,8 @@ class TableStart(NamedTuple):
     name: str
     columns: str
     root: str = ""
-    """`schema.name` of the partitioned table through which the rows are loaded; empty where they are loaded into their own table."""
+    """`schema.name` of the partitioned table through which the rows are loaded; empty where they are loaded
+    into their own table."""
 
 
 class Rows(NamedTuple):
@@ -93,10 +104,11 @@ Segment = Text | TableStart | Rows | TableEnd
 
 
 def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
-    """Yields the blocks again, cut at the borders of tables; the segments' data joined is the input, byte for byte.
+    """Yields the blocks again, cut at the borders of tables; the segments' data joined is the input, byte for
+    byte.
 
-    A table is what pg_dump announces with its `Data for Name` comment, outside of strings, names and bodies of functions: what looks like one there
-    is somebody's words.
+    A table is what pg_dump announces with its `Data for Name` comment, outside of strings, names and bodies
+    of functions: what looks like one there is somebody's words.
     """
     buffer = b""
     text_cutter = _TextCutter()
@@ -109,7 +121,13 @@ def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
             # pg_dump says in its head in which encoding it writes, that of the database.
             found = _CLIENT_ENCODING.search(buffer)
             size_bytes += len(block)
-            codec = _CODECS.get(found[1].decode(), "utf-8") if found is not None else "utf-8" if size_bytes > _HEAD_BYTES else ""
+            codec = (
+                _CODECS.get(found[1].decode(), "utf-8")
+                if found is not None
+                else "utf-8"
+                if size_bytes > _HEAD_BYTES
+                else ""
+            )
         while buffer:
             if rows is not None:
                 data, end, buffer = rows.cut(buffer)
@@ -138,7 +156,10 @@ def _mark_last(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 
 
 def split_table(blocks: Iterable[bytes], *, root: str = "") -> Iterator[Segment]:
-    """Yields one table's blocks, from its COPY statement on, as segments; their data joined is the input. `root` as of `TableStart`."""
+    """Yields one table's blocks, from its COPY statement on, as segments; their data joined is the input.
+
+    `root` as of `TableStart`.
+    """
 
     def announced() -> Iterator[bytes]:
         # A table is what its comment announces, and that stands before the table's own bytes.
@@ -151,13 +172,18 @@ def split_table(blocks: Iterable[bytes], *, root: str = "") -> Iterator[Segment]
 
 
 class _RowCutter:
-    """Finds where a table's rows end. A block without an end passes as it is: rows are most of a dump, and copying them costs."""
+    """Finds where a table's rows end.
+
+    A block without an end passes as it is: rows are most of a dump, and copying them costs.
+    """
 
     def __init__(self) -> None:
         self._is_line_start = True
 
     def cut(self, buffer: bytes) -> tuple[bytes, bytes, bytes]:
-        """Rows, the end line if it came, and the rest: what comes after the end, or what may be the beginning of it."""
+        """Rows, the end line if it came, and the rest: what comes after the end, or what may be the beginning
+        of it.
+        """
         if self._is_line_start and _END_LINE.startswith(buffer[: len(_END_LINE)]):
             if len(buffer) < len(_END_LINE):
                 return b"", b"", buffer
@@ -171,7 +197,10 @@ class _RowCutter:
 
 
 def _relocate(found: re.Match[bytes]) -> bytes:
-    """Return what of the line is the same on every server. By parts of bytes: a pattern with three open ends takes hours for a hostile line."""
+    """Return what of the line is the same on every server.
+
+    By parts of bytes: a pattern with three open ends takes hours for a hostile line.
+    """
     line = found[0]
     head, owned, owner = line.rpartition(b"; Owner: ")
     if not owned or len(line) > _COMMENT_LIMIT_BYTES:
@@ -184,7 +213,8 @@ def _relocate(found: re.Match[bytes]) -> bytes:
 
 def _find_end(buffer: bytes) -> int:
     """Where the newline before the end line stands, or -1."""
-    # Looking for one byte is six times as fast as for four (2026-11-25: 8 and 1.3 GB/s), as long as there are few of it.
+    # Looking for one byte is six times as fast as for four (2026-11-25: 8 and 1.3 GB/s), as long as there are
+    # few of it.
     position = -1
     for _attempt in range(_FEW):
         position = buffer.find(b"\\", position + 1)
@@ -209,7 +239,9 @@ _EDGE = re.compile(rb"(?P<copy>(?<=\n)\nCOPY )|" + QUOTE_EDGES)
 
 
 class _TextCutter:
-    """Finds where a table's COPY statement stands in text that comes in pieces, and keeps enough of what passed to see its announcement."""
+    """Finds where a table's COPY statement stands in text that comes in pieces, and keeps enough of what
+    passed to see its announcement.
+    """
 
     def __init__(self) -> None:
         self._quotes = QuoteState()
@@ -217,7 +249,8 @@ class _TextCutter:
         """Up to where the buffer was read."""
 
     def cut(self, buffer: bytes, *, is_last: bool, codec: str) -> tuple[bytes, TableStart | None, bytes]:
-        """Text, the COPY statement if it came, and the rest: what comes after it, or what is needed to see what comes next.
+        """Text, the COPY statement if it came, and the rest: what comes after it, or what is needed to see
+        what comes next.
 
         Names are in the encoding `codec`.
         """
@@ -230,7 +263,10 @@ class _TextCutter:
             edge = _EDGE.search(buffer, self._position)
             if edge is None or (not is_last and edge.start() + EDGE_BYTES > len(buffer)):
                 # Its beginning may stand here and its end come later.
-                self._position = max(self._position, edge.start() if edge is not None else len(buffer) - (0 if is_last else EDGE_BYTES))
+                self._position = max(
+                    self._position,
+                    edge.start() if edge is not None else len(buffer) - (0 if is_last else EDGE_BYTES),
+                )
                 break
             if edge.lastgroup != "copy":
                 self._position = edge.end()
@@ -251,7 +287,9 @@ class _TextCutter:
 
 
 def _read_start(buffer: bytes, start: int, codec: str) -> tuple[TableStart | None, int]:
-    """Return the table whose COPY statement stands there and the statement's end; no table where it is none; -1 while the end has not come."""
+    """Return the table whose COPY statement stands there and the statement's end; no table where it is none;
+    -1 while the end has not come.
+    """
     announced = _find_announcement(buffer, start - 2)
     if announced is None:
         return None, start
@@ -260,10 +298,17 @@ def _read_start(buffer: bytes, start: int, codec: str) -> tuple[TableStart | Non
         is_whole = b"FROM stdin;\n" in buffer[start:] or len(buffer) - start > _STATEMENT_LIMIT_BYTES
         return None, start if is_whole else -1
     columns = (match["columns"] or b"").decode(codec, "replace")
-    schema_name, name, root = unquote_identifier(match["schema"], codec), unquote_identifier(match["name"], codec), ""
+    schema_name, name, root = (
+        unquote_identifier(match["schema"], codec),
+        unquote_identifier(match["name"], codec),
+        "",
+    )
     if announced.is_loaded_by_root:
         root = f"{schema_name}.{name}"
-        schema_name, name = announced.schema_name.decode(codec, "replace"), announced.name.decode(codec, "replace")
+        schema_name, name = (
+            announced.schema_name.decode(codec, "replace"),
+            announced.name.decode(codec, "replace"),
+        )
     return TableStart(match[0], schema_name, name, columns, root), match.end()
 
 
@@ -276,7 +321,10 @@ class _Announcement(NamedTuple):
 
 
 def _find_announcement(buffer: bytes, end: int) -> _Announcement | None:
-    """Return what the comment that ends there announces. By lines and parts of bytes: a pattern with three open ends is cubic for a hostile line."""
+    """Return what the comment that ends there announces.
+
+    By lines and parts of bytes: a pattern with three open ends is cubic for a hostile line.
+    """
     lowest = max(0, end - _LOOKBACK_BYTES)
     line_start = buffer.rfind(b"\n", lowest, end) + 1
     is_loaded_by_root = buffer.startswith(_ROOT_START, line_start, end)
@@ -333,10 +381,13 @@ class DumpFacts:
 class DumpDigest:
     """Adds up the facts of a dump while its segments pass through `add`; `facts` tells them at the end.
 
-    With a `worker`, rows are digested on its thread while the caller goes on. `on_text` gets the lines that `unmoved_sha256` is of.
+    With a `worker`, rows are digested on its thread while the caller goes on. `on_text` gets the lines that
+    `unmoved_sha256` is of.
     """
 
-    def __init__(self, worker: SerialWorker | None = None, *, on_text: Callable[[bytes], object] = lambda _lines: None) -> None:
+    def __init__(
+        self, worker: SerialWorker | None = None, *, on_text: Callable[[bytes], object] = lambda _lines: None
+    ) -> None:
         self._worker = worker
         self._on_text = on_text
         self._tables: list[TableFacts] = []
@@ -375,7 +426,15 @@ class DumpDigest:
         start = self._current
         assert start is not None  # noqa: S101 - split_dump yields a start before each end
         self._current = None
-        facts = TableFacts(start.schema_name, start.name, start.columns, self._rows, self._row_bytes, self._row_digest.hexdigest(), start.root)
+        facts = TableFacts(
+            start.schema_name,
+            start.name,
+            start.columns,
+            self._rows,
+            self._row_bytes,
+            self._row_digest.hexdigest(),
+            start.root,
+        )
         self._tables.append(facts)
         return facts
 
@@ -386,7 +445,11 @@ class DumpDigest:
 
     def facts(self) -> DumpFacts:
         """What passed so far, taken as the whole."""
-        digest, comparable, unmoved = self._text_digest.copy(), self._comparable_digest.copy(), self._unmoved_digest.copy()
+        digest, comparable, unmoved = (
+            self._text_digest.copy(),
+            self._comparable_digest.copy(),
+            self._unmoved_digest.copy(),
+        )
         rest = _UNSTABLE_LINES.sub(b"", b"".join(self._unfinished))
         digest.update(rest)
         rest = _RELOCATED.sub(_relocate, self._held_setting + rest)

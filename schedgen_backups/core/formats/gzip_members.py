@@ -1,4 +1,6 @@
-"""Gzip files of many members: how a member is made and read, in order or on several threads, and the footer that locates the index."""
+"""Gzip files of many members: how a member is made and read, in order or on several threads, and the footer
+that locates the index.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from isal import isal_zlib
 from schedgen_backups.core.errors import VerificationError
 
 BLOCK_BYTES = 1 << 20
-"""Plain bytes per member: many times deflate's 32 KiB window, so that little ratio is lost, and small enough to spread over threads."""
+"""Plain bytes per member: many times deflate's 32 KiB window, so that little ratio is lost, and small enough
+to spread over threads."""
 _SAMPLES = 4
 _SAMPLE_BYTES = 4096
 GZIP_WINDOW = 31
@@ -36,13 +39,16 @@ FOOTER_BYTES = len(_EXTRA_HEADER) + 2 + 4 + _PAYLOAD.size + len(_EMPTY_BODY)
 
 
 def compress_member(data: bytes | bytearray | memoryview) -> bytes:
-    """One gzip member that unpacks to `data` (isal level 1: 300 MB/s and more on one core, measured 2026-11-22)."""
+    """One gzip member that unpacks to `data` (isal level 1: 300 MB/s and more on one core, measured
+    2026-11-22).
+    """
     compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP_WINDOW)
     return compressor.compress(data) + compressor.flush()
 
 
 def store_member(data: bytes | bytearray | memoryview, end: bytes = b"", *, before: bytes = b"") -> bytes:
-    """One gzip member that unpacks to `data` and `end`, and holds them uncompressed, for bytes that compression only makes larger.
+    """One gzip member that unpacks to `data` and `end`, and holds them uncompressed, for bytes that
+    compression only makes larger.
 
     `before` are members that stand before it: taken in here, they cost no other copy of `data`.
     """
@@ -62,17 +68,26 @@ def store_member(data: bytes | bytearray | memoryview, end: bytes = b"", *, befo
 
 
 def filler_member(size_bytes: int) -> bytes:
-    """A gzip member that unpacks to nothing and takes exactly so many bytes, from `SMALLEST_FILLER_BYTES` to 65,000."""
+    """A gzip member that unpacks to nothing and takes exactly so many bytes, from `SMALLEST_FILLER_BYTES` to
+    65,000.
+    """
     zeros = size_bytes - SMALLEST_FILLER_BYTES
     extra = _FILLER_ID + struct.pack("<H", zeros) + bytes(zeros)
     return _EXTRA_HEADER + struct.pack("<H", len(extra)) + extra + _EMPTY_BODY
 
 
 def measure_filler(data: bytes | memoryview) -> int:
-    """How many bytes the filler takes that these bytes begin with; 0 when they do not. The first `SMALLEST_FILLER_BYTES` tell."""
+    """How many bytes the filler takes that these bytes begin with; 0 when they do not.
+
+    The first `SMALLEST_FILLER_BYTES` tell.
+    """
     head = bytes(data[:SMALLEST_FILLER_BYTES])
     place = len(_EXTRA_HEADER)
-    if len(head) < SMALLEST_FILLER_BYTES or not head.startswith(_EXTRA_HEADER) or head[place + 2 : place + 4] != _FILLER_ID:
+    if (
+        len(head) < SMALLEST_FILLER_BYTES
+        or not head.startswith(_EXTRA_HEADER)
+        or head[place + 2 : place + 4] != _FILLER_ID
+    ):
         return 0
     return place + 2 + int.from_bytes(head[place : place + 2], "little") + len(_EMPTY_BODY)
 
@@ -80,7 +95,8 @@ def measure_filler(data: bytes | memoryview) -> int:
 def is_compressible(data: bytes | bytearray | memoryview) -> bool:
     """Whether compressing saves more than a twentieth, judged by up to four samples of 4 KiB.
 
-    Compressing such bytes costs ten times as much as storing them. The samples lie inside: begin and end of a PDF are text, whatever is between.
+    Compressing such bytes costs ten times as much as storing them. The samples lie inside: begin and end of a
+    PDF are text, whatever is between.
     """
     step = len(data) // _SAMPLES
     if step <= _SAMPLE_BYTES:
@@ -103,8 +119,11 @@ class Footer:
 
 
 def footer_member(index_offset: int, content_digest: bytes) -> bytes:
-    """The empty gzip member that ends an artifact; its extra field holds the index's offset, the digest of all bytes before it, and a CRC of both."""
-    # The digest is of the bytes before the footer; the checksum is what tells that the offset itself was altered.
+    """The empty gzip member that ends an artifact; its extra field holds the index's offset, the digest of
+    all bytes before it, and a CRC of both.
+    """
+    # The digest is of the bytes before the footer; the checksum is what tells that the offset itself was
+    # altered.
     checksum = isal_zlib.crc32(struct.pack("<BQ", _PAYLOAD_VERSION, index_offset) + content_digest)
     payload = _PAYLOAD.pack(_PAYLOAD_VERSION, index_offset, content_digest, checksum)
     extra = _EXTRA_ID + struct.pack("<H", len(payload)) + payload
@@ -112,7 +131,10 @@ def footer_member(index_offset: int, content_digest: bytes) -> bytes:
 
 
 def read_footer(file: BinaryIO) -> Footer:
-    """What the footer of this artifact says; VerificationError (permanent) when the file does not end with one."""
+    """What the footer of this artifact says.
+
+    VerificationError (permanent) when the file does not end with one.
+    """
     size_bytes = file.seek(0, 2)
     footer_offset = size_bytes - FOOTER_BYTES
     if footer_offset >= 0:
@@ -125,8 +147,10 @@ def read_footer(file: BinaryIO) -> Footer:
         if tail == expected and version == _PAYLOAD_VERSION and index_offset < footer_offset:
             return Footer(index_offset, digest.hex(), footer_offset)
     raise VerificationError(
-        "the file does not end with the footer of a schedgen_backups artifact: it was cut short, altered, or written by something else",
-        hint="Use another copy or another recovery point. `gunzip -t FILE` tells whether it is a gzip file at all.",
+        "the file does not end with the footer of a schedgen_backups artifact: it was cut short, altered, "
+        "or written by something else",
+        hint="Use another copy or another recovery point. `gunzip -t FILE` tells whether it is a gzip file "
+        "at all.",
     )
 
 
@@ -150,14 +174,19 @@ class Digest(Protocol):
         ...
 
 
-def read_members(file: BinaryIO, offset: int, length: int, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
-    """Yields the plain bytes of the members that fill exactly this range of the file, in blocks of at most 4 MiB.
+def read_members(
+    file: BinaryIO, offset: int, length: int, *, on_progress: Callable[[bytes], object] | None = None
+) -> Iterator[bytes]:
+    """Yields the plain bytes of the members that fill exactly this range of the file, in blocks of at most 4
+    MiB.
 
-    `on_progress` gets every compressed byte once, in order. VerificationError (permanent) when the range is cut short, is no gzip, fails a
-    member's checksum, or ends inside a member.
+    `on_progress` gets every compressed byte once, in order. VerificationError (permanent) when the range is
+    cut short, is no gzip, fails a member's checksum, or ends inside a member.
     """
     if not (0 <= offset <= _LENGTH_LIMIT and 0 <= length <= _LENGTH_LIMIT):
-        raise VerificationError("a place in the file is none", hint="Use another copy or another recovery point.")
+        raise VerificationError(
+            "a place in the file is none", hint="Use another copy or another recovery point."
+        )
     file.seek(offset)
     remaining = length
     decompressor = isal_zlib.decompressobj(GZIP_WINDOW)
@@ -165,7 +194,9 @@ def read_members(file: BinaryIO, offset: int, length: int, *, on_progress: Calla
     while remaining:
         chunk = file.read(min(remaining, BLOCK_BYTES // 4))
         if not chunk:
-            raise VerificationError("the file ends too early", hint="Use another copy or another recovery point.")
+            raise VerificationError(
+                "the file ends too early", hint="Use another copy or another recovery point."
+            )
         remaining -= len(chunk)
         if on_progress is not None:
             on_progress(chunk)
@@ -189,7 +220,9 @@ def read_members(file: BinaryIO, offset: int, length: int, *, on_progress: Calla
             decompressor = isal_zlib.decompressobj(GZIP_WINDOW)
             is_inside = False
     if is_inside:
-        raise VerificationError("the file ends inside a gzip member", hint="Use another copy or another recovery point.")
+        raise VerificationError(
+            "the file ends inside a gzip member", hint="Use another copy or another recovery point."
+        )
 
 
 _READ_BYTES = BLOCK_BYTES // 2
@@ -222,7 +255,8 @@ def read_members_concurrently(
             on_progress(piece)
             done_bytes += len(piece)
             yield from blocks
-    # Nothing where all of it was unpacked; the word for what is missing where the file ends between two members.
+    # Nothing where all of it was unpacked; the word for what is missing where the file ends between two
+    # members.
     yield from read_members(file, offset + done_bytes, length - done_bytes, on_progress=on_progress)
 
 

@@ -1,4 +1,6 @@
-"""Writes gzip members into a file: blocks compressed on several threads, in the order given, with the digest of the whole file."""
+"""Writes gzip members into a file: blocks compressed on several threads, in the order given, with the digest
+of the whole file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from schedgen_backups.core.system.reflink import measure_gap, split_at_blocks
 
 
 class BlockWriter:
-    """Pieces that were appended reach the member writer in order, in blocks of at least `BLOCK_BYTES`, and at each `end_block`."""
+    """Pieces that were appended reach the member writer in order, in blocks of at least `BLOCK_BYTES`, and at
+    each `end_block`.
+    """
 
     def __init__(self, members: MemberWriter) -> None:
         self._members = members
@@ -53,11 +57,14 @@ class Checkpoint:
 class MemberWriter:
     """Writes blocks as gzip members in the order given, compressing on several threads.
 
-    At most `2 * threads + 2` blocks wait at a time, which bounds the memory. Not for use from several threads. `position` callbacks get the
-    offset at which the next member starts, as soon as it is known; `written` gets the size of what was handed to the file.
+    At most `2 * threads + 2` blocks wait at a time, which bounds the memory. Not for use from several
+    threads. `position` callbacks get the offset at which the next member starts, as soon as it is known;
+    `written` gets the size of what was handed to the file.
     """
 
-    def __init__(self, file: BinaryIO, *, threads: int, written: Callable[[int], object] = lambda _size_bytes: None) -> None:
+    def __init__(
+        self, file: BinaryIO, *, threads: int, written: Callable[[int], object] = lambda _size_bytes: None
+    ) -> None:
         self._file = file
         self._written = written
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="compress")
@@ -66,7 +73,9 @@ class MemberWriter:
         self._digest: Digest = hashlib.sha256()
         self._offset = 0
 
-    def write_block(self, data: bytes | bytearray | memoryview, compress: Callable[..., bytes] = compress_member) -> None:
+    def write_block(
+        self, data: bytes | bytearray | memoryview, compress: Callable[..., bytes] = compress_member
+    ) -> None:
         """Appends `data` as one member; `compress` is `compress_member` or `store_member`."""
         self._waiting.append(self._pool.submit(compress, data))
         self._drain(self._limit)
@@ -77,10 +86,12 @@ class MemberWriter:
         self._drain(self._limit)
 
     def copy_members(self, source: int, offset: int, data: bytes | memoryview) -> None:
-        """Appends whole members that lie at `offset` of the open file `source` and that `data` holds: the kernel copies them where it can.
+        """Appends whole members that lie at `offset` of the open file `source` and that `data` holds: the
+        kernel copies them where it can.
 
-        Where they lie in the blocks as they do there, and the file system knows how, both files share the blocks from then on.
-        The digest is taken of `data`, which the caller has checked; a source that changes meanwhile is seen when the file is verified.
+        Where they lie in the blocks as they do there, and the file system knows how, both files share the
+        blocks from then on. The digest is taken of `data`, which the caller has checked; a source that
+        changes meanwhile is seen when the file is verified.
         """
         self.flush()
         digesting = self._pool.submit(self._digest.update, data)
@@ -149,7 +160,9 @@ class MemberWriter:
             for part in split_at_blocks(offset, length) if is_aligned else (length,):
                 end = done + part
                 while done < end:
-                    copied = os.copy_file_range(source, self._file.fileno(), end - done, offset + done, self._offset + done)
+                    copied = os.copy_file_range(
+                        source, self._file.fileno(), end - done, offset + done, self._offset + done
+                    )
                     if copied == 0:
                         return False
                     done += copied

@@ -1,4 +1,6 @@
-"""What a dump and an archive say about themselves: record and index, as frozen values, and the errors of opening either file."""
+"""What a dump and an archive say about themselves: record and index, as frozen values, and the errors of
+opening either file.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,11 @@ _Opened = TypeVar("_Opened")
 
 
 class ArtifactFile:
-    """One file of a recovery point: opened once, at its first use, and read by any number of readers, each at a position of its own.
+    """One file of a recovery point: opened once, at its first use, and read by any number of readers, each at
+    a position of its own.
 
-    A context manager, after whose block no reader can be used. VerificationError (permanent) when the file is missing.
+    A context manager, after whose block no reader can be used. VerificationError (permanent) when the file is
+    missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +45,9 @@ class ArtifactFile:
                     self._file = open_regular(self.path)
                 except OSError as error:
                     message = f"{self.path} cannot be read: {error.strerror}"
-                    raise VerificationError(message, hint="Is the file where the manifest says it is?") from error
+                    raise VerificationError(
+                        message, hint="Is the file where the manifest says it is?"
+                    ) from error
             return io.BufferedReader(_Reader(self._file.fileno()))
 
     @property
@@ -58,7 +64,9 @@ class ArtifactFile:
 
     @contextmanager
     def read_as(self, kind: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
-        """What `kind` makes of another reader is there within the block, whose VerificationErrors name the file."""
+        """What `kind` makes of another reader is there within the block, whose VerificationErrors name the
+        file.
+        """
         with self.name_errors():
             yield kind(self.open_reader())
 
@@ -69,7 +77,11 @@ class ArtifactFile:
             yield
         except VerificationError as error:
             is_named = error.message.startswith((f"{self.path.name}: ", f"{self.path} "))
-            raise error if is_named else VerificationError(f"{self.path.name}: {error.message}", hint=error.hint) from error
+            raise (
+                error
+                if is_named
+                else VerificationError(f"{self.path.name}: {error.message}", hint=error.hint)
+            ) from error
 
     def _find_status(self) -> os.stat_result | None:
         try:
@@ -97,13 +109,18 @@ class _Reader(io.RawIOBase):
             count = os.preadv(self._descriptor, [buffer], self._position)
         except OSError as error:
             raise VerificationError(
-                f"the disk cannot read it: {error.strerror}", hint="Look at the disk, and bring the file back from a copy."
+                f"the disk cannot read it: {error.strerror}",
+                hint="Look at the disk, and bring the file back from a copy.",
             ) from error
         self._position += count
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._descriptor).st_size}[whence]
+        start = {
+            os.SEEK_SET: 0,
+            os.SEEK_CUR: self._position,
+            os.SEEK_END: os.fstat(self._descriptor).st_size,
+        }[whence]
         self._position = start + offset
         return self._position
 
@@ -119,7 +136,10 @@ class _Reader(io.RawIOBase):
 
 @contextmanager
 def open_artifact(path: Path, kind: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
-    """What `kind` makes of the open file is there within the block; VerificationError (permanent) names the file, or says that it is missing."""
+    """What `kind` makes of the open file is there within the block.
+
+    VerificationError (permanent) names the file, or says that it is missing.
+    """
     with ArtifactFile(path) as file, file.read_as(kind) as opened:
         yield opened
 
@@ -148,7 +168,8 @@ class TableEntry(FrozenModel):
     sha256: str
     """Of the rows in COPY's text form, in the order in which they lie in the table."""
     root: str = ""
-    """`schema.name` of the partitioned table through which the rows are loaded: on another server they may lie in other partitions of it."""
+    """`schema.name` of the partitioned table through which the rows are loaded: on another server they may
+    lie in other partitions of it."""
     offset: _Size
     """Where the table's first gzip member starts in the file."""
     length: _Size
@@ -183,7 +204,8 @@ class DumpRecord(FrozenModel):
     snapshot_at: AwareDatetime
     """By the database server's clock."""
     snapshot_opened_at: AwareDatetime | None = None
-    """By the clock of the host that captured it, which is the archive's, too; None in files of before it was kept."""
+    """By the clock of the host that captured it, which is the archive's, too; None in files of before it was
+    kept."""
     finished_at: AwareDatetime
     encoding: str
     collation: str = ""
@@ -195,10 +217,11 @@ class DumpRecord(FrozenModel):
     size_bytes: _Size
     """Of the plain text up to the end of pg_dump's own output."""
     text_sha256: str
-    """Of everything but rows: schema, sequences, large objects; without the random restrict key and the version comments."""
+    """Of everything but rows: schema, sequences, large objects; without the random restrict key and the
+    version comments."""
     comparable_sha256: str = ""
-    """The same without what differs from server to server: the comments on rights, which name the owner of objects of the system, and tablespaces.
-    Empty in files of before it was kept."""
+    """The same without what differs from server to server: the comments on rights, which name the owner of
+    objects of the system, and tablespaces. Empty in files of before it was kept."""
     content_length: _Size
     """Compressed bytes of the dump itself: the file up to here unpacks to what pg_dump wrote."""
     missing_tables: tuple[str, ...] = ()
@@ -221,7 +244,10 @@ class DumpRecord(FrozenModel):
     @property
     def left_out(self) -> LeftOut:
         """What the operator left out of the dump."""
-        return LeftOut(table_patterns=self.excluded_patterns, tables=tuple(f"{table.schema_name}.{table.name}" for table in self.excluded_tables))
+        return LeftOut(
+            table_patterns=self.excluded_patterns,
+            tables=tuple(f"{table.schema_name}.{table.name}" for table in self.excluded_tables),
+        )
 
 
 class ObjectEntry(FrozenModel):
@@ -234,20 +260,23 @@ class ObjectEntry(FrozenModel):
     is_etag_verified: Annotated[bool | None, Field(exclude=True)] = None
     """Of format 1 alone, which has no reason where it is false."""
     unproven: str = ""
-    """Why the bytes could not be compared with a checksum that the server had; empty where they have the ETag's MD5."""
+    """Why the bytes could not be compared with a checksum that the server had; empty where they have the
+    ETag's MD5."""
     version_id: str | None = None
     modified_at: AwareDatetime
     content_type: str = ""
     # With a factory: pydantic copies a mutable default for each entry, which takes longer than reading it.
     headers: dict[str, str] = Field(default_factory=dict)
-    """Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Expires, where the object has them."""
+    """Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Expires, where the object has
+    them."""
     metadata: dict[str, str] = Field(default_factory=dict)
     """User metadata, names without `x-amz-meta-`."""
     tags: dict[str, str] = Field(default_factory=dict)
     tags_note: str = ""
     """Why the tags could not be read; nothing is known of them then."""
     read_at: AwareDatetime | None = None
-    """When the bytes were last read from the bucket, by the S3 server's clock; earlier than the archive where it was copied from an older one."""
+    """When the bytes were last read from the bucket, by the S3 server's clock; earlier than the archive where
+    it was copied from an older one."""
     member_name: str
     """Name in the tar file; differs from the key where the key cannot be a path."""
     is_changed: bool = False
@@ -290,7 +319,8 @@ class ArchiveRecord(FrozenModel):
     unproven_count: int | None = None
     """Archived objects whose bytes could not be compared with a checksum; their entries give the reasons."""
     unread_tags_count: int = 0
-    """Archived objects of whose tags nothing is known; their entries give the reasons. 0 in files of before such objects were archived."""
+    """Archived objects of whose tags nothing is known; their entries give the reasons. 0 in files of before
+    such objects were archived."""
     is_versioned: bool | None = None
     """Whether the bucket keeps versions; None where the server does not tell."""
     reused_count: int = 0
@@ -303,7 +333,11 @@ class ArchiveRecord(FrozenModel):
     @property
     def left_out(self) -> LeftOut:
         """What the operator left out of the archive."""
-        return LeftOut(object_patterns=self.excluded_patterns, object_count=self.excluded_count, size_bytes=self.excluded_bytes)
+        return LeftOut(
+            object_patterns=self.excluded_patterns,
+            object_count=self.excluded_count,
+            size_bytes=self.excluded_bytes,
+        )
 
 
 def describe_left_out(left_out: LeftOut) -> str:
@@ -312,5 +346,8 @@ def describe_left_out(left_out: LeftOut) -> str:
     if left_out.tables:
         parts.append(f"the rows of {name_some(left_out.tables)}")
     if left_out.object_count:
-        parts.append(f"{count(left_out.object_count, 'object')} ({format_bytes(left_out.size_bytes)}) by {name_some(left_out.object_patterns)}")
+        parts.append(
+            f"{count(left_out.object_count, 'object')} ({format_bytes(left_out.size_bytes)}) by "
+            f"{name_some(left_out.object_patterns)}"
+        )
     return " and ".join(parts)

@@ -1,7 +1,9 @@
-r"""Knows where SQL text is quoted: in strings, quoted names, dollar quotes and comments, as the text passes in any pieces.
+r"""Knows where SQL text is quoted: in strings, quoted names, dollar quotes and comments, as the text passes
+in any pieces.
 
-What stands there is somebody's words and never pg_dump's own. The rules are psql's (psqlscan.l of PostgreSQL 18). All server encodings keep ASCII
-bytes apart from the bytes of other characters, so the text is read as bytes.
+What stands there is somebody's words and never pg_dump's own. The rules are psql's (psqlscan.l of PostgreSQL
+18). All server encodings keep ASCII bytes apart from the bytes of other characters, so the text is read as
+bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ QUOTE_EDGES = (
 )
 """What begins a quoted part; a dollar within a word begins none."""
 EDGE_BYTES = 128
-"""An edge that stands closer to a piece's end may go on in the next one (a dollar quote's tag has at most 63 bytes)."""
+"""An edge that stands closer to a piece's end may go on in the next one (a dollar quote's tag has at most 63
+bytes)."""
 _EDGE = re.compile(QUOTE_EDGES)
 _BLOCK_EDGE = re.compile(rb"/\*|\*/")
 _ESCAPED_QUOTE = re.compile(rb"['\\]")
@@ -48,10 +51,13 @@ class QuoteState:
         else:
             self._closing = edge[0]
             before = edge.string[max(edge.start() - 2, 0) : edge.start()]
-            self._is_escaped = kind == "quote" and before[-1:] in {b"e", b"E"} and not _WORD_CHARACTER.match(before[:-1])
+            self._is_escaped = (
+                kind == "quote" and before[-1:] in {b"e", b"E"} and not _WORD_CHARACTER.match(before[:-1])
+            )
 
     def leave(self, buffer: bytes, position: int, *, is_last: bool) -> int:
-        """Return the place behind the quoted part, or, while its end is not there, the one from which to look on when more has come.
+        """Return the place behind the quoted part, or, while its end is not there, the one from which to look
+        on when more has come.
 
         `is_inside` tells which of both. With `is_last` nothing more comes.
         """
@@ -113,7 +119,10 @@ class LineQuotes:
 
 
 def find_outside(pattern: re.Pattern[bytes], text: bytes) -> Iterator[re.Match[bytes]]:
-    """Yield the pattern's matches that begin at the beginning of a line and outside of quoted parts. The pattern begins with a line comment."""
+    """Yield the pattern's matches that begin at the beginning of a line and outside of quoted parts.
+
+    The pattern begins with a line comment.
+    """
     state = QuoteState()
     position = 0
     while (edge := _EDGE.search(text, position)) is not None:

@@ -1,6 +1,8 @@
-r"""Cuts the SQL text that pg_dump writes into single statements, knowing strings, quoted names, dollar quotes, comments and function bodies.
+r"""Cuts the SQL text that pg_dump writes into single statements, knowing strings, quoted names, dollar
+quotes, comments and function bodies.
 
-The rules are psql's (psqlscan.l of PostgreSQL 18): a semicolon ends a statement outside of quotes, comments, parentheses and `BEGIN … END` bodies.
+The rules are psql's (psqlscan.l of PostgreSQL 18): a semicolon ends a statement outside of quotes, comments,
+parentheses and `BEGIN … END` bodies.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ class Statement:
 class StatementSplitter:
     r"""Takes text in any pieces and yields whole statements.
 
-    `\restrict` and `\unrestrict`, which pg_dump writes around its text, are left out. Any other psql command is a VerificationError (permanent):
-    it runs programs or reads files on the machine that restores.
+    `\restrict` and `\unrestrict`, which pg_dump writes around its text, are left out. Any other psql command
+    is a VerificationError (permanent): it runs programs or reads files on the machine that restores.
     """
 
     def __init__(self) -> None:
@@ -60,10 +62,14 @@ class StatementSplitter:
         return self._start is None and not self._quotes.is_inside and not any(piece.strip() for piece in rest)
 
     def feed(self, text: bytes) -> Iterator[Statement]:
-        """Yield the statements that end within this piece, or before it and were not yielded yet. VerificationError for a psql command."""
+        """Yield the statements that end within this piece, or before it and were not yielded yet.
+
+        VerificationError for a psql command.
+        """
         self._unread.append(text)
         self._unread_bytes += len(text)
-        # A statement may be as long as the whole text: joined to it one by one, pieces would be copied as often as there are pieces.
+        # A statement may be as long as the whole text: joined to it one by one, pieces would be copied as
+        # often as there are pieces.
         if self._unread_bytes >= len(self._buffer) - self._kept_from:
             self._join()
             yield from self._scan(is_last=False)
@@ -105,7 +111,11 @@ class StatementSplitter:
             if token is None:
                 self._position = len(self._buffer)
                 return
-            if not is_last and token.lastgroup in _OPEN_ENDED and token.start() + EDGE_BYTES > len(self._buffer):
+            if (
+                not is_last
+                and token.lastgroup in _OPEN_ENDED
+                and token.start() + EDGE_BYTES > len(self._buffer)
+            ):
                 self._position = token.start()
                 return
             if token.lastgroup == "end" and not self._depth and not self._body_depth:
@@ -141,11 +151,16 @@ class StatementSplitter:
             self._depth = max(self._depth - 1, 0)
 
     def _take_word(self, word: bytes) -> None:
-        # Only SQL bodies hold statements: CREATE [OR REPLACE] FUNCTION or PROCEDURE ... BEGIN ATOMIC ... END. Names may be `begin`, too.
+        # Only SQL bodies hold statements: CREATE [OR REPLACE] FUNCTION or PROCEDURE ... BEGIN ATOMIC ... END.
+        # Names may be `begin`, too.
         words = self._words
         if len(words) < _KIND_WORDS and not self._depth:
             words.append(word)
-        kind = next((each for each in words[1:] if each not in {b"or", b"replace"}), b"") if words[:1] == [b"create"] else b""
+        kind = (
+            next((each for each in words[1:] if each not in {b"or", b"replace"}), b"")
+            if words[:1] == [b"create"]
+            else b""
+        )
         if kind in _BODY_KINDS:
             if self._body_depth:
                 self._body_depth += 1 if word == b"case" else -1 if word == b"end" else 0
@@ -160,7 +175,8 @@ class StatementSplitter:
             return
         raise VerificationError(
             "the dump's text holds a psql command, which pg_dump never writes; nothing of it was run",
-            hint="Somebody changed the file, or another program wrote it. Restore another recovery point, and find out who could write this file.",
+            hint="Somebody changed the file, or another program wrote it. Restore another recovery point, "
+            "and find out who could write this file.",
         )
 
 
@@ -169,7 +185,10 @@ LINE_BREAK = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
 
 
 def split_roles(text: str) -> list[str]:
-    """Return the statements about roles that pg_dumpall wrote, without its SET statements. VerificationError for anything but whole statements."""
+    """Return the statements about roles that pg_dumpall wrote, without its SET statements.
+
+    VerificationError for anything but whole statements.
+    """
     splitter = StatementSplitter()
     statements = [*splitter.feed(text.encode()), *splitter.finish()]
     return [statement.text.decode() for statement in statements if not statement.text.startswith(b"SET ")]

@@ -1,4 +1,6 @@
-"""One object as a tar member: its name, its header with what S3 knows of it, its bytes and padding, packed as gzip members."""
+"""One object as a tar member: its name, its header with what S3 knows of it, its bytes and padding, packed as
+gzip members.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, compress_member, is_compressible, store_member
+from schedgen_backups.core.formats.gzip_members import (
+    BLOCK_BYTES,
+    compress_member,
+    is_compressible,
+    store_member,
+)
 from schedgen_backups.core.formats.records import ObjectEntry, make_format_error
 
 RESERVED_FOLDER = ".schedgen-backups"
@@ -20,7 +27,10 @@ _PART_LIMIT_BYTES = 255
 
 
 class MemberNames:
-    """Gives out names, none twice, and none that is a file here and a folder there. Holds a digest of 16 bytes per name and folder."""
+    """Gives out names, none twice, and none that is a file here and a folder there.
+
+    Holds a digest of 16 bytes per name and folder.
+    """
 
     def __init__(self) -> None:
         self._files: set[bytes] = set()
@@ -33,7 +43,9 @@ class MemberNames:
         return digest in self._files or digest in self._escaped
 
     def choose(self, key: str) -> str:
-        """The key itself where it can be a path beside the ones given out before; otherwise `.schedgen-backups/keys/SHA256`."""
+        """The key itself where it can be a path beside the ones given out before; otherwise
+        `.schedgen-backups/keys/SHA256`.
+        """
         parts = key.split("/")
         path = digest_name(key)
         if not _is_safe(parts):
@@ -75,7 +87,8 @@ def digest_name(path: str) -> bytes:
 TAR_BLOCK_BYTES = 512
 FILE_MODE = 0o600
 _PLAIN_NAME = 100
-"""Longer names, and names that are not ASCII, need a pax record, which tarfile writes; as do numbers of more than eleven octal digits."""
+"""Longer names, and names that are not ASCII, need a pax record, which tarfile writes; as do numbers of more
+than eleven octal digits."""
 _PLAIN_NUMBER = 8**11
 
 
@@ -89,28 +102,49 @@ class PackedObject:
 
 
 def pack_object(entry: ObjectEntry, data: bytes | bytearray) -> PackedObject:
-    """The object as the members that an archive holds; its place in the file is still open. May run in any thread."""
+    """The object as the members that an archive holds; its place in the file is still open.
+
+    May run in any thread.
+    """
     header = make_header(entry)
     padding = make_padding(len(data))
     if len(data) and not is_compressible(data):
         return PackedObject(entry, store_member(data, padding, before=compress_member(header)))
     content = memoryview(b"".join((header, data, padding)))
     blocks = range(0, len(content), BLOCK_BYTES)
-    return PackedObject(entry, b"".join(compress_member(content[start : start + BLOCK_BYTES]) for start in blocks))
+    return PackedObject(
+        entry, b"".join(compress_member(content[start : start + BLOCK_BYTES]) for start in blocks)
+    )
 
 
 def make_header(entry: ObjectEntry) -> bytes:
-    """The tar header of an object: the key and what S3 knows of it stand in pax's `comment`, which every tar passes over silently."""
+    """The tar header of an object: the key and what S3 knows of it stand in pax's `comment`, which every tar
+    passes over silently.
+    """
     described = entry.model_dump(
-        mode="json", include={"key", "etag", "version_id", "content_type", "headers", "metadata", "tags"}, exclude_defaults=True
+        mode="json",
+        include={"key", "etag", "version_id", "content_type", "headers", "metadata", "tags"},
+        exclude_defaults=True,
     )
     comment = json.dumps(described, separators=(",", ":"))
     modified = int(entry.modified_at.timestamp())
     name = entry.member_name
-    if name.isascii() and len(name) <= _PLAIN_NAME and entry.size_bytes < _PLAIN_NUMBER and 0 <= modified < _PLAIN_NUMBER:
+    if (
+        name.isascii()
+        and len(name) <= _PLAIN_NAME
+        and entry.size_bytes < _PLAIN_NUMBER
+        and 0 <= modified < _PLAIN_NUMBER
+    ):
         record = _make_pax_record(f" comment={comment}\n".encode("ascii"))
         extended = _EXTENDED_HEADER.fill(b"././@PaxHeader", len(record), 0)
-        return b"".join((extended, record, make_padding(len(record)), _FILE_HEADER.fill(name.encode("ascii"), entry.size_bytes, modified)))
+        return b"".join(
+            (
+                extended,
+                record,
+                make_padding(len(record)),
+                _FILE_HEADER.fill(name.encode("ascii"), entry.size_bytes, modified),
+            )
+        )
     info = tarfile.TarInfo(name)
     info.size = entry.size_bytes
     info.mtime = modified
@@ -120,7 +154,9 @@ def make_header(entry: ObjectEntry) -> bytes:
 
 
 class _HeaderTemplate:
-    """A header block of tarfile's making in which only name, size, time and checksum differ (POSIX pax, ustar interchange format)."""
+    """A header block of tarfile's making in which only name, size, time and checksum differ (POSIX pax, ustar
+    interchange format).
+    """
 
     def __init__(self, info: tarfile.TarInfo) -> None:
         block = info.tobuf(tarfile.USTAR_FORMAT)
@@ -132,7 +168,9 @@ class _HeaderTemplate:
     def fill(self, name: bytes, size_bytes: int, modified: int) -> bytes:
         numbers = b"%011o\0%011o\0" % (size_bytes, modified)
         checksum = self._sum + sum(name) + sum(numbers)
-        return b"".join((name.ljust(_PLAIN_NAME, b"\0"), self._between, numbers, b"%06o\0 " % checksum, self._rest))
+        return b"".join(
+            (name.ljust(_PLAIN_NAME, b"\0"), self._between, numbers, b"%06o\0 " % checksum, self._rest)
+        )
 
 
 def _make_template(kind: bytes, mode: int) -> _HeaderTemplate:
@@ -151,7 +189,9 @@ def _make_pax_record(text: bytes) -> bytes:
 
 
 def check_members(entry: ObjectEntry, blocks: Iterable[bytes]) -> None:
-    """The unpacked members are this object to the byte: its header as we would write it, its digest, its padding; VerificationError otherwise."""
+    """The unpacked members are this object to the byte: its header as we would write it, its digest, its
+    padding; VerificationError otherwise.
+    """
     header, padding = make_header(entry), make_padding(entry.size_bytes)
     begin, end = len(header), len(header) + entry.size_bytes
     around = b""
@@ -178,6 +218,7 @@ def make_padding(size_bytes: int) -> bytes:
     return b"\0" * (-size_bytes % TAR_BLOCK_BYTES)
 
 
-# Behind the functions that make them. tarfile takes 45 microseconds for a header, which a capture of small objects notices (2026-11-25).
+# Behind the functions that make them. tarfile takes 45 microseconds for a header, which a capture of small
+# objects notices (2026-11-25).
 _FILE_HEADER = _make_template(tarfile.REGTYPE, FILE_MODE)
 _EXTENDED_HEADER = _make_template(tarfile.XHDTYPE, 0)

@@ -1,4 +1,5 @@
-"""What a service that answers with a success took all the same for none: a login page, or a refusal in JSON or in a word.
+"""What a service that answers with a success took all the same for none: a login page, or a refusal in JSON
+or in a word.
 
 Services spell a refusal in many ways. Add one when it was seen, and only where nobody means a success by it.
 """
@@ -12,9 +13,23 @@ from typing import cast
 
 from schedgen_backups.core.notify.exchange import Answer
 
-_SUCCESS_FIELDS = frozenset({"ok", "success", "successful", "issuccess", "issuccessful", "succeeded", "accepted", "delivered", "sent"})
+_SUCCESS_FIELDS = frozenset(
+    {"ok", "success", "successful", "issuccess", "issuccessful", "succeeded", "accepted", "delivered", "sent"}
+)
 _STATE_FIELDS = frozenset(
-    {"status", "state", "result", "outcome", "code", "statuscode", "statustext", "httpstatus", "httpcode", "responsecode", "responsestatus"}
+    {
+        "status",
+        "state",
+        "result",
+        "outcome",
+        "code",
+        "statuscode",
+        "statustext",
+        "httpstatus",
+        "httpcode",
+        "responsecode",
+        "responsestatus",
+    }
 )
 _ERROR_FIELD = re.compile(
     r"(?:is|has)?(?:failed|error|err|errcode|errno|errorcode|errors|errormessage|errortext|errortype|errordescription|exception|fault|failure)"
@@ -22,8 +37,10 @@ _ERROR_FIELD = re.compile(
 """Not `errmsg`, which is "ok" beside an `errcode` of 0, and not `errorurl`."""
 _MESSAGE_FIELDS = frozenset({"message", "detail", "msg", "reason", "description"})
 _REFUSING_MESSAGE = re.compile(
-    r"\W*(?:unauthori[sz]ed|unauthenticated|not authenticated|not authorized|forbidden|(?:access|permission) denied|bad ?device"
-    r"|invalid[ _](?:token|key|signature|credential)|failed to |rate limit|token expired|unknown webhook|key words not found)",
+    r"\W*(?:unauthori[sz]ed|unauthenticated|not authenticated|not "
+    r"authorized|forbidden|(?:access|permission) denied|bad ?device"
+    r"|invalid[ _](?:token|key|signature|credential)|failed to |rate limit|token expired|unknown "
+    r"webhook|key words not found)",
     re.IGNORECASE,
 )
 _WRAPPERS = frozenset({"data", "response", "result", "results", "body", "meta"})
@@ -32,8 +49,10 @@ _NO_WORDS = frozenset({"", "0", "false", "no", "none", "null", "off", "n"})
 _NO_ERROR_WORDS = _NO_WORDS | {"ok", "success", "no error", "no errors", "0 errors", "nil", "n/a", "na", "-"}
 _REFUSAL = re.compile(
     r"\W*(error|fail(?!over)|invalid(?!at)|nok$|ko$|denied|deny|refused|rejected|unauthori[sz]ed|unauthenticated|forbidden|exception|expired|declined"
-    r"|unavailable|time(d[ _])?out|bad[ _](request|gateway)|access[ _]denied|not[ _](?!applicable|required)|no_(?!error)|channel_not|rate[ _-]?limit"
-    r"|too[ _]many|service[ _]unavailable|internal[ _]server[ _]error|(session|token)[ _]expired|login[ _]required|blocked|dropped|disabled)",
+    r"|unavailable|time(d[ _])?out|bad[ _](request|gateway)|access[ _]denied|not[ "
+    r"_](?!applicable|required)|no_(?!error)|channel_not|rate[ _-]?limit"
+    r"|too[ _]many|service[ _]unavailable|internal[ _]server[ _]error|(session|token)[ _]expired|login[ "
+    r"_]required|blocked|dropped|disabled)",
     re.IGNORECASE,
 )
 _FIRST_REFUSAL = 400
@@ -45,7 +64,10 @@ _TAG = re.compile(r"<[A-Za-z!/]")
 
 
 def is_refusal(answer: Answer) -> bool:
-    """Return whether the body takes back what a status of 2xx says. An empty body, and any text or JSON that is not about a failure, does not."""
+    """Return whether the body takes back what a status of 2xx says.
+
+    An empty body, and any text or JSON that is not about a failure, does not.
+    """
     body = answer.body.strip()
     try:
         said: object = json.loads(body)
@@ -53,7 +75,10 @@ def is_refusal(answer: Answer) -> bool:
         return True
     except ValueError:
         # Many frameworks call any text HTML; a page has a tag in it.
-        is_page = answer.content_type.partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"} and _TAG.search(body)
+        is_page = answer.content_type.partition(";")[0].strip().lower() in {
+            "text/html",
+            "application/xhtml+xml",
+        } and _TAG.search(body)
         if body.startswith("<") or is_page:
             return True
         said = body
@@ -105,5 +130,9 @@ def _is_refusing_state(name: str, value: object) -> bool:
     text = str(value).strip()
     if re.fullmatch(r"-?[0-9]{1,9}(\.0+)?", text):
         number = int(float(text))
-        return _FIRST_REFUSAL <= number <= _LAST_REFUSAL or number < 0 or (name == "statuscode" and 0 < number < _FIRST_STATUS)
+        return (
+            _FIRST_REFUSAL <= number <= _LAST_REFUSAL
+            or number < 0
+            or (name == "statuscode" and 0 < number < _FIRST_STATUS)
+        )
     return bool(_REFUSAL.match(text))

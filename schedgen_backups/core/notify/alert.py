@@ -1,7 +1,8 @@
-"""What an alert says: how bad it is, what failed, why, what to do next, and facts beside it, within the lengths that services take.
+"""What an alert says: how bad it is, what failed, why, what to do next, and facts beside it, within the
+lengths that services take.
 
-Values and their texts only. When one is due is decided in `incidents`, how it reaches people in `channels`. Nothing here may hold a secret:
-alerts are made of the messages of `errors`, which hold none.
+Values and their texts only. When one is due is decided in `incidents`, how it reaches people in `channels`.
+Nothing here may hold a secret: alerts are made of the messages of `errors`, which hold none.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from schedgen_backups.core.model import FrozenModel
 _HEAD_SHARE = 0.6
 _CUT = " … "
 TEXT_LIMIT = 3000
-"""Characters of a Slack section (Block Kit reference, section block); Discord and Teams take less than their limits of it."""
+"""Characters of a Slack section (Block Kit reference, section block); Discord and Teams take less than their
+limits of it."""
 
 
 class Severity(str, Enum):
@@ -52,7 +54,9 @@ class Alert(FrozenModel):
 
 
 def shorten(text: str, limit: int) -> str:
-    """The text, or its head and its tail within `limit` characters: the reason stands at the start, pg_dump's last words at the end."""
+    """The text, or its head and its tail within `limit` characters: the reason stands at the start, pg_dump's
+    last words at the end.
+    """
     if len(text) <= limit:
         return text
     head = int((limit - len(_CUT)) * _HEAD_SHARE)

@@ -1,8 +1,10 @@
-"""Brings an alert to people: Slack (by slack-sdk), a JSON endpoint, and everything else by apprise, each within seconds or not at all.
+"""Brings an alert to people: Slack (by slack-sdk), a JSON endpoint, and everything else by apprise, each
+within seconds or not at all.
 
-Add a channel only when neither Slack nor apprise can do it. A channel says whether the service accepted, by the service's own word where it has one:
-a status of 200 may be a login page. It follows no redirects, never raises and never hangs. When something is sent, and what happens to what was not
-accepted, is the business of `notifier`.
+Add a channel only when neither Slack nor apprise can do it. A channel says whether the service accepted, by
+the service's own word where it has one: a status of 200 may be a login page. It follows no redirects, never
+raises and never hangs. When something is sent, and what happens to what was not accepted, is the business of
+`notifier`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from urllib.parse import SplitResult, urlsplit
 
 import apprise
 import urllib3
-from slack_sdk.models.blocks import Block, ContextBlock, HeaderBlock, MarkdownTextObject, PlainTextObject, SectionBlock
+from slack_sdk.models.blocks import (
+    Block,
+    ContextBlock,
+    HeaderBlock,
+    MarkdownTextObject,
+    PlainTextObject,
+    SectionBlock,
+)
 
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify import exchange
@@ -36,10 +45,17 @@ _OK = 200
 _MULTIPLE_CHOICES = 300
 _BAD_REQUEST = 400
 _SLACK_ACCEPTED = "ok"
-"""What an incoming webhook answers (Slack's documentation, incoming webhooks); those who speak its language do the same."""
+"""What an incoming webhook answers (Slack's documentation, incoming webhooks); those who speak its language
+do the same."""
 _SLACK_HOST = "hooks.slack.com"
 _SLACK_PATH = "/services/"
-_COLOURS = {Severity.CRITICAL: "🔴", Severity.HIGH: "🟠", Severity.MEDIUM: "🟡", Severity.LOW: "⚪", Severity.INFO: "🟢"}
+_COLOURS = {
+    Severity.CRITICAL: "🔴",
+    Severity.HIGH: "🟠",
+    Severity.MEDIUM: "🟡",
+    Severity.LOW: "⚪",
+    Severity.INFO: "🟢",
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +136,11 @@ class JsonChannel:
         is_success = _OK <= response.status < _MULTIPLE_CHOICES
         answer = f"{response.status} {response.reason}".strip()
         if is_success and is_refusal(response):
-            return Delivery(self.name, is_accepted=False, answer=f"{answer}, {shorten(_redact(response.body, self.url), 200)}")
+            return Delivery(
+                self.name,
+                is_accepted=False,
+                answer=f"{answer}, {shorten(_redact(response.body, self.url), 200)}",
+            )
         return Delivery(self.name, is_accepted=is_success, answer=answer)
 
 
@@ -145,14 +165,24 @@ class AppriseChannel:
         """Hands title and text to the service; apprise's own log is the answer when it was refused."""
         kind = apprise.NotifyType.SUCCESS if alert.severity is Severity.INFO else apprise.NotifyType.FAILURE
         title = f"[{alert.severity.value}] {alert.title}"
-        # Services refuse a text that is too long, and count the title and every escaped character; apprise cuts what is still too much.
+        # Services refuse a text that is too long, and count the title and every escaped character; apprise
+        # cuts what is still too much.
         room = max((self.plugin.body_maxlen - len(title)) * 3 // 4, _LEAST_TEXT)
         body = shorten(alert.to_text().partition("\n")[2], room)
 
         def notify() -> Delivery:
-            with hidden_addresses(logging.WARNING), apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log:
-                is_accepted = bool(self.plugin.notify(body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT))
-                answer = shorten(_redact(" ".join(log.getvalue().split()), self.address, self.plugin.password or ""), 300)
+            with (
+                hidden_addresses(logging.WARNING),
+                apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as log,
+            ):
+                is_accepted = bool(
+                    self.plugin.notify(
+                        body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT
+                    )
+                )
+                answer = shorten(
+                    _redact(" ".join(log.getvalue().split()), self.address, self.plugin.password or ""), 300
+                )
             return Delivery(self.name, is_accepted, "accepted" if is_accepted else answer or "refused")
 
         try:
@@ -161,7 +191,9 @@ class AppriseChannel:
             return Delivery(self.name, is_accepted=False, answer=_describe(error))
 
 
-def make_channels(webhook_urls: Iterable[str], recipients: tuple[str, ...], mail: MailSettings | None) -> tuple[Channel, ...]:
+def make_channels(
+    webhook_urls: Iterable[str], recipients: tuple[str, ...], mail: MailSettings | None
+) -> tuple[Channel, ...]:
     """Return a channel for each address, and one for mail; ConfigurationError names what cannot be one."""
     channels = [make_channel(url) for url in webhook_urls]
     if mail is not None:
@@ -170,9 +202,12 @@ def make_channels(webhook_urls: Iterable[str], recipients: tuple[str, ...], mail
 
 
 def make_channel(url: str) -> Channel:
-    """The channel that this address means; ConfigurationError (without the address) when it means none or is not encrypted.
+    """The channel that this address means.
 
-    Slack's incoming webhooks, any address that apprise knows (Discord's and Teams' https addresses among them), otherwise a JSON endpoint.
+    ConfigurationError (without the address) when it means none or is not encrypted.
+
+    Slack's incoming webhooks, any address that apprise knows (Discord's and Teams' https addresses among
+    them), otherwise a JSON endpoint.
     """
     try:
         parts = urlsplit(url)
@@ -182,10 +217,15 @@ def make_channel(url: str) -> Channel:
         return _make_web_channel(url, parts)
     plugin = _instantiate(url)
     if plugin is None:
-        raise ConfigurationError(f"an address of kind {parts.scheme or 'unknown'!r} is not understood", hint="See the list of apprise's addresses.")
+        raise ConfigurationError(
+            f"an address of kind {parts.scheme or 'unknown'!r} is not understood",
+            hint="See the list of apprise's addresses.",
+        )
     if not _is_encrypted(plugin, parts):
         secure = " or ".join(_list_schemes(type(plugin).secure_protocol))
-        raise ConfigurationError(f"the address of kind {parts.scheme!r} is not encrypted", hint=f"Use {secure or 'another kind'}.")
+        raise ConfigurationError(
+            f"the address of kind {parts.scheme!r} is not encrypted", hint=f"Use {secure or 'another kind'}."
+        )
     return AppriseChannel(_set_limits(plugin), url)
 
 
@@ -193,7 +233,10 @@ def _make_web_channel(url: str, parts: SplitResult) -> Channel:
     if not parts.hostname:
         raise ConfigurationError("a webhook's address names no host", hint="Use https://host/path.")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
-        raise ConfigurationError(f"the webhook at {parts.hostname} is not encrypted", hint="Use https; http is for this machine only.")
+        raise ConfigurationError(
+            f"the webhook at {parts.hostname} is not encrypted",
+            hint="Use https; http is for this machine only.",
+        )
     if parts.hostname == _SLACK_HOST or parts.path.startswith(_SLACK_PATH):
         return SlackChannel(url)
     plugin = _instantiate(url)
@@ -218,13 +261,24 @@ def _is_encrypted(plugin: apprise.NotifyBase, parts: SplitResult) -> bool:
 
 
 def _list_schemes(value: object) -> tuple[str, ...]:
-    return tuple(map(str, cast("Iterable[object]", value))) if isinstance(value, (tuple, list, set)) else (str(value),) if value else ()
+    return (
+        tuple(map(str, cast("Iterable[object]", value)))
+        if isinstance(value, (tuple, list, set))
+        else (str(value),)
+        if value
+        else ()
+    )
 
 
 def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> Channel:
-    """E-mail to these people; ConfigurationError when the server is not encrypted and not on this machine, or an address is wrong."""
+    """E-mail to these people.
+
+    ConfigurationError when the server is not encrypted and not on this machine, or an address is wrong.
+    """
     if mail.security == "insecure" and mail.host not in LOOPBACK_HOSTS:
-        raise ConfigurationError(f"mail by {mail.host} would not be encrypted", hint="Set SMTP_SECURITY to starttls or ssl.")
+        raise ConfigurationError(
+            f"mail by {mail.host} would not be encrypted", hint="Set SMTP_SECURITY to starttls or ssl."
+        )
     plugin = _instantiate(
         {
             "schema": "mailto" if mail.security == "insecure" else "mailtos",
@@ -239,21 +293,39 @@ def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> Channe
         }
     )
     if plugin is None:
-        raise ConfigurationError("BACKUP_ALERT_EMAIL or SMTP_FROM is no address", hint="Use name@example.com, several separated by commas.")
+        raise ConfigurationError(
+            "BACKUP_ALERT_EMAIL or SMTP_FROM is no address",
+            hint="Use name@example.com, several separated by commas.",
+        )
     return AppriseChannel(_set_limits(plugin), f"mail:{mail.host}:{','.join(recipients)}")
 
 
 def make_slack_blocks(alert: Alert) -> list[dict[str, Any]]:
     """Return the alert as Block Kit, within its limits; slack-sdk's models refuse what Slack would refuse."""
     made: list[Block] = [
-        HeaderBlock(text=PlainTextObject(text=shorten(f"{_COLOURS[alert.severity]} {alert.title}", _HEADER_LIMIT))),
-        SectionBlock(text=MarkdownTextObject(text=_escape(f"*{alert.severity.value}*  {alert.cause}", TEXT_LIMIT))),
+        HeaderBlock(
+            text=PlainTextObject(text=shorten(f"{_COLOURS[alert.severity]} {alert.title}", _HEADER_LIMIT))
+        ),
+        SectionBlock(
+            text=MarkdownTextObject(text=_escape(f"*{alert.severity.value}*  {alert.cause}", TEXT_LIMIT))
+        ),
     ]
     if alert.next_step:
-        made.append(SectionBlock(text=MarkdownTextObject(text=_escape(f"*What to do:* {alert.next_step}", TEXT_LIMIT))))
+        made.append(
+            SectionBlock(
+                text=MarkdownTextObject(text=_escape(f"*What to do:* {alert.next_step}", TEXT_LIMIT))
+            )
+        )
     if alert.facts:
         facts = list(alert.facts.items())[:_FIELDS_LIMIT]
-        made.append(SectionBlock(fields=[MarkdownTextObject(text=_escape(f"*{name}*\n{value}", _FIELD_LIMIT)) for name, value in facts]))
+        made.append(
+            SectionBlock(
+                fields=[
+                    MarkdownTextObject(text=_escape(f"*{name}*\n{value}", _FIELD_LIMIT))
+                    for name, value in facts
+                ]
+            )
+        )
     if alert.link:
         made.append(ContextBlock(elements=[MarkdownTextObject(text=f"<{alert.link}|Open the run>")]))
     return [cast("dict[str, Any]", block.to_dict()) for block in made]  # pyright: ignore[reportUnknownMemberType] - untyped in the SDK

@@ -1,4 +1,6 @@
-"""Keeps what each channel answered last, so that whoever looks learns of a channel that refuses before an alert is lost in it."""
+"""Keeps what each channel answered last, so that whoever looks learns of a channel that refuses before an
+alert is lost in it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class LastDelivery(FrozenModel):
     @property
     def is_accepted(self) -> bool:
         """Whether the last message was accepted."""
-        return self.accepted_at is not None and (self.refused_at is None or self.accepted_at >= self.refused_at)
+        return self.accepted_at is not None and (
+            self.refused_at is None or self.accepted_at >= self.refused_at
+        )
 
 
 class _Deliveries(FrozenModel):
@@ -41,7 +45,14 @@ class _Deliveries(FrozenModel):
 
 def read_last_delivery(backup_directory: Path, channel: Channel) -> LastDelivery | None:
     """Return what the channel answered last; None where nothing is known of it."""
-    return next((each for each in _read(backup_directory / FOLDER_NAME).channels if each.fingerprint == channel.fingerprint), None)
+    return next(
+        (
+            each
+            for each in _read(backup_directory / FOLDER_NAME).channels
+            if each.fingerprint == channel.fingerprint
+        ),
+        None,
+    )
 
 
 def record_delivery(backup_directory: Path, channel: Channel, delivery: Delivery, now: datetime) -> None:
@@ -56,7 +67,9 @@ def record_delivery(backup_directory: Path, channel: Channel, delivery: Delivery
             last = kept.get(channel.fingerprint) or LastDelivery(fingerprint=channel.fingerprint)
             moment = {"accepted_at" if delivery.is_accepted else "refused_at": now, "answer": delivery.answer}
             kept[channel.fingerprint] = last.model_copy(update=moment)
-            write_atomically(folder / _NAME, _Deliveries(channels=tuple(kept.values())).model_dump_json(indent=1).encode())
+            write_atomically(
+                folder / _NAME, _Deliveries(channels=tuple(kept.values())).model_dump_json(indent=1).encode()
+            )
     except (OSError, StorageError) as error:
         _LOG.warning("what %s answered cannot be kept in %s: %s", channel.name, folder, error)
 

@@ -1,4 +1,5 @@
-"""One exchange with a service that takes alerts or pings: ended after a set time as a whole, redirects not followed, the answer read to a limit.
+"""One exchange with a service that takes alerts or pings: ended after a set time as a whole, redirects not
+followed, the answer read to a limit.
 
 Every request of `channels` and `heartbeat` passes through here. What the answer means is decided there.
 """
@@ -58,12 +59,17 @@ class _Call(Generic[_Made]):
 
 
 def run_exchange(function: Callable[[], _Made]) -> _Made:
-    """Return what the function returns, raise what it raises; TimeoutError when the whole takes longer than an exchange may.
+    """Return what the function returns, raise what it raises.
 
-    The limits of sockets hold for single reads, and a server may send a byte before each of them ends. What is given up goes on in a daemon thread.
+    TimeoutError when the whole takes longer than an exchange may.
+
+    The limits of sockets hold for single reads, and a server may send a byte before each of them ends. What
+    is given up goes on in a daemon thread.
     """
     call = _Call(function)
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(call.run,), name="alert exchange", daemon=True)
+    thread = threading.Thread(
+        target=contextvars.copy_context().run, args=(call.run,), name="alert exchange", daemon=True
+    )
     thread.start()
     thread.join(EXCHANGE_TIMEOUT_SECONDS)
     if thread.is_alive():
@@ -72,7 +78,9 @@ def run_exchange(function: Callable[[], _Made]) -> _Made:
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Return the answer to a POST; an answer of 3xx is returned, not followed. TimeoutError or urllib3's HTTPError when there is none.
+    """Return the answer to a POST; an answer of 3xx is returned, not followed.
+
+    TimeoutError or urllib3's HTTPError when there is none.
 
     A failing server is asked a second and a third time within a second, and never as late as it likes.
     """
@@ -87,11 +95,18 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
 
     def exchange() -> Answer:
         with urllib3.PoolManager(timeout=READ_TIMEOUT_SECONDS, retries=retries) as pool:
-            response = pool.request("POST", url, body=body, headers=headers, redirect=False, preload_content=False)
+            response = pool.request(
+                "POST", url, body=body, headers=headers, redirect=False, preload_content=False
+            )
             data = response.read(_ANSWER_LIMIT_BYTES, decode_content=True)
             response.close()
         content_type = response.headers.get("Content-Type", "")
-        return Answer(response.status, response.reason or "", data.decode(json.detect_encoding(data), "replace"), content_type)
+        return Answer(
+            response.status,
+            response.reason or "",
+            data.decode(json.detect_encoding(data), "replace"),
+            content_type,
+        )
 
     with hidden_addresses():
         return run_exchange(exchange)

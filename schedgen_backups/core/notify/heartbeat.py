@@ -1,6 +1,8 @@
-"""Pings a dead man's switch: an outside service that alerts when nothing is heard of the backup, which nothing inside can do.
+"""Pings a dead man's switch: an outside service that alerts when nothing is heard of the backup, which
+nothing inside can do.
 
-The three signals are those of Healthchecks-style services. A ping never raises and never hangs: a backup's outcome must not depend on it.
+The three signals are those of Healthchecks-style services. A ping never raises and never hangs: a backup's
+outcome must not depend on it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def ping_heartbeat(url: str, signal: Signal, text: str) -> bool:
     try:
         response = post(url + signal.value, shorten(text, _BODY_LIMIT).encode(), {})
     except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
-        _LOG.warning("the heartbeat service did not take %s: %s", signal.name, type(error).__name__)  # the address is a secret
+        _LOG.warning(
+            "the heartbeat service did not take %s: %s", signal.name, type(error).__name__
+        )  # the address is a secret
         return False
     if response.status >= _FIRST_REFUSAL:
         _LOG.warning("the heartbeat service answered %s to %s", response.status, signal.name)

@@ -1,7 +1,9 @@
-"""Keeps one incident per key: the first alert at once, repetitions after 1, 6 and 24 hours, one message when it is over.
+"""Keeps one incident per key: the first alert at once, repetitions after 1, 6 and 24 hours, one message when
+it is over.
 
-A small state machine, and the file that keeps its state beside the recovery points, where hooks, sensors and the command line all find it. What
-an alert says belongs to `alerts`. An alert counts as announced only when a channel accepted it, so one that nobody got is due again.
+A small state machine, and the file that keeps its state beside the recovery points, where hooks, sensors and
+the command line all find it. What an alert says belongs to `alerts`. An alert counts as announced only when a
+channel accepted it, so one that nobody got is due again.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from schedgen_backups.core.system.lock import LOCK_NAME, FileLock
 REMINDERS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
 """After the first alert; from then on once a day."""
 _DAY = timedelta(hours=23)
-"""Short of 24 hours, so that tonight's failure is told although it came some seconds sooner than last night's."""
+"""Short of 24 hours, so that tonight's failure is told although it came some seconds sooner than last
+night's."""
 FOLDER_NAME = ".alerts"
 _STATE_NAME = "incidents.json"
 
@@ -86,7 +89,9 @@ class IncidentState(FrozenModel):
 
     def without(self, keys: frozenset[IncidentKey]) -> IncidentState:
         """Return the state without the incidents of these keys."""
-        return IncidentState(incidents=tuple(incident for incident in self.incidents if incident.key not in keys))
+        return IncidentState(
+            incidents=tuple(incident for incident in self.incidents if incident.key not in keys)
+        )
 
 
 class IncidentStore:
@@ -97,7 +102,9 @@ class IncidentStore:
         self._path = folder / _STATE_NAME
 
     def read(self) -> IncidentState:
-        """The open incidents; none when the file is missing or damaged, so that a damaged file can only make an alert too many."""
+        """The open incidents; none when the file is missing or damaged, so that a damaged file can only make
+        an alert too many.
+        """
         try:
             return IncidentState.model_validate_json(read_small_file(self._path))
         except (FileNotFoundError, ValidationError):
@@ -109,7 +116,10 @@ class IncidentStore:
 
     @contextmanager
     def locked(self) -> Generator[None, None, None]:
-        """Nobody else changes the state within the block; waits for whoever does. OSError or StorageError when the folder cannot be written."""
+        """Nobody else changes the state within the block; waits for whoever does.
+
+        OSError or StorageError when the folder cannot be written.
+        """
         # Not only `parents=True`: that makes the backup directory as the umask likes.
         self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.mkdir(mode=0o700, exist_ok=True)

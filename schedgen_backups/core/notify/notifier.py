@@ -1,8 +1,9 @@
-"""Gets an alert to people exactly once per incident: asks `incidents` whether one is due, hands it to every channel, keeps what was not accepted.
+"""Gets an alert to people exactly once per incident: asks `incidents` whether one is due, hands it to every
+channel, keeps what was not accepted.
 
-The one door for hooks, sensors and the command line. An alert that no channel accepted is reported as such, and whoever raised it raises it
-again; what only some channels accepted is spooled for the others. Never raises for a channel or a folder that fails: a backup's outcome must not
-depend on it.
+The one door for hooks, sensors and the command line. An alert that no channel accepted is reported as such,
+and whoever raised it raises it again; what only some channels accepted is spooled for the others. Never
+raises for a channel or a folder that fails: a backup's outcome must not depend on it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.channels import Channel, Delivery
 from schedgen_backups.core.notify.deliveries import record_delivery
-from schedgen_backups.core.notify.incidents import FOLDER_NAME, Incident, IncidentKey, IncidentState, IncidentStore
+from schedgen_backups.core.notify.incidents import (
+    FOLDER_NAME,
+    Incident,
+    IncidentKey,
+    IncidentState,
+    IncidentStore,
+)
 from schedgen_backups.core.system.files import read_small_file, write_atomically
 from schedgen_backups.core.units import count
 
@@ -66,7 +73,8 @@ class Notifier:
         self._folder = backup_directory / FOLDER_NAME
         self._store = IncidentStore(self._folder)
         self._silent: set[str] = set()
-        """Fingerprints of channels that did not answer. A notifier lives for one tick or step; the next one asks again."""
+        """Fingerprints of channels that did not answer. A notifier lives for one tick or step; the next one
+        asks again."""
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -78,20 +86,26 @@ class Notifier:
         return self._store.read().incidents
 
     def report_trouble(self, key: IncidentKey, alert: Alert) -> Outcome:
-        """Send the alert of this incident unless it is not due yet; the incident is open once a channel accepted an alert."""
+        """Send the alert of this incident unless it is not due yet; the incident is open once a channel
+        accepted an alert.
+        """
         with self._state() as state:
             if not state.is_due(key, alert.raised_at):
                 self._write(state.with_occurrence(key, alert.raised_at, is_announced=False))
                 return Outcome.SUPPRESSED
             incident = state.find(key)
             if incident is not None:
-                alert = alert.model_copy(update={"facts": {**alert.facts, "incident": _describe(incident, alert.raised_at)}})
+                alert = alert.model_copy(
+                    update={"facts": {**alert.facts, "incident": _describe(incident, alert.raised_at)}}
+                )
             outcome = self._deliver(alert)
             if outcome.is_settled:
                 self._write(state.with_occurrence(key, alert.raised_at, is_announced=True))
             return outcome
 
-    def report_resolved(self, keys: frozenset[IncidentKey], *, facts: dict[str, str], now: datetime) -> Outcome:
+    def report_resolved(
+        self, keys: frozenset[IncidentKey], *, facts: dict[str, str], now: datetime
+    ) -> Outcome:
         """Close the open incidents of these keys with one message; SUPPRESSED when none was open."""
         with self._state() as state:
             over = [incident for incident in state.incidents if incident.key in keys]
@@ -100,7 +114,8 @@ class Notifier:
             alert = Alert(
                 severity=Severity.INFO,
                 title="Backups work again",
-                cause="Over: " + "; ".join(f"{incident.key} ({_describe(incident, now)})" for incident in over),
+                cause="Over: "
+                + "; ".join(f"{incident.key} ({_describe(incident, now)})" for incident in over),
                 facts=facts,
                 raised_at=now,
             )
@@ -124,15 +139,21 @@ class Notifier:
             return 0
         with self._state():  # one process at a time, so that none is sent twice
             ends_at = time.monotonic() + _FLUSH_SECONDS
-            return sum(time.monotonic() >= ends_at or self._is_left(path) for path in sorted(folder.glob("*.json")))
+            return sum(
+                time.monotonic() >= ends_at or self._is_left(path) for path in sorted(folder.glob("*.json"))
+            )
 
     def _with_name(self, alert: Alert) -> Alert:
-        """The alert with the installation's name before its title: whoever reads several must see which one it is."""
+        """The alert with the installation's name before its title: whoever reads several must see which one
+        it is.
+        """
         return alert.model_copy(update={"title": f"{self._name}: {alert.title}"}) if self._name else alert
 
     def _ask(self, channel: Channel, alert: Alert) -> Delivery:
         if channel.fingerprint in self._silent:
-            return Delivery(channel.name, is_accepted=False, answer="not asked again, it did not answer just now")
+            return Delivery(
+                channel.name, is_accepted=False, answer="not asked again, it did not answer just now"
+            )
         started_at = time.monotonic()
         delivery = channel.send(alert)
         record_delivery(self._folder.parent, channel, delivery, datetime.now(timezone.utc))
@@ -143,7 +164,9 @@ class Notifier:
     def _is_left(self, path: Path) -> bool:
         try:
             spooled = _Spooled.model_validate_json(read_small_file(path))
-            channel = next((channel for channel in self._channels if channel.fingerprint == spooled.fingerprint), None)
+            channel = next(
+                (channel for channel in self._channels if channel.fingerprint == spooled.fingerprint), None
+            )
             is_over = datetime.now(timezone.utc) - spooled.alert.raised_at > _SPOOL_AGE
             is_done = is_over or (channel is not None and self._ask(channel, spooled.alert).is_accepted)
         except ValidationError:
@@ -169,7 +192,9 @@ class Notifier:
             deliveries = list(pool.map(self._ask, self._channels, repeat(alert)))
         for channel, delivery in zip(self._channels, deliveries, strict=True):
             if not delivery.is_accepted:
-                _LOG.warning("alert %r was not accepted by %s: %s", alert.title, delivery.channel, delivery.answer)
+                _LOG.warning(
+                    "alert %r was not accepted by %s: %s", alert.title, delivery.channel, delivery.answer
+                )
                 refused.append(channel)
         if len(refused) == len(self._channels):
             return Outcome.REFUSED
@@ -182,7 +207,9 @@ class Notifier:
         path = folder / f"{alert.raised_at:%Y%m%d_%H%M%S_%f}-{uuid4().hex}.json"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(path, _Spooled(fingerprint=channel.fingerprint, alert=alert).model_dump_json().encode())
+            write_atomically(
+                path, _Spooled(fingerprint=channel.fingerprint, alert=alert).model_dump_json().encode()
+            )
         except OSError as error:
             _LOG.warning("alert %r cannot be kept for %s: %s", alert.title, channel.name, error.strerror)
 
@@ -192,8 +219,15 @@ class Notifier:
             try:
                 stack.enter_context(self._store.locked())
                 state = self._store.read()
-            except (OSError, StorageError) as error:  # the directory may be just what is broken: better an alert too many than none
-                _LOG.warning("incidents cannot be kept in %s: %s", self._folder, error.strerror if isinstance(error, OSError) else error.message)
+            except (
+                OSError,
+                StorageError,
+            ) as error:  # the directory may be just what is broken: better an alert too many than none
+                _LOG.warning(
+                    "incidents cannot be kept in %s: %s",
+                    self._folder,
+                    error.strerror if isinstance(error, OSError) else error.message,
+                )
                 state = IncidentState()
             yield state
 
@@ -206,4 +240,7 @@ class Notifier:
 
 def _describe(incident: Incident, now: datetime) -> str:
     hours = (now - incident.began_at).total_seconds() / 3600
-    return f"since {incident.began_at:%Y-%m-%d %H:%M} UTC, {hours:.1f} h, seen {count(incident.occurrence_count, 'time')}"
+    return (
+        f"since {incident.began_at:%Y-%m-%d %H:%M} UTC, {hours:.1f} h, seen "
+        f"{count(incident.occurrence_count, 'time')}"
+    )

@@ -1,7 +1,9 @@
-"""Keeps addresses out of the log records of other people's libraries: an incoming webhook's address is a secret, and they write it down.
+"""Keeps addresses out of the log records of other people's libraries: an incoming webhook's address is a
+secret, and they write it down.
 
-urllib3 warns with the path at each retry, apprise complains with most of an address that it does not know, both tell all of it when debugging.
-Only the calling thread is silenced, and only within the block. Our own records are made by hand, without addresses.
+urllib3 warns with the path at each retry, apprise complains with most of an address that it does not know,
+both tell all of it when debugging. Only the calling thread is silenced, and only within the block. Our own
+records are made by hand, without addresses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Keeps when each sensor last looked, so that `doctor` knows whether anybody watches, also from another container than the daemon's."""
+"""Keeps when each sensor last looked, so that `doctor` knows whether anybody watches, also from another
+container than the daemon's.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,18 @@ class _Ticks(FrozenModel):
 def read_ticks(backup_directory: Path) -> dict[str, datetime]:
     """Return sensor → when it last looked, to five minutes; nothing where none ever did."""
     try:
-        return dict(_Ticks.model_validate_json(read_small_file(backup_directory / FOLDER_NAME / _NAME)).looked_at)
+        return dict(
+            _Ticks.model_validate_json(read_small_file(backup_directory / FOLDER_NAME / _NAME)).looked_at
+        )
     except (OSError, ValidationError):
         return {}
 
 
 def record_tick(backup_directory: Path, sensor_name: str, now: datetime) -> None:
-    """Keep that the sensor looked. Nothing depends on it: a folder that cannot be written is logged, and one that is missing is not made."""
+    """Keep that the sensor looked.
+
+    Nothing depends on it: a folder that cannot be written is logged, and one that is missing is not made.
+    """
     last = read_ticks(backup_directory).get(sensor_name)
     if not backup_directory.is_dir() or (last is not None and timedelta(0) <= now - last < RECORD_INTERVAL):
         return

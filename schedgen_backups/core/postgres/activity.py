@@ -1,4 +1,6 @@
-"""Asks a server what the session of a silent program does there: an index is built in hours, without a word to the client."""
+"""Asks a server what the session of a silent program does there: an index is built in hours, without a word
+to the client.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,16 @@ import secrets
 import psycopg
 
 from schedgen_backups.core.errors import DatabaseError
-from schedgen_backups.core.postgres.connection import APPLICATION_NAME, CONNECT_TIMEOUT_SECONDS, connect_database
+from schedgen_backups.core.postgres.connection import (
+    APPLICATION_NAME,
+    CONNECT_TIMEOUT_SECONDS,
+    connect_database,
+)
 from schedgen_backups.core.settings import DatabaseSettings
 
-# One that waits for its client or for a lock does nothing (PostgreSQL manual, "Wait Event Types"). One that waits for a lock of a session of ours
-# goes on when that has done its work: a restore in several sessions builds indexes side by side.
+# One that waits for its client or for a lock does nothing (PostgreSQL manual, "Wait Event Types"). One that
+# waits for a lock of a session of ours goes on when that has done its work: a restore in several sessions
+# builds indexes side by side.
 _WORKING = """
 WITH RECURSIVE asked(pid) AS (
     SELECT pid FROM pg_catalog.pg_stat_activity WHERE application_name = %(name)s AND state = 'active'
@@ -38,8 +45,12 @@ class ServerActivity:
     def is_working(self) -> bool:
         """Return whether the server works on something for the program; not where it cannot be asked."""
         try:
-            with connect_database(self._settings, stall_timeout_seconds=CONNECT_TIMEOUT_SECONDS) as connection:
-                row = connection.execute(_WORKING, {"name": self.application_name, "prefix": f"{APPLICATION_NAME}%"}).fetchone()
+            with connect_database(
+                self._settings, stall_timeout_seconds=CONNECT_TIMEOUT_SECONDS
+            ) as connection:
+                row = connection.execute(
+                    _WORKING, {"name": self.application_name, "prefix": f"{APPLICATION_NAME}%"}
+                ).fetchone()
         except (DatabaseError, psycopg.Error):
             return False
         return row == (True,)

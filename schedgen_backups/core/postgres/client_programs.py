@@ -1,7 +1,9 @@
-"""Finds the PostgreSQL client programs that fit a server: its major version or the next newer one, with TLS where TLS is asked for.
+"""Finds the PostgreSQL client programs that fit a server: its major version or the next newer one, with TLS
+where TLS is asked for.
 
-Add a place to look here. How the programs are called is the business of `dump` and `database_restore`. Facts behind the rules (which pg_dump
-talks to which server, which build lacks TLS) were measured on 2026-11-22: shared research, embedded servers, A5 and A7.
+Add a place to look here. How the programs are called is the business of `dump` and `database_restore`. Facts
+behind the rules (which pg_dump talks to which server, which build lacks TLS) were measured on 2026-11-22:
+shared research, embedded servers, A5 and A7.
 """
 
 from __future__ import annotations
@@ -19,13 +21,18 @@ from schedgen_backups.core.servers.postgres import find_embedded_bin_dirs
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.system.process import ProgramError, run_program
 
-INSTALLED_BIN_DIRS = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "usr/local/pgsql/bin", "opt/homebrew/opt/postgresql@*/bin")
+INSTALLED_BIN_DIRS = (
+    "usr/lib/postgresql/*/bin",
+    "usr/pgsql-*/bin",
+    "usr/local/pgsql/bin",
+    "opt/homebrew/opt/postgresql@*/bin",
+)
 """Where distributions put PostgreSQL's programs, below the root folder."""
 TLS_MODES = frozenset({"require", "verify-ca", "verify-full"})
 _VERSION = re.compile(r"\(PostgreSQL\) (?P<major>\d+)(?:\.(?P<minor>\d+))?")
 _FIRST_SAFE_MINORS = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
-"""Those of 14 August 2025, all of 18 and newer, none of 12 and older. Before them, a name with a newline becomes a psql command in the dump
-(CVE-2025-8715), and psql does not know `\\restrict`."""
+"""Those of 14 August 2025, all of 18 and newer, none of 12 and older. Before them, a name with a newline
+becomes a psql command in the dump (CVE-2025-8715), and psql does not know `\\restrict`."""
 _PROBE_TIMEOUT_SECONDS = 20
 
 
@@ -63,25 +70,33 @@ class ClientPrograms:
 def find_all_clients(preferred_bin_dir: Path | None) -> tuple[ClientPrograms, ...]:
     """Every set of client programs on this machine, in the order of preference.
 
-    The configured folder alone when there is one, otherwise PATH, the distribution's version folders, the wheels. ClientProgramError when
-    the configured folder holds none.
+    The configured folder alone when there is one, otherwise PATH, the distribution's version folders, the
+    wheels. ClientProgramError when the configured folder holds none.
     """
     if preferred_bin_dir is not None:
         configured = _probe(preferred_bin_dir)
         if configured is None:
             raise ClientProgramError(
                 f"PG_BIN_DIR {preferred_bin_dir} holds no working pg_dump, pg_dumpall and psql",
-                hint="Point PG_BIN_DIR to a folder like /usr/lib/postgresql/16/bin, or leave it out to search the machine.",
+                hint="Point PG_BIN_DIR to a folder like /usr/lib/postgresql/16/bin, or leave it out to "
+                "search the machine.",
             )
         return (configured,)
     found = (_probe(bin_dir) for bin_dir in _candidate_bin_dirs())
     return tuple(client for client in found if client is not None)
 
 
-def find_client(settings: DatabaseSettings, server_major: int, preferred_bin_dir: Path | None) -> ClientPrograms:
-    """The programs of the server's major version, or of the nearest newer one. ClientProgramError (permanent) when there are none."""
+def find_client(
+    settings: DatabaseSettings, server_major: int, preferred_bin_dir: Path | None
+) -> ClientPrograms:
+    """The programs of the server's major version, or of the nearest newer one.
+
+    ClientProgramError (permanent) when there are none.
+    """
     clients = find_all_clients(preferred_bin_dir)
-    fitting = sorted((client for client in clients if client.major >= server_major), key=lambda client: client.major)
+    fitting = sorted(
+        (client for client in clients if client.major >= server_major), key=lambda client: client.major
+    )
     if not fitting:
         newest = max((client.major for client in clients), default=None)
         have = f"the newest pg_dump here is {newest}" if newest else "there is no pg_dump here"
@@ -92,15 +107,18 @@ def find_client(settings: DatabaseSettings, server_major: int, preferred_bin_dir
     safe = [client for client in fitting if client.is_safe]
     if not safe:
         raise ClientProgramError(
-            f"pg_dump in {fitting[0].bin_dir} is {fitting[0].version}: before August 2025, a table's owner could put commands into the dump",
+            f"pg_dump in {fitting[0].bin_dir} is {fitting[0].version}: before August 2025, a table's owner "
+            "could put commands into the dump",
             hint="Install one of August 2025 or newer: 13.22, 14.19, 15.14, 16.10, 17.6 or any 18.",
         )
     with_tls = [client for client in safe if _is_tls_settled(client, settings)]
     if not with_tls:
         raise ClientProgramError(
-            f"pg_dump in {safe[0].bin_dir} was built without TLS, and the connection to {settings.host} asks for it "
+            f"pg_dump in {safe[0].bin_dir} was built without TLS, and the connection to {settings.host} "
+            "asks for it "
             f"(PGSSLMODE={settings.ssl_mode}) or crosses a network",
-            hint=f"Install postgresql-client-{server_major} or newer of your distribution, or set PGSSLMODE=disable if the network is trusted.",
+            hint=f"Install postgresql-client-{server_major} or newer of your distribution, or set "
+            "PGSSLMODE=disable if the network is trusted.",
         )
     return with_tls[0]
 
@@ -116,7 +134,9 @@ def _has_tls(psql: Path) -> bool:
     # libpq checks sslmode before it connects; port 1 on loopback refuses at once.
     environment = {"PGSSLMODE": "require", "PGHOST": "127.0.0.1", "PGPORT": "1", "PGCONNECT_TIMEOUT": "2"}
     _code, _output, stderr = run_program(
-        [psql, "--no-psqlrc", "--no-password", "--dbname=postgres"], environment=environment, timeout_seconds=_PROBE_TIMEOUT_SECONDS
+        [psql, "--no-psqlrc", "--no-password", "--dbname=postgres"],
+        environment=environment,
+        timeout_seconds=_PROBE_TIMEOUT_SECONDS,
     )
     return "not compiled in" not in stderr
 
@@ -136,10 +156,14 @@ def _probe(bin_dir: Path) -> ClientPrograms | None:
     if not all(os.access(bin_dir / name, os.X_OK) for name in ("pg_dump", "pg_dumpall", "psql")):
         return None
     try:
-        code, output, _stderr = run_program([bin_dir / "pg_dump", "--version"], environment={}, timeout_seconds=_PROBE_TIMEOUT_SECONDS)
+        code, output, _stderr = run_program(
+            [bin_dir / "pg_dump", "--version"], environment={}, timeout_seconds=_PROBE_TIMEOUT_SECONDS
+        )
     except ProgramError:
         return None
     match = _VERSION.search(output)
     if code != 0 or match is None:
         return None
-    return ClientPrograms(bin_dir, int(match["major"]), match[0].removeprefix("(PostgreSQL) "), int(match["minor"] or 0))
+    return ClientPrograms(
+        bin_dir, int(match["major"]), match[0].removeprefix("(PostgreSQL) "), int(match["minor"] or 0)
+    )

@@ -1,7 +1,9 @@
-"""Opens every session with a PostgreSQL server, psycopg's and its programs' alike, and turns its refusals into our errors.
+"""Opens every session with a PostgreSQL server, psycopg's and its programs' alike, and turns its refusals
+into our errors.
 
-A session begins with the fixed settings of `session_settings`, sends no password in cleartext over an unencrypted connection, and is no
-transaction pooler's. Programs get the same by their environment, never by arguments. No other module connects (unit/project holds that).
+A session begins with the fixed settings of `session_settings`, sends no password in cleartext over an
+unencrypted connection, and is no transaction pooler's. Programs get the same by their environment, never by
+arguments. No other module connects (unit/project holds that).
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from schedgen_backups.core.errors import DatabaseError, DatabaseUnreachableError
-from schedgen_backups.core.postgres.login_refusals import CLEARTEXT_REQUEST, UNSUPPORTED_OPTIONS, explain_refusal
+from schedgen_backups.core.postgres.login_refusals import (
+    CLEARTEXT_REQUEST,
+    UNSUPPORTED_OPTIONS,
+    explain_refusal,
+)
 from schedgen_backups.core.postgres.pooler import check_pooler, is_pooled
 from schedgen_backups.core.postgres.session_settings import FIXED_SETTINGS, list_later_settings, make_options
 from schedgen_backups.core.postgres.watched_connection import SessionState, WatchedConnection
@@ -34,7 +40,9 @@ _REQUIRE_AUTH_VERSION = 160000
 """The first libpq that knows `require_auth` (PostgreSQL 16 release notes)."""
 _ENCRYPTED_MODES = frozenset({"require", "verify-ca", "verify-full"})
 _MAYBE_ENCRYPTED_MODES = frozenset({"allow", "prefer"})
-_KEEPALIVES: Mapping[str, int] = MappingProxyType({"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6})
+_KEEPALIVES: Mapping[str, int] = MappingProxyType(
+    {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6}
+)
 """Without tcp_user_timeout, which ends a COPY to a server that waits for a lock, although its host answers."""
 _POOLER_VARIABLES: Mapping[str, str] = MappingProxyType({"PGTZ": "UTC", "PGDATESTYLE": "ISO,MDY"})
 """libpq sends them as parameters of their own, which poolers take where they refuse options."""
@@ -44,8 +52,8 @@ NO_VALUES: Mapping[str, str] = MappingProxyType({})
 _open_sessions: dict[WatchedConnection, DatabaseSettings] = {}
 _open_sessions_lock = Lock()
 
-# One that waits for its client says nothing for a reason of ours, or its answer was lost on the way (PostgreSQL manual, "Wait Event Types").
-# With track_activities off the server does not tell.
+# One that waits for its client says nothing for a reason of ours, or its answer was lost on the way
+# (PostgreSQL manual, "Wait Event Types"). With track_activities off the server does not tell.
 _AT_WORK = """
 SELECT count(*) > 0 FROM pg_catalog.pg_stat_activity
 WHERE (coalesce(state, 'disabled') = 'disabled' OR state LIKE 'active%' AND coalesce(wait_event_type, '') <> 'Client')
@@ -67,7 +75,8 @@ class SessionFacts:
     """Whether a pooler of sessions stands between; those of transactions are refused."""
     is_encrypted: bool = False
     is_encryption_needed: bool = False
-    """Whether the server got the password in cleartext, on an encrypted connection that it had to be for that."""
+    """Whether the server got the password in cleartext, on an encrypted connection that it had to be for
+    that."""
 
 
 def read_session_facts(connection: psycopg.Connection[Any]) -> SessionFacts:
@@ -82,15 +91,26 @@ def read_session_facts(connection: psycopg.Connection[Any]) -> SessionFacts:
     )
 
 
-def make_client_environment(settings: DatabaseSettings, session: SessionFacts = SessionFacts()) -> dict[str, str]:
-    """The variables that make pg_dump, pg_dumpall and psql log in and begin as our own sessions; the password is only here."""
+def make_client_environment(
+    settings: DatabaseSettings, session: SessionFacts = SessionFacts()
+) -> dict[str, str]:
+    """The variables that make pg_dump, pg_dumpall and psql log in and begin as our own sessions; the password
+    is only here.
+    """
     is_downgrade_possible = session.is_encrypted and settings.ssl_mode in _MAYBE_ENCRYPTED_MODES
     # On this machine, where encryption protects nothing, programs may have been built without it.
     is_downgrade_possible = is_downgrade_possible and (session.is_encryption_needed or not settings.is_local)
-    values = {**FIXED_SETTINGS, **list_later_settings(session.server_major, is_superuser=session.is_superuser)}
+    values = {
+        **FIXED_SETTINGS,
+        **list_later_settings(session.server_major, is_superuser=session.is_superuser),
+    }
     return {
         # libpq of programs older than 16 ignores it; our own session was there first, and obeyed it.
-        **({} if is_downgrade_possible or _is_always_encrypted(settings) else {"PGREQUIREAUTH": _NO_CLEARTEXT}),
+        **(
+            {}
+            if is_downgrade_possible or _is_always_encrypted(settings)
+            else {"PGREQUIREAUTH": _NO_CLEARTEXT}
+        ),
         **dict(settings.libpq_variables),
         "PGHOST": settings.host,
         "PGPORT": str(settings.port),
@@ -114,15 +134,19 @@ def connect_database(
     stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS,
     asked_as: DatabaseSettings | None = None,
 ) -> Generator[WatchedConnection, None, None]:
-    """A connection is open within the block, and closed without commit after it; `values` are settings besides the fixed ones.
+    """A connection is open within the block, and closed without commit after it.
 
-    `stall_timeout_seconds` is how long nothing may be known of its session while the server says nothing. `asked_as` is the login that asks for it
-    where its own may not do so again.
+    `values` are settings besides the fixed ones.
 
-    DatabaseUnreachableError (retryable) when nobody answers or no connection is left, DatabaseError (permanent) when the login or the database
-    is refused, or a pooler shares sessions between transactions.
+    `stall_timeout_seconds` is how long nothing may be known of its session while the server says nothing.
+    `asked_as` is the login that asks for it where its own may not do so again.
+
+    DatabaseUnreachableError (retryable) when nobody answers or no connection is left, DatabaseError
+    (permanent) when the login or the database is refused, or a pooler shares sessions between transactions.
     """
-    connection = _open(settings, asked_as or settings, {**FIXED_SETTINGS, **values}, client_encoding, stall_timeout_seconds)
+    connection = _open(
+        settings, asked_as or settings, {**FIXED_SETTINGS, **values}, client_encoding, stall_timeout_seconds
+    )
     with _open_sessions_lock:
         _open_sessions[connection] = settings
     try:
@@ -134,7 +158,8 @@ def connect_database(
 
 
 def give_up_sessions(database: DatabaseSettings) -> None:
-    """Let all sessions of this process with this database fail in what they do now or next, whatever the server does; of any role.
+    """Let all sessions of this process with this database fail in what they do now or next, whatever the
+    server does; of any role.
 
     A server that ended them cannot tell that to a connection that broke on the way.
     """
@@ -146,10 +171,18 @@ def give_up_sessions(database: DatabaseSettings) -> None:
 
 
 def _open(
-    settings: DatabaseSettings, asked_as: DatabaseSettings, values: Mapping[str, str], client_encoding: str, stall_timeout_seconds: float
+    settings: DatabaseSettings,
+    asked_as: DatabaseSettings,
+    values: Mapping[str, str],
+    client_encoding: str,
+    stall_timeout_seconds: float,
 ) -> WatchedConnection:
     # Without an encoding psycopg hands out bytes where a database's encoding is SQL_ASCII.
-    parameters: dict[str, Any] = {**_make_login(settings), "client_encoding": client_encoding, "options": make_options(values)}
+    parameters: dict[str, Any] = {
+        **_make_login(settings),
+        "client_encoding": client_encoding,
+        "options": make_options(values),
+    }
     connection, parameters = _log_in(settings, parameters)
     connection.stall_timeout_seconds = stall_timeout_seconds
     try:
@@ -163,7 +196,9 @@ def _open(
     return connection
 
 
-def _log_in(settings: DatabaseSettings, parameters: dict[str, Any]) -> tuple[WatchedConnection, dict[str, Any]]:
+def _log_in(
+    settings: DatabaseSettings, parameters: dict[str, Any]
+) -> tuple[WatchedConnection, dict[str, Any]]:
     """Connect, with less where the server takes less; return the parameters that it took."""
     information = make_conninfo(**_make_parameters(settings.libpq_variables))
     refused = ""
@@ -177,14 +212,20 @@ def _log_in(settings: DatabaseSettings, parameters: dict[str, Any]) -> tuple[Wat
             elif CLEARTEXT_REQUEST.search(text) and parameters["sslmode"] in _MAYBE_ENCRYPTED_MODES:
                 # It may have it where nobody can read it; nothing was sent so far.
                 refused = text
-                parameters = {name: value for name, value in parameters.items() if name != "require_auth"} | {"sslmode": "require"}
+                parameters = {name: value for name, value in parameters.items() if name != "require_auth"} | {
+                    "sslmode": "require"
+                }
             else:
                 raise explain_refusal(settings, refused or text) from None
 
 
 def _make_login(settings: DatabaseSettings) -> dict[str, Any]:
     has_own_rule = any(name == "PGREQUIREAUTH" for name, _value in settings.libpq_variables)
-    is_rule_needed = not has_own_rule and not _is_always_encrypted(settings) and psycopg.pq.version() >= _REQUIRE_AUTH_VERSION
+    is_rule_needed = (
+        not has_own_rule
+        and not _is_always_encrypted(settings)
+        and psycopg.pq.version() >= _REQUIRE_AUTH_VERSION
+    )
     return {
         "host": settings.host,
         # PGHOSTADDR of our own environment would send the password elsewhere.
@@ -207,9 +248,14 @@ def _is_always_encrypted(settings: DatabaseSettings) -> bool:
 
 
 def _begin(
-    settings: DatabaseSettings, connection: WatchedConnection, parameters: dict[str, Any], values: Mapping[str, str]
+    settings: DatabaseSettings,
+    connection: WatchedConnection,
+    parameters: dict[str, Any],
+    values: Mapping[str, str],
 ) -> tuple[SessionFacts, object]:
-    """Give the session its settings; return its facts and when the server's process began, None where the server does not tell."""
+    """Give the session its settings; return its facts and when the server's process began, None where the
+    server does not tell.
+    """
     began_at: object = None
     with translate_errors(settings):
         connection.autocommit = True
@@ -220,7 +266,10 @@ def _begin(
             # It may have swallowed the options as well.
             later = {**values, **later}
         if later:
-            assignments = (sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value) for name, value in later.items())
+            assignments = (
+                sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
+                for name, value in later.items()
+            )
             connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(assignments))
         with suppress(psycopg.errors.InsufficientPrivilege):
             row = connection.execute(_BEGAN_AT).fetchone()
@@ -242,8 +291,8 @@ def _find_session(connection: WatchedConnection, facts: SessionFacts, began_at: 
 def _ask_state(settings: DatabaseSettings, parameters: dict[str, Any], query: sql.Composed) -> SessionState:
     """Ask in a session of its own.
 
-    Only an answer to the question is one: a refused login says that a server is there, and a pooler without a free session, or before a server that
-    hangs, answers the login and lets the question wait.
+    Only an answer to the question is one: a refused login says that a server is there, and a pooler without a
+    free session, or before a server that hangs, answers the login and lets the question wait.
     """
     try:
         with _log_in(settings, parameters)[0] as connection:
@@ -256,12 +305,15 @@ def _ask_state(settings: DatabaseSettings, parameters: dict[str, Any], query: sq
 
 @contextmanager
 def translate_errors(settings: DatabaseSettings) -> Generator[None, None, None]:
-    """Errors of psycopg within the block leave it as DatabaseUnreachableError (the connection broke) or DatabaseError."""
+    """Errors of psycopg within the block leave it as DatabaseUnreachableError (the connection broke) or
+    DatabaseError.
+    """
     try:
         yield
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise DatabaseUnreachableError(
-            f"the connection to {settings.label} broke: {_first_line(error)}", hint="Look at the server's log; run the backup again."
+            f"the connection to {settings.label} broke: {_first_line(error)}",
+            hint="Look at the server's log; run the backup again.",
         ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise DatabaseError(
@@ -273,8 +325,14 @@ def translate_errors(settings: DatabaseSettings) -> Generator[None, None, None]:
 
 
 def _make_parameters(variables: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Return the connection parameters that these environment variables stand for; names that this libpq does not know are left out, as it does."""
-    keywords = {option.envvar: option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar}
+    """Return the connection parameters that these environment variables stand for; names that this libpq does
+    not know are left out, as it does.
+    """
+    keywords = {
+        option.envvar: option.keyword.decode()
+        for option in psycopg.pq.Conninfo.get_defaults()
+        if option.envvar
+    }
     return {keywords[name.encode()]: value for name, value in variables if name.encode() in keywords}
 
 

@@ -11,11 +11,16 @@ import psycopg
 from psycopg import sql
 from typing_extensions import LiteralString
 
-from schedgen_backups.core.formats.database_properties import DatabaseGrant, DatabaseProperties, DatabaseSetting
+from schedgen_backups.core.formats.database_properties import (
+    DatabaseGrant,
+    DatabaseProperties,
+    DatabaseSetting,
+)
 
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 _PROVIDER_MAJOR, _RULES_MAJOR, _LOCALE_MAJOR = 15, 16, 17
-"""The first versions with datlocprovider, daticurules and datlocale in place of daticulocale (manual, section 52.15, of 15 to 17)."""
+"""The first versions with datlocprovider, daticurules and datlocale in place of daticulocale (manual, section
+52.15, of 15 to 17)."""
 _LIST_SETTINGS = ("search_path", "_libraries", "temp_tablespaces", "unix_socket_directories")
 """Their values are lists that are quoted already (pg_dump's variable_is_guc_list_quote)."""
 
@@ -33,43 +38,67 @@ UNKNOWN_LOCALE_ERRORS = (
     psycopg.errors.UndefinedFile,
     psycopg.errors.SyntaxError,
 )
-"""What CREATE DATABASE answers where a server lacks the collation or the tablespace, or where the collation does not fit the encoding."""
+"""What CREATE DATABASE answers where a server lacks the collation or the tablespace, or where the collation
+does not fit the encoding."""
 
 _Connection = psycopg.Connection[Any]
 
 
 def read_properties(connection: _Connection, database: str) -> DatabaseProperties | None:
-    """Return the properties of a database of this server; None when there is none of this name. Errors are psycopg's."""
+    """Return the properties of a database of this server.
+
+    None when there is none of this name. Errors are psycopg's.
+    """
     major = connection.info.server_version // 10000
     provider = "d.datlocprovider::text" if major >= _PROVIDER_MAJOR else "'c'"
-    locale = "d.datlocale" if major >= _LOCALE_MAJOR else "d.daticulocale" if major >= _PROVIDER_MAJOR else "NULL"
+    locale = (
+        "d.datlocale" if major >= _LOCALE_MAJOR else "d.daticulocale" if major >= _PROVIDER_MAJOR else "NULL"
+    )
     rules = "d.daticurules" if major >= _RULES_MAJOR else "NULL"
     row = connection.execute(
         _as_literal(
             "SELECT pg_catalog.pg_get_userbyid(d.datdba)::text, d.datconnlimit,"  # noqa: S608 - columns by version
             " pg_catalog.shobj_description(d.oid, 'pg_database'), d.datistemplate,"
             " (SELECT t.spcname::text FROM pg_catalog.pg_tablespace t WHERE t.oid = d.dattablespace),"
-            f" {provider}, d.datcollate::text, d.datctype::text, {locale}::text, {rules}::text, d.datacl IS NULL"
+            f" {provider}, d.datcollate::text, d.datctype::text, {locale}::text, {rules}::text, d.datacl "
+            "IS NULL"
             " FROM pg_catalog.pg_database d WHERE d.datname = %s"
         ),
         (database,),
     ).fetchone()
     if row is None:
         return None
-    owner, limit, comment, is_template, tablespace, letter, collate, ctype, locale_name, icu_rules, has_default_grants = row
+    (
+        owner,
+        limit,
+        comment,
+        is_template,
+        tablespace,
+        letter,
+        collate,
+        ctype,
+        locale_name,
+        icu_rules,
+        has_default_grants,
+    ) = row
     grants = connection.execute(
         "SELECT coalesce(r.rolname::text, ''), a.privilege_type, a.is_grantable FROM pg_catalog.pg_database d"
-        " CROSS JOIN LATERAL pg_catalog.aclexplode(d.datacl) a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee"
-        ' WHERE d.datname = %s ORDER BY coalesce(r.rolname::text, \'\') COLLATE "C", a.privilege_type COLLATE "C"',
+        " CROSS JOIN LATERAL pg_catalog.aclexplode(d.datacl) a LEFT JOIN pg_catalog.pg_roles r ON r.oid = "
+        "a.grantee"
+        " WHERE d.datname = %s ORDER BY coalesce(r.rolname::text, '') COLLATE \"C\", a.privilege_type "
+        'COLLATE "C"',
         (database,),
     ).fetchall()
     settings = connection.execute(
-        "SELECT coalesce(r.rolname::text, ''), pg_catalog.unnest(s.setconfig) FROM pg_catalog.pg_db_role_setting s"
-        " JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole WHERE d.datname = %s",
+        "SELECT coalesce(r.rolname::text, ''), pg_catalog.unnest(s.setconfig) FROM "
+        "pg_catalog.pg_db_role_setting s"
+        " JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_catalog.pg_roles r ON r.oid "
+        "= s.setrole WHERE d.datname = %s",
         (database,),
     ).fetchall()
     labels = connection.execute(
-        "SELECT l.provider, l.label FROM pg_catalog.pg_shseclabel l JOIN pg_catalog.pg_database d ON d.oid = l.objoid"
+        "SELECT l.provider, l.label FROM pg_catalog.pg_shseclabel l JOIN pg_catalog.pg_database d ON d.oid "
+        "= l.objoid"
         " WHERE l.classoid = 'pg_catalog.pg_database'::pg_catalog.regclass AND d.datname = %s",
         (database,),
     ).fetchall()
@@ -85,7 +114,12 @@ def read_properties(connection: _Connection, database: str) -> DatabasePropertie
         locale=str(locale_name or ""),
         icu_rules=str(icu_rules or ""),
         grants=None if has_default_grants else tuple(_make_grant(*row) for row in grants),
-        settings=tuple(sorted((make_setting(str(role), str(line)) for role, line in settings), key=lambda one: (one.role, one.name))),
+        settings=tuple(
+            sorted(
+                (make_setting(str(role), str(line)) for role, line in settings),
+                key=lambda one: (one.role, one.name),
+            )
+        ),
         security_labels=tuple(sorted((str(provider), str(label)) for provider, label in labels)),
     )
 
@@ -102,7 +136,11 @@ def make_setting(role: str, line: str) -> DatabaseSetting:
 
 def make_locale_clause(properties: DatabaseProperties, server_major: int) -> sql.Composed:
     """Return the words of CREATE DATABASE that give a database this collation."""
-    parts = [sql.SQL(" LC_COLLATE {} LC_CTYPE {}").format(sql.Literal(properties.collate), sql.Literal(properties.ctype))]
+    parts = [
+        sql.SQL(" LC_COLLATE {} LC_CTYPE {}").format(
+            sql.Literal(properties.collate), sql.Literal(properties.ctype)
+        )
+    ]
     if server_major >= _PROVIDER_MAJOR:
         parts.append(sql.SQL(" LOCALE_PROVIDER {}").format(sql.Literal(properties.provider)))
         if properties.provider == "icu":
@@ -114,15 +152,29 @@ def make_locale_clause(properties: DatabaseProperties, server_major: int) -> sql
     return sql.Composed(parts)
 
 
-def list_property_statements(database: str, wanted: DatabaseProperties, present: DatabaseProperties) -> tuple[sql.Composed, ...]:
-    """Return what gives the database the wanted properties, but for collation, tablespace, comment and template flag."""
+def list_property_statements(
+    database: str, wanted: DatabaseProperties, present: DatabaseProperties
+) -> tuple[sql.Composed, ...]:
+    """Return what gives the database the wanted properties, but for collation, tablespace, comment and
+    template flag.
+    """
     name = sql.Identifier(database)
     statements: list[sql.Composed] = []
     if wanted.connection_limit != present.connection_limit:
-        statements.append(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(name, sql.Literal(wanted.connection_limit)))
-    statements += [make_setting_statement(database, setting) for setting in wanted.settings if setting not in present.settings]
+        statements.append(
+            sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(
+                name, sql.Literal(wanted.connection_limit)
+            )
+        )
     statements += [
-        sql.SQL("SECURITY LABEL FOR {} ON DATABASE {} IS {}").format(sql.Identifier(provider), name, sql.Literal(label))
+        make_setting_statement(database, setting)
+        for setting in wanted.settings
+        if setting not in present.settings
+    ]
+    statements += [
+        sql.SQL("SECURITY LABEL FOR {} ON DATABASE {} IS {}").format(
+            sql.Identifier(provider), name, sql.Literal(label)
+        )
         for provider, label in wanted.security_labels
     ]
     if wanted.owner != present.owner:
@@ -130,7 +182,10 @@ def list_property_statements(database: str, wanted: DatabaseProperties, present:
     if wanted.grants is not None:
         # As pg_dump does: from nothing, the owner's own privileges included.
         grantees = dict.fromkeys(["", wanted.owner, *(grant.grantee for grant in wanted.grants)])
-        statements += [sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(name, _name_grantee(grantee)) for grantee in grantees]
+        statements += [
+            sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(name, _name_grantee(grantee))
+            for grantee in grantees
+        ]
         statements += [
             sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
                 sql.SQL(cast("LiteralString", grant.privilege)),
@@ -164,7 +219,9 @@ def carry_properties(connection: _Connection, database: str, wanted: DatabasePro
         execute_all(connection, list_property_statements(database, wanted, present))
     except psycopg.Error as error:
         problem = " ".join(str(error).split())
-    return CarriedProperties((read_properties(connection, database) or present).list_differences(wanted), problem)
+    return CarriedProperties(
+        (read_properties(connection, database) or present).list_differences(wanted), problem
+    )
 
 
 def make_setting_statement(database: str, setting: DatabaseSetting) -> sql.Composed:
@@ -184,10 +241,15 @@ def execute_all(connection: _Connection, statements: Sequence[sql.Composed]) -> 
 
 
 def split_setting(setting: DatabaseSetting) -> list[str]:
-    """Return the strings that pg_dump writes for the setting's value: the elements of a list, otherwise the value alone."""
+    """Return the strings that pg_dump writes for the setting's value: the elements of a list, otherwise the
+    value alone.
+    """
     if not setting.name.endswith(_LIST_SETTINGS) or not _LIST.fullmatch(setting.value):
         return [setting.value]
-    return [found[1:-1].replace('""', '"') if found.startswith('"') else found for found in _ELEMENT.findall(setting.value)]
+    return [
+        found[1:-1].replace('""', '"') if found.startswith('"') else found
+        for found in _ELEMENT.findall(setting.value)
+    ]
 
 
 def _name_grantee(name: str) -> sql.Composable:

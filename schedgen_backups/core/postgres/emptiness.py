@@ -39,8 +39,9 @@ SELECT (SELECT count(*) FROM object WHERE NOT EXISTS (
             SELECT FROM extension WHERE objid = object.oid AND classid = ('pg_catalog.' || object.catalog)::pg_catalog.regclass))
      + (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata)
 """
-"""What PostgreSQL itself has is left out by its schema or by its object identifier, the first of which initdb leaves free (FirstNormalObjectId).
-Members of extensions go with them, and extensions that the provider of a server owns are no contents. User mappings go with their servers."""
+"""What PostgreSQL itself has is left out by its schema or by its object identifier, the first of which initdb
+leaves free (FirstNormalObjectId). Members of extensions go with them, and extensions that the provider of a
+server owns are no contents. User mappings go with their servers."""
 
 
 def count_user_objects(connection: psycopg.Connection[tuple[object, ...]]) -> int:

@@ -15,7 +15,8 @@ UNSUPPORTED_OPTIONS = re.compile(r"unsupported startup parameter")
 @dataclass(frozen=True)
 class _Refusal:
     sqlstate: str
-    """Of PostgreSQL (manual, appendix A), which libpq keeps to itself; empty for words of libpq and of poolers."""
+    """Of PostgreSQL (manual, appendix A), which libpq keeps to itself; empty for words of libpq and of
+    poolers."""
     words: re.Pattern[str]
     cause: str
     hint: str
@@ -34,32 +35,43 @@ _REFUSALS = (
         "53300",
         "too many connections for role",
         "has no connection left for the role {user}",
-        'Raise or lift the role\'s limit: ALTER ROLE "{user}" CONNECTION LIMIT -1; a backup needs BACKUP_DUMP_JOBS + 2 connections at a time.',
+        'Raise or lift the role\'s limit: ALTER ROLE "{user}" CONNECTION LIMIT -1; a backup needs '
+        "BACKUP_DUMP_JOBS + 2 connections at a time.",
         is_passing=True,
     ),
     _refusal(
         "53300",
         "too many connections for database",
         "has no connection left for the database {database}",
-        'Raise or lift the database\'s limit: ALTER DATABASE "{database}" CONNECTION LIMIT -1; a backup needs BACKUP_DUMP_JOBS + 2 connections.',
+        'Raise or lift the database\'s limit: ALTER DATABASE "{database}" CONNECTION LIMIT -1; a backup '
+        "needs BACKUP_DUMP_JOBS + 2 connections.",
         is_passing=True,
     ),
     _refusal(
         "53300",
-        "too many clients already|remaining connection slots are reserved|too many connections|no more connections allowed",
+        "too many clients already|remaining connection slots are reserved|too many connections|no more "
+        "connections allowed",
         "has no connection left",
-        "Raise max_connections of the server (or the pooler's limits), or end sessions that nobody needs (pg_stat_activity).",
+        "Raise max_connections of the server (or the pooler's limits), or end sessions that nobody needs "
+        "(pg_stat_activity).",
         is_passing=True,
     ),
     _refusal(
         "57P03",
-        "the database system is (?:starting up|shutting down|in recovery mode|not yet accepting connections|not accepting connections)"
+        "the database system is (?:starting up|shutting down|in recovery mode|not yet accepting "
+        "connections|not accepting connections)"
         "|the database system is in standby|recovery mode",
         "does not accept connections yet",
         "It is starting, stopping or recovering: its log says which. Run the backup again when it is up.",
         is_passing=True,
     ),
-    _refusal("57P01", "terminating connection due to", "ended the login", "An administrator ended it: run the backup again.", is_passing=True),
+    _refusal(
+        "57P01",
+        "terminating connection due to",
+        "ended the login",
+        "An administrator ended it: run the backup again.",
+        is_passing=True,
+    ),
     _refusal(
         "55000",
         'database ".*" is not currently accepting connections',
@@ -102,18 +114,25 @@ _REFUSALS = (
         "does not let {user} log in",
         'As a superuser run: ALTER ROLE "{user}" LOGIN;',
     ),
-    _refusal("28000", 'role ".*" does not exist', "has no role {user}", "Check POSTGRES_USER, or make the role on the server: createuser {user}"),
+    _refusal(
+        "28000",
+        'role ".*" does not exist',
+        "has no role {user}",
+        "Check POSTGRES_USER, or make the role on the server: createuser {user}",
+    ),
     _refusal(
         "28000",
         r"no pg_hba\.conf entry|pg_hba\.conf rejects",
         "has no rule that lets {user} in from here",
-        "Add a line for this host, role, database and encryption to pg_hba.conf on the server, then reload it.",
+        "Add a line for this host, role, database and encryption to pg_hba.conf on the server, then reload "
+        "it.",
     ),
     _refusal(
         "28000",
         "(?:peer|ident|certificate|gssapi|sspi|pam|ldap|radius) authentication failed",
         "refused the login of {user}",
-        "pg_hba.conf on the server names this method for the login: check what it needs, or ask for a password there (scram-sha-256).",
+        "pg_hba.conf on the server names this method for the login: check what it needs, or ask for a "
+        "password there (scram-sha-256).",
     ),
     _refusal(
         "28P01",
@@ -125,7 +144,8 @@ _REFUSALS = (
         "",
         "cleartext password",
         "asks for the password in cleartext on a connection that is not encrypted; it was not sent",
-        "Set PGSSLMODE=require (better: verify-full with PGSSLROOTCERT), or let pg_hba.conf on the server ask for scram-sha-256.",
+        "Set PGSSLMODE=require (better: verify-full with PGSSLROOTCERT), or let pg_hba.conf on the server "
+        "ask for scram-sha-256.",
     ),
     _refusal(
         "",
@@ -166,12 +186,23 @@ def explain_refusal(settings: DatabaseSettings, text: str) -> DatabaseError:
             f"PostgreSQL at {settings.host}:{settings.port} cannot be reached: {text}",
             hint="Is the server up, and are POSTGRES_HOST, POSTGRES_PORT and PGSSLMODE right?",
         )
-    kind = DatabaseUnreachableError if found.is_passing else DatabaseMissingError if found.sqlstate == _NO_DATABASE else DatabaseError
-    return kind(f"PostgreSQL at {settings.host}:{settings.port} {_fill(found.cause, settings)}: {text}", hint=_fill(found.hint, settings))
+    kind = (
+        DatabaseUnreachableError
+        if found.is_passing
+        else DatabaseMissingError
+        if found.sqlstate == _NO_DATABASE
+        else DatabaseError
+    )
+    return kind(
+        f"PostgreSQL at {settings.host}:{settings.port} {_fill(found.cause, settings)}: {text}",
+        hint=_fill(found.hint, settings),
+    )
 
 
 def find_login_hint(settings: DatabaseSettings, output: str) -> str:
-    """Return the hint for a program that could not log in, by what it wrote to stderr; empty where that was not the reason."""
+    """Return the hint for a program that could not log in, by what it wrote to stderr; empty where that was
+    not the reason.
+    """
     found = _find(output) if _PROGRAM_FAILURE.search(output) else None
     return _fill(found.hint, settings) if found is not None else ""
 

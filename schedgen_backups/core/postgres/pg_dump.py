@@ -1,6 +1,7 @@
 """Runs pg_dump and yields the plain text it writes, with what an older server does not know left out.
 
-Add what concerns one run of pg_dump. What the text means is the business of `dump_text`, what becomes of it that of `dump` and `equality`.
+Add what concerns one run of pg_dump. What the text means is the business of `dump_text`, what becomes of it
+that of `dump` and `equality`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.system.process import Program, ProgramError
 
 TRANSACTION_TIMEOUT_MAJOR = 17
-"""The first server that knows `transaction_timeout` (PostgreSQL 17 release notes); newer pg_dumps set it in every dump."""
+"""The first server that knows `transaction_timeout` (PostgreSQL 17 release notes); newer pg_dumps set it in
+every dump."""
 _TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;\n"
 _HEAD_LIMIT_BYTES = 64 * 1024
 
@@ -32,10 +34,12 @@ def stream_dump(
     on_start: Callable[[Program], object] = lambda _program: None,
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> Generator[bytes, None, None]:
-    """Yields the plain dump as pg_dump writes it; DumpError (retryable) when pg_dump fails, hangs or is killed, at the latest at the end.
+    """Yields the plain dump as pg_dump writes it.
 
-    Closed early, it has ended pg_dump. `options` are more words for it; `on_start` gets the running program, for whoever may have to stop it from
-    another thread.
+    DumpError (retryable) when pg_dump fails, hangs or is killed, at the latest at the end.
+
+    Closed early, it has ended pg_dump. `options` are more words for it; `on_start` gets the running program,
+    for whoever may have to stop it from another thread.
     """
     arguments = [
         client.pg_dump,
@@ -48,7 +52,12 @@ def stream_dump(
     activity = ServerActivity(settings)
     environment = {**make_client_environment(settings, session), **activity.environment}
     try:
-        with Program(arguments, environment=environment, stall_timeout_seconds=stall_timeout_seconds, is_working=activity.is_working) as program:
+        with Program(
+            arguments,
+            environment=environment,
+            stall_timeout_seconds=stall_timeout_seconds,
+            is_working=activity.is_working,
+        ) as program:
             on_start(program)
             blocks = program.read_blocks()
             if session.server_major < TRANSACTION_TIMEOUT_MAJOR:
@@ -61,7 +70,8 @@ def stream_dump(
                 ending = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
                 raise DumpError(
                     f"pg_dump {ending}: {program.stderr_tail or 'it said nothing'}",
-                    hint=find_login_hint(settings, program.stderr_tail) or "Look at the server's log; run the backup again.",
+                    hint=find_login_hint(settings, program.stderr_tail)
+                    or "Look at the server's log; run the backup again.",
                 )
     except ProgramError as error:
         raise DumpError(error.message, hint=error.hint) from error

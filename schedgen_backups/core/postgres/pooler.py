@@ -1,4 +1,6 @@
-"""Finds out what kind of connection pooler stands before a server, and refuses those that exchange the session below a transaction."""
+"""Finds out what kind of connection pooler stands before a server, and refuses those that exchange the
+session below a transaction.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +19,30 @@ from schedgen_backups.core.settings import DatabaseSettings
 _ROUNDS = 3
 """A pooler that takes sessions in turn gives the same one again in the first round where it has two."""
 _ANSWER_SECONDS = 10
-_DIRECT_HINT = "Connect to the server itself, or to a pool with pool_mode = session: POSTGRES_HOST and POSTGRES_PORT."
+_DIRECT_HINT = (
+    "Connect to the server itself, or to a pool with pool_mode = session: POSTGRES_HOST and POSTGRES_PORT."
+)
 
 _Connection = psycopg.Connection[Any]
 
 
 def is_pooled(connection: _Connection) -> bool:
-    """Return whether something between us and the server answered the login: the backend has another process id than it said."""
+    """Return whether something between us and the server answered the login: the backend has another process
+    id than it said.
+    """
     return _read_backend_pid(connection) != connection.info.backend_pid
 
 
-def check_pooler(settings: DatabaseSettings, connection: _Connection, connect_again: Callable[[], _Connection]) -> None:
-    """Raise DatabaseError (permanent) where a backup through this pooler would not be one. Nothing is left in any session.
+def check_pooler(
+    settings: DatabaseSettings, connection: _Connection, connect_again: Callable[[], _Connection]
+) -> None:
+    """Raise DatabaseError (permanent) where a backup through this pooler would not be one.
 
-    That is where transactions of one connection land in different sessions of the server, or programs would inherit settings that change what
-    they write. `connection` is in autocommit. DatabaseUnreachableError (retryable) when the pool has no second session.
+    Nothing is left in any session.
+
+    That is where transactions of one connection land in different sessions of the server, or programs would
+    inherit settings that change what they write. `connection` is in autocommit. DatabaseUnreachableError
+    (retryable) when the pool has no second session.
     """
     wrong = _find_inherited(connection)
     with closing(connect_again()) as other:
@@ -45,7 +56,8 @@ def check_pooler(settings: DatabaseSettings, connection: _Connection, connect_ag
             other.execute("ROLLBACK")
     if wrong:
         raise DatabaseError(
-            f"the pooler at {settings.host}:{settings.port} takes no settings, and the server's own would change a dump: {wrong}",
+            f"the pooler at {settings.host}:{settings.port} takes no settings, and the server's own would "
+            f"change a dump: {wrong}",
             hint=f"{_DIRECT_HINT} Or change them for the database or the role.",
         )
 
@@ -65,7 +77,9 @@ def _read_backend_pid(connection: _Connection) -> int:
 
 
 def _begin_and_read_pid(settings: DatabaseSettings, connection: _Connection) -> int:
-    """Begin a transaction and return its backend's process id, without waiting longer than a pool with room needs."""
+    """Begin a transaction and return its backend's process id, without waiting longer than a pool with room
+    needs.
+    """
     pgconn = connection.pgconn
     pgconn.send_query(b"BEGIN; SELECT pg_catalog.pg_backend_pid()")
     poll = select.poll()
@@ -74,13 +88,16 @@ def _begin_and_read_pid(settings: DatabaseSettings, connection: _Connection) -> 
     while pgconn.is_busy():
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise DatabaseUnreachableError(
-                f"the connection pool at {settings.host}:{settings.port} has no second session; a backup needs at least two",
+                f"the connection pool at {settings.host}:{settings.port} has no second session; a backup "
+                "needs at least two",
                 hint="Raise default_pool_size of the pooler, or connect to the server itself.",
             )
         pgconn.consume_input()
     value = 0
     while (result := pgconn.get_result()) is not None:
-        if result.status == psycopg.pq.ExecStatus.FATAL_ERROR:  # a pool of statements has no transactions at all
+        if (
+            result.status == psycopg.pq.ExecStatus.FATAL_ERROR
+        ):  # a pool of statements has no transactions at all
             raise make_pooling_error(settings)
         if result.ntuples:
             value = int(result.get_value(0, 0) or b"0")
@@ -90,6 +107,7 @@ def _begin_and_read_pid(settings: DatabaseSettings, connection: _Connection) -> 
 def _find_inherited(connection: _Connection) -> str:
     names = list(INHERITED_THROUGH_POOLER)
     rows = connection.execute(
-        "SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.unnest(%s::pg_catalog.text[]) AS name", (names,)
+        "SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.unnest(%s::pg_catalog.text[]) AS name",
+        (names,),
     ).fetchall()
     return ", ".join(f"{name} = {value}" for name, value in rows if value != FIXED_SETTINGS[str(name)])

@@ -1,4 +1,6 @@
-"""Hands SQL to a psql that stops at the first error, and turns what it says then into our error, with a hint that fits the SQLSTATE."""
+"""Hands SQL to a psql that stops at the first error, and turns what it says then into our error, with a hint
+that fits the SQLSTATE.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from schedgen_backups.core.postgres.session_settings import FIXED_SETTINGS, list
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups.core.system.process import Program, ProgramError
 
-_WORDS = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=verbose", "--output=/dev/null")
+_WORDS = (
+    "--no-psqlrc",
+    "--quiet",
+    "--no-password",
+    "--set=ON_ERROR_STOP=1",
+    "--set=VERBOSITY=verbose",
+    "--output=/dev/null",
+)
 _STOPPED_BY_ERROR = 3
 """psql's exit code after an error of SQL with ON_ERROR_STOP (PostgreSQL manual, psql, "Exit Status")."""
 _SEVERITY = re.compile(r"^(?P<severity>\w+):  (?P<sqlstate>[0-9A-Z]{5}): ", re.MULTILINE)
@@ -27,8 +36,10 @@ _KEEP_ALIVE_SECONDS = 1.0
 _HARMLESS_CLASSES = frozenset({"00", "01", "02"})
 _NEUTRAL_HINT = "The message is the server's own; its log may say more."
 _HINTS = {
-    "0A000": "The server lacks a feature that the dump needs. Install the extension that the message names there, then restore again.",
-    "58P01": "The server lacks a file that the dump needs. Install the extension that the message names there, then restore again.",
+    "0A000": "The server lacks a feature that the dump needs. Install the extension that the message names "
+    "there, then restore again.",
+    "58P01": "The server lacks a file that the dump needs. Install the extension that the message names "
+    "there, then restore again.",
     "42704": "Make there what the message names (a role, a tablespace, an extension), then restore again.",
     "42501": "Restore with a role that may do this, such as the owner of the database or a superuser.",
     "53100": "Make room on the disk of the database server, then restore again.",
@@ -38,11 +49,16 @@ _HINTS = {
     "42P07": "Restore into a database that was made from template0.",
     "42723": "Restore into a database that was made from template0.",
 }
-_TABLESPACE_HINT = "Make the tablespace on the server, in whatever empty folder, then restore again: CREATE TABLESPACE name LOCATION '/folder';"
+_TABLESPACE_HINT = (
+    "Make the tablespace on the server, in whatever empty folder, then restore again: "
+    "CREATE TABLESPACE name LOCATION '/folder';"
+)
 _HINTS_BY_CLASS = {
     "08": "The connection to the server broke: look at its log, then restore again.",
-    "22": "A value of the dump does not fit its type or a check there; it did in the source. Look for functions or settings that differ.",
-    "23": "The captured rows break a constraint of their own database. Restore an older recovery point, or load this one by hand (docs/restore.md).",
+    "22": "A value of the dump does not fit its type or a check there; it did in the source. Look for "
+    "functions or settings that differ.",
+    "23": "The captured rows break a constraint of their own database. Restore an older recovery point, or "
+    "load this one by hand (docs/restore.md).",
     "53": "The database server is short of a resource: look at its log, then restore again.",
     "57": "Somebody or something ended the session on the server: look at its log, then restore again.",
 }
@@ -51,11 +67,17 @@ _HINTS_BY_CLASS = {
 class Psql:
     r"""A running psql that stops at the first error; a context manager, after whose block it has ended.
 
-    Whatever it is fed stands under a `\restrict` with a random key: a psql command in it, which could run programs, is an error (CVE-2025-8714).
-    Errors are RestoreErrors with psql's words.
+    Whatever it is fed stands under a `\restrict` with a random key: a psql command in it, which could run
+    programs, is an error (CVE-2025-8714). Errors are RestoreErrors with psql's words.
     """
 
-    def __init__(self, client: ClientPrograms, target: DatabaseSettings, session: SessionFacts, transfer: TransferSettings) -> None:
+    def __init__(
+        self,
+        client: ClientPrograms,
+        target: DatabaseSettings,
+        session: SessionFacts,
+        transfer: TransferSettings,
+    ) -> None:
         activity = ServerActivity(target)
         try:
             self._program = Program(
@@ -75,7 +97,10 @@ class Psql:
         self._target = target
         self.feed(f"\\restrict {self._key}\n".encode())
         if session.is_pooled:
-            values = {**FIXED_SETTINGS, **list_later_settings(session.server_major, is_superuser=session.is_superuser)}
+            values = {
+                **FIXED_SETTINGS,
+                **list_later_settings(session.server_major, is_superuser=session.is_superuser),
+            }
             self.feed("".join(f"SET {name} = {_quote(value)};\n" for name, value in values.items()).encode())
 
     def feed(self, text: bytes) -> None:
@@ -103,7 +128,8 @@ class Psql:
 
     @contextmanager
     def keep_alive(self) -> Generator[None, None, None]:
-        """Let the session ask something cheap now and then within the block: proxies and firewalls end connections that are silent.
+        """Let the session ask something cheap now and then within the block: proxies and firewalls end
+        connections that are silent.
 
         Nothing else may be fed meanwhile. That the connection is lost shows at what is fed next.
         """
@@ -148,8 +174,17 @@ class Psql:
         return RestoreError(f"psql stopped at the first error: {message or reason}", hint=hint)
 
 
-def feed_psql(client: ClientPrograms, target: DatabaseSettings, session: SessionFacts, transfer: TransferSettings, texts: Iterable[bytes]) -> None:
-    """Run every text. RestoreError with psql's words at its first error; errors of `texts` end psql and are raised."""
+def feed_psql(
+    client: ClientPrograms,
+    target: DatabaseSettings,
+    session: SessionFacts,
+    transfer: TransferSettings,
+    texts: Iterable[bytes],
+) -> None:
+    """Run every text.
+
+    RestoreError with psql's words at its first error; errors of `texts` end psql and are raised.
+    """
     with Psql(client, target, session, transfer) as psql:
         for text in texts:
             psql.feed(text)
@@ -157,10 +192,19 @@ def feed_psql(client: ClientPrograms, target: DatabaseSettings, session: Session
 
 
 def explain_output(text: str) -> tuple[str, str]:
-    """Return what a verbose psql said without codes and places in the server's source, and the hint that fits its last error's SQLSTATE."""
-    codes = [found["sqlstate"] for found in _SEVERITY.finditer(text) if found["sqlstate"][:2] not in _HARMLESS_CLASSES]
+    """Return what a verbose psql said without codes and places in the server's source, and the hint that fits
+    its last error's SQLSTATE.
+    """
+    codes = [
+        found["sqlstate"]
+        for found in _SEVERITY.finditer(text)
+        if found["sqlstate"][:2] not in _HARMLESS_CLASSES
+    ]
     if r"invalid command \restrict" in text:
-        return r"this psql does not know \restrict", "Install one of August 2025 or newer: 13.22, 14.19, 15.14, 16.10, 17.6 or any 18."
+        return (
+            r"this psql does not know \restrict",
+            "Install one of August 2025 or newer: 13.22, 14.19, 15.14, 16.10, 17.6 or any 18.",
+        )
     message = _LOCATION.sub("", _SEVERITY.sub(r"\g<severity>:  ", text)).strip()
     if not codes:
         return message, _NEUTRAL_HINT

@@ -1,4 +1,6 @@
-"""One connection for several steps: opened at its first use, and again when the server ended it between two of them."""
+"""One connection for several steps: opened at its first use, and again when the server ended it between two
+of them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,12 @@ from typing import Any
 
 import psycopg
 
-from schedgen_backups.core.postgres.connection import NO_VALUES, STALL_TIMEOUT_SECONDS, connect_database, translate_errors
+from schedgen_backups.core.postgres.connection import (
+    NO_VALUES,
+    STALL_TIMEOUT_SECONDS,
+    connect_database,
+    translate_errors,
+)
 from schedgen_backups.core.settings import DatabaseSettings
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -21,7 +28,11 @@ class DatabaseSession:
     """
 
     def __init__(
-        self, settings: DatabaseSettings, *, values: Mapping[str, str] = NO_VALUES, stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS
+        self,
+        settings: DatabaseSettings,
+        *,
+        values: Mapping[str, str] = NO_VALUES,
+        stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS,
     ) -> None:
         self.settings = settings
         self._stall_timeout_seconds = stall_timeout_seconds
@@ -31,7 +42,9 @@ class DatabaseSession:
 
     @contextmanager
     def use(self) -> Generator[Connection, None, None]:
-        """The connection is open within the block; errors are those of `connect_database` and `translate_errors`."""
+        """The connection is open within the block; errors are those of `connect_database` and
+        `translate_errors`.
+        """
         connection = self._find_open() or self._connect()
         with translate_errors(self.settings):
             yield connection
@@ -57,7 +70,9 @@ class DatabaseSession:
         return self._connection
 
     def _connect(self) -> Connection:
-        opening = connect_database(self.settings, values=self._values, stall_timeout_seconds=self._stall_timeout_seconds)
+        opening = connect_database(
+            self.settings, values=self._values, stall_timeout_seconds=self._stall_timeout_seconds
+        )
         connection = self._stack.enter_context(opening)
         connection.autocommit = True
         self._connection = connection

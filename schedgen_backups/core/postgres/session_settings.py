@@ -1,4 +1,6 @@
-"""The settings that every session with a database begins with, whatever the database, the role or a configuration file says."""
+"""The settings that every session with a database begins with, whatever the database, the role or a
+configuration file says.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from types import MappingProxyType
 
 FIXED_SETTINGS: Mapping[str, str] = MappingProxyType(
     {
-        # How values are written: both sides of a comparison must write them alike, and psycopg reads only this form of dates.
+        # How values are written: both sides of a comparison must write them alike, and psycopg reads only
+        # this form of dates.
         "DateStyle": "ISO,MDY",
         "IntervalStyle": "postgres",
         "TimeZone": "UTC",
@@ -33,16 +36,18 @@ FIXED_SETTINGS: Mapping[str, str] = MappingProxyType(
         "statement_timeout": "0",
         "lock_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
-        # The server's probes keep a firewall from forgetting pg_dump's and psql's connections, for which libpq has no variables.
+        # The server's probes keep a firewall from forgetting pg_dump's and psql's connections, for which
+        # libpq has no variables.
         "tcp_keepalives_idle": "60",
         "tcp_keepalives_interval": "10",
         "tcp_keepalives_count": "6",
     }
 )
-"""In the startup packet, which overrides ALTER DATABASE and ALTER ROLE … SET. Every supported server knows them, and every role may set them."""
+"""In the startup packet, which overrides ALTER DATABASE and ALTER ROLE … SET. Every supported server knows
+them, and every role may set them."""
 NEWER_SETTINGS = ((14, "idle_session_timeout"), (17, "transaction_timeout"))
-"""The first major version that knows the setting (release notes of PostgreSQL 14 and 17). 0 is set once the version is known:
-an unknown name in the startup packet ends the login."""
+"""The first major version that knows the setting (release notes of PostgreSQL 14 and 17). 0 is set once the
+version is known: an unknown name in the startup packet ends the login."""
 INHERITED_THROUGH_POOLER = (
     "bytea_output",
     "standard_conforming_strings",
@@ -51,7 +56,8 @@ INHERITED_THROUGH_POOLER = (
     "array_nulls",
     "transform_null_equals",
 )
-"""What pg_dump and psql take as it is where a pooler takes no options. The others they set themselves, or have variables for."""
+"""What pg_dump and psql take as it is where a pooler takes no options. The others they set themselves, or
+have variables for."""
 
 
 def list_later_settings(server_major: int, *, is_superuser: bool) -> dict[str, str]:
@@ -61,7 +67,9 @@ def list_later_settings(server_major: int, *, is_superuser: bool) -> dict[str, s
 
 
 def make_options(settings: Mapping[str, str]) -> str:
-    """Return the settings as the startup packet's `options` and PGOPTIONS take them (PostgreSQL manual, section 34.1.2, "options")."""
+    """Return the settings as the startup packet's `options` and PGOPTIONS take them (PostgreSQL manual,
+    section 34.1.2, "options").
+    """
     return " ".join(f"-c {name}={_escape(value)}" for name, value in settings.items())
 
 

@@ -1,7 +1,8 @@
 """One consistent view of a database: the exported snapshot, and what is read in it beside the dump.
 
-In it are read the server's version, the tables with their row counts, what the role may not read, and the object keys that the rows refer
-to. Add what must be of the same moment as the dump. Connecting is the business of `postgres`, dumping of `dump`.
+In it are read the server's version, the tables with their row counts, what the role may not read, and the
+object keys that the rows refer to. Add what must be of the same moment as the dump. Connecting is the
+business of `postgres`, dumping of `dump`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from typing_extensions import LiteralString
 from schedgen_backups.core.errors import ConfigurationError, DatabaseError, DumpError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.patterns import matches_table
-from schedgen_backups.core.postgres.connection import STALL_TIMEOUT_SECONDS, SessionFacts, connect_database, read_session_facts, translate_errors
+from schedgen_backups.core.postgres.connection import (
+    STALL_TIMEOUT_SECONDS,
+    SessionFacts,
+    connect_database,
+    read_session_facts,
+    translate_errors,
+)
 from schedgen_backups.core.postgres.database_properties import read_properties
 from schedgen_backups.core.postgres.unplanned import count_rows, read_columns, sort_distinct
 from schedgen_backups.core.settings import DatabaseSettings, KeyColumns, References
@@ -36,13 +43,20 @@ _USER_RELATIONS = """
 """
 
 
-_KEEP_OWN_PATH = "SELECT pg_catalog.set_config('schedgen_backups.search_path', pg_catalog.current_setting('search_path'), true)"
+_KEEP_OWN_PATH = (
+    "SELECT pg_catalog.set_config('schedgen_backups.search_path', "
+    "pg_catalog.current_setting('search_path'), true)"
+)
 # Minor versions of August 2024 and newer have it (CVE-2024-7348).
 _RESTRICT_KINDS: LiteralString = """
 SELECT pg_catalog.set_config(name, %s, true) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"""
 _TAKE_SAFE_PATH = "SELECT pg_catalog.set_config('search_path', '', true)"
-_TAKE_OWN_PATH = "SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('schedgen_backups.search_path'), true)"
-"""For the operators' own query, whose names are those of the database; ours must not find an operator that somebody put before the system's."""
+_TAKE_OWN_PATH = (
+    "SELECT pg_catalog.set_config('search_path', "
+    "pg_catalog.current_setting('schedgen_backups.search_path'), true)"
+)
+"""For the operators' own query, whose names are those of the database; ours must not find an operator that
+somebody put before the system's."""
 _NARROWEST_COLUMN = """
 SELECT a.attname FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attlen <= 0, a.attlen, a.attnum LIMIT 1"""
@@ -57,7 +71,8 @@ SELECT n.nspname, c.relname, c.relkind::pg_catalog.text, ARRAY(
     JOIN pg_catalog.pg_attribute a ON a.attname OPERATOR(pg_catalog.=) wanted.name::pg_catalog.name
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attgenerated = '' ORDER BY wanted.place)
 FROM tree JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2"""
-# A type of somebody's may have a cast to text of his; its output function is none of his. Numbers and the like have no cast but the system's.
+# A type of somebody's may have a cast to text of his; its output function is none of his. Numbers and the
+# like have no cast but the system's.
 _KEY_AS_TEXT = sql.SQL("""CASE WHEN pg_catalog.pg_typeof(key)::pg_catalog.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
 THEN key::pg_catalog.text ELSE pg_catalog.format('%s', key) END""")
 # A leaf counts as its partitioned tables do.
@@ -74,7 +89,8 @@ SELECT n.nspname, c.relname, m.nspname, d.relname, k.conname FROM pg_catalog.pg_
 JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_class d ON d.oid = k.confrelid JOIN pg_catalog.pg_namespace m ON m.oid = d.relnamespace
 WHERE k.contype = 'f' ORDER BY 1, 2, 5"""
-# Rows of a table that is partitioned by hash are loaded through it, and may come into another partition (pg_dump, forcePartitionRootLoad).
+# Rows of a table that is partitioned by hash are loaded through it, and may come into another partition
+# (pg_dump, forcePartitionRootLoad).
 _HASHED = """
 SELECT n.nspname, c.relname FROM pg_catalog.pg_partitioned_table t JOIN pg_catalog.pg_class c ON c.oid = t.partrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE t.partstrat = 'h' ORDER BY 1, 2"""
@@ -92,7 +108,8 @@ _JOIN_COLUMNS = """
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid JOIN pg_catalog.pg_type t ON t.oid = a.atttypid WHERE"""
 _KEYS_PER_BLOCK = 1000
 _KEEP_ALIVE_SECONDS = 1.0
-"""Proxies are set to seconds where somebody means it well (HAProxy's manual shows 5 s for tests, 30 s and more otherwise)."""
+"""Proxies are set to seconds where somebody means it well (HAProxy's manual shows 5 s for tests, 30 s and
+more otherwise)."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +151,14 @@ class _EnoughReadError(Exception):
 
 
 class Snapshot:
-    """An open, exported snapshot. Its id serves pg_dump for as long as the `with` block of `open_snapshot` lasts."""
+    """An open, exported snapshot.
 
-    def __init__(self, connection: psycopg.Connection[tuple[object, ...]], settings: DatabaseSettings) -> None:
+    Its id serves pg_dump for as long as the `with` block of `open_snapshot` lasts.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection[tuple[object, ...]], settings: DatabaseSettings
+    ) -> None:
         self._connection = connection
         self._settings = settings
         self.snapshot_id = str(self._value("SELECT pg_catalog.pg_export_snapshot()"))
@@ -152,10 +174,17 @@ class Snapshot:
         with translate_errors(self._settings):
             session = read_session_facts(self._connection)
         collation, encoding = self._row(
-            "SELECT datcollate, pg_catalog.pg_encoding_to_char(encoding) FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
+            "SELECT datcollate, pg_catalog.pg_encoding_to_char(encoding) FROM pg_catalog.pg_database WHERE "
+            "datname = pg_catalog.current_database()"
         )
-        may_identify = self._value("SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')")
-        identifier = self._value("SELECT system_identifier FROM pg_catalog.pg_control_system()") if may_identify else ""
+        may_identify = self._value(
+            "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')"
+        )
+        identifier = (
+            self._value("SELECT system_identifier FROM pg_catalog.pg_control_system()")
+            if may_identify
+            else ""
+        )
         return DatabaseFacts(
             server_version=str(self._value("SHOW server_version")),
             session=session,
@@ -174,7 +203,10 @@ class Snapshot:
             return read_properties(self._connection, database)
 
     def list_tables(self) -> tuple[TableName, ...]:
-        """Every table whose rows a dump must hold, by schema and name. Tables of extensions are theirs to make and are not listed."""
+        """Every table whose rows a dump must hold, by schema and name.
+
+        Tables of extensions are theirs to make and are not listed.
+        """
         rows = self._rows(f"SELECT n.nspname, c.relname {_USER_RELATIONS} AND c.relkind = 'r' ORDER BY 1, 2")
         return tuple(TableName(str(schema), str(name)) for schema, name in rows)
 
@@ -192,7 +224,8 @@ class Snapshot:
     def check_exclusions(self, excluded: frozenset[TableName], references: References) -> None:
         """No row that is kept needs one of these tables' rows; ConfigurationError (permanent) otherwise.
 
-        Foreign keys point to rows, and object keys are read from the tables of the built-in query. What another query reads is unknown.
+        Foreign keys point to rows, and object keys are read from the tables of the built-in query. What
+        another query reads is unknown.
         """
         if not excluded:
             return
@@ -205,20 +238,32 @@ class Snapshot:
         for schema, name in self._rows(_HASHED):
             parts = leaves.get(TableName(str(schema), str(name)), frozenset())
             if parts & excluded and parts - excluded:
-                needed.append(f"{schema}.{name} is partitioned by hash, and rows that are kept may belong to a partition that is left out")
+                needed.append(
+                    f"{schema}.{name} is partitioned by hash, and rows that are kept may belong to a "
+                    "partition that is left out"
+                )
         if references.built_in is not None:
             with_keys = excluded.intersection(self._find_reference_tables(references.built_in)[0])
-            needed += [f"object keys are read from {table.schema_name}.{table.name}" for table in sorted(with_keys, key=_order_of)]
+            needed += [
+                f"object keys are read from {table.schema_name}.{table.name}"
+                for table in sorted(with_keys, key=_order_of)
+            ]
         if needed:
             raise ConfigurationError(
-                f"BACKUP_EXCLUDE_TABLE_DATA leaves out rows that others need, so that the dump could not be restored: {name_some(needed)}",
+                "BACKUP_EXCLUDE_TABLE_DATA leaves out rows that others need, so that the dump could not "
+                f"be restored: {name_some(needed)}",
                 hint="Leave out the tables that refer to them as well, or keep these.",
             )
 
     def find_views_of(self, tables: frozenset[TableName]) -> tuple[str, ...]:
-        """Return the materialized views that read one of these tables: without its rows a restore fills them with something else, or cannot."""
+        """Return the materialized views that read one of these tables: without its rows a restore fills them
+        with something else, or cannot.
+        """
         leaves = self._read_leaves()
-        read = ((str(view), leaves.get(TableName(str(schema), str(name)), frozenset())) for view, schema, name in self._rows(_READ_BY_VIEWS))
+        read = (
+            (str(view), leaves.get(TableName(str(schema), str(name)), frozenset()))
+            for view, schema, name in self._rows(_READ_BY_VIEWS)
+        )
         return tuple(dict.fromkeys(view for view, parts in read if parts & tables))
 
     def _read_leaves(self) -> dict[TableName, frozenset[TableName]]:
@@ -231,12 +276,21 @@ class Snapshot:
 
     def read_table_sizes(self) -> dict[TableName, int]:
         """Table → bytes on the server's disk, compressed columns as they are, without indexes."""
-        rows = self._rows(f"SELECT n.nspname, c.relname, pg_catalog.pg_table_size(c.oid) {_USER_RELATIONS} AND c.relkind = 'r'")
+        rows = self._rows(
+            f"SELECT n.nspname, c.relname, pg_catalog.pg_table_size(c.oid) {_USER_RELATIONS} AND c.relkind "
+            "= 'r'"
+        )
         # Of a table that was dropped meanwhile the server knows none.
-        return {TableName(str(schema), str(name)): cast("int", size_bytes or 0) for schema, name, size_bytes in rows}
+        return {
+            TableName(str(schema), str(name)): cast("int", size_bytes or 0)
+            for schema, name, size_bytes in rows
+        }
 
     def check_privileges(self) -> None:
-        """Every table, sequence and schema is readable in full; DatabaseError (permanent) names those that are not."""
+        """Every table, sequence and schema is readable in full.
+
+        DatabaseError (permanent) names those that are not.
+        """
         unreadable = self._rows(
             f"""SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) {_USER_RELATIONS}
             AND (c.relkind = 'r' AND NOT pg_catalog.has_table_privilege(c.oid, 'SELECT')
@@ -245,7 +299,8 @@ class Snapshot:
         )
         if unreadable:
             raise DatabaseError(
-                f"the role {self._settings.user} may not read {name_some([str(name) for (name,) in unreadable])}",
+                f"the role {self._settings.user} may not read "
+                f"{name_some([str(name) for (name,) in unreadable])}",
                 hint=f'As a superuser run: GRANT pg_read_all_data TO "{self._settings.user}";',
             )
         filtered = self._rows(
@@ -254,26 +309,35 @@ class Snapshot:
         )
         if filtered:
             raise DatabaseError(
-                f"row-level security hides rows of {name_some([str(name) for (name,) in filtered])} from the role {self._settings.user}",
+                f"row-level security hides rows of {name_some([str(name) for (name,) in filtered])} from "
+                f"the role {self._settings.user}",
                 hint=f'As a superuser run: ALTER ROLE "{self._settings.user}" BYPASSRLS;',
             )
 
     def lock_tables(self, tables: Sequence[TableName]) -> None:
-        """Until the snapshot is closed, nobody can drop, empty or rewrite a table; reading and writing rows goes on.
+        """Until the snapshot is closed, nobody can drop, empty or rewrite a table; reading and writing rows
+        goes on.
 
-        DumpError (retryable) when another session keeps a table locked for too long, or has dropped or replaced it: a view of its name would run its
-        owner's functions with our rights.
+        DumpError (retryable) when another session keeps a table locked for too long, or has dropped or
+        replaced it: a view of its name would run its owner's functions with our rights.
         """
         if not tables:
             return
-        names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(table.schema_name, table.name)) for table in tables)
+        names = sql.SQL(", ").join(
+            sql.SQL("ONLY {}").format(sql.Identifier(table.schema_name, table.name)) for table in tables
+        )
         with translate_errors(self._settings), self._connection.cursor() as cursor:
             try:
                 cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
-            except (psycopg.errors.LockNotAvailable, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            except (
+                psycopg.errors.LockNotAvailable,
+                psycopg.errors.UndefinedTable,
+                psycopg.errors.InvalidSchemaName,
+            ) as error:
                 raise DumpError(
                     f"a table of {self._settings.label} cannot be read now: {str(error).splitlines()[0]}",
-                    hint="Look for a migration or another session that holds a lock (pg_locks); run the backup again.",
+                    hint="Look for a migration or another session that holds a lock (pg_locks); run the "
+                    "backup again.",
                 ) from error
         # The snapshot knows a name's old table, and statements find whatever has the name now.
         replaced = self._rows(
@@ -282,7 +346,8 @@ class Snapshot:
         )
         if replaced:
             raise DumpError(
-                f"{name_some([str(name) for (name,) in replaced])} of {self._settings.label} was replaced while the backup waited for it",
+                f"{name_some([str(name) for (name,) in replaced])} of {self._settings.label} was replaced "
+                "while the backup waited for it",
                 hint="Look for a migration; run the backup again.",
             )
 
@@ -290,12 +355,16 @@ class Snapshot:
         """Table → rows in the snapshot, counted one by one."""
         narrowest = {
             TableName(str(schema), str(name)): column
-            for schema, name, column in self._rows(f"SELECT n.nspname, c.relname, ({_NARROWEST_COLUMN}) {_USER_RELATIONS} AND c.relkind = 'r'")
+            for schema, name, column in self._rows(
+                f"SELECT n.nspname, c.relname, ({_NARROWEST_COLUMN}) {_USER_RELATIONS} AND c.relkind = 'r'"
+            )
         }
         counts: dict[TableName, int] = {}
         for table in tables:
             column = narrowest.get(table)
-            columns = sql.SQL("({})").format(sql.Identifier(str(column))) if column is not None else sql.SQL("")
+            columns = (
+                sql.SQL("({})").format(sql.Identifier(str(column))) if column is not None else sql.SQL("")
+            )
             with translate_errors(self._settings):
                 counts[table] = count_rows(self._connection, _name(table) + columns)
         return counts
@@ -303,8 +372,9 @@ class Snapshot:
     def find_reference_problem(self, references: References) -> str:
         """Why the references cannot be read, or an empty string when they can.
 
-        The built-in query fails where the application has no such table: that is "not configured". A query that the operators wrote
-        themselves must work: ConfigurationError (permanent) with the server's words when it does not.
+        The built-in query fails where the application has no such table: that is "not configured". A query
+        that the operators wrote themselves must work: ConfigurationError (permanent) with the server's words
+        when it does not.
         """
         if not references.is_configured:
             return "no reference query is configured (BACKUP_PRESET=none)"
@@ -314,7 +384,9 @@ class Snapshot:
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 cursor.execute(_TAKE_OWN_PATH)
                 self._connection.execute(_RESTRICT_KINDS, [""])
-                cursor.execute(sql.SQL("SELECT * FROM ({}) AS reference LIMIT 0").format(_as_query(references)))
+                cursor.execute(
+                    sql.SQL("SELECT * FROM ({}) AS reference LIMIT 0").format(_as_query(references))
+                )
                 columns = len(cursor.description or ())
                 cursor.execute(_TAKE_SAFE_PATH)
         except psycopg.Error as error:
@@ -326,7 +398,8 @@ class Snapshot:
     def read_references(self, references: References) -> Iterator[list[str]]:
         r"""Yields the distinct object keys that the rows refer to, in byte order, a thousand at a time.
 
-        What is not UTF-8, in a database without an encoding, cannot be the key of an object: it stands there with its bytes as `\xe9`.
+        What is not UTF-8, in a database without an encoding, cannot be the key of an object: it stands there
+        with its bytes as `\xe9`.
         """
         if references.built_in is not None:
             keys = sort_distinct(map(_decode, self._read_built_in_keys(references.built_in)))
@@ -345,23 +418,32 @@ class Snapshot:
         """Whether a query of the database's own would find a table of this name."""
         with translate_errors(self._settings):
             self._connection.execute(_TAKE_OWN_PATH)
-            found = self._connection.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (name,)).fetchone()
+            found = self._connection.execute(
+                "SELECT pg_catalog.to_regclass(%s) IS NOT NULL", (name,)
+            ).fetchone()
             self._connection.execute(_TAKE_SAFE_PATH)
         return bool(found and found[0])
 
     def list_text_columns(self) -> tuple[TextColumn, ...]:
-        """Every column of text that the role may read, in the order of tables and columns. Columns that the server computes have no rows to read."""
+        """Every column of text that the role may read, in the order of tables and columns.
+
+        Columns that the server computes have no rows to read.
+        """
         rows = self._rows(
             f"""SELECT n.nspname, c.relname, a.attname {_USER_RELATIONS.replace("WHERE", _JOIN_COLUMNS, 1)}
             AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND t.typcategory = 'S'
             AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')
             ORDER BY 1, 2, a.attnum"""
         )
-        return tuple(TextColumn(TableName(str(schema), str(table)), str(name)) for schema, table, name in rows)
+        return tuple(
+            TextColumn(TableName(str(schema), str(table)), str(name)) for schema, table, name in rows
+        )
 
     @contextmanager
     def open_text_column(self, column: TextColumn) -> Generator[Iterator[str], None, None]:
-        """Its values that are not NULL, one after the other, within the block, which may be left before the last one."""
+        """Its values that are not NULL, one after the other, within the block, which may be left before the
+        last one.
+        """
         # A COPY that is not read to its end is an error of the server's, which ends with the savepoint.
         with translate_errors(self._settings), suppress(_EnoughReadError), self._connection.transaction():
             values = read_columns(self._connection, _name(column.table), (column.name,))
@@ -370,10 +452,14 @@ class Snapshot:
             raise _EnoughReadError
 
     def _find_reference_tables(self, wanted: KeyColumns) -> tuple[dict[TableName, tuple[int, ...]], str]:
-        """Return the tables that the built-in query reads, with the types of the columns, and why it cannot be read where it cannot."""
+        """Return the tables that the built-in query reads, with the types of the columns, and why it cannot
+        be read where it cannot.
+        """
         with translate_errors(self._settings):
             self._connection.execute(_TAKE_OWN_PATH)
-            (root,) = self._connection.execute("SELECT pg_catalog.to_regclass(%s)::pg_catalog.oid", (wanted.table,)).fetchone() or (None,)
+            (root,) = self._connection.execute(
+                "SELECT pg_catalog.to_regclass(%s)::pg_catalog.oid", (wanted.table,)
+            ).fetchone() or (None,)
             self._connection.execute(_TAKE_SAFE_PATH)
             query = self._connection.execute(_TREE_OF_TABLE, {"root": root, "columns": list(wanted.columns)})
             rows = cast("list[tuple[str, str, str, list[int]]]", query.fetchall())
@@ -381,10 +467,20 @@ class Snapshot:
         if not rows:
             return {}, f'{missing}: relation "{wanted.table}" does not exist'
         if {str(kind) for _schema, _name, kind, _types in rows} - {"r", "p"}:
-            return {}, "the built-in query reads tables only: a view or a foreign table would run its owner's functions with the rights of the backup"
+            return (
+                {},
+                (
+                    "the built-in query reads tables only: a view or a foreign table would run its owner's "
+                    "functions with the rights of the backup"
+                ),
+            )
         if any(len(types) < len(wanted.columns) for _schema, _name, _kind, types in rows):
             return {}, f'{missing}: column "{", ".join(wanted.columns)}" does not exist'
-        return {TableName(str(schema), str(name)): tuple(types) for schema, name, kind, types in rows if kind == "r"}, ""
+        return {
+            TableName(str(schema), str(name)): tuple(types)
+            for schema, name, kind, types in rows
+            if kind == "r"
+        }, ""
 
     def _read_built_in_keys(self, wanted: KeyColumns) -> Iterator[bytes]:
         prefix = wanted.prefix.encode()
@@ -393,17 +489,23 @@ class Snapshot:
             padded = [type_oid == _BLANK_PADDED_OID for type_oid in types]
             with translate_errors(self._settings):
                 for values in read_columns(self._connection, _name(table), wanted.columns):
-                    *needed, last = (value.rstrip(b" ") if value and is_padded else value for value, is_padded in zip(values, padded, strict=True))
+                    *needed, last = (
+                        value.rstrip(b" ") if value and is_padded else value
+                        for value, is_padded in zip(values, padded, strict=True)
+                    )
                     parts = [*needed, *([last] if last is not None or not needed else [])]
                     if None not in parts:
                         yield prefix + b"/".join(part for part in parts if part is not None)
 
     def _read_keys(self, references: References, key: sql.Composable) -> Iterator[Any]:
-        query = sql.SQL("SELECT DISTINCT {} FROM ({}) AS reference(key) WHERE key IS NOT NULL ORDER BY 1").format(key, _as_query(references))
+        query = sql.SQL(
+            "SELECT DISTINCT {} FROM ({}) AS reference(key) WHERE key IS NOT NULL ORDER BY 1"
+        ).format(key, _as_query(references))
         with translate_errors(self._settings), self._connection.cursor(name="references") as cursor:
             cursor.itersize = _KEYS_PER_BLOCK
             self._connection.execute(_TAKE_OWN_PATH)
-            # They run their owner's functions with our rights: only a query that the operators wrote themselves may read one.
+            # They run their owner's functions with our rights: only a query that the operators wrote
+            # themselves may read one.
             self._connection.execute(_RESTRICT_KINDS, [""])
             cursor.execute(query)
             for (value,) in cursor:
@@ -411,7 +513,8 @@ class Snapshot:
             self._connection.execute(_TAKE_SAFE_PATH)
 
     def keep_alive(self, stop: Event) -> None:
-        """Ask something cheap now and then until `stop` is set: proxies and firewalls end connections that are silent.
+        """Ask something cheap now and then until `stop` is set: proxies and firewalls end connections that
+        are silent.
 
         DatabaseUnreachableError (retryable) as soon as the connection, and with it the snapshot, is lost.
         """
@@ -438,7 +541,9 @@ class Snapshot:
 
 
 @contextmanager
-def open_snapshot(settings: DatabaseSettings, *, stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS) -> Generator[Snapshot, None, None]:
+def open_snapshot(
+    settings: DatabaseSettings, *, stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS
+) -> Generator[Snapshot, None, None]:
     """A snapshot is exported and stays valid within the block: read-only, repeatable read, all rows.
 
     `stall_timeout_seconds` is how long it waits for a lock, and for a server of which nothing is known.
@@ -450,7 +555,11 @@ def open_snapshot(settings: DatabaseSettings, *, stall_timeout_seconds: float = 
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
             with connection.cursor() as cursor:
-                cursor.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(stall_timeout_seconds * 1000))))
+                cursor.execute(
+                    sql.SQL("SET LOCAL lock_timeout = {}").format(
+                        sql.Literal(int(stall_timeout_seconds * 1000))
+                    )
+                )
                 # What a policy hides must be an error, never a smaller backup.
                 cursor.execute("SET LOCAL row_security = off")
                 cursor.execute(_KEEP_OWN_PATH)

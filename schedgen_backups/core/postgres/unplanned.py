@@ -1,9 +1,10 @@
 """Reads tables without planning a query on them, for a role that may do more than their owner.
 
-Whoever plans a query runs functions of the table's owner with his own rights: those in expressions of indexes, of statistics and of partition
-keys, as soon as they are declared immutable and their arguments are constant (seen on PostgreSQL 18, 2026-11-29). `COPY table TO` plans nothing
-and calls the output functions of types, which only superusers can make. No lock that a reader may take keeps an owner from making such an index,
-so that no look beforehand helps.
+Whoever plans a query runs functions of the table's owner with his own rights: those in expressions of
+indexes, of statistics and of partition keys, as soon as they are declared immutable and their arguments are
+constant (seen on PostgreSQL 18, 2026-11-29). `COPY table TO` plans nothing and calls the output functions of
+types, which only superusers can make. No lock that a reader may take keeps an owner from making such an
+index, so that no look beforehand helps.
 """
 
 from __future__ import annotations
@@ -28,19 +29,29 @@ _ESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v
 
 
 def count_rows(connection: psycopg.Connection[Any], table: sql.Composable) -> int:
-    """Return how many rows the server copies of the table, which may be followed by a list of columns: one narrow column is the fastest.
+    """Return how many rows the server copies of the table, which may be followed by a list of columns: one
+    narrow column is the fastest.
 
-    Text is copied in the database's own encoding: then no value is one that cannot be converted. psycopg's errors leave it as they are. 0.2 µs of
-    processor time per row, where psycopg's own COPY takes 0.6 µs (2026-11-29).
+    Text is copied in the database's own encoding: then no value is one that cannot be converted. psycopg's
+    errors leave it as they are. 0.2 µs of processor time per row, where psycopg's own COPY takes 0.6 µs
+    (2026-11-29).
     """
     own_encoding = connection.info.parameter_status("server_encoding") or ""
-    command = sql.SQL("COPY {} TO STDOUT (ENCODING {})").format(table, sql.Literal(own_encoding)).as_bytes(connection)
+    command = (
+        sql.SQL("COPY {} TO STDOUT (ENCODING {})")
+        .format(table, sql.Literal(own_encoding))
+        .as_bytes(connection)
+    )
     with connection.lock:
         return connection.wait(_count_copied(connection.pgconn, command))
 
 
-def read_columns(connection: psycopg.Connection[Any], table: sql.Composable, columns: Sequence[str]) -> Iterator[tuple[bytes | None, ...]]:
-    """Yield the columns' values as text in UTF-8, NULL as None, in the order of the table; of a database without an encoding, its bytes."""
+def read_columns(
+    connection: psycopg.Connection[Any], table: sql.Composable, columns: Sequence[str]
+) -> Iterator[tuple[bytes | None, ...]]:
+    """Yield the columns' values as text in UTF-8, NULL as None, in the order of the table; of a database
+    without an encoding, its bytes.
+    """
     encoding = "SQL_ASCII" if connection.info.parameter_status("server_encoding") == "SQL_ASCII" else "UTF8"
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
     command = sql.SQL("COPY {} ({}) TO STDOUT (ENCODING {})").format(table, names, sql.Literal(encoding))
@@ -51,8 +62,12 @@ def read_columns(connection: psycopg.Connection[Any], table: sql.Composable, col
 
 
 def sort_distinct(texts: Iterable[str]) -> Iterator[str]:
-    """Yield each text once, in the order of its UTF-8 bytes. More than fits into a few megabytes of memory is on the disk meanwhile."""
-    # An empty name is a private file that is removed when it is closed (SQLite manual, "In-Memory Databases", "Temporary Databases").
+    """Yield each text once, in the order of its UTF-8 bytes.
+
+    More than fits into a few megabytes of memory is on the disk meanwhile.
+    """
+    # An empty name is a private file that is removed when it is closed (SQLite manual, "In-Memory Databases",
+    # "Temporary Databases").
     with closing(sqlite3.connect("", check_same_thread=False)) as sorter:
         sorter.execute("CREATE TABLE sorted (text TEXT PRIMARY KEY) WITHOUT ROWID")
         sorter.executemany("INSERT OR IGNORE INTO sorted VALUES (?)", ((text,) for text in texts))

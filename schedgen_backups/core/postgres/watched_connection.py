@@ -1,6 +1,8 @@
-"""A connection that waits for no server for ever: after some silence it asks in another session what its own does.
+"""A connection that waits for no server for ever: after some silence it asks in another session what its own
+does.
 
-Keepalives tell that a host answers, and not that the server does: a proxy, or a virtual machine that was paused, may hold a connection open for ever.
+Keepalives tell that a host answers, and not that the server does: a proxy, or a virtual machine that was
+paused, may hold a connection open for ever.
 """
 
 from __future__ import annotations
@@ -28,13 +30,17 @@ class SessionState(Enum):
 
 
 class SilentServerError(psycopg.OperationalError):
-    """The server answers no more, or has nothing to do for this session, or the wait for it was given up here."""
+    """The server answers no more, or has nothing to do for this session, or the wait for it was given up
+    here.
+    """
 
 
 class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
-    """Ends a wait for the server at once when it says that the session is not at work, and at the stall limit when nothing is known of it.
+    """Ends a wait for the server at once when it says that the session is not at work, and at the stall limit
+    when nothing is known of it.
 
-    A server stands still for a while when its machine is moved, saved or out of disk bandwidth, and goes on afterwards.
+    A server stands still for a while when its machine is moved, saved or out of disk bandwidth, and goes on
+    afterwards.
     """
 
     silence_seconds: float = SILENCE_SECONDS
@@ -73,7 +79,10 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
                     elif answer is SessionState.NOT_AT_WORK:
                         reason = f"the server was silent for {self.silence_seconds:.0f} s and is not at work"
                     elif asked_at - heard_at >= self.stall_timeout_seconds:
-                        reason = f"the server was silent for {asked_at - heard_at:.0f} s, and nothing is known of this session"
+                        reason = (
+                            f"the server was silent for {asked_at - heard_at:.0f} s, and nothing is "
+                            "known of this session"
+                        )
                 state = gen.send(ready)
         except StopIteration as end:
             return end.value

@@ -1,7 +1,7 @@
 """Prepares the bucket half of a restore and writes an archive's objects, in parallel.
 
-Each object's digest is checked before it goes out; S3 metadata, content type and tags go along. S3 has no transactions: `ObjectWriter` knows what it
-wrote and can remove that again.
+Each object's digest is checked before it goes out; S3 metadata, content type and tags go along. S3 has no
+transactions: `ObjectWriter` knows what it wrote and can remove that again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.block_stream import BlockReader
 from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, ObjectEntry
 from schedgen_backups.core.formats.tar_member import digest_name
-from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, PARALLEL_PARTS, PART_BYTES, BucketClient, StoredObject, new_md5
+from schedgen_backups.core.s3.client import (
+    IN_MEMORY_BYTES,
+    PARALLEL_PARTS,
+    PART_BYTES,
+    BucketClient,
+    StoredObject,
+    new_md5,
+)
 from schedgen_backups.core.s3.refusals import ObjectGoneError
 from schedgen_backups.core.settings import BucketSettings, TransferSettings
 from schedgen_backups.core.units import count, format_bytes, name_some
@@ -60,11 +67,16 @@ class RemovedObjects:
         if not self.left:
             return f"What was written into {label}, {count(self.removed_count, 'object')}, was removed again."
         total = self.removed_count + len(self.left)
-        return f"Of {total} objects that were written into {label}, {self.removed_count} were removed again; left are {name_some(self.left)}."
+        return (
+            f"Of {total} objects that were written into {label}, {self.removed_count} were removed "
+            f"again; left are {name_some(self.left)}."
+        )
 
 
 class ObjectWriter:
-    """Writes objects of an archive into a bucket, from any thread, and removes them again when the restore fails. A context manager."""
+    """Writes objects of an archive into a bucket, from any thread, and removes them again when the restore
+    fails. A context manager.
+    """
 
     def __init__(self, artifact: ArtifactFile, client: BucketClient, *, threads: int) -> None:
         self._artifact, self._client, self._threads = artifact, client, threads
@@ -79,9 +91,12 @@ class ObjectWriter:
         self._has_made_bucket = True
 
     def write(self, entry: ObjectEntry, *, is_replacing: bool) -> None:
-        """Write the object as it was captured. VerificationError when the archive is damaged there: then nothing was written.
+        """Write the object as it was captured.
 
-        Errors of the bucket are raised. Of a damaged object above `IN_MEMORY_BYTES` parts may have gone up, which S3 never shows.
+        VerificationError when the archive is damaged there: then nothing was written.
+
+        Errors of the bucket are raised. Of a damaged object above `IN_MEMORY_BYTES` parts may have gone up,
+        which S3 never shows.
         """
         with self._artifact.read_as(ArchiveFile) as archive:
             blocks = archive.read_object(entry)
@@ -95,7 +110,8 @@ class ObjectWriter:
             self._put(entry, io.BytesIO(body), md5.hexdigest(), is_replacing=is_replacing)
 
     def undo(self) -> RemovedObjects:
-        """Remove what was written and is still as it was written; return the same again when it was done before.
+        """Remove what was written and is still as it was written; return the same again when it was done
+        before.
 
         What replaced another object of its key stays, unless the bucket keeps versions.
         """
@@ -107,7 +123,9 @@ class ObjectWriter:
                 outcomes = list(pool.map(self._remove, lines))
             left = tuple(f"{key} ({problem})" for key, problem in outcomes if problem)
             removed_count = sum(problem == "" for _key, problem in outcomes)
-            self._removed = RemovedObjects(removed_count, left, has_removed_bucket=not left and self._remove_bucket())
+            self._removed = RemovedObjects(
+                removed_count, left, has_removed_bucket=not left and self._remove_bucket()
+            )
         return self._removed
 
     def __enter__(self) -> ObjectWriter:
@@ -116,7 +134,9 @@ class ObjectWriter:
     def __exit__(self, *exception: object) -> None:
         self._journal.close()
 
-    def _put(self, entry: ObjectEntry, body: BlockReader | io.BytesIO, md5: str, *, is_replacing: bool) -> None:
+    def _put(
+        self, entry: ObjectEntry, body: BlockReader | io.BytesIO, md5: str, *, is_replacing: bool
+    ) -> None:
         try:
             stored = self._client.put_object(entry, body)
         except BucketError:
@@ -182,22 +202,31 @@ class PreparedBucket:
 
 
 @contextmanager
-def prepare_bucket(path: Path, target: BucketSettings, transfer: TransferSettings) -> Generator[PreparedBucket, None, None]:
-    """Archive and S3 client are there within the block. Errors of the bucket are raised; whether it is empty is not judged here."""
+def prepare_bucket(
+    path: Path, target: BucketSettings, transfer: TransferSettings
+) -> Generator[PreparedBucket, None, None]:
+    """Archive and S3 client are there within the block.
+
+    Errors of the bucket are raised; whether it is empty is not judged here.
+    """
     with _open_half(path, target, transfer) as prepared:
         prepared.client.check_exists()
         yield replace(prepared, is_empty=prepared.client.is_empty())
 
 
 @contextmanager
-def prepare_missing_bucket(path: Path, target: BucketSettings, transfer: TransferSettings) -> Generator[PreparedBucket, None, None]:
+def prepare_missing_bucket(
+    path: Path, target: BucketSettings, transfer: TransferSettings
+) -> Generator[PreparedBucket, None, None]:
     """As `prepare_bucket`, for a bucket that is not there and that `write_bucket` makes."""
     with _open_half(path, target, transfer) as prepared:
         yield replace(prepared, is_missing=True)
 
 
 @contextmanager
-def _open_half(path: Path, target: BucketSettings, transfer: TransferSettings) -> Generator[PreparedBucket, None, None]:
+def _open_half(
+    path: Path, target: BucketSettings, transfer: TransferSettings
+) -> Generator[PreparedBucket, None, None]:
     threads = transfer.download_threads
     with (
         ArtifactFile(path) as artifact,
@@ -214,24 +243,38 @@ def check_bucket_empty(target: BucketSettings, *, is_empty: bool) -> None:
     if not is_empty:
         raise TargetNotEmptyError(
             f"the bucket {target.label} is not empty",
-            hint="Restore into a new bucket, or overwrite objects of the same keys in this one with --into-nonempty.",
+            hint="Restore into a new bucket, or overwrite objects of the same keys in this one with "
+            "--into-nonempty.",
         )
 
 
 def describe_write(prepared: PreparedBucket) -> tuple[str, ...]:
     """Return what writing the archive does to the bucket, a line each."""
     record, label = prepared.record, prepared.target.label
-    write = f"write {count(record.object_count, 'object')} with {format_bytes(record.size_bytes)} into {label}"
+    write = (
+        f"write {count(record.object_count, 'object')} with {format_bytes(record.size_bytes)} into {label}"
+    )
     if prepared.is_missing:
         return (f"make the bucket {label}", write)
-    return (write,) if prepared.is_empty else (f"overwrite objects of the same keys in {label}; others stay", write)
+    return (
+        (write,)
+        if prepared.is_empty
+        else (f"overwrite objects of the same keys in {label}; others stay", write)
+    )
 
 
-def write_bucket(prepared: PreparedBucket, *, overwrite: bool, stop: Event, on_progress: OnProgress = lambda _size_bytes: None) -> int:
+def write_bucket(
+    prepared: PreparedBucket,
+    *,
+    overwrite: bool,
+    stop: Event,
+    on_progress: OnProgress = lambda _size_bytes: None,
+) -> int:
     """Write every object of the archive; return how many. Objects of other keys stay.
 
-    TargetNotEmptyError when the bucket holds something and `overwrite` is not set; RestoreError, BucketError or VerificationError at the first
-    error or when `stop` is set: what was written until then can be removed by the writer's `undo`. `on_progress` gets each object's size.
+    TargetNotEmptyError when the bucket holds something and `overwrite` is not set; RestoreError, BucketError
+    or VerificationError at the first error or when `stop` is set: what was written until then can be removed
+    by the writer's `undo`. `on_progress` gets each object's size.
     """
     client = prepared.client
     if prepared.is_missing:
@@ -239,13 +282,19 @@ def write_bucket(prepared: PreparedBucket, *, overwrite: bool, stop: Event, on_p
     if not overwrite:
         # Files were verified since it was looked at, which may have taken hours.
         check_bucket_empty(prepared.target, is_empty=client.is_empty())
-    replaced = {digest_name(listed.key) for listed in client.list_objects()} if overwrite and not prepared.is_empty else set[str]()
+    replaced = (
+        {digest_name(listed.key) for listed in client.list_objects()}
+        if overwrite and not prepared.is_empty
+        else set[str]()
+    )
     budget = MemoryBudget(_MEMORY_BUDGET_BYTES)
 
     def write(entry: ObjectEntry) -> ObjectEntry:
         if stop.is_set():
             raise RestoreError("the restore of the bucket was stopped")
-        with budget.hold(entry.size_bytes if entry.size_bytes <= IN_MEMORY_BYTES else (PARALLEL_PARTS + 1) * PART_BYTES):
+        with budget.hold(
+            entry.size_bytes if entry.size_bytes <= IN_MEMORY_BYTES else (PARALLEL_PARTS + 1) * PART_BYTES
+        ):
             prepared.writer.write(entry, is_replacing=digest_name(entry.key) in replaced)
         return entry
 
@@ -257,7 +306,9 @@ def write_bucket(prepared: PreparedBucket, *, overwrite: bool, stop: Event, on_p
 
 
 def for_each_entry(prepared: PreparedBucket, work: Callable[[ObjectEntry], _Done]) -> Iterator[_Done]:
-    """Yield what `work` makes of each entry, in order, a few entries ahead on each thread; the first error ends all."""
+    """Yield what `work` makes of each entry, in order, a few entries ahead on each thread; the first error
+    ends all.
+    """
     threads = prepared.transfer.download_threads
     waiting: deque[Future[_Done]] = deque()
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="objects")
@@ -274,7 +325,8 @@ def for_each_entry(prepared: PreparedBucket, work: Callable[[ObjectEntry], _Done
 
 
 def find_difference(client: BucketClient, entry: ObjectEntry) -> str:
-    """Return what is different about the object in the bucket, in a word (`missing`, `size` …), or an empty text. Errors of the bucket are raised.
+    """Return what is different about the object in the bucket, in a word (`missing`, `size` …), or an empty
+    text. Errors of the bucket are raised.
 
     Tags are compared where the entry has them.
     """

@@ -1,7 +1,9 @@
-"""Compares what was restored with what was captured: a second dump of the database by digests, and every object of the bucket by its bytes.
+"""Compares what was restored with what was captured: a second dump of the database by digests, and every
+object of the bucket by its bytes.
 
-Rows may lie in another order after a restore (free space is filled as it comes), so a table whose digest differs is compared once more as a set of
-rows. The judgements (`judge_database`, `judge_bucket`) are apart from the reading.
+Rows may lie in another order after a restore (free space is filled as it comes), so a table whose digest
+differs is compared once more as a set of rows. The judgements (`judge_database`, `judge_bucket`) are apart
+from the reading.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ from typing_extensions import LiteralString
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_items import ItemDigest
-from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, Rows, TableFacts, split_dump, split_table
+from schedgen_backups.core.formats.dump_text import (
+    DumpDigest,
+    DumpFacts,
+    Rows,
+    TableFacts,
+    split_dump,
+    split_table,
+)
 from schedgen_backups.core.formats.records import DumpRecord, ObjectEntry, TableEntry, describe_left_out
 from schedgen_backups.core.postgres.database_properties import read_properties
 from schedgen_backups.core.postgres.pg_dump import leave_out_rows, stream_dump
@@ -60,7 +69,8 @@ def compare_database(
     uncompared: str = "",
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> tuple[CheckResult, CheckResult]:
-    """Return `database_is_restored` (the same tables with as many rows) and `database_is_equal` (every row and all else the same).
+    """Return `database_is_restored` (the same tables with as many rows) and `database_is_equal` (every row
+    and all else the same).
 
     Errors of the target and of its pg_dump are raised. `roles` are those that it was loaded with,
     `uncompared` says what of the schema's text cannot be equal, if anything.
@@ -73,7 +83,8 @@ def compare_database(
         prepared.client,
         session=prepared.facts.session,
         stall_timeout_seconds=prepared.transfer.stall_timeout_seconds,
-        # What the captured dump leaves out has no place in this one; a database that it was restored into has no such rows anyway.
+        # What the captured dump leaves out has no place in this one; a database that it was restored into has
+        # no such rows anyway.
         options=leave_out_rows((table.schema_name, table.name) for table in prepared.record.excluded_tables),
         on_progress=on_progress,
     )
@@ -86,10 +97,13 @@ def compare_database(
         rows = compare_rows(prepared.dump.tables, facts.tables, partial(_has_same_rows, prepared))
     dumped_by = DumpedBy(prepared.client.version, prepared.facts.server_major)
     apart = _describe_apart(prepared, roles)
-    # Where somebody else may have been at work meanwhile, a sequence that went on is a difference like any other.
+    # Where somebody else may have been at work meanwhile, a sequence that went on is a difference like any
+    # other.
     if roles is not None and not uncompared and not _is_alike(prepared.record, facts):
         facts, uncompared = _compare_apart(prepared, facts, items.result())
-    return judge_database(prepared.record, prepared.dump.tables, facts, rows, dumped_by, uncompared=uncompared, apart=apart)
+    return judge_database(
+        prepared.record, prepared.dump.tables, facts, rows, dumped_by, uncompared=uncompared, apart=apart
+    )
 
 
 def judge_database(
@@ -102,12 +116,18 @@ def judge_database(
     uncompared: str = "",
     apart: str = "",
 ) -> tuple[CheckResult, CheckResult]:
-    """Return `database_is_restored` and `database_is_equal` for a second dump; `facts` and `dumped_by` are the second dump's.
+    """Return `database_is_restored` and `database_is_equal` for a second dump.
+
+    `facts` and `dumped_by` are the second dump's.
 
     `apart` says what a dump does not hold, and how it stands: the result names it and does not depend on it.
     """
     restored = _judge_counts(tables, facts.tables)
-    figures: dict[str, Figure] = {"tables": len(tables), "rows": record.row_count, "reordered_tables": rows.reordered_count}
+    figures: dict[str, Figure] = {
+        "tables": len(tables),
+        "rows": record.row_count,
+        "reordered_tables": rows.reordered_count,
+    }
 
     def make_equal(status: CheckStatus, summary: str) -> tuple[CheckResult, CheckResult]:
         return restored, _make_result(Check.DATABASE_IS_EQUAL, status, summary, figures)
@@ -117,15 +137,22 @@ def judge_database(
     if _is_alike(record, facts):
         left_out = describe_left_out(record.left_out)
         summary = f"{count(len(tables), 'table')}, {count(record.row_count, 'row')} and the schema are equal"
-        return make_equal(CheckStatus.PASSED, "; ".join(filter(None, (summary, left_out and f"left out: {left_out}", apart))))
+        return make_equal(
+            CheckStatus.PASSED,
+            "; ".join(filter(None, (summary, left_out and f"left out: {left_out}", apart))),
+        )
     if uncompared:
-        return make_equal(CheckStatus.UNKNOWN, f"every row is equal; the schema's text is not comparable: {uncompared}")
+        return make_equal(
+            CheckStatus.UNKNOWN, f"every row is equal; the schema's text is not comparable: {uncompared}"
+        )
     captured_by = DumpedBy(record.client_version, record.server_major)
     if dumped_by != captured_by:
         return make_equal(
             CheckStatus.UNKNOWN,
-            f"every row is equal; the schema's text cannot be compared: it was written by pg_dump {captured_by.client_version} of server "
-            f"{captured_by.server_major}, and now by pg_dump {dumped_by.client_version} of server {dumped_by.server_major}",
+            "every row is equal; the schema's text cannot be compared: it was written by pg_dump "
+            f"{captured_by.client_version} of server "
+            f"{captured_by.server_major}, and now by pg_dump {dumped_by.client_version} of server "
+            f"{dumped_by.server_major}",
         )
     return make_equal(CheckStatus.FAILED, "the schema, a sequence or a large object differs")
 
@@ -136,11 +163,16 @@ def _is_alike(record: DumpRecord, facts: DumpFacts) -> bool:
     return facts.text_sha256 == record.text_sha256
 
 
-def _compare_apart(prepared: PreparedDatabase, facts: DumpFacts, items: tuple[int, int]) -> tuple[DumpFacts, str]:
-    """Compare the schema's text without the order of its items and the sequences' values; `items` are those of the second dump.
+def _compare_apart(
+    prepared: PreparedDatabase, facts: DumpFacts, items: tuple[int, int]
+) -> tuple[DumpFacts, str]:
+    """Compare the schema's text without the order of its items and the sequences' values.
 
-    Return the facts with the captured text's digests where only the order differs, and which sequences moved since the capture where nothing else
-    differs: a view that is refreshed, an index or a check may call nextval during the load. An empty text otherwise.
+    `items` are those of the second dump.
+
+    Return the facts with the captured text's digests where only the order differs, and which sequences moved
+    since the capture where nothing else differs: a view that is refreshed, an index or a check may call
+    nextval during the load. An empty text otherwise.
     """
     captured_items = ItemDigest()
     captured = DumpDigest(on_text=captured_items.add)
@@ -153,10 +185,21 @@ def _compare_apart(prepared: PreparedDatabase, facts: DumpFacts, items: tuple[in
     is_same = is_reordered or before.unmoved_sha256 == facts.unmoved_sha256
     if not is_same or before.sequences.keys() != facts.sequences.keys():
         return facts, ""
-    # In which direction says nothing: it may descend, go round, or have been reset behind the view's last refresh.
-    moved = [name.decode("utf-8", "replace") for name, state in before.sequences.items() if facts.sequences[name] != state]
+    # In which direction says nothing: it may descend, go round, or have been reset behind the view's last
+    # refresh.
+    moved = [
+        name.decode("utf-8", "replace")
+        for name, state in before.sequences.items()
+        if facts.sequences[name] != state
+    ]
     if moved:
-        return facts, f"sequences went on while the dump was loaded, by something in it that calls them: {name_some(moved)}"
+        return (
+            facts,
+            (
+                "sequences went on while the dump was loaded, by something in it that calls them: "
+                f"{name_some(moved)}"
+            ),
+        )
     if not is_reordered:
         return facts, ""
     record = prepared.record
@@ -164,7 +207,8 @@ def _compare_apart(prepared: PreparedDatabase, facts: DumpFacts, items: tuple[in
 
 
 def _describe_apart(prepared: PreparedDatabase, roles: LoadRoles | None) -> str:
-    """Return how owner, privileges, settings and collation of the database itself stand; empty where they are as captured.
+    """Return how owner, privileges, settings and collation of the database itself stand; empty where they are
+    as captured.
 
     Those of a swap's database come last, and are compared with the live one's.
     """
@@ -172,7 +216,10 @@ def _describe_apart(prepared: PreparedDatabase, roles: LoadRoles | None) -> str:
     if prepared.is_fresh:
         return ""
     if captured is None:
-        return "unknown: owner, privileges, settings and collation of the database itself, which this point does not have"
+        return (
+            "unknown: owner, privileges, settings and collation of the database itself, which this "
+            "point does not have"
+        )
     with prepared.session.use() as connection:
         present = read_properties(connection, prepared.target.database)
     if present is None:
@@ -190,13 +237,21 @@ def describe_collation(present: DatabaseProperties, captured: DatabaseProperties
     """Return the same for a drill's database, which gets neither owner nor privileges: what stays unknown."""
     unknown = "unknown: owner, privileges and settings of the database itself"
     is_alike = present.has_collation_of(captured)
-    return unknown if is_alike else f"{unknown}, and the order of {captured.collation_label}: it was {present.collation_label} here"
+    return (
+        unknown
+        if is_alike
+        else f"{unknown}, and the order of {captured.collation_label}: it was {present.collation_label} here"
+    )
 
 
-def compare_bucket(prepared: PreparedBucket, *, on_progress: Callable[[int], object] = lambda _size_bytes: None) -> tuple[CheckResult, CheckResult]:
-    """Return `bucket_is_restored` (every object is there with its size) and `bucket_is_equal` (bytes, content type, headers, metadata, tags).
+def compare_bucket(
+    prepared: PreparedBucket, *, on_progress: Callable[[int], object] = lambda _size_bytes: None
+) -> tuple[CheckResult, CheckResult]:
+    """Return `bucket_is_restored` (every object is there with its size) and `bucket_is_equal` (bytes, content
+    type, headers, metadata, tags).
 
-    Every object is read back from the bucket. Errors of the bucket are raised; `on_progress` gets each object's size.
+    Every object is read back from the bucket. Errors of the bucket are raised; `on_progress` gets each
+    object's size.
     """
     differences: dict[str, str] = {}
     object_count = size_bytes = unread_tags_count = 0
@@ -236,11 +291,18 @@ def judge_bucket(
     tags_note: str = "",
     left_out: str = "",
 ) -> tuple[CheckResult, CheckResult]:
-    """Return `bucket_is_restored` and `bucket_is_equal` for `object_count` captured objects; `differences` has what differs, in a word, by key.
+    """Return `bucket_is_restored` and `bucket_is_equal` for `object_count` captured objects.
 
-    Of `unread_tags_count` objects the tags were never read, of the first one because of `tags_note`. `left_out` names what the capture left out.
+    `differences` has what differs, in a word, by key.
+
+    Of `unread_tags_count` objects the tags were never read, of the first one because of `tags_note`.
+    `left_out` names what the capture left out.
     """
-    figures: dict[str, Figure] = {"objects": object_count, "size_bytes": size_bytes, "other_objects": max(0, listed_count - object_count)}
+    figures: dict[str, Figure] = {
+        "objects": object_count,
+        "size_bytes": size_bytes,
+        "other_objects": max(0, listed_count - object_count),
+    }
     absent = [f"{key} ({difference})" for key, difference in differences.items() if difference in _ABSENT]
     differing = [f"{key} ({difference})" for key, difference in differences.items()]
     restored = _judge_objects(
@@ -252,10 +314,14 @@ def judge_bucket(
     )
     if unread_tags_count and not differing:
         equal_but = f"{count(object_count, 'object')} {be(object_count)} equal but for tags"
-        summary = f"{equal_but}: those of {unread_tags_count} could not be read when they were captured: {tags_note}"
+        summary = (
+            f"{equal_but}: those of {unread_tags_count} could not be read when they were captured: "
+            f"{tags_note}"
+        )
         return restored, _make_result(Check.BUCKET_IS_EQUAL, CheckStatus.UNKNOWN, summary, figures)
-    success = f"{count(object_count, 'object')} {be(object_count)} equal in bytes, content type, metadata and tags" + (
-        f"; left out: {left_out}" if left_out else ""
+    success = (
+        f"{count(object_count, 'object')} {be(object_count)} equal in bytes, content type, metadata and tags"
+        + (f"; left out: {left_out}" if left_out else "")
     )
     equal = _judge_objects(Check.BUCKET_IS_EQUAL, differing, success, "different", figures)
     return restored, equal
@@ -271,23 +337,44 @@ def _judge_counts(expected: Sequence[TableEntry], found: Sequence[TableFacts]) -
             captured, restored = rows_by_root.get(table.root, [0, 0])
             rows_by_root[table.root] = [captured + table.rows, restored + there.rows]
         elif there is None or there.rows != table.rows:
-            wrong.append(f"{table.qualified_name} ({there.rows if there else 'missing'} instead of {table.rows})")
-    wrong += [f"{root} ({restored} instead of {captured})" for root, (captured, restored) in rows_by_root.items() if captured != restored]
+            wrong.append(
+                f"{table.qualified_name} ({there.rows if there else 'missing'} instead of {table.rows})"
+            )
+    wrong += [
+        f"{root} ({restored} instead of {captured})"
+        for root, (captured, restored) in rows_by_root.items()
+        if captured != restored
+    ]
     rows = sum(table.rows for table in expected)
     if wrong:
-        return _make_result(Check.DATABASE_IS_RESTORED, CheckStatus.FAILED, f"row counts differ: {name_some(wrong)}", {})
+        return _make_result(
+            Check.DATABASE_IS_RESTORED, CheckStatus.FAILED, f"row counts differ: {name_some(wrong)}", {}
+        )
     summary = f"{count(len(expected), 'table')} with {count(rows, 'row')} {be(len(expected))} there"
-    return _make_result(Check.DATABASE_IS_RESTORED, CheckStatus.PASSED, summary, {"tables": len(expected), "rows": rows})
+    return _make_result(
+        Check.DATABASE_IS_RESTORED, CheckStatus.PASSED, summary, {"tables": len(expected), "rows": rows}
+    )
 
 
-def _judge_objects(check: Check, wrong: list[str], success: str, failure: str, figures: dict[str, Figure]) -> CheckResult:
+def _judge_objects(
+    check: Check, wrong: list[str], success: str, failure: str, figures: dict[str, Figure]
+) -> CheckResult:
     if wrong:
-        return _make_result(check, CheckStatus.FAILED, f"{count(len(wrong), 'object')} {failure}: {name_some(wrong)}", figures)
+        return _make_result(
+            check, CheckStatus.FAILED, f"{count(len(wrong), 'object')} {failure}: {name_some(wrong)}", figures
+        )
     return _make_result(check, CheckStatus.PASSED, success, figures)
 
 
-def compare_rows(expected: Sequence[TableEntry], facts: Sequence[TableFacts], has_same_rows: Callable[[Sequence[TableEntry]], bool]) -> ComparedRows:
-    """Return how the rows of a second dump differ; `has_same_rows` reads tables whose digest differs, the partitions of a root together."""
+def compare_rows(
+    expected: Sequence[TableEntry],
+    facts: Sequence[TableFacts],
+    has_same_rows: Callable[[Sequence[TableEntry]], bool],
+) -> ComparedRows:
+    """Return how the rows of a second dump differ.
+
+    `has_same_rows` reads tables whose digest differs, the partitions of a root together.
+    """
     found = _index(facts)
     differing: list[str] = []
     reordered = 0
@@ -310,17 +397,26 @@ def compare_rows(expected: Sequence[TableEntry], facts: Sequence[TableFacts], ha
             else:
                 differing.append(root)
     known = {(table.schema_name, table.name) for table in expected}
-    differing += [f"{schema}.{name} (not in the dump)" for schema, name in found if (schema, name) not in known]
+    differing += [
+        f"{schema}.{name} (not in the dump)" for schema, name in found if (schema, name) not in known
+    ]
     return ComparedRows(tuple(differing), reordered)
 
 
 def _has_same_rows(prepared: PreparedDatabase, tables: Sequence[TableEntry]) -> bool:
-    """Return whether the tables together hold the rows that were captured of them, in whatever order and partition."""
+    """Return whether the tables together hold the rows that were captured of them, in whatever order and
+    partition.
+    """
     dumped = (
-        segment.data for table in tables for segment in split_table(prepared.dump.read_table(table), root=table.root) if isinstance(segment, Rows)
+        segment.data
+        for table in tables
+        for segment in split_table(prepared.dump.read_table(table), root=table.root)
+        if isinstance(segment, Rows)
     )
     with prepared.session.use() as connection:
-        return add_up_rows(dumped) == add_up_rows(block for table in tables for block in _read_stored_rows(table, connection))
+        return add_up_rows(dumped) == add_up_rows(
+            block for table in tables for block in _read_stored_rows(table, connection)
+        )
 
 
 def _index(tables: Sequence[TableFacts]) -> dict[tuple[str, str], TableFacts]:
@@ -354,11 +450,14 @@ def _read_stored_rows(table: TableEntry, connection: Connection) -> Iterator[byt
 
 
 def _find_name(table: TableEntry, connection: Connection) -> tuple[str, str]:
-    """Return schema and name in the catalog; of one that is loaded through its root the dump has them without their line breaks."""
+    """Return schema and name in the catalog; of one that is loaded through its root the dump has them without
+    their line breaks.
+    """
     row = None
     if table.root:
         row = connection.execute(
-            "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+            "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c JOIN "
+            "pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
             " WHERE c.relispartition AND pg_catalog.translate(n.nspname, E'\\n\\r', '  ') = %s"
             " AND pg_catalog.translate(c.relname, E'\\n\\r', '  ') = %s",
             (table.schema_name, table.name),
@@ -367,4 +466,6 @@ def _find_name(table: TableEntry, connection: Connection) -> tuple[str, str]:
 
 
 def _make_result(check: Check, status: CheckStatus, summary: str, figures: dict[str, Figure]) -> CheckResult:
-    return CheckResult(check=check, status=status, summary=summary, figures=figures, checked_at=datetime.now(timezone.utc))
+    return CheckResult(
+        check=check, status=status, summary=summary, figures=figures, checked_at=datetime.now(timezone.utc)
+    )

@@ -1,4 +1,6 @@
-"""Prepares the database half of a restore: opens the dump and the connection once, looks at both, and says how the dump will be loaded."""
+"""Prepares the database half of a restore: opens the dump and the connection once, looks at both, and says
+how the dump will be loaded.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,8 @@ class TargetFacts:
     relation_count: int
     """Tables, functions, types, large objects and other objects of users; 0 means empty."""
     lock_capacity: int
-    """Objects that all transactions together can lock (PostgreSQL manual, section 19.12, max_locks_per_transaction)."""
+    """Objects that all transactions together can lock (PostgreSQL manual, section 19.12,
+    max_locks_per_transaction)."""
     roles: frozenset[str]
     """Names as they are and, where that is different, as SQL quotes them."""
 
@@ -156,12 +159,15 @@ class PreparedDatabase:
 
     @property
     def collation_note(self) -> str:
-        """What may go wrong because the target sorts and classifies text in another way; empty where it does not, or where nobody knows."""
+        """What may go wrong because the target sorts and classifies text in another way; empty where it does
+        not, or where nobody knows.
+        """
         captured, present = self.record.properties, self.facts.properties
         if captured is None or present is None or present.has_collation_of(captured):
             return ""
         return (
-            f"the database's collation is {present.collation_label}, the captured one's was {captured.collation_label}: text is sorted and compared "
+            f"the database's collation is {present.collation_label}, the captured one's was "
+            f"{captured.collation_label}: text is sorted and compared "
             "in another way, and constraints, unique indexes or partitions on text may refuse rows"
         )
 
@@ -170,7 +176,9 @@ class PreparedDatabase:
         return choose_way(self.record, self.facts, jobs=jobs if can_load_in_parallel(self.dump) else 1)
 
     def carry_properties(self) -> tuple[str, ...]:
-        """Give a database that was made for this restore what the captured one had besides its contents; return notes on what it could not get."""
+        """Give a database that was made for this restore what the captured one had besides its contents;
+        return notes on what it could not get.
+        """
         captured = self.record.properties
         if self.maintenance is None or captured is None:
             return ()
@@ -178,10 +186,16 @@ class PreparedDatabase:
             carried = carry_properties(connection, self.target.database, captured)
             if captured.comment:
                 name, comment = sql.Identifier(self.target.database), sql.Literal(captured.comment)
-                with suppress(psycopg.errors.InsufficientPrivilege):  # it belongs to its captured owner by now
+                with suppress(
+                    psycopg.errors.InsufficientPrivilege
+                ):  # it belongs to its captured owner by now
                     connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, comment))
         because = f" ({carried.problem})" if carried.problem else ""
-        return (f"the database itself is not as it was captured: {', '.join(carried.differences)}{because}",) if carried.differences else ()
+        return (
+            (f"the database itself is not as it was captured: {', '.join(carried.differences)}{because}",)
+            if carried.differences
+            else ()
+        )
 
     @contextmanager
     def aim_at(self, fresh: DatabaseSettings) -> Generator[PreparedDatabase, None, None]:
@@ -196,7 +210,8 @@ def prepare_database(
 ) -> Generator[PreparedDatabase, None, None]:
     """Dump, connection and client programs are there within the block, and the target can take the dump.
 
-    RestoreError (permanent) says why it cannot; whether it is empty is not judged here. `values` are settings of the connection.
+    RestoreError (permanent) says why it cannot; whether it is empty is not judged here. `values` are settings
+    of the connection.
     """
     with _open_half(path, target, transfer, values) as prepared:
         check_encoding(prepared.record, prepared.facts, target)
@@ -204,22 +219,34 @@ def prepare_database(
 
 
 @contextmanager
-def prepare_new_database(path: Path, live: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
-    """As `prepare_database`, for an empty database that is still to be made on the server of `live`; connected to its maintenance database.
+def prepare_new_database(
+    path: Path, live: DatabaseSettings, transfer: TransferSettings
+) -> Generator[PreparedDatabase, None, None]:
+    """As `prepare_database`, for an empty database that is still to be made on the server of `live`;
+    connected to its maintenance database.
 
     DatabaseError (permanent) where the role may not make databases.
     """
     with _open_half(path, live.with_database(MAINTENANCE_DATABASE), transfer) as prepared:
         with prepared.session.use() as connection:
             check_may_create(connection, prepared.target)
-        # Of the database that is to be made, not of the one that it is made from: pg_dump writes the second dump in it.
+        # Of the database that is to be made, not of the one that it is made from: pg_dump writes the second
+        # dump in it.
         session = replace(prepared.facts.session, encoding=prepared.record.encoding)
-        facts = replace(prepared.facts, session=session, relation_count=0, encoding=prepared.record.encoding, properties=None)
+        facts = replace(
+            prepared.facts,
+            session=session,
+            relation_count=0,
+            encoding=prepared.record.encoding,
+            properties=None,
+        )
         yield replace(prepared, facts=facts)
 
 
 @contextmanager
-def prepare_missing_database(path: Path, target: DatabaseSettings, transfer: TransferSettings) -> Generator[PreparedDatabase, None, None]:
+def prepare_missing_database(
+    path: Path, target: DatabaseSettings, transfer: TransferSettings
+) -> Generator[PreparedDatabase, None, None]:
     """As `prepare_new_database`, for one of this name that the load makes."""
     with (
         prepare_new_database(path, target, transfer) as prepared,
@@ -233,7 +260,10 @@ def _open_half(
     path: Path, target: DatabaseSettings, transfer: TransferSettings, values: Mapping[str, str] = NO_VALUES
 ) -> Generator[PreparedDatabase, None, None]:
     limit_seconds = transfer.stall_timeout_seconds
-    with ArtifactFile(path) as artifact, DatabaseSession(target, values=values, stall_timeout_seconds=limit_seconds) as session:
+    with (
+        ArtifactFile(path) as artifact,
+        DatabaseSession(target, values=values, stall_timeout_seconds=limit_seconds) as session,
+    ):
         with artifact.name_errors():
             dump = DumpFile(artifact.open_reader())
             record = dump.record
@@ -241,10 +271,18 @@ def _open_half(
             facts = _read_facts(connection)
         if facts.server_major < record.server_major:
             raise RestoreError(
-                f"the dump is of PostgreSQL {record.server_major} and the target is PostgreSQL {facts.server_major}: newer does not load into older",
+                f"the dump is of PostgreSQL {record.server_major} and the target is PostgreSQL "
+                f"{facts.server_major}: newer does not load into older",
                 hint=f"Restore into a server of version {record.server_major} or newer.",
             )
-        yield PreparedDatabase(artifact, dump, session, find_client(target, facts.server_major, transfer.postgres_bin_dir), facts, transfer)
+        yield PreparedDatabase(
+            artifact,
+            dump,
+            session,
+            find_client(target, facts.server_major, transfer.postgres_bin_dir),
+            facts,
+            transfer,
+        )
 
 
 def check_encoding(record: DumpRecord, facts: TargetFacts, target: DatabaseSettings) -> None:
@@ -252,7 +290,8 @@ def check_encoding(record: DumpRecord, facts: TargetFacts, target: DatabaseSetti
     if facts.encoding != record.encoding:
         raise RestoreError(
             f"the dump's encoding is {record.encoding}, the target's is {facts.encoding}",
-            hint=f"Make the target anew: CREATE DATABASE {target.database} ENCODING '{record.encoding}' TEMPLATE template0;",
+            hint=f"Make the target anew: CREATE DATABASE {target.database} ENCODING '{record.encoding}' "
+            "TEMPLATE template0;",
         )
 
 
@@ -260,21 +299,30 @@ def check_empty(target: DatabaseSettings, relation_count: int) -> None:
     """Raise TargetNotEmptyError where the database holds something."""
     if relation_count:
         raise TargetNotEmptyError(
-            f"the database {target.label} is not empty: it holds {relation_count} tables, functions, types or other objects",
-            hint="Restore into a new database (createdb -T template0 NAME), or replace everything in this one with --into-nonempty.",
+            f"the database {target.label} is not empty: it holds {relation_count} tables, functions, types "
+            "or other objects",
+            hint="Restore into a new database (createdb -T template0 NAME), or replace everything in this "
+            "one with --into-nonempty.",
         )
 
 
 def can_load_in_parallel(dump: DumpFile) -> bool:
     """Return whether rows and the rest of the dump can be told apart for sure, and the rest fits into memory.
 
-    Not with large objects, which are part of the rest, not with names that another encoding than UTF-8 writes with other bytes, and not with a table
-    that the snapshot did not count, such as an extension's.
+    Not with large objects, which are part of the rest, not with names that another encoding than UTF-8 writes
+    with other bytes, and not with a table that the snapshot did not count, such as an extension's.
     """
-    has_plain_names = dump.record.encoding == "UTF8" or all(table.qualified_name.isascii() for table in dump.tables)
+    has_plain_names = dump.record.encoding == "UTF8" or all(
+        table.qualified_name.isascii() for table in dump.tables
+    )
     # Rows that are loaded through their root may belong to another partition there than in the source.
     has_own_rows = not any(table.root for table in dump.tables)
-    return has_plain_names and has_own_rows and not dump.record.large_object_count and all(table.expected_rows is not None for table in dump.tables)
+    return (
+        has_plain_names
+        and has_own_rows
+        and not dump.record.large_object_count
+        and all(table.expected_rows is not None for table in dump.tables)
+    )
 
 
 def choose_way(record: DumpRecord, facts: TargetFacts, *, jobs: int) -> LoadWay:
@@ -286,23 +334,37 @@ def choose_way(record: DumpRecord, facts: TargetFacts, *, jobs: int) -> LoadWay:
     return LoadWay.ONE_TRANSACTION if needed < facts.lock_capacity * _LOCK_SHARE else LoadWay.NO_TRANSACTION
 
 
-def describe_load(record: DumpRecord, facts: TargetFacts, place: str, way: LoadWay, *, jobs: int) -> tuple[str, ...]:
+def describe_load(
+    record: DumpRecord, facts: TargetFacts, place: str, way: LoadWay, *, jobs: int
+) -> tuple[str, ...]:
     """Return what loading the dump does to the database that `place` names, a line each."""
     lines: list[str] = []
     if facts.relation_count:
-        when = "in the same transaction as the load" if way is LoadWay.ONE_TRANSACTION else "for good, before the load begins"
+        when = (
+            "in the same transaction as the load"
+            if way is LoadWay.ONE_TRANSACTION
+            else "for good, before the load begins"
+        )
         lines.append(f"remove everything that {place} holds now, {when}")
     load = f"load {count(record.table_count, 'table')} with {count(record.row_count, 'row')} into {place}"
     if way is LoadWay.ONE_TRANSACTION:
         lines.append(f"{load}, in one transaction that is committed last")
         if jobs > 1:
-            lines.append(f"use one session instead of {jobs}: several need an empty database and a dump without large objects")
+            lines.append(
+                f"use one session instead of {jobs}: several need an empty database and a dump without "
+                "large objects"
+            )
     elif way is LoadWay.SEVERAL_SESSIONS:
-        lines.append(f"{load}, in {jobs} sessions and NOT in one transaction: an error removes what was loaded, a killed restore leaves a part of it")
+        lines.append(
+            f"{load}, in {jobs} sessions and NOT in one transaction: an error removes what was loaded, a "
+            "killed restore leaves a part of it"
+        )
     else:
         lines.append(
-            f"{load}, WITHOUT a transaction, after everything else was written: {record.relation_count} relations and {record.large_object_count} "
-            f"large objects need more locks than half of the server's {facts.lock_capacity} (max_locks_per_transaction); "
+            f"{load}, WITHOUT a transaction, after everything else was written: {record.relation_count} "
+            f"relations and {record.large_object_count} "
+            f"large objects need more locks than half of the server's {facts.lock_capacity} "
+            "(max_locks_per_transaction); "
             "an error leaves a part of the database"
         )
     return tuple(lines)
@@ -311,9 +373,12 @@ def describe_load(record: DumpRecord, facts: TargetFacts, place: str, way: LoadW
 def _read_facts(connection: Connection) -> TargetFacts:
     row = connection.execute(
         "SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint"
-        " * (pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint)"
+        " * (pg_catalog.current_setting('max_connections')::bigint + "
+        "pg_catalog.current_setting('max_prepared_transactions')::bigint)"
     ).fetchone()
-    roles = connection.execute("SELECT pg_catalog.quote_ident(rolname), rolname FROM pg_catalog.pg_roles").fetchall()
+    roles = connection.execute(
+        "SELECT pg_catalog.quote_ident(rolname), rolname FROM pg_catalog.pg_roles"
+    ).fetchall()
     return TargetFacts(
         session=read_session_facts(connection),
         encoding=connection.info.parameter_status("server_encoding") or "",

@@ -1,7 +1,9 @@
-"""Functions that the script of an extension took from PUBLIC: which of them a dump may give to somebody, and which not.
+"""Functions that the script of an extension took from PUBLIC: which of them a dump may give to somebody, and
+which not.
 
-Some connect without a password (dblink_connect_u) to whatever trusts the server's machine or user, others read what belongs to the whole server
-(pg_walinspect). Add an extension to `_READS_ITS_SERVER_ONLY` only if none of its functions opens a file or a connection.
+Some connect without a password (dblink_connect_u) to whatever trusts the server's machine or user, others
+read what belongs to the whole server (pg_walinspect). Add an extension to `_READS_ITS_SERVER_ONLY` only if
+none of its functions opens a file or a connection.
 """
 
 from __future__ import annotations
@@ -12,7 +14,15 @@ from schedgen_backups.core.formats.dump_text import unquote_identifier
 from schedgen_backups.core.restore.known_statements import GIVEN_FUNCTION
 
 _READS_ITS_SERVER_ONLY = (
-    *("amcheck", "pg_buffercache", "pg_freespacemap", "pg_prewarm", "pg_stat_statements", "pg_visibility", "pg_walinspect"),
+    *(
+        "amcheck",
+        "pg_buffercache",
+        "pg_freespacemap",
+        "pg_prewarm",
+        "pg_stat_statements",
+        "pg_visibility",
+        "pg_walinspect",
+    ),
     *("pgrowlocks", "pgstattuple"),
 )
 """What those who watch a server are given. On a server of the drill's own there is nothing else to read."""
@@ -28,8 +38,12 @@ _KEPT = """
         AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(i.initprivs) a WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')"""
 
 
-def gives_kept_function(text: bytes, superuser: psycopg.Connection[tuple[object, ...]], *, is_server_shared: bool) -> bool:
-    """Return whether the statement gives away a function that its extension keeps and that reaches more than this load; true if that is unknown."""
+def gives_kept_function(
+    text: bytes, superuser: psycopg.Connection[tuple[object, ...]], *, is_server_shared: bool
+) -> bool:
+    """Return whether the statement gives away a function that its extension keeps and that reaches more than
+    this load; true if that is unknown.
+    """
     found = GIVEN_FUNCTION.match(text)
     if found is None:
         return False

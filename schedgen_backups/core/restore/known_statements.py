@@ -1,7 +1,9 @@
-"""Which statements of a dump a superuser may run for it: those that evaluate no expression and call no function, in the forms of pg_dump.
+"""Which statements of a dump a superuser may run for it: those that evaluate no expression and call no
+function, in the forms of pg_dump.
 
-Somebody hostile may have written the dump. Add a form here only after asking what it could execute; docs/decisions/0017 has the reasons.
-Forms are matched on the whole statement, and only where it holds no comment: otherwise a name or a value might end earlier for the server.
+Somebody hostile may have written the dump. Add a form here only after asking what it could execute;
+docs/decisions/0017 has the reasons. Forms are matched on the whole statement, and only where it holds no
+comment: otherwise a name or a value might end earlier for the server.
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ import re
 
 from schedgen_backups.core.formats.sql_quotes import has_comment_or_dollar_quote
 
-# Each text has one reading only: with two of a part, a run of quotes has as many as there are ways to split it.
+# Each text has one reading only: with two of a part, a run of quotes has as many as there are ways to split
+# it.
 _PARTS = {
     "quoted": r'"(?:[^"]|"")+"(?!")',
     "name": r"(?:<quoted>|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)",
     "role": r"(?!(?:current_user|current_role|session_user|public)\b)<name>",
     "own": r'(?!pg_|information_schema\b|"pg_|"information_schema")<name>',
-    # As the server reads them with standard_conforming_strings, which our sessions fix: a backslash escapes behind E only.
+    # As the server reads them with standard_conforming_strings, which our sessions fix: a backslash escapes
+    # behind E only.
     "string": r"(?:'(?:[^']|'')*'(?!')|E'(?:[^'\\]|''|\\.)*'(?!'))",
     # The types of a function's parameters: names, never an expression.
     "signature": r"""\((?:[^()'";\\]|<quoted>|\(\d+(?:,\d+)?\))*\)""",
@@ -27,7 +31,8 @@ _PARTS = {
     "type": r"(?:<word>(?: <word>){0,3}|<name>\.<name>)(?:\(\d+(?:,\d+)?\))?(?:\[\])*",
 }
 _SCHEMA_KINDS = (
-    "AGGREGATE|COLLATION|CONVERSION|DOMAIN|FOREIGN TABLE|FUNCTION|MATERIALIZED VIEW|OPERATOR CLASS|OPERATOR FAMILY|OPERATOR|PROCEDURE|SEQUENCE|"
+    "AGGREGATE|COLLATION|CONVERSION|DOMAIN|FOREIGN TABLE|FUNCTION|MATERIALIZED VIEW|OPERATOR "
+    "CLASS|OPERATOR FAMILY|OPERATOR|PROCEDURE|SEQUENCE|"
     "STATISTICS|TABLE|TEXT SEARCH CONFIGURATION|TEXT SEARCH DICTIONARY|TYPE|VIEW"
 )
 _WATCHED = (
@@ -47,14 +52,16 @@ def make_form(pattern: str) -> re.Pattern[bytes]:
 
 # Never of the system's objects: who owns the schema pg_catalog can replace functions that a superuser calls.
 OWNER = make_form(
-    rf"ALTER (?:(?:{_SCHEMA_KINDS}) <own>\.(?:<name>|<operator>) ?(?:<signature>)?(?: USING <name>)?|(?:{_GLOBAL_KINDS}) <own>|LARGE OBJECT [0-9]+)"
+    rf"ALTER (?:(?:{_SCHEMA_KINDS}) <own>\.(?:<name>|<operator>) ?(?:<signature>)?(?: USING "
+    rf"<name>)?|(?:{_GLOBAL_KINDS}) <own>|LARGE OBJECT [0-9]+)"
     r" OWNER TO (?P<new_owner><role>);"
 )
 EXTENSION = make_form(r"CREATE EXTENSION IF NOT EXISTS (?P<extension><name>)(?: WITH SCHEMA <name>)?;")
 # Not on objects of the system: reading files of the server is a matter of a grant on pg_read_file.
 _GRANT = make_form(
     r"(?:GRANT|REVOKE) [A-Z]+(?: ?<columns>)?(?:,[A-Z]+(?: ?<columns>)?)* ON (?:"
-    r"(?:TABLE|SEQUENCE|FUNCTION|PROCEDURE|TYPE|DOMAIN) <own>\.<name>(?:<signature>)?|(?:SCHEMA|LANGUAGE|FOREIGN DATA WRAPPER|FOREIGN SERVER) <own>|"
+    r"(?:TABLE|SEQUENCE|FUNCTION|PROCEDURE|TYPE|DOMAIN) "
+    r"<own>\.<name>(?:<signature>)?|(?:SCHEMA|LANGUAGE|FOREIGN DATA WRAPPER|FOREIGN SERVER) <own>|"
     r"LARGE OBJECT [0-9]+) (?:TO|FROM) (?:PUBLIC|<role>)(?: WITH GRANT OPTION)?;"
 )
 _SYSTEM = r"(?:pg_catalog|information_schema)\."
@@ -63,20 +70,25 @@ _SYSTEM_REVOKE = make_form(
     r"REVOKE [A-Z]+(?: ?<columns>)?(?:,[A-Z]+(?: ?<columns>)?)* ON "
     rf"(?:TABLE|FUNCTION|PROCEDURE|TYPE) {_SYSTEM}<name>(?:<signature>)? FROM (?:PUBLIC|<role>);"
 )
-# On the drill's own server: rights that people give to those who watch theirs. They read no file and no other directory than the server's.
+# On the drill's own server: rights that people give to those who watch theirs. They read no file and no other
+# directory than the server's.
 _SYSTEM_GRANT = make_form(
-    rf"GRANT (?:SELECT(?: ?<columns>)?(?:,SELECT ?<columns>)* ON TABLE {_SYSTEM}<name>|ALL ON FUNCTION {_SYSTEM}(?:{_WATCHED})<signature>)"
+    rf"GRANT (?:SELECT(?: ?<columns>)?(?:,SELECT ?<columns>)* ON TABLE {_SYSTEM}<name>|ALL ON FUNCTION "
+    rf"{_SYSTEM}(?:{_WATCHED})<signature>)"
     r" TO (?:PUBLIC|<role>)(?: WITH GRANT OPTION)?;"
 )
 _SYSTEM_PRIVILEGE = make_form(
-    rf"(?:GRANT|REVOKE) [A-Z, ()a-z_\"]+ ON (?:TABLE|FUNCTION|PROCEDURE|TYPE) {_SYSTEM}<name>(?:<signature>)? (?:TO|FROM) [^;'()]*;"
+    r"(?:GRANT|REVOKE) [A-Z, ()a-z_\"]+ ON (?:TABLE|FUNCTION|PROCEDURE|TYPE) "
+    rf"{_SYSTEM}<name>(?:<signature>)? (?:TO|FROM) [^;'()]*;"
 )
 # Wide on purpose: what has no signature that the server can read is taken for a gift.
 GIVEN_FUNCTION = make_form(
     r"(?:GRANT [^\"]* ON|ALTER) (?:AGGREGATE|FUNCTION|PROCEDURE) "
-    r"(?P<function>(?P<its_schema><name>)\.(?P<its_name><name>)(?: ?(?P<parameters><signature>)|(?= (?:TO|FROM|OWNER) )))?"
+    r"(?P<function>(?P<its_schema><name>)\.(?P<its_name><name>)(?: ?(?P<parameters><signature>)|(?= "
+    r"(?:TO|FROM|OWNER) )))?"
 )
-# The server does not look at the types of what a GiST, GIN or SP-GiST index calls: functions of another type's can make it crash.
+# The server does not look at the types of what a GiST, GIN or SP-GiST index calls: functions of another
+# type's can make it crash.
 OPERATOR_CLASS = make_form(r"(?:CREATE OPERATOR CLASS|ALTER OPERATOR FAMILY) .*")
 # Event triggers come last: they would run with the rights of whoever changes something.
 _LATE = (
@@ -87,26 +99,34 @@ _LATE = (
     make_form(r"ALTER EVENT TRIGGER <name> (?:OWNER TO <role>|DISABLE|ENABLE(?: REPLICA| ALWAYS)?);"),
     make_form(r"COMMENT ON EVENT TRIGGER <name> IS <string>;"),
 )
-# Single statements whose grammar has no expression and no call (PostgreSQL manual, part VI), or whose form leaves none.
+# Single statements whose grammar has no expression and no call (PostgreSQL manual, part VI), or whose form
+# leaves none.
 _FORMS = (
     OWNER,
     _GRANT,
     # Not on what the whole server shares.
     make_form(r"COMMENT ON (?!(?i:DATABASE|ROLE|TABLESPACE)\b)[A-Z]+ (?:[^'\"]|<quoted>)* IS <string>;"),
-    # Of a sequence that the script of an extension made: the loader owns all others, or is a member of who does.
+    # Of a sequence that the script of an extension made: the loader owns all others, or is a member of who
+    # does.
     make_form(r"SELECT pg_catalog\.setval\(<string>, -?[0-9]{1,19}, (?:true|false)\);"),
     make_form(r"CREATE PUBLICATION <name> FOR (?:ALL TABLES|TABLES IN SCHEMA <name>)(?: WITH \([^()]*\))?;"),
     make_form(r"ALTER PUBLICATION <name> ADD TABLES IN SCHEMA <name>;"),
-    make_form(r"CREATE SUBSCRIPTION <name> CONNECTION <string> PUBLICATION <name>(?:, ?<name>)* WITH \(connect = false[^()]*\);"),
+    make_form(
+        r"CREATE SUBSCRIPTION <name> CONNECTION <string> PUBLICATION <name>(?:, ?<name>)* WITH \(connect = "
+        r"false[^()]*\);"
+    ),
     make_form(
         r"CREATE SERVER <name>(?: TYPE <string>)?(?: VERSION <string>)? FOREIGN DATA WRAPPER <name>"
         r"(?: OPTIONS \(\s*<name> <string>(?:,\s+<name> <string>)*\s*\))?;"
     ),
-    # Of schemas of the dump only: a support function in a family of the system would run in a superuser's queries.
+    # Of schemas of the dump only: a support function in a family of the system would run in a superuser's
+    # queries.
     make_form(r"CREATE OPERATOR FAMILY <own>\.<name> USING <name>;"),
     make_form(
-        # Which class is the default for a type depends on no schema: one for a type of the system would be used by everybody, us included.
-        r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:FOR TYPE <type>|DEFAULT FOR TYPE <own>\.<name>) USING <name>"
+        # Which class is the default for a type depends on no schema: one for a type of the system would be
+        # used by everybody, us included.
+        r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:FOR TYPE <type>|DEFAULT FOR TYPE <own>\.<name>) USING "
+        r"<name>"
         r"(?: FAMILY <own>\.<name>)? AS\s(?!.*\b(?i:STORAGE|FAMILY)\b)[^;']*;"
     ),
     make_form(r"ALTER OPERATOR FAMILY <own>\.<name> USING <name> ADD\s(?!.*\b(?i:STORAGE)\b)[^;']*;"),
@@ -157,8 +177,9 @@ HARMLESS_EXTENSIONS = frozenset(
         "xml2",
     }
 )
-"""What a superuser makes for the loader: PostgreSQL's own modules that give no access to files, programs or other servers, and two well-known ones.
-postgres_fdw connects elsewhere only for a role that gives a password of its own (manual, F.38.3)."""
+"""What a superuser makes for the loader: PostgreSQL's own modules that give no access to files, programs or
+other servers, and two well-known ones. postgres_fdw connects elsewhere only for a role that gives a password
+of its own (manual, F.38.3)."""
 
 
 def makes_event_trigger(text: bytes) -> bool:
@@ -172,11 +193,15 @@ def gives_rights(text: bytes) -> bool:
 
 
 def may_be_left_out(text: bytes) -> bool:
-    """Return whether the statement only gives or takes rights on an object of the system: the rest loads without it."""
+    """Return whether the statement only gives or takes rights on an object of the system: the rest loads
+    without it.
+    """
     return _SYSTEM_PRIVILEGE.fullmatch(text) is not None and not has_comment_or_dollar_quote(text)
 
 
 def is_known(text: bytes, *, is_server_shared: bool) -> bool:
-    """Return whether a superuser may run the statement as it stands; extensions, event triggers and owners have more to be asked."""
+    """Return whether a superuser may run the statement as it stands; extensions, event triggers and owners
+    have more to be asked.
+    """
     forms = (*_FORMS, _SYSTEM_REVOKE) if is_server_shared else (*_FORMS, _SYSTEM_REVOKE, _SYSTEM_GRANT)
     return any(form.fullmatch(text) for form in forms) and not has_comment_or_dollar_quote(text)

@@ -1,4 +1,6 @@
-"""Loads a prepared dump: in one transaction that is committed last, in several sessions, or piece by piece where a transaction is impossible."""
+"""Loads a prepared dump: in one transaction that is committed last, in several sessions, or piece by piece
+where a transaction is impossible.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from schedgen_backups.core.units import name_some
 
 
 class Feeder(Protocol):
-    """Runs a dump's segments in their order; on how many connections, and which segment goes to which, is its own decision."""
+    """Runs a dump's segments in their order; on how many connections, and which segment goes to which, is its
+    own decision.
+    """
 
     def feed(self, segment: Segment) -> None:
         """Run the segment, or send it on its way."""
@@ -39,7 +43,9 @@ class Feeder(Protocol):
 
 
 class TransactionFeeder:
-    """Feeds one psql, in one transaction that only `commit` ends: pg_dump's own transactions around large objects are left out."""
+    """Feeds one psql, in one transaction that only `commit` ends: pg_dump's own transactions around large
+    objects are left out.
+    """
 
     def __init__(self, psql: Psql, beginning: str) -> None:
         self._psql = psql
@@ -105,8 +111,15 @@ class Load(Protocol):
 class AtomicLoad:
     """Loads in one transaction, whose COMMIT is sent when everything else has succeeded."""
 
-    def __init__(self, prepared: PreparedDatabase, *, beginning: str, stop: Event, on_progress: Callable[[int], object]) -> None:
-        self._prepared, self._beginning, self._stop, self._on_progress = prepared, beginning, stop, on_progress
+    def __init__(
+        self, prepared: PreparedDatabase, *, beginning: str, stop: Event, on_progress: Callable[[int], object]
+    ) -> None:
+        self._prepared, self._beginning, self._stop, self._on_progress = (
+            prepared,
+            beginning,
+            stop,
+            on_progress,
+        )
         self.is_in_doubt = False
 
     def run(self, before_commit: Callable[[], object]) -> None:
@@ -126,15 +139,25 @@ class AtomicLoad:
         """Return what the target holds after an error."""
         database = self._prepared.target.label
         if self.is_in_doubt:
-            return f"The connection broke while {database} was being committed: look whether it holds the restored or the former contents."
+            return (
+                f"The connection broke while {database} was being committed: look whether it holds the "
+                "restored or the former contents."
+            )
         return "The target is as it was."
 
 
 class PiecemealLoad:
     """Loads without a transaction, after everything else has succeeded."""
 
-    def __init__(self, prepared: PreparedDatabase, *, beginning: str, stop: Event, on_progress: Callable[[int], object]) -> None:
-        self._prepared, self._beginning, self._stop, self._on_progress = prepared, beginning, stop, on_progress
+    def __init__(
+        self, prepared: PreparedDatabase, *, beginning: str, stop: Event, on_progress: Callable[[int], object]
+    ) -> None:
+        self._prepared, self._beginning, self._stop, self._on_progress = (
+            prepared,
+            beginning,
+            stop,
+            on_progress,
+        )
         self._has_begun = False
         self.is_in_doubt = False
 
@@ -151,7 +174,10 @@ class PiecemealLoad:
         """Return what the target holds after an error."""
         if not self._has_begun:
             return "The target is as it was."
-        return f"The load was too large for one transaction: drop the database {self._prepared.target.database} before the next try."
+        return (
+            "The load was too large for one transaction: drop the database "
+            f"{self._prepared.target.database} before the next try."
+        )
 
 
 class DatabaseLoad:
@@ -199,14 +225,16 @@ class DatabaseLoad:
     def run(self, before_commit: Callable[[], object] = lambda: None) -> None:
         """Load the dump; nothing else is in the target afterwards if its contents were to be replaced.
 
-        `before_commit` is called when only the commit is left, and by its error rolls the load back. RestoreError or VerificationError at the
-        first error or when `stop` is set; `describe_target` says then what is in the target.
+        `before_commit` is called when only the commit is left, and by its error rolls the load back.
+        RestoreError or VerificationError at the first error or when `stop` is set; `describe_target` says
+        then what is in the target.
         """
         self._make_database()
         try:
             with self._prepared.session.use() as connection:
                 if not self._replace_contents:
-                    # Files were verified since it was looked at, which may have taken hours; a load in several sessions removes what it finds.
+                    # Files were verified since it was looked at, which may have taken hours; a load in
+                    # several sessions removes what it finds.
                     check_empty(self._prepared.target, count_user_objects(connection))
                 if self._roles is None:
                     self._make_roles(connection)
@@ -223,13 +251,20 @@ class DatabaseLoad:
         if self.is_committed:
             return "The target holds the restored database."
         state = self._describe_failed_target()
-        return f"{state} The roles {name_some(self.made_roles)} were made on its server and stay." if self.made_roles else state
+        return (
+            f"{state} The roles {name_some(self.made_roles)} were made on its server and stay."
+            if self.made_roles
+            else state
+        )
 
     def _describe_failed_target(self) -> str:
         name = self._prepared.target.database
         if self._prepared.maintenance is not None and not self.is_in_doubt:
             if self._has_made_database:
-                return f"The database {name}, which was made for this restore, is still there: drop it before the next try."
+                return (
+                    f"The database {name}, which was made for this restore, is still there: drop it "
+                    "before the next try."
+                )
             return f"There is no database {name}, as before."
         return self._load.describe_target() if self._has_begun else "The target is as it was."
 
@@ -239,7 +274,9 @@ class DatabaseLoad:
             return
         with maintenance.use() as connection:
             target = self._prepared.target
-            create_database(connection, target.database, target, encoding=record.encoding, like=record.properties)
+            create_database(
+                connection, target.database, target, encoding=record.encoding, like=record.properties
+            )
         self._has_made_database = True
 
     def _drop_database(self) -> None:
@@ -258,18 +295,31 @@ class DatabaseLoad:
     def _make_roles(self, connection: Connection) -> None:
         prepared = self._prepared
         captured = prepared.record.properties
-        made = make_roles(connection, prepared.dump.roles, prepared.facts.roles, database=prepared.target.database, captured=captured)
+        made = make_roles(
+            connection,
+            prepared.dump.roles,
+            prepared.facts.roles,
+            database=prepared.target.database,
+            captured=captured,
+        )
         self.made_roles = made.names
         notes = list(made.notes)
         present = read_properties(connection, prepared.target.database)
         # A swap's database gets these last, and is compared with the live one.
         if captured is not None and present is not None and not prepared.is_fresh:
             differences = present.list_differences(captured)
-            notes += [f"the database itself is not as it was captured: {', '.join(differences)}"] if differences else []
+            notes += (
+                [f"the database itself is not as it was captured: {', '.join(differences)}"]
+                if differences
+                else []
+            )
         self.notes = tuple(notes)
 
     def _drop_roles(self) -> None:
-        """Only what this restore made, and not while the load may have been committed; `made_roles` are then those that stay."""
+        """Only what this restore made, and not while the load may have been committed.
+
+        `made_roles` are then those that stay.
+        """
         if not self.made_roles or self.is_in_doubt:
             return
         try:
@@ -285,7 +335,9 @@ def _open_psql(prepared: PreparedDatabase) -> Psql:
     return psql
 
 
-def _send_dump(prepared: PreparedDatabase, feeder: Feeder, stop: Event, on_progress: Callable[[int], object]) -> None:
+def _send_dump(
+    prepared: PreparedDatabase, feeder: Feeder, stop: Event, on_progress: Callable[[int], object]
+) -> None:
     """Feed the whole dump and wait until it has run; VerificationError when it is not what its index says."""
     dump = prepared.dump
     with SerialWorker("digest") as worker, prepared.artifact.name_errors():
@@ -301,6 +353,8 @@ def _send_dump(prepared: PreparedDatabase, feeder: Feeder, stop: Event, on_progr
         for segment in make_loadable(read_segments()):
             feeder.feed(segment)
         facts = contents.facts()
-    if facts.text_sha256 != dump.record.text_sha256 or [table.sha256 for table in facts.tables] != [table.sha256 for table in dump.tables]:
+    if facts.text_sha256 != dump.record.text_sha256 or [table.sha256 for table in facts.tables] != [
+        table.sha256 for table in dump.tables
+    ]:
         raise VerificationError("the dump changed while it was read")
     feeder.settle()

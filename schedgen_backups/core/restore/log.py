@@ -1,7 +1,9 @@
-"""The log of restores in the backup directory: who restored what from which point into where, why, and what came of it.
+"""The log of restores in the backup directory: who restored what from which point into where, why, and what
+came of it.
 
-One JSON object a line in `restore-log.jsonl`, appended and never rewritten; docs/restore.md describes it. Add a field with a default, so that older
-lines can still be read. What a restore does is the business of `restore`, `object_restore` and `table_restore`.
+One JSON object a line in `restore-log.jsonl`, appended and never rewritten; docs/restore.md describes it. Add
+a field with a default, so that older lines can still be read. What a restore does is the business of
+`restore`, `object_restore` and `table_restore`.
 """
 
 from __future__ import annotations
@@ -48,8 +50,13 @@ class RestoreLogDraft:
 
 
 @contextmanager
-def logged_restore(directory: Path, *, point_id: str, subject: str, target: str, reason: str = "") -> Generator[RestoreLogDraft, None, None]:
-    """The log has an entry of what happened within the block, failed or not. OSError when it cannot be written."""
+def logged_restore(
+    directory: Path, *, point_id: str, subject: str, target: str, reason: str = ""
+) -> Generator[RestoreLogDraft, None, None]:
+    """The log has an entry of what happened within the block, failed or not.
+
+    OSError when it cannot be written.
+    """
     draft = RestoreLogDraft()
     started_at = datetime.now(timezone.utc)
     try:
@@ -79,7 +86,10 @@ def logged_restore(directory: Path, *, point_id: str, subject: str, target: str,
 
 
 def read_restore_log(directory: Path) -> tuple[RestoreLogEntry, ...]:
-    """Every entry, oldest first; a line that was cut short by a crash is passed over. StorageError when the log cannot be read."""
+    """Every entry, oldest first; a line that was cut short by a crash is passed over.
+
+    StorageError when the log cannot be read.
+    """
     try:
         text = read_small_file(directory / RESTORE_LOG_NAME).decode("utf-8", "replace")
     except FileNotFoundError:
@@ -92,7 +102,11 @@ def read_restore_log(directory: Path) -> tuple[RestoreLogEntry, ...]:
 
 def find_last_success(directory: Path) -> datetime | None:
     """Return when the last restore that went well had ended; None when there is none."""
-    ends = [entry.started_at + timedelta(seconds=entry.seconds) for entry in read_restore_log(directory) if entry.result.startswith("done")]
+    ends = [
+        entry.started_at + timedelta(seconds=entry.seconds)
+        for entry in read_restore_log(directory)
+        if entry.result.startswith("done")
+    ]
     return max(ends, default=None)
 
 

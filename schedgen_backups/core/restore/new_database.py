@@ -1,4 +1,6 @@
-"""Makes the databases that restores need, as they were captured where the server allows it, and drops them again."""
+"""Makes the databases that restores need, as they were captured where the server allows it, and drops them
+again.
+"""
 
 from __future__ import annotations
 
@@ -19,29 +21,44 @@ _NAME_LIMIT_BYTES = 63
 
 def check_may_create(connection: Connection, server: DatabaseSettings) -> None:
     """Raise DatabaseError (permanent) where the session's role may not make databases."""
-    row = connection.execute("SELECT rolcreatedb OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user").fetchone()
+    row = connection.execute(
+        "SELECT rolcreatedb OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
+    ).fetchone()
     if row is not None and not row[0]:
         raise _make_refusal(server)
 
 
-def create_database(connection: Connection, name: str, server: DatabaseSettings, *, encoding: str, like: DatabaseProperties | None) -> None:
-    """Make an empty database; owner, collation and tablespace are those of `like`, where the server has and gives them.
+def create_database(
+    connection: Connection,
+    name: str,
+    server: DatabaseSettings,
+    *,
+    encoding: str,
+    like: DatabaseProperties | None,
+) -> None:
+    """Make an empty database; owner, collation and tablespace are those of `like`, where the server has and
+    gives them.
 
-    RestoreError when the name is too long, TargetNotEmptyError when it is taken, DatabaseError when the role may not make databases.
+    RestoreError when the name is too long, TargetNotEmptyError when it is taken, DatabaseError when the role
+    may not make databases.
     """
     if len(name.encode()) > _NAME_LIMIT_BYTES:
         raise RestoreError(f"{name!r} is longer than a database's name may be", hint="Name another one.")
-    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}").format(sql.Identifier(name), sql.Literal(encoding))
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}").format(
+        sql.Identifier(name), sql.Literal(encoding)
+    )
     try:
         for clause in _list_clauses(like, connection.info.server_version // 10000):
-            # Refused: a collation of another encoding, or an owner, collation or tablespace that this server or role does not have.
+            # Refused: a collation of another encoding, or an owner, collation or tablespace that this server
+            # or role does not have.
             with suppress(*UNKNOWN_LOCALE_ERRORS, psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement + clause)
                 return
         connection.execute(statement)
     except psycopg.errors.DuplicateDatabase:
         raise TargetNotEmptyError(
-            f"there is a database {name} already", hint=f'Name another one, or drop it when nobody needs it: DROP DATABASE "{name}";'
+            f"there is a database {name} already",
+            hint=f'Name another one, or drop it when nobody needs it: DROP DATABASE "{name}";',
         ) from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise _make_refusal(server) from error
@@ -52,9 +69,14 @@ def _list_clauses(like: DatabaseProperties | None, server_major: int) -> tuple[s
     if like is None:
         return ()
     # Naming even the default one takes a privilege.
-    tablespace = sql.SQL("") if like.tablespace == "pg_default" else sql.SQL(" TABLESPACE {}").format(sql.Identifier(like.tablespace))
+    tablespace = (
+        sql.SQL("")
+        if like.tablespace == "pg_default"
+        else sql.SQL(" TABLESPACE {}").format(sql.Identifier(like.tablespace))
+    )
     storage = tablespace + make_locale_clause(like, server_major)
-    # The owner may make objects in the schema public, and only so can a restore without superuser rights give it the tables.
+    # The owner may make objects in the schema public, and only so can a restore without superuser rights give
+    # it the tables.
     owner = sql.SQL(" OWNER {}").format(sql.Identifier(like.owner))
     return (owner + storage, storage, sql.Composed([owner]))
 
@@ -67,5 +89,6 @@ def drop_database(connection: Connection, name: str) -> None:
 def _make_refusal(server: DatabaseSettings) -> DatabaseError:
     return DatabaseError(
         f"the role {server.user} may not make a database",
-        hint=f'As a superuser run: ALTER ROLE "{server.user}" CREATEDB; or name a role that may with RESTORE_POSTGRES_USER and its password.',
+        hint=f'As a superuser run: ALTER ROLE "{server.user}" CREATEDB; or name a role that may with '
+        "RESTORE_POSTGRES_USER and its password.",
     )

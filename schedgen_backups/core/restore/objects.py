@@ -1,4 +1,6 @@
-"""Restores single objects: chooses them, shows how they differ from the bucket, and writes them into a bucket or as files."""
+"""Restores single objects: chooses them, shows how they differ from the bucket, and writes them into a bucket
+or as files.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ class ObjectDifference:
 
 
 def select_objects(archive: ArchiveFile, patterns: tuple[str, ...]) -> tuple[ObjectEntry, ...]:
-    """The entries that any pattern names, in the order of the archive: a key itself, a prefix ending in `/`, or a glob (`*` passes `/`).
+    """The entries that any pattern names, in the order of the archive: a key itself, a prefix ending in `/`,
+    or a glob (`*` passes `/`).
 
     RestoreError (permanent) names the patterns that name nothing.
     """
@@ -64,17 +67,21 @@ def select_objects(archive: ArchiveFile, patterns: tuple[str, ...]) -> tuple[Obj
         named = name_some([repr(pattern) for pattern in sorted(unused)])
         if any(matches_any_key(archive.record.excluded_patterns, pattern) for pattern in unused):
             raise RestoreError(
-                f"the archive of {archive.record.bucket} holds no object for {named}: BACKUP_EXCLUDE_OBJECTS left such out when it was taken",
+                f"the archive of {archive.record.bucket} holds no object for {named}: "
+                "BACKUP_EXCLUDE_OBJECTS left such out when it was taken",
                 hint="Look for a recovery point of before that: schedgen-backups list",
             )
         raise RestoreError(
             f"the archive of {archive.record.bucket} holds no object for {named}",
-            hint="Name a key, a prefix that ends in /, or a glob; `schedgen-backups show ID --objects PREFIX` lists what there is.",
+            hint="Name a key, a prefix that ends in /, or a glob; `schedgen-backups show ID --objects "
+            "PREFIX` lists what there is.",
         )
     return tuple(chosen)
 
 
-def select_keys(archive: ArchiveFile, keys: tuple[str, ...]) -> tuple[tuple[ObjectEntry, ...], tuple[str, ...]]:
+def select_keys(
+    archive: ArchiveFile, keys: tuple[str, ...]
+) -> tuple[tuple[ObjectEntry, ...], tuple[str, ...]]:
     """The entries of just these keys, in the order of the archive, and the keys that the archive lacks."""
     wanted = set(keys)
     chosen = tuple(entry for entry in archive.read_entries() if entry.key in wanted)
@@ -124,23 +131,33 @@ class PreparedObjects:
         return self.differences
 
     def execute(self, *, overwrite: bool) -> tuple[ObjectEntry, ...]:
-        """Write every object that was missing, and with `overwrite` those that were different; return what was written.
+        """Write every object that was missing, and with `overwrite` those that were different; return what
+        was written.
 
-        TargetNotEmptyError, with nothing written, when some are different and `overwrite` is not set. RestoreError, BucketError or
-        VerificationError at the first error, whose hint says how many objects were written before it; they stay.
+        TargetNotEmptyError, with nothing written, when some are different and `overwrite` is not set.
+        RestoreError, BucketError or VerificationError at the first error, whose hint says how many objects
+        were written before it; they stay.
         """
         if self.different and not overwrite:
             raise TargetNotEmptyError(
-                f"{self.bucket.target.label} holds other objects of the same keys: {name_some([entry.key for entry in self.different])}; "
+                f"{self.bucket.target.label} holds other objects of the same keys: "
+                f"{name_some([entry.key for entry in self.different])}; "
                 "nothing was written",
-                hint="Look at the difference, then overwrite them with --overwrite, or restore into a folder or another bucket.",
+                hint="Look at the difference, then overwrite them with --overwrite, or restore into a "
+                "folder or another bucket.",
             )
         replaced = {entry.key for entry in self.different}
-        wanted = [difference.entry for difference in self.differences if difference.standing is not ObjectStanding.SAME]
+        wanted = [
+            difference.entry
+            for difference in self.differences
+            if difference.standing is not ObjectStanding.SAME
+        ]
         return self._write(wanted, replaced)
 
     def write_missing(self) -> tuple[ObjectEntry, ...]:
-        """Write the objects that were missing, and leave those alone that are different; return what was written."""
+        """Write the objects that were missing, and leave those alone that are different; return what was
+        written.
+        """
         return self._write(self.missing, frozenset())
 
     def compare(self, written: Sequence[ObjectEntry]) -> None:
@@ -148,7 +165,9 @@ class PreparedObjects:
         for difference in compare_objects(self.bucket, written):
             if difference.standing is not ObjectStanding.SAME:
                 what = difference.what or difference.standing.value
-                raise RestoreError(f"object {difference.entry.key!r} was written and is not what was captured: {what}")
+                raise RestoreError(
+                    f"object {difference.entry.key!r} was written and is not what was captured: {what}"
+                )
 
     def undo(self) -> str:
         """Remove again what was written; return a sentence on what the bucket holds now."""
@@ -165,7 +184,9 @@ class PreparedObjects:
             done.append(entry.key)
             return entry
 
-        pool = ThreadPoolExecutor(max_workers=self.bucket.transfer.download_threads, thread_name_prefix="objects")
+        pool = ThreadPoolExecutor(
+            max_workers=self.bucket.transfer.download_threads, thread_name_prefix="objects"
+        )
         try:
             return tuple(pool.map(write, wanted))
         except BackupError as error:
@@ -181,9 +202,11 @@ class PreparedObjects:
 def prepare_objects(
     point: PointListing, patterns: tuple[str, ...], target: BucketSettings, transfer: TransferSettings
 ) -> Generator[PreparedObjects, None, None]:
-    """The objects that the patterns name were compared with the bucket; archive and S3 client are open within the block.
+    """The objects that the patterns name were compared with the bucket; archive and S3 client are open within
+    the block.
 
-    RestoreError names patterns that name nothing, VerificationError a file of another point. Errors of the bucket are raised.
+    RestoreError names patterns that name nothing, VerificationError a file of another point. Errors of the
+    bucket are raised.
     """
     with prepare_bucket(point.get_path(ArtifactKind.BUCKET), target, transfer) as bucket:
         with bucket.artifact.read_as(ArchiveFile) as archive:
@@ -193,7 +216,9 @@ def prepare_objects(
 
 
 def compare_objects(bucket: PreparedBucket, entries: Sequence[ObjectEntry]) -> tuple[ObjectDifference, ...]:
-    """Return how each entry stands in the bucket, in the same order; objects of the same key are read and their bytes compared."""
+    """Return how each entry stands in the bucket, in the same order; objects of the same key are read and
+    their bytes compared.
+    """
 
     def compare(entry: ObjectEntry) -> ObjectDifference:
         difference = find_difference(bucket.client, entry)
@@ -203,7 +228,9 @@ def compare_objects(bucket: PreparedBucket, entries: Sequence[ObjectEntry]) -> t
             return ObjectDifference(entry, ObjectStanding.MISSING)
         return ObjectDifference(entry, ObjectStanding.DIFFERENT, difference)
 
-    with ThreadPoolExecutor(max_workers=bucket.transfer.download_threads, thread_name_prefix="compare") as pool:
+    with ThreadPoolExecutor(
+        max_workers=bucket.transfer.download_threads, thread_name_prefix="compare"
+    ) as pool:
         return tuple(pool.map(compare, entries))
 
 
@@ -218,7 +245,10 @@ class PreparedFiles:
     """Without links."""
 
     def find_paths(self) -> tuple[Path, ...]:
-        """Return the file of each entry, in the same order; VerificationError when a name leads out of the folder."""
+        """Return the file of each entry, in the same order.
+
+        VerificationError when a name leads out of the folder.
+        """
         with translate_storage_errors(self.folder):
             return tuple(resolve_file(self.folder, entry) for entry in self.entries)
 
@@ -229,13 +259,17 @@ class PreparedFiles:
     def execute(self, *, overwrite: bool) -> tuple[Path, ...]:
         """Write each object as a file; return the files.
 
-        TargetNotEmptyError, with nothing written, when a file is there already and `overwrite` is not set. VerificationError at the first
-        damaged object; a file is there whole or not at all. StorageError when the folder cannot be written.
+        TargetNotEmptyError, with nothing written, when a file is there already and `overwrite` is not set.
+        VerificationError at the first damaged object; a file is there whole or not at all. StorageError when
+        the folder cannot be written.
         """
         paths = self.find_paths()
         taken = [str(path) for path in paths if _is_taken(path)]
         if taken and not overwrite:
-            raise TargetNotEmptyError(f"{taken[0]} is there already; nothing was written", hint="Name another folder, or give --overwrite.")
+            raise TargetNotEmptyError(
+                f"{taken[0]} is there already; nothing was written",
+                hint="Name another folder, or give --overwrite.",
+            )
         with translate_storage_errors(self.folder), self.artifact.read_as(ArchiveFile) as archive:
             self.folder.mkdir(parents=True, exist_ok=True)
             for entry, path in zip(self.entries, paths, strict=True):
@@ -246,7 +280,10 @@ class PreparedFiles:
 
     @property
     def index_path(self) -> Path | None:
-        """The file that says which key each file is of, where a key could not be the name of its file; None where all could."""
+        """The file that says which key each file is of, where a key could not be the name of its file.
+
+        None where all could.
+        """
         is_needed = any(entry.member_name != entry.key for entry in self.entries)
         return self.folder / INDEX_NAME if is_needed else None
 
@@ -271,10 +308,14 @@ class PreparedFiles:
 
 
 @contextmanager
-def prepare_files(point: PointListing, patterns: tuple[str, ...], folder: Path) -> Generator[PreparedFiles, None, None]:
-    """The objects that the patterns name have their files' names: as in the tar, which is the key where that is a safe path.
+def prepare_files(
+    point: PointListing, patterns: tuple[str, ...], folder: Path
+) -> Generator[PreparedFiles, None, None]:
+    """The objects that the patterns name have their files' names: as in the tar, which is the key where that
+    is a safe path.
 
-    RestoreError names patterns that name nothing, VerificationError a file of another point and a name that leads out of the folder.
+    RestoreError names patterns that name nothing, VerificationError a file of another point and a name that
+    leads out of the folder.
     """
     with ArtifactFile(point.get_path(ArtifactKind.BUCKET)) as artifact:
         with artifact.read_as(ArchiveFile) as archive:
@@ -291,11 +332,18 @@ def _is_taken(path: Path) -> bool:
 
 
 def resolve_file(root: Path, entry: ObjectEntry) -> Path:
-    """Return the file that the object becomes below `root`; VerificationError when its name leads out of there."""
+    """Return the file that the object becomes below `root`.
+
+    VerificationError when its name leads out of there.
+    """
     path = root / entry.member_name
-    # The name comes from a file that somebody may have made up; a link below the folder may lead out of it too.
+    # The name comes from a file that somebody may have made up; a link below the folder may lead out of it
+    # too.
     if Path(os.path.normpath(path)) != path or not path.parent.resolve().is_relative_to(root):
-        raise VerificationError(f"object {entry.key!r} has the unsafe name {entry.member_name!r}", hint="This archive was not written by us.")
+        raise VerificationError(
+            f"object {entry.key!r} has the unsafe name {entry.member_name!r}",
+            hint="This archive was not written by us.",
+        )
     return path
 
 

@@ -1,4 +1,6 @@
-"""Loads a dump with several psql sessions: tables concurrently, rows of large tables shared, indexes as soon as their rows are there."""
+"""Loads a dump with several psql sessions: tables concurrently, rows of large tables shared, indexes as soon
+as their rows are there.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from schedgen_backups.core.postgres.psql import feed_psql
 from schedgen_backups.core.restore.database import REMOVE_EVERYTHING, PreparedDatabase
 
 _WIDE_ROW_BYTES = 2048
-"""About where PostgreSQL begins to compress a row's values and to move them out of it (manual, section 66.2, TOAST_TUPLE_THRESHOLD)."""
+"""About where PostgreSQL begins to compress a row's values and to move them out of it (manual, section 66.2,
+TOAST_TUPLE_THRESHOLD)."""
 _WIDE_TABLE_BYTES = 8 << 20
 _LOOK_SECONDS = 0.5
 
@@ -32,7 +35,10 @@ ReadTable = Callable[[DumpFile, TableEntry], Iterator[Segment]]
 
 
 def is_wide(table: TableEntry) -> bool:
-    """Whether the table is worth several sessions: large, and of large rows. Small ones would lose their order for little, and equality needs it."""
+    """Whether the table is worth several sessions: large, and of large rows.
+
+    Small ones would lose their order for little, and equality needs it.
+    """
     return table.length >= _WIDE_TABLE_BYTES and table.size_bytes >= table.rows * _WIDE_ROW_BYTES
 
 
@@ -41,11 +47,20 @@ class RowSessions:
 
     def __init__(self, prepared: PreparedDatabase, table: TableEntry, head: str, *, count: int) -> None:
         self._prepared = prepared
-        self._artifact, self._table, self._target, self._head, self._count = prepared.artifact, table, prepared.target, head, count
+        self._artifact, self._table, self._target, self._head, self._count = (
+            prepared.artifact,
+            table,
+            prepared.target,
+            head,
+            count,
+        )
         self._blocks: Queue[bytes | None] = Queue(maxsize=2 * count)
 
     def load(self, read_table: ReadTable) -> None:
-        """The table holds the rows. VerificationError when they are not those that were captured; the server's errors are raised: then it holds none.
+        """The table holds the rows.
+
+        VerificationError when they are not those that were captured; the server's errors are raised: then it
+        holds none.
 
         Only between the sessions' commits can it be cut short so that some rows stay.
         """
@@ -98,7 +113,9 @@ class RowSessions:
     def _copy(self, is_right: Future[bool]) -> None:
         name = sql.Identifier(self._table.schema_name, self._table.name)
         columns = sql.SQL(self._table.columns)  # pyright: ignore[reportArgumentType] - as pg_dump quoted them
-        opening = connect_database(self._target, stall_timeout_seconds=self._prepared.transfer.stall_timeout_seconds)
+        opening = connect_database(
+            self._target, stall_timeout_seconds=self._prepared.transfer.stall_timeout_seconds
+        )
         with opening as connection, translate_errors(self._target):
             connection.execute(self._head)  # pyright: ignore[reportArgumentType, reportCallIssue] - settings, and pg_encoding_to_char's own word
             with connection.cursor().copy(sql.SQL("COPY {} {} FROM STDIN").format(name, columns)) as copy:
@@ -112,9 +129,11 @@ class RowSessions:
 
 _MEMORY_SETTING = "SET maintenance_work_mem = '256MB'"
 SESSION_SETTINGS = f"{_MEMORY_SETTING}; SET max_parallel_maintenance_workers = 4;\n"
-"""For the session of a load only: indexes are sorted in memory and by several workers (PostgreSQL manual, sections 14.4.5, 19.4.1 and 19.4.6)."""
+"""For the session of a load only: indexes are sorted in memory and by several workers (PostgreSQL manual,
+sections 14.4.5, 19.4.1 and 19.4.6)."""
 _HEAD = "SET check_function_bodies = false; SET xmloption = content;\n"
-"""What pg_dump sets at the head of its text (pg_backup_archiver.c, _doSetFixedOutputState), for the sessions that begin behind it."""
+"""What pg_dump sets at the head of its text (pg_backup_archiver.c, _doSetFixedOutputState), for the sessions
+that begin behind it."""
 
 
 class ParallelLoad:
@@ -123,7 +142,9 @@ class ParallelLoad:
     There are twice as many sessions less one while rows of wide tables are shared.
     """
 
-    def __init__(self, prepared: PreparedDatabase, *, jobs: int, stop: Event, on_progress: Callable[[int], object]) -> None:
+    def __init__(
+        self, prepared: PreparedDatabase, *, jobs: int, stop: Event, on_progress: Callable[[int], object]
+    ) -> None:
         self._prepared, self._jobs, self._stop, self._on_progress = prepared, jobs, stop, on_progress
         self._has_failed = Event()
         self._calls = TaskGraph(jobs, "load")
@@ -147,7 +168,10 @@ class ParallelLoad:
         """Return what the target holds after an error."""
         if self._refusal:
             database = self._prepared.target.database
-            return f"What was loaded could not be removed ({self._refusal}): drop the database {database} before the next try."
+            return (
+                f"What was loaded could not be removed ({self._refusal}): drop the database {database} "
+                "before the next try."
+            )
         return "The target is empty, as it was."
 
     def _remove_contents(self) -> None:
@@ -178,8 +202,12 @@ class ParallelLoad:
         self._calls.run(chain.from_iterable(builds.values()), on_error=self._has_failed.set)
         self._run_items([item for item in items if not item.is_build], SESSION_SETTINGS)
 
-    def _plan_tables(self, tables: Sequence[TableEntry], builds: dict[tuple[str, str] | None, list[Call]]) -> list[Call]:
-        """Tables with wide rows one after another, the others beside them, largest first; what is built of each follows it, and leaves `builds`."""
+    def _plan_tables(
+        self, tables: Sequence[TableEntry], builds: dict[tuple[str, str] | None, list[Call]]
+    ) -> list[Call]:
+        """Tables with wide rows one after another, the others beside them, largest first; what is built of
+        each follows it, and leaves `builds`.
+        """
 
         def plan(table: TableEntry, sessions: int, following: Iterable[Call]) -> Call:
             own = builds.pop((table.schema_name, table.name), [])
@@ -191,7 +219,8 @@ class ParallelLoad:
         return [*wide, *(plan(table, 1, ()) for table in tables if not is_wide(table))]
 
     def _build(self, item: PostDataItem) -> None:
-        # Sessions and workers together are as many as were asked for: on two cores, two builds with workers took half as long again (2026-11-25).
+        # Sessions and workers together are as many as were asked for: on two cores, two builds with workers
+        # took half as long again (2026-11-25).
         workers = max(0, self._jobs // self._calls.unfinished_count - 1)
         self._run_items([item], f"{_MEMORY_SETTING}; SET max_parallel_maintenance_workers = {workers};\n")
 
@@ -210,7 +239,10 @@ class ParallelLoad:
         if self._stop.is_set():
             raise RestoreError("the restore of the database was stopped")
         if items:
-            head = f"{settings}{_HEAD}SET client_encoding = '{self._prepared.record.encoding}'; SET search_path = '';\n"
+            head = (
+                f"{settings}{_HEAD}SET client_encoding = '{self._prepared.record.encoding}'; SET "
+                "search_path = '';\n"
+            )
             self._run_psql((head.encode(), *(part for item in items for part in (item.settings, item.text))))
 
     def _run_psql(self, texts: Iterable[bytes]) -> None:

@@ -1,7 +1,9 @@
-"""Restores a whole recovery point: `prepare_restore` looks at files and targets once; what it found is described, executed and compared.
+"""Restores a whole recovery point: `prepare_restore` looks at files and targets once; what it found is
+described, executed and compared.
 
-Nothing is written before the files were verified and both targets can take them. The first error stops both halves, and the database is committed
-last: after an error the database is as it was, and what was written into the bucket is removed again.
+Nothing is written before the files were verified and both targets can take them. The first error stops both
+halves, and the database is committed last: after an error the database is as it was, and what was written
+into the bucket is removed again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ from threading import Event
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
-from schedgen_backups.core.errors import BackupError, BucketMissingError, DatabaseMissingError, RestoreError, VerificationError
+from schedgen_backups.core.errors import (
+    BackupError,
+    BucketMissingError,
+    DatabaseMissingError,
+    RestoreError,
+    VerificationError,
+)
 from schedgen_backups.core.formats.records import describe_left_out
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.postgres.connection import NO_VALUES
@@ -60,7 +68,8 @@ class RestoreRequest:
     database: DatabaseSettings | None
     bucket: BucketSettings | None
     replace_contents: bool = False
-    """Whether a target may hold something: the database is replaced as a whole, objects of the same keys are overwritten."""
+    """Whether a target may hold something: the database is replaced as a whole, objects of the same keys are
+    overwritten."""
     jobs: int = 1
     """Sessions that load an empty database; more than one give up the single transaction."""
     is_swap: bool = False
@@ -72,7 +81,9 @@ class RestoreRequest:
 
     @property
     def target_name(self) -> str:
-        """The name that a person types to confirm: the database's, or the bucket's where no database is restored."""
+        """The name that a person types to confirm: the database's, or the bucket's where no database is
+        restored.
+        """
         if self.database is not None:
             return self.database.database
         return self.bucket.bucket if self.bucket is not None else ""
@@ -137,20 +148,29 @@ class PreparedRestore:
         """Return what the restore would do, a line each."""
         request = self.request
         point_id = request.point.point_id
-        lines = [f"verify the files of recovery point {point_id}, taken {point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC"]
+        lines = [
+            f"verify the files of recovery point {point_id}, taken {point_id.taken_at:%Y-%m-%d %H:%M:%S} UTC"
+        ]
         if self.database is not None and request.database is not None:
             database, label = self.database, request.database.label
             if database.missing_roles:
-                lines.append(f"make the roles {name_some(database.missing_roles)}, which the server lacks, without passwords")
+                lines.append(
+                    f"make the roles {name_some(database.missing_roles)}, which the server lacks, without "
+                    "passwords"
+                )
             if database.collation_note:
                 lines.append(f"mind that {database.collation_note}")
             if database.maintenance is not None:
                 lines.append(f"make the database {label}, with encoding and collation as they were captured")
             place = f"a new database beside {label}" if request.is_swap else label
-            lines += describe_load(database.record, database.facts, place, database.choose_way(request.jobs), jobs=request.jobs)
+            lines += describe_load(
+                database.record, database.facts, place, database.choose_way(request.jobs), jobs=request.jobs
+            )
             if request.is_swap:
                 old_name = name_old_database(request.database, point_id)
-                lines.append(f"compare the new database, then exchange the names; the old one stays as {old_name}")
+                lines.append(
+                    f"compare the new database, then exchange the names; the old one stays as {old_name}"
+                )
         if self.bucket is not None:
             lines += describe_write(self.bucket)
         records = [half.record for half in (self.database, self.bucket) if half is not None]
@@ -167,36 +187,57 @@ class PreparedRestore:
         results: list[CheckResult] = []
         passed = partial(on_progress, "verify")
         if self.database is not None:
-            results += verify_dump_file(self.database.artifact, expected_sha256=expected.get(ArtifactKind.DATABASE), on_progress=passed)
+            results += verify_dump_file(
+                self.database.artifact,
+                expected_sha256=expected.get(ArtifactKind.DATABASE),
+                on_progress=passed,
+            )
         if self.bucket is not None:
-            results += verify_archive_file(self.bucket.artifact, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=passed)
+            results += verify_archive_file(
+                self.bucket.artifact, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=passed
+            )
         failed = [result for result in results if not result.is_passed]
         if failed:
             raise VerificationError(
-                f"recovery point {self.request.point.point_id} is damaged, nothing was written: {failed[0].summary}",
+                f"recovery point {self.request.point.point_id} is damaged, nothing was written: "
+                f"{failed[0].summary}",
                 hint="Restore another recovery point; `schedgen-backups verify --all` tells which are whole.",
             )
 
     def execute(self, on_progress: OnProgress = ignore_progress) -> WrittenPoint:
         """Write both halves at once, the database's commit last.
 
-        RestoreError, BucketError, DatabaseError or VerificationError at the first error. Its hint says what the targets hold now: the database is as
-        it was where the load is one transaction, and of the bucket what was written is removed again.
+        RestoreError, BucketError, DatabaseError or VerificationError at the first error. Its hint says what
+        the targets hold now: the database is as it was where the load is one transaction, and of the bucket
+        what was written is removed again.
         """
         return _Writing(self, on_progress).run()
 
-    def compare(self, on_progress: OnProgress = ignore_progress, *, uncompared: str = "") -> tuple[CheckResult, ...]:
+    def compare(
+        self, on_progress: OnProgress = ignore_progress, *, uncompared: str = ""
+    ) -> tuple[CheckResult, ...]:
         """Return how the targets compare with what was captured; `uncompared` as of `WrittenPoint`."""
         results: list[CheckResult] = []
         passed = partial(on_progress, "compare")
         if self.database is not None:
-            results += compare_database(self.database, roles=self.request.load_roles, uncompared=uncompared, on_progress=passed)
+            results += compare_database(
+                self.database, roles=self.request.load_roles, uncompared=uncompared, on_progress=passed
+            )
         if self.bucket is not None:
             results += compare_bucket(self.bucket, on_progress=passed)
         return tuple(results)
 
-    def restore(self, *, catalog: Catalog | None = None, restored_by: str = "", on_progress: OnProgress = ignore_progress) -> RestoreReport:
-        """Verify, execute and compare; `catalog` keeps the levels that were reached when it is given. Errors are those of the three."""
+    def restore(
+        self,
+        *,
+        catalog: Catalog | None = None,
+        restored_by: str = "",
+        on_progress: OnProgress = ignore_progress,
+    ) -> RestoreReport:
+        """Verify, execute and compare.
+
+        `catalog` keeps the levels that were reached when it is given. Errors are those of the three.
+        """
         seconds: dict[str, float] = {}
         started = time.monotonic()
         self.verify(on_progress)
@@ -208,7 +249,10 @@ class PreparedRestore:
         try:
             results = self.compare(on_progress, uncompared=written.uncompared)
         except BackupError as error:
-            raise type(error)(error.message, hint=f"Everything was written, and the comparison broke off. {error.hint}".strip()) from error
+            raise type(error)(
+                error.message,
+                hint=f"Everything was written, and the comparison broke off. {error.hint}".strip(),
+            ) from error
         seconds["compare"] = time.monotonic() - started
         # Last: they may take the rights from the role that compares.
         notes = (*written.notes, *(self.database.carry_properties() if self.database is not None else ()))
@@ -218,7 +262,9 @@ class PreparedRestore:
         return RestoreReport(signed, seconds, written.object_count, notes)
 
     def undo_bucket(self) -> str:
-        """Remove the objects that were written; return a sentence on what the bucket holds now, empty where there is no bucket."""
+        """Remove the objects that were written; return a sentence on what the bucket holds now, empty where
+        there is no bucket.
+        """
         return self.bucket.writer.undo().describe(self.bucket.target.label) if self.bucket is not None else ""
 
 
@@ -248,7 +294,9 @@ class _Writing:
         try:
             object_count = self._run_both()
         except BackupError as error:
-            raise type(error)(error.message, hint=" ".join(text for text in (*self._undo(), error.hint) if text)) from error
+            raise type(error)(
+                error.message, hint=" ".join(text for text in (*self._undo(), error.hint) if text)
+            ) from error
         except BaseException:
             self._undo()
             raise
@@ -281,7 +329,12 @@ class _Writing:
         bucket = self._prepared.bucket
         if bucket is None:
             return 0
-        return write_bucket(bucket, overwrite=self._prepared.request.replace_contents, stop=self._stop, on_progress=self._on_object)
+        return write_bucket(
+            bucket,
+            overwrite=self._prepared.request.replace_contents,
+            stop=self._stop,
+            on_progress=self._on_object,
+        )
 
     def _load_database(self, writing: Future[int]) -> int:
         def wait_for_objects() -> None:
@@ -294,32 +347,56 @@ class _Writing:
         return 0
 
     def _undo(self) -> tuple[str, ...]:
-        """Remove again what was written into the bucket, unless rows refer to it; return sentences on what both targets hold now."""
+        """Remove again what was written into the bucket, unless rows refer to it; return sentences on what
+        both targets hold now.
+        """
         if self._load is None:
             return (self._prepared.undo_bucket(),)
         database = self._load.describe_target()
         if self._load.is_committed or self._load.is_in_doubt:
-            return database, "The objects that were written are still in the bucket." if self._prepared.bucket is not None else ""
+            return (
+                database,
+                "The objects that were written are still in the bucket."
+                if self._prepared.bucket is not None
+                else "",
+            )
         return database, self._prepared.undo_bucket()
 
 
 @contextmanager
-def prepare_restore(request: RestoreRequest, transfer: TransferSettings) -> Generator[PreparedRestore, None, None]:
+def prepare_restore(
+    request: RestoreRequest, transfer: TransferSettings
+) -> Generator[PreparedRestore, None, None]:
     """Files, connection and S3 client are open within the block, and both targets can take the point.
 
-    RestoreError (TargetNotEmptyError) says why one cannot, DatabaseError and BucketError why it cannot be asked. Nothing was written.
+    RestoreError (TargetNotEmptyError) says why one cannot, DatabaseError and BucketError why it cannot be
+    asked. Nothing was written.
     """
     if request.database is None and request.bucket is None:
-        raise RestoreError("nothing to restore: neither a database nor a bucket is named", hint="Name a database, a bucket or both.")
+        raise RestoreError(
+            "nothing to restore: neither a database nor a bucket is named",
+            hint="Name a database, a bucket or both.",
+        )
     if request.is_swap and request.database is None:
-        raise RestoreError("a swap needs a database, and none is named", hint="Name the live database, or leave the swap out.")
+        raise RestoreError(
+            "a swap needs a database, and none is named",
+            hint="Name the live database, or leave the swap out.",
+        )
     with ExitStack() as stack:
-        database = _open_database(stack, request, request.database, transfer) if request.database is not None else None
-        bucket = _open_bucket(stack, request, request.bucket, transfer) if request.bucket is not None else None
+        database = (
+            _open_database(stack, request, request.database, transfer)
+            if request.database is not None
+            else None
+        )
+        bucket = (
+            _open_bucket(stack, request, request.bucket, transfer) if request.bucket is not None else None
+        )
         yield PreparedRestore(request, database, bucket)
 
 
-def _open_database(stack: ExitStack, request: RestoreRequest, target: DatabaseSettings, transfer: TransferSettings) -> PreparedDatabase:
+def _open_database(
+    stack: ExitStack, request: RestoreRequest, target: DatabaseSettings, transfer: TransferSettings
+) -> PreparedDatabase:
     path = request.point.get_path(ArtifactKind.DATABASE)
     if request.is_swap:
         database = stack.enter_context(prepare_new_database(path, target, transfer))
@@ -337,7 +414,9 @@ def _open_database(stack: ExitStack, request: RestoreRequest, target: DatabaseSe
     return database
 
 
-def _open_bucket(stack: ExitStack, request: RestoreRequest, target: BucketSettings, transfer: TransferSettings) -> PreparedBucket:
+def _open_bucket(
+    stack: ExitStack, request: RestoreRequest, target: BucketSettings, transfer: TransferSettings
+) -> PreparedBucket:
     path = request.point.get_path(ArtifactKind.BUCKET)
     try:
         bucket = stack.enter_context(prepare_bucket(path, target, transfer))
@@ -358,6 +437,9 @@ def restore_point(
     restored_by: str = "",
     on_progress: OnProgress = ignore_progress,
 ) -> RestoreReport:
-    """Prepare the restore and do it, without a question in between. Errors are those of `prepare_restore` and `PreparedRestore.restore`."""
+    """Prepare the restore and do it, without a question in between.
+
+    Errors are those of `prepare_restore` and `PreparedRestore.restore`.
+    """
     with prepare_restore(request, transfer) as prepared:
         return prepared.restore(catalog=catalog, restored_by=restored_by, on_progress=on_progress)

@@ -1,6 +1,8 @@
-"""Roles of a dump on the target's server: makes those that it lacks, with memberships and settings, and names what differs at the others.
+"""Roles of a dump on the target's server: makes those that it lacks, with memberships and settings, and names
+what differs at the others.
 
-The dump's lines are parsed: only statements of known forms run, one at a time, and never as text for psql. Passwords were not captured.
+The dump's lines are parsed: only statements of known forms run, one at a time, and never as text for psql.
+Passwords were not captured.
 """
 
 from __future__ import annotations
@@ -14,7 +16,11 @@ from psycopg import sql
 
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_text import unquote_identifier
-from schedgen_backups.core.postgres.database_properties import make_setting, make_setting_statement, split_setting
+from schedgen_backups.core.postgres.database_properties import (
+    make_setting,
+    make_setting_statement,
+    split_setting,
+)
 from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.units import name_some
 
@@ -23,10 +29,13 @@ _STRING = r"(?:'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\.)*')"
 _STRINGS = re.compile(_STRING)
 CREATE_ROLE = re.compile(rf"CREATE ROLE (?P<name>{_NAME});")
 _ATTRIBUTES = re.compile(
-    rf"ALTER ROLE (?P<name>{_NAME}) WITH(?: (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)"
+    rf"ALTER ROLE (?P<name>{_NAME}) WITH(?: "
+    r"(?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)"
     rf"| CONNECTION LIMIT -?[0-9]+| VALID UNTIL {_STRING})*;"
 )
-_ATTRIBUTE_WORDS = re.compile(r" (?P<no>NO)?(?P<word>SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)\b")
+_ATTRIBUTE_WORDS = re.compile(
+    r" (?P<no>NO)?(?P<word>SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)\b"
+)
 _CONNECTION_LIMIT = re.compile(r" CONNECTION LIMIT (?P<limit>-?[0-9]+)")
 _VALID_UNTIL = re.compile(rf" VALID UNTIL (?P<text>{_STRING})")
 _ATTRIBUTE_COLUMNS = {
@@ -38,10 +47,16 @@ _ATTRIBUTE_COLUMNS = {
     "REPLICATION": "rolreplication",
     "BYPASSRLS": "rolbypassrls",
 }
-_SETTING = re.compile(rf"ALTER ROLE (?P<name>{_NAME}) SET (?P<setting>{_NAME}(?:\.{_NAME})*) TO (?P<values>{_STRING}(?:, {_STRING})*);")
+_SETTING = re.compile(
+    rf"ALTER ROLE (?P<name>{_NAME}) SET (?P<setting>{_NAME}(?:\.{_NAME})*) TO (?P<values>{_STRING}(?:, "
+    rf"{_STRING})*);"
+)
 _COMMENT = re.compile(rf"COMMENT ON ROLE (?P<name>{_NAME}) IS {_STRING};")
 _OPTION = r"(?:ADMIN OPTION|(?:ADMIN|INHERIT|SET) (?:TRUE|FALSE|OPTION))"
-_MEMBERSHIP = re.compile(rf"GRANT (?P<role>{_NAME}) TO (?P<member>{_NAME})(?P<options> WITH {_OPTION}(?:, {_OPTION})*)?(?: GRANTED BY {_NAME})?;")
+_MEMBERSHIP = re.compile(
+    rf"GRANT (?P<role>{_NAME}) TO (?P<member>{_NAME})(?P<options> WITH {_OPTION}(?:, {_OPTION})*)?(?: "
+    rf"GRANTED BY {_NAME})?;"
+)
 _MEMBER_OPTIONS_MAJOR = 16
 """The first server with INHERIT and SET for a single membership (PostgreSQL 16 release notes)."""
 _DROP_LOCK_SECONDS = 30
@@ -65,7 +80,10 @@ class Membership:
         return f"GRANT {self.role} TO {self.member}{self.options};"
 
     def is_held(self, held: tuple[bool, bool | None, bool | None]) -> bool:
-        """Return whether (admin, inherit, set) of a membership are those of this one; None where the server does not say."""
+        """Return whether (admin, inherit, set) of a membership are those of this one.
+
+        None where the server does not say.
+        """
         admin, inherit, may_set = held
         is_right = admin == ("ADMIN OPTION" in self.options or "ADMIN TRUE" in self.options)
         if "INHERIT " in self.options:
@@ -104,7 +122,8 @@ class MadeRoles:
 def parse_roles(text: str) -> DumpRoles:
     """Return the statements of the dump's roles, a line each. Behind a line of no known form none counts.
 
-    A value with a line break in it is somebody's words and would go on in further lines: of captures before 2026-11-29 these were kept.
+    A value with a line break in it is somebody's words and would go on in further lines: of captures before
+    2026-11-29 these were kept.
     """
     found = DumpRoles()
     unknown = 0
@@ -128,8 +147,16 @@ def parse_roles(text: str) -> DumpRoles:
     return DumpRoles(found.attributes, found.details, found.settings, found.memberships, unknown)
 
 
-def make_roles(connection: Connection, text: str, present: frozenset[str], *, database: str, captured: DatabaseProperties | None) -> MadeRoles:
-    """Make the roles that are not in `present`, with attributes, memberships and settings; return what was refused or differs as notes.
+def make_roles(
+    connection: Connection,
+    text: str,
+    present: frozenset[str],
+    *,
+    database: str,
+    captured: DatabaseProperties | None,
+) -> MadeRoles:
+    """Make the roles that are not in `present`, with attributes, memberships and settings; return what was
+    refused or differs as notes.
 
     A refusal stops nothing: the load may not need it.
     """
@@ -137,7 +164,10 @@ def make_roles(connection: Connection, text: str, present: frozenset[str], *, da
     made: list[str] = []
     notes: list[str] = []
     if wanted.unknown_count:
-        notes.append(f"{wanted.unknown_count} lines about roles have no known form and were not run; they are in the dump's file")
+        notes.append(
+            f"{wanted.unknown_count} lines about roles have no known form and were not run; they are in "
+            "the dump's file"
+        )
     for name in wanted.attributes:
         if name in present:
             continue
@@ -159,12 +189,16 @@ def make_roles(connection: Connection, text: str, present: frozenset[str], *, da
 
 
 def drop_roles(connection: Connection, names: Sequence[str]) -> tuple[str, ...]:
-    """Drop the roles that a failed restore made; return those that stay, because something belongs to them or nobody may drop them."""
+    """Drop the roles that a failed restore made; return those that stay, because something belongs to them or
+    nobody may drop them.
+    """
     left: list[str] = []
     for name in names:
         try:
             with connection.transaction():
-                connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_DROP_LOCK_SECONDS * 1000)))
+                connection.execute(
+                    sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_DROP_LOCK_SECONDS * 1000))
+                )
                 connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(_unquote(name))))
         except psycopg.Error:
             left.append(name)
@@ -181,7 +215,9 @@ def _grant_memberships(connection: Connection, wanted: DumpRoles, made: Sequence
                 yield f"the membership of {membership.label} could not be granted: {_describe(error)}"
 
 
-def _set_in_database(connection: Connection, database: str, captured: DatabaseProperties | None, made: Sequence[str]) -> Iterator[str]:
+def _set_in_database(
+    connection: Connection, database: str, captured: DatabaseProperties | None, made: Sequence[str]
+) -> Iterator[str]:
     names = {_unquote(name) for name in made}
     for setting in captured.settings if captured is not None else ():
         if setting.role in names:
@@ -193,9 +229,14 @@ def _set_in_database(connection: Connection, database: str, captured: DatabasePr
 
 def _find_differences(connection: Connection, wanted: DumpRoles, made: Sequence[str]) -> Iterator[str]:
     major = connection.info.server_version // 10000
-    options = "pg_catalog.bool_or(m.inherit_option), pg_catalog.bool_or(m.set_option)" if major >= _MEMBER_OPTIONS_MAJOR else "NULL, NULL"
+    options = (
+        "pg_catalog.bool_or(m.inherit_option), pg_catalog.bool_or(m.set_option)"
+        if major >= _MEMBER_OPTIONS_MAJOR
+        else "NULL, NULL"
+    )
     rows = connection.execute(
-        "SELECT pg_catalog.quote_ident(r.rolname), pg_catalog.quote_ident(u.rolname), pg_catalog.bool_or(m.admin_option),"  # noqa: S608 - columns by version
+        "SELECT pg_catalog.quote_ident(r.rolname), pg_catalog.quote_ident(u.rolname), "  # noqa: S608 - columns by version
+        "pg_catalog.bool_or(m.admin_option),"
         f" {options} FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r ON r.oid = m.roleid"
         " JOIN pg_catalog.pg_roles u ON u.oid = m.member GROUP BY 1, 2"
     ).fetchall()
@@ -203,15 +244,24 @@ def _find_differences(connection: Connection, wanted: DumpRoles, made: Sequence[
     missing: list[str] = []
     for each in wanted.memberships:
         options_held = held.get((_unquote(each.role), _unquote(each.member)))
-        if each.role not in made and each.member not in made and (options_held is None or not each.is_held(options_held)):
+        if (
+            each.role not in made
+            and each.member not in made
+            and (options_held is None or not each.is_held(options_held))
+        ):
             missing.append(each.label)
     if missing:
-        yield f"memberships of roles that were there before are not as they were captured: {name_some(missing)}"
+        yield (
+            f"memberships of roles that were there before are not as they were captured: {name_some(missing)}"
+        )
     rows = connection.execute(
         "SELECT r.rolname::text, pg_catalog.unnest(s.setconfig) FROM pg_catalog.pg_db_role_setting s"
         " JOIN pg_catalog.pg_roles r ON r.oid = s.setrole WHERE s.setdatabase = 0"
     ).fetchall()
-    present = {(one.role, one.name.lower()): split_setting(one) for one in (make_setting(str(role), str(line)) for role, line in rows)}
+    present = {
+        (one.role, one.name.lower()): split_setting(one)
+        for one in (make_setting(str(role), str(line)) for role, line in rows)
+    }
     lacking = [
         f"{setting} of {name}"
         for name, settings in wanted.settings.items()
@@ -227,14 +277,18 @@ def _find_differences(connection: Connection, wanted: DumpRoles, made: Sequence[
         for word in _find_different_attributes(connection, name, statement)
     ]
     if different:
-        yield f"attributes of roles that were there before are not as they were captured: {name_some(different)}"
+        yield (
+            "attributes of roles that were there before are not as they were captured: "
+            f"{name_some(different)}"
+        )
 
 
 def _find_different_attributes(connection: Connection, name: str, statement: str) -> Iterator[str]:
     until = _VALID_UNTIL.search(statement)
     row = connection.execute(
         sql.SQL(
-            "SELECT {}, r.rolconnlimit, coalesce(r.rolvaliduntil, 'infinity') = coalesce(%s::timestamptz, 'infinity')"
+            "SELECT {}, r.rolconnlimit, coalesce(r.rolvaliduntil, 'infinity') = coalesce(%s::timestamptz, "
+            "'infinity')"
             " FROM pg_catalog.pg_roles r WHERE r.rolname = %s"
         ).format(sql.SQL(", ").join(sql.Identifier("r", column) for column in _ATTRIBUTE_COLUMNS.values())),
         (_unquote_string(until["text"]) if until is not None else None, _unquote(name)),
@@ -264,7 +318,10 @@ def _unquote(name: str) -> str:
 
 
 def _parse_attributes(statement: str) -> dict[str, bool]:
-    return {found["word"]: found["no"] is None for found in _ATTRIBUTE_WORDS.finditer(_STRINGS.sub("''", statement))}
+    return {
+        found["word"]: found["no"] is None
+        for found in _ATTRIBUTE_WORDS.finditer(_STRINGS.sub("''", statement))
+    }
 
 
 def _unquote_string(text: str) -> str:

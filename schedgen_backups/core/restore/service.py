@@ -1,4 +1,5 @@
-"""Every restore that people ask for, from the command line and from the Dagster UI: prepared, kept safe, logged, executed and compared.
+"""Every restore that people ask for, from the command line and from the Dagster UI: prepared, kept safe,
+logged, executed and compared.
 
 The order of these steps is decided here, once for both.
 """
@@ -51,10 +52,18 @@ class RestoreOptions:
 class RestoreService:
     """Restores out of one backup directory, on the same terms.
 
-    Each method takes what `prepare_restore`, `open_tables`, `prepare_objects`, `prepare_files` or `prepare_undelete` made and described.
+    Each method takes what `prepare_restore`, `open_tables`, `prepare_objects`, `prepare_files` or
+    `prepare_undelete` made and described.
     """
 
-    def __init__(self, catalog: Catalog, capture: CaptureSettings, options: RestoreOptions, *, report: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        capture: CaptureSettings,
+        options: RestoreOptions,
+        *,
+        report: Callable[[str], object],
+    ) -> None:
         self.catalog = catalog
         self.transfer = capture.transfer
         self._capture = capture
@@ -62,14 +71,21 @@ class RestoreService:
         self._report = report
         self._is_writable = os.access(catalog.directory, os.W_OK)
 
-    def restore_whole(self, prepared: PreparedRestore, *, on_progress: OnProgress = ignore_progress) -> RestoreReport:
-        """Let the targets hold the point, as `PreparedRestore.restore` says; for a swap under the live one's name, which is kept under another.
+    def restore_whole(
+        self, prepared: PreparedRestore, *, on_progress: OnProgress = ignore_progress
+    ) -> RestoreReport:
+        """Let the targets hold the point, as `PreparedRestore.restore` says; for a swap under the live one's
+        name, which is kept under another.
 
         A swap raises RestoreError, with the live database as it was, when the restored one is not equal.
         """
         request = prepared.request
         targets = [target.label for target in (request.database, request.bucket) if target is not None]
-        halves = [name for name, target in (("database", request.database), ("bucket", request.bucket)) if target is not None]
+        halves = [
+            name
+            for name, target in (("database", request.database), ("bucket", request.bucket))
+            if target is not None
+        ]
         with self._log(request.point, ", ".join(halves), ", ".join(targets)) as draft:
             self._keep_targets(prepared)
             if request.is_swap and request.database is not None:
@@ -82,26 +98,35 @@ class RestoreService:
     @contextmanager
     def open_tables(self, request: TableRequest) -> Generator[PreparedTables, None, None]:
         """As `core.restore.tables.prepare_tables`, with an entry in the log: the side database may be kept."""
-        with self._log(request.point, _name_tables(request), f"a database beside {request.live.label}") as draft:
+        with self._log(
+            request.point, _name_tables(request), f"a database beside {request.live.label}"
+        ) as draft:
             with prepare_tables(request, self.transfer) as prepared:
                 yield prepared
-            kept = f"kept as {prepared.side.name}" if prepared.side.is_kept else "compared only, dropped again"
+            kept = (
+                f"kept as {prepared.side.name}" if prepared.side.is_kept else "compared only, dropped again"
+            )
             draft.result = f"done: {kept}"
 
     def write_rows(self, prepared: PreparedTables, mode: WriteMode) -> tuple[WrittenRows, ...]:
-        """Put rows back, as `PreparedTables.execute` says, after the live database was kept; return how many of each table.
+        """Put rows back, as `PreparedTables.execute` says, after the live database was kept; return how many
+        of each table.
 
         Rows that are missing all the same are reported.
         """
         request = prepared.request
-        with self._log(request.point, f"{mode.value} rows of {_name_tables(request)}", request.live.label) as draft:
+        with self._log(
+            request.point, f"{mode.value} rows of {_name_tables(request)}", request.live.label
+        ) as draft:
             self._keep(database=request.live)
             written = prepared.execute(mode)
             draft.result = f"done: {count(sum(rows.count for rows in written), 'row')}{self._report_missing(prepared.compare)}"
         return written
 
     def write_objects(self, prepared: PreparedObjects, *, overwrite: bool) -> tuple[ObjectEntry, ...]:
-        """Write the objects and read them back, as `PreparedObjects.execute` says; those that are overwritten were kept first."""
+        """Write the objects and read them back, as `PreparedObjects.execute` says; those that are overwritten
+        were kept first.
+        """
         entries = [difference.entry for difference in prepared.differences]
         with self._log(prepared.point, _name_objects(entries), prepared.bucket.target.label) as draft:
             doomed = {entry.key for entry in prepared.different}
@@ -113,11 +138,17 @@ class RestoreService:
         return written
 
     def find_folder(self, text: str) -> Path:
-        """Return the folder that the text names below `restored` of the backup directory; RestoreError when it lies elsewhere."""
+        """Return the folder that the text names below `restored` of the backup directory.
+
+        RestoreError when it lies elsewhere.
+        """
         root = (self.catalog.directory / RESTORED_NAME).resolve()
         folder = (root / text).resolve()
         if not folder.is_relative_to(root):
-            raise RestoreError(f"{text!r} is not a folder below {root}; nothing was written", hint=f"Name a folder relative to {root}.")
+            raise RestoreError(
+                f"{text!r} is not a folder below {root}; nothing was written",
+                hint=f"Name a folder relative to {root}.",
+            )
         return folder
 
     def write_files(self, prepared: PreparedFiles, *, overwrite: bool) -> tuple[Path, ...]:
@@ -139,11 +170,15 @@ class RestoreService:
             self._keep(database=rows.live)
             undeleted = prepared.execute()
             rest = self._report_missing(prepared.compare)
-            draft.result = f"done: {count(undeleted.row_count, 'row')}, {count(len(undeleted.objects), 'object')}{rest}"
+            draft.result = (
+                f"done: {count(undeleted.row_count, 'row')}, {count(len(undeleted.objects), 'object')}{rest}"
+            )
         return undeleted
 
     def _report_missing(self, compare: Callable[[], tuple[TableDiff, ...]]) -> str:
-        """Compare the tables once more and report those that lack rows although they were put back; return the same for the log."""
+        """Compare the tables once more and report those that lack rows although they were put back; return
+        the same for the log.
+        """
         try:
             differences = compare()
         except BackupError as error:
@@ -151,32 +186,51 @@ class RestoreService:
             rest = f"not compared: {error.message}"
             self._report(f"the rows were put back, and {rest}")
             return f"; {rest}"
-        lacking = [f"{difference.only_captured} of {difference.table.qualified_name}" for difference in differences if difference.only_captured]
+        lacking = [
+            f"{difference.only_captured} of {difference.table.qualified_name}"
+            for difference in differences
+            if difference.only_captured
+        ]
         if not lacking:
             return ""
         rest = f"rows still missing: {', '.join(lacking)}"
-        self._report(f"{rest}; triggers or rules of the table may drop them, and of equal rows without a primary key one is put back")
+        self._report(
+            f"{rest}; triggers or rules of the table may drop them, and of equal rows without a primary "
+            "key one is put back"
+        )
         return f"; {rest}"
 
     def _restore(self, prepared: PreparedRestore, on_progress: OnProgress) -> RestoreReport:
         catalog = self.catalog if self._is_writable else None
         return prepared.restore(catalog=catalog, restored_by=self.options.asked_by, on_progress=on_progress)
 
-    def _swap(self, prepared: PreparedRestore, live: DatabaseSettings, on_progress: OnProgress) -> RestoreReport:
+    def _swap(
+        self, prepared: PreparedRestore, live: DatabaseSettings, on_progress: OnProgress
+    ) -> RestoreReport:
         database = prepared.get_database()
         record, ids = database.record, (prepared.request.point.point_id, _make_now_id())
-        with open_swap(database.session, live, *ids, encoding=record.encoding, captured=record.properties) as swap:
+        with open_swap(
+            database.session, live, *ids, encoding=record.encoding, captured=record.properties
+        ) as swap:
             try:
                 with prepared.aim_at(swap.fresh) as fresh:
                     report = self._restore(fresh, on_progress)
                 failed = [result for result in report.results if result.status is CheckStatus.FAILED]
                 if failed:
-                    raise RestoreError(f"what was restored is not what was captured, {live.label} is as it was: {failed[0].summary}")
+                    raise RestoreError(
+                        f"what was restored is not what was captured, {live.label} is as it was: "
+                        f"{failed[0].summary}"
+                    )
                 differences = finish_swap(swap)
             except BackupError as error:
-                # The live database keeps its name and its contents, so the bucket must not keep what was written.
+                # The live database keeps its name and its contents, so the bucket must not keep what was
+                # written.
                 state = prepared.undo_bucket()
-                raise error if state in error.hint else type(error)(error.message, hint=f"{state} {error.hint}".strip()) from error
+                raise (
+                    error
+                    if state in error.hint
+                    else type(error)(error.message, hint=f"{state} {error.hint}".strip())
+                ) from error
             except BaseException:
                 prepared.undo_bucket()
                 raise
@@ -185,21 +239,30 @@ class RestoreService:
         if swap.has_live:
             self._report(f"the database of before is called {swap.old_name}; drop it when nobody needs it")
             statements = " ".join(list_way_back(swap, ids[1]))
-            self._report(f"to go back to it, stop the application and run in the database {MAINTENANCE_DATABASE}: {statements}")
+            self._report(
+                f"to go back to it, stop the application and run in the database {MAINTENANCE_DATABASE}: "
+                f"{statements}"
+            )
         return report
 
     def _keep_targets(self, prepared: PreparedRestore) -> None:
         """Keep what the restore overwrites; nothing where the targets are empty."""
         if not prepared.request.replace_contents:
             return
-        database = prepared.request.database if prepared.database is not None and prepared.database.facts.relation_count else None
+        database = (
+            prepared.request.database
+            if prepared.database is not None and prepared.database.facts.relation_count
+            else None
+        )
         if prepared.bucket is None or prepared.bucket.is_empty:
             if database is not None:
                 self._keep(database=database)
             return
         with prepared.bucket.artifact.read_as(ArchiveFile) as archive:
             keys = {digest_name(entry.key) for entry in archive.read_entries()}
-        self._keep(database=database, bucket=prepared.bucket.target, is_wanted=lambda key: digest_name(key) in keys)
+        self._keep(
+            database=database, bucket=prepared.bucket.target, is_wanted=lambda key: digest_name(key) in keys
+        )
 
     def _keep(
         self,
@@ -210,13 +273,17 @@ class RestoreService:
     ) -> None:
         if not self.options.is_safety_wanted:
             return
-        kept = take_safety_backup(self.catalog.directory, self._capture, database=database, bucket=bucket, is_wanted=is_wanted)
+        kept = take_safety_backup(
+            self.catalog.directory, self._capture, database=database, bucket=bucket, is_wanted=is_wanted
+        )
         for path in kept.paths:
             self._report(f"what was there before is in {path}")
 
     @contextmanager
     def _log(self, point: PointListing, subject: str, target: str) -> Generator[RestoreLogDraft, None, None]:
-        """The restore has an entry in the log, and retention leaves its point alone; neither where the backups lie on something read-only."""
+        """The restore has an entry in the log, and retention leaves its point alone; neither where the
+        backups lie on something read-only.
+        """
         directory = self.catalog.directory
         if not self._is_writable:
             self._report(f"{directory} cannot be written: this restore is in no log")
@@ -224,8 +291,16 @@ class RestoreService:
             return
         reason, asked_by = self.options.reason, self.options.asked_by
         with (
-            logged_restore(directory, point_id=point.point_id.text, subject=subject, target=target, reason=reason) as draft,
-            pin_temporarily(self.catalog, point.point_id, reason="a restore reads it", pinned_by=asked_by, max_duration=_MAX_DURATION),
+            logged_restore(
+                directory, point_id=point.point_id.text, subject=subject, target=target, reason=reason
+            ) as draft,
+            pin_temporarily(
+                self.catalog,
+                point.point_id,
+                reason="a restore reads it",
+                pinned_by=asked_by,
+                max_duration=_MAX_DURATION,
+            ),
         ):
             yield draft
 
@@ -236,7 +311,11 @@ def _make_now_id() -> RecoveryPointId:
 
 def describe_rest(report: RestoreReport) -> str:
     """Return the comparisons that did not pass, for the log."""
-    return "; ".join(f"{result.check.value} {result.status.value}" for result in report.results if result.status is not CheckStatus.PASSED)
+    return "; ".join(
+        f"{result.check.value} {result.status.value}"
+        for result in report.results
+        if result.status is not CheckStatus.PASSED
+    )
 
 
 def _name_tables(request: TableRequest) -> str:

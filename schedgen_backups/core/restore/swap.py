@@ -1,7 +1,8 @@
-"""Restores beside a live database and puts the result in its place by renaming; the old one stays under another name until somebody drops it.
+"""Restores beside a live database and puts the result in its place by renaming; the old one stays under
+another name until somebody drops it.
 
-The application sees the old database until the last moment, and never a half of the new one. A restore that dies leaves a marked database that the
-next one removes.
+The application sees the old database until the last moment, and never a half of the new one. A restore that
+dies leaves a marked database that the next one removes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from schedgen_backups.core.settings import DatabaseSettings
 
 _SWAP_ATTEMPTS = 20
 _SWAP_PAUSE_SECONDS = 0.5
-"""Applications connect again at once: their sessions are ended and the names exchanged in one breath, a few times."""
+"""Applications connect again at once: their sessions are ended and the names exchanged in one breath, a few
+times."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ def list_way_back(swap: Swap, now_id: RecoveryPointId) -> tuple[str, ...]:
     """Return the statements that give the database of before its name again, and the restored one another."""
     undone = f"{swap.live.database}_undone_{now_id}"
     return tuple(
-        sql.SQL("ALTER DATABASE {} RENAME TO {};").format(sql.Identifier(before), sql.Identifier(after)).as_string()
+        sql.SQL("ALTER DATABASE {} RENAME TO {};")
+        .format(sql.Identifier(before), sql.Identifier(after))
+        .as_string()
         for before, after in ((swap.live.database, undone), (swap.old_name, swap.live.database))
     )
 
@@ -74,25 +78,36 @@ def open_swap(
     encoding: str,
     captured: DatabaseProperties | None = None,
 ) -> Generator[Swap, None, None]:
-    """An empty database beside `live` is there within the block, and gone after it unless `finish_swap` gave it the live one's name.
+    """An empty database beside `live` is there within the block, and gone after it unless `finish_swap` gave
+    it the live one's name.
 
     Errors are those of `open_side_database`.
     """
     with session.use() as connection:
         present = read_properties(connection, live.database)
-    with open_side_database(session, f"{live.database}_new_{now_id}", encoding=encoding, like=present or captured) as side:
+    with open_side_database(
+        session, f"{live.database}_new_{now_id}", encoding=encoding, like=present or captured
+    ) as side:
         # After the exchange no database has the side database's name any more, and nothing is dropped.
         fresh = live.with_database(side.name)
-        yield Swap(session, live, fresh, name_old_database(live, point_id), has_live=present is not None, captured=captured)
+        yield Swap(
+            session,
+            live,
+            fresh,
+            name_old_database(live, point_id),
+            has_live=present is not None,
+            captured=captured,
+        )
 
 
 def finish_swap(swap: Swap) -> tuple[str, ...]:
-    """Give the restored database the name of `live`, and that one `old_name`; owner, privileges, limits, comment and settings go along.
+    """Give the restored database the name of `live`, and that one `old_name`; owner, privileges, limits,
+    comment and settings go along.
 
     Return what of these is not as it was captured, where there was no live database to take it from.
 
-    Both names change in one transaction, or neither. Sessions of the live database are ended. RestoreError when new ones come too fast, or when
-    there is a database called `old_name` already.
+    Both names change in one transaction, or neither. Sessions of the live database are ended. RestoreError
+    when new ones come too fast, or when there is a database called `old_name` already.
     """
     with swap.session.use() as connection:
         _check_free(connection, swap.old_name)
@@ -108,7 +123,8 @@ def finish_swap(swap: Swap) -> tuple[str, ...]:
             else:
                 return differences
     raise RestoreError(
-        f"the database {swap.live.database} could not be renamed: its users connect again faster than they are ended; it is as it was",
+        f"the database {swap.live.database} could not be renamed: its users connect again faster than they "
+        "are ended; it is as it was",
         hint="Stop the application, then restore again with --swap.",
     )
 
@@ -122,11 +138,15 @@ def _check_free(connection: Connection, name: str) -> None:
 
 
 def _exists(connection: Connection, name: str) -> bool:
-    return connection.execute("SELECT FROM pg_catalog.pg_database WHERE datname = %s", (name,)).fetchone() is not None
+    return (
+        connection.execute("SELECT FROM pg_catalog.pg_database WHERE datname = %s", (name,)).fetchone()
+        is not None
+    )
 
 
 def _carry_properties(connection: Connection, swap: Swap, live: DatabaseProperties | None) -> tuple[str, ...]:
-    """Give the restored database what the live one has besides its contents, or the captured one where there is no live one.
+    """Give the restored database what the live one has besides its contents, or the captured one where there
+    is no live one.
 
     RestoreError where the live one's cannot be given; of the captured one's, what is different is returned.
     """
@@ -138,16 +158,19 @@ def _carry_properties(connection: Connection, swap: Swap, live: DatabaseProperti
         return carried.differences
     if carried.problem or carried.differences:
         raise RestoreError(
-            f"the restored database cannot get what {swap.live.database} has besides its contents, which is as it was: "
+            f"the restored database cannot get what {swap.live.database} has besides its contents, which "
+            "is as it was: "
             f"{carried.problem or ', '.join(carried.differences)}",
-            hint="Restore with a role that may do this, such as a superuser; or without --swap into a database that you have made as it must be.",
+            hint="Restore with a role that may do this, such as a superuser; or without --swap into a "
+            "database that you have made as it must be.",
         )
     return ()
 
 
 def _end_sessions(connection: Connection, swap: Swap) -> None:
     connection.execute(
-        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = ANY(%s) AND pid <> pg_catalog.pg_backend_pid()",
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = "
+        "ANY(%s) AND pid <> pg_catalog.pg_backend_pid()",
         ([swap.live.database, swap.fresh.database],),
     )
 
@@ -155,7 +178,9 @@ def _end_sessions(connection: Connection, swap: Swap) -> None:
 def _rename(connection: Connection, swap: Swap, wanted: DatabaseProperties | None) -> None:
     names = [(swap.live.database, swap.old_name)] if _exists(connection, swap.live.database) else []
     for before, after in (*names, (swap.fresh.database, swap.live.database)):
-        connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(before), sql.Identifier(after)))
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(before), sql.Identifier(after))
+        )
     # In place of the mark of something unfinished; without one the comment is NULL.
     name, comment = sql.Identifier(swap.live.database), wanted.comment if wanted is not None else ""
     connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(comment or None)))

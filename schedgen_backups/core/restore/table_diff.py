@@ -1,7 +1,8 @@
-"""Tells how a table of a recovery point differs from the live one, before anything is written: rows only there, only here, and changed.
+"""Tells how a table of a recovery point differs from the live one, before anything is written: rows only
+there, only here, and changed.
 
-Both sides are read in the order of the primary key and merged, so that memory stays small. Where the live table has no primary key, rows are
-compared as wholes.
+Both sides are read in the order of the primary key and merged, so that memory stays small. Where the live
+table has no primary key, rows are compared as wholes.
 """
 
 from __future__ import annotations
@@ -114,8 +115,12 @@ class TableDiff:
         return self.only_captured == self.only_live == self.changed == 0
 
 
-def diff_tables(tables: Sequence[TableEntry], side: DatabaseSession, live: DatabaseSession, *, where: str = "") -> tuple[TableDiff, ...]:
-    """Return how each captured table in `side` differs from the one in `live`, at one moment; `where` is a condition on rows of both sides.
+def diff_tables(
+    tables: Sequence[TableEntry], side: DatabaseSession, live: DatabaseSession, *, where: str = ""
+) -> tuple[TableDiff, ...]:
+    """Return how each captured table in `side` differs from the one in `live`, at one moment.
+
+    `where` is a condition on rows of both sides.
 
     RestoreError when `where` cannot be used. Errors of either database are raised.
     """
@@ -128,7 +133,11 @@ def _diff_table(table: TableEntry, captured: Connection, current: Connection, wh
     left = _stream(captured, table, shape, where)
     right = _stream(current, table, shape, where) if shape.is_there else iter(())
     diff = merge_rows(table, shape, left, right)
-    return replace(diff, changed_rows=_read_changed_rows(table, shape, diff.changed_keys, captured, current)) if diff.changed_keys else diff
+    return (
+        replace(diff, changed_rows=_read_changed_rows(table, shape, diff.changed_keys, captured, current))
+        if diff.changed_keys
+        else diff
+    )
 
 
 def read_shape(table: TableEntry, side: Connection, live: Connection) -> TableShape:
@@ -138,9 +147,16 @@ def read_shape(table: TableEntry, side: Connection, live: Connection) -> TableSh
     return derive_shape(_list_columns(side, table), current, _list_key(live, table), is_there=is_there)
 
 
-def derive_shape(captured: Sequence[Column], current: Sequence[Column], key: Sequence[str], *, is_there: bool) -> TableShape:
-    """Return what two tables of these columns have in common; `key` is the primary key of the second one, the live one."""
-    captured_names, current_names = (tuple(column.name for column in columns) for columns in (captured, current))
+def derive_shape(
+    captured: Sequence[Column], current: Sequence[Column], key: Sequence[str], *, is_there: bool
+) -> TableShape:
+    """Return what two tables of these columns have in common.
+
+    `key` is the primary key of the second one, the live one.
+    """
+    captured_names, current_names = (
+        tuple(column.name for column in columns) for columns in (captured, current)
+    )
     generated = {column.name for column in (*captured, *current) if column.kind is ColumnKind.GENERATED}
     columns = _keep(captured_names, set(current_names) - generated)
     return TableShape(
@@ -169,7 +185,9 @@ def name_table(table: TableEntry) -> sql.Identifier:
 
 def join_columns(names: tuple[str, ...], prefix: str = "") -> sql.Composed:
     """Quoted column names with commas; with `prefix` as `prefix.name`."""
-    return sql.SQL(", ").join(sql.Identifier(prefix, name) if prefix else sql.Identifier(name) for name in names)
+    return sql.SQL(", ").join(
+        sql.Identifier(prefix, name) if prefix else sql.Identifier(name) for name in names
+    )
 
 
 @contextmanager
@@ -188,8 +206,10 @@ def apply_session_settings(connection: Connection) -> None:
 
 def _list_columns(connection: Connection, table: TableEntry) -> tuple[Column, ...]:
     rows = connection.execute(
-        "SELECT attname, CASE WHEN attgenerated <> '' THEN 'generated' WHEN attidentity = 'a' THEN 'always' ELSE '' END"
-        " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        "SELECT attname, CASE WHEN attgenerated <> '' THEN 'generated' WHEN attidentity = 'a' THEN "
+        "'always' ELSE '' END"
+        " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN "
+        "pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
         (table.schema_name, table.name),
     ).fetchall()
@@ -209,26 +229,40 @@ def _list_key(connection: Connection, table: TableEntry) -> tuple[str, ...]:
 
 
 def _exists(connection: Connection, table: TableEntry) -> bool:
-    query = sql.SQL("SELECT pg_catalog.to_regclass({}) IS NOT NULL").format(sql.Literal(name_table(table).as_string(connection)))
+    query = sql.SQL("SELECT pg_catalog.to_regclass({}) IS NOT NULL").format(
+        sql.Literal(name_table(table).as_string(connection))
+    )
     row = connection.execute(query).fetchone()
     return bool(row and row[0])
 
 
-def _stream(connection: Connection, table: TableEntry, shape: TableShape, where: str) -> Iterator[tuple[str, str]]:
+def _stream(
+    connection: Connection, table: TableEntry, shape: TableShape, where: str
+) -> Iterator[tuple[str, str]]:
     """(key, digest of the row) in the byte order of the keys. Without a primary key the digest is the key."""
     digest = sql.SQL("pg_catalog.md5(ROW({})::text)").format(join_columns(shape.columns))
-    key = sql.SQL("pg_catalog.jsonb_build_array({})::text").format(join_columns(shape.key)) if shape.key else digest
-    query = sql.SQL('SELECT k, d FROM (SELECT {} AS k, {} AS d FROM ONLY {} WHERE ({})) AS rows ORDER BY k COLLATE "C"').format(
-        key, digest, name_table(table), as_condition(where)
+    key = (
+        sql.SQL("pg_catalog.jsonb_build_array({})::text").format(join_columns(shape.key))
+        if shape.key
+        else digest
     )
+    query = sql.SQL(
+        'SELECT k, d FROM (SELECT {} AS k, {} AS d FROM ONLY {} WHERE ({})) AS rows ORDER BY k COLLATE "C"'
+    ).format(key, digest, name_table(table), as_condition(where))
     try:
         with connection.cursor(name="captured_or_current") as cursor:
             cursor.itersize = _FETCHED_ROWS
             for found_key, found_digest in cursor.execute(query):
                 yield str(found_key), str(found_digest)
-    except (psycopg.errors.SyntaxError, psycopg.errors.UndefinedColumn, psycopg.errors.DataError, psycopg.errors.UndefinedFunction) as error:
+    except (
+        psycopg.errors.SyntaxError,
+        psycopg.errors.UndefinedColumn,
+        psycopg.errors.DataError,
+        psycopg.errors.UndefinedFunction,
+    ) as error:
         raise RestoreError(
-            f"the condition {where!r} cannot be used: {' '.join(str(error).split())}", hint="Write what stands behind WHERE in SQL."
+            f"the condition {where!r} cannot be used: {' '.join(str(error).split())}",
+            hint="Write what stands behind WHERE in SQL.",
         ) from error
 
 
@@ -239,30 +273,44 @@ def _read_changed_rows(
     return tuple(
         ChangedRow(
             key,
-            tuple(ChangedValue(column, old, new) for column, old, new in zip(shape.columns, before[key], now[key], strict=True) if old != new),
+            tuple(
+                ChangedValue(column, old, new)
+                for column, old, new in zip(shape.columns, before[key], now[key], strict=True)
+                if old != new
+            ),
         )
         for key in keys
         if key in before and key in now
     )
 
 
-def _read_rows(connection: Connection, table: TableEntry, shape: TableShape, keys: Sequence[str]) -> dict[str, tuple[ShownValue | None, ...]]:
+def _read_rows(
+    connection: Connection, table: TableEntry, shape: TableShape, keys: Sequence[str]
+) -> dict[str, tuple[ShownValue | None, ...]]:
     """Return the rows of these keys."""
-    # No cast to text: a type may have one of its own, a function of whoever made it. Of a value of a gigabyte only the beginning comes here.
+    # No cast to text: a type may have one of its own, a function of whoever made it. Of a value of a gigabyte
+    # only the beginning comes here.
     value = sql.SQL(
-        "CASE WHEN pg_catalog.num_nulls({0}) = 0 THEN pg_catalog.concat(pg_catalog.md5(pg_catalog.format('%s', {0})), ' ',"
-        " pg_catalog.length(pg_catalog.format('%s', {0})), ' ', pg_catalog.left(pg_catalog.format('%s', {0}), {1})) END"
+        "CASE WHEN pg_catalog.num_nulls({0}) = 0 THEN "
+        "pg_catalog.concat(pg_catalog.md5(pg_catalog.format('%s', {0})), ' ',"
+        " pg_catalog.length(pg_catalog.format('%s', {0})), ' ', pg_catalog.left(pg_catalog.format('%s', "
+        "{0}), {1})) END"
     )
     query = sql.SQL(
-        "SELECT k, v FROM (SELECT pg_catalog.jsonb_build_array({})::text AS k, ARRAY[{}]::text[] AS v FROM ONLY {}) AS rows"
+        "SELECT k, v FROM (SELECT pg_catalog.jsonb_build_array({})::text AS k, ARRAY[{}]::text[] AS v FROM "
+        "ONLY {}) AS rows"
         " WHERE k OPERATOR(pg_catalog.=) ANY({})"
     ).format(
         join_columns(shape.key),
-        sql.SQL(", ").join(value.format(sql.Identifier(name), sql.Literal(_SHOWN_CHARACTERS)) for name in shape.columns),
+        sql.SQL(", ").join(
+            value.format(sql.Identifier(name), sql.Literal(_SHOWN_CHARACTERS)) for name in shape.columns
+        ),
         name_table(table),
         sql.Literal(list(keys)),
     )
-    return {str(key): tuple(map(_parse_value, values)) for key, values in connection.execute(query).fetchall()}
+    return {
+        str(key): tuple(map(_parse_value, values)) for key, values in connection.execute(query).fetchall()
+    }
 
 
 def _parse_value(text: str | None) -> ShownValue | None:
@@ -272,7 +320,9 @@ def _parse_value(text: str | None) -> ShownValue | None:
     return ShownValue(shown, int(length), md5)
 
 
-def merge_rows(table: TableEntry, shape: TableShape, left: Iterator[tuple[str, str]], right: Iterator[tuple[str, str]]) -> TableDiff:
+def merge_rows(
+    table: TableEntry, shape: TableShape, left: Iterator[tuple[str, str]], right: Iterator[tuple[str, str]]
+) -> TableDiff:
     """Return how the rows differ: (key, digest) of both sides, in the byte order of the keys."""
     only_captured: list[str] = []
     only_live: list[str] = []
@@ -313,8 +363,13 @@ def _group(rows: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
         yield key, [digest for _key, digest in group]
 
 
-def _pair(left: Iterator[tuple[str, list[str]]], right: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Merges two sorted streams: (key, digests on the left, digests on the right). The byte order of UTF-8 is the order of Python's strings."""
+def _pair(
+    left: Iterator[tuple[str, list[str]]], right: Iterator[tuple[str, list[str]]]
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Merges two sorted streams: (key, digests on the left, digests on the right).
+
+    The byte order of UTF-8 is the order of Python's strings.
+    """
     here, there = next(left, None), next(right, None)
     while here is not None or there is not None:
         if there is None or (here is not None and here[0] < there[0]):
@@ -349,7 +404,10 @@ def _row_to_json(row: ChangedRow, *, with_values: bool) -> dict[str, object]:
     shown: dict[str, object] = {"key": row.key, "columns": [value.column for value in row.values]}
     if with_values:
         shown["values"] = {
-            value.column: {side: None if each is None else str(each) for side, each in (("backup", value.captured), ("live", value.live))}
+            value.column: {
+                side: None if each is None else str(each)
+                for side, each in (("backup", value.captured), ("live", value.live))
+            }
             for value in row.values
         }
     return shown

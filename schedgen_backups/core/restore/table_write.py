@@ -1,7 +1,8 @@
-"""Puts rows of a side database back into the live one: those that are missing there, and where asked those that were changed since.
+"""Puts rows of a side database back into the live one: those that are missing there, and where asked those
+that were changed since.
 
-One transaction for all tables, parents before children. Rows that only the live table has are never touched: a table as it was, without them, is a
-whole restore into another database.
+One transaction for all tables, parents before children. Rows that only the live table has are never touched:
+a table as it was, without them, is a whole restore into another database.
 """
 
 from __future__ import annotations
@@ -49,12 +50,20 @@ class WrittenRows:
 
 
 def write_rows(
-    tables: Sequence[TableEntry], side: DatabaseSession, live: DatabaseSession, mode: WriteMode, *, where: str = ""
+    tables: Sequence[TableEntry],
+    side: DatabaseSession,
+    live: DatabaseSession,
+    mode: WriteMode,
+    *,
+    where: str = "",
 ) -> tuple[WrittenRows, ...]:
-    """Put the rows back into the live tables; return how many of each. `where` is a condition on captured rows.
+    """Put the rows back into the live tables; return how many of each.
 
-    One transaction: after any error the live database is as it was. RestoreError (permanent) when a live table is missing, lacks a
-    primary key for `CHANGED`, or refuses a row (such as a foreign key whose parent is missing).
+    `where` is a condition on captured rows.
+
+    One transaction: after any error the live database is as it was. RestoreError (permanent) when a live
+    table is missing, lacks a primary key for `CHANGED`, or refuses a row (such as a foreign key whose parent
+    is missing).
     """
     written: list[WrittenRows] = []
     with open_reader(side) as source, live.use() as target, target.transaction():
@@ -75,17 +84,26 @@ def check_shape(table: TableEntry, shape: TableShape, mode: WriteMode) -> None:
         )
     if mode is WriteMode.CHANGED and not shape.key:
         raise RestoreError(
-            f"{table.qualified_name} has no primary key in the live database: changed rows cannot be told from new ones; nothing was written",
+            f"{table.qualified_name} has no primary key in the live database: changed rows cannot be told "
+            "from new ones; nothing was written",
             hint="Put back the missing rows only.",
         )
 
 
-def _write_table(table: TableEntry, shape: TableShape, source: Connection, target: Connection, mode: WriteMode, where: str) -> int:
+def _write_table(
+    table: TableEntry, shape: TableShape, source: Connection, target: Connection, mode: WriteMode, where: str
+) -> int:
     columns = join_columns(shape.columns)
     staging = sql.Identifier("schedgen_backups_rows")
     name = name_table(table)
-    target.execute(sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(staging, columns, name))
-    select = sql.SQL("COPY (SELECT {} FROM ONLY {} WHERE ({})) TO STDOUT").format(columns, name, as_condition(where))
+    target.execute(
+        sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
+            staging, columns, name
+        )
+    )
+    select = sql.SQL("COPY (SELECT {} FROM ONLY {} WHERE ({})) TO STDOUT").format(
+        columns, name, as_condition(where)
+    )
     with (
         source.cursor().copy(select) as reading,
         target.cursor().copy(sql.SQL("COPY {} ({}) FROM STDIN").format(staging, columns)) as writing,
@@ -96,8 +114,10 @@ def _write_table(table: TableEntry, shape: TableShape, source: Connection, targe
         cursor = target.execute(make_insert(table, shape, mode))
     except psycopg.IntegrityError as error:
         raise RestoreError(
-            f"the live database refuses a row of {table.qualified_name}, and nothing was written: {' '.join(str(error).split())}",
-            hint="A foreign key whose parent is missing: name the parent's table as well. Another constraint: copy by hand from a side database.",
+            f"the live database refuses a row of {table.qualified_name}, and nothing was written: "
+            f"{' '.join(str(error).split())}",
+            hint="A foreign key whose parent is missing: name the parent's table as well. Another "
+            "constraint: copy by hand from a side database.",
         ) from error
     target.execute(sql.SQL("DROP TABLE {}").format(staging))
     return max(0, cursor.rowcount)
@@ -105,35 +125,53 @@ def _write_table(table: TableEntry, shape: TableShape, source: Connection, targe
 
 def make_insert(table: TableEntry, shape: TableShape, mode: WriteMode) -> sql.Composed:
     """Return the statement that puts back rows of the temporary table."""
-    insert = sql.SQL("INSERT INTO {} AS live ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM schedgen_backups_rows AS rows").format(
-        name_table(table), join_columns(shape.columns), join_columns(shape.columns, "rows")
-    )
+    insert = sql.SQL(
+        "INSERT INTO {} AS live ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM schedgen_backups_rows AS rows"
+    ).format(name_table(table), join_columns(shape.columns), join_columns(shape.columns, "rows"))
     if not shape.key:
         row = sql.SQL("ROW({})::text")
         return sql.SQL("{} WHERE NOT EXISTS (SELECT FROM {} AS other WHERE {} = {})").format(
-            insert, name_table(table), row.format(join_columns(shape.columns, "other")), row.format(join_columns(shape.columns, "rows"))
+            insert,
+            name_table(table),
+            row.format(join_columns(shape.columns, "other")),
+            row.format(join_columns(shape.columns, "rows")),
         )
-    settable = [name for name in shape.columns if name not in shape.key and name not in shape.generated_always]
+    settable = [
+        name for name in shape.columns if name not in shape.key and name not in shape.generated_always
+    ]
     if mode is WriteMode.MISSING or not settable:
         return sql.SQL("{} ON CONFLICT ({}) DO NOTHING").format(insert, join_columns(shape.key))
-    changes = sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(column)) for column in settable)
-    return sql.SQL("{} ON CONFLICT ({}) DO UPDATE SET {} WHERE ROW({})::text IS DISTINCT FROM ROW({})::text").format(
-        insert, join_columns(shape.key), changes, join_columns(shape.columns, "live"), join_columns(shape.columns, "excluded")
+    changes = sql.SQL(", ").join(
+        sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(column)) for column in settable
+    )
+    return sql.SQL(
+        "{} ON CONFLICT ({}) DO UPDATE SET {} WHERE ROW({})::text IS DISTINCT FROM ROW({})::text"
+    ).format(
+        insert,
+        join_columns(shape.key),
+        changes,
+        join_columns(shape.columns, "live"),
+        join_columns(shape.columns, "excluded"),
     )
 
 
 def _sort_by_foreign_keys(tables: Sequence[TableEntry], live: Connection) -> list[TableEntry]:
     rows = live.execute(
         "SELECT cn.nspname, c.relname, pn.nspname, p.relname FROM pg_catalog.pg_constraint k"
-        " JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace"
-        " JOIN pg_catalog.pg_class p ON p.oid = k.confrelid JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace WHERE k.contype = 'f'"
+        " JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace cn ON cn.oid = "
+        "c.relnamespace"
+        " JOIN pg_catalog.pg_class p ON p.oid = k.confrelid JOIN pg_catalog.pg_namespace pn ON pn.oid = "
+        "p.relnamespace WHERE k.contype = 'f'"
     ).fetchall()
     pairs = [((str(schema), str(child)), (str(other), str(parent))) for schema, child, other, parent in rows]
     return sort_parents_first(tables, pairs)
 
 
 def sort_parents_first(tables: Sequence[TableEntry], pairs: Iterable[tuple[Name, Name]]) -> list[TableEntry]:
-    """Return the tables, parents before children; `pairs` are (child, parent). Tables in a circle stay in the order of the dump."""
+    """Return the tables, parents before children.
+
+    `pairs` are (child, parent). Tables in a circle stay in the order of the dump.
+    """
     by_name = {(table.schema_name, table.name): table for table in tables}
     graph: dict[Name, set[Name]] = {name: set() for name in by_name}
     for child, parent in pairs:

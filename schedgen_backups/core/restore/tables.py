@@ -1,4 +1,6 @@
-"""Restores single tables: loads them into a database of their own beside the live one, compares both, and puts rows back."""
+"""Restores single tables: loads them into a database of their own beside the live one, compares both, and
+puts rows back.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,13 @@ from schedgen_backups.core.postgres.psql import feed_psql
 from schedgen_backups.core.postgres.session import Connection, DatabaseSession
 from schedgen_backups.core.restore.database import PreparedDatabase, prepare_new_database
 from schedgen_backups.core.restore.new_database import create_database, drop_database
-from schedgen_backups.core.restore.table_diff import TableDiff, as_condition, diff_tables, name_table, open_reader
+from schedgen_backups.core.restore.table_diff import (
+    TableDiff,
+    as_condition,
+    diff_tables,
+    name_table,
+    open_reader,
+)
 from schedgen_backups.core.restore.table_write import WriteMode, WrittenRows, write_rows
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups.core.units import name_some
@@ -47,9 +55,11 @@ def check_dump_belongs(dump: DumpFile, point_id: RecoveryPointId) -> None:
 
 
 def select_tables(dump: DumpFile, names: tuple[str, ...]) -> tuple[TableEntry, ...]:
-    """The tables that any name means, in the order of the dump: `schema.table`, `table` (in any schema), `schema.*` or another glob.
+    """The tables that any name means, in the order of the dump: `schema.table`, `table` (in any schema),
+    `schema.*` or another glob.
 
-    RestoreError (permanent) names what means no table. A partitioned table has no rows of its own: its partitions are named.
+    RestoreError (permanent) names what means no table. A partitioned table has no rows of its own: its
+    partitions are named.
     """
     chosen: list[TableEntry] = []
     unused = set(names)
@@ -62,12 +72,14 @@ def select_tables(dump: DumpFile, names: tuple[str, ...]) -> tuple[TableEntry, .
         left_out = find_left_out(dump, tuple(unused))
         if left_out:
             raise RestoreError(
-                f"the dump holds no rows of {name_some(left_out)}: BACKUP_EXCLUDE_TABLE_DATA left them out when it was taken",
+                f"the dump holds no rows of {name_some(left_out)}: BACKUP_EXCLUDE_TABLE_DATA left them out "
+                "when it was taken",
                 hint="Look for a recovery point of before that: schedgen-backups list",
             )
         raise RestoreError(
             f"the dump holds no rows of {', '.join(sorted(unused))}",
-            hint="Name a table, schema.table or a glob such as public.jobs_*; of a partitioned table, its partitions. `show ID --tables` lists them.",
+            hint="Name a table, schema.table or a glob such as public.jobs_*; of a partitioned table, its "
+            "partitions. `show ID --tables` lists them.",
         )
     return tuple(chosen)
 
@@ -75,7 +87,11 @@ def select_tables(dump: DumpFile, names: tuple[str, ...]) -> tuple[TableEntry, .
 def find_left_out(dump: DumpFile, names: tuple[str, ...]) -> tuple[str, ...]:
     """The tables that any name means and whose rows the operator left out of the dump."""
     excluded = dump.record.excluded_tables
-    return tuple(f"{each.schema_name}.{each.name}" for each in excluded if any(matches_table(name, each.schema_name, each.name) for name in names))
+    return tuple(
+        f"{each.schema_name}.{each.name}"
+        for each in excluded
+        if any(matches_table(name, each.schema_name, each.name) for name in names)
+    )
 
 
 class SideDatabase:
@@ -89,7 +105,11 @@ class SideDatabase:
     def keep(self, comment: str) -> None:
         """Let the database stay, with this comment in place of the mark of something unfinished."""
         with self._session.use() as connection:
-            connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(self.name), sql.Literal(comment)))
+            connection.execute(
+                sql.SQL("COMMENT ON DATABASE {} IS {}").format(
+                    sql.Identifier(self.name), sql.Literal(comment)
+                )
+            )
         self.is_kept = True
 
 
@@ -97,16 +117,20 @@ class SideDatabase:
 def open_side_database(
     session: DatabaseSession, name: str, *, encoding: str, like: DatabaseProperties | None = None
 ) -> Generator[SideDatabase, None, None]:
-    """A new, empty database of this name is on the server within the block; what killed processes left there of this kind is gone.
+    """A new, empty database of this name is on the server within the block; what killed processes left there
+    of this kind is gone.
 
     `session` is one with the server's maintenance database. Errors and `like` are those of `create_database`.
     """
     with session.use() as connection:
-        # The session ends with this process, whatever happens to it: then the next one may remove what it left.
+        # The session ends with this process, whatever happens to it: then the next one may remove what it
+        # left.
         connection.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtext(%s))", (name,))
         _sweep(connection)
         create_database(connection, name, session.settings, encoding=encoding, like=like)
-        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(_MARK)))
+        connection.execute(
+            sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(_MARK))
+        )
     side = SideDatabase(session, name)
     try:
         yield side
@@ -124,29 +148,42 @@ def read_like(prepared: PreparedDatabase, live: DatabaseSettings) -> DatabasePro
 
 def _sweep(connection: Connection) -> None:
     rows = connection.execute(
-        "SELECT datname FROM pg_catalog.pg_database d WHERE pg_catalog.shobj_description(d.oid, 'pg_database') = %s", (_MARK,)
+        "SELECT datname FROM pg_catalog.pg_database d WHERE pg_catalog.shobj_description(d.oid, "
+        "'pg_database') = %s",
+        (_MARK,),
     ).fetchall()
     for (name,) in rows:
-        free = connection.execute("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext(%s))", (name,)).fetchone()
+        free = connection.execute(
+            "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext(%s))", (name,)
+        ).fetchone()
         if free and free[0]:
             drop_database(connection, str(name))
             connection.execute("SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtext(%s))", (name,))
 
 
 def _fill(prepared: PreparedDatabase, tables: tuple[TableEntry, ...], side: DatabaseSettings) -> None:
-    """Load the dump's schema without constraints and indexes, and the rows of these tables, into the empty database.
+    """Load the dump's schema without constraints and indexes, and the rows of these tables, into the empty
+    database.
 
-    All in one transaction, committed when each table's digest was seen to match. RestoreError when psql stops, VerificationError when the
-    file is damaged; then the database is empty.
+    All in one transaction, committed when each table's digest was seen to match. RestoreError when psql
+    stops, VerificationError when the file is damaged; then the database is empty.
     """
     through_root = next((table for table in tables if table.root), None)
     if through_root is not None:
         raise RestoreError(
-            f"{through_root.qualified_name} is a hash partition whose rows another database may put into another partition of {through_root.root}",
-            hint="Restore the whole point into a database of its own: schedgen-backups restore ID --database NAME",
+            f"{through_root.qualified_name} is a hash partition whose rows another database may put into "
+            f"another partition of {through_root.root}",
+            hint="Restore the whole point into a database of its own: schedgen-backups restore ID "
+            "--database NAME",
         )
     with prepared.artifact.name_errors():
-        feed_psql(prepared.client, side, prepared.facts.session, prepared.transfer, list_texts(prepared.dump, tables))
+        feed_psql(
+            prepared.client,
+            side,
+            prepared.facts.session,
+            prepared.transfer,
+            list_texts(prepared.dump, tables),
+        )
 
 
 def list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes]:
@@ -169,7 +206,9 @@ def list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes
 
 @dataclass(frozen=True)
 class TableRequest:
-    """Which tables of which point, and the live database that they are compared with and may be put back into."""
+    """Which tables of which point, and the live database that they are compared with and may be put back
+    into.
+    """
 
     point: PointListing
     names: tuple[str, ...]
@@ -202,7 +241,10 @@ class PreparedTables:
         return self.differences
 
     def execute(self, mode: WriteMode) -> tuple[WrittenRows, ...]:
-        """Put rows back; return how many of each table. Errors are those of `write_rows`, after which the live database is as it was."""
+        """Put rows back; return how many of each table.
+
+        Errors are those of `write_rows`, after which the live database is as it was.
+        """
         return write_rows(self.tables, self.captured, self.live, mode, where=self.request.where)
 
     def compare(self) -> tuple[TableDiff, ...]:
@@ -210,45 +252,71 @@ class PreparedTables:
         return diff_tables(self.tables, self.captured, self.live, where=self.request.where)
 
     def read_keys(self, column: str) -> tuple[str, ...]:
-        """Return the distinct object keys in this column of the captured rows of the first table, in byte order.
+        """Return the distinct object keys in this column of the captured rows of the first table, in byte
+        order.
 
         RestoreError when there is no such column.
         """
         table = self.tables[0]
-        query = sql.SQL('SELECT DISTINCT {0}::text COLLATE "C" FROM ONLY {1} WHERE ({2}) AND {0} IS NOT NULL ORDER BY 1').format(
-            sql.Identifier(column), name_table(table), as_condition(self.request.where)
-        )
+        query = sql.SQL(
+            'SELECT DISTINCT {0}::text COLLATE "C" FROM ONLY {1} WHERE ({2}) AND {0} IS NOT NULL ORDER BY 1'
+        ).format(sql.Identifier(column), name_table(table), as_condition(self.request.where))
         with open_reader(self.captured) as connection:
             try:
                 rows = connection.execute(query).fetchall()
             except psycopg.errors.UndefinedColumn as error:
                 raise RestoreError(
-                    f"{table.qualified_name} has no column {column}", hint="--key-column names the column that holds object keys."
+                    f"{table.qualified_name} has no column {column}",
+                    hint="--key-column names the column that holds object keys.",
                 ) from error
         return tuple(str(key) for (key,) in rows)
 
 
 @contextmanager
-def prepare_tables(request: TableRequest, transfer: TransferSettings) -> Generator[PreparedTables, None, None]:
-    """The tables are in a side database within the block, compared with the live ones; it is dropped afterwards unless it was kept.
+def prepare_tables(
+    request: TableRequest, transfer: TransferSettings
+) -> Generator[PreparedTables, None, None]:
+    """The tables are in a side database within the block, compared with the live ones; it is dropped
+    afterwards unless it was kept.
 
-    RestoreError when a name means no table or the condition cannot be used, TargetNotEmptyError when the side database is there already,
-    VerificationError when the file is damaged or another point's. The live database is only read.
+    RestoreError when a name means no table or the condition cannot be used, TargetNotEmptyError when the side
+    database is there already, VerificationError when the file is damaged or another point's. The live
+    database is only read.
     """
     point_id = request.point.point_id
     with (
-        prepare_new_database(request.point.get_path(ArtifactKind.DATABASE), request.live, transfer) as prepared,
+        prepare_new_database(
+            request.point.get_path(ArtifactKind.DATABASE), request.live, transfer
+        ) as prepared,
         DatabaseSession(request.live, stall_timeout_seconds=transfer.stall_timeout_seconds) as live,
     ):
         check_dump_belongs(prepared.dump, point_id)
         tables = select_tables(prepared.dump, request.names)
         if request.where and len(tables) != 1:
-            raise RestoreError("a condition on rows needs exactly one table", hint="Name one table, or leave the condition out.")
+            raise RestoreError(
+                "a condition on rows needs exactly one table",
+                hint="Name one table, or leave the condition out.",
+            )
         name = request.side_name or make_side_name(point_id)
         with (
-            open_side_database(prepared.session, name, encoding=prepared.record.encoding, like=read_like(prepared, request.live)) as side,
-            DatabaseSession(request.live.with_database(name), stall_timeout_seconds=transfer.stall_timeout_seconds) as captured,
+            open_side_database(
+                prepared.session,
+                name,
+                encoding=prepared.record.encoding,
+                like=read_like(prepared, request.live),
+            ) as side,
+            DatabaseSession(
+                request.live.with_database(name), stall_timeout_seconds=transfer.stall_timeout_seconds
+            ) as captured,
         ):
             _fill(prepared, tables, captured.settings)
             differences = diff_tables(tables, captured, live, where=request.where)
-            yield PreparedTables(request, tables, side, captured, live, differences, find_left_out(prepared.dump, request.names))
+            yield PreparedTables(
+                request,
+                tables,
+                side,
+                captured,
+                live,
+                differences,
+                find_left_out(prepared.dump, request.names),
+            )

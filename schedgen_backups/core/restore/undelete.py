@@ -1,4 +1,6 @@
-"""Brings back deleted rows together with the objects that they refer to: only what is missing is written, and the rows are committed last."""
+"""Brings back deleted rows together with the objects that they refer to: only what is missing is written, and
+the rows are committed last.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,12 @@ from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.restore.bucket import prepare_bucket
-from schedgen_backups.core.restore.objects import PreparedObjects, check_archive_belongs, compare_objects, select_keys
+from schedgen_backups.core.restore.objects import (
+    PreparedObjects,
+    check_archive_belongs,
+    compare_objects,
+    select_keys,
+)
 from schedgen_backups.core.restore.table_diff import TableDiff
 from schedgen_backups.core.restore.table_write import WriteMode
 from schedgen_backups.core.restore.tables import PreparedTables, TableRequest, prepare_tables
@@ -44,7 +51,9 @@ class Undeleted:
 
 @dataclass(frozen=True)
 class PreparedUndelete:
-    """Rows in a side database and their objects, compared with the live ones; nothing is written into the live system yet."""
+    """Rows in a side database and their objects, compared with the live ones; nothing is written into the
+    live system yet.
+    """
 
     request: UndeleteRequest
     tables: PreparedTables
@@ -57,7 +66,8 @@ class PreparedUndelete:
     def execute(self) -> Undeleted:
         """Write the missing objects, read them back, then put the missing rows back.
 
-        After an error the live table is as it was, and the objects that were written are removed again: the error's hint says which are left.
+        After an error the live table is as it was, and the objects that were written are removed again: the
+        error's hint says which are left.
         """
         try:
             objects = self.objects.write_missing()
@@ -73,8 +83,13 @@ class PreparedUndelete:
 
 
 @contextmanager
-def prepare_undelete(request: UndeleteRequest, transfer: TransferSettings) -> Generator[PreparedUndelete, None, None]:
-    """The rows are in a side database within the block, and their objects were compared with the bucket. Errors as of `prepare_tables` and S3's."""
+def prepare_undelete(
+    request: UndeleteRequest, transfer: TransferSettings
+) -> Generator[PreparedUndelete, None, None]:
+    """The rows are in a side database within the block, and their objects were compared with the bucket.
+
+    Errors as of `prepare_tables` and S3's.
+    """
     point = request.rows.point
     with (
         prepare_bucket(point.get_path(ArtifactKind.BUCKET), request.bucket, transfer) as bucket,
@@ -84,6 +99,8 @@ def prepare_undelete(request: UndeleteRequest, transfer: TransferSettings) -> Ge
         with bucket.artifact.read_as(ArchiveFile) as archive:
             check_archive_belongs(archive, point.point_id)
             entries, lost_keys = select_keys(archive, keys)
-            excluded_keys = frozenset(key for key in lost_keys if matches_any_key(archive.record.excluded_patterns, key))
+            excluded_keys = frozenset(
+                key for key in lost_keys if matches_any_key(archive.record.excluded_patterns, key)
+            )
         objects = PreparedObjects(point, bucket, compare_objects(bucket, entries))
         yield PreparedUndelete(request, tables, objects, lost_keys, excluded_keys)

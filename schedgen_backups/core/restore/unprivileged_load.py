@@ -1,9 +1,11 @@
-"""Loads a dump that somebody hostile may have written, on a connection that was authenticated without superuser rights.
+"""Loads a dump that somebody hostile may have written, on a connection that was authenticated without
+superuser rights.
 
-Whatever can run code of the dump (rows, defaults, checks, indexes, triggers, refreshes) runs as the loader. The few statements that only a superuser
-may execute run on a second connection, one at a time, and only in forms that evaluate no expression and call no function of the dump.
-Objects never come to belong to a superuser: a function or materialized view that does would run with its rights.
-docs/decisions/0017 has the reasons; add a form here only after asking what it could execute.
+Whatever can run code of the dump (rows, defaults, checks, indexes, triggers, refreshes) runs as the loader.
+The few statements that only a superuser may execute run on a second connection, one at a time, and only in
+forms that evaluate no expression and call no function of the dump. Objects never come to belong to a
+superuser: a function or materialized view that does would run with its rights. docs/decisions/0017 has the
+reasons; add a form here only after asking what it could execute.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from psycopg import sql
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import DumpFile
-from schedgen_backups.core.formats.dump_text import DumpDigest, Segment, TableEnd, TableStart, Text, split_dump, unquote_identifier
+from schedgen_backups.core.formats.dump_text import (
+    DumpDigest,
+    Segment,
+    TableEnd,
+    TableStart,
+    Text,
+    split_dump,
+    unquote_identifier,
+)
 from schedgen_backups.core.formats.sql_statements import Statement, StatementSplitter
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.restore.database import PreparedDatabase
@@ -41,9 +51,11 @@ from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 
 LOADED_SETTINGS: Mapping[str, str] = MappingProxyType({"search_path": ""})
-"""In the startup packet, besides the fixed ones: nothing that a dump made is found without its schema. For connections to what was loaded."""
+"""In the startup packet, besides the fixed ones: nothing that a dump made is found without its schema. For
+connections to what was loaded."""
 _WITHOUT_EFFECT = frozenset({"01006", "01007"})
-"""SQLSTATEs of the warnings that a GRANT or REVOKE changed nothing, or not all of it, since whoever ran it may not (manual, appendix A)."""
+"""SQLSTATEs of the warnings that a GRANT or REVOKE changed nothing, or not all of it, since whoever ran it
+may not (manual, appendix A)."""
 _ROLE_STATEMENT = make_form(r"GRANT |REVOKE |ALTER DEFAULT PRIVILEGES ")
 _ROLE_WORD = make_form(r"(?P<word>\b(?:TO|FROM|ROLE) )(?P<who><name>)(?=[;, ])")
 _GRANTOR = make_form(r"SET SESSION AUTHORIZATION (?P<who><name>);")
@@ -53,8 +65,10 @@ _TABLESPACE = make_form("SET default_tablespace = (?:<name>|'');")
 _ROW_SECURITY = b"SET row_security = off;"
 """As of `make_loadable`: it serves no load."""
 _PREPARATIONS = make_form(
-    r"SET .*|SELECT pg_catalog\.set_config\(<string>, <string>, (?:true|false)\);|CREATE SCHEMA <name>;|ALTER SCHEMA <name> OWNER TO <name>;"
-    r"|CREATE COLLATION <name>\.<name> \((?:[^();']|<string>)*\);|ALTER COLLATION <name>\.<name> OWNER TO <name>;"
+    r"SET .*|SELECT pg_catalog\.set_config\(<string>, <string>, (?:true|false)\);|CREATE SCHEMA "
+    r"<name>;|ALTER SCHEMA <name> OWNER TO <name>;"
+    r"|CREATE COLLATION <name>\.<name> \((?:[^();']|<string>)*\);|ALTER COLLATION <name>\.<name> OWNER TO "
+    r"<name>;"
     r"|COMMENT ON (?:SCHEMA|EXTENSION|COLLATION) <name>(?:\.<name>)? IS <string>;|CREATE EXTENSION .*"
 )
 """Statements that make nothing which the script of an extension could call."""
@@ -63,7 +77,8 @@ _CONFIG_TABLES = """
     FROM pg_catalog.pg_extension e CROSS JOIN LATERAL pg_catalog.unnest(e.extconfig) AS config(relation)
     JOIN pg_catalog.pg_class c ON c.oid = config.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND NOT pg_catalog.pg_has_role(%(loader)s, c.relowner, 'USAGE')"""
-"""Tables of extensions whose rows are in a dump, if they are not the loader's (manual, 36.17.3), and whether he may not enter their schema."""
+"""Tables of extensions whose rows are in a dump, if they are not the loader's (manual, 36.17.3), and whether
+he may not enter their schema."""
 _REFRESH = make_form(r"REFRESH MATERIALIZED VIEW (?P<view><name>\.<name>);")
 _UNREACHABLE_CLASS = "08"
 _REFUSED = frozenset({"42501", "2F003"})
@@ -77,7 +92,9 @@ Session = psycopg.Connection[tuple[object, ...]]
 
 @dataclass(frozen=True)
 class StandIn:
-    """A role without superuser rights that takes the place of a superuser of the same server, whom nothing may be given to."""
+    """A role without superuser rights that takes the place of a superuser of the same server, whom nothing
+    may be given to.
+    """
 
     quoted: str
     """The superuser's name as pg_dump writes it in SQL."""
@@ -94,25 +111,31 @@ class LoadRoles:
     loader: DatabaseSettings
     superuser: DatabaseSettings | None
     reader: DatabaseSettings | None = None
-    """Who looks at what was loaded, where nobody can log in as the loader any more. Nothing of the dump runs as this role during the load."""
+    """Who looks at what was loaded, where nobody can log in as the loader any more. Nothing of the dump runs
+    as this role during the load."""
     made_roles: frozenset[str] = frozenset()
-    """Names of the roles that were made for this load, all without superuser rights; the loader is a member of each."""
+    """Names of the roles that were made for this load, all without superuser rights; the loader is a member
+    of each."""
     refused_owners: frozenset[str] = frozenset()
     """Names of superusers of the server: nothing is given to them."""
     stand_ins: tuple[StandIn, ...] = ()
     """For those of them that the dump names."""
     is_server_shared: bool = True
-    """Whether others use the server too: then a right to read its log, or to connect from it without a password, reaches what is theirs."""
+    """Whether others use the server too: then a right to read its log, or to connect from it without a
+    password, reaches what is theirs."""
 
     def name_stand_ins(self, statement: bytes) -> bytes:
-        """Return the statement with stand-ins where it gives something to, or takes it from, one of their superusers."""
+        """Return the statement with stand-ins where it gives something to, or takes it from, one of their
+        superusers.
+        """
         names = {each.quoted.encode(): each.stand_in.encode() for each in self.stand_ins}
         owner = OWNER.fullmatch(statement)
         if owner is not None and owner["new_owner"] in names:
             return statement[: owner.start("new_owner")] + names[owner["new_owner"]] + b";"
         grantor = _GRANTOR.fullmatch(statement)
         if grantor is not None:
-            # Before the grant of somebody who was given a right to give on. The loader is a member of each role, and no superuser.
+            # Before the grant of somebody who was given a right to give on. The loader is a member of each
+            # role, and no superuser.
             who = names.get(grantor["who"], grantor["who"])
             return b"SET ROLE " + who + b";" if unquote_identifier(who) in self.made_roles else statement
         if statement == _NO_GRANTOR:
@@ -144,17 +167,27 @@ class LoadRoles:
     def _name_in_line(self, line: bytes) -> bytes:
         for each in self.stand_ins:
             name = each.name if line.startswith(b"-- ") else each.quoted
-            line = re.sub(rb"\b" + each.stand_in.encode() + rb"\b", name.encode().replace(b"\\", b"\\\\"), line)
+            line = re.sub(
+                rb"\b" + each.stand_in.encode() + rb"\b", name.encode().replace(b"\\", b"\\\\"), line
+            )
         return line
 
 
 class UnprivilegedLoad:
-    """One load into an empty database that nobody else uses. It is no transaction: after an error the database is to be dropped."""
+    """One load into an empty database that nobody else uses.
+
+    It is no transaction: after an error the database is to be dropped.
+    """
 
     is_in_doubt = False
 
     def __init__(
-        self, prepared: PreparedDatabase, roles: LoadRoles, *, stop: Event, on_progress: Callable[[int], object] = lambda _size_bytes: None
+        self,
+        prepared: PreparedDatabase,
+        roles: LoadRoles,
+        *,
+        stop: Event,
+        on_progress: Callable[[int], object] = lambda _size_bytes: None,
     ) -> None:
         self._prepared = prepared
         self._roles = roles
@@ -175,17 +208,30 @@ class UnprivilegedLoad:
         """What of the schema's text cannot be equal to the dump's; empty when all of it can."""
         left: list[str] = []
         if self._left_owners:
-            left.append(f"{self._left_owners} objects belong to the loader instead of a superuser of this server")
+            left.append(
+                f"{self._left_owners} objects belong to the loader instead of a superuser of this server"
+            )
         if self._left_gifts:
             left.append(
-                f"rights on functions that an extension keeps from everybody were not given on this server ({self._left_gifts} statements)"
-                + ("; the drill's own server gives those that only read: leave DRILL_DATABASE_URL empty" if self._roles.is_server_shared else "")
+                "rights on functions that an extension keeps from everybody were not given on this server "
+                f"({self._left_gifts} statements)"
+                + (
+                    "; the drill's own server gives those that only read: leave DRILL_DATABASE_URL empty"
+                    if self._roles.is_server_shared
+                    else ""
+                )
             )
         if self._left_grants:
-            left.append(f"rights on objects of the system were neither given nor taken ({self._left_grants} statements)")
+            left.append(
+                f"rights on objects of the system were neither given nor taken ({self._left_grants} "
+                "statements)"
+            )
         if self._unfilled:
             count = len(self._unfilled)
-            left.append(f"{count} materialized views were not filled, since what they read is not open to a drill: {name_some(self._unfilled)}")
+            left.append(
+                f"{count} materialized views were not filled, since what they read is not open to a drill: "
+                f"{name_some(self._unfilled)}"
+            )
         return " and ".join(left)
 
     def describe_target(self) -> str:
@@ -195,8 +241,8 @@ class UnprivilegedLoad:
     def run(self, before_commit: Callable[[], object] = lambda: None) -> None:
         """Load the dump, then wait for `before_commit`, whose errors are raised.
 
-        RestoreError at the first statement that fails or may not be run, VerificationError when the dump's text is not what pg_dump writes or
-        changed meanwhile.
+        RestoreError at the first statement that fails or may not be run, VerificationError when the dump's
+        text is not what pg_dump writes or changed meanwhile.
         """
         dump = self._prepared.dump
         encoding = dump.record.encoding
@@ -206,16 +252,21 @@ class UnprivilegedLoad:
                 self._close_to_others(superuser)
                 self._load(dump, loader, superuser)
             with self._open_superuser(encoding) as superuser:
-                # On servers before 17 a trigger would fire at each statement behind it, with the superuser's rights.
+                # On servers before 17 a trigger would fire at each statement behind it, with the superuser's
+                # rights.
                 for statement in sorted(self._late, key=makes_event_trigger):
                     self._run_late(statement, superuser)
         before_commit()
 
     def _close_to_others(self, superuser: Session | None) -> None:
-        """Let nobody log in as the loader from here on: the dump may change its password, and other databases of the server are open to it."""
+        """Let nobody log in as the loader from here on: the dump may change its password, and other databases
+        of the server are open to it.
+        """
         if superuser is not None:
             with translate_errors(self._roles.superuser or self._roles.loader):
-                superuser.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(self._roles.loader.user)))
+                superuser.execute(
+                    sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(self._roles.loader.user))
+                )
 
     def _open_loader(self, encoding: str) -> AbstractContextManager[Session]:
         # Who cannot log in a second time cannot ask what his session does.
@@ -245,7 +296,9 @@ class UnprivilegedLoad:
                 self._run_all(splitter.feed(segment.data), loader, superuser)
             self._run_all(splitter.finish(), loader, superuser)
             facts = digest.facts()
-        if facts.text_sha256 != dump.record.text_sha256 or [table.sha256 for table in facts.tables] != [table.sha256 for table in dump.tables]:
+        if facts.text_sha256 != dump.record.text_sha256 or [table.sha256 for table in facts.tables] != [
+            table.sha256 for table in dump.tables
+        ]:
             raise VerificationError("the dump changed while it was read")
 
     def _copy(
@@ -264,7 +317,10 @@ class UnprivilegedLoad:
                         break
                     copy.write(segment.data)
         except psycopg.Error as error:
-            raise RestoreError(f"the rows of {start.schema_name}.{start.name} do not load: {_describe(error)}", hint=_hint(error)) from error
+            raise RestoreError(
+                f"the rows of {start.schema_name}.{start.name} do not load: {_describe(error)}",
+                hint=_hint(error),
+            ) from error
 
     @contextmanager
     def _open_config_table(self, start: TableStart, superuser: Session | None) -> Generator[None, None, None]:
@@ -273,7 +329,10 @@ class UnprivilegedLoad:
             yield
             return
         schema, loader = sql.Identifier(start.schema_name), sql.Identifier(self._roles.loader.user)
-        rights = sql.SQL("INSERT ON TABLE {}").format(sql.Identifier(start.schema_name, start.name)), sql.SQL("USAGE ON SCHEMA {}").format(schema)
+        rights = (
+            sql.SQL("INSERT ON TABLE {}").format(sql.Identifier(start.schema_name, start.name)),
+            sql.SQL("USAGE ON SCHEMA {}").format(schema),
+        )
         given = rights if self._config_tables[start.schema_name, start.name] else rights[:1]
         with translate_errors(self._roles.superuser or self._roles.loader):
             for right in given:
@@ -302,13 +361,16 @@ class UnprivilegedLoad:
         if self._is_put_off(text):
             return
         if superuser is not None and not self._has_grantor and gives_rights(text):
-            # As the owner. The loader is a member of everybody: the server would take whoever of them may give the right on (select_best_grantor).
+            # As the owner. The loader is a member of everybody: the server would take whoever of them may
+            # give the right on (select_best_grantor).
             self._run_known(text, superuser)
         else:
             self._run_as_loader(text, loader, superuser)
         if superuser is not None and EXTENSION.fullmatch(text):
             rows = superuser.execute(_CONFIG_TABLES, {"loader": self._roles.loader.user}).fetchall()
-            self._config_tables = {(str(schema), str(name)): bool(is_hidden) for schema, name, is_hidden in rows}
+            self._config_tables = {
+                (str(schema), str(name)): bool(is_hidden) for schema, name, is_hidden in rows
+            }
         if not _PREPARATIONS.fullmatch(text):
             self._has_objects = True
 
@@ -334,14 +396,19 @@ class UnprivilegedLoad:
                 raise explain(text, error) from error
             self._run_privileged(text, superuser, error)
         if self._is_without_effect:
-            # The server warns, and goes on, where the loader has some right on the object, such as one that PUBLIC has.
+            # The server warns, and goes on, where the loader has some right on the object, such as one that
+            # PUBLIC has.
             if superuser is None or not is_known(text, is_server_shared=self._roles.is_server_shared):
                 self._left_grants += 1
             else:
-                self._run_privileged(text, superuser, psycopg.errors.InsufficientPrivilege("privileges were not changed"))
+                self._run_privileged(
+                    text, superuser, psycopg.errors.InsufficientPrivilege("privileges were not changed")
+                )
 
     def _leaves_unfilled(self, text: bytes, error: psycopg.Error) -> bool:
-        """Note a materialized view that reads another server, or what only a superuser may; return whether it is one, or reads one of them."""
+        """Note a materialized view that reads another server, or what only a superuser may; return whether it
+        is one, or reads one of them.
+        """
         refresh, code = _REFRESH.fullmatch(text), error.sqlstate or ""
         is_closed = code.startswith(_UNREACHABLE_CLASS) or code in _REFUSED
         if refresh is None or not (is_closed or (self._unfilled and code == _NOT_POPULATED)):
@@ -359,7 +426,8 @@ class UnprivilegedLoad:
             raise explain(text, refusal) from refusal
         elif self._roles.is_server_shared and OPERATOR_CLASS.fullmatch(text):
             raise RestoreError(
-                f"an operator class of a dump is not made on a server that others use, since it could crash it: {_shorten(text)}",
+                "an operator class of a dump is not made on a server that others use, since it could "
+                f"crash it: {_shorten(text)}",
                 hint="Give the drill a server of its own: leave DRILL_DATABASE_URL empty.",
             ) from refusal
         self._run_known(text, superuser)
@@ -378,13 +446,17 @@ class UnprivilegedLoad:
             raise explain(text, error) from error
 
     def _check_extension(self, text: bytes, refusal: psycopg.Error) -> None:
-        """Raise RestoreError unless the extension may be made: its script runs as superuser, meets nothing of the dump and gives nothing away."""
+        """Raise RestoreError unless the extension may be made: its script runs as superuser, meets nothing of
+        the dump and gives nothing away.
+        """
         extension = EXTENSION.fullmatch(text)
         name = unquote_identifier(extension["extension"]) if extension is not None else ""
         if self._has_objects or name not in HARMLESS_EXTENSIONS:
             raise RestoreError(
-                f"the extension {name} is not installed for a dump: only a superuser may, and it is not among those known to be harmless",
-                hint="Restore this point by hand on a server that you trust with it: schedgen-backups restore ID --database …",
+                f"the extension {name} is not installed for a dump: only a superuser may, and it is not "
+                "among those known to be harmless",
+                hint="Restore this point by hand on a server that you trust with it: schedgen-backups "
+                "restore ID --database …",
             ) from refusal
 
     def _note_warning(self, warning: psycopg.errors.Diagnostic) -> None:
@@ -393,7 +465,8 @@ class UnprivilegedLoad:
     def _run_late(self, text: bytes, superuser: Session | None) -> None:
         if superuser is None:
             raise RestoreError(
-                f"only a superuser may run: {_shorten(text)}", hint="Give the drill a server of its own: leave DRILL_DATABASE_URL empty."
+                f"only a superuser may run: {_shorten(text)}",
+                hint="Give the drill a server of its own: leave DRILL_DATABASE_URL empty.",
             )
         owner = OWNER.fullmatch(text)
         role = unquote_identifier(owner["new_owner"]) if owner is not None else ""
@@ -404,8 +477,9 @@ class UnprivilegedLoad:
             if owner is None:
                 _execute(superuser, text)
                 return
-            # PostgreSQL lets only superusers own event triggers and publications of all tables. No other session, such as one of autovacuum, which
-            # runs functions of indexes as their owner, ever sees the role as one.
+            # PostgreSQL lets only superusers own event triggers and publications of all tables. No other
+            # session, such as one of autovacuum, which runs functions of indexes as their owner, ever sees
+            # the role as one.
             with superuser.transaction():
                 superuser.execute(sql.SQL("ALTER ROLE {} SUPERUSER").format(sql.Identifier(role)))
                 _execute(superuser, text)
@@ -420,18 +494,27 @@ class UnprivilegedLoad:
 
 @contextmanager
 def _connect(
-    settings: DatabaseSettings, encoding: str, transfer: TransferSettings, *, asked_as: DatabaseSettings | None = None
+    settings: DatabaseSettings,
+    encoding: str,
+    transfer: TransferSettings,
+    *,
+    asked_as: DatabaseSettings | None = None,
 ) -> Generator[Session, None, None]:
     limit_seconds = transfer.stall_timeout_seconds
     with connect_database(
-        settings, values=LOADED_SETTINGS, client_encoding=encoding, stall_timeout_seconds=limit_seconds, asked_as=asked_as
+        settings,
+        values=LOADED_SETTINGS,
+        client_encoding=encoding,
+        stall_timeout_seconds=limit_seconds,
+        asked_as=asked_as,
     ) as connection:
         connection.autocommit = True
         yield connection
 
 
 def _execute(connection: Session, text: bytes) -> None:
-    # Binary results come by the extended protocol only, which takes one statement, whatever our reading of the text made of it.
+    # Binary results come by the extended protocol only, which takes one statement, whatever our reading of
+    # the text made of it.
     connection.execute(text, binary=True)
 
 
@@ -442,7 +525,8 @@ def explain(text: bytes, error: psycopg.Error) -> RestoreError:
 
 def _hint(error: psycopg.Error) -> str:
     return {
-        "42501": "Loading this takes superuser rights, which a drill does not give to the contents of a backup.",
+        "42501": "Loading this takes superuser rights, which a drill does not give to the contents of a "
+        "backup.",
         "42704": "Something that the dump refers to is not on this server: a role, an extension, a type.",
         "58P01": "The extension is not installed on this server: install its package.",
         "0A000": "The extension is not installed on this server: install its package.",

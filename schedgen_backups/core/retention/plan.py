@@ -1,4 +1,6 @@
-"""Decides which recovery points retention keeps and why: a pure function of the points, the policy and the time."""
+"""Decides which recovery points retention keeps and why: a pure function of the points, the policy and the
+time.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class RetentionPlan:
-    """A decision for each point, oldest first; `refusal` says why nothing is removed although something might be."""
+    """A decision for each point, oldest first.
+
+    `refusal` says why nothing is removed although something might be.
+    """
 
     decisions: tuple[Decision, ...]
     refusal: str = ""
@@ -74,9 +79,10 @@ class RetentionPlan:
 def plan_retention(candidates: Sequence[Candidate], policy: RetentionPolicy, now: datetime) -> RetentionPlan:
     """Return the decision for each point at this aware time.
 
-    Only verified points of this site count towards what is kept. Never removed: the newest verified point, a pinned one, a damaged or foreign
-    one, one that is ahead of the clock, one whose pin cannot be read, and a point that is not verified before a verified newer one exists.
-    Nothing at all is removed when no point is verified, as when the clock went back behind all of them.
+    Only verified points of this site count towards what is kept. Never removed: the newest verified point, a
+    pinned one, a damaged or foreign one, one that is ahead of the clock, one whose pin cannot be read, and a
+    point that is not verified before a verified newer one exists. Nothing at all is removed when no point is
+    verified, as when the clock went back behind all of them.
     """
     ordered = sorted(candidates, key=lambda candidate: candidate.point_id)
     verified = [candidate for candidate in ordered if candidate.is_verified and not _is_ahead(candidate, now)]
@@ -88,7 +94,11 @@ def plan_retention(candidates: Sequence[Candidate], policy: RetentionPolicy, now
         for point_id, reason in rule(context):
             reasons[point_id].append(reason)
     decisions = tuple(
-        Decision(candidate, bool(reasons[candidate.point_id]), tuple(reasons[candidate.point_id]) or (_explain_removal(candidate, policy),))
+        Decision(
+            candidate,
+            bool(reasons[candidate.point_id]),
+            tuple(reasons[candidate.point_id]) or (_explain_removal(candidate, policy),),
+        )
         for candidate in ordered
     )
     return RetentionPlan(decisions)
@@ -99,7 +109,9 @@ def _is_ahead(candidate: Candidate, now: datetime) -> bool:
 
 
 def _keep_all(ordered: Sequence[Candidate], refusal: str) -> RetentionPlan:
-    return RetentionPlan(tuple(Decision(candidate, is_kept=True, reasons=(refusal,)) for candidate in ordered), refusal)
+    return RetentionPlan(
+        tuple(Decision(candidate, is_kept=True, reasons=(refusal,)) for candidate in ordered), refusal
+    )
 
 
 @dataclass(frozen=True)
@@ -145,7 +157,10 @@ def _keep_undecided(context: _Context) -> _Kept:
 def _keep_unverified_newest(context: _Context) -> _Kept:
     newest = context.verified[-1].point_id
     for candidate in context.ordered:
-        if candidate.state in {PointState.UNVERIFIED, PointState.FAILED, PointState.PARTIAL} and candidate.point_id > newest:
+        if (
+            candidate.state in {PointState.UNVERIFIED, PointState.FAILED, PointState.PARTIAL}
+            and candidate.point_id > newest
+        ):
             yield candidate.point_id, f"{candidate.state.value}, and no verified newer one"
 
 
@@ -163,11 +178,15 @@ def _keep_last(context: _Context) -> _Kept:
 
 
 def _keep_weeks(context: _Context) -> _Kept:
-    return _keep_last_of_each(context.verified, context.policy.keep_weeks, lambda at: _week_of(at, context.policy), "week")
+    return _keep_last_of_each(
+        context.verified, context.policy.keep_weeks, lambda at: _week_of(at, context.policy), "week"
+    )
 
 
 def _keep_months(context: _Context) -> _Kept:
-    return _keep_last_of_each(context.verified, context.policy.keep_months, lambda at: _month_of(at, context.policy), "month")
+    return _keep_last_of_each(
+        context.verified, context.policy.keep_months, lambda at: _month_of(at, context.policy), "month"
+    )
 
 
 _RULES: tuple[Callable[[_Context], _Kept], ...] = (
@@ -183,7 +202,9 @@ _RULES: tuple[Callable[[_Context], _Kept], ...] = (
 )
 
 
-def _keep_last_of_each(verified: Sequence[Candidate], count: int, period_of: Callable[[datetime], Hashable], word: str) -> _Kept:
+def _keep_last_of_each(
+    verified: Sequence[Candidate], count: int, period_of: Callable[[datetime], Hashable], word: str
+) -> _Kept:
     """Periods are counted where points are: a month without a verified point does not use up a place."""
     newest_of: dict[Hashable, Candidate] = {}
     for candidate in verified:
@@ -194,7 +215,9 @@ def _keep_last_of_each(verified: Sequence[Candidate], count: int, period_of: Cal
 
 def _explain_removal(candidate: Candidate, policy: RetentionPolicy) -> str:
     age = f"older than {policy.keep_days} days"
-    return age if candidate.is_verified else f"{age}, {candidate.state.value}, and a verified newer one exists"
+    return (
+        age if candidate.is_verified else f"{age}, {candidate.state.value}, and a verified newer one exists"
+    )
 
 
 def _local_day(at: datetime, policy: RetentionPolicy) -> datetime:
@@ -219,5 +242,8 @@ def make_retention_table(plan: RetentionPlan) -> str:
     for decision in plan.decisions:
         point = decision.candidate
         because = "; ".join(decision.reasons).replace("|", "\\|")
-        lines.append(f"| {point.point_id} | {point.state.value} | {'keep' if decision.is_kept else 'remove'} | {because} |")
+        lines.append(
+            f"| {point.point_id} | {point.state.value} | {'keep' if decision.is_kept else 'remove'} | "
+            f"{because} |"
+        )
     return "\n".join(lines)

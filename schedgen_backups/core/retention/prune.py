@@ -1,7 +1,8 @@
-"""Carries out a retention plan: removes exactly the files of the points that may go, the manifest first, so that no half of a point is listed as one.
+"""Carries out a retention plan: removes exactly the files of the points that may go, the manifest first, so
+that no half of a point is listed as one.
 
-Plans anew at the moment of deletion, since things may have moved since somebody looked. Callers hold the directory's lock. What may go is decided in
-`retention`; pins are kept here, beside the points they protect.
+Plans anew at the moment of deletion, since things may have moved since somebody looked. Callers hold the
+directory's lock. What may go is decided in `retention`; pins are kept here, beside the points they protect.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class PruneReport:
 
 def plan_pruning(catalog: Catalog, policy: RetentionPolicy, now: datetime) -> RetentionPlan:
     """The plan for what lies in the directory now; files that are not ours are not part of it."""
-    return plan_retention([_as_candidate(catalog, point, now) for point in catalog.list_points()], policy, now)
+    return plan_retention(
+        [_as_candidate(catalog, point, now) for point in catalog.list_points()], policy, now
+    )
 
 
 ReadAgain = Callable[[PointListing], object]
@@ -37,10 +40,15 @@ ReadAgain = Callable[[PointListing], object]
 _READ_FRESHNESS = timedelta(days=1)
 
 
-def remove_points(catalog: Catalog, policy: RetentionPolicy, read_again: ReadAgain, now: datetime | None = None) -> PruneReport:
-    """Remove the points that no rule keeps; StorageError when a file cannot be removed: what is left is taken up by the next call.
+def remove_points(
+    catalog: Catalog, policy: RetentionPolicy, read_again: ReadAgain, now: datetime | None = None
+) -> PruneReport:
+    """Remove the points that no rule keeps.
 
-    Before anything is removed, the newest verified point, which the others may go in favour of, is read whole unless that was done within a day.
+    StorageError when a file cannot be removed: what is left is taken up by the next call.
+
+    Before anything is removed, the newest verified point, which the others may go in favour of, is read whole
+    unless that was done within a day.
     """
     now = now or datetime.now(timezone.utc)
     plan = plan_pruning(catalog, policy, now)
@@ -49,7 +57,8 @@ def remove_points(catalog: Catalog, policy: RetentionPolicy, read_again: ReadAga
         after = plan_pruning(catalog, policy, now)
         if after == plan and _find_unread(catalog, after, now) == relied_on:
             raise VerificationError(
-                f"recovery point {relied_on.point_id} was read again and nothing was recorded; no point was removed",
+                f"recovery point {relied_on.point_id} was read again and nothing was recorded; no point "
+                "was removed",
                 hint="Look at the permissions of the backup directory.",
             )
         plan = after
@@ -68,10 +77,14 @@ def remove_points(catalog: Catalog, policy: RetentionPolicy, read_again: ReadAga
 
 def _find_unread(catalog: Catalog, plan: RetentionPlan, now: datetime) -> PointListing | None:
     """Return the newest point that counts as verified, if its bytes were not read within a day."""
-    newest = max(decision.candidate.point_id for decision in plan.decisions if "newest verified" in decision.reasons)
+    newest = max(
+        decision.candidate.point_id for decision in plan.decisions if "newest verified" in decision.reasons
+    )
     point = catalog.get_point(newest)
     results = [point.verification.result(check) for check in STORED_CHECKS.values()]
-    is_read = not point.unread_files and all(result is not None and abs(now - result.checked_at) < _READ_FRESHNESS for result in results)
+    is_read = not point.unread_files and all(
+        result is not None and abs(now - result.checked_at) < _READ_FRESHNESS for result in results
+    )
     return None if is_read else point
 
 
@@ -85,10 +98,16 @@ def _as_candidate(catalog: Catalog, point: PointListing, now: datetime) -> Candi
 
 
 def _list_files(catalog: Catalog, point: PointListing) -> tuple[Path, ...]:
-    # The manifest goes first: a crash in between leaves files without one, which is what a partial point is, and that goes with the next plan.
+    # The manifest goes first: a crash in between leaves files without one, which is what a partial point is,
+    # and that goes with the next plan.
     manifest = catalog.manifest_path(point.point_id)
     described = (catalog.verification_path(point.point_id), catalog.pin_path(point.point_id))
-    # The shell script may have written in the same second: a file is the point's when its manifest names it or it describes itself.
-    named = {artifact.file_name for artifact in point.manifest.artifacts} if point.manifest is not None else set[str]()
+    # The shell script may have written in the same second: a file is the point's when its manifest names it
+    # or it describes itself.
+    named = (
+        {artifact.file_name for artifact in point.manifest.artifacts}
+        if point.manifest is not None
+        else set[str]()
+    )
     own = (artifact.path for artifact in point.artifacts if artifact.path.name in named or is_ours(artifact))
     return tuple(path for path in (manifest, *described, *own) if path.exists())

@@ -1,7 +1,8 @@
-"""Sockets and connections with a limit for each whole exchange with the S3 server: for its waits together, not only for each of them.
+"""Sockets and connections with a limit for each whole exchange with the S3 server: for its waits together,
+not only for each of them.
 
-Both ways of asking use them: urllib3's pool under the SDK, and `fast_get`. A timeout of sockets holds for one read, and a server may send a byte
-before each of them ends.
+Both ways of asking use them: urllib3's pool under the SDK, and `fast_get`. A timeout of sockets holds for one
+read, and a server may send a byte before each of them ends.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 LOWEST_BYTES_PER_SECOND = 5_000
 """A slower transfer counts as hung. 16 at a time on a line of 1 Mbit/s have 7,800 each."""
 ANSWER_LIMIT_BYTES = 16 << 20
-"""For every answer that is not an object. A page of a listing has a thousand keys of 1,024 bytes at most, each of which escaping may triple."""
+"""For every answer that is not an object. A page of a listing has a thousand keys of 1,024 bytes at most,
+each of which escaping may triple."""
 _PIECE_BYTES = 256 << 10
 _MAX_RETRY_AFTER_SECONDS = 30.0
 """What a busy server may ask for; its own number may be a day."""
@@ -37,8 +39,8 @@ class EndlessAnswerError(OSError):
 class Exchange:
     """The time and the bytes that one request and its answer may still take.
 
-    All waits for the server together may last the stall timeout, and longer by the time that the bytes which moved take at the lowest accepted rate.
-    What its user does between two reads is not counted.
+    All waits for the server together may last the stall timeout, and longer by the time that the bytes which
+    moved take at the lowest accepted rate. What its user does between two reads is not counted.
     """
 
     def __init__(self, stall_timeout_seconds: float) -> None:
@@ -57,9 +59,14 @@ class Exchange:
         self._most_received = self._received + ANSWER_LIMIT_BYTES
 
     def get_timeout(self) -> float:
-        """Return how long the next wait may last. TimeoutError when the time is used up, EndlessAnswerError when the bytes are."""
+        """Return how long the next wait may last.
+
+        TimeoutError when the time is used up, EndlessAnswerError when the bytes are.
+        """
         if self._left_seconds <= 0:
-            raise TimeoutError(f"slower than {LOWEST_BYTES_PER_SECOND} bytes a second for {self._stall_timeout_seconds:g} s")
+            raise TimeoutError(
+                f"slower than {LOWEST_BYTES_PER_SECOND} bytes a second for {self._stall_timeout_seconds:g} s"
+            )
         if self._most_received is not None and self._received > self._most_received:
             raise EndlessAnswerError("the answer does not end")
         return min(self._left_seconds, self._stall_timeout_seconds)
@@ -98,7 +105,8 @@ class _LimitedMixin(socket.socket):
         return count
 
     def sendall(self, data: Any, flags: int = 0) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # In pieces: a socket's own `sendall` has one timeout for everything, and urllib3 sets the one for connecting.
+        # In pieces: a socket's own `sendall` has one timeout for everything, and urllib3 sets the one for
+        # connecting.
         with memoryview(data) as view, view.cast("B") as left:
             position = 0
             while position < len(left):
@@ -173,7 +181,9 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
 
 
 class _Retry(urllib3.Retry):
-    """Tries again what passes quickly; a request that stalled is tried once more only, for each try costs the whole limit."""
+    """Tries again what passes quickly; a request that stalled is tried once more only, for each try costs the
+    whole limit.
+    """
 
     def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
         asked = super().get_retry_after(response)
@@ -194,11 +204,16 @@ class _Retry(urllib3.Retry):
         return super().increment(method, url, response, error, _pool, _stacktrace)
 
 
-def make_pool(*, threads: int, connect_timeout_seconds: float, stall_timeout_seconds: float, tls: ssl.SSLContext | None) -> urllib3.PoolManager:
-    """Return a pool for so many threads, whose requests are limited as a whole and tried again where that helps."""
+def make_pool(
+    *, threads: int, connect_timeout_seconds: float, stall_timeout_seconds: float, tls: ssl.SSLContext | None
+) -> urllib3.PoolManager:
+    """Return a pool for so many threads, whose requests are limited as a whole and tried again where that
+    helps.
+    """
     options: dict[str, Any] = {} if tls is None else {"ssl_context": tls, "cert_reqs": "CERT_REQUIRED"}
     pool = urllib3.PoolManager(
-        # The SDK's own pool opens a new connection whenever ten threads are not enough, and waits five minutes for a dead server.
+        # The SDK's own pool opens a new connection whenever ten threads are not enough, and waits five
+        # minutes for a dead server.
         maxsize=threads + 2,
         block=True,
         timeout=urllib3.Timeout(connect=connect_timeout_seconds, read=stall_timeout_seconds),
@@ -221,4 +236,6 @@ def is_stall(error: BaseException | None) -> bool:
 
 
 def _is_endless(error: BaseException) -> bool:
-    return isinstance(error, urllib3.exceptions.ProtocolError) and isinstance(error.args[-1], EndlessAnswerError)
+    return isinstance(error, urllib3.exceptions.ProtocolError) and isinstance(
+        error.args[-1], EndlessAnswerError
+    )

@@ -1,8 +1,9 @@
-"""Reads small objects with the least work: one signed GET on a connection that stays open, its answer taken only when nothing is odd about it.
+"""Reads small objects with the least work: one signed GET on a connection that stays open, its answer taken
+only when nothing is odd about it.
 
-Whatever is odd, a refusal, a broken connection, a server that is not there, is no business of this module: it gives None, and `bucket` asks once more
-through the SDK, which tries again and says what is wrong. Nothing that retries, explains or writes may come here. Why there is such a thing beside
-the SDK: docs/decisions/0014.
+Whatever is odd, a refusal, a broken connection, a server that is not there, is no business of this module: it
+gives None, and `bucket` asks once more through the SDK, which tries again and says what is wrong. Nothing
+that retries, explains or writes may come here. Why there is such a thing beside the SDK: docs/decisions/0014.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class _Connection:
 
 
 class DirectGets:
-    """GETs of one bucket's objects, from several threads, each on a connection of its own that the next one goes on with.
+    """GETs of one bucket's objects, from several threads, each on a connection of its own that the next one
+    goes on with.
 
     `on_busy` is called when the server says that it is too much.
     """
@@ -77,14 +79,18 @@ class DirectGets:
         self._tls = tls
         # The SDK decides how a bucket is addressed; what stands before the key is the same for every key.
         base = BaseURL(("https://" if settings.is_secure else "http://") + settings.endpoint, settings.region)
-        self._url = base.build(method="GET", region=settings.region, bucket_name=settings.bucket, object_name="x")
+        self._url = base.build(
+            method="GET", region=settings.region, bucket_name=settings.bucket, object_name="x"
+        )
         self._folder = self._url.path[:-1]
         self._idle: deque[_Connection] = deque()
         self._misses = 0
         self._signing_key = ("", b"")
 
     def get(self, key: str, *, etag: str | None, limit_bytes: int) -> DirectAnswer | None:
-        """The object, when it came whole, has this `etag` where one is given, and is not larger than the limit; None in every other case."""
+        """The object, when it came whole, has this `etag` where one is given, and is not larger than the
+        limit; None in every other case.
+        """
         if self._misses >= _MOST_MISSES:
             return None
         answer = None
@@ -115,7 +121,12 @@ class DirectGets:
                 self._on_busy()
             length = answer.get_length()
             is_other = etag and answer.headers.get("etag", "").strip('"') != etag
-            if parser.get_status_code() != HTTPStatus.OK or is_other or length > limit_bytes or "transfer-encoding" in answer.headers:
+            if (
+                parser.get_status_code() != HTTPStatus.OK
+                or is_other
+                or length > limit_bytes
+                or "transfer-encoding" in answer.headers
+            ):
                 return None
             # The rest of the body goes to its place without passing the parser.
             body = bytearray(length)
@@ -127,7 +138,10 @@ class DirectGets:
                     return None
                 missing = missing[count:]
             # The parser's own word for this is gone when the answer is complete.
-            is_reusable = parser.get_http_version() == "1.1" and answer.headers.get("connection", "keep-alive").lower() == "keep-alive"
+            is_reusable = (
+                parser.get_http_version() == "1.1"
+                and answer.headers.get("connection", "keep-alive").lower() == "keep-alive"
+            )
             return DirectAnswer(answer.headers, body)
         finally:
             if is_reusable:
@@ -146,7 +160,8 @@ class DirectGets:
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            # What can be read before anything was asked is the server's goodbye, or an answer to somebody else.
+            # What can be read before anything was asked is the server's goodbye, or an answer to somebody
+            # else.
             if not wait_for_read(connection.socket, timeout=0):
                 return connection
             connection.socket.close()
@@ -169,7 +184,9 @@ class DirectGets:
         return _Connection(opened, memoryview(bytearray(_BUFFER_BYTES)), exchange)
 
     def _make_request(self, key: str, etag: str | None, now: datetime) -> bytes:
-        """The request, its head signed as AWS Signature Version 4 wants it (S3 API reference, signature in the Authorization header)."""
+        """The request, its head signed as AWS Signature Version 4 wants it (S3 API reference, signature in
+        the Authorization header).
+        """
         check_object_name(key)
         # It comes from the server: it must not be able to add a line.
         if etag is not None and not etag.isprintable():
@@ -183,9 +200,12 @@ class DirectGets:
         signature = hmac.digest(self._get_signing_key(stamp[:8]), text.encode(), "sha256").hex()
         condition = f'If-Match: "{etag}"\r\n' if etag else ""
         return (
-            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: schedgen-backups/{TOOL_VERSION}\r\nAccept-Encoding: identity\r\n"
-            f"x-amz-content-sha256: {_NO_BODY_SHA256}\r\nx-amz-date: {stamp}\r\n{condition}Authorization: AWS4-HMAC-SHA256 "
-            f"Credential={self._settings.access_key}/{scope}, SignedHeaders={_SIGNED_HEADERS}, Signature={signature}\r\n\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: "
+            f"schedgen-backups/{TOOL_VERSION}\r\nAccept-Encoding: identity\r\n"
+            f"x-amz-content-sha256: {_NO_BODY_SHA256}\r\nx-amz-date: {stamp}\r\n{condition}Authorization: "
+            "AWS4-HMAC-SHA256 "
+            f"Credential={self._settings.access_key}/{scope}, SignedHeaders={_SIGNED_HEADERS}, "
+            f"Signature={signature}\r\n\r\n"
         ).encode("latin-1")
 
     def _get_signing_key(self, day: str) -> bytes:

@@ -1,4 +1,7 @@
-"""One page of a bucket's listing, as values. The SDK's parser refuses a whole page for one date that it cannot read."""
+"""One page of a bucket's listing, as values.
+
+The SDK's parser refuses a whole page for one date that it cannot read.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ class ListingPage:
     objects: tuple[ListedObject, ...]
     """Of a listing of versions, all versions and delete markers."""
     next_query: dict[str, str] | None
-    """What asks for the next page; None on the last page. Its values are empty where there are more and the server does not say from where."""
+    """What asks for the next page; None on the last page. Its values are empty where there are more and the
+    server does not say from where."""
 
 
 def read_page(data: bytes) -> ListingPage:
@@ -43,12 +47,17 @@ def read_page(data: bytes) -> ListingPage:
         raise ValueError(f"not a listing: {root.tag}")
     top = {_strip_namespace(child.tag): child.text or "" for child in root}
     is_escaped = top.get("EncodingType") == "url"
-    objects = tuple(_read_object(child, is_escaped=is_escaped) for child in root if _strip_namespace(child.tag) in _LINES)
+    objects = tuple(
+        _read_object(child, is_escaped=is_escaped) for child in root if _strip_namespace(child.tag) in _LINES
+    )
     if top.get("IsTruncated", "").strip().lower() != "true":
         return ListingPage(objects, None)
     if _strip_namespace(root.tag) == "ListVersionsResult":
         marker = top.get("NextKeyMarker", "")
-        query = {"key-marker": unquote_plus(marker) if is_escaped else marker, "version-id-marker": top.get("NextVersionIdMarker", "")}
+        query = {
+            "key-marker": unquote_plus(marker) if is_escaped else marker,
+            "version-id-marker": top.get("NextVersionIdMarker", ""),
+        }
         return ListingPage(objects, query)
     token = top.get("NextContinuationToken", "")
     # Not start-after, too, as the SDK sends it: s3proxy refuses both together.
@@ -61,13 +70,21 @@ def _read_object(element: ET.Element, *, is_escaped: bool) -> ListedObject:
     size = "0" if _strip_namespace(element.tag) == "DeleteMarker" else found.get("Size", "").strip()
     if not key or not (size.isascii() and size.isdecimal()):
         raise ValueError(f"no object: {key!r} of {size!r} bytes")
-    return ListedObject(key, int(size), found.get("ETag", "").strip('"'), found.get("VersionId"), _read_time(found.get("LastModified", "")))
+    return ListedObject(
+        key,
+        int(size),
+        found.get("ETag", "").strip('"'),
+        found.get("VersionId"),
+        _read_time(found.get("LastModified", "")),
+    )
 
 
 def _read_time(text: str) -> datetime | None:
     # Whole seconds are enough, and servers differ in how many digits they give behind them.
     try:
-        return datetime.strptime(text[: len("2026-11-22T02:00:00")], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+        return datetime.strptime(text[: len("2026-11-22T02:00:00")], "%Y-%m-%dT%H:%M:%S").replace(
+            tzinfo=timezone.utc
+        )
     except ValueError:
         return None
 

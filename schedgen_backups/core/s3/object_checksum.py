@@ -1,8 +1,9 @@
-"""What the server says an object's bytes add up to, where that is a digest of the whole object: its ETag, or a checksum that it stored.
+"""What the server says an object's bytes add up to, where that is a digest of the whole object: its ETag, or
+a checksum that it stored.
 
-An ETag is the MD5 of the body for plain objects and those encrypted with the server's own keys (SSE-S3). It is none after a multipart upload or with
-SSE-KMS and SSE-C (S3 API reference, Object, ETag). A stored checksum covers the whole object when its type is FULL_OBJECT
-(S3 user guide, checking object integrity).
+An ETag is the MD5 of the body for plain objects and those encrypted with the server's own keys (SSE-S3). It
+is none after a multipart upload or with SSE-KMS and SSE-C (S3 API reference, Object, ETag). A stored checksum
+covers the whole object when its type is FULL_OBJECT (S3 user guide, checking object integrity).
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ class Unproven:
 
 
 def has_user_key(headers: Mapping[str, str]) -> bool:
-    """Whether an answer with these headers, names in lower case, is of an object that the server encrypts with a key of its user."""
+    """Whether an answer with these headers, names in lower case, is of an object that the server encrypts
+    with a key of its user.
+    """
     return _SSE_CUSTOMER in headers or headers.get(_SSE, _SSE_WITH_OWN_KEYS) != _SSE_WITH_OWN_KEYS
 
 
@@ -95,9 +98,16 @@ def read_etag(etag: str, *, is_user_encrypted: bool) -> ObjectChecksum | Unprove
 
 
 def read_stored_checksum(headers: Mapping[str, str], *, is_multipart: bool) -> ObjectChecksum | Unproven:
-    """Return a checksum of the whole object that the server stored, or why there is none; `headers` have names in lower case."""
+    """Return a checksum of the whole object that the server stored, or why there is none.
+
+    `headers` have names in lower case.
+    """
     kind = headers.get(f"{_PREFIX}type", "")
-    found = {name.removeprefix(_PREFIX): value for name, value in headers.items() if name.startswith(_PREFIX) and name != f"{_PREFIX}type"}
+    found = {
+        name.removeprefix(_PREFIX): value
+        for name, value in headers.items()
+        if name.startswith(_PREFIX) and name != f"{_PREFIX}type"
+    }
     if not found:
         return Unproven("the server has no checksum of it")
     # Servers that do not say the type keep checksums of the parts only.

@@ -1,6 +1,7 @@
 """What S3 says of an object beside its body, read from the headers of an answer.
 
-Add a header here when a restore must put it back, or when it tells what the bytes are. How S3 is asked is `bucket`'s business.
+Add a header here when a restore must put it back, or when it tells what the bytes are. How S3 is asked is
+`bucket`'s business.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ class ObjectHead:
     tag_count: int | None
     """None where the header cannot be read."""
     is_user_encrypted: bool
-    """Whether the server encrypts the object with a key of its user, which makes its ETag another value than the MD5 of the body."""
+    """Whether the server encrypts the object with a key of its user, which makes its ETag another value than
+    the MD5 of the body."""
 
 
 def read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
-    """What the headers of an answer to a GET say of the whole object, also where the answer has it from `offset` on or a part of it.
+    """What the headers of an answer to a GET say of the whole object, also where the answer has it from
+    `offset` on or a part of it.
 
     What cannot be read counts as not said; ObjectError when that is the length.
     """
@@ -48,7 +51,9 @@ def read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
     total = found.get("content-range", "").rpartition("/")[2]
     length = found.get("content-length", "0")
     if not total.isdecimal() and not length.isdecimal():
-        raise ObjectError(f"the S3 server gives object {key!r} a length that is not a number: {length[:100]!r}")
+        raise ObjectError(
+            f"the S3 server gives object {key!r} a length that is not a number: {length[:100]!r}"
+        )
     tag_count = found.get("x-amz-tagging-count", "0")
     return ObjectHead(
         key=key,
@@ -59,7 +64,11 @@ def read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
         answered_at=_parse_date(found.get("date", "")) or datetime.now(timezone.utc),
         content_type=found.get("content-type", ""),
         headers={name: found[name.lower()] for name in _KEPT_HEADERS if name.lower() in found},
-        metadata={name.removeprefix(METADATA_PREFIX): value for name, value in found.items() if name.startswith(METADATA_PREFIX)},
+        metadata={
+            name.removeprefix(METADATA_PREFIX): value
+            for name, value in found.items()
+            if name.startswith(METADATA_PREFIX)
+        },
         tag_count=int(tag_count) if tag_count.isdecimal() else None,
         is_user_encrypted=has_user_key(found),
     )

@@ -1,4 +1,6 @@
-"""What an S3 server's refusals mean, as our errors: whether they are about an object, the login, the clock, or a server that is busy."""
+"""What an S3 server's refusals mean, as our errors: whether they are about an object, the login, the clock,
+or a server that is busy.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ from schedgen_backups.core.settings import BucketSettings
 _GONE_CODES = frozenset({"NoSuchKey", "NoSuchVersion"})
 _LOGIN_CODES = frozenset(
     {
-        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "CredentialsNotSupported"),
+        *(
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "ExpiredToken",
+            "InvalidToken",
+            "TokenRefreshRequired",
+            "CredentialsNotSupported",
+        ),
         *("AccountProblem", "NotSignedUp", "InvalidPayer", "InvalidSecurity"),
     }
 )
@@ -20,11 +29,20 @@ _LOGIN_CODES = frozenset(
 DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled"})
 """They may concern one object."""
 _KEYS_HINT = (
-    "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY: s3:ListBucket, s3:GetObject and "
-    "s3:GetObjectTagging are needed to read, and s3:PutObject, s3:PutObjectTagging and s3:DeleteObject to restore into a bucket."
+    "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or RESTORE_MINIO_ACCESS_KEY and "
+    "RESTORE_MINIO_SECRET_KEY: s3:ListBucket, s3:GetObject and "
+    "s3:GetObjectTagging are needed to read, and s3:PutObject, s3:PutObjectTagging and s3:DeleteObject to "
+    "restore into a bucket."
 )
 _CLOCK_CODES = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestNotYetValid"})
-_REGION_CODES = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
+_REGION_CODES = frozenset(
+    {
+        "AuthorizationHeaderMalformed",
+        "PermanentRedirect",
+        "TemporaryRedirect",
+        "IllegalLocationConstraintException",
+    }
+)
 _BUSY_CODES = frozenset(
     {
         *(
@@ -76,7 +94,10 @@ def explain_refusal(settings: BucketSettings, key: str, error: S3Error) -> Bucke
 
 def make_missing_bucket_error(settings: BucketSettings) -> BucketMissingError:
     """Return the error that says that the bucket is not there."""
-    return BucketMissingError(f"the S3 server at {settings.endpoint} has no bucket {settings.bucket}", hint="Check MINIO_BUCKET, or make the bucket.")
+    return BucketMissingError(
+        f"the S3 server at {settings.endpoint} has no bucket {settings.bucket}",
+        hint="Check MINIO_BUCKET, or make the bucket.",
+    )
 
 
 def name_object(key: str) -> str:
@@ -90,13 +111,18 @@ def _explain_login(settings: BucketSettings, code: str) -> BucketError | None:
     if code == "NoSuchBucket":
         return make_missing_bucket_error(settings)
     if code in _CLOCK_CODES:
-        hint = "Set the clock of this machine, or that of the S3 server: requests are signed with the time, and may be 15 minutes off at most."
+        hint = (
+            "Set the clock of this machine, or that of the S3 server: requests are signed with the "
+            "time, and may be 15 minutes off at most."
+        )
         return BucketError(f"{server} refuses requests because the clocks differ: {code}", hint=hint)
     if code in _REGION_CODES:
         hint = "Check MINIO_REGION and MINIO_ENDPOINT: they must be those of the bucket."
         return BucketError(f"{server} refuses requests for the region {settings.region}: {code}", hint=hint)
     if code in _LOGIN_CODES:
-        return BucketError(f"{server} refuses access to the bucket {settings.bucket}: {code}", hint=_KEYS_HINT)
+        return BucketError(
+            f"{server} refuses access to the bucket {settings.bucket}: {code}", hint=_KEYS_HINT
+        )
     return None
 
 
@@ -105,10 +131,19 @@ def _explain_object(settings: BucketSettings, key: str, code: str, status: int, 
         return ObjectGoneError(f"object {key!r} is not in the bucket")
     if code == "PreconditionFailed":
         return ObjectChangedError(f"object {key!r} was replaced meanwhile")
-    kind = BucketError if not key else ObjectRefusedError if status == HTTPStatus.FORBIDDEN or code in DENIED_CODES else ObjectError
+    kind = (
+        BucketError
+        if not key
+        else ObjectRefusedError
+        if status == HTTPStatus.FORBIDDEN or code in DENIED_CODES
+        else ObjectError
+    )
     if code in DENIED_CODES:
         what = f"the object {key!r}" if key else f"the bucket {settings.bucket}"
         return kind(f"the S3 server at {settings.endpoint} refuses access to {what}: {code}", hint=_KEYS_HINT)
     if key and code == "InvalidObjectState":
-        return ObjectRefusedError(message, hint="The object is in cold storage: restore it there, or move it to another storage class.")
+        return ObjectRefusedError(
+            message,
+            hint="The object is in cold storage: restore it there, or move it to another storage class.",
+        )
     return kind(message, hint="Look at the server's log.")

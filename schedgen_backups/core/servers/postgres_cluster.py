@@ -1,7 +1,7 @@
 """One PostgreSQL data directory and the programs run on it: initdb, pg_ctl, and as whom, since root may not.
 
-Add here what concerns the directory, its owner or the life of the server process on it. Ports, passwords, databases and
-everything said over a connection are `embedded_postgres`'s and must not come here.
+Add here what concerns the directory, its owner or the life of the server process on it. Ports, passwords,
+databases and everything said over a connection are `embedded_postgres`'s and must not come here.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ _NETWORK_PLACE, _COUNT_PLACE = 6, 7
 _SOCKET_LIMIT_BYTES = 107
 """Of the path of a Unix socket (unix(7), sun_path without its last zero)."""
 SOCKET_DIRECTORIES = (Path("/run"), Path("/var/run"), Path("/tmp"))  # noqa: S108 - hidden, nothing is written there
-"""Where servers of the host have their Unix sockets, PostgreSQL and the Docker engine too. A namespace without network does not close those, and who
-comes through one is who runs the backup."""
+"""Where servers of the host have their Unix sockets, PostgreSQL and the Docker engine too. A namespace
+without network does not close those, and who comes through one is who runs the backup."""
 
-# A separate interpreter instead of preexec_fn: forking a process with threads warns from Python 3.12 on.
-# Its words: a folder, whether there is the host's network, how many paths follow, these paths, the program and its own words. Within the namespaces
-# the paths are empty, but for the folder, by its name and by the one that it has without symbolic links; whoever runs there cannot look into
-# processes outside either, though they are the same user's (ptrace(2), "Ptrace access mode checking"). No capability survives the exec, since the
-# user is not 0 there, so nothing can be mounted away again.
+# A separate interpreter instead of preexec_fn: forking a process with threads warns from Python 3.12 on. Its
+# words: a folder, whether there is the host's network, how many paths follow, these paths, the program and
+# its own words. Within the namespaces the paths are empty, but for the folder, by its name and by the one
+# that it has without symbolic links; whoever runs there cannot look into processes outside either, though
+# they are the same user's (ptrace(2), "Ptrace access mode checking"). No capability survives the exec, since
+# the user is not 0 there, so nothing can be mounted away again.
 _NAMESPACE_LAUNCHER = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -81,7 +82,9 @@ class PostgresCluster:
 
     @property
     def has_network(self) -> bool:
-        """Whether its programs reach the host's network, loopback included, and are reached over it; otherwise over a Unix socket in the folder."""
+        """Whether its programs reach the host's network, loopback included, and are reached over it;
+        otherwise over a Unix socket in the folder.
+        """
         return not self.launcher or self.launcher[_NETWORK_PLACE] != "none"
 
     @property
@@ -100,7 +103,9 @@ class PostgresCluster:
         return self.directory / "log"
 
     def run(self, program: str, *arguments: str, timeout_seconds: int) -> tuple[int, str]:
-        """The program's exit code and output; the output goes through a file, as a server would inherit a pipe."""
+        """The program's exit code and output; the output goes through a file, as a server would inherit a
+        pipe.
+        """
         output = self.directory / "tools.log"
         with output.open("wb") as stream:
             try:
@@ -137,13 +142,35 @@ class PostgresCluster:
             # Left by an initdb that was killed; nothing can be in it yet.
             shutil.rmtree(fresh)
         # The C library's UTF-8 locale is missing on older systems and macOS; the built-in one is everywhere.
-        builtin = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8") if version >= BUILTIN_LOCALE_SINCE else ()
-        arguments = ("-D", str(fresh), "-U", user, f"--pwfile={self.directory / 'password'}", "-A", "scram-sha-256")
-        code, output = self.run("initdb", *arguments, "-E", "UTF8", "--locale=C", *builtin, "-N", timeout_seconds=START_TIMEOUT_SECONDS)
+        builtin = (
+            ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+            if version >= BUILTIN_LOCALE_SINCE
+            else ()
+        )
+        arguments = (
+            "-D",
+            str(fresh),
+            "-U",
+            user,
+            f"--pwfile={self.directory / 'password'}",
+            "-A",
+            "scram-sha-256",
+        )
+        code, output = self.run(
+            "initdb",
+            *arguments,
+            "-E",
+            "UTF8",
+            "--locale=C",
+            *builtin,
+            "-N",
+            timeout_seconds=START_TIMEOUT_SECONDS,
+        )
         if code != 0:
             raise DatabaseError(
                 f"initdb in {self.directory} failed with code {code}:\n{output}",
-                hint="if this runs as root without user namespaces, use an ordinary user, or a folder and an installation that every user can read",
+                hint="if this runs as root without user namespaces, use an ordinary user, or a folder and "
+                "an installation that every user can read",
             )
         fresh.rename(self.data)
 
@@ -162,7 +189,9 @@ class PostgresCluster:
             except (FileNotFoundError, PermissionError):
                 is_ours = False
         else:
-            listing = subprocess.run(["ps", "-p", str(process_id), "-o", "args="], capture_output=True, check=False)
+            listing = subprocess.run(
+                ["ps", "-p", str(process_id), "-o", "args="], capture_output=True, check=False
+            )
             is_ours = os.fsencode(self.data) in listing.stdout
         return process_id if is_ours else None
 
@@ -190,10 +219,13 @@ class PostgresCluster:
 
 
 def cluster_for(bin_dir: Path, directory: Path, hidden_paths: Sequence[Path] = ()) -> PostgresCluster:
-    """Return the cluster in `directory`. Its programs run in namespaces of their own where that is possible and of use.
+    """Return the cluster in `directory`.
 
-    There they see neither `hidden_paths` nor the sockets of other servers, have no network where a Unix socket in the folder can stand for it, and
-    PostgreSQL does not see that it is root. Containers with the default seccomp profile forbid that.
+    Its programs run in namespaces of their own where that is possible and of use.
+
+    There they see neither `hidden_paths` nor the sockets of other servers, have no network where a Unix
+    socket in the folder can stand for it, and PostgreSQL does not see that it is root. Containers with the
+    default seccomp profile forbid that.
     """
     is_root = os.geteuid() == 0
     hidden = [str(path) for path in hidden_paths if path.exists()]
@@ -202,7 +234,17 @@ def cluster_for(bin_dir: Path, directory: Path, hidden_paths: Sequence[Path] = (
     ways = [(paths, network) for network in networks for paths in (confined, hidden)] if hidden else []
     for paths, network in ways + ([([], "host")] if is_root else []):
         # -I -S: the launcher needs nothing of the environment and starts faster without it.
-        launcher = (sys.executable, "-I", "-S", "-c", _NAMESPACE_LAUNCHER, str(directory), network, str(len(paths)), *paths)
+        launcher = (
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _NAMESPACE_LAUNCHER,
+            str(directory),
+            network,
+            str(len(paths)),
+            *paths,
+        )
         if can_launch(launcher, bin_dir, directory):
             return PostgresCluster(bin_dir, directory, launcher=launcher)
     return PostgresCluster(bin_dir, directory, user_id=NOBODY_ID if is_root else None)
@@ -216,14 +258,18 @@ def _list_socket_directories(bin_dir: Path) -> list[str]:
 
 def _can_hold_socket(directory: Path) -> bool:
     """Whether a server can be reached over a Unix socket in the folder. For libpq a comma ends a host's name."""
-    return len(os.fsencode(directory / ".s.PGSQL.65535")) <= _SOCKET_LIMIT_BYTES and not set(str(directory)) & set('"\n,')
+    return len(os.fsencode(directory / ".s.PGSQL.65535")) <= _SOCKET_LIMIT_BYTES and not set(
+        str(directory)
+    ) & set('"\n,')
 
 
 def can_launch(launcher: Sequence[str], bin_dir: Path, directory: Path) -> bool:
     """Whether PostgreSQL's programs can be started so."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        probe = subprocess.run([*launcher, str(bin_dir / "postgres"), "--version"], capture_output=True, check=False)
+        probe = subprocess.run(
+            [*launcher, str(bin_dir / "postgres"), "--version"], capture_output=True, check=False
+        )
     except OSError:
         return False
     return probe.returncode == 0

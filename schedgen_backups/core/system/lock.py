@@ -1,6 +1,7 @@
 """File locks (flock): held by one process at a time, and freed by the kernel when the holder dies.
 
-They work on local file systems and on NFS version 4. A file system without flock is a StorageError, never taken for a lock that is held.
+They work on local file systems and on NFS version 4. A file system without flock is a StorageError, never
+taken for a lock that is held.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ class FileLock:
         """Open while the lock is held; a child process that inherits it holds the lock, too."""
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; return whether this object holds it. StorageError when the file cannot be opened or locked."""
+        """Take the lock if it is free; return whether this object holds it.
+
+        StorageError when the file cannot be opened or locked.
+        """
         return self._acquire(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def wait(self) -> None:
@@ -76,12 +80,16 @@ class DirectoryLock:
         self._lock = FileLock(directory / LOCK_NAME)
 
     def acquire(self, holder: str) -> bool:
-        """Take the lock; return whether it was taken just now. LockHeldError (retryable) names the other holder, StorageError as `FileLock`."""
+        """Take the lock; return whether it was taken just now.
+
+        LockHeldError (retryable) names the other holder, StorageError as `FileLock`.
+        """
         if self._lock.descriptor is not None:
             return False
         if not self._lock.try_acquire():
             raise LockHeldError(
-                f"the backup directory is in use by {self._read_holder()}", hint="Wait until it ends. A process that died holds no lock."
+                f"the backup directory is in use by {self._read_holder()}",
+                hint="Wait until it ends. A process that died holds no lock.",
             )
         note = f"{holder}, process {os.getpid()}, since {datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC\n"
         self._write_note(note.encode())
@@ -103,7 +111,8 @@ class DirectoryLock:
         self._lock.release()
 
     def _write_note(self, note: bytes) -> None:
-        # The note only helps people. On a full disk the lock is held all the same, and what fails for lack of space says so.
+        # The note only helps people. On a full disk the lock is held all the same, and what fails for lack of
+        # space says so.
         if self._lock.descriptor is not None:
             with suppress(OSError):
                 os.ftruncate(self._lock.descriptor, 0)
@@ -111,7 +120,10 @@ class DirectoryLock:
 
     def _read_holder(self) -> str:
         with suppress(OSError):
-            return read_small_file(self._lock.path)[:1000].decode("utf-8", "replace").strip() or "another process"
+            return (
+                read_small_file(self._lock.path)[:1000].decode("utf-8", "replace").strip()
+                or "another process"
+            )
         return "another process"
 
 
@@ -124,6 +136,10 @@ def _explain(path: Path, error: OSError) -> StorageError:
     if error.errno in {errno.EACCES, errno.EPERM}:
         return StorageError(
             f"{path} cannot be opened: {error.strerror}",
-            hint="A run as another user made it. Give the directory and its files back to the user that runs the backups: chown -R USER DIRECTORY",
+            hint="A run as another user made it. Give the directory and its files back to the user that "
+            "runs the backups: chown -R USER DIRECTORY",
         )
-    return StorageError(f"{path} cannot be locked: {error.strerror or error}", hint="Check the disk and the directory's permissions.")
+    return StorageError(
+        f"{path} cannot be locked: {error.strerror or error}",
+        hint="Check the disk and the directory's permissions.",
+    )

@@ -1,7 +1,9 @@
-"""Runs another program: arguments without secrets, a small environment, the end of its stderr kept, and silence noticed.
+"""Runs another program: arguments without secrets, a small environment, the end of its stderr kept, and
+silence noticed.
 
-Every program that core starts is started here, so that each gets the same care: both ends of a pipe are checked, a program that says
-nothing for too long is ended, and one that we leave early is ended with its children. What a program's output means does not belong here.
+Every program that core starts is started here, so that each gets the same care: both ends of a pipe are
+checked, a program that says nothing for too long is ended, and one that we leave early is ended with its
+children. What a program's output means does not belong here.
 """
 
 from __future__ import annotations
@@ -24,31 +26,55 @@ from schedgen_backups.core.errors import BackupError
 PIPE_BYTES = 1 << 20
 """Linux lets an unprivileged process enlarge a pipe up to this (/proc/sys/fs/pipe-max-size)."""
 _FILL_SECONDS = 0.002
-"""How long a pipe that held little is left to fill: pg_dump writes 4 KiB at a time, and every look costs both programs
-(2026-11-25: 1 GB in 37,000 reads without, in 5,000 with this pause)."""
+"""How long a pipe that held little is left to fill: pg_dump writes 4 KiB at a time, and every look costs both
+programs (2026-11-25: 1 GB in 37,000 reads without, in 5,000 with this pause)."""
 _STDERR_LINES = 50
 _STDERR_BYTES = 64 * 1024
 _END_GRACE_SECONDS = 5
 _ORPHAN_GRACE_SECONDS = 1
-_INHERITED_NAMES = frozenset({"PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "PERL5LIB", "SYSTEMROOT", "USER", "LOGNAME"})
-_INHERITED_PREFIXES = ("PGSSL", "PGREQUIRE", "PGCHANNEL", "PGGSS", "PGKRB", "PGCONNECT", "PGTARGET", "PGLOCALEDIR", "SSL_", "KRB5")
+_INHERITED_NAMES = frozenset(
+    {"PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "PERL5LIB", "SYSTEMROOT", "USER", "LOGNAME"}
+)
+_INHERITED_PREFIXES = (
+    "PGSSL",
+    "PGREQUIRE",
+    "PGCHANNEL",
+    "PGGSS",
+    "PGKRB",
+    "PGCONNECT",
+    "PGTARGET",
+    "PGLOCALEDIR",
+    "SSL_",
+    "KRB5",
+)
 
 
 class ProgramError(BackupError):
-    """A program could not be started, failed, or fell silent. Callers turn it into the error of their own part."""
+    """A program could not be started, failed, or fell silent.
+
+    Callers turn it into the error of their own part.
+    """
 
 
 def make_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The variables a program gets: those it needs to run and to use TLS, and `extra`; no secret of ours that it has no use for."""
-    inherited = {name: value for name, value in os.environ.items() if name in _INHERITED_NAMES or name.startswith(_INHERITED_PREFIXES)}
+    """The variables a program gets: those it needs to run and to use TLS, and `extra`; no secret of ours that
+    it has no use for.
+    """
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _INHERITED_NAMES or name.startswith(_INHERITED_PREFIXES)
+    }
     return {**inherited, "LC_ALL": "C", **extra}
 
 
 class Program:
-    """A running program whose stdout is read and whose stdin may be written, ended at the latest when the `with` block is left.
+    """A running program whose stdout is read and whose stdin may be written, ended at the latest when the
+    `with` block is left.
 
-    `stall_timeout_seconds` is how long it may neither give nor take a byte. Then `is_working` is asked, by the thread that waits; while it says
-    yes, such as for the server that the program waits for, the program may be silent for as long again.
+    `stall_timeout_seconds` is how long it may neither give nor take a byte. Then `is_working` is asked, by
+    the thread that waits; while it says yes, such as for the server that the program waits for, the program
+    may be silent for as long again.
     """
 
     def __init__(
@@ -68,7 +94,9 @@ class Program:
         with _defer_interrupts(on_interrupt=self.end):
             self._start(arguments, environment, stdin=stdin, stdout=stdout)
 
-    def _start(self, arguments: Sequence[str | Path], environment: Mapping[str, str], *, stdin: int, stdout: int) -> None:
+    def _start(
+        self, arguments: Sequence[str | Path], environment: Mapping[str, str], *, stdin: int, stdout: int
+    ) -> None:
         try:
             self._process = subprocess.Popen(
                 [str(argument) for argument in arguments],
@@ -86,7 +114,9 @@ class Program:
                 with contextlib.suppress(OSError):  # a smaller pipe is only slower
                     fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         assert self._process.stderr is not None  # noqa: S101 - a PIPE was asked for
-        self._stderr_reader = threading.Thread(target=self._keep_stderr, args=(self._process.stderr,), daemon=True)
+        self._stderr_reader = threading.Thread(
+            target=self._keep_stderr, args=(self._process.stderr,), daemon=True
+        )
         self._stderr_reader.start()
 
     @property
@@ -95,7 +125,10 @@ class Program:
         return "\n".join(self._stderr_end.decode("utf-8", "replace").strip().split("\n")[-_STDERR_LINES:])
 
     def read_blocks(self) -> Iterator[bytes]:
-        """Yields what the program writes, a megabyte or two at a time where it is much; ProgramError when it falls silent for too long."""
+        """Yields what the program writes, a megabyte or two at a time where it is much.
+
+        ProgramError when it falls silent for too long.
+        """
         assert self._process.stdout is not None  # noqa: S101
         descriptor = self._process.stdout.fileno()
         poll = select.poll()
@@ -110,7 +143,8 @@ class Program:
                     continue
                 raise ProgramError(
                     f"{self.name} gave no byte for {self._stall_timeout_seconds:g} seconds and was ended",
-                    hint="Look for a lock or an overloaded server; BACKUP_STALL_TIMEOUT_SECONDS sets how long to wait.",
+                    hint="Look for a lock or an overloaded server; BACKUP_STALL_TIMEOUT_SECONDS sets how "
+                    "long to wait.",
                 )
             piece = os.read(descriptor, PIPE_BYTES) if has_more else b""
             is_open = bool(piece) or not has_more
@@ -137,7 +171,8 @@ class Program:
                     continue
                 raise ProgramError(
                     f"{self.name} took no byte for {self._stall_timeout_seconds:g} seconds and was ended",
-                    hint="Look for a lock or an overloaded server; BACKUP_STALL_TIMEOUT_SECONDS sets how long to wait.",
+                    hint="Look for a lock or an overloaded server; BACKUP_STALL_TIMEOUT_SECONDS sets how "
+                    "long to wait.",
                 )
             try:
                 written = os.write(descriptor, view)
@@ -153,7 +188,10 @@ class Program:
             self._process.stdin.close()
 
     def wait(self) -> int:
-        """The exit code; negative for a signal. ProgramError when it does not end in time after its output ended."""
+        """The exit code; negative for a signal.
+
+        ProgramError when it does not end in time after its output ended.
+        """
         while True:
             try:
                 code = self._process.wait(timeout=self._stall_timeout_seconds)
@@ -194,7 +232,9 @@ class Program:
     def __enter__(self) -> Program:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.end()
 
     def _keep_stderr(self, pipe: IO[bytes]) -> None:
@@ -203,8 +243,13 @@ class Program:
                 self._stderr_end = (self._stderr_end + block)[-_STDERR_BYTES:]
 
 
-def run_program(arguments: Sequence[str | Path], *, environment: Mapping[str, str], timeout_seconds: float) -> tuple[int, str, str]:
-    """Runs a program to its end; returns exit code, stdout and stderr as text. ProgramError when it cannot start or takes too long."""
+def run_program(
+    arguments: Sequence[str | Path], *, environment: Mapping[str, str], timeout_seconds: float
+) -> tuple[int, str, str]:
+    """Runs a program to its end; returns exit code, stdout and stderr as text.
+
+    ProgramError when it cannot start or takes too long.
+    """
     name = Path(arguments[0]).name
     try:
         finished = subprocess.run(
@@ -219,12 +264,17 @@ def run_program(arguments: Sequence[str | Path], *, environment: Mapping[str, st
         raise ProgramError(f"{name} did not end within {timeout_seconds:g} seconds") from error
     except OSError as error:
         raise ProgramError(f"{name} could not be started: {error}") from error
-    return finished.returncode, finished.stdout.decode("utf-8", "replace"), finished.stderr.decode("utf-8", "replace")
+    return (
+        finished.returncode,
+        finished.stdout.decode("utf-8", "replace"),
+        finished.stderr.decode("utf-8", "replace"),
+    )
 
 
 @contextlib.contextmanager
 def _defer_interrupts(on_interrupt: Callable[[], object]) -> Generator[None, None, None]:
-    """SIGINT and SIGTERM wait until the block has ended: a program that runs already, but is held by nobody yet, would live on.
+    """SIGINT and SIGTERM wait until the block has ended: a program that runs already, but is held by nobody
+    yet, would live on.
 
     When one came, `on_interrupt` is called before its own handler. Only the main thread is ever interrupted.
     """
@@ -232,7 +282,10 @@ def _defer_interrupts(on_interrupt: Callable[[], object]) -> Generator[None, Non
         yield
         return
     received: list[int] = []
-    before = {number: signal.signal(number, lambda number, _frame: received.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda number, _frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     is_started = False
     try:
         yield

@@ -1,7 +1,8 @@
-"""Sends a growing file's bytes to the disk while more are written, so that the sync at its end has little left to do.
+"""Sends a growing file's bytes to the disk while more are written, so that the sync at its end has little
+left to do.
 
-Linux itself begins only when a tenth of the memory waits to be written (vm.dirty_background_ratio). For files that are synced at their end anyway;
-temporary ones are better off in memory.
+Linux itself begins only when a tenth of the memory waits to be written (vm.dirty_background_ratio). For files
+that are synced at their end anyway; temporary ones are better off in memory.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class WriteBack:
         self._unsynced_bytes = 0
 
     def finish(self) -> None:
-        """The last sync has ended well; OSError when it failed. Linux tells a failure once: the sync at the end may not see it."""
+        """The last sync has ended well.
+
+        OSError when it failed. Linux tells a failure once: the sync at the end may not see it.
+        """
         if self._running is not None:
             self._running.result()
 

@@ -1,6 +1,8 @@
-"""Turns two verified files into a recovery point: looks at every check that was not seen to hold in this run, then writes the manifest.
+"""Turns two verified files into a recovery point: looks at every check that was not seen to hold in this run,
+then writes the manifest.
 
-The manifest is the commit mark, so nothing may be committed that is not verified. Who asks for it (a run, a person) is the caller's business.
+The manifest is the commit mark, so nothing may be committed that is not verified. Who asks for it (a run, a
+person) is the caller's business.
 """
 
 from __future__ import annotations
@@ -8,12 +10,34 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointListing
-from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, STORED_CHECKS, Check, CheckResult, CheckStatus, Verification
+from schedgen_backups.core.catalog.check_results import (
+    COMMIT_CHECKS,
+    STORED_CHECKS,
+    Check,
+    CheckResult,
+    CheckStatus,
+    Verification,
+)
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
-from schedgen_backups.core.model import TOOL_VERSION, Artifact, ArtifactKind, Manifest, Origin, RecoveryPointId, ReferenceSummary, Site
-from schedgen_backups.core.verify.files import OnProgress, verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
+from schedgen_backups.core.model import (
+    TOOL_VERSION,
+    Artifact,
+    ArtifactKind,
+    Manifest,
+    Origin,
+    RecoveryPointId,
+    ReferenceSummary,
+    Site,
+)
+from schedgen_backups.core.verify.files import (
+    OnProgress,
+    verify_archive,
+    verify_dump,
+    verify_dump_against_snapshot,
+    verify_every_object,
+)
 from schedgen_backups.core.verify.live_system import LiveSystem
 from schedgen_backups.core.verify.references import verify_references
 
@@ -28,9 +52,11 @@ def verify_point(
     live: LiveSystem | None = None,
     on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[Verification, ReferenceSummary | None]:
-    """Every check on files of the point was looked at anew and recorded; returns all that is known now and what the references came to.
+    """Every check on files of the point was looked at anew and recorded; returns all that is known now and
+    what the references came to.
 
-    Checks on a half that the point lacks stay unknown. Errors of `live` are raised. VerificationError when the point was removed meanwhile.
+    Checks on a half that the point lacks stay unknown. Errors of `live` are raised. VerificationError when
+    the point was removed meanwhile.
     """
     results: list[CheckResult] = []
     summary: ReferenceSummary | None = None
@@ -39,31 +65,56 @@ def verify_point(
     dump = point.artifact(ArtifactKind.DATABASE)
     archive = point.artifact(ArtifactKind.BUCKET)
     if dump is not None:
-        results += verify_dump(dump.path, expected_sha256=expected.get(ArtifactKind.DATABASE), on_progress=on_progress)
+        results += verify_dump(
+            dump.path, expected_sha256=expected.get(ArtifactKind.DATABASE), on_progress=on_progress
+        )
         results.append(verify_dump_against_snapshot(dump.path))
     if archive is not None:
-        results += verify_archive(archive.path, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=on_progress)
+        results += verify_archive(
+            archive.path, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=on_progress
+        )
         results.append(verify_every_object(archive.path))
     if dump is not None and archive is not None:
         result, summary = verify_references(
-            dump.path, archive.path, live=live, baseline=catalog.settle_baseline, known=manifest.references if manifest else None
+            dump.path,
+            archive.path,
+            live=live,
+            baseline=catalog.settle_baseline,
+            known=manifest.references if manifest else None,
         )
         results.append(result)
     for kind in expected:
         if point.artifact(kind) is None:
             now = datetime.now(timezone.utc)
-            results.append(CheckResult(check=STORED_CHECKS[kind], status=CheckStatus.FAILED, summary="the file is missing", checked_at=now))
-    if not any(path.exists() for path in (catalog.manifest_path(point.point_id), *(artifact.path for artifact in point.artifacts))):
-        raise VerificationError(f"recovery point {point.point_id} was removed while it was read", hint="`schedgen-backups list` shows what is there.")
+            results.append(
+                CheckResult(
+                    check=STORED_CHECKS[kind],
+                    status=CheckStatus.FAILED,
+                    summary="the file is missing",
+                    checked_at=now,
+                )
+            )
+    if not any(
+        path.exists()
+        for path in (catalog.manifest_path(point.point_id), *(artifact.path for artifact in point.artifacts))
+    ):
+        raise VerificationError(
+            f"recovery point {point.point_id} was removed while it was read",
+            hint="`schedgen-backups list` shows what is there.",
+        )
     signed = tuple(result.model_copy(update={"checked_by": checked_by}) for result in results)
     return catalog.record_results(point.point_id, signed), summary
 
 
-def commit_point(catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin, live: LiveSystem) -> tuple[Manifest, Verification]:
-    """The recovery point has a manifest. Checks that this run (`origin.run_id`) has not seen to hold are looked at first.
+def commit_point(
+    catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin, live: LiveSystem
+) -> tuple[Manifest, Verification]:
+    """The recovery point has a manifest.
 
-    VerificationError (permanent) when a half is missing or a check fails: the files stay as a partial point. A point that is committed already
-    is verified again and keeps its manifest.
+    Checks that this run (`origin.run_id`) has not seen to hold are looked at first.
+
+    VerificationError (permanent) when a half is missing or a check fails: the files stay as a partial point.
+    A point that is committed already is verified again and keeps its manifest.
     """
     point = catalog.get_point(point_id)
     verification, references = _verify_unseen(catalog, point, origin, live)
@@ -75,24 +126,43 @@ def commit_point(catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin,
     return manifest, verification
 
 
-def _verify_unseen(catalog: Catalog, point: PointListing, origin: Origin, live: LiveSystem) -> tuple[Verification, ReferenceSummary]:
-    """Perform the checks that this run has not seen to pass; return all results and what the references came to."""
-    own = {result.check for result in point.verification.results if result.checked_by == origin.run_id and result.status is not CheckStatus.UNKNOWN}
+def _verify_unseen(
+    catalog: Catalog, point: PointListing, origin: Origin, live: LiveSystem
+) -> tuple[Verification, ReferenceSummary]:
+    """Perform the checks that this run has not seen to pass; return all results and what the references came
+    to.
+    """
+    own = {
+        result.check
+        for result in point.verification.results
+        if result.checked_by == origin.run_id and result.status is not CheckStatus.UNKNOWN
+    }
     dump_path, archive_path = point.get_path(ArtifactKind.DATABASE), point.get_path(ArtifactKind.BUCKET)
     verification, references = point.verification, None
     unseen = set(COMMIT_CHECKS) - own
     if point.manifest is not None or not origin.run_id or not unseen <= {Check.REFERENCES_RESOLVE}:
         verification, references = verify_point(catalog, point, checked_by=origin.run_id, live=live)
     elif unseen:
-        result, references = verify_references(dump_path, archive_path, live=live, baseline=catalog.settle_baseline)
-        verification = catalog.record_results(point.point_id, (result.model_copy(update={"checked_by": origin.run_id}),))
+        result, references = verify_references(
+            dump_path, archive_path, live=live, baseline=catalog.settle_baseline
+        )
+        verification = catalog.record_results(
+            point.point_id, (result.model_copy(update={"checked_by": origin.run_id}),)
+        )
     if references is None:
-        _result, references = verify_references(dump_path, archive_path, live=live, baseline=catalog.settle_baseline)
+        _result, references = verify_references(
+            dump_path, archive_path, live=live, baseline=catalog.settle_baseline
+        )
     return verification, references
 
 
-def _require_passed(point_id: RecoveryPointId, verification: Verification, references: ReferenceSummary) -> None:
-    """Raise VerificationError unless each check that a commit needs passed, or is not configured. Unknown is not passed."""
+def _require_passed(
+    point_id: RecoveryPointId, verification: Verification, references: ReferenceSummary
+) -> None:
+    """Raise VerificationError unless each check that a commit needs passed, or is not configured.
+
+    Unknown is not passed.
+    """
     results = {check: verification.result(check) for check in COMMIT_CHECKS}
     reasons = [
         f"{check.value}: {result.summary if result is not None else 'was never performed'}"
@@ -104,16 +174,27 @@ def _require_passed(point_id: RecoveryPointId, verification: Verification, refer
     if reasons:
         raise VerificationError(
             f"recovery point {point_id} is not committed: {'; '.join(dict.fromkeys(reasons))}",
-            hint="The files stay in the directory as a partial point. Find the cause and run the backup again.",
+            hint="The files stay in the directory as a partial point. Find the cause and run the backup "
+            "again.",
         )
 
 
-def _build_manifest(site: Site, point: PointListing, verification: Verification, references: ReferenceSummary, origin: Origin) -> Manifest:
-    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump, open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+def _build_manifest(
+    site: Site, point: PointListing, verification: Verification, references: ReferenceSummary, origin: Origin
+) -> Manifest:
+    with (
+        open_dump(point.get_path(ArtifactKind.DATABASE)) as dump,
+        open_archive(point.get_path(ArtifactKind.BUCKET)) as archive,
+    ):
         snapshot_at = dump.record.snapshot_at
         tables, objects = dump.record.left_out, archive.record.left_out
         sources = {ArtifactKind.DATABASE: dump.record.database, ArtifactKind.BUCKET: archive.record.bucket}
-    digests = {kind: sha256 for result in verification.results for kind, sha256 in result.artifacts.items() if result.check in STORED_CHECKS.values()}
+    digests = {
+        kind: sha256
+        for result in verification.results
+        for kind, sha256 in result.artifacts.items()
+        if result.check in STORED_CHECKS.values()
+    }
     return Manifest(
         tool_version=TOOL_VERSION,
         point_id=point.point_id.text,
@@ -131,6 +212,8 @@ def _build_manifest(site: Site, point: PointListing, verification: Verification,
             for kind in ArtifactKind
         ),
         references=references,
-        left_out=objects.model_copy(update={"table_patterns": tables.table_patterns, "tables": tables.tables}),
+        left_out=objects.model_copy(
+            update={"table_patterns": tables.table_patterns, "tables": tables.tables}
+        ),
         origin=origin,
     )

@@ -1,7 +1,9 @@
-"""Finds out whether files are what they say they are, by reading them again from the disk: the levels `stored` and `parsed`.
+"""Finds out whether files are what they say they are, by reading them again from the disk: the levels
+`stored` and `parsed`.
 
-Each function looks at one or two checks and returns results, never raising for a bad file: a bad file is a failed check. Restoring and comparing
-are levels above, in `database_restore` and `bucket_restore`. Nothing here writes.
+Each function looks at one or two checks and returns results, never raising for a bad file: a bad file is a
+failed check. Restoring and comparing are levels above, in `database_restore` and `bucket_restore`. Nothing
+here writes.
 """
 
 from __future__ import annotations
@@ -26,26 +28,39 @@ from schedgen_backups.core.units import NAMED_LIMIT, count, name_some
 OnProgress = Callable[[int], object]
 
 
-def verify_dump(path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None) -> tuple[CheckResult, ...]:
+def verify_dump(
+    path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None
+) -> tuple[CheckResult, ...]:
     """As `verify_dump_file`, for a file that is not open yet."""
     with ArtifactFile(path) as file:
         return verify_dump_file(file, expected_sha256=expected_sha256, on_progress=on_progress)
 
 
 def verify_dump_file(
-    file: ArtifactFile, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None
+    file: ArtifactFile,
+    *,
+    expected_sha256: str | None = None,
+    on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[CheckResult, ...]:
-    """`dump_is_stored` and `dump_is_complete`: every byte was read again, unpacked and compared with the index that the dump carries.
+    """`dump_is_stored` and `dump_is_complete`: every byte was read again, unpacked and compared with the
+    index that the dump carries.
 
-    `expected_sha256` is the manifest's, where there is one; `on_progress` gets the compressed bytes as they are read.
+    `expected_sha256` is the manifest's, where there is one; `on_progress` gets the compressed bytes as they
+    are read.
     """
     digest = _FileDigest(on_progress)
 
     def read() -> tuple[str, dict[str, Figure]]:
-        with file.read_as(DumpFile) as dump, SerialWorker("rows") as rows_worker, SerialWorker("file") as file_worker:
+        with (
+            file.read_as(DumpFile) as dump,
+            SerialWorker("rows") as rows_worker,
+            SerialWorker("file") as file_worker,
+        ):
             _check_name(file.path, dump.record)
             contents = DumpDigest(rows_worker)
-            for segment in split_dump(dump.read_contents(on_progress=partial(file_worker.submit, digest.update))):
+            for segment in split_dump(
+                dump.read_contents(on_progress=partial(file_worker.submit, digest.update))
+            ):
                 contents.add(segment)
             facts = contents.facts()
             if not facts.is_complete:
@@ -57,56 +72,100 @@ def verify_dump_file(
                 != (table.schema_name, table.name, table.rows, table.size_bytes, table.sha256)
             ]
             if differences or len(dump.tables) != len(facts.tables):
-                raise VerificationError(f"tables differ from the index: {name_some(differences) or 'their number is another one'}")
+                raise VerificationError(
+                    f"tables differ from the index: {name_some(differences) or 'their number is another one'}"
+                )
             if facts.text_sha256 != dump.record.text_sha256 or facts.size_bytes != dump.record.size_bytes:
                 raise VerificationError("the schema differs from what was captured")
             _check_tables_lie_right(dump)
             file_worker.wait()
             digest.finish(dump.read_rest)
-            figures: dict[str, Figure] = {"tables": len(facts.tables), "rows": sum(table.rows for table in facts.tables)}
-            return f"{count(len(facts.tables), 'table')}, {count(sum(table.rows for table in facts.tables), 'row')}, complete", {
-                **figures,
-                "size_bytes": facts.size_bytes,
+            figures: dict[str, Figure] = {
+                "tables": len(facts.tables),
+                "rows": sum(table.rows for table in facts.tables),
             }
+            return (
+                (
+                    f"{count(len(facts.tables), 'table')}, "
+                    f"{count(sum(table.rows for table in facts.tables), 'row')}, complete"
+                ),
+                {
+                    **figures,
+                    "size_bytes": facts.size_bytes,
+                },
+            )
 
-    return _verify_file(file, ArtifactKind.DATABASE, (Check.DUMP_IS_STORED, Check.DUMP_IS_COMPLETE), digest, read, expected_sha256)
+    return _verify_file(
+        file,
+        ArtifactKind.DATABASE,
+        (Check.DUMP_IS_STORED, Check.DUMP_IS_COMPLETE),
+        digest,
+        read,
+        expected_sha256,
+    )
 
 
 def verify_dump_against_snapshot(path: Path) -> CheckResult:
-    """`dump_matches_snapshot`: the dump has the tables that the snapshot had, with as many rows as were counted in it."""
+    """`dump_matches_snapshot`: the dump has the tables that the snapshot had, with as many rows as were
+    counted in it.
+    """
 
     def read() -> tuple[str, dict[str, Figure]]:
         with open_dump(path) as dump:
             if dump.record.missing_tables:
-                raise VerificationError(f"pg_dump left out tables of the snapshot: {name_some(list(dump.record.missing_tables))}")
+                raise VerificationError(
+                    f"pg_dump left out tables of the snapshot: {name_some(list(dump.record.missing_tables))}"
+                )
             counted = [table for table in dump.tables if table.expected_rows is not None]
-            differing = [f"{table.qualified_name} ({table.rows} of {table.expected_rows})" for table in counted if table.rows != table.expected_rows]
+            differing = [
+                f"{table.qualified_name} ({table.rows} of {table.expected_rows})"
+                for table in counted
+                if table.rows != table.expected_rows
+            ]
             if differing:
-                raise VerificationError(f"tables have other row counts than the snapshot: {name_some(differing)}")
+                raise VerificationError(
+                    f"tables have other row counts than the snapshot: {name_some(differing)}"
+                )
             present = {(table.schema_name, table.name) for table in dump.tables}
-            unwanted = [f"{table.schema_name}.{table.name}" for table in dump.record.excluded_tables if (table.schema_name, table.name) in present]
+            unwanted = [
+                f"{table.schema_name}.{table.name}"
+                for table in dump.record.excluded_tables
+                if (table.schema_name, table.name) in present
+            ]
             if unwanted:
-                raise VerificationError(f"the dump holds rows that were to be left out: {name_some(unwanted)}")
+                raise VerificationError(
+                    f"the dump holds rows that were to be left out: {name_some(unwanted)}"
+                )
             rows = sum(table.rows for table in counted)
             left_out = describe_left_out(dump.record.left_out)
             summary = f"{count(len(counted), 'table')} with {count(rows, 'row')} as counted in the snapshot"
-            return f"{summary}; left out: {left_out}" if left_out else summary, {"tables": len(counted), "rows": rows}
+            return f"{summary}; left out: {left_out}" if left_out else summary, {
+                "tables": len(counted),
+                "rows": rows,
+            }
 
     return _verify_check(Check.DUMP_MATCHES_SNAPSHOT, read)
 
 
-def verify_archive(path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None) -> tuple[CheckResult, ...]:
+def verify_archive(
+    path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None
+) -> tuple[CheckResult, ...]:
     """As `verify_archive_file`, for a file that is not open yet."""
     with ArtifactFile(path) as file:
         return verify_archive_file(file, expected_sha256=expected_sha256, on_progress=on_progress)
 
 
 def verify_archive_file(
-    file: ArtifactFile, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None
+    file: ArtifactFile,
+    *,
+    expected_sha256: str | None = None,
+    on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[CheckResult, ...]:
-    """`archive_is_stored` and `archive_is_readable`: every byte was read again, every object unpacked and compared with its digest.
+    """`archive_is_stored` and `archive_is_readable`: every byte was read again, every object unpacked and
+    compared with its digest.
 
-    `expected_sha256` is the manifest's, where there is one; `on_progress` gets the compressed bytes as they are read.
+    `expected_sha256` is the manifest's, where there is one; `on_progress` gets the compressed bytes as they
+    are read.
     """
     digest = _FileDigest(on_progress)
 
@@ -118,7 +177,9 @@ def verify_archive_file(
             index = ArchiveFile(file.open_reader())
             for entry in index.read_entries():
                 if entry.offset != position:
-                    raise VerificationError(f"something lies before object {entry.key!r} that the index does not name")
+                    raise VerificationError(
+                        f"something lies before object {entry.key!r} that the index does not name"
+                    )
                 for block in archive.read_object(entry, on_progress=digest.update):
                     size_bytes += len(block)
                 position += entry.length
@@ -129,23 +190,41 @@ def verify_archive_file(
                 raise VerificationError("something lies between the objects and the index")
             record = archive.record
             stated_unproven_count = unproven_count if record.unproven_count is None else record.unproven_count
-            if (object_count, size_bytes, unproven_count) != (record.object_count, record.size_bytes, stated_unproven_count):
+            if (object_count, size_bytes, unproven_count) != (
+                record.object_count,
+                record.size_bytes,
+                stated_unproven_count,
+            ):
                 raise VerificationError(
-                    f"the index names {count(object_count, 'object')} with {size_bytes} bytes, {unproven_count} of them unproven, "
+                    f"the index names {count(object_count, 'object')} with {size_bytes} bytes, "
+                    f"{unproven_count} of them unproven, "
                     "the record says otherwise"
                 )
             if unread_tags_count != record.unread_tags_count:
                 raise VerificationError(
-                    f"the index names {count(unread_tags_count, 'object')} whose tags could not be read, the record says otherwise"
+                    f"the index names {count(unread_tags_count, 'object')} whose tags could not be read, "
+                    "the record says otherwise"
                 )
             digest.finish(partial(_read_range, file, position, archive.footer.footer_offset))
-            return f"{count(object_count, 'object')} with {size_bytes} bytes, each as captured", {"objects": object_count, "size_bytes": size_bytes}
+            return f"{count(object_count, 'object')} with {size_bytes} bytes, each as captured", {
+                "objects": object_count,
+                "size_bytes": size_bytes,
+            }
 
-    return _verify_file(file, ArtifactKind.BUCKET, (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE), digest, read, expected_sha256)
+    return _verify_file(
+        file,
+        ArtifactKind.BUCKET,
+        (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE),
+        digest,
+        read,
+        expected_sha256,
+    )
 
 
 def verify_every_object(path: Path) -> CheckResult:
-    """`every_object_is_archived`: each object that the bucket listed is in the archive, or was deleted before it could be read."""
+    """`every_object_is_archived`: each object that the bucket listed is in the archive, or was deleted before
+    it could be read.
+    """
 
     def read() -> tuple[str, dict[str, Figure]]:
         with open_archive(path) as archive:
@@ -154,7 +233,9 @@ def verify_every_object(path: Path) -> CheckResult:
                 first = "; ".join(f"{missed.key}: {missed.reason}" for missed in record.failed[:NAMED_LIMIT])
                 raise VerificationError(f"{count(record.failed_count, 'object')} could not be read: {first}")
             if record.listed_count != record.object_count + record.deleted_count:
-                raise VerificationError(f"{record.listed_count} objects were listed and {record.object_count} are in the archive")
+                raise VerificationError(
+                    f"{record.listed_count} objects were listed and {record.object_count} are in the archive"
+                )
             figures: dict[str, Figure] = {
                 "objects": record.object_count,
                 "changed": record.changed_count,
@@ -162,11 +243,17 @@ def verify_every_object(path: Path) -> CheckResult:
                 "reused": record.reused_count,
                 "unread_tags": record.unread_tags_count,
             }
-            summary = f"{record.object_count} of {record.listed_count} listed objects, {record.deleted_count} deleted meanwhile"
+            summary = (
+                f"{record.object_count} of {record.listed_count} listed objects, "
+                f"{record.deleted_count} deleted meanwhile"
+            )
             if left_out := describe_left_out(record.left_out):
                 summary += f"; left out: {left_out}"
             if record.unproven_count is None:
-                summary += "; an older version took it, and did not count those that it could not compare with a checksum of the server"
+                summary += (
+                    "; an older version took it, and did not count those that it could not compare "
+                    "with a checksum of the server"
+                )
             else:
                 figures["unproven"] = record.unproven_count
             if record.unproven_count:
@@ -225,7 +312,14 @@ def _verify_file(
     whole_sha256, problem = _check_stored(file, kind, digest, expected_sha256)
     path = file.path
     artifacts = {kind: whole_sha256} if whole_sha256 else {}
-    parsed = CheckResult(check=parsed_check, status=status, summary=summary, figures=figures, checked_at=_now(), artifacts=artifacts)
+    parsed = CheckResult(
+        check=parsed_check,
+        status=status,
+        summary=summary,
+        figures=figures,
+        checked_at=_now(),
+        artifacts=artifacts,
+    )
     stored = CheckResult(
         check=stored_check,
         status=CheckStatus.FAILED if problem else CheckStatus.PASSED,
@@ -238,7 +332,9 @@ def _verify_file(
     return stored, parsed
 
 
-def _check_stored(file: ArtifactFile, kind: ArtifactKind, digest: _FileDigest, expected_sha256: str | None) -> tuple[str, str]:
+def _check_stored(
+    file: ArtifactFile, kind: ArtifactKind, digest: _FileDigest, expected_sha256: str | None
+) -> tuple[str, str]:
     """The digest of the whole file and what is wrong with its bytes; an empty text when nothing is."""
     try:
         with file.read_as(DumpFile if kind is ArtifactKind.DATABASE else ArchiveFile) as opened:
@@ -276,7 +372,9 @@ def _check_name(path: Path, record: DumpRecord | ArchiveRecord) -> None:
     name = ArtifactName.from_file_name(path.name)
     source = record.database if isinstance(record, DumpRecord) else record.bucket
     if name is not None and (name.point_id.text, name.source_name) != (record.point_id, source):
-        raise VerificationError(f"{path.name} holds {source} of point {record.point_id}: the file was exchanged or renamed")
+        raise VerificationError(
+            f"{path.name} holds {source} of point {record.point_id}: the file was exchanged or renamed"
+        )
 
 
 def _check_tables_lie_right(dump: DumpFile) -> None:

@@ -1,4 +1,6 @@
-"""Questions to the live system: whether a missing object was deleted or lost, and which rows and objects have no counterpart."""
+"""Questions to the live system: whether a missing object was deleted or lost, and which rows and objects have
+no counterpart.
+"""
 
 from __future__ import annotations
 
@@ -38,35 +40,47 @@ class LiveApplication:
     def judge(self, keys: Iterable[str]) -> dict[str, ReferenceVerdict]:
         """Key → verdict by what is there now.
 
-        LOST when the object is there: the listing should have had it. Otherwise DELETED when the row is gone as well, MISSING when the
-        database still refers to an object that nobody has. UNKNOWN where the server neither hands out nor lists this one. An odd value in one
-        row keeps nothing from being judged.
+        LOST when the object is there: the listing should have had it. Otherwise DELETED when the row is gone
+        as well, MISSING when the database still refers to an object that nobody has. UNKNOWN where the server
+        neither hands out nor lists this one. An odd value in one row keeps nothing from being judged.
         """
         wanted = set(keys)
-        with BucketClient(self.bucket, threads=1, stall_timeout_seconds=self.transfer.stall_timeout_seconds) as client:
+        with BucketClient(
+            self.bucket, threads=1, stall_timeout_seconds=self.transfer.stall_timeout_seconds
+        ) as client:
             found = {key: _is_there(client, key) for key in wanted}
         verdicts = {
-            key: ReferenceVerdict.UNKNOWN if is_there is None else ReferenceVerdict.LOST for key, is_there in found.items() if is_there is not False
+            key: ReferenceVerdict.UNKNOWN if is_there is None else ReferenceVerdict.LOST
+            for key, is_there in found.items()
+            if is_there is not False
         }
         absent = wanted - verdicts.keys()
         if absent:
-            with open_snapshot(self.database, stall_timeout_seconds=self.transfer.stall_timeout_seconds) as snapshot:
+            with open_snapshot(
+                self.database, stall_timeout_seconds=self.transfer.stall_timeout_seconds
+            ) as snapshot:
                 still_referenced: set[str] = set()
                 for page in snapshot.read_references(self.references):
                     still_referenced.update(absent.intersection(page))
             for key in absent:
-                verdicts[key] = ReferenceVerdict.MISSING if key in still_referenced else ReferenceVerdict.DELETED
+                verdicts[key] = (
+                    ReferenceVerdict.MISSING if key in still_referenced else ReferenceVerdict.DELETED
+                )
         return verdicts
 
 
 def _is_there(client: BucketClient, key: str) -> bool | None:
-    """Return whether the bucket has the object; None where the server refuses to tell. BucketError where it cannot be asked at all."""
+    """Return whether the bucket has the object.
+
+    None where the server refuses to tell. BucketError where it cannot be asked at all.
+    """
     if not _can_be_key(key):
         return False
     try:
         return client.find_head(key) is not None
     except BucketError as refusal:
-        # For one key: a name that the SDK or the server does not take, or rights that end there. The listing takes any prefix.
+        # For one key: a name that the SDK or the server does not take, or rights that end there. The listing
+        # takes any prefix.
         try:
             # To the end: not every server lists in the order of the keys.
             return any(listed.key == key for listed in client.list_objects(key))
@@ -108,7 +122,8 @@ class ConsistencyReport:
 def check_consistency(live: LiveApplication) -> ConsistencyReport:
     """What is true of the live system now.
 
-    ConfigurationError where the reference query cannot be used. Errors of database and bucket are raised. Memory: about a hundred bytes per object.
+    ConfigurationError where the reference query cannot be used. Errors of database and bucket are raised.
+    Memory: about a hundred bytes per object.
     """
     sizes: dict[str, int] = {}
     referenced: set[str] = set()
@@ -122,7 +137,9 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
             )
         for page in snapshot.read_references(live.references):
             referenced.update(page)
-    with BucketClient(live.bucket, threads=1, stall_timeout_seconds=live.transfer.stall_timeout_seconds) as client:
+    with BucketClient(
+        live.bucket, threads=1, stall_timeout_seconds=live.transfer.stall_timeout_seconds
+    ) as client:
         client.check_exists()
         for listed in client.list_objects():
             sizes[listed.key] = listed.size_bytes

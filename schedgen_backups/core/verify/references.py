@@ -1,7 +1,7 @@
 """Finds out whether every object that the database refers to is in the archive: the level `coherent`.
 
-Reads the references from the dump and the keys from the archive, and gives each missing object a verdict. Who knows the verdict is `live`; reading
-the rest of the files again is the business of `verify`.
+Reads the references from the dump and the keys from the archive, and gives each missing object a verdict. Who
+knows the verdict is `live`; reading the rest of the files again is the business of `verify`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from schedgen_backups.core.verify.live_system import LiveSystem
 
 _NAMED_MISSING = 1000
 _TELLING_REFERENCES = 10
-"""Where none of so many is there, the bucket is another one, or not filled yet, rather than an application that has lost all of its objects."""
+"""Where none of so many is there, the bucket is another one, or not filled yet, rather than an application
+that has lost all of its objects."""
 Baseline = Callable[[Sequence[str]], frozenset[str]]
 """Gets the keys that the live system lacks; returns those whose absence is no news."""
 
@@ -33,27 +34,40 @@ def accept_nothing(_keys: Sequence[str]) -> frozenset[str]:
 
 
 def verify_references(
-    dump_path: Path, archive_path: Path, *, live: LiveSystem | None, baseline: Baseline = accept_nothing, known: ReferenceSummary | None = None
+    dump_path: Path,
+    archive_path: Path,
+    *,
+    live: LiveSystem | None,
+    baseline: Baseline = accept_nothing,
+    known: ReferenceSummary | None = None,
 ) -> tuple[CheckResult, ReferenceSummary]:
-    """Return `references_resolve`: every object that the snapshot refers to is in the archive, or was deleted meanwhile, or is known to be missing.
+    """Return `references_resolve`: every object that the snapshot refers to is in the archive, or was deleted
+    meanwhile, or is known to be missing.
 
-    What the archive leaves out by its patterns is counted as excluded, and nobody is asked about it. Lost and unknown objects fail it.
-    What the live system lacks and `baseline` does not know makes it incomplete.
+    What the archive leaves out by its patterns is counted as excluded, and nobody is asked about it. Lost and
+    unknown objects fail it. What the live system lacks and `baseline` does not know makes it incomplete.
 
-    Missing objects are judged by `live`, or by `known` when that was found of just the same missing objects; without either they are
-    unknown, which is a failure. Errors of `live` are raised.
+    Missing objects are judged by `live`, or by `known` when that was found of just the same missing objects;
+    without either they are unknown, which is a failure. Errors of `live` are raised.
     """
     try:
         with open_dump(dump_path) as dump, open_archive(archive_path) as archive:
             record = dump.record
             if record.point_id != archive.record.point_id:
-                raise VerificationError(f"the dump is of point {record.point_id}, the archive of {archive.record.point_id}")
+                raise VerificationError(
+                    f"the dump is of point {record.point_id}, the archive of {archive.record.point_id}"
+                )
             # Of one clock where the file has it: the database server's may be ahead of this host's.
             if archive.record.listed_at < (record.snapshot_opened_at or record.snapshot_at):
-                raise VerificationError("the bucket was listed before the database's snapshot: an upload in between would be missing")
+                raise VerificationError(
+                    "the bucket was listed before the database's snapshot: an upload in between would be "
+                    "missing"
+                )
             if record.reference_state is ReferenceState.NOT_CONFIGURED:
                 summary = ReferenceSummary(state=ReferenceState.NOT_CONFIGURED, note=record.reference_note)
-                return make_result(Check.REFERENCES_RESOLVE, CheckStatus.NOT_CONFIGURED, record.reference_note, {}), summary
+                return make_result(
+                    Check.REFERENCES_RESOLVE, CheckStatus.NOT_CONFIGURED, record.reference_note, {}
+                ), summary
             absent = _find_missing(dump.read_references(), (entry.key for entry in archive.read_entries()))
             missing = [key for key in absent if not matches_any_key(archive.record.excluded_patterns, key)]
     except VerificationError as error:
@@ -61,16 +75,31 @@ def verify_references(
         return failed, ReferenceSummary(state=ReferenceState.READ, note=error.message)
     summary = _judge(record.reference_count, missing, len(absent) - len(missing), live, known, baseline)
     counts = ", ".join(f"{count} {verdict.value}" for verdict, count in summary.verdict_counts.items())
-    text = f"{summary.resolved_count} of {summary.reference_count} references are in the archive" + (f"; {counts}" if counts else "")
-    status = CheckStatus.FAILED if not summary.is_coherent else CheckStatus.INCOMPLETE if summary.newly_missing_count else CheckStatus.PASSED
-    if summary.reference_count and summary.verdict_counts.get(ReferenceVerdict.EXCLUDED) == summary.reference_count:
+    text = f"{summary.resolved_count} of {summary.reference_count} references are in the archive" + (
+        f"; {counts}" if counts else ""
+    )
+    status = (
+        CheckStatus.FAILED
+        if not summary.is_coherent
+        else CheckStatus.INCOMPLETE
+        if summary.newly_missing_count
+        else CheckStatus.PASSED
+    )
+    if (
+        summary.reference_count
+        and summary.verdict_counts.get(ReferenceVerdict.EXCLUDED) == summary.reference_count
+    ):
         # Nothing was proven: no object that a row refers to is meant to be there.
         status = CheckStatus.NOT_CONFIGURED
     if status is CheckStatus.INCOMPLETE:
         text += f", {summary.newly_missing_count} of them new"
     if status is not CheckStatus.PASSED and summary.missing:
         text += f": {name_some([reference.key for reference in summary.missing])}"
-    figures: dict[str, Figure] = {"references": summary.reference_count, "resolved": summary.resolved_count, "missing": len(missing)}
+    figures: dict[str, Figure] = {
+        "references": summary.reference_count,
+        "resolved": summary.resolved_count,
+        "missing": len(missing),
+    }
     figures["newly_missing"] = summary.newly_missing_count
     return make_result(Check.REFERENCES_RESOLVE, status, text, figures), summary
 
@@ -82,20 +111,36 @@ def _find_missing(references: Iterator[list[str]], archived: Iterator[str]) -> l
 
 
 def _judge(
-    count: int, missing: list[str], excluded_count: int, live: LiveSystem | None, known: ReferenceSummary | None, baseline: Baseline
+    count: int,
+    missing: list[str],
+    excluded_count: int,
+    live: LiveSystem | None,
+    known: ReferenceSummary | None,
+    baseline: Baseline,
 ) -> ReferenceSummary:
     fingerprint = hashlib.sha256("\0".join(missing).encode("utf-8", "surrogateescape")).hexdigest()
     if missing and known is not None and known.missing_sha256 == fingerprint:
         return known
     verdicts = live.judge(missing) if live is not None and missing else {}
-    judged = [MissingReference(key=key, verdict=verdicts.get(key, ReferenceVerdict.UNKNOWN)) for key in missing]
-    counts: dict[ReferenceVerdict, int] = {ReferenceVerdict.EXCLUDED: excluded_count} if excluded_count else {}
+    judged = [
+        MissingReference(key=key, verdict=verdicts.get(key, ReferenceVerdict.UNKNOWN)) for key in missing
+    ]
+    counts: dict[ReferenceVerdict, int] = (
+        {ReferenceVerdict.EXCLUDED: excluded_count} if excluded_count else {}
+    )
     for reference in judged:
         counts[reference.verdict] = counts.get(reference.verdict, 0) + 1
-    ranked = sorted(judged, key=lambda reference: list(ReferenceVerdict).index(reference.verdict), reverse=True)
+    ranked = sorted(
+        judged, key=lambda reference: list(ReferenceVerdict).index(reference.verdict), reverse=True
+    )
     is_wrong_bucket = len(missing) == count - excluded_count >= _TELLING_REFERENCES
-    # Of a bucket that could not be asked about everything, or has nothing of what is asked for, nothing becomes what was always missing.
-    is_judged = live is not None and not counts.keys() & {ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN} and not is_wrong_bucket
+    # Of a bucket that could not be asked about everything, or has nothing of what is asked for, nothing
+    # becomes what was always missing.
+    is_judged = (
+        live is not None
+        and not counts.keys() & {ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN}
+        and not is_wrong_bucket
+    )
     absent = [reference.key for reference in judged if reference.verdict is ReferenceVerdict.MISSING]
     return ReferenceSummary(
         state=ReferenceState.READ,

@@ -1,6 +1,8 @@
-"""Reads recovery points again whose files were modified since somebody read them: copied, moved to another host, brought back, or tampered with.
+"""Reads recovery points again whose files were modified since somebody read them: copied, moved to another
+host, brought back, or tampered with.
 
-The listing sees by a file's time that it is due; until it was read, the point keeps its state. Who reads and when is the caller's business.
+The listing sees by a file's time that it is due; until it was read, the point keeps its state. Who reads and
+when is the caller's business.
 """
 
 from __future__ import annotations
@@ -27,21 +29,33 @@ class RereadReport:
     @property
     def wrong(self) -> tuple[PointListing, ...]:
         """The points that are not verified after all."""
-        return tuple(point for point in self.points if point.state in {PointState.FAILED, PointState.DAMAGED, PointState.UNVERIFIED})
+        return tuple(
+            point
+            for point in self.points
+            if point.state in {PointState.FAILED, PointState.DAMAGED, PointState.UNVERIFIED}
+        )
 
 
 def find_unread(catalog: Catalog) -> tuple[PointListing, ...]:
     """Return this site's committed points that are to be read again, newest first."""
     points = catalog.list_points() if catalog.directory.is_dir() else ()
-    return tuple(point for point in reversed(points) if point.unread_files and point.state is not PointState.FOREIGN)
+    return tuple(
+        point for point in reversed(points) if point.unread_files and point.state is not PointState.FOREIGN
+    )
 
 
 def read_unread(
-    catalog: Catalog, *, checked_by: str, budget_seconds: float, on_point: Callable[[PointListing], object] = lambda _point: None
+    catalog: Catalog,
+    *,
+    checked_by: str,
+    budget_seconds: float,
+    on_point: Callable[[PointListing], object] = lambda _point: None,
 ) -> RereadReport:
-    """Read points again, newest first, until none is due or the budget is used up; the first is read however long that takes.
+    """Read points again, newest first, until none is due or the budget is used up; the first is read however
+    long that takes.
 
-    A point that retention removes meanwhile is passed over, and one that cannot be read keeps no other from being read.
+    A point that retention removes meanwhile is passed over, and one that cannot be read keeps no other from
+    being read.
     """
     ends_at = time.monotonic() + budget_seconds
     due = find_unread(catalog)

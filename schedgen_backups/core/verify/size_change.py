@@ -1,6 +1,7 @@
 """Whether a size is plausible after the one before it.
 
-The thresholds are the operators' own: a drop of more than half is HIGH, a rise to more than three times LOW (requirements, severities).
+The thresholds are the operators' own: a drop of more than half is HIGH, a rise to more than three times LOW
+(requirements, severities).
 """
 
 from __future__ import annotations

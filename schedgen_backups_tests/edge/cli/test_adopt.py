@@ -1,4 +1,6 @@
-"""A person decides about a point of another site and about objects that nobody has; the decision is recorded with its reason."""
+"""A person decides about a point of another site and about objects that nobody has; the decision is recorded
+with its reason.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def catalog(site: Site) -> Catalog:
 
 def test_a_foreign_point_is_listed_as_such_and_counts_after_adopt(site: Site, catalog: Catalog) -> None:
     point_id = name_night(0).text
-    assert [entry["state"] for entry in json.loads(site.cli("list", "--json").stdout)["points"]] == ["foreign"]
+    assert [entry["state"] for entry in json.loads(site.cli("list", "--json").stdout)["points"]] == [
+        "foreign"
+    ]
     assert site.cli("status").code == 2
     adopted = site.cli("adopt", point_id, "--reason", "the old host's")
     assert (adopted.code, adopted.stderr) == (0, "")
@@ -41,5 +45,8 @@ def test_accepted_objects_are_recorded_with_who_and_why(site: Site, catalog: Cat
     done = site.cli("accept-missing", "a.pdf", "b c.pdf", "--reason", "deleted on purpose")
     assert (done.code, done.stdout) == (0, "accepted: 2 missing objects\n")
     recorded = json.loads((catalog.directory / BASELINE_NAME).read_text())["accepted"]
-    assert [(each["key"], each["reason"]) for each in recorded] == [("a.pdf", "deleted on purpose"), ("b c.pdf", "deleted on purpose")]
+    assert [(each["key"], each["reason"]) for each in recorded] == [
+        ("a.pdf", "deleted on purpose"),
+        ("b c.pdf", "deleted on purpose"),
+    ]
     assert all(each["accepted_by"] for each in recorded)

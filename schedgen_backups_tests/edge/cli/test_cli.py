@@ -1,6 +1,8 @@
-"""The command line as a person or a script meets it: a process of its own, its exit code, what it prints on stdout and on stderr.
+"""The command line as a person or a script meets it: a process of its own, its exit code, what it prints on
+stdout and on stderr.
 
-One site with one recovery point serves all tests; who harms files works on a copy. Restores are in `test_cli_restore`, secrets in `test_secrets`.
+One site with one recovery point serves all tests; who harms files works on a copy. Restores are in
+`test_cli_restore`, secrets in `test_secrets`.
 """
 
 from __future__ import annotations
@@ -41,11 +43,15 @@ REASON = "before [v2.1.0] goes out"
 
 def git(folder: Path, *words: str) -> str:
     identity = ("-c", "user.name=A Test", "-c", "user.email=test@example.org")
-    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @pytest.fixture(scope="module")
-def taken(tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]) -> Iterator[tuple[Site, str]]:
+def taken(
+    tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]
+) -> Iterator[tuple[Site, str]]:
     """A site that names a git checkout, and the id that `backup` printed there."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         site = Site(tmp_path_factory.mktemp("cli"), seeded_application[0], monkeypatch)
@@ -102,14 +108,22 @@ def test_list_and_show_tell_the_same_to_people_and_to_programs(cli_site: Site) -
     listed = cli_site.cli("list", "--json")
     [entry] = json.loads(listed.stdout)["points"]
     assert (listed.code, entry["id"], entry["state"]) == (0, point.point_id.text, "verified")
-    assert entry["levels"] == {"stored": "passed", "parsed": "passed", "coherent": "passed", "restored": "unknown", "equal": "unknown"}
+    assert entry["levels"] == {
+        "stored": "passed",
+        "parsed": "passed",
+        "coherent": "passed",
+        "restored": "unknown",
+        "equal": "unknown",
+    }
     shown = cli_site.cli("show", "latest", "--json")
     assert (shown.code, json.loads(shown.stdout)) == (0, {"format_version": 1, **entry})
     text = cli_site.cli("list").stdout
     assert all(word in text for word in (point.point_id.text, "verified", "coherent", REASON))
     text = cli_site.cli("show", point.point_id.text).stdout
     names = {artifact.path.name for artifact in point.artifacts}
-    assert all(word in text for word in (*names, REASON, "deployment=v2.1.0", "release/2.1", "references_resolve"))
+    assert all(
+        word in text for word in (*names, REASON, "deployment=v2.1.0", "release/2.1", "references_resolve")
+    )
 
 
 def test_files_of_the_old_script_are_listed_as_unmanaged(cli_site: Site, copied: Path) -> None:
@@ -146,8 +160,12 @@ def test_a_database_that_is_not_there_ends_a_backup_with_1(cli_site: Site, tmp_p
     assert "Traceback" not in result.stderr
 
 
-def test_a_bucket_that_is_not_there_ends_a_backup_with_2_and_json_says_so(cli_site: Site, tmp_path: Path) -> None:
-    result = cli_site.cli("backup", "--json", MINIO_BUCKET="no-such-bucket", BACKUP_DIR=str(tmp_path / "backups"))
+def test_a_bucket_that_is_not_there_ends_a_backup_with_2_and_json_says_so(
+    cli_site: Site, tmp_path: Path
+) -> None:
+    result = cli_site.cli(
+        "backup", "--json", MINIO_BUCKET="no-such-bucket", BACKUP_DIR=str(tmp_path / "backups")
+    )
     answer = json.loads(result.stdout)
     assert (result.code, answer["success"]) == (2, False)
     assert [failure["step"] for failure in answer["failures"]] == ["minio_archive"]
@@ -189,13 +207,19 @@ def test_without_a_dagster_home_a_backup_ends_with_4(cli_site: Site) -> None:
     ],
     ids=["option", "command", "missing option", "id", "point", "label", "span"],
 )
-def test_what_was_typed_wrong_is_refused_to_people_and_to_programs(arguments: tuple[str, ...], code: int, said: str, cli_site: Site) -> None:
+def test_what_was_typed_wrong_is_refused_to_people_and_to_programs(
+    arguments: tuple[str, ...], code: int, said: str, cli_site: Site
+) -> None:
     result = cli_site.cli(*arguments)
     assert (result.code, result.stdout) == (code, ""), result.stderr
     assert said in result.stderr
     as_json = cli_site.cli(*arguments, "--json")
     refusal = json.loads(as_json.stdout)
-    assert (as_json.code, as_json.stderr, refusal.keys()) == (code, "", {"format_version", "error", "hint", "exit_code"})
+    assert (as_json.code, as_json.stderr, refusal.keys()) == (
+        code,
+        "",
+        {"format_version", "error", "hint", "exit_code"},
+    )
     assert said in refusal["error"]
     assert (refusal["exit_code"], bool(refusal["hint"])) == (code, True)
 
@@ -215,7 +239,9 @@ def test_a_list_is_what_was_asked_for(cli_site: Site, copied: Path) -> None:
     def count(*options: str) -> int:
         return len(json.loads(cli_site.cli("list", "--json", *options, **wheres).stdout)["points"])
 
-    assert [count(*options) for options in ((), ("--label", "ticket"), ("--since", "1h"), ("--state", "verified"))] == [1, 1, 1, 1]
+    assert [
+        count(*options) for options in ((), ("--label", "ticket"), ("--since", "1h"), ("--state", "verified"))
+    ] == [1, 1, 1, 1]
     assert [count(*options) for options in (("--label", "ticket=no"), ("--state", "foreign"))] == [0, 0]
     [entry] = json.loads(cli_site.cli("list", "--json", **wheres).stdout)["points"]
     assert (entry["id"], entry["pin"]["reason"]) == (point.point_id.text, "an [audit]")
@@ -225,27 +251,41 @@ def test_doctor_finds_nothing_where_nothing_is_wrong(cli_site: Site) -> None:
     result = cli_site.cli("doctor", "--json", BACKUP_NAME="tests")
     results = json.loads(result.stdout)["results"]
     assert result.code == 0
-    # Of the test's site no timer and no daemon is there, nobody is told, and the keys of the backup are those of the server's owner.
+    # Of the test's site no timer and no daemon is there, nobody is told, and the keys of the backup are those
+    # of the server's owner.
     notes = {result["what"] for result in results if result["state"] != "ok"}
     assert notes <= {"schedule", "alerts", "heartbeat", "restore proven", "restore of the bucket"}
-    assert {"Dagster definitions", "backup directory", "free space", "clock", "pg_dump", "privileges", "references", "bucket"} <= {
-        result["what"] for result in results
-    }
+    assert {
+        "Dagster definitions",
+        "backup directory",
+        "free space",
+        "clock",
+        "pg_dump",
+        "privileges",
+        "references",
+        "bucket",
+    } <= {result["what"] for result in results}
 
 
 def test_doctor_says_what_could_be_restored_and_makes_nothing(cli_site: Site) -> None:
     folder = cli_site.folder / "not" / "there"
     cli_site.cli("doctor", BACKUP_DIR=str(folder))
     assert not folder.parent.exists()
-    results = {result["what"]: result for result in json.loads(cli_site.cli("doctor", "--json").stdout)["results"]}
-    assert results["restore"]["detail"].startswith("to try it, beside the live system: schedgen-backups restore ")
+    results = {
+        result["what"]: result for result in json.loads(cli_site.cli("doctor", "--json").stdout)["results"]
+    }
+    assert results["restore"]["detail"].startswith(
+        "to try it, beside the live system: schedgen-backups restore "
+    )
     assert results["restore of the database"]["state"] == "ok"
     run(cli_site.application.database, "CREATE ROLE edge_reader LOGIN PASSWORD 'p' IN ROLE pg_read_all_data")
     try:
         told = cli_site.cli("doctor", "--json", POSTGRES_USER="edge_reader", POSTGRES_PASSWORD="p").stdout
     finally:
         run(cli_site.application.database, "DROP ROLE edge_reader")
-    [reader] = [result for result in json.loads(told)["results"] if result["what"] == "restore of the database"]
+    [reader] = [
+        result for result in json.loads(told)["results"] if result["what"] == "restore of the database"
+    ]
     assert reader["state"] == "note"
     assert "edge_reader may not make databases and is no member of" in reader["detail"]
     assert "RESTORE_POSTGRES_USER" in reader["fix"]
@@ -265,7 +305,11 @@ def test_doctor_names_definitions_that_do_not_load(cli_site: Site) -> None:
 def test_doctor_tells_how_the_channels_answered_last(cli_site: Site) -> None:
     def look(**values: str) -> dict[str, tuple[str, str]]:
         results = json.loads(cli_site.cli("doctor", "--json", **values).stdout)["results"]
-        return {result["what"]: (result["state"], result["detail"]) for result in results if result["what"].startswith("alerts")}
+        return {
+            result["what"]: (result["state"], result["detail"])
+            for result in results
+            if result["what"].startswith("alerts")
+        }
 
     with open_inbox() as inbox:
         named = {"BACKUP_ALERT_WEBHOOK_URL": inbox.url, "BACKUP_DIR": str(cli_site.folder / "of-channels")}
@@ -279,7 +323,9 @@ def test_doctor_tells_how_the_channels_answered_last(cli_site: Site) -> None:
         assert (state, "was refused at" in detail) == ("problem", True)
 
 
-def test_a_folder_that_is_no_checkout_is_a_note_and_keeps_no_backup_from_being_taken(cli_site: Site, copied: Path) -> None:
+def test_a_folder_that_is_no_checkout_is_a_note_and_keeps_no_backup_from_being_taken(
+    cli_site: Site, copied: Path
+) -> None:
     for value in (str(cli_site.folder / "nothing"), "~nobody-of-this-name/x"):
         named = {"BACKUP_GIT_DIRECTORY": value, "BACKUP_DIR": str(copied)}
         assert "BACKUP_GIT_DIRECTORY" in cli_site.cli("doctor", **named).stdout
@@ -302,10 +348,16 @@ def test_doctor_tells_people_in_whole_lines(cli_site: Site) -> None:
 
 
 def problems_of(stdout: str) -> dict[str, tuple[str, str]]:
-    return {result["what"]: (result["detail"], result["fix"]) for result in json.loads(stdout)["results"] if result["state"] == "problem"}
+    return {
+        result["what"]: (result["detail"], result["fix"])
+        for result in json.loads(stdout)["results"]
+        if result["state"] == "problem"
+    }
 
 
-def test_doctor_names_missing_credentials_and_a_pg_dump_that_is_too_old(cli_site: Site, postgres_bin_dir_17: Path) -> None:
+def test_doctor_names_missing_credentials_and_a_pg_dump_that_is_too_old(
+    cli_site: Site, postgres_bin_dir_17: Path
+) -> None:
     result = cli_site.cli("doctor", "--json", MINIO_ACCESS_KEY="", PG_BIN_DIR=str(postgres_bin_dir_17))
     problems = problems_of(result.stdout)
     assert result.code == 4
@@ -319,7 +371,13 @@ def test_doctor_names_missing_credentials_and_a_pg_dump_that_is_too_old(cli_site
 def test_doctor_names_a_missing_privilege_and_a_missing_bucket(cli_site: Site) -> None:
     server = cli_site.application.database
     run(server, "CREATE ROLE edge_nobody LOGIN PASSWORD 'edge-nobody'")
-    result = cli_site.cli("doctor", "--json", POSTGRES_USER="edge_nobody", POSTGRES_PASSWORD="edge-nobody", MINIO_BUCKET="no-such-bucket")
+    result = cli_site.cli(
+        "doctor",
+        "--json",
+        POSTGRES_USER="edge_nobody",
+        POSTGRES_PASSWORD="edge-nobody",
+        MINIO_BUCKET="no-such-bucket",
+    )
     run(server, "DROP ROLE edge_nobody")
     problems = problems_of(result.stdout)
     assert result.code == 4
@@ -409,15 +467,24 @@ def test_an_answer_has_the_documented_shape(arguments: tuple[str, ...], cli_site
 def test_every_command_that_answers_has_json_and_a_documented_shape() -> None:
     group = typer.main.get_group(app)
     without = {"demo", "setup", "serve", "webserver", "manual"}
-    with_json = {name for name in COMMAND_MODULES if any("--json" in parameter.opts for parameter in group.commands[name].params)}
+    with_json = {
+        name
+        for name in COMMAND_MODULES
+        if any("--json" in parameter.opts for parameter in group.commands[name].params)
+    }
     assert with_json == COMMAND_MODULES.keys() - without
     assert with_json == SHAPES.keys()
 
 
 def test_what_people_copy_from_a_small_screen_is_whole(cli_site: Site) -> None:
-    """Ids, paths and commands have no line break of ours in them; the terminal folds them, and gives them back whole."""
+    """Ids, paths and commands have no line break of ours in them; the terminal folds them, and gives them
+    back whole.
+    """
     [point] = cli_site.points()
-    seen = {words: read_from_terminal(cli_site, words) for words in ("list", "show latest", "last", "status", "restore --help")}
+    seen = {
+        words: read_from_terminal(cli_site, words)
+        for words in ("list", "show latest", "last", "status", "restore --help")
+    }
     for words in ("list", "show latest", "last", "status"):
         assert point.point_id.text in seen[words], seen[words]
     for kind in ArtifactKind:
@@ -431,6 +498,8 @@ def test_what_people_copy_from_a_small_screen_is_whole(cli_site: Site) -> None:
 
 def read_from_terminal(site: Site, words: str) -> str:
     program = str(Path(sys.executable).with_name("schedgen-backups"))
-    child = pexpect.spawn(program, words.split(), env=dict(os.environ), cwd=str(site.folder), dimensions=(40, 80), timeout=120)
+    child = pexpect.spawn(
+        program, words.split(), env=dict(os.environ), cwd=str(site.folder), dimensions=(40, 80), timeout=120
+    )
     child.expect(pexpect.EOF)
     return re.sub(r"\x1b\[[0-9;]*m", "", child.before.decode())

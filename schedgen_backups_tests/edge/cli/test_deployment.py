@@ -1,4 +1,6 @@
-"""Before a deployment: a backup that is verified, pinned and written down, and the commands of the rollback, which are run."""
+"""Before a deployment: a backup that is verified, pinned and written down, and the commands of the rollback,
+which are run.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,12 @@ MARKER = ".last-deployment-backup"
 
 
 @pytest.fixture
-def deployed(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """A site with an application of its own, and with the three roles that docs/restore.md recommends: no superuser."""
+def deployed(
+    tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3, monkeypatch: pytest.MonkeyPatch
+) -> Site:
+    """A site with an application of its own, and with the three roles that docs/restore.md recommends: no
+    superuser.
+    """
     name = f"deploy_{uuid4().hex}"
     bucket = weed.settings(name.replace("_", "-"))
     roles = make_documented_roles(postgres_server.create_database(name))
@@ -47,12 +53,21 @@ def deployed(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3
 def source(marker: Path) -> dict[str, str]:
     """What a shell that sourced the marker has in its variables."""
     done = subprocess.run(
-        ["sh", "-c", 'set -eu; . "$0"; set | grep ^LAST_BACKUP_', str(marker)], cwd=marker.parent, check=True, capture_output=True, text=True
+        ["sh", "-c", 'set -eu; . "$0"; set | grep ^LAST_BACKUP_', str(marker)],
+        cwd=marker.parent,
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    return {name: value.strip("'") for name, _separator, value in (line.partition("=") for line in done.stdout.splitlines())}
+    return {
+        name: value.strip("'")
+        for name, _separator, value in (line.partition("=") for line in done.stdout.splitlines())
+    }
 
 
-def test_a_deployment_has_a_pinned_point_and_a_marker_and_its_rollback_brings_everything_back(deployed: Site) -> None:
+def test_a_deployment_has_a_pinned_point_and_a_marker_and_its_rollback_brings_everything_back(
+    deployed: Site,
+) -> None:
     taken = deployed.cli("backup", "--pin-for", "30d", "--label", LABEL, "--write-marker", MARKER)
     assert (taken.code, taken.stderr) == (0, "")
     [point] = deployed.points()
@@ -63,7 +78,11 @@ def test_a_deployment_has_a_pinned_point_and_a_marker_and_its_rollback_brings_ev
     assert pin.reason == LABEL
     assert timedelta(days=29) < pin.expires_at - datetime.now(timezone.utc) <= timedelta(days=30)
     policy = RetentionPolicy(keep_days=1, keep_last=1, keep_weeks=0, keep_months=0, timezone=ZoneInfo("UTC"))
-    assert any(LABEL in reason for decision in plan_pruning(catalog, policy, datetime.now(timezone.utc)).decisions for reason in decision.reasons)
+    assert any(
+        LABEL in reason
+        for decision in plan_pruning(catalog, policy, datetime.now(timezone.utc)).decisions
+        for reason in decision.reasons
+    )
 
     marker = source(deployed.folder / MARKER)
     assert (marker["LAST_BACKUP_ID"], marker["LAST_BACKUP_LABEL"]) == (point.point_id.text, LABEL)
@@ -72,7 +91,11 @@ def test_a_deployment_has_a_pinned_point_and_a_marker_and_its_rollback_brings_ev
     assert not (deployed.folder / "leaked").exists()
 
     told = json.loads(deployed.cli("last", "--label", "deployment", "--json").stdout)
-    assert (told["id"], told["labels"], told["is_pinned"]) == (point.point_id.text, dict([LABEL.split("=", 1)]), True)
+    assert (told["id"], told["labels"], told["is_pinned"]) == (
+        point.point_id.text,
+        dict([LABEL.split("=", 1)]),
+        True,
+    )
     commands = [told["rollback"]["database"], told["rollback"]["bucket"]]
     text = deployed.cli("last", "--label", LABEL).stdout
     assert all(command in text for command in (point.point_id.text, *commands))
@@ -84,16 +107,29 @@ def test_a_deployment_has_a_pinned_point_and_a_marker_and_its_rollback_brings_ev
     client_of(bucket).remove_object(bucket.bucket, key)
     for command in commands:
         words = command.replace("schedgen-backups", f"{sys.executable} -m schedgen_backups.cli.main", 1)
-        done = subprocess.run(["sh", "-c", words], cwd=deployed.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["sh", "-c", words], cwd=deployed.folder, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     assert run(database, "SELECT id, s3_key FROM jobs ORDER BY id") == before
     assert client_of(bucket).stat_object(bucket.bucket, key).size
 
 
-def test_a_failed_backup_leaves_the_marker_of_the_deployment_before_and_ends_with_its_code(site: Site) -> None:
+def test_a_failed_backup_leaves_the_marker_of_the_deployment_before_and_ends_with_its_code(
+    site: Site,
+) -> None:
     marker = site.folder / MARKER
     marker.write_text("LAST_BACKUP_ID=20260101_020000\n", encoding="utf-8")
-    failed = site.cli("backup", "--pin-for", "30d", "--label", "deployment=v2", "--write-marker", MARKER, MINIO_BUCKET="no-such-bucket")
+    failed = site.cli(
+        "backup",
+        "--pin-for",
+        "30d",
+        "--label",
+        "deployment=v2",
+        "--write-marker",
+        MARKER,
+        MINIO_BUCKET="no-such-bucket",
+    )
     assert failed.code == 2
     assert marker.read_text(encoding="utf-8") == "LAST_BACKUP_ID=20260101_020000\n"
     assert list(site.folder.glob(f".{MARKER}*")) == []
@@ -103,7 +139,9 @@ def test_a_failed_backup_leaves_the_marker_of_the_deployment_before_and_ends_wit
 
 
 @pytest.mark.parametrize("words", [("--pin-for", "soon"), ("--write-marker", "no/such/folder/marker")])
-def test_what_cannot_be_done_afterwards_is_refused_before_the_backup(site: Site, words: tuple[str, str]) -> None:
+def test_what_cannot_be_done_afterwards_is_refused_before_the_backup(
+    site: Site, words: tuple[str, str]
+) -> None:
     assert site.cli("backup", *words).code == 4
     assert not site.directory.exists() or site.points() == ()
 
@@ -115,4 +153,8 @@ def test_a_span_that_is_none_is_refused(text: str) -> None:
 
 
 def test_spans_are_hours_days_and_weeks() -> None:
-    assert [parse_span(text) for text in ("12h", "30d", "4w")] == [timedelta(hours=12), timedelta(days=30), timedelta(weeks=4)]
+    assert [parse_span(text) for text in ("12h", "30d", "4w")] == [
+        timedelta(hours=12),
+        timedelta(days=30),
+        timedelta(weeks=4),
+    ]

@@ -36,5 +36,7 @@ def test_a_formatter_finds_nothing_wrong_with_it() -> None:
     groff = shutil.which("groff")
     if groff is None:
         pytest.skip("groff is not installed")
-    done = subprocess.run([groff, "-man", "-Tutf8", "-ww", "-z", str(PAGE)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [groff, "-man", "-Tutf8", "-ww", "-z", str(PAGE)], capture_output=True, text=True, check=True
+    )
     assert done.stderr == ""

@@ -1,6 +1,8 @@
-"""From nothing to a restored system, as somebody does it who has the README and a terminal of 80 columns: commands are those that are printed.
+"""From nothing to a restored system, as somebody does it who has the README and a terminal of 80 columns:
+commands are those that are printed.
 
-The roles are those of docs/restore.md; keys of the bucket are odd ones. What each command does in detail is tested elsewhere.
+The roles are those of docs/restore.md; keys of the bucket are odd ones. What each command does in detail is
+tested elsewhere.
 """
 
 from __future__ import annotations
@@ -49,19 +51,33 @@ class Checkout(Machine):
 
 
 class Operator:
-    """Somebody at a terminal of 80 columns, in a checkout that setup has set up; `export` is what setup printed to find the program."""
+    """Somebody at a terminal of 80 columns, in a checkout that setup has set up.
+
+    `export` is what setup printed to find the program.
+    """
 
     def __init__(self, machine: Machine, roles: DocumentedRoles, bucket: BucketSettings, export: str) -> None:
         self.machine, self.roles, self.bucket, self.export = machine, roles, bucket, export
         self.jobs = run(roles.owner, "SELECT id::text, s3_key FROM jobs ORDER BY s3_key")
 
     def type(self, command: str, *answers: tuple[str, str]) -> str:
-        """The command ended with 0; return what was on the terminal. `answers` are what is asked and what is typed."""
+        """The command ended with 0; return what was on the terminal.
+
+        `answers` are what is asked and what is typed.
+        """
         # A copy is run by the interpreter of the tests; a clone has one of its own.
         source = {} if isinstance(self.machine, Checkout) else {"PYTHONPATH": str(self.machine.folder)}
         environment = {**self.machine.environment, "TERM": "xterm", **source}
         words = ["-c", f"{self.export}; {command}"]
-        child = pexpect.spawn("sh", words, cwd=str(self.machine.folder), env=environment, dimensions=SCREEN, timeout=180, encoding="utf-8")
+        child = pexpect.spawn(
+            "sh",
+            words,
+            cwd=str(self.machine.folder),
+            env=environment,
+            dimensions=SCREEN,
+            timeout=180,
+            encoding="utf-8",
+        )
         seen = ""
         for prompt, text in answers:
             child.expect_exact(prompt)
@@ -78,33 +94,71 @@ class Operator:
         return next(str(job_id) for job_id, found in self.jobs if found == key)
 
     def sql(self, statement: str) -> None:
-        """As the operators paste what was printed: by psql, as the role that restores, connected to another database."""
+        """As the operators paste what was printed: by psql, as the role that restores, connected to another
+        database.
+        """
         restorer = self.roles.restorer
         run(replace(restorer, database="postgres"), statement)
 
 
-@pytest.fixture(params=[Machine, pytest.param(Checkout, marks=pytest.mark.exhaustive)], ids=["from a copy", "from a clone"])
-def operator(request: pytest.FixtureRequest, tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3) -> Operator:
-    """An application with odd keys, roles as documented, and a machine where setup was answered in the terminal."""
+@pytest.fixture(
+    params=[Machine, pytest.param(Checkout, marks=pytest.mark.exhaustive)],
+    ids=["from a copy", "from a clone"],
+)
+def operator(
+    request: pytest.FixtureRequest, tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3
+) -> Operator:
+    """An application with odd keys, roles as documented, and a machine where setup was answered in the
+    terminal.
+    """
     name = f"walk_{uuid4().hex[:12]}"
     bucket = weed.settings(name.replace("_", "-"))
     roles = make_documented_roles(postgres_server.create_database(name))
     seed_application(roles.owner, bucket, user_count=10, job_count=20)
-    for key, (job_id,) in zip(ODD_KEYS, run(roles.owner, "SELECT id::text FROM jobs WHERE s3_key IS NOT NULL ORDER BY id"), strict=False):
+    for key, (job_id,) in zip(
+        ODD_KEYS,
+        run(roles.owner, "SELECT id::text FROM jobs WHERE s3_key IS NOT NULL ORDER BY id"),
+        strict=False,
+    ):
         run(roles.owner, f"UPDATE jobs SET s3_key = $key${key}$key$ WHERE id = '{job_id}'")
         put(bucket, key, f"%PDF-1.4 {key}".encode(), "text/plain")
     machine = request.param(tmp_path, Application(roles.reader, bucket), "")
     person = Person(machine, dimensions=SCREEN)
     person.answer("What starts the backups", "none")
     person.answer_all([("Database server", roles.reader.host), ("Its port", str(roles.reader.port))])
-    person.answer_all([("Role that may read", roles.reader.user), ("Database", name), ("The role's password", roles.reader.password)])
-    person.answer_all([("S3 server", bucket.endpoint), ("Does it speak https", ""), ("Bucket", bucket.bucket)])
-    person.answer_all([("Access key", bucket.access_key), ("Its secret key", bucket.secret_key), ("Where are the keys", "")])
-    person.answer_all([("Folder for recovery points", str(machine.points)), ("When to back up", ""), ("Time zone", ""), ("Keep recovery points", "")])
-    person.answer_all([("What people call this installation", "walk"), ("Address that gets alerts", ""), ("Who gets alerts by mail", "")])
+    person.answer_all(
+        [
+            ("Role that may read", roles.reader.user),
+            ("Database", name),
+            ("The role's password", roles.reader.password),
+        ]
+    )
+    person.answer_all(
+        [("S3 server", bucket.endpoint), ("Does it speak https", ""), ("Bucket", bucket.bucket)]
+    )
+    person.answer_all(
+        [("Access key", bucket.access_key), ("Its secret key", bucket.secret_key), ("Where are the keys", "")]
+    )
+    person.answer_all(
+        [
+            ("Folder for recovery points", str(machine.points)),
+            ("When to back up", ""),
+            ("Time zone", ""),
+            ("Keep recovery points", ""),
+        ]
+    )
+    person.answer_all(
+        [
+            ("What people call this installation", "walk"),
+            ("Address that gets alerts", ""),
+            ("Who gets alerts by mail", ""),
+        ]
+    )
     assert person.see_the_end() == 0, person.seen
     with machine.env.open("a", encoding="utf-8") as env:
-        env.write(f"RESTORE_POSTGRES_USER={roles.restorer.user}\nRESTORE_POSTGRES_PASSWORD={roles.restorer.password}\n")
+        env.write(
+            f"RESTORE_POSTGRES_USER={roles.restorer.user}\nRESTORE_POSTGRES_PASSWORD={roles.restorer.password}\n"
+        )
     [export] = re.findall(r"^  (export PATH=.*?)\r?$", person.seen, re.MULTILINE)
     return Operator(machine, roles, bucket, export)
 
@@ -126,7 +180,9 @@ def test_from_nothing_to_a_restored_system_by_what_is_printed(operator: Operator
     client_of(operator.bucket).remove_object(operator.bucket.bucket, key)
     undelete = f"schedgen-backups undelete latest jobs --where \"id = '{job_id}'\""
     assert key in operator.type(f"{undelete} --dry-run")
-    assert "1 row and 1 object brought back" in operator.type(undelete, (f"Type {database} to go on", database))
+    assert "1 row and 1 object brought back" in operator.type(
+        undelete, (f"Type {database} to go on", database)
+    )
     assert run(owner, f"SELECT s3_key FROM jobs WHERE id = '{job_id}'") == [(key,)]
     assert client_of(operator.bucket).stat_object(operator.bucket.bucket, key).size
 
@@ -138,13 +194,19 @@ def test_from_nothing_to_a_restored_system_by_what_is_printed(operator: Operator
     [statement] = re.findall(r'DROP DATABASE "[^"]+";', seen)
     assert "the same command with --write missing or --write changed" in " ".join(seen.split())
     operator.sql(statement)
-    seen = operator.type("schedgen-backups restore-tables latest users --write changed", (f"Type {database} to go on", database))
+    seen = operator.type(
+        "schedgen-backups restore-tables latest users --write changed",
+        (f"Type {database} to go on", database),
+    )
     assert "10 rows put back" in " ".join(seen.split())
     assert run(owner, "SELECT id, name, email FROM users ORDER BY id") == before
 
-    # A migration went wrong: the whole database is exchanged by the printed command, and exchanged back by the printed statements.
+    # A migration went wrong: the whole database is exchanged by the printed command, and exchanged back by
+    # the printed statements.
     run(owner, "DROP TABLE jobs")
-    [command] = [line.strip() for line in operator.type("schedgen-backups last").splitlines() if "--swap" in line]
+    [command] = [
+        line.strip() for line in operator.type("schedgen-backups last").splitlines() if "--swap" in line
+    ]
     assert shlex.split(command)[:2] == ["schedgen-backups", "restore"]
     seen = operator.type(command)
     assert run(owner, "SELECT id::text, s3_key FROM jobs ORDER BY s3_key") == operator.jobs
@@ -159,9 +221,23 @@ def test_from_nothing_to_a_restored_system_by_what_is_printed(operator: Operator
 
 
 def test_the_commands_of_the_walk_are_in_the_documents() -> None:
-    text = "".join((PROJECT / "docs" / name).read_text(encoding="utf-8") for name in ("BACKUP_QUICK_REFERENCE.md", "restore.md"))
+    text = "".join(
+        (PROJECT / "docs" / name).read_text(encoding="utf-8")
+        for name in ("BACKUP_QUICK_REFERENCE.md", "restore.md")
+    )
     text += (PROJECT / "README.md").read_text(encoding="utf-8")
-    for words in ("schedgen-backups status", "schedgen-backups drill", "undelete latest jobs --where", "restore-tables latest jobs", "--swap"):
+    for words in (
+        "schedgen-backups status",
+        "schedgen-backups drill",
+        "undelete latest jobs --where",
+        "restore-tables latest jobs",
+        "--swap",
+    ):
         assert words in text
-    done = subprocess.run([sys.executable, "-m", "schedgen_backups.cli.main", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "schedgen_backups.cli.main", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "restore-tables" in done.stdout

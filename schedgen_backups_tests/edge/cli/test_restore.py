@@ -1,4 +1,5 @@
-"""`restore` as a person types it: into empty targets, refused by full ones, confirmed, and tried without writing.
+"""`restore` as a person types it: into empty targets, refused by full ones, confirmed, and tried without
+writing.
 
 One site with one recovery point serves all tests; the targets are each test's own.
 """
@@ -23,7 +24,9 @@ TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 
 
 @pytest.fixture(scope="module")
-def cli_site(tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]) -> Iterator[Site]:
+def cli_site(
+    tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]
+) -> Iterator[Site]:
     """A site with one verified recovery point."""
     with pytest.MonkeyPatch.context() as monkeypatch, dg.DagsterInstance.ephemeral() as instance:
         site = Site(tmp_path_factory.mktemp("restore"), seeded_application[0], monkeypatch)
@@ -39,7 +42,9 @@ def url_of(database: DatabaseSettings) -> str:
     return f"postgresql://{database.user}@{database.host}:{database.port}/{database.database}"
 
 
-def test_a_dry_run_says_what_would_happen_and_writes_nothing(cli_site: Site, database: DatabaseSettings, weed_bucket: BucketSettings) -> None:
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(
+    cli_site: Site, database: DatabaseSettings, weed_bucket: BucketSettings
+) -> None:
     targets = ("--database", database.database, "--bucket", weed_bucket.bucket)
     told = cli_site.cli("restore", "latest", *targets, "--dry-run")
     assert (told.code, told.stdout) == (0, "")
@@ -50,9 +55,13 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(cli_site: Site, dat
     assert keys_of(weed_bucket) == set()
 
 
-def test_a_restore_into_empty_targets_ends_equal(cli_site: Site, database: DatabaseSettings, weed_bucket: BucketSettings) -> None:
+def test_a_restore_into_empty_targets_ends_equal(
+    cli_site: Site, database: DatabaseSettings, weed_bucket: BucketSettings
+) -> None:
     bucket_url = f"http://{weed_bucket.endpoint}/{weed_bucket.bucket}"
-    result = cli_site.cli("restore", "latest", "--database", url_of(database), "--bucket", bucket_url, "--json")
+    result = cli_site.cli(
+        "restore", "latest", "--database", url_of(database), "--bucket", bucket_url, "--json"
+    )
     assert (result.code, result.stderr) == (0, "")
     report = json.loads(result.stdout)
     assert report["equal"] is True
@@ -67,7 +76,9 @@ def test_a_restore_into_empty_targets_ends_equal(cli_site: Site, database: Datab
     assert (listed["levels"]["restored"], listed["levels"]["equal"]) == ("passed", "passed")
 
 
-def test_one_half_alone_can_be_restored_and_people_are_told(cli_site: Site, database: DatabaseSettings) -> None:
+def test_one_half_alone_can_be_restored_and_people_are_told(
+    cli_site: Site, database: DatabaseSettings
+) -> None:
     [point] = cli_site.points()
     result = cli_site.cli("restore", point.point_id.text, "--database", database.database)
     assert result.code == 0
@@ -75,7 +86,9 @@ def test_one_half_alone_can_be_restored_and_people_are_told(cli_site: Site, data
     assert "load 3 tables" in result.stderr
 
 
-def test_a_target_that_holds_something_is_replaced_only_when_its_name_is_typed(cli_site: Site, database: DatabaseSettings) -> None:
+def test_a_target_that_holds_something_is_replaced_only_when_its_name_is_typed(
+    cli_site: Site, database: DatabaseSettings
+) -> None:
     run(database, "CREATE TABLE precious AS SELECT 1 AS one")
     words = ("restore", "latest", "--database", database.database)
     refused = [
@@ -94,7 +107,9 @@ def test_a_target_that_holds_something_is_replaced_only_when_its_name_is_typed(c
     assert run(database, "SELECT count(*) FROM users") == [(20,)]
 
 
-def test_a_bucket_that_holds_something_keeps_it_without_a_confirmation(cli_site: Site, weed_bucket: BucketSettings) -> None:
+def test_a_bucket_that_holds_something_keeps_it_without_a_confirmation(
+    cli_site: Site, weed_bucket: BucketSettings
+) -> None:
     client_of(weed_bucket).put_object(weed_bucket.bucket, "precious.pdf", BytesIO(b"%PDF"), 4)
     words = ("restore", "latest", "--bucket", weed_bucket.bucket)
     assert cli_site.cli(*words).code == 7

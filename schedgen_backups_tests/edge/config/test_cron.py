@@ -19,8 +19,49 @@ pytestmark = [pytest.mark.edge]
 
 PLAIN = ("*", "0", "1", "*/2", "3-7")
 ODD = (
-    *("5", "07", "23", "29", "30", "31", "59", "60", "-1", "*/0", "*/70", "5-1", "22-3", "1-5/2", "0-59/5", "1,3", "*,1", "0/15", "1-", ",", "?"),
-    *("L", "l", "L5", "5L", "15W", "w3", "LW", "H", "R", "1#1", "fri#5", "mon", "MON-FRI", "sat-mon", "jan", "feb", "00", "nonsense"),
+    *(
+        "5",
+        "07",
+        "23",
+        "29",
+        "30",
+        "31",
+        "59",
+        "60",
+        "-1",
+        "*/0",
+        "*/70",
+        "5-1",
+        "22-3",
+        "1-5/2",
+        "0-59/5",
+        "1,3",
+        "*,1",
+        "0/15",
+        "1-",
+        ",",
+        "?",
+    ),
+    *(
+        "L",
+        "l",
+        "L5",
+        "5L",
+        "15W",
+        "w3",
+        "LW",
+        "H",
+        "R",
+        "1#1",
+        "fri#5",
+        "mon",
+        "MON-FRI",
+        "sat-mon",
+        "jan",
+        "feb",
+        "00",
+        "nonsense",
+    ),
 )
 WORDS = (
     "@hourly",
@@ -41,7 +82,9 @@ FIELDS = st.one_of(st.sampled_from(PLAIN), st.sampled_from((*PLAIN, *ODD)))
 CRON_STRINGS = st.one_of(
     st.sampled_from(WORDS),
     st.sampled_from(IMPOSSIBLE),
-    st.sampled_from((5, 5, 5, 4, 6, 7)).flatmap(lambda count: st.lists(FIELDS, min_size=count, max_size=count)).map(" ".join),
+    st.sampled_from((5, 5, 5, 4, 6, 7))
+    .flatmap(lambda count: st.lists(FIELDS, min_size=count, max_size=count))
+    .map(" ".join),
 )
 
 
@@ -62,20 +105,37 @@ def is_taken_by_us(text: str) -> bool:
         return False
 
 
-# The same strings each time: another library must not stop a build over a string that nobody thought of. 6,000 others agreed on 2026-11-25.
+# The same strings each time: another library must not stop a build over a string that nobody thought of.
+# 6,000 others agreed on 2026-11-25.
 @settings(derandomize=True)
 @given(CRON_STRINGS)
 def test_a_cron_string_is_taken_just_when_dagster_takes_it(text: str) -> None:
     assert is_taken_by_us(text) == is_taken_by_dagster(text)
 
 
-@pytest.mark.parametrize("text", [*WORDS, *IMPOSSIBLE, "0 0 15W * *", "0 0 * * L5", "0 0 2 * * *", "0 2 * * * 2027"])
+@pytest.mark.parametrize(
+    "text", [*WORDS, *IMPOSSIBLE, "0 0 15W * *", "0 0 * * L5", "0 0 2 * * *", "0 2 * * * 2027"]
+)
 def test_what_is_rare_in_a_cron_string_is_taken_just_when_dagster_takes_it(text: str) -> None:
     assert is_taken_by_us(text) == is_taken_by_dagster(text)
 
 
-@pytest.mark.parametrize("zone", ["UTC", "Africa/Johannesburg", "Europe/Berlin", "America/New_York", "Asia/Kolkata"])
-@pytest.mark.parametrize("text", ["0 2 * * *", "@daily", "30 2 * * *", "0 6,18 * * *", "0 4 * * 0", "0 2 * * mon-fri", "0 0 1 * *", "0 0 29 2 *"])
+@pytest.mark.parametrize(
+    "zone", ["UTC", "Africa/Johannesburg", "Europe/Berlin", "America/New_York", "Asia/Kolkata"]
+)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 2 * * *",
+        "@daily",
+        "30 2 * * *",
+        "0 6,18 * * *",
+        "0 4 * * 0",
+        "0 2 * * mon-fri",
+        "0 0 1 * *",
+        "0 0 29 2 *",
+    ],
+)
 def test_the_longest_gap_is_that_of_dagsters_ticks(text: str, zone: str) -> None:
     """But for the hour by which clocks are put forward or back: a tick within it has no right place."""
     ticks = islice(cron_string_iterator(datetime.now(ZoneInfo(zone)).timestamp(), text, zone), 12)

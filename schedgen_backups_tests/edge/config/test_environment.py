@@ -32,7 +32,9 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_an_edited_environment_file_counts_from_the_next_run_on(site: Site, instance: dg.DagsterInstance) -> None:
+def test_an_edited_environment_file_counts_from_the_next_run_on(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     """Without a restart of the process that has the definitions."""
     site.unset("MINIO_BUCKET")
     write(site.env, "MINIO_BUCKET=no-such-bucket\n")
@@ -47,7 +49,10 @@ def test_the_file_of_a_command_is_that_of_its_run_too(site: Site, tmp_path: Path
     result = site.cli("--env-file", str(other), "backup")
     assert result.code == 0, result.stderr
     assert [f"{point.point_id}\n" for point in Catalog(tmp_path / "points").list_points()] == [result.stdout]
-    assert site.cli("list", "--json", **{ENV_FILE_VARIABLE: str(other)}).stdout == site.cli("--env-file", str(other), "list", "--json").stdout
+    assert (
+        site.cli("list", "--json", **{ENV_FILE_VARIABLE: str(other)}).stdout
+        == site.cli("--env-file", str(other), "list", "--json").stdout
+    )
 
 
 def test_a_file_that_is_named_and_not_there_ends_every_command_with_4(site: Site) -> None:
@@ -59,8 +64,13 @@ def test_a_file_that_is_named_and_not_there_ends_every_command_with_4(site: Site
 
 def test_doctor_warns_of_a_file_that_a_group_can_write(site: Site) -> None:
     site.env.chmod(0o660)
-    results = {result["what"]: result for result in json.loads(site.cli("doctor", "--json").stdout)["results"]}
-    assert (results["environment file"]["state"], results["environment file"]["fix"]) == ("note", f"chmod g-w {site.env}")
+    results = {
+        result["what"]: result for result in json.loads(site.cli("doctor", "--json").stdout)["results"]
+    }
+    assert (results["environment file"]["state"], results["environment file"]["fix"]) == (
+        "note",
+        f"chmod g-w {site.env}",
+    )
 
 
 @pytest.mark.usefixtures("site")
@@ -75,7 +85,15 @@ def test_doctor_in_a_foreign_folder_runs_nothing_that_the_folder_names(tmp_path:
     write(foreign / ".env", f"PG_BIN_DIR={foreign}\n")
     environment = {name: value for name, value in os.environ.items() if name != ENV_FILE_VARIABLE}
     words = [sys.executable, "-m", "schedgen_backups.cli.main", "doctor", "--json"]
-    done = subprocess.run(words, cwd=foreign, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words,
+        cwd=foreign,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     assert str(foreign) not in done.stdout
     assert not (foreign / "was-run").exists()
@@ -90,7 +108,9 @@ def test_status_and_list_need_no_password(site: Site) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> tuple[Path, Path]:
-    """A checkout whose .env names a bucket, and a DAGSTER_HOME, in which `make serve` starts Dagster (test_serve)."""
+    """A checkout whose .env names a bucket, and a DAGSTER_HOME, in which `make serve` starts Dagster
+    (test_serve).
+    """
     checkout, home = tmp_path / "checkout", tmp_path / "checkout" / ".dagster"
     home.mkdir(parents=True)
     write(checkout / ".env", "MINIO_BUCKET=of-the-file\n")
@@ -99,9 +119,24 @@ def served(tmp_path: Path) -> tuple[Path, Path]:
 
 def find_bucket(served: tuple[Path, Path], folder: Path, **environment: str) -> str:
     """Which bucket counts for the code that `dagster dev` loads when it is started in this folder."""
-    keys = {"MINIO_ACCESS_KEY": "key", "MINIO_SECRET_KEY": "secret", ENV_FILE_VARIABLE: str(served[0] / ".env")}
-    environment = {**{name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}, **keys, **environment}
-    done = subprocess.run([sys.executable, "-c", AS_DAGSTER_STARTS], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    keys = {
+        "MINIO_ACCESS_KEY": "key",
+        "MINIO_SECRET_KEY": "secret",
+        ENV_FILE_VARIABLE: str(served[0] / ".env"),
+    }
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"},
+        **keys,
+        **environment,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", AS_DAGSTER_STARTS],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -110,5 +145,6 @@ def test_under_make_serve_the_environment_wins_over_the_file_as_everywhere(serve
     checkout, folder = served
     assert find_bucket(served, folder) == "of-the-file"
     assert find_bucket(served, folder, MINIO_BUCKET="of-the-environment") == "of-the-environment"
-    # In the checkout Dagster itself would put the file above the environment: the reason why it is not started there.
+    # In the checkout Dagster itself would put the file above the environment: the reason why it is not
+    # started there.
     assert find_bucket(served, checkout, MINIO_BUCKET="of-the-environment") == "of-the-file"

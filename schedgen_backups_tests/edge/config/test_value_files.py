@@ -44,7 +44,10 @@ def test_an_empty_value_leaves_the_word_to_the_file(site: Site) -> None:
 
 def test_a_file_that_is_not_there_is_named_and_not_taken_for_no_value(site: Site) -> None:
     site.set(BACKUP_ALERT_WEBHOOK_URL_FILE=str(site.folder / "none"))
-    with pytest.raises(ConfigurationError, match=r"BACKUP_ALERT_WEBHOOK_URL_FILE names a file that cannot be read \(No such file"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"BACKUP_ALERT_WEBHOOK_URL_FILE names a file that cannot be read \(No such file",
+    ):
         _ = load_config().alerts
 
 
@@ -58,19 +61,28 @@ def test_a_file_that_is_no_text_is_named_without_its_content(site: Site) -> None
 
 
 def test_value_and_file_together_are_refused(site: Site) -> None:
-    site.set(POSTGRES_PASSWORD="from-the-environment", POSTGRES_PASSWORD_FILE=write(site.folder, "from-a-file"))
-    with pytest.raises(ConfigurationError, match="POSTGRES_PASSWORD and POSTGRES_PASSWORD_FILE are both set") as raised:
+    site.set(
+        POSTGRES_PASSWORD="from-the-environment", POSTGRES_PASSWORD_FILE=write(site.folder, "from-a-file")
+    )
+    with pytest.raises(
+        ConfigurationError, match="POSTGRES_PASSWORD and POSTGRES_PASSWORD_FILE are both set"
+    ) as raised:
         _ = load_config().database
     assert "from-" not in f"{raised.value} {raised.value.hint}"
 
 
 def test_a_restore_takes_its_password_from_a_file(site: Site) -> None:
-    site.set(RESTORE_POSTGRES_PASSWORD_FILE=write(site.folder, "of-the-restore"), RESTORE_POSTGRES_HOST="host")
+    site.set(
+        RESTORE_POSTGRES_PASSWORD_FILE=write(site.folder, "of-the-restore"), RESTORE_POSTGRES_HOST="host"
+    )
     assert read_database_target("postgresql://me@host:5432/name", load_config()).password == "of-the-restore"
 
 
 def test_a_restore_whose_file_is_not_there_does_not_take_another_password(site: Site) -> None:
-    site.set(RESTORE_POSTGRES_PASSWORD_FILE=str(site.folder / "none"), RESTORE_MINIO_SECRET_KEY_FILE=str(site.folder / "none"))
+    site.set(
+        RESTORE_POSTGRES_PASSWORD_FILE=str(site.folder / "none"),
+        RESTORE_MINIO_SECRET_KEY_FILE=str(site.folder / "none"),
+    )
     with pytest.raises(ConfigurationError, match="RESTORE_POSTGRES_PASSWORD_FILE"):
         read_database_target("restored", load_config())
     with pytest.raises(ConfigurationError, match="RESTORE_MINIO_SECRET_KEY_FILE"):

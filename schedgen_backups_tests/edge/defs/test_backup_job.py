@@ -1,6 +1,8 @@
-"""The backup job when nothing goes wrong: what lies in the directory afterwards, and what Dagster shows of it.
+"""The backup job when nothing goes wrong: what lies in the directory afterwards, and what Dagster shows of
+it.
 
-Runs are real ones in this process, against a real database and a real bucket. What happens when something goes wrong is `test_failures`'s.
+Runs are real ones in this process, against a real database and a real bucket. What happens when something
+goes wrong is `test_failures`'s.
 """
 
 from __future__ import annotations
@@ -26,25 +28,36 @@ from schedgen_backups_tests.support.sites import Site, execute_job, failures_of
 
 pytestmark = [pytest.mark.edge]
 
-CHECK_NAMES = {next(iter(check.check_keys)).name for check in [*list_checks(load_config().definitions), *CONDITION_CHECKS]}
+CHECK_NAMES = {
+    next(iter(check.check_keys)).name
+    for check in [*list_checks(load_config().definitions), *CONDITION_CHECKS]
+}
 CONDITIONS = {"recovery_point_is_intact", "recovery_point_is_fresh"}
 """Of every point, not of this run's."""
 
 
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dg.MetadataValue]:
     """What the run recorded with the asset, as the UI shows it."""
-    [event] = [event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey(asset)]
+    [event] = [
+        event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey(asset)
+    ]
     return dict(event.materialization.metadata)
 
 
-def test_a_backup_leaves_a_verified_point_with_private_files(site: Site, instance: dg.DagsterInstance) -> None:
+def test_a_backup_leaves_a_verified_point_with_private_files(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     result = site.run(instance)
     assert failures_of(result) == {}
     assert result.success
     [point] = site.points()
     assert point.state is PointState.VERIFIED
     assert point.point_id == find_point_id(instance, result.run_id)
-    database, bucket, text = site.application.database.database, site.application.bucket.bucket, point.point_id.text
+    database, bucket, text = (
+        site.application.database.database,
+        site.application.bucket.bucket,
+        point.point_id.text,
+    )
     assert {path.name for path in site.directory.iterdir()} == {
         f"db_{database}_{text}.sql.gz",
         f"minio_{bucket}_{text}.tar.gz",
@@ -57,7 +70,9 @@ def test_a_backup_leaves_a_verified_point_with_private_files(site: Site, instanc
         "missing_objects.json",
         ".staging",
     }
-    assert {stat.S_IMODE(path.stat().st_mode) for path in site.directory.iterdir() if path.is_file()} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in site.directory.iterdir() if path.is_file()} == {
+        0o600
+    }
     assert stat.S_IMODE(site.directory.stat().st_mode) == 0o700
     assert point.manifest is not None
     assert {artifact.file_name: artifact.size_bytes for artifact in point.manifest.artifacts} == {
@@ -72,9 +87,11 @@ def test_every_check_is_recorded_as_passed_on_its_asset(site: Site, instance: dg
     assert {evaluation.check_name for evaluation in evaluations if evaluation.passed} == CHECK_NAMES
     assert len(evaluations) == len(CHECK_NAMES)
     [point] = site.points()
-    assert {evaluation.metadata["recovery_point"].value for evaluation in evaluations if evaluation.check_name not in CONDITIONS} == {
-        point.point_id.text
-    }
+    assert {
+        evaluation.metadata["recovery_point"].value
+        for evaluation in evaluations
+        if evaluation.check_name not in CONDITIONS
+    } == {point.point_id.text}
     assert {found.checked_by for found in point.verification.results} == {result.run_id}
 
 
@@ -82,8 +99,17 @@ def test_the_dump_shows_its_figures(site: Site, instance: dg.DagsterInstance, se
     metadata = metadata_of(site.run(instance), "database_dump")
     [point] = site.points()
     path = point.get_path(ArtifactKind.DATABASE)
-    tables = [name for (name,) in run(site.application.database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
-    rows = sum(count for table in tables for (count,) in run(site.application.database, f"SELECT count(*) FROM {table}"))
+    tables = [
+        name
+        for (name,) in run(
+            site.application.database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+        )
+    ]
+    rows = sum(
+        count
+        for table in tables
+        for (count,) in run(site.application.database, f"SELECT count(*) FROM {table}")
+    )
     assert metadata["path"] == dg.MetadataValue.path(str(path))
     assert metadata["file_bytes"] == dg.MetadataValue.int(path.stat().st_size)
     assert metadata["dagster/row_count"] == dg.MetadataValue.int(rows)
@@ -113,22 +139,41 @@ def test_the_archive_shows_its_figures(site: Site, instance: dg.DagsterInstance,
     assert metadata["file_bytes"] == dg.MetadataValue.int(path.stat().st_size)
     assert metadata["objects"] == dg.MetadataValue.int(seeded.objects)
     assert metadata["object_bytes"] == dg.MetadataValue.int(seeded.object_bytes)
-    for name in ("objects_reused", "objects_changed_meanwhile", "objects_deleted_meanwhile", "objects_failed", "objects_with_unread_tags"):
+    for name in (
+        "objects_reused",
+        "objects_changed_meanwhile",
+        "objects_deleted_meanwhile",
+        "objects_failed",
+        "objects_with_unread_tags",
+    ):
         assert metadata[name] == dg.MetadataValue.int(0)
     assert isinstance(metadata["seconds"], dg.FloatMetadataValue)
     assert isinstance(metadata["megabytes_per_second"], dg.FloatMetadataValue)
     assert isinstance(metadata["listed_at"], dg.TimestampMetadataValue)
 
 
-def test_the_recovery_point_shows_how_far_it_was_verified(site: Site, instance: dg.DagsterInstance, seeded: SeedSummary) -> None:
+def test_the_recovery_point_shows_how_far_it_was_verified(
+    site: Site, instance: dg.DagsterInstance, seeded: SeedSummary
+) -> None:
     metadata = metadata_of(site.run(instance, tags={run_tags.REASON: "before the move"}), "recovery_point")
     [point] = site.points()
     levels = [line.split(" | ")[:2] for line in str(metadata["levels"].value).splitlines()[2:]]
-    statuses = {"| stored": "passed", "| parsed": "passed", "| coherent": "passed", "| restored": "unknown", "| equal": "unknown"}
+    statuses = {
+        "| stored": "passed",
+        "| parsed": "passed",
+        "| coherent": "passed",
+        "| restored": "unknown",
+        "| equal": "unknown",
+    }
     assert levels == [list(pair) for pair in statuses.items()]
     overview = str(metadata["recovery_points"].value).splitlines()
     cells = overview[-1].strip("| ").split(" | ")
-    assert [cells[0].replace("\\", ""), *cells[1:4]] == [point.point_id.text, "verified", "coherent", "0\N{NO-BREAK SPACE}min"]
+    assert [cells[0].replace("\\", ""), *cells[1:4]] == [
+        point.point_id.text,
+        "verified",
+        "coherent",
+        "0\N{NO-BREAK SPACE}min",
+    ]
     assert cells[-1] == "read 0 min ago; before the move"
     assert {record.tags[run_tags.POINT] for record in instance.get_runs()} == {point.point_id.text}
     assert metadata["levels_passed"] == dg.MetadataValue.int(3)
@@ -156,19 +201,33 @@ def test_the_runs_tags_end_up_in_the_manifest(site: Site, instance: dg.DagsterIn
     origin = point.manifest.origin
     assert origin.reason == "before v2.1.0"
     assert origin.labels == {"deployment": "v2.1.0", "ticket": "OPS-17"}
-    assert (origin.git_commit, origin.git_branch, origin.user) == ("0123456789abcdef", "release/2.1", "thandi")
+    assert (origin.git_commit, origin.git_branch, origin.user) == (
+        "0123456789abcdef",
+        "release/2.1",
+        "thandi",
+    )
     assert origin.run_id == result.run_id
     assert origin.host
 
 
-def test_materialize_all_does_the_same_as_the_job_and_drills_nothing(site: Site, instance: dg.DagsterInstance) -> None:
+def test_materialize_all_does_the_same_as_the_job_and_drills_nothing(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     """The UI's button runs Dagster's implicit job, not ours."""
     result = execute_job(defs.resolve_implicit_global_asset_job_def(), instance, None)
     assert failures_of(result) == {}
     evaluations = {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
-    assert {name for name, evaluation in evaluations.items() if evaluation.passed} == CHECK_NAMES | {"live_references_resolve"}
-    unknown = {evaluation.description for name, evaluation in evaluations.items() if name in DRILL_CHECK_NAMES}
-    assert [text for text in unknown if text is None or not text.startswith("unknown: no recovery point was ever drilled")] == []
+    assert {name for name, evaluation in evaluations.items() if evaluation.passed} == CHECK_NAMES | {
+        "live_references_resolve"
+    }
+    unknown = {
+        evaluation.description for name, evaluation in evaluations.items() if name in DRILL_CHECK_NAMES
+    }
+    assert [
+        text
+        for text in unknown
+        if text is None or not text.startswith("unknown: no recovery point was ever drilled")
+    ] == []
     assert [point.state for point in site.points()] == [PointState.VERIFIED]
     site.assert_left_clean()
 
@@ -179,30 +238,44 @@ def test_where_nothing_says_which_objects_rows_refer_to_the_check_is_not_there_a
     site.set(BACKUP_PRESET="none")
     result = execute_job(build_site_definitions(load_config()).resolve_job_def("backup_job"), instance, None)
     assert failures_of(result) == {}
-    assert "references_resolve" not in {evaluation.check_name for evaluation in result.get_asset_check_evaluations()}
+    assert "references_resolve" not in {
+        evaluation.check_name for evaluation in result.get_asset_check_evaluations()
+    }
     [point] = site.points()
-    assert (point.state, point.verification.level(VerificationLevel.COHERENT).status) == (PointState.VERIFIED, CheckStatus.NOT_CONFIGURED)
+    assert (point.state, point.verification.level(VerificationLevel.COHERENT).status) == (
+        PointState.VERIFIED,
+        CheckStatus.NOT_CONFIGURED,
+    )
 
 
 def test_two_runs_one_after_the_other_are_both_kept(site: Site, instance: dg.DagsterInstance) -> None:
     first, second = site.run(instance), site.run(instance)
-    assert [find_point_id(instance, result.run_id) for result in (first, second)] == [point.point_id for point in site.points()]
+    assert [find_point_id(instance, result.run_id) for result in (first, second)] == [
+        point.point_id for point in site.points()
+    ]
     assert [point.state for point in site.points()] == [PointState.VERIFIED, PointState.VERIFIED]
 
 
 def test_the_archive_is_taken_after_the_dumps_snapshot(site: Site, instance: dg.DagsterInstance) -> None:
-    """Objects listed before the snapshot would miss what was uploaded in between; the order is a priority, not a dependency."""
+    """Objects listed before the snapshot would miss what was uploaded in between; the order is a priority,
+    not a dependency.
+    """
     result = site.run(instance)
     order = [str(event.step_key) for event in result.all_events if event.is_step_start]
     assert order.index("database_dump") < order.index("minio_archive")
-    taken, listed = metadata_of(result, "database_dump")["snapshot_at"].value, metadata_of(result, "minio_archive")["listed_at"].value
+    taken, listed = (
+        metadata_of(result, "database_dump")["snapshot_at"].value,
+        metadata_of(result, "minio_archive")["listed_at"].value,
+    )
     assert isinstance(taken, float)
     assert isinstance(listed, float)
     assert taken < listed
 
 
 def test_a_run_reads_the_environment_of_its_own_time(site: Site, instance: dg.DagsterInstance) -> None:
-    """The code location outlives a change of the environment's file; nothing may be remembered from its load or from the run before."""
+    """The code location outlives a change of the environment's file; nothing may be remembered from its load
+    or from the run before.
+    """
     assert site.run(instance).success
     elsewhere = site.folder / "elsewhere"
     site.set(BACKUP_DIR=str(elsewhere))

@@ -1,4 +1,6 @@
-"""Commands of the operator around a backup: run once, in their order, seen in the run, limited in time; and one that fails before stops all."""
+"""Commands of the operator around a backup: run once, in their order, seen in the run, limited in time; and
+one that fails before stops all.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ def inbox(site: Site) -> Iterator[Inbox]:
 def commands(site: Site) -> None:
     """Each leaves a line in `said`."""
     for name in ("BEFORE", "AFTER", "FAILURE"):
-        site.set(**{f"BACKUP_{name}_COMMAND": f"echo {name.lower()} $(ls '{site.directory}' | grep -c gz) >> '{site.folder}/said'; echo it is said"})
+        site.set(
+            **{
+                f"BACKUP_{name}_COMMAND": f"echo {name.lower()} $(ls '{site.directory}' | grep -c gz) >> "
+                f"'{site.folder}/said'; echo it is said"
+            }
+        )
 
 
 def read_said(site: Site) -> list[str]:
@@ -34,7 +41,9 @@ def read_said(site: Site) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def test_one_is_run_before_and_one_after_and_the_run_shows_what_they_print(site: Site, instance: dg.DagsterInstance) -> None:
+def test_one_is_run_before_and_one_after_and_the_run_shows_what_they_print(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     result = site.run(instance)
     assert failures_of(result) == {}
     assert read_said(site) == ["before 0", "after 2"]
@@ -45,12 +54,17 @@ def test_one_is_run_before_and_one_after_and_the_run_shows_what_they_print(site:
     ]
 
 
-def test_a_backup_whose_command_before_fails_is_none(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+def test_a_backup_whose_command_before_fails_is_none(
+    site: Site, instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
     site.set(BACKUP_BEFORE_COMMAND=f"echo once >> '{site.folder}/said'; echo cannot pause >&2; exit 3")
     result = site.run(instance)
     failures = failures_of(result)
     assert set(failures) == {"database_dump", "minio_archive"}
-    assert all("BACKUP_BEFORE_COMMAND ended with 3: cannot pause" in failure.description for failure in failures.values())
+    assert all(
+        "BACKUP_BEFORE_COMMAND ended with 3: cannot pause" in failure.description
+        for failure in failures.values()
+    )
     assert site.points() == ()
     assert read_said(site) == ["once", "failure 0"]
     assert any("BACKUP_BEFORE_COMMAND ended with 3: cannot pause" in text for text in inbox.alerts)
@@ -58,7 +72,9 @@ def test_a_backup_whose_command_before_fails_is_none(site: Site, instance: dg.Da
     assert site.cli("backup").code == 10
 
 
-def test_a_backup_that_fails_later_runs_the_command_on_failure_only(site: Site, instance: dg.DagsterInstance) -> None:
+def test_a_backup_that_fails_later_runs_the_command_on_failure_only(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     site.set(MINIO_BUCKET="no-such-bucket")
     assert set(failures_of(site.run(instance))) == {"minio_archive"}
     assert read_said(site) == ["before 0", "failure 1"]
@@ -74,14 +90,21 @@ def test_a_cancelled_backup_runs_the_command_on_failure(site: Site) -> None:
     assert read_said(site) == ["failure 0"]
 
 
-def test_a_command_that_takes_too_long_is_ended_with_its_children(site: Site, instance: dg.DagsterInstance) -> None:
-    site.set(BACKUP_COMMAND_TIMEOUT_SECONDS="1", BACKUP_BEFORE_COMMAND=f"(sleep 5; echo late >> '{site.folder}/said') & wait")
+def test_a_command_that_takes_too_long_is_ended_with_its_children(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
+    site.set(
+        BACKUP_COMMAND_TIMEOUT_SECONDS="1",
+        BACKUP_BEFORE_COMMAND=f"(sleep 5; echo late >> '{site.folder}/said') & wait",
+    )
     failures = failures_of(site.run(instance))
     assert "BACKUP_BEFORE_COMMAND was ended: its time was up" in failures["database_dump"].description
     assert read_said(site) == ["failure 0"]
 
 
-def test_a_command_after_a_good_backup_that_fails_is_told_and_the_point_stays(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+def test_a_command_after_a_good_backup_that_fails_is_told_and_the_point_stays(
+    site: Site, instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
     site.set(BACKUP_AFTER_COMMAND="echo no such service; exit 1")
     assert failures_of(site.run(instance)) == {}
     assert [point.state for point in site.points()] == [PointState.VERIFIED]
@@ -105,5 +128,8 @@ def test_a_command_gets_no_secret_of_the_settings(site: Site, instance: dg.Dagst
 
 def test_a_wrong_limit_is_named_before_anything_is_captured(site: Site, instance: dg.DagsterInstance) -> None:
     site.set(BACKUP_COMMAND_TIMEOUT_SECONDS="soon")
-    assert "BACKUP_COMMAND_TIMEOUT_SECONDS is wrong" in failures_of(site.run(instance))["database_dump"].description
+    assert (
+        "BACKUP_COMMAND_TIMEOUT_SECONDS is wrong"
+        in failures_of(site.run(instance))["database_dump"].description
+    )
     assert read_said(site) == []

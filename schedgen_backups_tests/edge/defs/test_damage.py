@@ -1,4 +1,5 @@
-"""What is damaged, cut, missing or of an unlikely size is never committed, whoever asks for it: the job, a check alone, the recovery point alone.
+"""What is damaged, cut, missing or of an unlikely size is never committed, whoever asks for it: the job, a
+check alone, the recovery point alone.
 
 Captures and checks run as separate runs of one instance here, so that the files can be harmed in between.
 """
@@ -25,7 +26,9 @@ ROWS = "INSERT INTO jobs (note) SELECT md5(n::text) FROM generate_series(1, {cou
 
 
 def check_of(result: dg.ExecuteInProcessResult, name: str) -> dg.AssetCheckEvaluation:
-    [evaluation] = [evaluation for evaluation in result.get_asset_check_evaluations() if evaluation.check_name == name]
+    [evaluation] = [
+        evaluation for evaluation in result.get_asset_check_evaluations() if evaluation.check_name == name
+    ]
     return evaluation
 
 
@@ -43,7 +46,10 @@ def growing(site: Site, database: DatabaseSettings) -> DatabaseSettings:
 
 @pytest.mark.parametrize(
     ("kind", "asset", "check"),
-    [(ArtifactKind.DATABASE, database_dump, "dump_is_complete"), (ArtifactKind.BUCKET, minio_archive, "archive_is_readable")],
+    [
+        (ArtifactKind.DATABASE, database_dump, "dump_is_complete"),
+        (ArtifactKind.BUCKET, minio_archive, "archive_is_readable"),
+    ],
     ids=["dump", "archive"],
 )
 def test_a_flipped_bit_turns_the_check_red_and_is_never_sealed(
@@ -64,7 +70,9 @@ def test_a_flipped_bit_turns_the_check_red_and_is_never_sealed(
 
 
 @pytest.mark.parametrize("kind", list(ArtifactKind), ids=["dump", "archive"])
-def test_the_recovery_point_alone_finds_the_damage_that_no_check_looked_for(kind: ArtifactKind, site: Site, instance: dg.DagsterInstance) -> None:
+def test_the_recovery_point_alone_finds_the_damage_that_no_check_looked_for(
+    kind: ArtifactKind, site: Site, instance: dg.DagsterInstance
+) -> None:
     """Blocking checks block within their own run only: Dagster lets anybody materialise the last asset alone."""
     assert site.run_selection(instance, CAPTURES).success
     site.flip_bit(kind)
@@ -72,7 +80,9 @@ def test_the_recovery_point_alone_finds_the_damage_that_no_check_looked_for(kind
     assert [(point.state, point.manifest) for point in site.points()] == [(PointState.FAILED, None)]
 
 
-def test_damage_after_a_check_passed_is_found_by_the_recovery_point_alone(site: Site, instance: dg.DagsterInstance) -> None:
+def test_damage_after_a_check_passed_is_found_by_the_recovery_point_alone(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     """What an earlier run saw is not what lies on the disk now."""
     both = dg.AssetSelection.assets(database_dump, minio_archive)
     assert site.run_selection(instance, both).success
@@ -80,7 +90,9 @@ def test_damage_after_a_check_passed_is_found_by_the_recovery_point_alone(site: 
     assert "is not committed" in failures_of(site.run_selection(instance, SEAL))["recovery_point"].description
 
 
-def test_the_recovery_point_alone_verifies_and_seals_what_two_runs_ago_captured(site: Site, instance: dg.DagsterInstance) -> None:
+def test_the_recovery_point_alone_verifies_and_seals_what_two_runs_ago_captured(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     assert site.run_selection(instance, CAPTURES).success
     assert [point.state for point in site.points()] == [PointState.PARTIAL]
     result = site.run_selection(instance, SEAL)
@@ -92,7 +104,9 @@ def test_the_recovery_point_alone_verifies_and_seals_what_two_runs_ago_captured(
     assert {found.checked_by for found in point.verification.results} == {result.run_id}
 
 
-def test_materialised_again_the_recovery_point_keeps_its_manifest(site: Site, instance: dg.DagsterInstance) -> None:
+def test_materialised_again_the_recovery_point_keeps_its_manifest(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     assert site.run(instance).success
     [before] = site.points()
     assert site.run_selection(instance, SEAL).success
@@ -102,7 +116,9 @@ def test_materialised_again_the_recovery_point_keeps_its_manifest(site: Site, in
 
 
 @pytest.mark.parametrize("kind", list(ArtifactKind), ids=["without dump", "without archive"])
-def test_the_recovery_point_alone_refuses_when_a_half_is_missing(kind: ArtifactKind, site: Site, instance: dg.DagsterInstance) -> None:
+def test_the_recovery_point_alone_refuses_when_a_half_is_missing(
+    kind: ArtifactKind, site: Site, instance: dg.DagsterInstance
+) -> None:
     captured = minio_archive if kind is ArtifactKind.DATABASE else database_dump
     assert site.run_selection(instance, dg.AssetSelection.assets(captured).without_checks()).success
     failed = failures_of(site.run_selection(instance, SEAL))["recovery_point"]
@@ -111,12 +127,16 @@ def test_the_recovery_point_alone_refuses_when_a_half_is_missing(kind: ArtifactK
     assert [(point.state, point.manifest) for point in site.points()] == [(PointState.PARTIAL, None)]
 
 
-def test_the_recovery_point_alone_refuses_in_an_empty_directory(site: Site, instance: dg.DagsterInstance) -> None:
+def test_the_recovery_point_alone_refuses_in_an_empty_directory(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     assert not site.run_selection(instance, SEAL).success
     assert site.points() == ()
 
 
-def test_a_check_alone_says_so_when_there_is_nothing_to_look_at(site: Site, instance: dg.DagsterInstance) -> None:
+def test_a_check_alone_says_so_when_there_is_nothing_to_look_at(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     result = site.run_selection(instance, dg.AssetSelection.checks_for_assets(database_dump))
     assert not result.success
     assert all("there is no database file" in failed.description for failed in failures_of(result).values())
@@ -128,7 +148,9 @@ def test_a_check_that_cannot_look_fails_and_is_never_green(site: Site, instance:
     assert site.run(instance).success
     site.points()[-1].get_path(ArtifactKind.BUCKET).write_bytes(b"not a gzip file")
     result = site.run_selection(instance, dg.AssetSelection.checks_for_assets(minio_archive))
-    assert [evaluation.check_name for evaluation in result.get_asset_check_evaluations() if evaluation.passed] == []
+    assert [
+        evaluation.check_name for evaluation in result.get_asset_check_evaluations() if evaluation.passed
+    ] == []
     assert not result.success
 
 
@@ -151,11 +173,17 @@ def test_a_database_that_shrank_by_more_than_half_is_not_sealed_and_the_night_af
     the_night_after = site.run(instance)
     assert the_night_after.success
     assert check_of(the_night_after, "dump_size_is_plausible").passed
-    assert [point.state for point in site.points()] == [PointState.VERIFIED, PointState.PARTIAL, PointState.VERIFIED]
+    assert [point.state for point in site.points()] == [
+        PointState.VERIFIED,
+        PointState.PARTIAL,
+        PointState.VERIFIED,
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"no gzip", None], ids=["empty", "other bytes", "a folder"])
-def test_older_files_that_cannot_be_read_keep_no_point_from_being_taken(site: Site, instance: dg.DagsterInstance, content: bytes | None) -> None:
+def test_older_files_that_cannot_be_read_keep_no_point_from_being_taken(
+    site: Site, instance: dg.DagsterInstance, content: bytes | None
+) -> None:
     """They may be damaged, or of a version of before this format."""
     assert site.run(instance).success
     [point] = site.points()
@@ -168,11 +196,15 @@ def test_older_files_that_cannot_be_read_keep_no_point_from_being_taken(site: Si
     (point.artifacts[0].path.parent / f"manifest_{point.point_id}.json").write_bytes(b"{}")
     the_night_after = site.run(instance)
     assert the_night_after.success
-    assert "nothing to compare with" in str(check_of(the_night_after, "archive_size_is_plausible").description)
+    assert "nothing to compare with" in str(
+        check_of(the_night_after, "archive_size_is_plausible").description
+    )
     assert [point.state for point in site.points()] == [PointState.DAMAGED, PointState.VERIFIED]
 
 
-def test_a_database_of_three_times_the_size_is_warned_of_and_sealed(site: Site, instance: dg.DagsterInstance, growing: DatabaseSettings) -> None:
+def test_a_database_of_three_times_the_size_is_warned_of_and_sealed(
+    site: Site, instance: dg.DagsterInstance, growing: DatabaseSettings
+) -> None:
     run(growing, ROWS.format(count=500))
     assert site.run(instance).success
     run(growing, ROWS.format(count=4000))

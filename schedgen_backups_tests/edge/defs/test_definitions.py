@@ -1,6 +1,8 @@
-"""What the code location offers, and that it loads whatever the environment says: a location that does not load tells nobody anything.
+"""What the code location offers, and that it loads whatever the environment says: a location that does not
+load tells nobody anything.
 
-Loading is tried in fresh interpreters, with every warning an error. What the assets and checks do is the business of the other files here.
+Loading is tried in fresh interpreters, with every warning an error. What the assets and checks do is the
+business of the other files here.
 """
 
 from __future__ import annotations
@@ -48,7 +50,14 @@ def run_python(code: str, folder: Path, **environment: str) -> subprocess.Comple
     empty = folder / "env"
     empty.touch(mode=0o600)
     environment = {ENV_FILE_VARIABLE: str(empty), **environment}
-    return subprocess.run([sys.executable, *STRICT, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *STRICT, "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def read_backup_schedule() -> dg.ScheduleDefinition:
@@ -68,15 +77,30 @@ def test_the_location_loads_with_an_empty_environment_and_touches_nothing(tmp_pa
     "environment",
     [
         {"BACKUP_SCHEDULE": "every night at two", "BACKUP_TIMEZONE": "Africa/Johannesburg"},
-        pytest.param({"BACKUP_SCHEDULE": "0 3 * * *", "BACKUP_TIMEZONE": "Africa/Pretoria"}, marks=pytest.mark.exhaustive),
-        {"BACKUP_SCHEDULE": "0 0 2 * * *", "POSTGRES_PORT": "x", "MINIO_ENDPOINT": "http://minio:9000", "BACKUP_DOWNLOAD_THREADS": "eight"},
-        {"DRILL_SCHEDULE": "on Sundays", "DRILL_DATABASE_URL": "somewhere", "DRILL_MAX_MINUTES": "-1", "DRILL_MINIO_ENDPOINT": "http://x"},
+        pytest.param(
+            {"BACKUP_SCHEDULE": "0 3 * * *", "BACKUP_TIMEZONE": "Africa/Pretoria"},
+            marks=pytest.mark.exhaustive,
+        ),
+        {
+            "BACKUP_SCHEDULE": "0 0 2 * * *",
+            "POSTGRES_PORT": "x",
+            "MINIO_ENDPOINT": "http://minio:9000",
+            "BACKUP_DOWNLOAD_THREADS": "eight",
+        },
+        {
+            "DRILL_SCHEDULE": "on Sundays",
+            "DRILL_DATABASE_URL": "somewhere",
+            "DRILL_MAX_MINUTES": "-1",
+            "DRILL_MINIO_ENDPOINT": "http://x",
+        },
         {"BACKUP_PRESET": "none"},
         {"BACKUP_PRESET": "no such", "DRILL_SQL_CHECKS": "nowhere.sql"},
     ],
     ids=["cron", "zone", "numbers", "drill", "no references", "no preset"],
 )
-def test_the_location_loads_with_wrong_values_and_keeps_the_default_schedule(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_location_loads_with_wrong_values_and_keeps_the_default_schedule(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     """The run of that schedule then fails with the reason, which somebody sees."""
     loaded = run_python(LOAD, tmp_path, **environment)
     assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, "0 2 * * *|UTC\n", "")
@@ -97,7 +121,9 @@ def test_the_assets_are_these_with_groups_kinds_and_owners() -> None:
         "recovery_point": ("backup", {"json"}, ["team:operations"]),
         "restore_drill": ("backup", {"postgres", "s3"}, ["team:operations"]),
     }
-    dependencies = {name: {dep.asset_key.to_user_string() for dep in spec.deps} for name, spec in specs.items()}
+    dependencies = {
+        name: {dep.asset_key.to_user_string() for dep in spec.deps} for name, spec in specs.items()
+    }
     assert dependencies == {
         "database_dump": {"live_system"},
         "minio_archive": {"live_system"},
@@ -110,8 +136,15 @@ def test_the_assets_are_these_with_groups_kinds_and_owners() -> None:
 
 def test_the_checks_are_these_and_those_of_a_backup_block() -> None:
     configured = build_site_definitions(load_config().with_values({"DRILL_SQL_CHECKS": "checks.sql"}))
-    every = [spec for checks in configured.asset_checks or () if isinstance(checks, dg.AssetChecksDefinition) for spec in checks.check_specs]
-    assert {spec.name for spec in every if spec.asset_key.to_user_string() == "restore_drill"} == set(DRILL_CHECK_NAMES)
+    every = [
+        spec
+        for checks in configured.asset_checks or ()
+        if isinstance(checks, dg.AssetChecksDefinition)
+        for spec in checks.check_specs
+    ]
+    assert {spec.name for spec in every if spec.asset_key.to_user_string() == "restore_drill"} == set(
+        DRILL_CHECK_NAMES
+    )
     assert all(spec.description for spec in every)
     specs = [spec for spec in every if spec.asset_key.to_user_string() != "restore_drill"]
     assert {(spec.asset_key.to_user_string(), spec.name) for spec in specs} == {
@@ -134,22 +167,37 @@ def test_the_checks_are_these_and_those_of_a_backup_block() -> None:
 
 def test_the_backup_job_takes_the_three_assets_with_all_their_checks() -> None:
     job = defs.resolve_job_def("backup_job")
-    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {"database_dump", "minio_archive", "recovery_point"}
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {
+        "database_dump",
+        "minio_archive",
+        "recovery_point",
+    }
     assert len(job.asset_layer.asset_graph.asset_check_keys) == 9
     assert job.executor_def is dg.in_process_executor
 
 
 def test_a_restore_is_nothing_that_a_click_on_materialize_all_can_start() -> None:
-    """Neither is a drill, though it writes into nothing but what it has started or made itself: only its checks can be looked at again."""
+    """Neither is a drill, though it writes into nothing but what it has started or made itself: only its
+    checks can be looked at again.
+    """
     assert {key.to_user_string() for key in defs.resolve_asset_graph().materializable_asset_keys} == {
         "database_dump",
         "minio_archive",
         "recovery_point",
     }
-    assert [job.name for job in defs.jobs or ()] == ["backup_job", "restore_drill_job", "prune_job", "verify_job", "restore_job", "audit_job"]
+    assert [job.name for job in defs.jobs or ()] == [
+        "backup_job",
+        "restore_drill_job",
+        "prune_job",
+        "verify_job",
+        "restore_job",
+        "audit_job",
+    ]
 
 
-@pytest.mark.parametrize("cron", ["0 2 * * *", "*/15 8-18 * * 1-5", "30 1 1 */3 *", "@daily", "0 22 * * MON-FRI"])
+@pytest.mark.parametrize(
+    "cron", ["0 2 * * *", "*/15 8-18 * * 1-5", "30 1 1 */3 *", "@daily", "0 22 * * MON-FRI"]
+)
 @pytest.mark.parametrize("timezone", ["UTC", "Africa/Johannesburg"])
 def test_the_schedule_is_any_cron_string_in_any_time_zone(cron: str, timezone: str, site: Site) -> None:
     site.set(BACKUP_SCHEDULE=cron, BACKUP_TIMEZONE=timezone)
@@ -164,8 +212,12 @@ def test_the_schedule_runs_without_anybody_switching_it_on() -> None:
 
 
 def test_another_setting_that_is_wrong_does_not_move_the_schedule(site: Site) -> None:
-    """The run that then fails must be the one at the operators' hour, not one at two in the night of another zone."""
-    site.set(BACKUP_SCHEDULE="0 5 * * *", BACKUP_TIMEZONE="Africa/Johannesburg", BACKUP_DOWNLOAD_THREADS="eight")
+    """The run that then fails must be the one at the operators' hour, not one at two in the night of another
+    zone.
+    """
+    site.set(
+        BACKUP_SCHEDULE="0 5 * * *", BACKUP_TIMEZONE="Africa/Johannesburg", BACKUP_DOWNLOAD_THREADS="eight"
+    )
     schedule = read_backup_schedule()
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 5 * * *", "Africa/Johannesburg")
 

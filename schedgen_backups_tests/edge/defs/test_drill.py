@@ -1,4 +1,5 @@
-"""The drill as Dagster and the command line run it: asset, checks, alerts, what stays beside the recovery point.
+"""The drill as Dagster and the command line run it: asset, checks, alerts, what stays beside the recovery
+point.
 
 What the drill itself finds is tested in `integration/test_drill`.
 """
@@ -35,7 +36,9 @@ def backed_up(site: Site, instance: dg.DagsterInstance) -> Site:
 
 
 def name_servers(site: Site) -> None:
-    """Drills use the application's servers: as good for what is told of a drill, and faster than servers of its own."""
+    """Drills use the application's servers: as good for what is told of a drill, and faster than servers of
+    its own.
+    """
     database, bucket = site.application.database, site.application.bucket
     site.set(
         DRILL_DATABASE_URL=f"postgresql://{database.user}@{database.host}:{database.port}/postgres",
@@ -61,22 +64,35 @@ def assert_no_scratch(site: Site) -> None:
     assert [path.name for path in (folder.iterdir() if folder.exists() else []) if path.is_dir()] == []
 
 
-def test_a_drill_of_the_newest_point_passes_and_is_measured_and_recorded(backed_up: Site, instance: dg.DagsterInstance) -> None:
-    (backed_up.folder / "checks.sql").write_text("-- there are jobs\nSELECT count(*) = 40 FROM jobs;\n", encoding="utf-8")
+def test_a_drill_of_the_newest_point_passes_and_is_measured_and_recorded(
+    backed_up: Site, instance: dg.DagsterInstance
+) -> None:
+    (backed_up.folder / "checks.sql").write_text(
+        "-- there are jobs\nSELECT count(*) = 40 FROM jobs;\n", encoding="utf-8"
+    )
     backed_up.set(DRILL_SQL_CHECKS="checks.sql")
     result = backed_up.run(instance, "restore_drill_job")
     assert failures_of(result) == {}
     evaluations = evaluations_of(result)
-    assert {name: evaluation.passed for name, evaluation in evaluations.items()} == dict.fromkeys(DRILL_CHECK_NAMES, True)
+    assert {name: evaluation.passed for name, evaluation in evaluations.items()} == dict.fromkeys(
+        DRILL_CHECK_NAMES, True
+    )
     metadata = metadata_of(result)
-    phases = [metadata[f"{name}_seconds"] for name in ("start_servers", "verify", "restore", "compare", "sample", "sql_checks")]
+    phases = [
+        metadata[f"{name}_seconds"]
+        for name in ("start_servers", "verify", "restore", "compare", "sample", "sql_checks")
+    ]
     assert all(isinstance(seconds, float) and seconds >= 0 for seconds in phases)
-    assert metadata["rto_seconds"] == pytest.approx(sum(seconds for seconds in phases if isinstance(seconds, float)), abs=1)
+    assert metadata["rto_seconds"] == pytest.approx(
+        sum(seconds for seconds in phases if isinstance(seconds, float)), abs=1
+    )
     report = DrillReport.model_validate(metadata["report"])
     assert (report.is_passed, report.point_id) == (True, backed_up.points()[-1].point_id.text)
     assert report.rpo_seconds > 0
     [point] = backed_up.points()
-    assert [level.status for level in point.verification.levels()] == [CheckStatus.PASSED] * len(VerificationLevel)
+    assert [level.status for level in point.verification.levels()] == [CheckStatus.PASSED] * len(
+        VerificationLevel
+    )
     backed_up.assert_left_clean()
     assert_no_scratch(backed_up)
 
@@ -88,7 +104,9 @@ def test_checks_that_are_not_configured_are_not_reported_and_failed_ones_fail_th
     result = backed_up.run(instance, "restore_drill_job")
     assert result.success
     assert evaluations_of(result).keys() == set(DRILL_CHECK_NAMES) - {"operator_checks_hold"}
-    (backed_up.folder / "checks.sql").write_text("-- nobody is there\nSELECT count(*) = 0 FROM jobs", encoding="utf-8")
+    (backed_up.folder / "checks.sql").write_text(
+        "-- nobody is there\nSELECT count(*) = 0 FROM jobs", encoding="utf-8"
+    )
     backed_up.set(DRILL_SQL_CHECKS="checks.sql")
     failed = backed_up.run(instance, "restore_drill_job")
     assert list(failures_of(failed)) == ["restore_drill_operator_checks_hold"]
@@ -97,7 +115,9 @@ def test_checks_that_are_not_configured_are_not_reported_and_failed_ones_fail_th
 
 
 @pytest.mark.parametrize("kind", list(ArtifactKind))
-def test_damage_fails_the_drill_and_makes_the_point_a_failed_one(backed_up: Site, instance: dg.DagsterInstance, kind: ArtifactKind) -> None:
+def test_damage_fails_the_drill_and_makes_the_point_a_failed_one(
+    backed_up: Site, instance: dg.DagsterInstance, kind: ArtifactKind
+) -> None:
     name_servers(backed_up)
     backed_up.flip_bit(kind)
     result = backed_up.run(instance, "restore_drill_job")
@@ -133,14 +153,19 @@ def test_a_failed_drill_is_told_once_and_ends_with_a_passed_drill_and_not_with_a
         assert inbox.alerts == [alert]
         [recovery] = inbox.recoveries
         assert "drill: restore_drill_operator_checks_hold failed" in recovery
-    secrets = [secret.encode() for secret in (site.application.database.password, site.application.bucket.secret_key)]
+    secrets = [
+        secret.encode() for secret in (site.application.database.password, site.application.bucket.secret_key)
+    ]
     written = [path for folder in (site.home, site.directory) for path in folder.rglob("*") if path.is_file()]
     assert len(written) > 5
     assert [path for path in written if any(secret in path.read_bytes() for secret in secrets)] == []
 
 
 def test_a_backup_sweeps_what_a_killed_drill_left(site: Site, instance: dg.DagsterInstance) -> None:
-    script = "import os; from pathlib import Path; from schedgen_backups.core.drill.scratch_folder import open_scratch_folder\n"
+    script = (
+        "import os; from pathlib import Path; from schedgen_backups.core.drill.scratch_folder import "
+        "open_scratch_folder\n"
+    )
     script += f"with open_scratch_folder(Path({str(site.directory / '.drill')!r})): os._exit(9)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
 
@@ -155,7 +180,10 @@ def test_the_command_drills_prints_and_ends_with_3_when_a_claim_fails(backed_up:
     point_id = backed_up.points()[-1].point_id.text
     result = backed_up.cli("drill", point_id)
     assert (result.code, result.stderr) == (0, "")
-    assert all(word in result.stdout for word in (point_id, "database_is_equal", "referenced_pdfs_open", "RTO", "RPO"))
+    assert all(
+        word in result.stdout
+        for word in (point_id, "database_is_equal", "referenced_pdfs_open", "RTO", "RPO")
+    )
     (backed_up.folder / "checks.sql").write_text("SELECT false", encoding="utf-8")
     name_servers(backed_up)
     failed = backed_up.cli("drill", "--json", DRILL_SQL_CHECKS="checks.sql")
@@ -184,11 +212,16 @@ def test_wrong_settings_fail_the_drill_and_no_backup(site: Site, instance: dg.Da
     assert "DRILL_DATABASE_URL" in failure.description
 
 
-def test_the_password_of_the_live_database_goes_to_no_other_server(site: Site, instance: dg.DagsterInstance) -> None:
+def test_the_password_of_the_live_database_goes_to_no_other_server(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     """Where DRILL_POSTGRES_PASSWORD is forgotten, the login fails."""
     assert site.run(instance).success
     database = site.application.database
-    site.set(DRILL_DATABASE_URL=f"postgresql://{database.user}@{database.host}:{database.port}/postgres", DRILL_ON_SOURCE_SERVER="true")
+    site.set(
+        DRILL_DATABASE_URL=f"postgresql://{database.user}@{database.host}:{database.port}/postgres",
+        DRILL_ON_SOURCE_SERVER="true",
+    )
     [failure] = failures_of(site.run(instance, "restore_drill_job")).values()
     assert "no password supplied" in failure.description
 
@@ -201,7 +234,10 @@ def test_the_drill_runs_weekly_in_the_operators_time_zone_without_being_switched
     moved = build_site_definitions(load_config()).resolve_schedule_def("weekly_drill_schedule")
     assert (moved.cron_schedule, moved.execution_timezone) == (NEVER, "Africa/Johannesburg")
     site.set(DRILL_SCHEDULE="on Sundays")
-    assert build_site_definitions(load_config()).resolve_schedule_def("weekly_drill_schedule").cron_schedule == "0 4 * * 0"
+    assert (
+        build_site_definitions(load_config()).resolve_schedule_def("weekly_drill_schedule").cron_schedule
+        == "0 4 * * 0"
+    )
 
 
 def test_nobody_can_execute_the_asset_and_the_job_has_its_checks_as_steps_and_a_limit(site: Site) -> None:
@@ -216,12 +252,20 @@ def test_nobody_can_execute_the_asset_and_the_job_has_its_checks_as_steps_and_a_
     assert {f"restore_drill_{name}" for name in DRILL_CHECK_NAMES} | {"restore_drill"} == DRILL.subjects
     assert job.tags[MAX_RUNTIME_TAG] == "7200"
     checks = list_drill_checks(config.definitions)
-    assert [spec.blocking for check in checks for spec in check.check_specs] == [True, True, True, True, False]
+    assert [spec.blocking for check in checks for spec in check.check_specs] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_checks_that_are_not_configured_are_not_shown(site: Site) -> None:
     def list_shown() -> set[str]:
-        return {key.name for key in build_site_definitions(load_config()).resolve_asset_graph().asset_check_keys}
+        return {
+            key.name for key in build_site_definitions(load_config()).resolve_asset_graph().asset_check_keys
+        }
 
     shown = list_shown()
     site.set(DRILL_SQL_CHECKS="checks.sql", BACKUP_PRESET="none")
@@ -229,7 +273,9 @@ def test_checks_that_are_not_configured_are_not_shown(site: Site) -> None:
     assert list_shown() - shown == {"operator_checks_hold"}
 
 
-def test_the_checks_of_the_last_drill_are_told_again_when_somebody_starts_them_alone(backed_up: Site, instance: dg.DagsterInstance) -> None:
+def test_the_checks_of_the_last_drill_are_told_again_when_somebody_starts_them_alone(
+    backed_up: Site, instance: dg.DagsterInstance
+) -> None:
     name_servers(backed_up)
     assert backed_up.run(instance, "restore_drill_job").success
     result = backed_up.run_selection(instance, dg.AssetSelection.checks_for_assets("restore_drill"))

@@ -1,6 +1,8 @@
-"""The commands that restore tables, objects and deleted rows, and `restore_job`, as people use them: shown first, confirmed, logged.
+"""The commands that restore tables, objects and deleted rows, and `restore_job`, as people use them: shown
+first, confirmed, logged.
 
-What is restored is tested in `integration/test_table_restore` and `test_object_restore`; whole points in `test_cli_restore`.
+What is restored is tested in `integration/test_table_restore` and `test_object_restore`; whole points in
+`test_cli_restore`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ pytestmark = [pytest.mark.edge]
 
 
 @pytest.fixture
-def seeded_site(database: DatabaseSettings, weed_bucket: BucketSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def seeded_site(
+    database: DatabaseSettings, weed_bucket: BucketSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Site:
     """A site of its own application, which a test may harm, with one verified recovery point."""
     seed_application(database, weed_bucket, user_count=5, job_count=10)
     with dg.DagsterInstance.ephemeral() as instance:
@@ -35,7 +39,10 @@ def seeded_site(database: DatabaseSettings, weed_bucket: BucketSettings, tmp_pat
 
 def pick_job(site: Site) -> tuple[str, str]:
     """Id and key of one job that has a PDF."""
-    [(job_id, key)] = run(site.application.database, "SELECT id::text, s3_key FROM jobs WHERE s3_key IS NOT NULL ORDER BY id LIMIT 1")
+    [(job_id, key)] = run(
+        site.application.database,
+        "SELECT id::text, s3_key FROM jobs WHERE s3_key IS NOT NULL ORDER BY id LIMIT 1",
+    )
     return job_id, key
 
 
@@ -46,7 +53,9 @@ def delete_job(site: Site, job_id: str, key: str) -> None:
 
 def has_object(site: Site, key: str) -> bool:
     bucket = site.application.bucket
-    return key in {entry.object_name for entry in client_of(bucket).list_objects(bucket.bucket, recursive=True)}
+    return key in {
+        entry.object_name for entry in client_of(bucket).list_objects(bucket.bucket, recursive=True)
+    }
 
 
 def count(site: Site, table: str) -> int:
@@ -65,7 +74,9 @@ def test_a_deleted_row_comes_back_with_its_object(seeded_site: Site) -> None:
     unconfirmed = site.cli(*words)
     assert (unconfirmed.code, "not confirmed" in unconfirmed.stderr) == (7, True)
     assert (count(site, "jobs"), has_object(site, key)) == (rows, False)
-    done = site.cli(*words, "--confirm", site.application.database.database, "--reason", "asked by a teacher", "--json")
+    done = site.cli(
+        *words, "--confirm", site.application.database.database, "--reason", "asked by a teacher", "--json"
+    )
     assert done.code == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["rows_written"], answer["objects_written"], answer["lost_keys"]) == (1, [key], [])
@@ -74,7 +85,11 @@ def test_a_deleted_row_comes_back_with_its_object(seeded_site: Site) -> None:
     entry = read_restore_log(site.directory)[-1]
     assert (entry.reason, entry.result) == ("asked by a teacher", "done: 1 row, 1 object")
     [logged] = json.loads(site.cli("log", "--json").stdout)["entries"]
-    assert (logged["reason"], logged["result"], logged["subject"].split()[0]) == ("asked by a teacher", "done: 1 row, 1 object", "missing")
+    assert (logged["reason"], logged["result"], logged["subject"].split()[0]) == (
+        "asked by a teacher",
+        "done: 1 row, 1 object",
+        "missing",
+    )
     shown = site.cli("log")
     assert (shown.code, "asked by" in shown.stdout, "done: 1 row" in shown.stdout) == (0, True, True)
     [kept] = (site.directory / "safety").glob("db_*.sql.gz")
@@ -91,15 +106,31 @@ def test_a_table_is_shown_kept_beside_and_put_back(seeded_site: Site) -> None:
     kept = site.cli("restore-tables", "latest", "jobs", "--side-database", side, "--json")
     assert kept.code == 0, kept.stderr
     [shown] = json.loads(kept.stdout)["tables"]
-    assert (shown["table"], shown["only_in_backup"], shown["only_live"], shown["changed"]) == ("public.jobs", 1, 0, 0)
+    assert (shown["table"], shown["only_in_backup"], shown["only_live"], shown["changed"]) == (
+        "public.jobs",
+        1,
+        0,
+        0,
+    )
     assert run(site.application.database.with_database(side), "SELECT count(*) FROM jobs") == [(10,)]
     run(site.application.database, f"DROP DATABASE {side}")
-    words = ("restore-tables", "latest", "jobs", "--side-database", side, "--write", "missing", "--no-safety-backup")
+    words = (
+        "restore-tables",
+        "latest",
+        "jobs",
+        "--side-database",
+        side,
+        "--write",
+        "missing",
+        "--no-safety-backup",
+    )
     assert site.cli(*words).code == 7
     written = site.cli(*words, "--confirm", name)
     assert (written.code, "1 row put back" in written.stdout) == (0, True), written.stderr
     assert (count(site, "jobs"), (site.directory / "safety").exists()) == (10, False)
-    assert run(site.application.database, f"SELECT count(*) FROM pg_database WHERE datname = '{side}'") == [(0,)]
+    assert run(site.application.database, f"SELECT count(*) FROM pg_database WHERE datname = '{side}'") == [
+        (0,)
+    ]
 
 
 def test_objects_are_shown_and_come_back_or_become_files(seeded_site: Site, tmp_path: Path) -> None:
@@ -112,16 +143,27 @@ def test_objects_are_shown_and_come_back_or_become_files(seeded_site: Site, tmp_
     files = site.cli("restore-objects", "latest", key, "--to", str(out))
     assert (files.code, (out / key).read_bytes() == good) == (0, True), files.stderr
     dry = site.cli("restore-objects", "latest", "*", "--back", "--dry-run", "--json")
-    assert [found["key"] for found in json.loads(dry.stdout)["objects"] if found["standing"] == "missing"] == [key]
+    assert [
+        found["key"] for found in json.loads(dry.stdout)["objects"] if found["standing"] == "missing"
+    ] == [key]
     for words in (("--back",), ("--bucket", bucket.bucket)):
         unconfirmed = site.cli("restore-objects", "latest", "*", *words)
-        assert (unconfirmed.code, "not confirmed" in unconfirmed.stderr, has_object(site, key)) == (7, True, False)
+        assert (unconfirmed.code, "not confirmed" in unconfirmed.stderr, has_object(site, key)) == (
+            7,
+            True,
+            False,
+        )
     done = site.cli("restore-objects", "latest", "*", "--back", "--confirm", bucket.bucket)
     assert (done.code, has_object(site, key)) == (0, True), done.stderr
     (out / key).write_bytes(b"mine")
     unconfirmed = site.cli("restore-objects", "latest", key, "--to", str(out), "--overwrite")
     assert (unconfirmed.code, (out / key).read_bytes()) == (7, b"mine")
-    assert site.cli("restore-objects", "latest", key, "--to", str(out), "--overwrite", "--confirm", str(out)).code == 0
+    assert (
+        site.cli(
+            "restore-objects", "latest", key, "--to", str(out), "--overwrite", "--confirm", str(out)
+        ).code
+        == 0
+    )
     assert (out / key).read_bytes() == good
     assert site.cli("restore-objects", "latest", key).code == 4
     assert site.cli("restore-objects", "latest", "no such key", "--to", str(out)).code == 7
@@ -153,10 +195,14 @@ def test_a_point_is_chosen_by_time(seeded_site: Site) -> None:
 
 def launch(instance: dg.DagsterInstance, **config: object) -> dg.ExecuteInProcessResult:
     run_config = {**QUIET, "ops": {"restore_recovery_point": {"config": config}}}
-    return defs.resolve_job_def("restore_job").execute_in_process(instance=instance, run_config=run_config, raise_on_error=False)
+    return defs.resolve_job_def("restore_job").execute_in_process(
+        instance=instance, run_config=run_config, raise_on_error=False
+    )
 
 
-def test_the_launchpad_tells_first_and_restores_when_confirmed(seeded_site: Site, second_database: DatabaseSettings) -> None:
+def test_the_launchpad_tells_first_and_restores_when_confirmed(
+    seeded_site: Site, second_database: DatabaseSettings
+) -> None:
     site = seeded_site
     target = second_database.database
     with dg.DagsterInstance.ephemeral() as instance:
@@ -167,7 +213,14 @@ def test_the_launchpad_tells_first_and_restores_when_confirmed(seeded_site: Site
         job_id, key = pick_job(site)
         delete_job(site, job_id, key)
         live = site.application.database.database
-        back = launch(instance, tables=["jobs"], where=f"id = '{job_id}'", write="missing", key_column="s3_key", confirm=live)
+        back = launch(
+            instance,
+            tables=["jobs"],
+            where=f"id = '{job_id}'",
+            write="missing",
+            key_column="s3_key",
+            confirm=live,
+        )
         assert back.success
         assert (count(site, "jobs"), has_object(site, key)) == (10, True)
         client_of(site.application.bucket).remove_object(site.application.bucket.bucket, key)
@@ -178,7 +231,9 @@ def test_the_launchpad_tells_first_and_restores_when_confirmed(seeded_site: Site
     assert len(log) == 3
 
 
-def test_files_are_written_below_the_backup_directory_and_only_when_confirmed(seeded_site: Site, tmp_path: Path) -> None:
+def test_files_are_written_below_the_backup_directory_and_only_when_confirmed(
+    seeded_site: Site, tmp_path: Path
+) -> None:
     site = seeded_site
     _job_id, key = pick_job(site)
     place = site.directory / "restored" / "out" / key
@@ -195,12 +250,16 @@ def test_files_are_written_below_the_backup_directory_and_only_when_confirmed(se
         assert launch(instance, objects=[key], to_folder="out", overwrite=True, confirm="out").success
         assert place.read_bytes() == good
         for outside in (str(tmp_path / "elsewhere"), "../elsewhere", "out/../../elsewhere"):
-            assert not launch(instance, objects=[key], to_folder=outside, overwrite=True, confirm=outside).success
+            assert not launch(
+                instance, objects=[key], to_folder=outside, overwrite=True, confirm=outside
+            ).success
     assert not (tmp_path / "elsewhere").exists()
     assert not (site.directory / "elsewhere").exists()
 
 
-def test_an_untouched_launchpad_alerts_nobody_and_what_was_confirmed_and_failed_ends_with_a_restore(seeded_site: Site) -> None:
+def test_an_untouched_launchpad_alerts_nobody_and_what_was_confirmed_and_failed_ends_with_a_restore(
+    seeded_site: Site,
+) -> None:
     """The restore that ends it may be one of the command line."""
     site = seeded_site
     _job_id, key = pick_job(site)

@@ -1,6 +1,8 @@
-"""Retention as the operators meet it: the sensor that asks, the job that removes, `prune`, `pin` and `unpin` on the command line.
+"""Retention as the operators meet it: the sensor that asks, the job that removes, `prune`, `pin` and `unpin`
+on the command line.
 
-Points are small real ones of chosen age and state. Which points may go is decided in core and tested in `core/test_retention`.
+Points are small real ones of chosen age and state. Which points may go is decided in core and tested in
+`core/test_retention`.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ def ask(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
 
 def get_metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     """Of the one observation that the run reported on the recovery point."""
-    [event] = [event for event in result.all_events if event.event_type is dg.DagsterEventType.ASSET_OBSERVATION]
+    [event] = [
+        event for event in result.all_events if event.event_type is dg.DagsterEventType.ASSET_OBSERVATION
+    ]
     observation = event.asset_observation_data.asset_observation
     assert observation.asset_key == dg.AssetKey("recovery_point")
     return {name: value.value for name, value in observation.metadata.items()}
@@ -91,7 +95,9 @@ def test_the_sensor_asks_for_nothing_when_nothing_goes(site: Site, instance: dg.
     assert "nothing to remove, 1 recovery points are kept" in str(answer.skip_message)
 
 
-def test_the_sensor_says_why_it_refuses_when_no_point_is_verified(site: Site, instance: dg.DagsterInstance) -> None:
+def test_the_sensor_says_why_it_refuses_when_no_point_is_verified(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     partial = History(site)
     partial.add(30, PointState.PARTIAL)
     answer = ask(instance)
@@ -99,7 +105,9 @@ def test_the_sensor_says_why_it_refuses_when_no_point_is_verified(site: Site, in
     assert answer.skip_message == "no point is verified"
 
 
-def test_the_sensor_asks_for_the_same_plan_with_the_same_key(history: History, instance: dg.DagsterInstance) -> None:
+def test_the_sensor_asks_for_the_same_plan_with_the_same_key(
+    history: History, instance: dg.DagsterInstance
+) -> None:
     """Dagster starts one run for one key, however often the sensor asks."""
     first, second = ask(instance), ask(instance)
     assert isinstance(first, dg.RunRequest)
@@ -112,12 +120,18 @@ def test_the_sensor_asks_for_the_same_plan_with_the_same_key(history: History, i
     assert third.run_key != first.run_key
 
 
-def test_the_job_removes_exactly_the_planned_files_and_says_why(history: History, instance: dg.DagsterInstance) -> None:
+def test_the_job_removes_exactly_the_planned_files_and_says_why(
+    history: History, instance: dg.DagsterInstance
+) -> None:
     result = history.site.run(instance, "prune_job")
     assert failures_of(result) == {}
     assert list_files(history.site.directory) == history.names_of(*KEPT_DAYS)
     metadata = get_metadata(result)
-    assert (metadata["recovery_points_kept"], metadata["recovery_points_removed"], metadata["refusal"]) == (3, 3, "none")
+    assert (metadata["recovery_points_kept"], metadata["recovery_points_removed"], metadata["refusal"]) == (
+        3,
+        3,
+        "none",
+    )
     assert metadata["bytes_freed"] > 0
     log = "\n".join(entry.user_message for entry in instance.all_logs(result.run_id))
     for days in DAYS:
@@ -146,7 +160,9 @@ def test_while_somebody_holds_the_lock_the_job_fails_removes_nothing_and_is_told
         pruned = site.cli("prune")
         assert pruned.code == 5
         assert "in use by a backup that runs" in pruned.stderr
-        assert {path.name for path in site.directory.iterdir() if path.is_file()} >= set(history.names_of(*DAYS))
+        assert {path.name for path in site.directory.iterdir() if path.is_file()} >= set(
+            history.names_of(*DAYS)
+        )
         history.catalog.lock.release()
         site.set(BACKUP_ALLOW_NEW_SOURCE="true")  # the history is of another application
         assert site.run(instance).success
@@ -186,11 +202,21 @@ def test_a_pinned_point_stays_until_it_is_unpinned(history: History) -> None:
 
 def test_a_pin_for_some_days_says_until_when(history: History) -> None:
     until = f"{datetime.now(timezone.utc) + timedelta(days=30):%Y-%m-%d}"
-    assert f"is pinned until {until}: audit" in history.site.cli("pin", "latest", "--reason", "audit", "--days", "30").stdout
+    assert (
+        f"is pinned until {until}: audit"
+        in history.site.cli("pin", "latest", "--reason", "audit", "--days", "30").stdout
+    )
 
 
 @pytest.mark.parametrize(
-    ("command", "code"), [(("pin", "20200101_000000", "--reason", "x"), 8), (("unpin", "20200101_000000"), 8), (("pin", "latest"), 64)]
+    ("command", "code"),
+    [
+        (("pin", "20200101_000000", "--reason", "x"), 8),
+        (("unpin", "20200101_000000"), 8),
+        (("pin", "latest"), 64),
+    ],
 )
-def test_a_pin_of_nothing_or_without_a_reason_is_refused(command: tuple[str, ...], code: int, history: History) -> None:
+def test_a_pin_of_nothing_or_without_a_reason_is_refused(
+    command: tuple[str, ...], code: int, history: History
+) -> None:
     assert history.site.cli(*command).code == code

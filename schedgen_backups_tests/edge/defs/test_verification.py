@@ -1,4 +1,5 @@
-"""Points whose files were copied or modified are read again by themselves: the sensor asks, the job reads, a wrong one is alerted.
+"""Points whose files were copied or modified are read again by themselves: the sensor asks, the job reads, a
+wrong one is alerted.
 
 Points are small real ones. What is due and how it is read is tested in `unit/core/verify/test_reread`.
 """
@@ -43,7 +44,9 @@ def read_again(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     return defs.resolve_job_def("verify_job").execute_in_process(instance=instance, raise_on_error=False)
 
 
-def test_nothing_is_asked_for_while_every_file_was_read_as_it_lies_there(catalog: Catalog, instance: dg.DagsterInstance) -> None:
+def test_nothing_is_asked_for_while_every_file_was_read_as_it_lies_there(
+    catalog: Catalog, instance: dg.DagsterInstance
+) -> None:
     assert len(catalog.list_points()) == 2
     assert isinstance(ask(instance), dg.SkipReason)
 
@@ -66,7 +69,9 @@ def test_a_directory_that_was_moved_here_is_read_once(catalog: Catalog, instance
     assert [point.state for point in catalog.list_points()] == [PointState.VERIFIED] * 2
 
 
-def test_a_file_with_other_bytes_is_alerted_and_over_when_it_is_brought_back(site: Site, catalog: Catalog, instance: dg.DagsterInstance) -> None:
+def test_a_file_with_other_bytes_is_alerted_and_over_when_it_is_brought_back(
+    site: Site, catalog: Catalog, instance: dg.DagsterInstance
+) -> None:
     with open_inbox() as inbox:
         site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url)
         point = catalog.list_points()[0]

@@ -1,7 +1,8 @@
-"""The causes of alerts that `test_alert_daemon` has not: each made for real under a running daemon, told once, and once more when it is over.
+"""The causes of alerts that `test_alert_daemon` has not: each made for real under a running daemon, told
+once, and once more when it is over.
 
-Checks, resources and schedules fail while a file says so (`breakable_location`). Days without a backup pass by putting back the cursor of the watch:
-a faked clock (libfaketime) makes Dagster's gRPC hang.
+Checks, resources and schedules fail while a file says so (`breakable_location`). Days without a backup pass
+by putting back the cursor of the watch: a faked clock (libfaketime) makes Dagster's gRPC hang.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ import pytest
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.monitoring.watch import WatchCursor
-from schedgen_backups_tests.edge.monitoring.test_alert_daemon import alerts_of, present, recoveries_of, wait_for
+from schedgen_backups_tests.edge.monitoring.test_alert_daemon import (
+    alerts_of,
+    present,
+    recoveries_of,
+    wait_for,
+)
 from schedgen_backups_tests.edge.runs.test_cancel import LAUNCH, ask, running_dagster
 from schedgen_backups_tests.support.breakable_location import FOLDER_VARIABLE
 from schedgen_backups_tests.support.inbox import Inbox, open_inbox
@@ -75,7 +81,9 @@ def make_watch(site: Site) -> Callable[[str, dg.DagsterRunStatus], None]:
 
 
 @pytest.mark.timeout(900)
-def test_checks_resources_and_ticks_that_fail_are_each_told_once_and_once_more_when_it_is_over(growing_site: Site, inbox: Inbox) -> None:
+def test_checks_resources_and_ticks_that_fail_are_each_told_once_and_once_more_when_it_is_over(
+    growing_site: Site, inbox: Inbox
+) -> None:
     site = growing_site
     [port] = free_ports(1)
     watch = make_watch(site)
@@ -91,7 +99,9 @@ def test_checks_resources_and_ticks_that_fail_are_each_told_once_and_once_more_w
         watch(launch(port), dg.DagsterRunStatus.SUCCESS)
         alert = wait_for(inbox, 2, alerts_of, "the check that warns is told")
         assert alert.startswith("[LOW] Check warns: dump_size_is_plausible\n")
-        assert "dump_size_is_plausible failed" in wait_for(inbox, 1, recoveries_of, "the good run ends the first alert")
+        assert "dump_size_is_plausible failed" in wait_for(
+            inbox, 1, recoveries_of, "the good run ends the first alert"
+        )
 
         with present(site.folder / "broken resource"):
             watch(launch(port), dg.DagsterRunStatus.FAILURE)
@@ -99,20 +109,32 @@ def test_checks_resources_and_ticks_that_fail_are_each_told_once_and_once_more_w
             assert alert.startswith("[CRITICAL] Backup failed: backup_job\n")
             assert "no such luck with the resource" in alert
         watch(launch(port), dg.DagsterRunStatus.SUCCESS)
-        wait_until(lambda: all(kind in "".join(inbox.recoveries) for kind in ("backup_job failed", "check: dump_size")), "both are over")
+        wait_until(
+            lambda: all(
+                kind in "".join(inbox.recoveries) for kind in ("backup_job failed", "check: dump_size")
+            ),
+            "both are over",
+        )
 
         before = len(inbox.recoveries)
         with present(site.folder / "broken schedule"):
             alert = wait_for(inbox, 4, alerts_of, "the schedule that raised is told")
             assert alert.startswith("[CRITICAL] No run was started: breakable_schedule\n")
             assert "no such luck with the schedule" in alert
-        assert "tick: breakable_schedule" in wait_for(inbox, before + 1, recoveries_of, "the schedule works again")
+        assert "tick: breakable_schedule" in wait_for(
+            inbox, before + 1, recoveries_of, "the schedule works again"
+        )
     assert len(inbox.alerts) == 4, inbox.alerts
 
 
 @pytest.mark.timeout(900)
-def test_an_alert_waits_for_its_channel_and_days_without_a_backup_are_told(growing_site: Site, inbox: Inbox) -> None:
-    """No channel takes the alert of the first daemon. Two days then pass for the watch: its cursor is put back with Dagster's own command."""
+def test_an_alert_waits_for_its_channel_and_days_without_a_backup_are_told(
+    growing_site: Site, inbox: Inbox
+) -> None:
+    """No channel takes the alert of the first daemon.
+
+    Two days then pass for the watch: its cursor is put back with Dagster's own command.
+    """
     site = growing_site
     site.set(BACKUP_MAX_AGE_HOURS="26")
     run(site.application.database, ROWS.format(count=10))
@@ -126,14 +148,34 @@ def test_an_alert_waits_for_its_channel_and_days_without_a_backup_are_told(growi
         wait_until(lambda: has_cursor(site, "freshness_watch"), "the watch over silence has begun")
     inbox.come_up()
     cursor = WatchCursor(watched_since=datetime.now(timezone.utc) - timedelta(hours=48)).model_dump_json()
-    words = [sys.executable, "-m", "dagster", "sensor", "cursor", "freshness_watch", "--set", cursor, "--module-name", MODULE]
+    words = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "sensor",
+        "cursor",
+        "freshness_watch",
+        "--set",
+        cursor,
+        "--module-name",
+        MODULE,
+    ]
     subprocess.run(words, cwd=site.folder, check=True, capture_output=True)
     with running_dagster(site, port, MODULE):
         wait_until(lambda: len(inbox.alerts) > 1, "both are told")
         told = sorted(alert.split("\n", 1)[0] for alert in inbox.alerts)
-        assert told == ["[CRITICAL] Backup failed: backup_job", "[CRITICAL] No verified recovery point for 26 hours"]
+        assert told == [
+            "[CRITICAL] Backup failed: backup_job",
+            "[CRITICAL] No verified recovery point for 26 hours",
+        ]
         watch(launch(port), dg.DagsterRunStatus.SUCCESS)
-        wait_until(lambda: all(kind in "".join(inbox.recoveries) for kind in ("backup_job failed", "no verified recovery point")), "both are over")
+        wait_until(
+            lambda: all(
+                kind in "".join(inbox.recoveries)
+                for kind in ("backup_job failed", "no verified recovery point")
+            ),
+            "both are over",
+        )
     assert len(inbox.alerts) == 2, inbox.alerts
 
 

@@ -1,6 +1,8 @@
-"""Alerts as the operators get them: a real `dagster dev` whose runs fail, are cancelled and are killed, and the messages that arrive.
+"""Alerts as the operators get them: a real `dagster dev` whose runs fail, are cancelled and are killed, and
+the messages that arrive.
 
-One start serves all of it, since sensors look every thirty seconds. Each trouble by itself, without a daemon, is in `test_outbox`.
+One start serves all of it, since sensors look every thirty seconds. Each trouble by itself, without a daemon,
+is in `test_outbox`.
 """
 
 from __future__ import annotations
@@ -15,13 +17,22 @@ import dagster as dg
 import pytest
 
 from schedgen_backups.core.servers.loopback import free_ports
-from schedgen_backups_tests.edge.runs.test_cancel import LAUNCH, SELECTOR, TERMINATE, ask, end_children, is_dumping, running_dagster
+from schedgen_backups_tests.edge.runs.test_cancel import (
+    LAUNCH,
+    SELECTOR,
+    TERMINATE,
+    ask,
+    end_children,
+    is_dumping,
+    running_dagster,
+)
 from schedgen_backups_tests.support.inbox import CANARY, PATH_CANARY, Inbox, open_inbox
 from schedgen_backups_tests.support.sites import Site, find_client_processes, wait_until
 
 pytestmark = [pytest.mark.edge]
 
-# Which of its ways pg_dump takes is decided at the moment it is called: the daemon's environment cannot be changed from outside.
+# Which of its ways pg_dump takes is decided at the moment it is called: the daemon's environment cannot be
+# changed from outside.
 PG_DUMP = """#!/bin/sh
 for word; do [ "$word" = --version ] && exec {real} --version; done
 [ -e {folder}/hang ] && exec sleep 3600
@@ -55,7 +66,9 @@ def folder(site: Site, postgres_bin_dir: Path) -> Path:
     for program in postgres_bin_dir.iterdir():
         if program.name != "pg_dump":
             (made / program.name).symlink_to(program)
-    (made / "pg_dump").write_text(PG_DUMP.format(real=postgres_bin_dir / "pg_dump", folder=made, canary=CANARY))
+    (made / "pg_dump").write_text(
+        PG_DUMP.format(real=postgres_bin_dir / "pg_dump", folder=made, canary=CANARY)
+    )
     (made / "pg_dump").chmod(0o755)
     site.set(PG_BIN_DIR=str(made))
     return made
@@ -63,7 +76,11 @@ def folder(site: Site, postgres_bin_dir: Path) -> Path:
 
 def find_worker(site: Site) -> int:
     """The process that Dagster's launcher started for the run, which is who started pg_dump."""
-    [hanging] = [process_id for process_id, command in find_client_processes(site.application).items() if command.startswith("sleep")]
+    [hanging] = [
+        process_id
+        for process_id, command in find_client_processes(site.application).items()
+        if command.startswith("sleep")
+    ]
     status = Path(f"/proc/{hanging}/status").read_text()
     [parent] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:")]
     assert b"multiprocessing" in Path(f"/proc/{parent}/cmdline").read_bytes()
@@ -86,7 +103,9 @@ def recoveries_of(inbox: Inbox) -> list[str]:
 
 
 @pytest.mark.timeout(900)
-def test_failed_cancelled_and_killed_runs_are_each_told_once_and_a_good_one_ends_them(site: Site, inbox: Inbox, folder: Path) -> None:
+def test_failed_cancelled_and_killed_runs_are_each_told_once_and_a_good_one_ends_them(
+    site: Site, inbox: Inbox, folder: Path
+) -> None:
     """The daemon's own sensors and run monitoring, in their own time."""
     [port] = free_ports(1)
 
@@ -129,7 +148,12 @@ def test_failed_cancelled_and_killed_runs_are_each_told_once_and_a_good_one_ends
             for kind in ("database_dump failed", "backup_job cancelled", "backup_job failed"):
                 assert kind in recovery
         assert len(inbox.alerts) == 3, inbox.alerts
-        secrets = (site.application.database.password, site.application.bucket.secret_key, CANARY, PATH_CANARY)
+        secrets = (
+            site.application.database.password,
+            site.application.bucket.secret_key,
+            CANARY,
+            PATH_CANARY,
+        )
         assert all(secret.encode() not in inbox.bodies for secret in secrets)
     finally:
         end_children(site)

@@ -1,7 +1,8 @@
-"""The backup job when something goes wrong: which step fails and says what, what is kept all the same, and that nothing bad is ever committed.
+"""The backup job when something goes wrong: which step fails and says what, what is kept all the same, and
+that nothing bad is ever committed.
 
-Each cause is a real one: a server that is not there, a wrong password, a program that dies, a bit that flips. Damage and sizes are in
-`test_damage`, cancelled and killed runs in `test_cancel`.
+Each cause is a real one: a server that is not there, a wrong password, a program that dies, a bit that flips.
+Damage and sizes are in `test_damage`, cancelled and killed runs in `test_cancel`.
 """
 
 from __future__ import annotations
@@ -27,13 +28,17 @@ BOTH_CAPTURES = {"database_dump", "minio_archive"}
 
 
 def assert_other_half_is_kept(site: Site, result: dg.ExecuteInProcessResult, kept: ArtifactKind) -> None:
-    """The other half was captured and checked and is listed as a partial point; nothing was committed, and the directory is free again."""
+    """The other half was captured and checked and is listed as a partial point; nothing was committed, and
+    the directory is free again.
+    """
     assert not result.success
     assert "recovery_point" not in {str(event.step_key) for event in result.all_events if event.is_step_start}
     [point] = site.points()
     assert point.state is PointState.PARTIAL
     assert [artifact.name.kind for artifact in point.artifacts] == [kept]
-    checked = {evaluation.check_name for evaluation in result.get_asset_check_evaluations() if evaluation.passed}
+    checked = {
+        evaluation.check_name for evaluation in result.get_asset_check_evaluations() if evaluation.passed
+    }
     own_checks = {
         ArtifactKind.DATABASE: {"dump_is_complete", "dump_matches_snapshot", "dump_size_is_plausible"},
         ArtifactKind.BUCKET: {"archive_is_readable", "every_object_is_archived", "archive_size_is_plausible"},
@@ -49,12 +54,18 @@ def test_without_a_database_the_bucket_is_still_captured(site: Site, instance: d
     failed = failures_of(result)["database_dump"]
     assert f"PostgreSQL at {LOOPBACK}:{port} cannot be reached" in failed.description
     assert "What to do: " not in failed.description
-    assert (failed.metadata["exit_code"], failed.metadata["error"], failed.metadata["trying_again_can_help"]) == (1, "DatabaseUnreachableError", True)
+    assert (
+        failed.metadata["exit_code"],
+        failed.metadata["error"],
+        failed.metadata["trying_again_can_help"],
+    ) == (1, "DatabaseUnreachableError", True)
     assert "POSTGRES_PORT" in str(failed.metadata["hint"])
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
 
 
-def test_a_wrong_password_is_said_and_the_bucket_is_still_captured(site: Site, instance: dg.DagsterInstance) -> None:
+def test_a_wrong_password_is_said_and_the_bucket_is_still_captured(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     site.set(POSTGRES_PASSWORD="wrong-canary-4711")
     result = site.run(instance)
     failed = failures_of(result)["database_dump"]
@@ -65,7 +76,9 @@ def test_a_wrong_password_is_said_and_the_bucket_is_still_captured(site: Site, i
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
 
 
-def test_without_an_s3_server_the_database_is_still_captured(site: Site, instance: dg.DagsterInstance) -> None:
+def test_without_an_s3_server_the_database_is_still_captured(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     [port] = free_ports(1)
     site.set(MINIO_ENDPOINT=f"{LOOPBACK}:{port}")
     result = site.run(instance)
@@ -77,7 +90,10 @@ def test_without_an_s3_server_the_database_is_still_captured(site: Site, instanc
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"MINIO_BUCKET": "no-such-bucket"}, "no-such-bucket"), ({"MINIO_SECRET_KEY": "wrong-canary-4711"}, "MINIO_SECRET_KEY")],
+    [
+        ({"MINIO_BUCKET": "no-such-bucket"}, "no-such-bucket"),
+        ({"MINIO_SECRET_KEY": "wrong-canary-4711"}, "MINIO_SECRET_KEY"),
+    ],
     ids=["bucket", "key"],
 )
 def test_what_is_wrong_with_the_bucket_is_said_and_the_database_is_still_captured(
@@ -94,7 +110,10 @@ def test_what_is_wrong_with_the_bucket_is_said_and_the_database_is_still_capture
 
 @pytest.mark.parametrize(
     ("name", "step", "kept"),
-    [("POSTGRES_PASSWORD", "database_dump", ArtifactKind.BUCKET), ("MINIO_SECRET_KEY", "minio_archive", ArtifactKind.DATABASE)],
+    [
+        ("POSTGRES_PASSWORD", "database_dump", ArtifactKind.BUCKET),
+        ("MINIO_SECRET_KEY", "minio_archive", ArtifactKind.DATABASE),
+    ],
 )
 @pytest.mark.parametrize("value", [None, " "], ids=["missing", "blank"])
 def test_a_missing_secret_fails_the_run_with_its_name(
@@ -126,7 +145,9 @@ def test_a_missing_secret_fails_the_run_with_its_name(
         ("BACKUP_ALLOW_EMPTY", "perhaps"),
     ],
 )
-def test_a_wrong_setting_fails_the_run_with_its_name(name: str, value: str, site: Site, instance: dg.DagsterInstance) -> None:
+def test_a_wrong_setting_fails_the_run_with_its_name(
+    name: str, value: str, site: Site, instance: dg.DagsterInstance
+) -> None:
     site.set(**{name: value})
     failures = failures_of(site.run(instance))
     assert failures.keys() == BOTH_CAPTURES
@@ -140,7 +161,10 @@ def test_a_wrong_setting_fails_the_run_with_its_name(name: str, value: str, site
 def test_a_wrong_port_is_the_databases_failure_only(site: Site, instance: dg.DagsterInstance) -> None:
     site.set(POSTGRES_PORT="54321x")
     result = site.run(instance)
-    assert "POSTGRES_PORT is wrong, expected a whole number from 1 to 65535" in failures_of(result)["database_dump"].description
+    assert (
+        "POSTGRES_PORT is wrong, expected a whole number from 1 to 65535"
+        in failures_of(result)["database_dump"].description
+    )
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
 
 
@@ -152,7 +176,9 @@ def test_every_wrong_setting_is_named_in_one_message(site: Site, instance: dg.Da
     assert all(name in text for name in ("POSTGRES_PASSWORD", "POSTGRES_PORT", "PGSSLMODE"))
 
 
-def test_a_file_in_the_way_of_the_backup_directory_fails_both_halves(site: Site, instance: dg.DagsterInstance) -> None:
+def test_a_file_in_the_way_of_the_backup_directory_fails_both_halves(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     in_the_way = site.folder / "file"
     in_the_way.write_text("not a folder", encoding="utf-8")
     site.set(BACKUP_DIR=str(in_the_way / "backups"))
@@ -182,9 +208,14 @@ def test_a_pg_dump_that_does_not_do_its_work_leaves_no_dump(
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
 
 
-def test_a_pg_dump_that_hangs_is_ended_when_its_time_is_over(site: Site, instance: dg.DagsterInstance, postgres_bin_dir: Path) -> None:
+def test_a_pg_dump_that_hangs_is_ended_when_its_time_is_over(
+    site: Site, instance: dg.DagsterInstance, postgres_bin_dir: Path
+) -> None:
     script = fake_pg_dump.HANGS_AFTER_THE_FIRST_BYTES
-    site.set(PG_BIN_DIR=str(make_pg_bin_dir(site.folder, postgres_bin_dir, pg_dump_script=script)), BACKUP_STALL_TIMEOUT_SECONDS="1")
+    site.set(
+        PG_BIN_DIR=str(make_pg_bin_dir(site.folder, postgres_bin_dir, pg_dump_script=script)),
+        BACKUP_STALL_TIMEOUT_SECONDS="1",
+    )
     result = site.run(instance)
     assert "pg_dump gave no byte for 1 seconds" in failures_of(result)["database_dump"].description
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
@@ -193,22 +224,34 @@ def test_a_pg_dump_that_hangs_is_ended_when_its_time_is_over(site: Site, instanc
 def test_a_database_without_the_applications_tables_is_sealed_but_never_called_coherent(
     site: Site, instance: dg.DagsterInstance, database: DatabaseSettings
 ) -> None:
-    """Nobody said where the references are, so nobody can say that they resolve; that is no reason to have no backup."""
+    """Nobody said where the references are, so nobody can say that they resolve; that is no reason to have no
+    backup.
+    """
     run(database, "CREATE TABLE notes AS SELECT 'a note' AS text")
     site.set(POSTGRES_DB=database.database)
     result = site.run(instance)
     assert failures_of(result) == {}
-    [check] = [evaluation for evaluation in result.get_asset_check_evaluations() if evaluation.check_name == "references_resolve"]
+    [check] = [
+        evaluation
+        for evaluation in result.get_asset_check_evaluations()
+        if evaluation.check_name == "references_resolve"
+    ]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "not configured" in str(check.description)
     [point] = site.points()
     assert point.state is PointState.VERIFIED
-    metadata = next(event.materialization.metadata for event in result.get_asset_materialization_events() if event.step_key == "recovery_point")
+    metadata = next(
+        event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+        if event.step_key == "recovery_point"
+    )
     assert "| coherent | not configured |" in str(metadata["levels"].value)
     assert metadata["levels_passed"] == dg.MetadataValue.int(2)
 
 
-def test_while_another_process_holds_the_lock_a_run_says_who_it_is(site: Site, instance: dg.DagsterInstance) -> None:
+def test_while_another_process_holds_the_lock_a_run_says_who_it_is(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     catalog = Catalog(site.directory)
     catalog.prepare()
     catalog.lock.acquire("run of somebody else")
@@ -216,13 +259,19 @@ def test_while_another_process_holds_the_lock_a_run_says_who_it_is(site: Site, i
     assert failures.keys() == BOTH_CAPTURES
     for failed in failures.values():
         assert "in use by run of somebody else" in failed.description
-        assert (failed.metadata["exit_code"], failed.metadata["error"], failed.metadata["trying_again_can_help"]) == (5, "LockHeldError", True)
+        assert (
+            failed.metadata["exit_code"],
+            failed.metadata["error"],
+            failed.metadata["trying_again_can_help"],
+        ) == (5, "LockHeldError", True)
     catalog.lock.release()
     assert site.run(instance).success
     assert [point.state for point in site.points()] == [PointState.VERIFIED]
 
 
-def test_an_error_that_nobody_foresaw_fails_the_step_as_it_is(site: Site, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_nobody_foresaw_fails_the_step_as_it_is(
+    site: Site, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is no error of core must neither pass as success nor lose its traceback."""
     for name in ("take_database_dump", "take_bucket_archive"):
         monkeypatch.setattr(assets, name, lambda *_arguments: 1 // 0)

@@ -1,6 +1,8 @@
-"""That nothing happened, or something happened to the files: told by the sensor to people and to the UI, and by `status` to monitoring.
+"""That nothing happened, or something happened to the files: told by the sensor to people and to the UI, and
+by `status` to monitoring.
 
-Points are real ones of the job, or small ones of a chosen age; nothing is faked but their date. Failures that do happen are in `test_outbox`.
+Points are real ones of the job, or small ones of a chosen age; nothing is faked but their date. Failures that
+do happen are in `test_outbox`.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def watch_since(instance: dg.DagsterInstance, hours: float) -> Watcher:
     return Watcher("freshness_watch", instance, WatchCursor(watched_since=hours_ago(hours)).model_dump_json())
 
 
-def test_without_any_run_ever_silence_is_told_once_when_it_is_too_long(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+def test_without_any_run_ever_silence_is_told_once_when_it_is_too_long(
+    site: Site, instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
     early = watch_since(instance, MAX_AGE_HOURS - 0.1)
     early.look(2)
     assert inbox.texts == []
@@ -73,7 +77,9 @@ def test_without_any_run_ever_silence_is_told_once_when_it_is_too_long(site: Sit
     assert inbox.alerts == [alert]
 
 
-def test_the_first_look_begins_the_wait_and_later_looks_do_not_begin_it_anew(instance: dg.DagsterInstance, inbox: Inbox) -> None:
+def test_the_first_look_begins_the_wait_and_later_looks_do_not_begin_it_anew(
+    instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
     watcher = Watcher("freshness_watch", instance)
     watcher.look()
     first = watcher.cursor
@@ -83,8 +89,12 @@ def test_the_first_look_begins_the_wait_and_later_looks_do_not_begin_it_anew(ins
     assert inbox.texts == []
 
 
-@pytest.mark.parametrize(("hours", "told"), [(MAX_AGE_HOURS - 0.1, 0), (MAX_AGE_HOURS + 0.1, 1)], ids=["young", "old"])
-def test_a_point_that_is_too_old_is_told_at_the_first_look(hours: float, told: int, site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+@pytest.mark.parametrize(
+    ("hours", "told"), [(MAX_AGE_HOURS - 0.1, 0), (MAX_AGE_HOURS + 0.1, 1)], ids=["young", "old"]
+)
+def test_a_point_that_is_too_old_is_told_at_the_first_look(
+    hours: float, told: int, site: Site, instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
     point_id = add_point_of(site, hours)
     reason = Watcher("freshness_watch", instance).look()
     assert point_id in reason
@@ -93,7 +103,9 @@ def test_a_point_that_is_too_old_is_told_at_the_first_look(hours: float, told: i
 
 
 @pytest.mark.parametrize("state", [PointState.PARTIAL, PointState.UNVERIFIED, PointState.FAILED])
-def test_a_young_point_that_is_not_verified_does_not_count(state: PointState, site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+def test_a_young_point_that_is_not_verified_does_not_count(
+    state: PointState, site: Site, instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
     old = add_point_of(site, MAX_AGE_HOURS + 1)
     add_point_of(site, 1, state)
     Watcher("freshness_watch", instance).look()
@@ -101,7 +113,9 @@ def test_a_young_point_that_is_not_verified_does_not_count(state: PointState, si
     assert f"{old}, {MAX_AGE_HOURS + 1:.1f} h old" in alert
 
 
-def test_a_failed_backup_does_not_end_the_alarm(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+def test_a_failed_backup_does_not_end_the_alarm(
+    site: Site, instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
     watcher = watch_since(instance, MAX_AGE_HOURS + 1)
     watcher.look()
     site.set(POSTGRES_PASSWORD=CANARY)
@@ -112,7 +126,9 @@ def test_a_failed_backup_does_not_end_the_alarm(site: Site, instance: dg.Dagster
     assert len(inbox.alerts) == 2
 
 
-def test_a_channel_that_is_down_gets_the_alarm_once_when_it_is_up(instance: dg.DagsterInstance, inbox: Inbox) -> None:
+def test_a_channel_that_is_down_gets_the_alarm_once_when_it_is_up(
+    instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
     inbox.go_down()
     watcher = watch_since(instance, MAX_AGE_HOURS + 1)
     watcher.look(2)
@@ -123,10 +139,17 @@ def test_a_channel_that_is_down_gets_the_alarm_once_when_it_is_up(instance: dg.D
 
 @pytest.mark.parametrize(
     ("hours", "code", "word"),
-    [(1, 0, "OK"), (MAX_AGE_HOURS * 0.85, 1, "WARNING"), (MAX_AGE_HOURS + 0.1, 2, "CRITICAL"), (None, 2, "CRITICAL")],
+    [
+        (1, 0, "OK"),
+        (MAX_AGE_HOURS * 0.85, 1, "WARNING"),
+        (MAX_AGE_HOURS + 0.1, 2, "CRITICAL"),
+        (None, 2, "CRITICAL"),
+    ],
     ids=["ok", "warning", "critical", "none"],
 )
-def test_status_ends_as_monitoring_expects_and_says_the_same_as_json(hours: float | None, code: int, word: str, site: Site) -> None:
+def test_status_ends_as_monitoring_expects_and_says_the_same_as_json(
+    hours: float | None, code: int, word: str, site: Site
+) -> None:
     site.set(BACKUP_MAX_AGE_HOURS=str(MAX_AGE_HOURS))
     point_id = add_point_of(site, hours) if hours is not None else None
     told = site.cli("status")
@@ -135,14 +158,23 @@ def test_status_ends_as_monitoring_expects_and_says_the_same_as_json(hours: floa
     as_json = site.cli("status", "--json")
     found = json.loads(as_json.stdout)
     assert as_json.code == code
-    assert (found["state"], found["id"], found["max_age_seconds"], found["open_incidents"]) == (word, point_id, MAX_AGE_HOURS * 3600, [])
+    assert (found["state"], found["id"], found["max_age_seconds"], found["open_incidents"]) == (
+        word,
+        point_id,
+        MAX_AGE_HOURS * 3600,
+        [],
+    )
 
 
 def list_evaluations(instance: dg.DagsterInstance, name: str) -> list[tuple[bool, str]]:
     """What the UI shows of this check of the recovery point, oldest first."""
-    history = instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(dg.AssetKey("recovery_point"), name), limit=20)
+    history = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(dg.AssetKey("recovery_point"), name), limit=20
+    )
     found = [record.evaluation for record in reversed(history)]
-    return [(each.passed, each.description or "") for each in found if isinstance(each, dg.AssetCheckEvaluation)]
+    return [
+        (each.passed, each.description or "") for each in found if isinstance(each, dg.AssetCheckEvaluation)
+    ]
 
 
 @pytest.mark.parametrize("state", [PointState.DAMAGED, PointState.FAILED])
@@ -175,11 +207,16 @@ def test_a_point_that_is_damaged_is_told_once_shown_in_the_ui_and_over_when_it_i
     assert site.cli("verify", "--changed").code == 0
     watcher.look(2)
     assert len(inbox.recoveries) == 1
-    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_intact")] == [False, True]
+    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_intact")] == [
+        False,
+        True,
+    ]
     assert site.cli("status").code == 0
 
 
-def test_when_the_newest_points_are_ahead_the_clock_is_the_incident(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+def test_when_the_newest_points_are_ahead_the_clock_is_the_incident(
+    site: Site, instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
     """They count for nothing: what is left is too old, and one alert says why."""
     add_point_of(site, MAX_AGE_HOURS + 1)
     ahead = add_point_of(site, -960)
@@ -211,7 +248,9 @@ def test_a_point_ahead_of_the_clock_beside_fresh_ones_is_told_as_high_and_over_w
     assert len(inbox.recoveries) == 1
 
 
-def test_points_ahead_of_the_clock_do_not_hide_that_the_others_became_too_old(site: Site, instance: dg.DagsterInstance, inbox: Inbox) -> None:
+def test_points_ahead_of_the_clock_do_not_hide_that_the_others_became_too_old(
+    site: Site, instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
     """The alert that was HIGH is repeated once a day; that nothing young enough is left is told at once."""
     young = add_point_of(site, 1)
     add_point_of(site, -24)
@@ -225,16 +264,27 @@ def test_points_ahead_of_the_clock_do_not_hide_that_the_others_became_too_old(si
 
 
 @pytest.mark.usefixtures("inbox")
-def test_an_evaluation_is_written_when_something_changed_and_not_at_every_look(site: Site, instance: dg.DagsterInstance) -> None:
+def test_an_evaluation_is_written_when_something_changed_and_not_at_every_look(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     watcher = Watcher("freshness_watch", instance)
     watcher.look(3)
-    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [True]  # waited for
+    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [
+        True
+    ]  # waited for
     add_point_of(site, MAX_AGE_HOURS + 1)
     watcher.look(3)
-    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [True, False]
+    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [
+        True,
+        False,
+    ]
     add_point_of(site, 1)
     watcher.look(3)
-    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [True, False, True]
+    assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_a_backup_evaluates_both_checks_itself(site: Site, instance: dg.DagsterInstance) -> None:
@@ -254,9 +304,13 @@ def test_status_names_what_is_still_open(site: Site, instance: dg.DagsterInstanc
     assert json.loads(site.cli("status", "--json").stdout)["open_incidents"] == ["run: database_dump failed"]
 
 
-@pytest.mark.parametrize("cursor", ["2026-11-27T12:00:00+00:00", "{", '{"watched_since": "yesterday"}', "null"])
+@pytest.mark.parametrize(
+    "cursor", ["2026-11-27T12:00:00+00:00", "{", '{"watched_since": "yesterday"}', "null"]
+)
 @pytest.mark.parametrize("sensor", ["freshness_watch", "alert_outbox"])
-def test_a_cursor_of_another_version_is_a_first_look(site: Site, instance: dg.DagsterInstance, inbox: Inbox, sensor: str, cursor: str) -> None:
+def test_a_cursor_of_another_version_is_a_first_look(
+    site: Site, instance: dg.DagsterInstance, inbox: Inbox, sensor: str, cursor: str
+) -> None:
     """A sensor that fails at it would fail for ever, and nobody would be told of what it watches."""
     add_point_of(site, 1)
     watcher = Watcher(sensor, instance, cursor)

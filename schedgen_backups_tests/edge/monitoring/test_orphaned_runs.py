@@ -1,4 +1,6 @@
-"""Runs of the command line whose process was killed: noticed on the same host, and from another container that shares the storage."""
+"""Runs of the command line whose process was killed: noticed on the same host, and from another container
+that shares the storage.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,12 @@ with dg.DagsterInstance.local_temp(sys.argv[1]) as instance, mark_own_run(instan
 """
 
 
-def test_a_run_is_failed_when_its_process_in_another_container_was_killed_and_not_before(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", ELSEWHERE, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+def test_a_run_is_failed_when_its_process_in_another_container_was_killed_and_not_before(
+    tmp_path: Path,
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "ready\n"
@@ -48,7 +54,9 @@ def test_a_run_is_failed_when_its_process_in_another_container_was_killed_and_no
 def test_a_tag_that_names_no_lock_of_ours_says_nothing(tmp_path: Path, name: str) -> None:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         tags = {run_tags.RUN_LOCK: name, run_tags.PROCESS: "another-container:1:1"}
-        instance.add_run(dg.DagsterRun("backup_job", run_id="1" * 36, status=dg.DagsterRunStatus.STARTED, tags=tags))
+        instance.add_run(
+            dg.DagsterRun("backup_job", run_id="1" * 36, status=dg.DagsterRunStatus.STARTED, tags=tags)
+        )
         (Path(instance.storage_directory()).parent / "outside").touch()
         assert fail_orphaned_runs(instance) == ()
 

@@ -1,7 +1,9 @@
-"""What people are told of backups that went wrong: one alert for each trouble, by the hook or by the outbox, and one message when it is over.
+"""What people are told of backups that went wrong: one alert for each trouble, by the hook or by the outbox,
+and one message when it is over.
 
-Runs are real ones against an instance with a home; the sensor is asked as the daemon asks it, its cursor carried on. What arrives at a real HTTP
-server is counted. The daemon itself is in `test_alert_daemon`, ticks and channels that are down in `test_outbox_cursor`.
+Runs are real ones against an instance with a home; the sensor is asked as the daemon asks it, its cursor
+carried on. What arrives at a real HTTP server is counted. The daemon itself is in `test_alert_daemon`, ticks
+and channels that are down in `test_outbox_cursor`.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ def growing(site: Site, database: DatabaseSettings) -> DatabaseSettings:
     return database
 
 
-def assert_a_good_backup_ends_it(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, *named: str) -> None:
+def assert_a_good_backup_ends_it(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, *named: str
+) -> None:
     """One message says that it is over and of what; neither the hook nor the outbox says it twice."""
     told = len(inbox.alerts)
     assert inbox.recoveries == []
@@ -81,16 +85,35 @@ def assert_a_good_backup_ends_it(site: Site, home: dg.DagsterInstance, outbox: W
     ("name", "value", "said", "step"),
     [
         ("POSTGRES_PASSWORD", CANARY, "refused the login", "database_dump"),
-        pytest.param("POSTGRES_PASSWORD", None, "POSTGRES_PASSWORD is not set", "database_dump", marks=pytest.mark.exhaustive),
-        pytest.param("MINIO_SECRET_KEY", CANARY, "MINIO_SECRET_KEY", "minio_archive", marks=pytest.mark.exhaustive),
+        pytest.param(
+            "POSTGRES_PASSWORD",
+            None,
+            "POSTGRES_PASSWORD is not set",
+            "database_dump",
+            marks=pytest.mark.exhaustive,
+        ),
+        pytest.param(
+            "MINIO_SECRET_KEY", CANARY, "MINIO_SECRET_KEY", "minio_archive", marks=pytest.mark.exhaustive
+        ),
         ("MINIO_SECRET_KEY", None, "MINIO_SECRET_KEY is not set", "minio_archive"),
     ],
     ids=["wrong password", "no password", "wrong key", "no key"],
 )
 def test_credentials_that_are_wrong_or_missing_are_named_once_by_the_hook(
-    name: str, value: str | None, said: str, step: str, site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+    name: str,
+    value: str | None,
+    said: str,
+    step: str,
+    site: Site,
+    home: dg.DagsterInstance,
+    outbox: Watcher,
+    inbox: Inbox,
 ) -> None:
-    right = site.application.database.password if name == "POSTGRES_PASSWORD" else site.application.bucket.secret_key
+    right = (
+        site.application.database.password
+        if name == "POSTGRES_PASSWORD"
+        else site.application.bucket.secret_key
+    )
     site.unset(name) if value is None else site.set(**{name: value})
     failed = site.run(home)
     [alert] = inbox.alerts
@@ -108,7 +131,9 @@ def test_credentials_that_are_wrong_or_missing_are_named_once_by_the_hook(
     assert_a_good_backup_ends_it(site, home, outbox, inbox, f"{step} failed", "seen 1 time")
 
 
-def test_two_halves_that_fail_are_two_alerts_and_one_recovery(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_two_halves_that_fail_are_two_alerts_and_one_recovery(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     application = site.application
     site.set(POSTGRES_PASSWORD=CANARY, MINIO_SECRET_KEY=CANARY)
     site.run(home)
@@ -141,7 +166,9 @@ def test_the_half_that_the_channel_did_not_take_is_told_later_and_the_other_not_
     assert_a_good_backup_ends_it(site, home, outbox, inbox, "database_dump failed", "minio_archive failed")
 
 
-def test_the_same_failure_again_within_the_hour_is_not_told_again(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_the_same_failure_again_within_the_hour_is_not_told_again(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     site.set(POSTGRES_PASSWORD=CANARY)
     for _ in range(3):
         site.run(home)
@@ -151,10 +178,16 @@ def test_the_same_failure_again_within_the_hour_is_not_told_again(site: Site, ho
     assert_a_good_backup_ends_it(site, home, outbox, inbox, "seen 3 times")
 
 
-def test_a_flipped_bit_is_told_once_with_what_the_check_saw(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
-    assert site.run_selection(home, dg.AssetSelection.assets(database_dump, minio_archive).without_checks()).success
+def test_a_flipped_bit_is_told_once_with_what_the_check_saw(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
+    assert site.run_selection(
+        home, dg.AssetSelection.assets(database_dump, minio_archive).without_checks()
+    ).success
     site.flip_bit(ArtifactKind.DATABASE)
-    assert not site.run_selection(home, dg.AssetSelection.checks(dg.AssetCheckKey(database_dump.key, "dump_is_complete"))).success
+    assert not site.run_selection(
+        home, dg.AssetSelection.checks(dg.AssetCheckKey(database_dump.key, "dump_is_complete"))
+    ).success
     outbox.look(2)
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: database_dump_dump_is_complete\n")
@@ -163,15 +196,23 @@ def test_a_flipped_bit_is_told_once_with_what_the_check_saw(site: Site, home: dg
     assert inbox.alerts[1:][0].startswith("[CRITICAL] Backup failed: recovery_point\n")
     outbox.look()
     assert len(inbox.alerts) == 2
-    assert_a_good_backup_ends_it(site, home, outbox, inbox, "dump_is_complete failed", "recovery_point failed")
+    assert_a_good_backup_ends_it(
+        site, home, outbox, inbox, "dump_is_complete failed", "recovery_point failed"
+    )
 
 
-def test_a_check_that_cannot_look_is_told_by_its_hook(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_a_check_that_cannot_look_is_told_by_its_hook(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     """It was planned and never evaluated, so its reason is that of the exception."""
     site.set(BACKUP_DIR=str(site.folder / "nothing-here"))
-    checked = site.run_selection(home, dg.AssetSelection.checks(dg.AssetCheckKey(minio_archive.key, "archive_is_readable")))
+    checked = site.run_selection(
+        home, dg.AssetSelection.checks(dg.AssetCheckKey(minio_archive.key, "archive_is_readable"))
+    )
     [alert] = inbox.alerts
-    assert alert.startswith("[CRITICAL] Backup failed: minio_archive_archive_is_readable\nthere is no bucket file in ")
+    assert alert.startswith(
+        "[CRITICAL] Backup failed: minio_archive_archive_is_readable\nthere is no bucket file in "
+    )
     assert "What to do: Materialise the asset first." in alert
     assert not checked.success
     outbox.look(2)
@@ -238,7 +279,9 @@ def test_a_warning_is_not_ended_by_the_recovery_point_of_its_own_run(
     run(growing, ROWS.format(count=100))
     assert site.run(home).success
     run(growing, ROWS.format(count=9000))
-    captured = dg.AssetSelection.assets(database_dump, minio_archive) | dg.AssetSelection.checks_for_assets(database_dump, minio_archive)
+    captured = dg.AssetSelection.assets(database_dump, minio_archive) | dg.AssetSelection.checks_for_assets(
+        database_dump, minio_archive
+    )
     assert site.run_selection(home, captured).success
     outbox.look()
     assert len(inbox.alerts) == 1
@@ -272,7 +315,11 @@ def test_a_resource_that_does_not_come_up_is_told_by_the_outbox_with_its_reason(
     broken = dg.Definitions(
         assets=list(defs.assets or []),
         asset_checks=list(defs.asset_checks or []),
-        jobs=[dg.define_asset_job("backup_job", selection=dg.AssetSelection.assets(database_dump, minio_archive, recovery_point))],
+        jobs=[
+            dg.define_asset_job(
+                "backup_job", selection=dg.AssetSelection.assets(database_dump, minio_archive, recovery_point)
+            )
+        ],
         resources={"backup": broken_resource},
         executor=dg.in_process_executor,
     )
@@ -308,7 +355,9 @@ def test_a_backup_of_the_command_line_that_was_ended_is_told_by_the_outbox(
     assert_a_good_backup_ends_it(site, home, outbox, inbox, " failed")
 
 
-def test_a_cancelled_run_is_told_once_by_the_outbox(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_a_cancelled_run_is_told_once_by_the_outbox(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     cancelled = home.create_run_for_job(defs.resolve_job_def("backup_job"))
     home.report_run_canceled(cancelled)
     outbox.look(2)
@@ -318,9 +367,13 @@ def test_a_cancelled_run_is_told_once_by_the_outbox(site: Site, home: dg.Dagster
     assert_a_good_backup_ends_it(site, home, outbox, inbox, "backup_job cancelled")
 
 
-def test_a_run_that_dagster_will_try_again_is_not_told(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_a_run_that_dagster_will_try_again_is_not_told(
+    home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     for will_retry in ("true", "false"):
-        failed = home.create_run_for_job(defs.resolve_job_def("backup_job"), tags={WILL_RETRY_TAG: will_retry})
+        failed = home.create_run_for_job(
+            defs.resolve_job_def("backup_job"), tags={WILL_RETRY_TAG: will_retry}
+        )
         home.report_run_failed(failed, message=f"will retry: {will_retry}")
     outbox.look(2)
     [alert] = inbox.alerts

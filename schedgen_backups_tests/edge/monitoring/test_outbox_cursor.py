@@ -1,6 +1,8 @@
-"""How far the outbox goes on: past what a channel accepted and not further, never twice over the same, not into what is history.
+"""How far the outbox goes on: past what a channel accepted and not further, never twice over the same, not
+into what is history.
 
-Ticks of schedules are written into the instance as the daemon writes them; runs are real ones. Which trouble is told by whom is in `test_outbox`.
+Ticks of schedules are written into the instance as the daemon writes them; runs are real ones. Which trouble
+is told by whom is in `test_outbox`.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def read_cursor(outbox: Watcher) -> OutboxCursor:
 def add_failed_run(home: dg.DagsterInstance, *, seconds_ago: float, message: str) -> None:
     """A run whose failure lies so far back."""
     run = home.create_run_for_job(defs.resolve_job_def("backup_job"))
-    event = DagsterEvent(event_type_value=dg.DagsterEventType.RUN_FAILURE.value, job_name=run.job_name, message=message)
+    event = DagsterEvent(
+        event_type_value=dg.DagsterEventType.RUN_FAILURE.value, job_name=run.job_name, message=message
+    )
     home.handle_new_event(
         dg.EventLogEntry(
             error_info=None,
@@ -74,7 +78,9 @@ def rename_table(site: Site, old_name: str, new_name: str) -> None:
         connection.execute(f"ALTER TABLE {old_name} RENAME TO {new_name}")
 
 
-def test_a_failed_tick_is_told_once_and_its_recovery_after_a_good_one(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_a_failed_tick_is_told_once_and_its_recovery_after_a_good_one(
+    home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     """No run, so no hook: this is how a setting that Dagster itself refuses shows."""
     ticks = Ticks(home, SCHEDULE)
     ticks.add(TickStatus.FAILURE, reason="the schedule's function raised")
@@ -92,7 +98,9 @@ def test_a_failed_tick_is_told_once_and_its_recovery_after_a_good_one(home: dg.D
     assert inbox.alerts == [alert]
 
 
-def test_a_good_backup_does_not_end_the_trouble_of_a_schedule(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_a_good_backup_does_not_end_the_trouble_of_a_schedule(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     """Somebody's backup by hand does not make the schedule start one tonight."""
     Ticks(home, SCHEDULE).add(TickStatus.FAILURE, reason="still broken")
     outbox.look()
@@ -101,7 +109,9 @@ def test_a_good_backup_does_not_end_the_trouble_of_a_schedule(site: Site, home: 
     assert (len(inbox.alerts), inbox.recoveries) == (1, [])
 
 
-def test_a_tick_that_failed_long_after_it_began_is_told_all_the_same(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_a_tick_that_failed_long_after_it_began_is_told_all_the_same(
+    home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     """A tick bears the time for which it was due: a daemon that was down makes up for a tick of hours ago."""
     sensor, schedule = Ticks(home, "freshness_watch"), Ticks(home, SCHEDULE)
     sensor.add(TickStatus.FAILURE, reason="the sensor raised")
@@ -111,14 +121,18 @@ def test_a_tick_that_failed_long_after_it_began_is_told_all_the_same(home: dg.Da
     assert [alert.split("\n")[1] for alert in inbox.alerts] == ["the sensor raised", "the schedule raised"]
 
 
-def test_the_outbox_does_not_tell_of_its_own_ticks(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_the_outbox_does_not_tell_of_its_own_ticks(
+    home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     """A tick that failed because nobody could be told would be told for ever."""
     Ticks(home, OUTBOX_NAME).add(TickStatus.FAILURE, reason="the outbox raised")
     outbox.look(2)
     assert inbox.texts == []
 
 
-def test_what_is_older_than_two_days_at_the_first_look_is_history(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_what_is_older_than_two_days_at_the_first_look_is_history(
+    home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     add_failed_run(home, seconds_ago=3 * DAY_SECONDS, message="three days ago")
     Ticks(home, SCHEDULE).add(TickStatus.FAILURE, reason="a tick three days ago", seconds_ago=3 * DAY_SECONDS)
     outbox.look()
@@ -129,12 +143,16 @@ def test_what_is_older_than_two_days_at_the_first_look_is_history(home: dg.Dagst
     assert "yesterday" in alert
 
 
-def test_what_no_channel_took_for_more_than_two_days_is_late_and_not_lost(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_what_no_channel_took_for_more_than_two_days_is_late_and_not_lost(
+    home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     outbox.look()
     cursor = read_cursor(outbox)
     assert cursor.since_seconds == pytest.approx(time.time() - 2 * DAY_SECONDS, abs=60)
     # As if the first look had been four days ago, and the channel down ever since.
-    outbox.cursor = cursor.model_copy(update={"since_seconds": time.time() - 6 * DAY_SECONDS}).model_dump_json()
+    outbox.cursor = cursor.model_copy(
+        update={"since_seconds": time.time() - 6 * DAY_SECONDS}
+    ).model_dump_json()
     add_failed_run(home, seconds_ago=3 * DAY_SECONDS, message="three days ago")
     inbox.go_down()
     outbox.look()
@@ -144,7 +162,9 @@ def test_what_no_channel_took_for_more_than_two_days_is_late_and_not_lost(home: 
     assert "three days ago" in alert
 
 
-def test_an_alert_that_no_channel_takes_waits_and_comes_once(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_an_alert_that_no_channel_takes_waits_and_comes_once(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     outbox.look()
     before = read_cursor(outbox)
     inbox.go_down()
@@ -160,7 +180,9 @@ def test_an_alert_that_no_channel_takes_waits_and_comes_once(site: Site, home: d
     assert read_cursor(outbox).failure_id > before.failure_id
 
 
-def test_good_news_that_no_channel_takes_waits_and_comes_once(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_good_news_that_no_channel_takes_waits_and_comes_once(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     site.set(POSTGRES_PASSWORD=CANARY)
     site.run(home)
     inbox.go_down()
@@ -173,7 +195,9 @@ def test_good_news_that_no_channel_takes_waits_and_comes_once(site: Site, home: 
     assert recovery.startswith("[INFO] Backups work again")
 
 
-def test_a_cancelled_run_and_a_tick_wait_for_the_channel_too(home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_a_cancelled_run_and_a_tick_wait_for_the_channel_too(
+    home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     inbox.go_down()
     home.report_run_canceled(home.create_run_for_job(defs.resolve_job_def("backup_job")))
     Ticks(home, SCHEDULE).add(TickStatus.FAILURE, reason="no run")
@@ -186,7 +210,9 @@ def test_a_cancelled_run_and_a_tick_wait_for_the_channel_too(home: dg.DagsterIns
     ]
 
 
-def test_without_a_channel_the_outbox_goes_on_and_nothing_piles_up(site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox) -> None:
+def test_without_a_channel_the_outbox_goes_on_and_nothing_piles_up(
+    site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
+) -> None:
     """Whoever sets a channel later hears of what happens from then on."""
     site.unset("BACKUP_ALERT_WEBHOOK_URL")
     add_failed_run(home, seconds_ago=60, message="nobody to tell")
@@ -219,7 +245,9 @@ def test_a_tick_ends_in_time_however_slowly_a_channel_answers_and_what_is_left_i
 def test_a_part_of_the_outbox_that_raises_is_told_once_and_keeps_no_other_from_telling(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
-    """Dagster's database lacks the table of checks, so that warnings cannot be found; the newer failure is told all the same."""
+    """Dagster's database lacks the table of checks, so that warnings cannot be found; the newer failure is
+    told all the same.
+    """
     add_failed_run(home, seconds_ago=60, message="one failure")
     outbox.look()
     add_failed_run(home, seconds_ago=30, message="the other failure")

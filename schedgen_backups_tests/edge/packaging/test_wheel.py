@@ -1,4 +1,5 @@
-"""The wheel, built from the sdist and installed into an environment of its own outside the checkout, does what the README says of the commands.
+"""The wheel, built from the sdist and installed into an environment of its own outside the checkout, does
+what the README says of the commands.
 
 It takes a few minutes, most of them pip's: `make test-wheel`.
 """
@@ -49,10 +50,23 @@ class Installed:
         self.env.touch(mode=0o600)
         names = {*NAMES, "VIRTUAL_ENV", "PYTHONPATH", "DAGSTER_HOME"}
         self.environment = {name: value for name, value in os.environ.items() if name not in names}
-        self.environment |= {ENV_FILE_VARIABLE: str(self.env), "DAGSTER_HOME": str(folder / "home"), "HOME": str(folder)}
+        self.environment |= {
+            ENV_FILE_VARIABLE: str(self.env),
+            "DAGSTER_HOME": str(folder / "home"),
+            "HOME": str(folder),
+        }
         subprocess.run([sys.executable, "-m", "venv", str(folder / "environment")], check=True)
-        pip = [str(self.programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--constraint", str(PROJECT / "constraints.txt"), f"{wheel}[drill]"], check=True)
+        pip = [
+            str(self.programs / "python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
+        subprocess.run(
+            [*pip, "--constraint", str(PROJECT / "constraints.txt"), f"{wheel}[drill]"], check=True
+        )
 
     def run(self, *words: str) -> tuple[int, str]:
         done = subprocess.run(
@@ -83,11 +97,19 @@ class Installed:
             "backup-dir": str(self.points),
             **{f"{name}-file": str(self.folder / name) for name in secrets},
         }
-        return self.run("setup", "--yes", "--deployment", "none", *(word for name, value in answers.items() for word in (f"--{name}", value)))
+        return self.run(
+            "setup",
+            "--yes",
+            "--deployment",
+            "none",
+            *(word for name, value in answers.items() for word in (f"--{name}", value)),
+        )
 
 
 @pytest.fixture(scope="module")
-def installed(built: Path, tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]) -> Installed:
+def installed(
+    built: Path, tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]
+) -> Installed:
     [wheel] = built.glob("*.whl")
     return Installed(tmp_path_factory.mktemp("outside"), wheel, seeded_application[0])
 
@@ -98,7 +120,12 @@ def test_sdist_and_wheel_hold_the_program_and_its_files_and_nothing_of_the_tests
         names = set(opened.namelist())
     shared = {name.removeprefix(f"{SHARE}/") for name in names if name.startswith(SHARE)}
     folders = ("deploy", "docker")
-    assert {str(path.relative_to(PROJECT)) for folder in folders for path in (PROJECT / folder).rglob("*") if path.is_file()} <= shared
+    assert {
+        str(path.relative_to(PROJECT))
+        for folder in folders
+        for path in (PROJECT / folder).rglob("*")
+        if path.is_file()
+    } <= shared
     assert {"dagster.yaml", "workspace.yaml", "constraints.txt", "pyproject.toml", ".env.example"} <= shared
     assert {name for name in names if name.startswith("schedgen_backups_tests")} == set()
     assert {"schedgen_backups/py.typed", "schedgen_backups/recover.py"} <= names
@@ -111,7 +138,10 @@ def test_a_point_is_taken_by_setup_and_by_backup_and_status_is_green(installed: 
     code, seen = installed.set_up()
     assert code == 0, seen
     assert installed.run("backup", "--reason", "by hand")[0] == 0
-    assert [point.state for point in Catalog(installed.points).list_points()] == [PointState.VERIFIED, PointState.VERIFIED]
+    assert [point.state for point in Catalog(installed.points).list_points()] == [
+        PointState.VERIFIED,
+        PointState.VERIFIED,
+    ]
     code, seen = installed.run("status")
     assert (code, seen.startswith("OK: newest verified recovery point")) == (0, True), seen
     config = installed.folder / "home" / "dagster.yaml"
@@ -134,7 +164,9 @@ def test_the_ui_is_served_with_its_code_location(installed: Installed) -> None:
     )
 
     def ask(path: str, body: bytes | None = None) -> str:
-        request = urllib.request.Request(f"http://{LOOPBACK}:{port}{path}", data=body, headers={"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"http://{LOOPBACK}:{port}{path}", data=body, headers={"Content-Type": "application/json"}
+        )
         with suppress(OSError), urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
             return response.read().decode()
         return ""
@@ -151,8 +183,13 @@ def test_the_ui_is_served_with_its_code_location(installed: Installed) -> None:
             process.wait()
 
 
-@pytest.mark.parametrize(("kind", "file"), [("systemd", "schedgen-backup.service"), ("cron", "schedgen-backups"), ("helm", "values.yaml")])
-def test_the_files_of_a_deployment_are_written_for_this_installation(installed: Installed, kind: str, file: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [("systemd", "schedgen-backup.service"), ("cron", "schedgen-backups"), ("helm", "values.yaml")],
+)
+def test_the_files_of_a_deployment_are_written_for_this_installation(
+    installed: Installed, kind: str, file: str
+) -> None:
     folder = installed.folder / kind
     code, seen = installed.run("deploy", kind, "--to", str(folder))
     assert code == 0, seen
@@ -169,12 +206,25 @@ def test_the_folder_for_compose_is_what_its_image_is_built_from(installed: Insta
     """As the checkout has it: a wheel that is built there is the same."""
     folder = installed.folder / "compose"
     assert installed.run("deploy", "compose", "--to", str(folder))[0] == 0
-    words = [sys.executable, "-m", "build", "--wheel", "--outdir", str(installed.folder / "again"), str(folder)]
+    words = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--outdir",
+        str(installed.folder / "again"),
+        str(folder),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     [again] = (installed.folder / "again").glob("*.whl")
     with zipfile.ZipFile(again) as opened:
         names = {name for name in opened.namelist() if "dist-info" not in name}
     assert {str(path.relative_to(PROJECT)) for path in (PROJECT / "schedgen_backups").rglob("*.py")} <= names
-    for name in ("docker/compose.yaml", "docker/Dockerfile", "docker/socket-proxy.Dockerfile", ".dockerignore"):
+    for name in (
+        "docker/compose.yaml",
+        "docker/Dockerfile",
+        "docker/socket-proxy.Dockerfile",
+        ".dockerignore",
+    ):
         assert (folder / name).read_bytes() == (PROJECT / name).read_bytes()

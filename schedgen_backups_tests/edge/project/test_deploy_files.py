@@ -1,4 +1,5 @@
-"""The files that deploy the project are what their programs accept, and say the same as the code: containers, systemd, cron, Kubernetes.
+"""The files that deploy the project are what their programs accept, and say the same as the code: containers,
+systemd, cron, Kubernetes.
 
 None of these tests needs a Docker engine; what the containers do is tested in `docker/`.
 """
@@ -27,7 +28,9 @@ pytestmark = [pytest.mark.edge]
 PROJECT = Path(__file__).resolve().parents[3]
 UNITS = sorted((PROJECT / "deploy" / "systemd").iterdir())
 SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
-NAMES = {variable.name for variable in VARIABLES} | {f"{variable.name}_FILE" for variable in VARIABLES if variable.is_secret}
+NAMES = {variable.name for variable in VARIABLES} | {
+    f"{variable.name}_FILE" for variable in VARIABLES if variable.is_secret
+}
 WORST_EXPOSURE = 3.0
 """systemd calls less than 5 "OK" (systemd-analyze, security); ours are at 1.5."""
 RUN_VOLUMES = ("BACKUP_RUN_POINTS", "BACKUP_RUN_SECRETS", "BACKUP_RUN_LOGIN", "BACKUP_RUN_STATE")
@@ -44,7 +47,13 @@ def find_program(name: str) -> str:
 
 def run(*words: str | Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        words, cwd=PROJECT, env=environment or dict(os.environ), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        words,
+        cwd=PROJECT,
+        env=environment or dict(os.environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -75,7 +84,11 @@ def read_compose(*files: str, **values: str) -> dict[str, Any]:
     docker = find_program("docker")
     if run(docker, "compose", "version").returncode != 0:
         pytest.skip("docker has no compose here")
-    environment = {name: value for name, value in os.environ.items() if name not in NAMES and not name.startswith("BACKUP_")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in NAMES and not name.startswith("BACKUP_")
+    }
     options = [word for file in files for word in ("--file", file)]
     # A developer's .env is kept out.
     words = (docker, "compose", "--env-file", "/dev/null", *options, "--profile", "cli", "config")
@@ -86,21 +99,41 @@ def read_compose(*files: str, **values: str) -> dict[str, Any]:
 
 def test_compose_accepts_the_deployment_and_the_demo() -> None:
     services = read_compose(*COMPOSE_FILES)["services"]
-    assert {"backup-webserver", "backup-daemon", "backup-code", "backup-db", "backup-docker", "backup-cli", "postgres", "minio"} <= services.keys()
+    assert {
+        "backup-webserver",
+        "backup-daemon",
+        "backup-code",
+        "backup-db",
+        "backup-docker",
+        "backup-cli",
+        "postgres",
+        "minio",
+    } <= services.keys()
 
 
 def test_beside_an_application_the_stack_joins_its_default_network(tmp_path: Path) -> None:
     (tmp_path / "docker-compose.yml").write_text("services:\n  postgres: {image: postgres}\n")
-    found = read_compose(str(tmp_path / "docker-compose.yml"), "docker/compose.yaml", COMPOSE_PROJECT_NAME="schedgen")
+    found = read_compose(
+        str(tmp_path / "docker-compose.yml"), "docker/compose.yaml", COMPOSE_PROJECT_NAME="schedgen"
+    )
     assert found["networks"]["app"] == {"name": "schedgen_default", "external": True}
     assert found["services"]["backup-daemon"]["environment"]["BACKUP_APP_NETWORK"] == "schedgen_default"
-    assert found["networks"]["backups"]["name"] == found["services"]["backup-daemon"]["environment"]["BACKUP_INTERNAL_NETWORK"]
+    assert (
+        found["networks"]["backups"]["name"]
+        == found["services"]["backup-daemon"]["environment"]["BACKUP_INTERNAL_NETWORK"]
+    )
 
 
 def test_only_the_proxy_has_the_socket_and_only_daemon_and_webserver_reach_it() -> None:
     found = read_compose("docker/compose.yaml")
-    with_socket = {name for name, service in found["services"].items() if any("docker.sock" in str(volume) for volume in service.get("volumes", []))}
-    on_its_network = {name for name, service in found["services"].items() if "backups-docker" in service["networks"]}
+    with_socket = {
+        name
+        for name, service in found["services"].items()
+        if any("docker.sock" in str(volume) for volume in service.get("volumes", []))
+    }
+    on_its_network = {
+        name for name, service in found["services"].items() if "backups-docker" in service["networks"]
+    }
     assert with_socket == {"backup-docker"}
     assert on_its_network == {"backup-docker", "backup-daemon", "backup-webserver"}
     assert found["networks"]["backups-docker"]["internal"] is True
@@ -112,7 +145,9 @@ def test_every_service_of_ours_is_hardened_and_rotates_its_log() -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
         # Its image starts as root and changes the owner of its folder.
-        assert service.get("cap_add", []) == (["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"] if name == "backup-db" else []), name
+        assert service.get("cap_add", []) == (
+            ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"] if name == "backup-db" else []
+        ), name
 
 
 def test_every_variable_reaches_the_code_and_the_containers_of_runs() -> None:
@@ -129,7 +164,11 @@ def installed_units(tmp_path: Path) -> list[Path]:
     """The units, as if this checkout and this Python were what they name."""
     python = Path(sys.prefix)
     for unit in UNITS:
-        text = unit.read_text(encoding="utf-8").replace("/opt/schedgen-backups/.venv", str(python)).replace("/opt/schedgen-backups", str(PROJECT))
+        text = (
+            unit.read_text(encoding="utf-8")
+            .replace("/opt/schedgen-backups/.venv", str(python))
+            .replace("/opt/schedgen-backups", str(PROJECT))
+        )
         (tmp_path / unit.name).write_text(text, encoding="utf-8")
     return sorted(tmp_path.iterdir())
 
@@ -142,7 +181,14 @@ def test_systemd_accepts_the_units(installed_units: list[Path]) -> None:
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.stem)
 def test_systemd_rates_the_hardening_as_ok(unit: Path) -> None:
-    done = run(find_program("systemd-analyze"), "security", "--offline=true", "--no-pager", f"--threshold={int(WORST_EXPOSURE * 10)}", unit)
+    done = run(
+        find_program("systemd-analyze"),
+        "security",
+        "--offline=true",
+        "--no-pager",
+        f"--threshold={int(WORST_EXPOSURE * 10)}",
+        unit,
+    )
     exposure = re.search(rf"Overall exposure level for {re.escape(unit.name)}: ([0-9.]+) ", done.stdout)
     assert exposure is not None, done.stdout + done.stderr
     assert float(exposure[1]) <= WORST_EXPOSURE
@@ -175,7 +221,12 @@ class CronFile:
             path.chmod(0o755)
         self.log = folder / "backup.log"
         self.lock = folder / "cron.lock"
-        self.environment = {**settings, "LOG": str(self.log), "LOCK": str(self.lock), "PATH": f"{folder}/bin:{settings['PATH']}"}
+        self.environment = {
+            **settings,
+            "LOG": str(self.log),
+            "LOCK": str(self.lock),
+            "PATH": f"{folder}/bin:{settings['PATH']}",
+        }
 
     def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """What cron does with it: a backslash before a percent sign goes."""
@@ -219,7 +270,9 @@ def test_logrotate_accepts_its_file(tmp_path: Path) -> None:
     text = (PROJECT / "deploy/cron/schedgen-backups.logrotate").read_text(encoding="utf-8")
     config = tmp_path / "schedgen-backups"
     # The user of an installation is not on this machine.
-    text = text.replace("/var/log/schedgen-backups", str(tmp_path)).replace("schedgen-backups schedgen-backups", "root root")
+    text = text.replace("/var/log/schedgen-backups", str(tmp_path)).replace(
+        "schedgen-backups schedgen-backups", "root root"
+    )
     config.write_text(text)
     (tmp_path / "backup.log").write_text("a line\n")
     done = run(find_program("logrotate"), "--debug", "--state", tmp_path / "state", config)
@@ -229,7 +282,9 @@ def test_logrotate_accepts_its_file(tmp_path: Path) -> None:
 
 
 def test_the_charts_values_give_runs_what_kubernetes_and_dagster_accept() -> None:
-    """The chart hands these to the runs by `includeConfigInLaunchedRuns`; the chart itself is not here to be rendered."""
+    """The chart hands these to the runs by `includeConfigInLaunchedRuns`; the chart itself is not here to be
+    rendered.
+    """
     values = read_yaml("deploy/kubernetes/values.yaml")
     deployment = values["dagster-user-deployments"]["deployments"][0]
     names = {entry["name"] for entry in deployment["env"]}
@@ -243,8 +298,12 @@ def test_the_charts_values_give_runs_what_kubernetes_and_dagster_accept() -> Non
                 "resources": deployment["resources"],
                 "security_context": deployment["securityContext"],
                 "run_k8s_config": {
-                    "pod_spec_config": values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]["podSpecConfig"],
-                    "job_spec_config": values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]["jobSpecConfig"],
+                    "pod_spec_config": values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"][
+                        "podSpecConfig"
+                    ],
+                    "job_spec_config": values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"][
+                        "jobSpecConfig"
+                    ],
                 },
             }
         }
@@ -254,9 +313,14 @@ def test_the_charts_values_give_runs_what_kubernetes_and_dagster_accept() -> Non
 
 
 def test_kubernetes_knows_every_key_of_the_secret_and_the_claim() -> None:
-    secret, check = read_yaml("deploy/kubernetes/secret.example.yaml"), read_yaml("deploy/kubernetes/volume-claim.yaml")
+    secret, check = (
+        read_yaml("deploy/kubernetes/secret.example.yaml"),
+        read_yaml("deploy/kubernetes/volume-claim.yaml"),
+    )
     assert k8s_snake_case_dict(kubernetes.client.V1Secret, secret)["string_data"] == secret["stringData"]
-    assert k8s_snake_case_dict(kubernetes.client.V1PersistentVolumeClaim, check)["spec"]["access_modes"] == ["ReadWriteOnce"]
+    assert k8s_snake_case_dict(kubernetes.client.V1PersistentVolumeClaim, check)["spec"]["access_modes"] == [
+        "ReadWriteOnce"
+    ]
     deployment = read_yaml("deploy/kubernetes/values.yaml")["dagster-user-deployments"]["deployments"][0]
     volumes = {volume["name"]: volume for volume in deployment["volumes"]}
     assert volumes["points"]["persistentVolumeClaim"]["claimName"] == check["metadata"]["name"]

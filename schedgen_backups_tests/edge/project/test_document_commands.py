@@ -1,6 +1,8 @@
-"""The commands in the documents are those that there are: `bash` blocks are run, of others every command and option is looked up.
+"""The commands in the documents are those that there are: `bash` blocks are run, of others every command and
+option is looked up.
 
-`restore.md` has its own test, which runs its blocks in their order. That variables, assets and checks are named is in `test_documentation`.
+`restore.md` has its own test, which runs its blocks in their order. That variables, assets and checks are
+named is in `test_documentation`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,12 @@ pytestmark = [pytest.mark.edge]
 PROJECT = Path(__file__).resolve().parents[3]
 TESTS = PROJECT / "schedgen_backups_tests"
 DOCUMENTS = {path.name: path for path in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))}
-MARKDOWN = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", PROJECT / "SECURITY.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+MARKDOWN = [
+    PROJECT / "README.md",
+    PROJECT / "CONTRIBUTING.md",
+    PROJECT / "SECURITY.md",
+    *sorted((PROJECT / "docs").rglob("*.md")),
+]
 RUN = {
     "BACKUP_QUICK_REFERENCE.md": "here",
     "restore.md": "integration/restore/test_restore_document.py",
@@ -37,9 +44,12 @@ RUN = {
 }
 """Documents with `bash` blocks → who runs them."""
 NOT_RUN = {
-    "README.md": "installs the project, or restores to hosts of the reader's; the commands are run in test_cli and test_cli_restore",
-    "BACKUP_AUTOMATION.md": "the same commands as in the quick reference, which are run; setup is run in test_setup",
-    "BACKUP_QUICK_REFERENCE.md": "asks questions, starts servers or tells people: run in test_setup, test_drill_edge and test_cli",
+    "README.md": "installs the project, or restores to hosts of the reader's; the commands are run in "
+    "test_cli and test_cli_restore",
+    "BACKUP_AUTOMATION.md": "the same commands as in the quick reference, which are run; setup is run in "
+    "test_setup",
+    "BACKUP_QUICK_REFERENCE.md": "asks questions, starts servers or tells people: run in test_setup, "
+    "test_drill_edge and test_cli",
     "alerts.md": "waits for a daemon or tells people",
     "deploy.md": "installs as root, or needs Docker or a cluster",
     "drill.md": "takes minutes; run in test_drill_edge",
@@ -64,7 +74,9 @@ def find_calls(line: str) -> Iterator[list[str]]:
     """The words behind each `schedgen-backups` or `backup-cli` of a line that calls it."""
     for part in re.split(r"&&|\|\||[;|]|\$\(", re.sub(r"\s#\s.*$", "", line)):
         called = _WORDS_BEFORE.sub("", part.strip())
-        found = re.match(r"(?:\S*/)?schedgen-backups\s+(.+)", called) or re.search(r"--rm backup-cli\s+(.+)", called)
+        found = re.match(r"(?:\S*/)?schedgen-backups\s+(.+)", called) or re.search(
+            r"--rm backup-cli\s+(.+)", called
+        )
         if found:
             try:
                 yield shlex.split(found[1])
@@ -74,7 +86,12 @@ def find_calls(line: str) -> Iterator[list[str]]:
 
 def list_calls(document: str) -> list[list[str]]:
     lines = [line for block in read_blocks(document, "bash") for line in block.splitlines()]
-    lines += [line[2:] for block in read_blocks(document, "console") for line in block.splitlines() if line.startswith(("$ ", "# "))]
+    lines += [
+        line[2:]
+        for block in read_blocks(document, "console")
+        for line in block.splitlines()
+        if line.startswith(("$ ", "# "))
+    ]
     return [call for line in lines for call in find_calls(line)]
 
 
@@ -83,12 +100,17 @@ def find_wrong_words(call: list[str]) -> list[str]:
     command = COMMANDS.get(call[0])
     if command is None:
         return [call[0]]
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+    known = {
+        option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+    } | {"--help"}
     return [word for word in call[1:] if word.startswith("--") and word.partition("=")[0] not in known]
 
 
 def test_a_command_or_option_that_does_not_exist_is_found() -> None:
-    [first, second] = find_calls("X=1 .venv/bin/schedgen-backups back-it-up && docker compose run --rm backup-cli backup --labels a=b # and so on")
+    [first, second] = find_calls(
+        "X=1 .venv/bin/schedgen-backups back-it-up && docker compose run --rm backup-cli backup --labels "
+        "a=b # and so on"
+    )
     assert (find_wrong_words(first), find_wrong_words(second)) == (["back-it-up"], ["--labels"])
 
 
@@ -101,7 +123,12 @@ def test_every_command_and_option_of_a_document_exists(document: str) -> None:
 def test_every_command_in_a_sentence_exists(path: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     spans = [span for span in re.findall(r"`([^`]+)`", text) if span.startswith("schedgen-backups ")]
-    calls = [call for span in spans for call in find_calls(span.replace("…", "")) if not call[0].startswith(("-", "["))]
+    calls = [
+        call
+        for span in spans
+        for call in find_calls(span.replace("…", ""))
+        if not call[0].startswith(("-", "["))
+    ]
     assert [call for call in calls if find_wrong_words(call)] == []
 
 
@@ -111,7 +138,9 @@ def test_every_block_is_run_or_has_a_reason() -> None:
 
 
 @pytest.fixture
-def seeded_site(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> Site:
+def seeded_site(
+    tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3, monkeypatch: pytest.MonkeyPatch
+) -> Site:
     """A site with an application of its own and one recovery point."""
     name = f"document_{uuid4().hex}"
     application = Application(postgres_server.create_database(name), weed.settings(name.replace("_", "-")))
@@ -124,12 +153,22 @@ def seeded_site(tmp_path: Path, postgres_server: EmbeddedPostgres, weed: Embedde
 def test_the_quick_reference_does_what_it_says(seeded_site: Site) -> None:
     script = "set -eo pipefail\n" + "".join(read_blocks("BACKUP_QUICK_REFERENCE.md", "bash"))
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], cwd=seeded_site.folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=seeded_site.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(seeded_site.points()) == 3
     assert (seeded_site.folder / "recovered").is_dir()
     database = seeded_site.application.database
-    for (name,) in run(database.with_database("postgres"), f"SELECT datname FROM pg_database WHERE datname LIKE '{database.database}_old_%'"):
+    for (name,) in run(
+        database.with_database("postgres"),
+        f"SELECT datname FROM pg_database WHERE datname LIKE '{database.database}_old_%'",
+    ):
         run(database.with_database("postgres"), f'DROP DATABASE "{name}"')
 
 
@@ -142,13 +181,19 @@ def test_the_architecture_names_every_package_and_no_other() -> None:
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`([a-z_/0-9]+)`", row)}
     package = PROJECT / "schedgen_backups"
-    packages = {path.name for path in package.iterdir() if (path / "__init__.py").exists() and path.name != "core"}
+    packages = {
+        path.name for path in package.iterdir() if (path / "__init__.py").exists() and path.name != "core"
+    }
     modules = {path.stem for path in (package / "core").glob("*.py")} - {"__init__"}
-    packages |= {f"core/{path.name}" for path in (package / "core").iterdir() if (path / "__init__.py").exists()}
+    packages |= {
+        f"core/{path.name}" for path in (package / "core").iterdir() if (path / "__init__.py").exists()
+    }
     assert named == packages | {f"core/{name}" for name in modules} | {"definitions"}
 
 
 def test_the_test_of_every_invariant_exists() -> None:
     named = re.findall(r"`((?:unit|edge|integration)/[\w/]+\.py)`: `(test_\w+)`", read_architecture())
     assert len(named) > 12
-    assert [pair for pair in named if f"def {pair[1]}(" not in (TESTS / pair[0]).read_text(encoding="utf-8")] == []
+    assert [
+        pair for pair in named if f"def {pair[1]}(" not in (TESTS / pair[0]).read_text(encoding="utf-8")
+    ] == []

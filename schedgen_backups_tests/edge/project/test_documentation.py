@@ -27,7 +27,11 @@ MARKDOWN = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").rglob("*.m
 
 def test_the_documents_that_have_a_source_in_the_code_are_current() -> None:
     """After a change of a variable, a command, an exit code, an alert or an answer: make docs."""
-    stale = [str(path.relative_to(PROJECT)) for path, text in make_files().items() if path.read_text(encoding="utf-8") != text]
+    stale = [
+        str(path.relative_to(PROJECT))
+        for path, text in make_files().items()
+        if path.read_text(encoding="utf-8") != text
+    ]
     assert stale == []
 
 
@@ -35,7 +39,9 @@ def test_the_example_sets_no_secret() -> None:
     """People in a hurry copy it as it is. The two required passwords are there to be filled in."""
     values = dotenv_values(PROJECT / ".env.example")
     secrets = {variable.name for variable in VARIABLES if variable.is_secret}
-    assert {name: values[name] for name in secrets & values.keys()} == dict.fromkeys(secrets & values.keys(), "")
+    assert {name: values[name] for name in secrets & values.keys()} == dict.fromkeys(
+        secrets & values.keys(), ""
+    )
     assert {"POSTGRES_PASSWORD", "MINIO_SECRET_KEY"} <= values.keys()
 
 
@@ -52,8 +58,12 @@ def test_every_area_of_incidents_has_a_guide() -> None:
 
 def test_the_documents_name_every_asset_and_every_check() -> None:
     text = (PROJECT / "docs" / "proof.md").read_text(encoding="utf-8")
-    graph = build_site_definitions(load_config().with_values({"DRILL_SQL_CHECKS": "checks.sql"})).resolve_asset_graph()
-    names = {key.to_user_string() for key in graph.get_all_asset_keys()} | {key.name for key in graph.asset_check_keys}
+    graph = build_site_definitions(
+        load_config().with_values({"DRILL_SQL_CHECKS": "checks.sql"})
+    ).resolve_asset_graph()
+    names = {key.to_user_string() for key in graph.get_all_asset_keys()} | {
+        key.name for key in graph.asset_check_keys
+    }
     assert len(names) == 20
     assert {name for name in names if name not in text} == set()
 
@@ -65,7 +75,11 @@ def test_pins_and_locks_come_from_no_private_place() -> None:
 
 def test_the_locks_have_the_pinned_versions_and_every_direct_dependency() -> None:
     """After a change of a dependency: make lock."""
-    pins = set(re.findall(r"^[^ \n]+==[^ \n]+", (PROJECT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+    pins = set(
+        re.findall(
+            r"^[^ \n]+==[^ \n]+", (PROJECT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     project = toml.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
     extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
@@ -76,9 +90,17 @@ def test_the_locks_have_the_pinned_versions_and_every_direct_dependency() -> Non
         "kubernetes": extras["containers"] + extras["kubernetes"],
     }
     for name, extra in wanted.items():
-        locked = set(re.findall(r"^[^ \n]+==[^ \n]+", (PROJECT / "locks" / f"{name}.txt").read_text(encoding="utf-8"), re.MULTILINE))
+        locked = set(
+            re.findall(
+                r"^[^ \n]+==[^ \n]+",
+                (PROJECT / "locks" / f"{name}.txt").read_text(encoding="utf-8"),
+                re.MULTILINE,
+            )
+        )
         assert locked - pins == set(), name
-        direct = {re.split(r"[<>=!\[]", each)[0].lower() for each in (*project["project"]["dependencies"], *extra)} - {"schedgen-backups"}
+        direct = {
+            re.split(r"[<>=!\[]", each)[0].lower() for each in (*project["project"]["dependencies"], *extra)
+        } - {"schedgen-backups"}
         assert direct - {pin.partition("==")[0] for pin in locked} == set(), name
 
 

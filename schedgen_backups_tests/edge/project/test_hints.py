@@ -1,4 +1,6 @@
-"""Every command that a message of ours names is one that there is, with options that it has; the shortest are run."""
+"""Every command that a message of ours names is one that there is, with options that it has; the shortest are
+run.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ pytestmark = [pytest.mark.edge]
 
 PACKAGE = Path(__file__).resolve().parents[3] / "schedgen_backups"
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-# A name in running text stands in backticks or behind a colon; the words behind it end where the sentence or the quotation does.
+# A name in running text stands in backticks or behind a colon; the words behind it end where the sentence or
+# the quotation does.
 _CALL = re.compile(r"(?:`|: |^|· |run: |; )schedgen-backups (?P<words>[a-z][a-z-]*(?: [^`\n;·()]*)?)")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
 RUN = ("list", "verify latest", "prune --dry-run", "status", "audit", "doctor")
@@ -39,26 +42,38 @@ def list_calls() -> list[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for path in sorted(PACKAGE.rglob("*.py")):
         for text in list_texts(path):
-            found |= {(str(path.relative_to(PACKAGE)), match["words"].strip()) for match in _CALL.finditer(text)}
+            found |= {
+                (str(path.relative_to(PACKAGE)), match["words"].strip()) for match in _CALL.finditer(text)
+            }
     return sorted(found)
 
 
 def test_commands_are_named_in_many_places() -> None:
     assert len(list_calls()) > 25
-    assert {"cli/points.py", "alerts/run_kinds.py", "core/catalog/catalog.py"} <= {place for place, _words in list_calls()}
+    assert {"cli/points.py", "alerts/run_kinds.py", "core/catalog/catalog.py"} <= {
+        place for place, _words in list_calls()
+    }
 
 
-@pytest.mark.parametrize(("place", "words"), list_calls(), ids=[f"{place}: {words}" for place, words in list_calls()])
+@pytest.mark.parametrize(
+    ("place", "words"), list_calls(), ids=[f"{place}: {words}" for place, words in list_calls()]
+)
 def test_the_command_is_there_with_these_options(place: str, words: str) -> None:
     name = words.split(maxsplit=1)[0].rstrip(".,:")
     assert name in COMMANDS, place
-    known = {option for parameter in COMMANDS[name].params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help", "--json"}
+    known = {
+        option
+        for parameter in COMMANDS[name].params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    } | {"--help", "--json"}
     assert set(_OPTION.findall(words)) <= known, place
 
 
 @pytest.mark.parametrize("words", RUN)
 def test_it_runs_as_printed(words: str, site: Site) -> None:
-    assert any(found.rstrip(".") == words or found.startswith(f"{words} ") for _place, found in list_calls()), words
+    assert any(
+        found.rstrip(".") == words or found.startswith(f"{words} ") for _place, found in list_calls()
+    ), words
     result = site.cli(*words.split())
     assert "Traceback" not in result.stderr
     assert result.code != 1 or words == "status"

@@ -1,6 +1,8 @@
-"""Runs that are cancelled or killed while pg_dump hangs: no child lives on, nothing stays staged, and the next backup succeeds.
+"""Runs that are cancelled or killed while pg_dump hangs: no child lives on, nothing stays staged, and the
+next backup succeeds.
 
-Backups run as processes of their own here: from the command line, and as the worker that Dagster's launcher starts for a click in the UI.
+Backups run as processes of their own here: from the command line, and as the worker that Dagster's launcher
+starts for a click in the UI.
 """
 
 from __future__ import annotations
@@ -29,10 +31,16 @@ pytestmark = [pytest.mark.edge]
 
 # The first thing it does is to cancel whoever started it, which is then still busy with starting it.
 CANCELS_ITS_PARENT_AT_ONCE = "kill -INT $PPID\nexec sleep 3600"
-SELECTOR = {"repositoryName": "__repository__", "repositoryLocationName": "schedgen_backups.definitions", "jobName": "backup_job"}
+SELECTOR = {
+    "repositoryName": "__repository__",
+    "repositoryLocationName": "schedgen_backups.definitions",
+    "jobName": "backup_job",
+}
 LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
-TERMINATE = "mutation($id: String!) { terminateRun(runId: $id) { __typename ... on PythonError { message } } }"
+TERMINATE = (
+    "mutation($id: String!) { terminateRun(runId: $id) { __typename ... on PythonError { message } } }"
+)
 
 
 @pytest.fixture
@@ -61,7 +69,9 @@ def assert_nothing_is_left_and_the_next_backup_succeeds(site: Site, instance: dg
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_cancelled_backup_leaves_nothing_behind(number: signal.Signals, site: Site, instance: dg.DagsterInstance, hanging: Path) -> None:
+def test_a_cancelled_backup_leaves_nothing_behind(
+    number: signal.Signals, site: Site, instance: dg.DagsterInstance, hanging: Path
+) -> None:
     """Ctrl-C, and what systemd and cron's time limits send."""
     try:
         with site.start_cli("backup", PG_BIN_DIR=str(hanging)) as process:
@@ -73,14 +83,17 @@ def test_a_cancelled_backup_leaves_nothing_behind(number: signal.Signals, site: 
         assert "database_dump failed: cancelled" in stderr
         assert "Traceback" not in stderr
         with dg.DagsterInstance.from_config(str(site.home)) as history:
-            # Nobody asked Dagster for it, so that Dagster calls it a failure: whoever is told of failures is told of this.
+            # Nobody asked Dagster for it, so that Dagster calls it a failure: whoever is told of failures is
+            # told of this.
             assert [run.status for run in history.get_runs()] == [dg.DagsterRunStatus.FAILURE]
         assert_nothing_is_left_and_the_next_backup_succeeds(site, instance)
     finally:
         end_children(site)
 
 
-def test_a_cancel_that_comes_while_pg_dump_is_being_started_leaves_no_child(site: Site, instance: dg.DagsterInstance, postgres_bin_dir: Path) -> None:
+def test_a_cancel_that_comes_while_pg_dump_is_being_started_leaves_no_child(
+    site: Site, instance: dg.DagsterInstance, postgres_bin_dir: Path
+) -> None:
     """The moment in which a program runs already and nobody holds it yet."""
     bin_dir = make_pg_bin_dir(site.folder, postgres_bin_dir, pg_dump_script=CANCELS_ITS_PARENT_AT_ONCE)
     try:
@@ -92,8 +105,12 @@ def test_a_cancel_that_comes_while_pg_dump_is_being_started_leaves_no_child(site
         end_children(site)
 
 
-def test_after_a_killed_backup_the_next_one_sweeps_and_succeeds(site: Site, instance: dg.DagsterInstance, hanging: Path) -> None:
-    """Nothing of ours runs after SIGKILL: the kernel frees the lock, and the next run removes what was staged."""
+def test_after_a_killed_backup_the_next_one_sweeps_and_succeeds(
+    site: Site, instance: dg.DagsterInstance, hanging: Path
+) -> None:
+    """Nothing of ours runs after SIGKILL: the kernel frees the lock, and the next run removes what was
+    staged.
+    """
     try:
         with site.start_cli("backup", PG_BIN_DIR=str(hanging)) as process:
             wait_until(lambda: is_dumping(site), "pg_dump runs")
@@ -110,20 +127,27 @@ def test_after_a_killed_backup_the_next_one_sweeps_and_succeeds(site: Site, inst
 
 
 def answers(port: int) -> bool:
-    with suppress(OSError), urllib.request.urlopen(f"http://{LOOPBACK}:{port}/server_info", timeout=5) as response:
+    with (
+        suppress(OSError),
+        urllib.request.urlopen(f"http://{LOOPBACK}:{port}/server_info", timeout=5) as response,
+    ):
         return response.status == HTTPStatus.OK
     return False
 
 
 def has_loaded(port: int) -> bool:
     """Whether the location's jobs are known: the webserver answers before that."""
-    found = ask(port, "{ repositoriesOrError { __typename ... on RepositoryConnection { nodes { name } } } }", {})
+    found = ask(
+        port, "{ repositoriesOrError { __typename ... on RepositoryConnection { nodes { name } } } }", {}
+    )
     return bool(found.get("nodes"))
 
 
 @contextmanager
 def running_dagster(site: Site, port: int, module: str = "schedgen_backups.definitions") -> Iterator[None]:
-    """Webserver, daemon and code server run with the project's own dagster.yaml, as `make ui` and the operators start them."""
+    """Webserver, daemon and code server run with the project's own dagster.yaml, as `make ui` and the
+    operators start them.
+    """
     words = [sys.executable, "-m", "dagster", "dev", "--host", LOOPBACK, "--port", str(port)]
     log = site.folder / "dagster.log"
     with log.open("w") as stream:
@@ -136,7 +160,9 @@ def running_dagster(site: Site, port: int, module: str = "schedgen_backups.defin
             start_new_session=True,
         )
     try:
-        wait_until(lambda: answers(port) and has_loaded(port), f"the webserver serves the location; its log is {log}")
+        wait_until(
+            lambda: answers(port) and has_loaded(port), f"the webserver serves the location; its log is {log}"
+        )
         yield
     finally:
         process.send_signal(signal.SIGTERM)
@@ -150,14 +176,18 @@ def running_dagster(site: Site, port: int, module: str = "schedgen_backups.defin
 def ask(port: int, query: str, variables: dict[str, Any]) -> dict[str, Any]:
     """The answer of the webserver's GraphQL, which is what the UI's buttons call."""
     body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(f"http://{LOOPBACK}:{port}/graphql", data=body, headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"http://{LOOPBACK}:{port}/graphql", data=body, headers={"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
         data = json.load(response)["data"]
     [answer] = data.values()
     return answer
 
 
-def test_a_run_that_is_terminated_in_the_ui_leaves_nothing_behind(site: Site, instance: dg.DagsterInstance, hanging: Path) -> None:
+def test_a_run_that_is_terminated_in_the_ui_leaves_nothing_behind(
+    site: Site, instance: dg.DagsterInstance, hanging: Path
+) -> None:
     [port] = free_ports(1)
     site.set(PG_BIN_DIR=str(hanging))
     try:

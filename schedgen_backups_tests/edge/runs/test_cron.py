@@ -1,6 +1,8 @@
-"""The file that setup writes for cron, read by a real cron: a minute later there is a verified point, and a failure is in the log with its code.
+"""The file that setup writes for cron, read by a real cron: a minute later there is a verified point, and a
+failure is in the log with its code.
 
-cron runs in a mount namespace of its own, where only that file is in /etc/cron.d: nothing of this machine is started or changed.
+cron runs in a mount namespace of its own, where only that file is in /etc/cron.d: nothing of this machine is
+started or changed.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ pytestmark = [pytest.mark.edge, pytest.mark.exhaustive, pytest.mark.timeout(600)
 
 CRON = shutil.which("cron", path=f"{os.environ['PATH']}:/usr/sbin")
 # Its lock file is in /run, and other files in /etc/cron.d are this machine's.
-ISOLATED = 'mount --bind "$1" /etc/cron.d && mount -t tmpfs none /run && mount --bind /dev/null /etc/crontab && exec cron -f -L 0'
+ISOLATED = (
+    'mount --bind "$1" /etc/cron.d && mount -t tmpfs none /run && mount --bind /dev/null '
+    "/etc/crontab && exec cron -f -L 0"
+)
 
 
 @contextmanager
@@ -44,10 +49,22 @@ def running_cron(folder: Path) -> Iterator[None]:
 
 
 @pytest.mark.skipif(CRON is None or os.geteuid() != 0, reason="it takes root and Debian's cron")
-def test_a_real_cron_takes_a_verified_point_and_notes_a_failure(tmp_path: Path, application: Application) -> None:
+def test_a_real_cron_takes_a_verified_point_and_notes_a_failure(
+    tmp_path: Path, application: Application
+) -> None:
     Path("/etc/cron.d").mkdir(exist_ok=True)
     machine = Machine(tmp_path, application, "")
-    flags = [*machine.answer_flags(), "--deployment", "cron", "--schedule", "* * * * *", "--timezone", "UTC", "--yes", "--no-first-backup"]
+    flags = [
+        *machine.answer_flags(),
+        "--deployment",
+        "cron",
+        "--schedule",
+        "* * * * *",
+        "--timezone",
+        "UTC",
+        "--yes",
+        "--no-first-backup",
+    ]
     code, seen = machine.run(*(flag for flag in flags if "webhook" not in flag), TZ="UTC")
     assert code == 0, seen
     [file] = machine.places["cron-dir"].iterdir()
@@ -60,7 +77,16 @@ def test_a_real_cron_takes_a_verified_point_and_notes_a_failure(tmp_path: Path, 
     with running_cron(machine.places["cron-dir"]):
         wait_until(lambda: "ended with exit code 0" in read_log(), "cron has taken a point")
         assert {point.state for point in Catalog(machine.points).list_points()} == {PointState.VERIFIED}
-        text = machine.env.read_text(encoding="utf-8").replace(f"MINIO_BUCKET={application.bucket.bucket}", "MINIO_BUCKET=no-such-bucket")
+        text = machine.env.read_text(encoding="utf-8").replace(
+            f"MINIO_BUCKET={application.bucket.bucket}", "MINIO_BUCKET=no-such-bucket"
+        )
         machine.env.write_text(text, encoding="utf-8")
-        wait_until(lambda: "ended with exit code 2" in read_log() or "ended with exit code 4" in read_log(), "cron has noted a failure")
-    assert {point.manifest is not None for point in Catalog(machine.points).list_points() if point.state is PointState.VERIFIED} == {True}
+        wait_until(
+            lambda: "ended with exit code 2" in read_log() or "ended with exit code 4" in read_log(),
+            "cron has noted a failure",
+        )
+    assert {
+        point.manifest is not None
+        for point in Catalog(machine.points).list_points()
+        if point.state is PointState.VERIFIED
+    } == {True}

@@ -1,7 +1,8 @@
-"""The launcher of the container deployment: what a container is made of, whatever stands in the record of its run.
+"""The launcher of the container deployment: what a container is made of, whatever stands in the record of its
+run.
 
-The records are planted in a run storage and read back, as a run's container could plant them with the login of Dagster's database. What an engine
-makes of it is tested in `docker/`.
+The records are planted in a run storage and read back, as a run's container could plant them with the login
+of Dagster's database. What an engine makes of it is tested in `docker/`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ContainerRunLau
 
 def plant(instance: dg.DagsterInstance, context: dict[str, Any], image: str | None) -> dg.DagsterRun:
     pointer = ModuleCodePointer("schedgen_backups.definitions", "defs", None)
-    repository = RepositoryPythonOrigin("/opt/venv/bin/python3", pointer, container_image=image, container_context=context)
+    repository = RepositoryPythonOrigin(
+        "/opt/venv/bin/python3", pointer, container_image=image, container_context=context
+    )
     run = dg.DagsterRun("backup_job", job_code_origin=JobPythonOrigin("backup_job", repository), tags=TAGS)
     instance.run_storage.add_run(run)
     found = instance.get_run_by_id(run.run_id)
@@ -84,7 +87,9 @@ def plant(instance: dg.DagsterInstance, context: dict[str, Any], image: str | No
     return found
 
 
-def test_a_container_is_made_of_the_configuration_only(launcher: ContainerRunLauncher, instance: dg.DagsterInstance) -> None:
+def test_a_container_is_made_of_the_configuration_only(
+    launcher: ContainerRunLauncher, instance: dg.DagsterInstance
+) -> None:
     planted = plant(instance, LOOSE, "evil.example/planted:1")
     assert planted.job_code_origin is not None
     assert planted.job_code_origin.repository_origin.container_context == LOOSE
@@ -92,19 +97,28 @@ def test_a_container_is_made_of_the_configuration_only(launcher: ContainerRunLau
     config = yaml.safe_load((PROJECT / "docker" / "dagster.yaml").read_text())["run_launcher"]["config"]
     volumes = [value for name, value in ENVIRONMENT.items() if ":/" in value]
     assert made == DockerContainerContext(
-        env_vars=config["env_vars"], networks=["internal", "application"], container_kwargs={**config["container_kwargs"], "volumes": volumes}
+        env_vars=config["env_vars"],
+        networks=["internal", "application"],
+        container_kwargs={**config["container_kwargs"], "volumes": volumes},
     )
     assert launcher._get_docker_image(planted.job_code_origin) == "schedgen-backups:ours"
 
 
 def test_the_configuration_confines(launcher: ContainerRunLauncher, instance: dg.DagsterInstance) -> None:
     kwargs = launcher.get_container_context(plant(instance, {}, None)).container_kwargs
-    assert (kwargs["privileged"], kwargs["read_only"], kwargs["cap_drop"], kwargs["user"]) == (False, True, ["ALL"], "10001:10001")
+    assert (kwargs["privileged"], kwargs["read_only"], kwargs["cap_drop"], kwargs["user"]) == (
+        False,
+        True,
+        ["ALL"],
+        "10001:10001",
+    )
     assert kwargs["security_opt"] == ["no-new-privileges:true"]
     assert {"mem_limit", "pids_limit"} <= kwargs.keys()
 
 
-def test_without_an_image_of_its_own_the_launcher_takes_none_from_the_record(instance: dg.DagsterInstance) -> None:
+def test_without_an_image_of_its_own_the_launcher_takes_none_from_the_record(
+    instance: dg.DagsterInstance,
+) -> None:
     planted = plant(instance, {}, "evil.example/planted:1")
     with pytest.raises(ConfigurationError, match="no image"):
         ContainerRunLauncher()._get_docker_image(planted.job_code_origin)
@@ -112,5 +126,10 @@ def test_without_an_image_of_its_own_the_launcher_takes_none_from_the_record(ins
 
 def test_a_run_of_the_command_line_is_not_taken_for_a_dead_container() -> None:
     launcher = ContainerRunLauncher()
-    assert launcher.check_run_worker_health(dg.DagsterRun("backup_job", tags={run_tags.PROCESS: "host:1:2"})).status is WorkerStatus.RUNNING
+    assert (
+        launcher.check_run_worker_health(
+            dg.DagsterRun("backup_job", tags={run_tags.PROCESS: "host:1:2"})
+        ).status
+        is WorkerStatus.RUNNING
+    )
     assert launcher.check_run_worker_health(dg.DagsterRun("backup_job")).status is WorkerStatus.NOT_FOUND

@@ -1,4 +1,6 @@
-"""DAGSTER_HOME is private, made by one process at a time, and what is wrong with it is told to people although no run ever began."""
+"""DAGSTER_HOME is private, made by one process at a time, and what is wrong with it is told to people
+although no run ever began.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,12 @@ def test_processes_that_start_at_once_make_one_usable_home(site: Site) -> None:
     home.mkdir()
     shutil.copy(site.home / "dagster.yaml", home)
     site.set(DAGSTER_HOME=str(home))
-    starters = [subprocess.Popen([sys.executable, "-c", _OPEN], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    starters = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OPEN], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
     for starter in starters:
         assert starter.stdin is not None
         starter.stdin.close()
@@ -61,7 +68,9 @@ def test_a_home_that_dagster_cannot_use_is_told_to_people_and_on_the_terminal(si
     assert "What to do: " in result.stderr
     assert "Traceback" not in result.stderr
     (received,) = server.received
-    assert received.json["text"].startswith("[CRITICAL] Backup failed: backup_job\nDagster cannot work in DAGSTER_HOME: ")
+    assert received.json["text"].startswith(
+        "[CRITICAL] Backup failed: backup_job\nDagster cannot work in DAGSTER_HOME: "
+    )
 
 
 def test_a_home_that_is_no_folder_is_a_storage_error(site: Site) -> None:

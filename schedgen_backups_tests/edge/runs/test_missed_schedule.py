@@ -34,12 +34,19 @@ def test_several_missed_nights_are_one_run(site: Site) -> None:
         ended_at = datetime.now(timezone.utc)
         before = len(list_scheduled(instance))
         # Just behind a full minute, so that what comes next is what was missed.
-        time.sleep(MISSED * 60 + 5 - ended_at.second % 60 if ended_at.second < 50 else MISSED * 60 + 65 - ended_at.second)
+        time.sleep(
+            MISSED * 60 + 5 - ended_at.second % 60
+            if ended_at.second < 50
+            else MISSED * 60 + 65 - ended_at.second
+        )
         back_at = datetime.now(timezone.utc)
         [port] = free_ports(1)
         with running_dagster(site, port):
             wait_until(lambda: len(list_scheduled(instance)) > before, "a missed night is made up for")
-            wait_until(lambda: any(at > back_at for at in list_scheduled(instance)), "the next one is taken at its time")
+            wait_until(
+                lambda: any(at > back_at for at in list_scheduled(instance)),
+                "the next one is taken at its time",
+            )
         missed = [at for at in list_scheduled(instance) if ended_at < at <= back_at]
         assert len(missed) == 1, missed
         assert back_at - missed[0] < (back_at - ended_at) / 2

@@ -1,6 +1,8 @@
-"""No secret leaves the environment: not into what is printed, not into Dagster's storage, not into the backup directory, not into arguments.
+"""No secret leaves the environment: not into what is printed, not into Dagster's storage, not into the backup
+directory, not into arguments.
 
-Every password and key here is a value that stands nowhere else, and all places are searched for it in the forms it could take.
+Every password and key here is a value that stands nowhere else, and all places are searched for it in the
+forms it could take.
 """
 
 from __future__ import annotations
@@ -28,22 +30,32 @@ CANARY = "canary-4711 p@ss%41:word"
 
 @pytest.fixture
 def reader(application: Application, weed: EmbeddedS3) -> Iterator[Application]:
-    """The application as a backup with few rights sees it: a role and a key pair that may only read, with passwords of their own."""
+    """The application as a backup with few rights sees it: a role and a key pair that may only read, with
+    passwords of their own.
+    """
     server = application.database
     run(server, f"CREATE ROLE edge_canary LOGIN PASSWORD '{CANARY}' IN ROLE pg_read_all_data")
-    yield Application(replace(server, user="edge_canary", password=CANARY), weed.read_only_settings(application.bucket.bucket))
+    yield Application(
+        replace(server, user="edge_canary", password=CANARY),
+        weed.read_only_settings(application.bucket.bucket),
+    )
     run(server, "DROP ROLE edge_canary")
 
 
 def make_recording_bin_dir(folder: Path, real_bin_dir: Path) -> tuple[Path, Path]:
-    """A folder with the client programs, each of which notes its arguments in the returned file before it does its work."""
+    """A folder with the client programs, each of which notes its arguments in the returned file before it
+    does its work.
+    """
     bin_dir, log = folder / "recording-bin", folder / "arguments"
     bin_dir.mkdir()
     for program in real_bin_dir.iterdir():
         link = bin_dir / program.name
         if program.name in {"pg_dump", "pg_dumpall", "psql"}:
             noted = shlex.quote(str(log))
-            link.write_text(f'#!/bin/sh\nprintf "%s\\n" "$0" "$@" >> {noted}\nexec {shlex.quote(str(program))} "$@"\n', encoding="utf-8")
+            link.write_text(
+                f'#!/bin/sh\nprintf "%s\\n" "$0" "$@" >> {noted}\nexec {shlex.quote(str(program))} "$@"\n',
+                encoding="utf-8",
+            )
             link.chmod(0o755)
         else:
             link.symlink_to(program)
@@ -52,7 +64,11 @@ def make_recording_bin_dir(folder: Path, real_bin_dir: Path) -> tuple[Path, Path
 
 def forms_of(secret: str) -> dict[str, bytes]:
     """The secret as it is, as in a URL, and as in a header."""
-    return {"plain": secret.encode(), "quoted": quote(secret, safe="").encode(), "base64": base64.b64encode(secret.encode())}
+    return {
+        "plain": secret.encode(),
+        "quoted": quote(secret, safe="").encode(),
+        "base64": base64.b64encode(secret.encode()),
+    }
 
 
 def read_all(folder: Path) -> dict[Path, bytes]:
@@ -65,25 +81,35 @@ def read_all(folder: Path) -> dict[Path, bytes]:
 
 
 def run_everything(site: Site, database: DatabaseSettings, bucket: BucketSettings) -> dict[str, CliResult]:
-    """Backups that succeed and fail, a doctor that finds nothing and something, lists and a restore; all with secrets in the environment."""
+    """Backups that succeed and fail, a doctor that finds nothing and something, lists and a restore; all with
+    secrets in the environment.
+    """
     [dead_port] = free_ports(1)
     url = f"postgresql://{database.user}@{database.host}:{database.port}/{database.database}"
     failing = {"POSTGRES_PASSWORD": f"{CANARY} but wrong", "MINIO_SECRET_KEY": f"{CANARY} but wrong"}
     return {
         "backup": site.cli("backup", "--reason", "a canary"),
         "refused backup": site.cli("backup", **failing),
-        "unreachable backup": site.cli("backup", "--json", POSTGRES_PORT=str(dead_port), MINIO_ENDPOINT=f"127.0.0.1:{dead_port}"),
+        "unreachable backup": site.cli(
+            "backup", "--json", POSTGRES_PORT=str(dead_port), MINIO_ENDPOINT=f"127.0.0.1:{dead_port}"
+        ),
         "wrong settings": site.cli("backup", POSTGRES_PORT="x", MINIO_ENDPOINT="http://x", MINIO_SECURE="x"),
         "doctor": site.cli("doctor", "--json"),
         "refused doctor": site.cli("doctor", **failing),
         "list": site.cli("list", "--json"),
         "restore": site.cli("restore", "latest", "--database", url, "--bucket", bucket.bucket),
-        "refused restore": site.cli("restore", "latest", "--database", url, RESTORE_POSTGRES_PASSWORD=f"{CANARY} but wrong"),
+        "refused restore": site.cli(
+            "restore", "latest", "--database", url, RESTORE_POSTGRES_PASSWORD=f"{CANARY} but wrong"
+        ),
     }
 
 
 def test_no_secret_is_printed_stored_or_passed_as_an_argument(
-    site: Site, reader: Application, database: DatabaseSettings, weed_bucket: BucketSettings, postgres_bin_dir: Path
+    site: Site,
+    reader: Application,
+    database: DatabaseSettings,
+    weed_bucket: BucketSettings,
+    postgres_bin_dir: Path,
 ) -> None:
     bin_dir, arguments = make_recording_bin_dir(site.folder, postgres_bin_dir)
     secrets = {
@@ -117,7 +143,9 @@ def test_no_secret_is_printed_stored_or_passed_as_an_argument(
     recorded = arguments.read_text(encoding="utf-8")
     assert all(f"{bin_dir}/{program}" in recorded for program in ("pg_dump", "pg_dumpall", "psql"))
     places = {name: f"{result.stdout}\n{result.stderr}".encode() for name, result in results.items()}
-    places |= {str(path): data for folder in (site.home, site.directory) for path, data in read_all(folder).items()}
+    places |= {
+        str(path): data for folder in (site.home, site.directory) for path, data in read_all(folder).items()
+    }
     places["arguments"] = recorded.encode()
     assert any(place.endswith(".db") and b"STEP_FAILURE" in data for place, data in places.items())
     found = [

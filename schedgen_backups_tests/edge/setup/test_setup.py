@@ -1,7 +1,8 @@
-"""Setup as a person meets it, in a terminal of its own, with wrong answers first; and as a script does, without one.
+"""Setup as a person meets it, in a terminal of its own, with wrong answers first; and as a script does,
+without one.
 
-Servers, channels and the first recovery point are real. Of Docker only the last step is taken by a program that writes down how it was called: what
-compose does is tested in `docker/`.
+Servers, channels and the first recovery point are real. Of Docker only the last step is taken by a program
+that writes down how it was called: what compose does is tested in `docker/`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ pytestmark = [pytest.mark.edge]
 
 PROJECT = Path(__file__).resolve().parents[3]
 PATIENCE_SECONDS = 180
-OLD_ENV = "# of the application\nJWT_SECRET=canary-of-the-application\n\nBACKUP_SCHEDULE='15 3 * * *' # at night\nPOSTGRES_PASSWORD=old-canary\n"
+OLD_ENV = (
+    "# of the application\nJWT_SECRET=canary-of-the-application\n\nBACKUP_SCHEDULE='15 3 * * *' # at "
+    "night\nPOSTGRES_PASSWORD=old-canary\n"
+)
 
 
 class Machine:
@@ -61,11 +65,24 @@ class Machine:
         """The command line of setup."""
         user = pwd.getpwuid(os.geteuid()).pw_name
         places = [word for name, path in self.places.items() for word in (f"--{name}", str(path))]
-        return [sys.executable, "-m", "schedgen_backups.cli.main", "setup", "--service-user", user, *places, *flags]
+        return [
+            sys.executable,
+            "-m",
+            "schedgen_backups.cli.main",
+            "setup",
+            "--service-user",
+            user,
+            *places,
+            *flags,
+        ]
 
     def answer_flags(self) -> list[str]:
         """Every answer, secrets in files."""
-        files = {"postgres-password": self.database.password, "minio-secret-key": self.bucket.secret_key, "alert-webhook-url": self.webhook_url}
+        files = {
+            "postgres-password": self.database.password,
+            "minio-secret-key": self.bucket.secret_key,
+            "alert-webhook-url": self.webhook_url,
+        }
         values = {
             "postgres-host": self.database.host,
             "postgres-port": str(self.database.port),
@@ -119,13 +136,19 @@ class Machine:
 
     def snapshot(self) -> dict[str, bytes]:
         """Path → content of every file below the folder."""
-        return {str(path): path.read_bytes() for path in self.folder.parent.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+        return {
+            str(path): path.read_bytes()
+            for path in self.folder.parent.rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
 
 
 class Person:
     """Answers one run of setup at a terminal."""
 
-    def __init__(self, machine: Machine, *flags: str, dimensions: tuple[int, int] = (60, 250), **environment: str) -> None:
+    def __init__(
+        self, machine: Machine, *flags: str, dimensions: tuple[int, int] = (60, 250), **environment: str
+    ) -> None:
         program, *words = machine.words(*flags)
         self._child = pexpect.spawn(
             program,
@@ -156,7 +179,9 @@ class Person:
             self.answer(prompt, text)
 
     def interrupt(self) -> None:
-        """Ctrl-C was pressed, and again while nothing ends: pressed just before the program reads, Python keeps it until the next key."""
+        """Ctrl-C was pressed, and again while nothing ends: pressed just before the program reads, Python
+        keeps it until the next key.
+        """
         for _press in range(10):
             self._child.sendintr()
             with suppress(pexpect.TIMEOUT):
@@ -201,12 +226,25 @@ def answer_questions(person: Person, machine: Machine, *, is_here: bool, is_cron
     person.answer_all([*database, ("The role's password", "wrong")])
     person.expect("authentication failed")
     person.answer("Keep these answers", "n")
-    person.answer_all([*((prompt, "") for prompt, _text in database), ("The role's password", machine.database.password)])
+    person.answer_all(
+        [*((prompt, "") for prompt, _text in database), ("The role's password", machine.database.password)]
+    )
     person.answer("S3 server", "http://no-endpoint")
     person.expect("expected host:port without http://")
-    bucket = [("Does it speak https", ""), ("Bucket", machine.bucket.bucket), ("Access key", machine.bucket.access_key)]
+    bucket = [
+        ("Does it speak https", ""),
+        ("Bucket", machine.bucket.bucket),
+        ("Access key", machine.bucket.access_key),
+    ]
     person.answer("S3 server", machine.bucket.endpoint)
-    person.answer_all([("Does it speak https", ""), ("Bucket", "no-such-bucket"), *bucket[2:], ("Its secret key", machine.bucket.secret_key)])
+    person.answer_all(
+        [
+            ("Does it speak https", ""),
+            ("Bucket", "no-such-bucket"),
+            *bucket[2:],
+            ("Its secret key", machine.bucket.secret_key),
+        ]
+    )
     person.expect("bucket:")
     person.answer("Keep these answers", "n")
     person.answer_all([("S3 server", ""), *bucket, ("Its secret key", "")])
@@ -231,7 +269,14 @@ def answer_questions(person: Person, machine: Machine, *, is_here: bool, is_cron
     if is_cron:
         person.expect("cron goes by this machine's own clock")
         person.answer("Keep these answers", "n")
-        person.answer_all([("Folder for recovery points", ""), ("When to back up", ""), ("Time zone", "UTC"), ("Keep recovery points", "14")])
+        person.answer_all(
+            [
+                ("Folder for recovery points", ""),
+                ("When to back up", ""),
+                ("Time zone", "UTC"),
+                ("Keep recovery points", "14"),
+            ]
+        )
     person.answer("What people call this installation", "night shift")
     person.answer("Address that gets alerts", f"http://127.0.0.1:{closed_port()}/nobody")
     person.answer("Who gets alerts by mail", "")
@@ -243,17 +288,28 @@ def answer_questions(person: Person, machine: Machine, *, is_here: bool, is_cron
 
 
 def read_answers(machine: Machine) -> dict[str, str | None]:
-    names = ("POSTGRES_PASSWORD", "MINIO_SECRET_KEY", "MINIO_BUCKET", "BACKUP_SCHEDULE", "BACKUP_TIMEZONE", "BACKUP_RETENTION_DAYS")
+    names = (
+        "POSTGRES_PASSWORD",
+        "MINIO_SECRET_KEY",
+        "MINIO_BUCKET",
+        "BACKUP_SCHEDULE",
+        "BACKUP_TIMEZONE",
+        "BACKUP_RETENTION_DAYS",
+    )
     values = dotenv_values(machine.env)
     return {name: values[name] for name in (*names, "BACKUP_NAME", "BACKUP_ALERT_WEBHOOK_URL")}
 
 
-@pytest.mark.parametrize("deployment", ["systemd", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("cron", "none"))])
+@pytest.mark.parametrize(
+    "deployment",
+    ["systemd", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("cron", "none"))],
+)
 def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_point(
     deployment: str, machine: Machine, inbox: RecordingServer
 ) -> None:
     machine.env.write_text(OLD_ENV, encoding="utf-8")
-    # The first point does not depend on what takes the next ones: one deployment with files of its own and the one without take it.
+    # The first point does not depend on what takes the next ones: one deployment with files of its own and
+    # the one without take it.
     has_point = deployment != "cron"
     person = Person(machine, *([] if has_point else ["--no-first-backup"]), TZ="UTC")
     person.answer("What starts the backups", "windows")
@@ -273,14 +329,23 @@ def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_po
         "BACKUP_ALERT_WEBHOOK_URL": machine.webhook_url,
     }
     text = machine.env.read_text(encoding="utf-8")
-    assert text.startswith("# of the application\nJWT_SECRET=canary-of-the-application\n\nBACKUP_SCHEDULE='30 1 * * 1-5' # at night\n")
+    assert text.startswith(
+        "# of the application\nJWT_SECRET=canary-of-the-application\n\nBACKUP_SCHEDULE='30 1 * * 1-5' # at "
+        "night\n"
+    )
     [old] = machine.folder.glob(".env.old-*")
     assert old.read_text(encoding="utf-8") == OLD_ENV
     assert_secrets_are_kept(machine, person.seen)
     if has_point:
         assert_first_point_is_verified(machine)
-    assert [received.json["text"] for received in inbox.received if "[INFO] night shift: Test of" in str(received.json["text"])] != []
-    units, cron = (sorted(path.name for path in machine.places[name].glob("*")) for name in ("unit-dir", "cron-dir"))
+    assert [
+        received.json["text"]
+        for received in inbox.received
+        if "[INFO] night shift: Test of" in str(received.json["text"])
+    ] != []
+    units, cron = (
+        sorted(path.name for path in machine.places[name].glob("*")) for name in ("unit-dir", "cron-dir")
+    )
     if deployment == "systemd":
         assert len(units) == 4
         assert "OnCalendar=Mon,Tue,Wed,Thu,Fri *-*-* 1:30:00 Africa/Johannesburg\n" in (
@@ -291,7 +356,9 @@ def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_po
         assert f"WorkingDirectory={machine.places['state-dir']}\n" in service
         assert f"Environment=BACKUP_ENV_FILE={machine.env}\n" in service
         assert f"ReadWritePaths=-{machine.points}\n" in service
-        assert "/opt/" not in service.replace(str(machine.folder), "").replace(str(Path(sys.executable).parent), "")
+        assert "/opt/" not in service.replace(str(machine.folder), "").replace(
+            str(Path(sys.executable).parent), ""
+        )
     if deployment == "cron":
         assert cron == ["schedgen-backups"]
         line = (machine.places["cron-dir"] / "schedgen-backups").read_text(encoding="utf-8").splitlines()[-1]
@@ -317,11 +384,29 @@ def test_answers_survive_an_interruption_and_are_forgotten_in_the_end(machine: M
     again = Person(machine, "--no-first-backup", "--deployment", "none", "--backup-dir", str(machine.points))
     again.expect("The answers of a setup that was not finished")
     again.answer_all([(prompt, "") for prompt, _text in database])
-    again.answer_all([("S3 server", machine.bucket.endpoint), ("Does it speak https", ""), ("Bucket", machine.bucket.bucket)])
-    again.answer_all([("Access key", machine.bucket.access_key), ("Its secret key", machine.bucket.secret_key)])
+    again.answer_all(
+        [
+            ("S3 server", machine.bucket.endpoint),
+            ("Does it speak https", ""),
+            ("Bucket", machine.bucket.bucket),
+        ]
+    )
+    again.answer_all(
+        [("Access key", machine.bucket.access_key), ("Its secret key", machine.bucket.secret_key)]
+    )
     again.answer("Where are the keys of the objects", "0")
     again.answer_all(
-        [(prompt, "") for prompt in ("When to back up", "Time zone", "Keep recovery points", "What people call", "Address that", "Who gets")]
+        [
+            (prompt, "")
+            for prompt in (
+                "When to back up",
+                "Time zone",
+                "Keep recovery points",
+                "What people call",
+                "Address that",
+                "Who gets",
+            )
+        ]
     )
     assert again.see_the_end() == 0, again.seen
     assert dotenv_values(machine.env)["POSTGRES_PASSWORD"] == machine.database.password
@@ -371,7 +456,9 @@ def test_a_deployment_is_known_again_exchanged_and_removed(machine: Machine) -> 
     ids=["zone", "blank", "address"],
 )
 def test_what_cron_or_mail_cannot_do_is_refused(machine: Machine, flags: tuple[str, str], words: str) -> None:
-    code, seen = machine.run(*machine.answer_flags(), "--deployment", "cron", "--yes", "--no-first-backup", *flags, TZ="UTC")
+    code, seen = machine.run(
+        *machine.answer_flags(), "--deployment", "cron", "--yes", "--no-first-backup", *flags, TZ="UTC"
+    )
     assert code == 4
     assert words in " ".join(seen.split())
     assert not machine.env.exists()
@@ -393,7 +480,11 @@ def test_compose_is_set_up_beside_the_application_and_started_only_when_asked(ma
     person.answer("Build and start the containers now?", "y")
     assert person.see_the_end() == 0, person.seen
     files = f"compose -f {root}/docker-compose.yml -f {machine.folder}/docker/compose.yaml"
-    calls = [call for call in (root / "calls").read_text(encoding="utf-8").splitlines() if call != "compose version"]
+    calls = [
+        call
+        for call in (root / "calls").read_text(encoding="utf-8").splitlines()
+        if call != "compose version"
+    ]
     assert calls == [
         f"{files} up -d --build",
         f"{files} run --rm backup-cli doctor",
@@ -401,16 +492,25 @@ def test_compose_is_set_up_beside_the_application_and_started_only_when_asked(ma
         f"{files} run --rm backup-cli verify latest",
     ]
     values = dotenv_values(root / ".env")
-    assert (values["JWT_SECRET"], values["SCHEDGEN_BACKUPS_SOURCE"]) == ("canary-of-the-application", str(machine.folder))
+    assert (values["JWT_SECRET"], values["SCHEDGEN_BACKUPS_SOURCE"]) == (
+        "canary-of-the-application",
+        str(machine.folder),
+    )
     assert (values["POSTGRES_PASSWORD"], values["BACKUP_RETENTION_DAYS"]) == (machine.database.password, "14")
     assert not machine.env.exists()
     assert_secrets_are_kept(machine, person.seen)
-    assert "The containers are compose's" in machine.run("--remove", PATH=f"{programs}:{os.environ['PATH']}")[1]
+    assert (
+        "The containers are compose's" in machine.run("--remove", PATH=f"{programs}:{os.environ['PATH']}")[1]
+    )
     assert stat.S_IMODE((root / ".env").stat().st_mode) == 0o600
 
 
-def test_without_a_terminal_flags_and_environment_do_and_a_second_run_changes_nothing(machine: Machine, inbox: RecordingServer) -> None:
-    code, seen, processes = machine.run_watched(*machine.answer_flags(), "--deployment", "systemd", "--yes", BACKUP_RETENTION_DAYS="21")
+def test_without_a_terminal_flags_and_environment_do_and_a_second_run_changes_nothing(
+    machine: Machine, inbox: RecordingServer
+) -> None:
+    code, seen, processes = machine.run_watched(
+        *machine.answer_flags(), "--deployment", "systemd", "--yes", BACKUP_RETENTION_DAYS="21"
+    )
     assert code == 0, seen
     assert any(b"backup\0--reason\0setup" in line for line in processes)
     assert [line for line in processes for secret in machine.secrets[:3] if secret.encode() in line] == []
@@ -426,20 +526,32 @@ def test_without_a_terminal_flags_and_environment_do_and_a_second_run_changes_no
     assert len([received for received in inbox.received if "test alert" in str(received.json["text"])]) == 1
     code, seen = machine.run("--deployment", "systemd", "--yes", "--schedule", "0 4 * * *")
     assert re.findall(r"^written: .*/(\S+?),? ?.*$", seen, flags=re.MULTILINE) != []
-    assert {name for name, content in machine.snapshot().items() if before.get(name) not in {None, content}} == {
+    assert {
+        name for name, content in machine.snapshot().items() if before.get(name) not in {None, content}
+    } == {
         str(machine.env),
         str(machine.places["unit-dir"] / "schedgen-backup.timer"),
     }
 
 
-def test_a_dry_run_prints_the_files_without_secrets_and_writes_nothing(machine: Machine, inbox: RecordingServer) -> None:
+def test_a_dry_run_prints_the_files_without_secrets_and_writes_nothing(
+    machine: Machine, inbox: RecordingServer
+) -> None:
     machine.env.write_text(OLD_ENV, encoding="utf-8")
     flags = [*machine.answer_flags(), "--deployment", "cron", "--yes", "--dry-run"]
     before = machine.snapshot()
     code, seen = machine.run(*flags)
     assert (code, machine.snapshot()) == (0, before), seen
     assert [secret for secret in machine.secrets if secret in seen] == []
-    assert all(word in seen for word in (str(machine.env), "POSTGRES_PASSWORD=********", f"POSTGRES_DB={machine.database.database}", "15 3 * * *"))
+    assert all(
+        word in seen
+        for word in (
+            str(machine.env),
+            "POSTGRES_PASSWORD=********",
+            f"POSTGRES_DB={machine.database.database}",
+            "15 3 * * *",
+        )
+    )
     assert inbox.received == []
 
 
@@ -451,7 +563,9 @@ def test_a_dry_run_prints_the_files_without_secrets_and_writes_nothing(machine: 
         (("--postgres-port", "0"), "POSTGRES_PORT is '0', expected a port"),
     ],
 )
-def test_without_a_terminal_a_wrong_answer_ends_with_4_and_nothing_is_written(flags: tuple[str, str], told: str, machine: Machine) -> None:
+def test_without_a_terminal_a_wrong_answer_ends_with_4_and_nothing_is_written(
+    flags: tuple[str, str], told: str, machine: Machine
+) -> None:
     code, seen = machine.run(*machine.answer_flags(), "--deployment", "none", "--yes", *flags)
     assert (code, told in seen) == (4, True), seen
     assert not machine.env.exists()
@@ -464,9 +578,19 @@ def test_without_a_terminal_and_without_yes_it_says_what_to_do(machine: Machine)
 
 
 def test_an_env_that_a_group_could_read_becomes_the_backups_users_own(machine: Machine) -> None:
-    """As docs/deploy.md installs it by hand: closed to its group and left to root, it would stop the nightly backup."""
+    """As docs/deploy.md installs it by hand: closed to its group and left to root, it would stop the nightly
+    backup.
+    """
     user = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
-    flags = (*machine.answer_flags(), "--deployment", "cron", "--yes", "--no-first-backup", "--service-user", user)
+    flags = (
+        *machine.answer_flags(),
+        "--deployment",
+        "cron",
+        "--yes",
+        "--no-first-backup",
+        "--service-user",
+        user,
+    )
     assert machine.run(*flags)[0] == 0
     os.chown(machine.env, os.geteuid(), os.getegid())
     machine.env.chmod(0o640)

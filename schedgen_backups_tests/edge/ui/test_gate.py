@@ -1,4 +1,6 @@
-"""Which requests reach Dagster's webserver: a real one behind the gate, asked with every combination of headers that a page could cause."""
+"""Which requests reach Dagster's webserver: a real one behind the gate, asked with every combination of
+headers that a page could cause.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ Headers = list[tuple[str, str]]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     [port] = free_ports(1)
-    named = {"DAGSTER_WEBSERVER_URL": "https://backups.example.org", "BACKUP_UI_HOSTS": "other.example.org:8443, any.example.org"}
+    named = {
+        "DAGSTER_WEBSERVER_URL": "https://backups.example.org",
+        "BACKUP_UI_HOSTS": "other.example.org:8443, any.example.org",
+    }
     with running(tmp_path_factory.mktemp("ui"), port, "webserver", **named) as started:
         yield started
 
@@ -38,7 +43,13 @@ def fill(headers: Headers, server: Server) -> Headers:
     "host",
     [
         *("localhost", "LOCALHOST:PORT", "127.0.0.1:PORT", "127.0.0.1:1", "[::1]", "[::1]:PORT"),
-        *("backups.example.org", "backups.example.org:3000", "Backups.Example.ORG", "other.example.org", "any.example.org:1"),
+        *(
+            "backups.example.org",
+            "backups.example.org:3000",
+            "Backups.Example.ORG",
+            "other.example.org",
+            "any.example.org:1",
+        ),
     ],
 )
 def test_the_ui_answers_to_its_own_names(server: Server, host: str) -> None:
@@ -48,8 +59,27 @@ def test_the_ui_answers_to_its_own_names(server: Server, host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        *("evil.example", "evil.example:PORT", "localhost.evil.example", "localhost@evil.example", "evil.example/localhost", "127.0.0.1.nip.io"),
-        *("localhost.", "127.0.0.1.", "127.1", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "2130706433", "localhost:x", "localhost:", "", "local host"),
+        *(
+            "evil.example",
+            "evil.example:PORT",
+            "localhost.evil.example",
+            "localhost@evil.example",
+            "evil.example/localhost",
+            "127.0.0.1.nip.io",
+        ),
+        *(
+            "localhost.",
+            "127.0.0.1.",
+            "127.1",
+            "0.0.0.0",
+            "[::]",
+            "[::ffff:127.0.0.1]",
+            "2130706433",
+            "localhost:x",
+            "localhost:",
+            "",
+            "local host",
+        ),
         *("backups.example.org.", "xbackups.example.org", "x.backups.example.org"),
     ],
 )
@@ -79,7 +109,12 @@ def test_only_the_health_path_is_open_under_any_host(server: Server, method: str
 @pytest.mark.parametrize(
     "origin",
     [
-        *("http://127.0.0.1:PORT", "https://backups.example.org", "https://backups.example.org:443", "HTTPS://BACKUPS.example.org"),
+        *(
+            "http://127.0.0.1:PORT",
+            "https://backups.example.org",
+            "https://backups.example.org:443",
+            "HTTPS://BACKUPS.example.org",
+        ),
         *("https://other.example.org:8443", "http://any.example.org:1", "https://any.example.org"),
     ],
 )
@@ -105,7 +140,8 @@ def test_a_page_of_the_ui_may_ask(server: Server, origin: str) -> None:
         [("Origin", "http://backups.example.org")],
         [("Origin", "https://backups.example.org:8443")],
         [("Origin", "https://other.example.org")],
-        # A page under another site's name that leads to 127.0.0.1: both headers fit each other and not the UI.
+        # A page under another site's name that leads to 127.0.0.1: both headers fit each other and not the
+        # UI.
         [("Host", "evil.example"), ("Origin", "http://evil.example")],
         [("Sec-Fetch-Site", "cross-site")],
         [("Sec-Fetch-Site", "same-site")],
@@ -121,7 +157,10 @@ def test_a_page_of_another_origin_launches_nothing(server: Server, headers: Head
     assert server.count_runs() == before
 
 
-@pytest.mark.parametrize("path", [GET_LAUNCH, "/graphql", GET_LAUNCH.replace("/graphql", "/graphql/"), GET_LAUNCH.replace("/g", "//g")])
+@pytest.mark.parametrize(
+    "path",
+    [GET_LAUNCH, "/graphql", GET_LAUNCH.replace("/graphql", "/graphql/"), GET_LAUNCH.replace("/g", "//g")],
+)
 @pytest.mark.parametrize("headers", [[], [("Accept", "text/html")], [("Accept", "image/*")], [JSON]], ids=str)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_graphql_is_asked_by_post_only(server: Server, method: str, path: str, headers: Headers) -> None:
@@ -130,10 +169,14 @@ def test_graphql_is_asked_by_post_only(server: Server, method: str, path: str, h
     assert server.count_runs() == before
 
 
-@pytest.mark.parametrize("end", ["%0A", "%0a/", "%0D", "%0D%0A", "%00", "%20", "%09", "%C2%85", "%E2%80%A8", ";x", "%2F", "%3F"])
+@pytest.mark.parametrize(
+    "end", ["%0A", "%0a/", "%0D", "%0D%0A", "%00", "%20", "%09", "%C2%85", "%E2%80%A8", ";x", "%2F", "%3F"]
+)
 @pytest.mark.parametrize("headers", [[], LINK], ids=["bare", "link"])
 def test_no_ending_of_the_path_gets_a_query_past_the_gate(server: Server, end: str, headers: Headers) -> None:
-    """A route of Starlette's takes a line break at its end for nothing, and a link that somebody follows may show a page."""
+    """A route of Starlette's takes a line break at its end for nothing, and a link that somebody follows may
+    show a page.
+    """
     before = server.count_runs()
     reply = ask(server.port, "GET", GET_LAUNCH.replace("?", f"{end}?", 1), headers)
     assert reply.status in {400, 404, 405} or "<html" in reply.body
@@ -146,7 +189,9 @@ def test_a_password_is_looked_for_whatever_follows_the_path(server: Server) -> N
     assert ask(server.port, "POST", "/graphql%0A", [JSON], body).status == 400
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "PROPFIND", "get", "post"])
+@pytest.mark.parametrize(
+    "method", ["PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "PROPFIND", "get", "post"]
+)
 @pytest.mark.parametrize("path", ["/graphql", "/", "/report_asset_materialization/x"])
 def test_no_other_method_is_used(server: Server, method: str, path: str) -> None:
     preflight = [("Origin", f"http://{LOOPBACK}:{server.port}"), ("Access-Control-Request-Method", "POST")]
@@ -174,7 +219,14 @@ def test_no_other_method_is_used(server: Server, method: str, path: str) -> None
     ids=str,
 )
 @pytest.mark.parametrize(
-    "path", [GET_LAUNCH, "/report_asset_materialization/x", "/report_asset_check/x?check_name=y&passed=true", "/report_asset_observation/x", "/"]
+    "path",
+    [
+        GET_LAUNCH,
+        "/report_asset_materialization/x",
+        "/report_asset_check/x?check_name=y&passed=true",
+        "/report_asset_observation/x",
+        "/",
+    ],
 )
 def test_a_post_that_a_form_could_send_is_refused(server: Server, path: str, kinds: list[str]) -> None:
     before = server.count_runs()
@@ -182,14 +234,24 @@ def test_a_post_that_a_form_could_send_is_refused(server: Server, path: str, kin
     assert server.count_runs() == before
 
 
-@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/json ;charset=UTF-8"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/json",
+        "application/json; charset=utf-8",
+        "Application/JSON",
+        "application/json ;charset=UTF-8",
+    ],
+)
 def test_json_is_taken_however_it_is_written(server: Server, kind: str) -> None:
     """Dagster itself compares the case."""
     status = ask(server.port, "POST", "/graphql", [("Content-Type", kind)], READ).status
     assert status == (400 if kind.startswith("A") else 200)
 
 
-@pytest.mark.parametrize("path", ["/report_asset_materialization/x", "/report_asset_check/x", "/report_asset_observation/x"])
+@pytest.mark.parametrize(
+    "path", ["/report_asset_materialization/x", "/report_asset_check/x", "/report_asset_observation/x"]
+)
 def test_the_other_post_routes_are_guarded_alike(server: Server, path: str) -> None:
     assert ask(server.port, "POST", path, [JSON, ("Origin", "http://evil.example")], "{}").status == 403
     # Past the gate: Dagster answers, and knows no such asset or check.
@@ -213,7 +275,9 @@ def test_no_page_may_show_the_ui_in_a_frame(server: Server) -> None:
 def test_the_ui_itself_launches_a_run(server: Server) -> None:
     """What the refusals above are worth: the same request is executed when it comes from the UI."""
     before = server.count_runs()
-    reply = ask(server.port, "POST", "/graphql", [("Origin", f"http://{LOOPBACK}:{server.port}"), JSON], LAUNCH)
+    reply = ask(
+        server.port, "POST", "/graphql", [("Origin", f"http://{LOOPBACK}:{server.port}"), JSON], LAUNCH
+    )
     assert "LaunchRunSuccess" in reply.body
     assert server.count_runs() == before + 1
 
@@ -221,15 +285,24 @@ def test_the_ui_itself_launches_a_run(server: Server) -> None:
 @pytest.mark.parametrize("origin", [None, "http://127.0.0.1:PORT", "https://backups.example.org"])
 def test_a_websocket_of_the_ui_is_accepted(server: Server, origin: str | None) -> None:
     origin = origin.replace("PORT", str(server.port)) if origin else None
-    with connect(f"ws://{LOOPBACK}:{server.port}/graphql", origin=origin, subprotocols=["graphql-ws"], proxy=None) as opened:
+    with connect(
+        f"ws://{LOOPBACK}:{server.port}/graphql", origin=origin, subprotocols=["graphql-ws"], proxy=None
+    ) as opened:
         opened.send('{"type": "connection_init"}')
         assert "connection_ack" in opened.recv(timeout=30)
 
 
-@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}], ids=str)
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}],
+    ids=str,
+)
 def test_a_websocket_of_another_page_is_refused(server: Server, headers: dict[str, str]) -> None:
     address = f"ws://{LOOPBACK}:{server.port}/graphql"
-    with pytest.raises(InvalidStatus, match="403"), connect(address, additional_headers=headers, subprotocols=["graphql-ws"], proxy=None):
+    with (
+        pytest.raises(InvalidStatus, match="403"),
+        connect(address, additional_headers=headers, subprotocols=["graphql-ws"], proxy=None),
+    ):
         pass
 
 

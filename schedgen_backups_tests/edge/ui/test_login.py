@@ -25,7 +25,10 @@ from schedgen_backups_tests.support.ui import JSON, ask
 
 pytestmark = [pytest.mark.edge]
 
-HASHES = "\n".join(f"{user}:{PasswordHasher(1, 8, 1).hash(password)}" for user, password in (("anna", "pass:wörd"), ("ben", "b")))
+HASHES = "\n".join(
+    f"{user}:{PasswordHasher(1, 8, 1).hash(password)}"
+    for user, password in (("anna", "pass:wörd"), ("ben", "b"))
+)
 
 
 def basic(user: str, password: str) -> tuple[str, str]:
@@ -52,7 +55,11 @@ def served(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[int]:
         monkeypatch.setenv(name, value)
     [port] = free_ports(1)
     app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
-    server = uvicorn.Server(uvicorn.Config(Gate(app, load_config().ui), host=LOOPBACK, port=port, log_level="warning", proxy_headers=False))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            Gate(app, load_config().ui), host=LOOPBACK, port=port, log_level="warning", proxy_headers=False
+        )
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -72,7 +79,11 @@ def test_a_known_user_with_the_right_password_is_let_in(monkeypatch: pytest.Monk
     with served(monkeypatch, BACKUP_UI_PASSWORD=HASHES) as port:
         refused = ask(port, "GET", "/")
         assert (refused.status, refused.headers["WWW-Authenticate"].split()[0]) == (401, "Basic")
-        for header in (basic("anna", "pass:wörd"), basic("ben", "b"), ("Authorization", basic("ben", "b")[1].replace("Basic", "basic"))):
+        for header in (
+            basic("anna", "pass:wörd"),
+            basic("ben", "b"),
+            ("Authorization", basic("ben", "b")[1].replace("Basic", "basic")),
+        ):
             for _again in range(2):  # the second time from memory
                 assert ask(port, "GET", "/", [header]).body == "reached"
 
@@ -106,14 +117,29 @@ def test_everybody_else_is_refused(headers: list[tuple[str, str]], monkeypatch: 
 def test_a_login_does_not_open_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A browser sends the password for whatever page asks."""
     with served(monkeypatch, BACKUP_UI_PASSWORD=HASHES) as port:
-        assert ask(port, "POST", "/graphql", [basic("ben", "b"), JSON, ("Origin", "http://evil.example")], "{}").status == 403
+        assert (
+            ask(
+                port, "POST", "/graphql", [basic("ben", "b"), JSON, ("Origin", "http://evil.example")], "{}"
+            ).status
+            == 403
+        )
 
 
-def test_the_name_that_a_proxy_sends_is_believed_from_its_address_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_that_a_proxy_sends_is_believed_from_its_address_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     user = ("X-Remote-User", "anna")
-    with served(monkeypatch, BACKUP_UI_USER_HEADER="X-Remote-User", BACKUP_UI_PROXIES="10.0.0.0/8, 127.0.0.1") as port:
+    with served(
+        monkeypatch, BACKUP_UI_USER_HEADER="X-Remote-User", BACKUP_UI_PROXIES="10.0.0.0/8, 127.0.0.1"
+    ) as port:
         assert ask(port, "GET", "/", [user]).body == "reached"
-        for headers in ([], [("X-Remote-User", "")], [("X-Remote-User", " ")], [user, user], [("X-Remote-Users", "anna")]):
+        for headers in (
+            [],
+            [("X-Remote-User", "")],
+            [("X-Remote-User", " ")],
+            [user, user],
+            [("X-Remote-Users", "anna")],
+        ):
             assert ask(port, "GET", "/", headers).status == 401
     with served(monkeypatch, BACKUP_UI_USER_HEADER="X-Remote-User", BACKUP_UI_PROXIES="10.0.0.0/8") as port:
         for forwarded in ("X-Forwarded-For", "Forwarded", "X-Real-IP"):
@@ -135,9 +161,13 @@ def test_the_name_that_a_proxy_sends_is_believed_from_its_address_only(monkeypat
         ({"BACKUP_UI_HOSTS": "*"}, "BACKUP_UI_HOSTS"),
         ({"DAGSTER_WEBSERVER_URL": "host:3000"}, "DAGSTER_WEBSERVER_URL"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, dict) else value,  # the hashes are new in each process
+    ids=lambda value: (
+        " ".join(value) if isinstance(value, dict) else value
+    ),  # the hashes are new in each process
 )
-def test_a_wrong_setting_is_an_error_and_never_an_open_door(settings: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_setting_is_an_error_and_never_an_open_door(
+    settings: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=named) as caught:

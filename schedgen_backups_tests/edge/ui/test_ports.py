@@ -41,6 +41,14 @@ def test_commands_that_serve_say_it_and_start_nothing(words: tuple[str, ...], tm
         port = str(server.getsockname()[1])
         environment = {**os.environ, "SCHEDGEN_UI_PORT": port, "DAGSTER_HOME": str(tmp_path / "home")}
         program = [sys.executable, "-m", "schedgen_backups.cli.main", *words]
-        done = subprocess.run(program, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            program,
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert (done.returncode, f"port {port} is in use by" in done.stderr, done.stdout) == (4, True, "")
     assert not (tmp_path / "home").exists()

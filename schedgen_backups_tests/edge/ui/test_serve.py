@@ -1,4 +1,6 @@
-"""How `serve` and `webserver` start: where, what they refuse to start with, and that neither process outlives the other."""
+"""How `serve` and `webserver` start: where, what they refuse to start with, and that neither process outlives
+the other.
+"""
 
 from __future__ import annotations
 
@@ -41,16 +43,23 @@ def find_descendants(process_id: int) -> Iterator[int]:
             yield from find_descendants(child)
 
 
-def test_serve_runs_what_is_launched_outside_the_working_directory_and_leaves_no_process(tmp_path: Path, checkout: Path) -> None:
+def test_serve_runs_what_is_launched_outside_the_working_directory_and_leaves_no_process(
+    tmp_path: Path, checkout: Path
+) -> None:
     [port] = free_ports(1)
     others = set(find_descendants(os.getpid()))
     with running(tmp_path, port, "serve", working_directory=checkout, TRIED="of-the-environment") as server:
         assert "LaunchRunSuccess" in ask(port, "POST", "/graphql", [JSON], write_query(LAUNCH_QUERY)).body
         with dg.DagsterInstance.from_config(str(server.home)) as instance:
-            wait_until(lambda: [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS], "the daemon has started the run")
+            wait_until(
+                lambda: [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS],
+                "the daemon has started the run",
+            )
         descendants = set(find_descendants(os.getpid())) - others
     assert set((tmp_path / "seen").read_text().split()) == {"of-the-environment"}
-    wait_until(lambda: not any(Path(f"/proc/{number}").exists() for number in descendants), "no process is left")
+    wait_until(
+        lambda: not any(Path(f"/proc/{number}").exists() for number in descendants), "no process is left"
+    )
 
 
 def test_the_webserver_alone_starts_outside_the_working_directory_too(tmp_path: Path, checkout: Path) -> None:
@@ -64,7 +73,9 @@ def test_what_the_helm_chart_calls_is_the_webserver_behind_the_gate(tmp_path: Pa
     [port] = free_ports(1)
     found = yaml.safe_load((PROJECT / "deploy/kubernetes/values.yaml").read_text())["dagsterWebserver"]["env"]
     [path] = [entry["value"] for entry in found if entry["name"] == "PATH"]
-    path = path.replace("/opt/dagster/gate", str(PROJECT / "docker/gate")).replace("/opt/venv/bin", str(Path(sys.executable).parent))
+    path = path.replace("/opt/dagster/gate", str(PROJECT / "docker/gate")).replace(
+        "/opt/venv/bin", str(Path(sys.executable).parent)
+    )
     program = shutil.which("dagster-webserver", path=path)
     assert program == str(PROJECT / "docker/gate/dagster-webserver")
     # The chart's words (1.13, _helpers.tpl); port and workspace come after.
@@ -74,7 +85,12 @@ def test_what_the_helm_chart_calls_is_the_webserver_behind_the_gate(tmp_path: Pa
 
 @pytest.mark.parametrize("command", ["serve", "webserver"])
 def test_nothing_is_served_with_a_wrong_setting(command: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path), "BACKUP_UI_USER_HEADER": "X-User", "BACKUP_UI_PROXIES": ""}
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(tmp_path),
+        "BACKUP_UI_USER_HEADER": "X-User",
+        "BACKUP_UI_PROXIES": "",
+    }
     words = [sys.executable, "-m", "schedgen_backups.cli.main", command]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 4

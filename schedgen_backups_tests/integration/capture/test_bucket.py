@@ -1,6 +1,8 @@
-"""Buckets with odd keys, metadata, sizes and versions: captured, verified, read by the stock tar, and restored to the same.
+"""Buckets with odd keys, metadata, sizes and versions: captured, verified, read by the stock tar, and
+restored to the same.
 
-What a server refuses to store is left out by asking the server; faults of servers and networks are in `test_bucket_faults`.
+What a server refuses to store is left out by asking the server; faults of servers and networks are in
+`test_bucket_faults`.
 """
 
 from __future__ import annotations
@@ -87,7 +89,11 @@ def put(bucket: BucketSettings, key: str, data: bytes, **options: Any) -> None:
 def read_archive(path: Path) -> tuple[ArchiveRecord, dict[str, ObjectEntry], dict[str, bytes]]:
     with open_archive(path) as archive:
         entries = list(archive.read_entries())
-        return archive.record, {entry.key: entry for entry in entries}, {entry.key: b"".join(archive.read_object(entry)) for entry in entries}
+        return (
+            archive.record,
+            {entry.key: entry for entry in entries},
+            {entry.key: b"".join(archive.read_object(entry)) for entry in entries},
+        )
 
 
 def list_contents(bucket: BucketSettings) -> dict[str, bytes]:
@@ -117,7 +123,16 @@ def test_objects_with_odd_keys_come_back_and_tar_reads_them(
         try:
             put(bucket, key, f"body {number}".encode() * (number * 50))
         except (S3Error, ValueError):
-            assert key in {"../escape", "double//slash", "/leading", "folder-object/", "back\\slash", "a", "a/b", "tab\there"}
+            assert key in {
+                "../escape",
+                "double//slash",
+                "/leading",
+                "folder-object/",
+                "back\\slash",
+                "a",
+                "a/b",
+                "tab\there",
+            }
     expected = list_contents(bucket)
     assert len(expected) >= 18
     path = publish_archive(catalog, bucket)
@@ -138,7 +153,24 @@ CONTROL_KEYS = ("a\x01b", "a\x1fb", "a\ufffeb", "a\uffffb")
 """What XML has no word for."""
 URL_KEYS = (
     *("a\x7fb", "line\nbreak", "return\rx", "tab\tx"),
-    *("a b", " lead", "trail ", "a  b", "a+b", "a%b", "a%2Bb", "a%20b", "a%252Fb", "100%", "%", "+", "a+%2B b", "é+ü ß", "e\u0301 x", "😀 %F0"),
+    *(
+        "a b",
+        " lead",
+        "trail ",
+        "a  b",
+        "a+b",
+        "a%b",
+        "a%2Bb",
+        "a%20b",
+        "a%252Fb",
+        "100%",
+        "%",
+        "+",
+        "a+%2B b",
+        "é+ü ß",
+        "e\u0301 x",
+        "😀 %F0",
+    ),
 )
 """What reads as something else where an encoding is undone twice or not at all."""
 
@@ -162,11 +194,15 @@ def test_a_key_that_xml_cannot_name_is_archived(bucket: BucketSettings, catalog:
 
 
 @pytest.mark.parametrize("key", URL_KEYS, ids=ascii)
-def test_a_key_that_a_url_writes_otherwise_is_archived(bucket: BucketSettings, catalog: Catalog, key: str) -> None:
+def test_a_key_that_a_url_writes_otherwise_is_archived(
+    bucket: BucketSettings, catalog: Catalog, key: str
+) -> None:
     assert_key_is_archived(bucket, catalog, key)
 
 
-def test_an_object_that_is_beside_a_folder_of_its_name_is_kept(bucket: BucketSettings, catalog: Catalog) -> None:
+def test_an_object_that_is_beside_a_folder_of_its_name_is_kept(
+    bucket: BucketSettings, catalog: Catalog
+) -> None:
     """MinIO refuses such a pair, SeaweedFS and S3 have it."""
     put(bucket, "a/b", b"below")
     try:
@@ -178,7 +214,9 @@ def test_an_object_that_is_beside_a_folder_of_its_name_is_kept(bucket: BucketSet
     assert read_archive(path)[2] == list_contents(bucket)
 
 
-def test_metadata_tags_and_headers_come_back(bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog) -> None:
+def test_metadata_tags_and_headers_come_back(
+    bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog
+) -> None:
     tags = Tags.new_object_tags()
     tags["pdf-type"] = "lecture"
     tags["term"] = "2026/1 = first"
@@ -189,7 +227,14 @@ def test_metadata_tags_and_headers_come_back(bucket: BucketSettings, second_buck
         "original-filename": "%C3%BC%20b.pdf",
         "UPPER": "value with  spaces",
     }
-    put(bucket, "full.pdf", b"%PDF-1.7", content_type="application/pdf; charset=utf-8", metadata=headers, tags=tags)
+    put(
+        bucket,
+        "full.pdf",
+        b"%PDF-1.7",
+        content_type="application/pdf; charset=utf-8",
+        metadata=headers,
+        tags=tags,
+    )
     put(bucket, "plain", b"x")
     path = publish_archive(catalog, bucket)
     entry = read_archive(path)[1]["full.pdf"]
@@ -204,10 +249,14 @@ def test_metadata_tags_and_headers_come_back(bucket: BucketSettings, second_buck
     assert there.metadata["Content-Disposition"] == 'attachment; filename="a b.pdf"'
     assert there.metadata["Content-Language"] == "de, en"
     assert there.metadata["x-amz-meta-upper"] == "value with  spaces"
-    assert dict(client_of(second_bucket).get_object_tags(second_bucket.bucket, "full.pdf") or {}) == entry.tags
+    assert (
+        dict(client_of(second_bucket).get_object_tags(second_bucket.bucket, "full.pdf") or {}) == entry.tags
+    )
 
 
-def test_user_metadata_with_the_name_of_a_header_stays_user_metadata(bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog) -> None:
+def test_user_metadata_with_the_name_of_a_header_stays_user_metadata(
+    bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog
+) -> None:
     put(bucket, "a", b"x", metadata={"x-amz-meta-cache-control": "mine", "Cache-Control": "no-store"})
     path = publish_archive(catalog, bucket)
     entry = read_archive(path)[1]["a"]
@@ -215,7 +264,9 @@ def test_user_metadata_with_the_name_of_a_header_stays_user_metadata(bucket: Buc
     restore_and_compare(path, second_bucket)
 
 
-def test_a_body_that_was_stored_compressed_stays_as_it_is(bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog) -> None:
+def test_a_body_that_was_stored_compressed_stays_as_it_is(
+    bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog
+) -> None:
     body = gzip.compress(b"a page " * 1000, mtime=0)
     put(bucket, "page.html", body, content_type="text/html", metadata={"Content-Encoding": "gzip"})
     path = publish_archive(catalog, bucket)
@@ -226,10 +277,18 @@ def test_a_body_that_was_stored_compressed_stays_as_it_is(bucket: BucketSettings
 
 
 @pytest.mark.parametrize("kind", ["noise", "text"])
-def test_objects_of_every_size_come_back(bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog, kind: str) -> None:
+def test_objects_of_every_size_come_back(
+    bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog, kind: str
+) -> None:
     """Nothing, one byte, around a tar block, around the limit of what is read whole, and in several parts."""
     for size_bytes in (0, 1, 511, 512, 513, 1 << 20, IN_MEMORY_BYTES, IN_MEMORY_BYTES + 1, 17_500_000):
-        put(bucket, f"{size_bytes}.bin", make_noise(size_bytes) if kind == "noise" else (b"line of text\n" * (size_bytes // 13 + 1))[:size_bytes])
+        put(
+            bucket,
+            f"{size_bytes}.bin",
+            make_noise(size_bytes)
+            if kind == "noise"
+            else (b"line of text\n" * (size_bytes // 13 + 1))[:size_bytes],
+        )
     path = publish_archive(catalog, bucket)
     assert_whole(path)
     record, entries, contents = read_archive(path)
@@ -240,7 +299,10 @@ def test_objects_of_every_size_come_back(bucket: BucketSettings, second_bucket: 
     restore_and_compare(path, second_bucket)
     # Restored objects have the MD5 for an ETag up to this size, whatever client put them there before.
     restored = client_of(second_bucket).list_objects(second_bucket.bucket, recursive=True)
-    assert {str(item.object_name) for item in restored if "-" in str(item.etag)} == {f"{IN_MEMORY_BYTES + 1}.bin", "17500000.bin"}
+    assert {str(item.object_name) for item in restored if "-" in str(item.etag)} == {
+        f"{IN_MEMORY_BYTES + 1}.bin",
+        "17500000.bin",
+    }
 
 
 def test_an_empty_bucket_is_a_whole_archive(bucket: BucketSettings, catalog: Catalog, tmp_path: Path) -> None:
@@ -250,10 +312,14 @@ def test_an_empty_bucket_is_a_whole_archive(bucket: BucketSettings, catalog: Cat
     assert run_tool("tar", "-tzf", path, cwd=tmp_path)[0] == 0
 
 
-def test_more_objects_than_one_page_of_the_listing_come_back(bucket: BucketSettings, catalog: Catalog) -> None:
+def test_more_objects_than_one_page_of_the_listing_come_back(
+    bucket: BucketSettings, catalog: Catalog
+) -> None:
     client = client_of(bucket)
     for number in range(1050):
-        client.put_object(bucket.bucket, f"{number % 7}/{number:05}", io.BytesIO(b"%d" % number), len(str(number)))
+        client.put_object(
+            bucket.bucket, f"{number % 7}/{number:05}", io.BytesIO(b"%d" % number), len(str(number))
+        )
     path = publish_archive(catalog, bucket)
     assert_whole(path)
     contents = read_archive(path)[2]
@@ -261,7 +327,9 @@ def test_more_objects_than_one_page_of_the_listing_come_back(bucket: BucketSetti
     assert all(int(key.split("/")[1]) == int(data) for key, data in contents.items())
 
 
-def test_a_versioned_bucket_is_captured_as_it_is_now_with_version_ids(bucket: BucketSettings, catalog: Catalog) -> None:
+def test_a_versioned_bucket_is_captured_as_it_is_now_with_version_ids(
+    bucket: BucketSettings, catalog: Catalog
+) -> None:
     client = client_of(bucket)
     client.set_bucket_versioning(bucket.bucket, VersioningConfig(ENABLED))
     put(bucket, "a", b"first")
@@ -277,7 +345,9 @@ def test_a_versioned_bucket_is_captured_as_it_is_now_with_version_ids(bucket: Bu
     assert entries["a"].version_id
 
 
-def test_one_object_is_taken_out_by_tar_and_opens(bucket: BucketSettings, catalog: Catalog, shared_data: Path, tmp_path: Path) -> None:
+def test_one_object_is_taken_out_by_tar_and_opens(
+    bucket: BucketSettings, catalog: Catalog, shared_data: Path, tmp_path: Path
+) -> None:
     pdf = (shared_data / "pdfs" / "crazyones-pdfa.pdf").read_bytes()
     put(bucket, "uploads/1/crazy ones.pdf", pdf, content_type="application/pdf")
     path = publish_archive(catalog, bucket)
@@ -294,7 +364,14 @@ def test_a_whole_application_is_backed_up_sealed_restored_and_equal(
     shared_data: Path,
 ) -> None:
     script = (shared_data / "chinook.sql").read_text(encoding="utf-8")
-    run(database, "\n".join(line for line in script.splitlines() if not line.startswith(("\\c", "DROP DATABASE", "CREATE DATABASE"))))
+    run(
+        database,
+        "\n".join(
+            line
+            for line in script.splitlines()
+            if not line.startswith(("\\c", "DROP DATABASE", "CREATE DATABASE"))
+        ),
+    )
     run(database, "CREATE TABLE jobs (id serial PRIMARY KEY, s3_key text)")
     pdfs = sorted((shared_data / "pdfs").glob("*.pdf"))
     assert pdfs
@@ -305,7 +382,9 @@ def test_a_whole_application_is_backed_up_sealed_restored_and_equal(
     publish_archive(catalog, bucket)
     backup = make_transfer()
     point_id = RecoveryPointId(POINT)
-    manifest, verification = commit_point(catalog, point_id, origin=Origin(run_id="run"), live=make_live(database, bucket))
+    manifest, verification = commit_point(
+        catalog, point_id, origin=Origin(run_id="run"), live=make_live(database, bucket)
+    )
     assert verification.is_verified
     assert manifest.references.resolved_count == manifest.references.reference_count == len(pdfs)
     assert catalog.get_point(point_id).state is PointState.VERIFIED
@@ -314,7 +393,12 @@ def test_a_whole_application_is_backed_up_sealed_restored_and_equal(
     assert report.is_equal
     assert report.object_count == len(pdfs)
     results = catalog.read_verification(point_id).results
-    for check in (Check.DATABASE_IS_RESTORED, Check.DATABASE_IS_EQUAL, Check.BUCKET_IS_RESTORED, Check.BUCKET_IS_EQUAL):
+    for check in (
+        Check.DATABASE_IS_RESTORED,
+        Check.DATABASE_IS_EQUAL,
+        Check.BUCKET_IS_RESTORED,
+        Check.BUCKET_IS_EQUAL,
+    ):
         assert get_status(results, check) is CheckStatus.PASSED
     assert list_contents(second_bucket) == list_contents(bucket)
     assert catalog.get_point(point_id).state is PointState.VERIFIED

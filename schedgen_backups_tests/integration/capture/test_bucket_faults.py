@@ -1,6 +1,8 @@
-"""S3 servers and networks that fail: what passes is tried again, what does not is told, and no object is missing without a word.
+"""S3 servers and networks that fail: what passes is tried again, what does not is told, and no object is
+missing without a word.
 
-A proxy in front of the real server breaks chosen requests. The pauses between tries are shortened, their number is not.
+A proxy in front of the real server breaks chosen requests. The pauses between tries are shortened, their
+number is not.
 """
 
 from __future__ import annotations
@@ -30,7 +32,14 @@ from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.verify.files import verify_archive, verify_every_object
-from schedgen_backups_tests.support.artifacts import list_files, make_noise, make_transfer, publish_archive, spoken_by, write_archive
+from schedgen_backups_tests.support.artifacts import (
+    list_files,
+    make_noise,
+    make_transfer,
+    publish_archive,
+    spoken_by,
+    write_archive,
+)
 from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy, Headers
 from schedgen_backups_tests.support.restores import compare_bucket, restore_bucket
 from schedgen_backups_tests.support.servers import client_of
@@ -76,7 +85,9 @@ def read_archive(path: Path) -> tuple[ArchiveRecord, dict[str, bytes]]:
 
 
 def assert_complete(path: Path, expected: dict[str, bytes] = BODIES) -> ArchiveRecord:
-    assert {result.status for result in (*verify_archive(path), verify_every_object(path))} == {CheckStatus.PASSED}
+    assert {result.status for result in (*verify_archive(path), verify_every_object(path))} == {
+        CheckStatus.PASSED
+    }
     record, contents = read_archive(path)
     assert contents == expected
     return record
@@ -94,7 +105,9 @@ def assert_named_as_failed(path: Path, key: str) -> None:
     assert key in result.summary
 
 
-def assert_refused(catalog: Catalog, bucket: BucketSettings, kind: type[BackupError], **fields: object) -> BackupError:
+def assert_refused(
+    catalog: Catalog, bucket: BucketSettings, kind: type[BackupError], **fields: object
+) -> BackupError:
     """The capture fails with this error, which holds no secret, and leaves the directory as it was."""
     with pytest.raises(kind) as caught:
         publish_archive(catalog, bucket, **fields)
@@ -106,20 +119,26 @@ def assert_refused(catalog: Catalog, bucket: BucketSettings, kind: type[BackupEr
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_a_server_that_is_busy_for_a_while_is_asked_again(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int) -> None:
+def test_a_server_that_is_busy_for_a_while_is_asked_again(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int
+) -> None:
     proxy.fail_next(30, status=status, matching=r"\.pdf", method="GET")
     proxy.fail_next(3, status=status, matching="list-type")
     assert_complete(publish_archive(catalog, proxy.settings(bucket)))
 
 
-def test_a_server_that_is_busy_for_ever_is_unreachable(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_server_that_is_busy_for_ever_is_unreachable(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.fail_next(None, status=503)
     error = assert_refused(catalog, proxy.settings(bucket), BucketUnreachableError)
     assert error.is_retryable
     assert error.hint
 
 
-def test_a_listing_that_breaks_off_is_no_shorter_bucket(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_listing_that_breaks_off_is_no_shorter_bucket(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.fail_next(None, status=503, matching="list-type", method="GET")
     assert_refused(catalog, proxy.settings(bucket), BucketUnreachableError)
     proxy.heal()
@@ -129,8 +148,14 @@ def test_a_listing_that_breaks_off_is_no_shorter_bucket(catalog: Catalog, bucket
 
 def make_page(keys: list[str], *, token: str = "") -> bytes:
     """Return a page of a listing; with a token, it is not the last."""
-    contents = "".join(f"<Contents><Key>{key}</Key><Size>{len(BODIES.get(key, b''))}</Size></Contents>" for key in keys)
-    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    contents = "".join(
+        f"<Contents><Key>{key}</Key><Size>{len(BODIES.get(key, b''))}</Size></Contents>" for key in keys
+    )
+    more = (
+        f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>"
+        if token
+        else ""
+    )
     return f"<ListBucketResult><Name>b</Name>{contents}{more}</ListBucketResult>".encode()
 
 
@@ -140,16 +165,34 @@ def make_page(keys: list[str], *, token: str = "") -> bytes:
         (b"<?xml version='1.0'?><Error><Code>InternalError</Code></Error>", "InternalError"),
         (b"", "nothing"),
         (b"<html>not XML", "something else than a listing"),
-        (b"<ListBucketResult><Name>b</Name><Contents><Key>x</Key><Size>-1</Size></Contents></ListBucketResult>", "something else"),
-        (b"<ListBucketResult><Name>b</Name><Contents><Key>x</Key><Size>big</Size></Contents></ListBucketResult>", "something else"),
+        (
+            b"<ListBucketResult><Name>b</Name><Contents><Key>x</Key><Size>-1</Size></Contents></ListBucketResult>",
+            "something else",
+        ),
+        (
+            b"<ListBucketResult><Name>b</Name><Contents><Key>x</Key><Size>big</Size></Contents></ListBucketResult>",
+            "something else",
+        ),
         (make_page(["0.pdf", "1.pdf", "0.pdf"]), "'0.pdf' twice"),
         (make_page(["a//b", "a//b"]), "'a//b' twice"),
         (make_page(["0.pdf"], token="same"), "does not end|twice"),
         (make_page([], token="same"), "does not end"),
     ],
-    ids=["error page", "nothing", "no XML", "negative size", "no size", "key twice", "escaped key twice", "same token", "no objects, same token"],
+    ids=[
+        "error page",
+        "nothing",
+        "no XML",
+        "negative size",
+        "no size",
+        "key twice",
+        "escaped key twice",
+        "same token",
+        "no objects, same token",
+    ],
 )
-def test_what_is_not_a_listing_ends_the_capture(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, page: bytes, message: str) -> None:
+def test_what_is_not_a_listing_ends_the_capture(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, page: bytes, message: str
+) -> None:
     proxy.answer(page, count=None, matching="list-type")
     error = assert_refused(catalog, proxy.settings(bucket), BucketError)
     assert re.search(message, error.message), error.message
@@ -157,13 +200,17 @@ def test_what_is_not_a_listing_ends_the_capture(catalog: Catalog, bucket: Bucket
     assert len(proxy.requests(matching="list-type")) < 5
 
 
-def test_pages_without_objects_end_the_capture(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_pages_without_objects_end_the_capture(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     for number in range(100):
         proxy.answer(make_page([], token=f"{number}"), matching="list-type")
     assert "empty pages" in assert_refused(catalog, proxy.settings(bucket), BucketError).message
 
 
-def test_an_empty_page_on_the_way_is_not_the_end(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_an_empty_page_on_the_way_is_not_the_end(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.answer(make_page(sorted(BODIES)[:5], token="one"), matching="list-type")
     proxy.answer(make_page([], token="two"), matching="list-type")
     proxy.answer(make_page(sorted(BODIES)[5:]), matching="list-type")
@@ -172,7 +219,9 @@ def test_an_empty_page_on_the_way_is_not_the_end(catalog: Catalog, bucket: Bucke
     assert verify_every_object(path).status is CheckStatus.PASSED
 
 
-def test_many_objects_in_a_row_that_cannot_be_read_end_the_capture(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_many_objects_in_a_row_that_cannot_be_read_end_the_capture(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     for number in range(25):
         put(bucket, f"more/{number}.pdf", b"x")
     proxy.fail_next(None, status=503, matching=r"\.pdf", method="GET")
@@ -198,47 +247,63 @@ def test_many_objects_in_a_row_that_may_not_be_read_are_named_and_the_rest_is_ke
     assert len(proxy.requests(matching="cold/00")) <= 2
 
 
-def test_a_login_that_expires_ends_the_capture(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_login_that_expires_ends_the_capture(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     for number in range(25):
         put(bucket, f"more/{number}.pdf", b"x")
     proxy.fail_next(None, status=400, code="ExpiredToken", matching=r"\.pdf", method="GET")
     assert "ExpiredToken" in assert_refused(catalog, proxy.settings(bucket), BucketUnreachableError).message
 
 
-def test_one_object_that_is_refused_for_ever_is_named_and_the_rest_is_kept(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_one_object_that_is_refused_for_ever_is_named_and_the_rest_is_kept(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.fail_next(None, status=503, matching=r"/7\.pdf", method="GET")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
 
 
-def test_a_body_that_is_cut_short_is_read_again(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_body_that_is_cut_short_is_read_again(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.cut_body(1000, 2, matching=r"/[37]\.pdf")
     assert_complete(publish_archive(catalog, proxy.settings(bucket)))
     assert len(proxy.requests(method="GET", matching=r"/[37]\.pdf")) >= 4
 
 
-def test_a_body_that_is_always_cut_short_is_named(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_body_that_is_always_cut_short_is_named(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.cut_body(1000, None, matching=r"/7\.pdf")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
 
 
-def test_a_body_with_other_bytes_than_its_etag_says_is_read_again(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_body_with_other_bytes_than_its_etag_says_is_read_again(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.corrupt_body(1, matching=r"/7\.pdf")
     assert_complete(publish_archive(catalog, proxy.settings(bucket)))
 
 
-def test_a_body_that_always_comes_with_other_bytes_is_named(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_body_that_always_comes_with_other_bytes_is_named(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.corrupt_body(None, matching=r"/7\.pdf")
     path = publish_archive(catalog, proxy.settings(bucket))
     assert_named_as_failed(path, "7.pdf")
     assert "ETag" in read_archive(path)[0].failed[0].reason
 
 
-def test_a_server_that_falls_silent_in_a_body_is_noticed(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_server_that_falls_silent_in_a_body_is_noticed(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.hang(60, after_bytes=500, count=1, matching=r"/7\.pdf")
     assert_complete(publish_archive(catalog, proxy.settings(bucket), stall_timeout_seconds=1))
 
 
-def test_an_object_that_may_not_be_read_is_named(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_an_object_that_may_not_be_read_is_named(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.fail_next(None, status=403, matching=r"/7\.pdf", method="GET")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
 
@@ -246,7 +311,9 @@ def test_an_object_that_may_not_be_read_is_named(catalog: Catalog, bucket: Bucke
 ERROR_PAGE = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>on purpose</Message></Error>"
 
 
-@pytest.mark.parametrize("body", [ERROR_PAGE, b"", make_noise(3007, 99)], ids=["error page", "nothing", "as many other bytes"])
+@pytest.mark.parametrize(
+    "body", [ERROR_PAGE, b"", make_noise(3007, 99)], ids=["error page", "nothing", "as many other bytes"]
+)
 def test_another_body_with_status_200_and_no_etag_is_not_the_object(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, body: bytes
 ) -> None:
@@ -254,13 +321,17 @@ def test_another_body_with_status_200_and_no_etag_is_not_the_object(
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
 
 
-def test_a_large_object_that_is_an_error_page_is_named(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_large_object_that_is_an_error_page_is_named(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     put(bucket, "large.bin", make_noise(IN_MEMORY_BYTES + 2_000_000))
     proxy.answer(ERROR_PAGE, count=None, matching="large")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "large.bin")
 
 
-def test_an_error_page_after_a_replacement_is_not_the_newer_object(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_an_error_page_after_a_replacement_is_not_the_newer_object(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.fail_next(2, status=412, matching=r"/7\.pdf", method="GET")
     proxy.answer(ERROR_PAGE, count=None, matching=r"/7\.pdf")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
@@ -270,14 +341,20 @@ def without(*names: str) -> Callable[[Headers], Headers]:
     return lambda headers: [(name, value) for name, value in headers if name.lower() not in names]
 
 
-def test_an_answer_without_an_etag_is_compared_with_the_listing(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_an_answer_without_an_etag_is_compared_with_the_listing(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.edit_headers(without("etag"), matching=r"\.pdf")
     path = publish_archive(catalog, proxy.settings(bucket))
     assert assert_complete(path).unproven_count == 0
 
 
-def test_an_object_without_a_checksum_is_archived_and_counted_as_unproven(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
-    proxy.edit_headers(lambda headers: [*headers, ("x-amz-server-side-encryption", "aws:kms")], matching=r"/7\.pdf")
+def test_an_object_without_a_checksum_is_archived_and_counted_as_unproven(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
+    proxy.edit_headers(
+        lambda headers: [*headers, ("x-amz-server-side-encryption", "aws:kms")], matching=r"/7\.pdf"
+    )
     path = publish_archive(catalog, proxy.settings(bucket))
     assert assert_complete(path).unproven_count == 1
     result = verify_every_object(path)
@@ -293,7 +370,9 @@ def with_headers(*added: tuple[str, str]) -> Callable[[Headers], Headers]:
     return lambda headers: [*headers, *added]
 
 
-def test_an_object_encrypted_with_the_servers_own_keys_is_proven_by_its_etag(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_an_object_encrypted_with_the_servers_own_keys_is_proven_by_its_etag(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.edit_headers(with_headers(("x-amz-server-side-encryption", "AES256")), matching=r"/7\.pdf")
     path = publish_archive(catalog, proxy.settings(bucket))
     assert assert_complete(path).unproven_count == 0
@@ -307,7 +386,10 @@ def test_other_bytes_than_the_etag_of_an_object_encrypted_with_the_servers_own_k
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
 
 
-ENCRYPTIONS = [("x-amz-server-side-encryption", "aws:kms"), ("x-amz-server-side-encryption-customer-algorithm", "AES256")]
+ENCRYPTIONS = [
+    ("x-amz-server-side-encryption", "aws:kms"),
+    ("x-amz-server-side-encryption-customer-algorithm", "AES256"),
+]
 
 
 def encode(digest: bytes) -> str:
@@ -325,16 +407,28 @@ CHECKSUMS = {
 @pytest.mark.parametrize("encryption", ENCRYPTIONS, ids=lambda header: header[0])
 @pytest.mark.parametrize("algorithm", sorted(CHECKSUMS))
 def test_a_checksum_of_the_whole_object_proves_what_its_etag_does_not(
-    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, encryption: tuple[str, str], algorithm: str
+    catalog: Catalog,
+    bucket: BucketSettings,
+    proxy: FaultyS3Proxy,
+    encryption: tuple[str, str],
+    algorithm: str,
 ) -> None:
     proxy.edit_headers(with_headers(encryption), matching=r"/7\.pdf", method="GET")
-    proxy.edit_headers(with_headers(encryption, FULL, (f"x-amz-checksum-{algorithm}", CHECKSUMS[algorithm])), matching=r"/7\.pdf", method="HEAD")
+    proxy.edit_headers(
+        with_headers(encryption, FULL, (f"x-amz-checksum-{algorithm}", CHECKSUMS[algorithm])),
+        matching=r"/7\.pdf",
+        method="HEAD",
+    )
     assert assert_complete(publish_archive(catalog, proxy.settings(bucket))).unproven_count == 0
 
 
-def test_other_bytes_than_the_checksum_says_are_not_the_object(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_other_bytes_than_the_checksum_says_are_not_the_object(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.edit_headers(with_headers(ENCRYPTIONS[0]), matching=r"/7\.pdf", method="GET")
-    proxy.edit_headers(with_headers(FULL, ("x-amz-checksum-sha256", CHECKSUMS["sha256"])), matching=r"/7\.pdf", method="HEAD")
+    proxy.edit_headers(
+        with_headers(FULL, ("x-amz-checksum-sha256", CHECKSUMS["sha256"])), matching=r"/7\.pdf", method="HEAD"
+    )
     proxy.corrupt_body(None, matching=r"/7\.pdf")
     path = publish_archive(catalog, proxy.settings(bucket))
     assert_named_as_failed(path, "7.pdf")
@@ -404,9 +498,16 @@ def test_a_refusal_that_is_not_about_the_object_ends_the_capture(
     assert hint in error.hint
 
 
-def test_headers_that_cannot_be_read_are_unknown_values(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_headers_that_cannot_be_read_are_unknown_values(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     def edit(headers: Headers) -> Headers:
-        odd = [("Date", "yesterday"), ("Date", "or today"), ("x-amz-tagging-count", "some"), ("Last-Modified", "long ago")]
+        odd = [
+            ("Date", "yesterday"),
+            ("Date", "or today"),
+            ("x-amz-tagging-count", "some"),
+            ("Last-Modified", "long ago"),
+        ]
         return [*without("date", "last-modified")(headers), *odd]
 
     client = client_of(bucket)
@@ -417,12 +518,21 @@ def test_headers_that_cannot_be_read_are_unknown_values(catalog: Catalog, bucket
     path = publish_archive(catalog, proxy.settings(bucket))
     assert_complete(path)
     with open_archive(path) as archive:
-        assert {entry.key: entry.tags for entry in archive.read_entries() if entry.tags} == {"7.pdf": {"owner": "me"}}
+        assert {entry.key: entry.tags for entry in archive.read_entries() if entry.tags} == {
+            "7.pdf": {"owner": "me"}
+        }
 
 
-def test_an_object_that_is_deleted_during_the_backup_is_counted(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_an_object_that_is_deleted_during_the_backup_is_counted(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     client = client_of(bucket)
-    proxy.on_request(lambda _request: client.remove_object(bucket.bucket, "7.pdf"), matching=r"/7\.pdf", method="GET", count=1)
+    proxy.on_request(
+        lambda _request: client.remove_object(bucket.bucket, "7.pdf"),
+        matching=r"/7\.pdf",
+        method="GET",
+        count=1,
+    )
     path = publish_archive(catalog, proxy.settings(bucket))
     record = assert_complete(path, {key: data for key, data in BODIES.items() if key != "7.pdf"})
     assert (record.deleted_count, record.failed_count, record.listed_count) == (1, 0, 12)
@@ -430,7 +540,9 @@ def test_an_object_that_is_deleted_during_the_backup_is_counted(catalog: Catalog
     assert verify_every_object(path).figures["deleted"] == 1
 
 
-def test_an_object_that_the_listing_names_again_is_not_taken_for_deleted(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_an_object_that_the_listing_names_again_is_not_taken_for_deleted(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.fail_next(None, status=404, matching=r"/7\.pdf", method="GET")
     path = publish_archive(catalog, proxy.settings(bucket))
     assert_named_as_failed(path, "7.pdf")
@@ -439,7 +551,9 @@ def test_an_object_that_the_listing_names_again_is_not_taken_for_deleted(catalog
     assert "the listing names it again" in record.failed[0].reason
 
 
-def test_an_object_that_is_there_again_is_archived(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_an_object_that_is_there_again_is_archived(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     """The first is in memory, the second is streamed."""
     large = make_noise(IN_MEMORY_BYTES + 2_000_000)
     put(bucket, "large.bin", large)
@@ -447,7 +561,12 @@ def test_an_object_that_is_there_again_is_archived(catalog: Catalog, bucket: Buc
     proxy.fail_next(2, status=404, matching=r"/7\.pdf", method="GET")
     proxy.fail_next(1, status=404, matching="large", method="GET")
     record = assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": large})
-    assert (record.listed_count, record.object_count, record.deleted_count, record.changed_count) == (13, 13, 0, 0)
+    assert (record.listed_count, record.object_count, record.deleted_count, record.changed_count) == (
+        13,
+        13,
+        0,
+        0,
+    )
 
 
 def test_an_object_that_is_deleted_when_it_is_looked_up_again_is_counted_as_deleted(
@@ -455,8 +574,16 @@ def test_an_object_that_is_deleted_when_it_is_looked_up_again_is_counted_as_dele
 ) -> None:
     client = client_of(bucket)
     proxy.fail_next(2, status=404, matching=r"/7\.pdf", method="GET")
-    proxy.on_request(lambda _request: client.remove_object(bucket.bucket, "7.pdf"), matching=r"/7\.pdf", method="GET", count=1)
-    record = assert_complete(publish_archive(catalog, proxy.settings(bucket)), {key: data for key, data in BODIES.items() if key != "7.pdf"})
+    proxy.on_request(
+        lambda _request: client.remove_object(bucket.bucket, "7.pdf"),
+        matching=r"/7\.pdf",
+        method="GET",
+        count=1,
+    )
+    record = assert_complete(
+        publish_archive(catalog, proxy.settings(bucket)),
+        {key: data for key, data in BODIES.items() if key != "7.pdf"},
+    )
     assert [missed.key for missed in record.deleted] == ["7.pdf"]
 
 
@@ -464,26 +591,34 @@ def test_an_object_that_is_deleted_when_it_is_looked_up_again_is_counted_as_dele
 def test_an_object_that_the_listing_names_otherwise_than_it_is_called_is_not_taken_for_deleted(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, key: str
 ) -> None:
-    """No server gives objects by such a name, asked for it as a prefix neither: only by what comes before the odd sign."""
+    """No server gives objects by such a name, asked for it as a prefix neither: only by what comes before the
+    odd sign.
+    """
     proxy.answer(make_page([*BODIES, key]), count=None, matching=r"prefix=$")
     proxy.answer(make_page([key]), count=None, matching=r"prefix=a$")
     path = publish_archive(catalog, proxy.settings(bucket))
     assert_named_as_failed(path, key)
 
 
-def test_a_server_that_knows_no_prefixes_does_not_tell_what_was_deleted(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_server_that_knows_no_prefixes_does_not_tell_what_was_deleted(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.answer(make_page([*BODIES, "gone.pdf"]), matching="list-type")
     proxy.answer(make_page([*BODIES]), count=None, matching="prefix=gone")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "gone.pdf")
 
 
-def test_objects_are_looked_up_again_by_what_every_server_names_alike(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_objects_are_looked_up_again_by_what_every_server_names_alike(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     """Not by the whole listing, and those with one beginning together."""
     gone = ["a/b.pdf", "a/My file.pdf", "a/My+.pdf", "a/My", "b/\u00fc.pdf"]
     proxy.answer(make_page([*BODIES, *gone]), matching="list-type")
     record = assert_complete(publish_archive(catalog, proxy.settings(bucket)))
     assert [missed.key for missed in record.deleted] == gone
-    asked = [unquote(request.path.partition("&prefix=")[2]) for request in proxy.requests(matching="list-type")]
+    asked = [
+        unquote(request.path.partition("&prefix=")[2]) for request in proxy.requests(matching="list-type")
+    ]
     assert asked == ["", "a/b.pdf", "a/My", "b/"]
 
 
@@ -501,7 +636,9 @@ def test_more_deleted_objects_than_are_looked_up_at_a_time_are_all_counted(
 def test_an_object_that_is_replaced_during_the_backup_is_archived_as_it_is_then(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
-    proxy.on_request(lambda _request: put(bucket, "7.pdf", b"the newer one"), matching=r"/7\.pdf", method="GET", count=1)
+    proxy.on_request(
+        lambda _request: put(bucket, "7.pdf", b"the newer one"), matching=r"/7\.pdf", method="GET", count=1
+    )
     path = publish_archive(catalog, proxy.settings(bucket))
     record = assert_complete(path, {**BODIES, "7.pdf": b"the newer one"})
     assert record.changed_count == 1
@@ -509,38 +646,58 @@ def test_an_object_that_is_replaced_during_the_backup_is_archived_as_it_is_then(
         assert [entry.key for entry in archive.read_entries() if entry.is_changed] == ["7.pdf"]
 
 
-def test_an_object_that_is_added_after_the_listing_is_not_missed_in_the_count(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
-    proxy.on_request(lambda _request: put(bucket, "new.pdf", b"new"), matching=r"/7\.pdf", method="GET", count=1)
+def test_an_object_that_is_added_after_the_listing_is_not_missed_in_the_count(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
+    proxy.on_request(
+        lambda _request: put(bucket, "new.pdf", b"new"), matching=r"/7\.pdf", method="GET", count=1
+    )
     record = assert_complete(publish_archive(catalog, proxy.settings(bucket)))
     assert record.listed_count == 12
 
 
-def test_a_large_object_that_breaks_off_is_gone_on_with(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_large_object_that_breaks_off_is_gone_on_with(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     """Only the rest is asked for again, and only of the same object."""
     data = make_noise(IN_MEMORY_BYTES + 2_000_000)
     put(bucket, "large.bin", data)
     proxy.cut_body(10_000_000, 2, matching="large")
     assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": data})
-    ranges = [request.range_header for request in proxy.requests(method="GET", matching="large") if request.range_header]
+    ranges = [
+        request.range_header
+        for request in proxy.requests(method="GET", matching="large")
+        if request.range_header
+    ]
     assert len(ranges) == 1
     assert 0 < int(ranges[0].removeprefix("bytes=").rstrip("-")) <= 10_000_000
 
 
-def test_a_large_object_that_breaks_off_without_an_end_is_named(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_large_object_that_breaks_off_without_an_end_is_named(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     put(bucket, "large.bin", make_noise(IN_MEMORY_BYTES + 2_000_000))
     proxy.cut_body(0, None, matching="large")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "large.bin")
 
 
-def test_a_large_object_with_other_bytes_leaves_nothing_in_the_archive(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_large_object_with_other_bytes_leaves_nothing_in_the_archive(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     client_of(bucket).put_object(
-        bucket.bucket, "large.bin", io.BytesIO(make_noise(IN_MEMORY_BYTES + 2_000_000)), IN_MEMORY_BYTES + 2_000_000, part_size=64 << 20
+        bucket.bucket,
+        "large.bin",
+        io.BytesIO(make_noise(IN_MEMORY_BYTES + 2_000_000)),
+        IN_MEMORY_BYTES + 2_000_000,
+        part_size=64 << 20,
     )
     proxy.corrupt_body(None, matching="large")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "large.bin")
 
 
-def test_a_large_object_that_is_replaced_while_it_is_read_is_archived_whole(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_large_object_that_is_replaced_while_it_is_read_is_archived_whole(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     """Two halves of two objects must never become one."""
     newer = make_noise(IN_MEMORY_BYTES + 3_000_000, 2)
     put(bucket, "large.bin", make_noise(IN_MEMORY_BYTES + 2_000_000))
@@ -557,13 +714,18 @@ def test_a_large_object_that_is_replaced_while_it_is_read_is_archived_whole(cata
     assert record.changed_count == 1
 
 
-def test_a_very_large_object_is_read_in_ranges_that_may_break_off(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_very_large_object_is_read_in_ranges_that_may_break_off(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     data = make_noise(RANGE_BYTES * PARALLEL_RANGES + 3_000_001)
     put(bucket, "large.bin", data)
     proxy.cut_body(5_000_000, 4, matching="large")
     assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": data})
     ranges = {str(request.range_header) for request in proxy.requests(method="GET", matching="large")}
-    assert {f"bytes={start}-{start + RANGE_BYTES - 1}" for start in range(0, RANGE_BYTES * PARALLEL_RANGES, RANGE_BYTES)} <= ranges
+    assert {
+        f"bytes={start}-{start + RANGE_BYTES - 1}"
+        for start in range(0, RANGE_BYTES * PARALLEL_RANGES, RANGE_BYTES)
+    } <= ranges
 
 
 def test_a_very_large_object_that_is_replaced_between_its_ranges_is_archived_whole(
@@ -604,7 +766,9 @@ def test_a_missing_bucket_is_named(catalog: Catalog, bucket: BucketSettings) -> 
 
 
 @pytest.mark.parametrize("name", ["bad/bucket", "x", "spaces in it"])
-def test_a_name_that_no_bucket_can_have_is_a_wrong_setting(catalog: Catalog, bucket: BucketSettings, name: str) -> None:
+def test_a_name_that_no_bucket_can_have_is_a_wrong_setting(
+    catalog: Catalog, bucket: BucketSettings, name: str
+) -> None:
     error = assert_refused(catalog, bucket.with_bucket(name), BucketError)
     assert error.hint == "Check MINIO_BUCKET."
 
@@ -617,7 +781,9 @@ def test_a_server_that_is_down_is_unreachable(catalog: Catalog, bucket: BucketSe
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9000", "127.0.0.1:9000/path", "not a host:1"])
-def test_an_endpoint_that_is_none_is_a_wrong_setting(catalog: Catalog, bucket: BucketSettings, endpoint: str) -> None:
+def test_an_endpoint_that_is_none_is_a_wrong_setting(
+    catalog: Catalog, bucket: BucketSettings, endpoint: str
+) -> None:
     error = assert_refused(catalog, replace(bucket, endpoint=endpoint), BucketError)
     assert "MINIO_ENDPOINT" in error.message
 
@@ -653,7 +819,14 @@ def assert_tags_unknown(path: Path, key: str = "7.pdf") -> str:
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(403, "AccessDenied"), (404, "NoSuchKey"), (400, "InvalidArgument"), (500, "InternalError"), (503, "SlowDown"), (400, "ExpiredToken")],
+    [
+        (403, "AccessDenied"),
+        (404, "NoSuchKey"),
+        (400, "InvalidArgument"),
+        (500, "InternalError"),
+        (503, "SlowDown"),
+        (400, "ExpiredToken"),
+    ],
 )
 def test_an_object_whose_tags_are_refused_keeps_its_bytes(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int, code: str
@@ -663,16 +836,22 @@ def test_an_object_whose_tags_are_refused_keeps_its_bytes(
     assert assert_tags_unknown(publish_archive(catalog, proxy.settings(bucket)))
 
 
-def test_tags_that_a_busy_server_gives_in_the_end_are_known(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_tags_that_a_busy_server_gives_in_the_end_are_known(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     set_tag(bucket, "7.pdf")
     proxy.answer(b"<html>busy", count=2, matching=r"\?tagging")
     path = publish_archive(catalog, proxy.settings(bucket))
     assert assert_complete(path).unread_tags_count == 0
     with open_archive(path) as archive:
-        assert {entry.key: entry.tags for entry in archive.read_entries() if entry.tags} == {"7.pdf": {"owner": "me"}}
+        assert {entry.key: entry.tags for entry in archive.read_entries() if entry.tags} == {
+            "7.pdf": {"owner": "me"}
+        }
 
 
-def test_a_server_that_knows_no_tags_leaves_none_unknown(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_server_that_knows_no_tags_leaves_none_unknown(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     proxy.edit_headers(with_headers(("x-amz-tagging-count", "some")), matching=r"/7\.pdf$")
     proxy.fail_next(None, status=501, code="NotImplemented", matching=r"\?tagging")
     assert assert_complete(publish_archive(catalog, proxy.settings(bucket))).unread_tags_count == 0
@@ -696,13 +875,17 @@ def make_tagging(*tags: str) -> bytes:
     ],
     ids=["nothing", "no XML", "another page", "error page", "no key", "no value", "odd key", "too many"],
 )
-def test_an_object_whose_tags_cannot_be_read_keeps_its_bytes(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, body: bytes) -> None:
+def test_an_object_whose_tags_cannot_be_read_keeps_its_bytes(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, body: bytes
+) -> None:
     say_tagged(proxy)
     proxy.answer(body, count=None, matching=r"\?tagging")
     assert assert_tags_unknown(publish_archive(catalog, proxy.settings(bucket)))
 
 
-def test_a_server_that_gives_no_tags_is_not_asked_for_each_objects(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_server_that_gives_no_tags_is_not_asked_for_each_objects(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     keys = [f"tagged/{number:02}" for number in range(40)]
     for key in keys:
         put(bucket, key, b"x")
@@ -714,7 +897,9 @@ def test_a_server_that_gives_no_tags_is_not_asked_for_each_objects(catalog: Cata
     assert len(proxy.requests(matching=r"\?tagging")) == 80
 
 
-def test_a_large_object_whose_tags_are_refused_keeps_its_bytes(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> None:
+def test_a_large_object_whose_tags_are_refused_keeps_its_bytes(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
+) -> None:
     large = make_noise(IN_MEMORY_BYTES + 2_000_000)
     put(bucket, "large.bin", large)
     say_tagged(proxy, "large")

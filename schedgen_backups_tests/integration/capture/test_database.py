@@ -1,6 +1,8 @@
-"""Databases full of oddities: captured by the real pg_dump, matched with their snapshot, restored by us and by psql, and equal.
+"""Databases full of oddities: captured by the real pg_dump, matched with their snapshot, restored by us and
+by psql, and equal.
 
-The oddities are in `support.dumps`, other versions and encodings in `test_dump_versions`, faults in `test_database_faults`.
+The oddities are in `support.dumps`, other versions and encodings in `test_dump_versions`, faults in
+`test_database_faults`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,14 @@ from schedgen_backups.core.model import ReferenceState
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.verify.files import verify_dump_against_snapshot
 from schedgen_backups_tests.support.artifacts import publish_dump
-from schedgen_backups_tests.support.dumps import ODDITIES, assert_equal, assert_whole, load_with_psql, read_record, restore
+from schedgen_backups_tests.support.dumps import (
+    ODDITIES,
+    assert_equal,
+    assert_whole,
+    load_with_psql,
+    read_record,
+    restore,
+)
 from schedgen_backups_tests.support.fake_pg_dump import WRITES_FIRST, make_pg_bin_dir
 from schedgen_backups_tests.support.servers import run
 
@@ -33,7 +42,9 @@ def catalog(tmp_path: Path) -> Catalog:
     return catalog
 
 
-def test_every_oddity_is_captured_restored_and_equal(database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog) -> None:
+def test_every_oddity_is_captured_restored_and_equal(
+    database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database, ODDITIES)
     path = publish_dump(catalog, database)
     assert_whole(path)
@@ -57,19 +68,32 @@ def test_gunzip_and_psql_restore_it_without_us(
     assert_equal(path, second_database)
 
 
-def test_a_restored_database_dumps_to_the_same_text(database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog) -> None:
+def test_a_restored_database_dumps_to_the_same_text(
+    database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database, ODDITIES)
     first = publish_dump(catalog, database)
     restore(first, second_database)
     second = publish_dump(catalog, second_database, "20261123_020000")
     with open_dump(first) as one, open_dump(second) as two:
         assert one.record.text_sha256 == two.record.text_sha256
-        assert [(table.qualified_name, table.sha256) for table in one.tables] == [(table.qualified_name, table.sha256) for table in two.tables]
+        assert [(table.qualified_name, table.sha256) for table in one.tables] == [
+            (table.qualified_name, table.sha256) for table in two.tables
+        ]
 
 
-def test_chinook_comes_back(database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog, shared_data: Path) -> None:
+def test_chinook_comes_back(
+    database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog, shared_data: Path
+) -> None:
     script = (shared_data / "chinook.sql").read_text(encoding="utf-8")
-    run(database, "\n".join(line for line in script.splitlines() if not line.startswith(("\\c", "DROP DATABASE", "CREATE DATABASE"))))
+    run(
+        database,
+        "\n".join(
+            line
+            for line in script.splitlines()
+            if not line.startswith(("\\c", "DROP DATABASE", "CREATE DATABASE"))
+        ),
+    )
     path = publish_dump(catalog, database)
     assert_whole(path)
     assert read_record(path).row_count > 15_000
@@ -78,7 +102,11 @@ def test_chinook_comes_back(database: DatabaseSettings, second_database: Databas
 
 
 def test_one_table_is_read_alone(database: DatabaseSettings, catalog: Catalog) -> None:
-    run(database, "CREATE TABLE a (n int); CREATE TABLE b (n int); INSERT INTO a SELECT generate_series(1, 9); INSERT INTO b VALUES (7)")
+    run(
+        database,
+        "CREATE TABLE a (n int); CREATE TABLE b (n int); INSERT INTO a SELECT generate_series(1, 9); "
+        "INSERT INTO b VALUES (7)",
+    )
     with open_dump(publish_dump(catalog, database)) as dump:
         table = next(table for table in dump.tables if table.name == "b")
         assert b"".join(dump.read_table(table)) == b"COPY public.b (n) FROM stdin;\n7\n\\.\n"
@@ -87,8 +115,13 @@ def test_one_table_is_read_alone(database: DatabaseSettings, catalog: Catalog) -
 def test_rows_that_are_committed_while_the_dump_runs_are_not_in_it(
     database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
 ) -> None:
-    """The rows come after the snapshot was taken and before pg_dump started; the counts are those of the snapshot as well."""
-    run(database, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs SELECT 'key ' || n FROM generate_series(1, 100) n")
+    """The rows come after the snapshot was taken and before pg_dump started; the counts are those of the
+    snapshot as well.
+    """
+    run(
+        database,
+        "CREATE TABLE jobs (s3_key text); INSERT INTO jobs SELECT 'key ' || n FROM generate_series(1, 100) n",
+    )
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=WRITES_FIRST)
     path = publish_dump(catalog, database, postgres_bin_dir=bin_dir)
     assert run(database, "SELECT count(*) FROM jobs WHERE s3_key = 'too late'") == [(1,)]
@@ -100,8 +133,14 @@ def test_rows_that_are_committed_while_the_dump_runs_are_not_in_it(
     assert sorted(references) == sorted(f"key {number}" for number in range(1, 101))
 
 
-def test_references_are_distinct_in_byte_order_and_without_nulls(database: DatabaseSettings, catalog: Catalog) -> None:
-    run(database, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs SELECT 'k' || n % 2500 FROM generate_series(1, 5000) n")
+def test_references_are_distinct_in_byte_order_and_without_nulls(
+    database: DatabaseSettings, catalog: Catalog
+) -> None:
+    run(
+        database,
+        "CREATE TABLE jobs (s3_key text); INSERT INTO jobs SELECT 'k' || n % 2500 FROM generate_series(1, "
+        "5000) n",
+    )
     run(database, "INSERT INTO jobs VALUES (NULL), ('é'), ('Z'), ('a b'), (E'new\\nline')")
     with open_dump(publish_dump(catalog, database)) as dump:
         references = [key for page in dump.read_references() for key in page]
@@ -110,7 +149,9 @@ def test_references_are_distinct_in_byte_order_and_without_nulls(database: Datab
     assert references == sorted(references, key=str.encode)
 
 
-def test_without_a_jobs_table_references_are_not_configured(database: DatabaseSettings, catalog: Catalog) -> None:
+def test_without_a_jobs_table_references_are_not_configured(
+    database: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database, "CREATE TABLE other (a int); INSERT INTO other VALUES (1)")
     record = read_record(publish_dump(catalog, database))
     assert (record.reference_state, record.reference_count) == (ReferenceState.NOT_CONFIGURED, 0)
@@ -126,7 +167,9 @@ def test_without_a_jobs_table_references_are_not_configured(database: DatabaseSe
         ("SELECT s3_key FROM jobs; DROP TABLE jobs", "syntax error|multiple"),
     ],
 )
-def test_a_query_of_their_own_that_fails_is_a_wrong_setting(database: DatabaseSettings, catalog: Catalog, query: str, reason: str) -> None:
+def test_a_query_of_their_own_that_fails_is_a_wrong_setting(
+    database: DatabaseSettings, catalog: Catalog, query: str, reason: str
+) -> None:
     run(database, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a')")
     with pytest.raises(ConfigurationError, match=rf"BACKUP_REFERENCE_QUERY cannot be used: .*({reason})"):
         publish_dump(catalog, database, reference_query=query, is_reference_query_default=False)
@@ -136,7 +179,11 @@ def test_a_query_of_their_own_that_fails_is_a_wrong_setting(database: DatabaseSe
 
 def test_roles_are_kept_without_their_passwords(database: DatabaseSettings, catalog: Catalog) -> None:
     role = f"app_{uuid4().hex}"
-    run(database, f"CREATE ROLE {role} LOGIN PASSWORD 'canary-7d1f'; CREATE TABLE t (a int); INSERT INTO t VALUES (1); GRANT SELECT ON t TO {role}")
+    run(
+        database,
+        f"CREATE ROLE {role} LOGIN PASSWORD 'canary-7d1f'; CREATE TABLE t (a int); INSERT INTO t VALUES "
+        f"(1); GRANT SELECT ON t TO {role}",
+    )
     try:
         path = publish_dump(catalog, database)
         with open_dump(path) as dump:
@@ -151,10 +198,14 @@ def test_roles_are_kept_without_their_passwords(database: DatabaseSettings, cata
 
 
 def test_a_function_that_imitates_a_table_is_no_table(database: DatabaseSettings, catalog: Catalog) -> None:
-    body = "--\n-- Data for Name: fake; Type: TABLE DATA; Schema: public; Owner: x\n--\n\nCOPY public.fake (a) FROM stdin;\n"
+    body = (
+        "--\n-- Data for Name: fake; Type: TABLE DATA; Schema: public; Owner: x\n--\n\nCOPY public.fake "
+        "(a) FROM stdin;\n"
+    )
     run(
         database,
-        f"CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$ SELECT '\n{body}' $$",
+        "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE FUNCTION f() RETURNS text "
+        f"LANGUAGE sql AS $$ SELECT '\n{body}' $$",
     )
     result = verify_dump_against_snapshot(publish_dump(catalog, database))
     assert result.status is CheckStatus.PASSED

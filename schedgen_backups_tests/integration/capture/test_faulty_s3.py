@@ -58,20 +58,28 @@ def fetch(client: Minio, bucket: BucketSettings, key: str = KEY) -> bytes:
         return response.read()
 
 
-def test_without_faults_everything_passes_unchanged(client: Minio, proxy: FaultyS3Proxy, bucket: BucketSettings) -> None:
+def test_without_faults_everything_passes_unchanged(
+    client: Minio, proxy: FaultyS3Proxy, bucket: BucketSettings
+) -> None:
     assert fetch(client, bucket) == BODY
     client.put_object(bucket.bucket, "x?y&z", io.BytesIO(BODY), len(BODY), metadata={"Owner": "me"})
     metadata = client.stat_object(bucket.bucket, "x?y&z").metadata
     assert metadata is not None
     assert metadata["x-amz-meta-owner"] == "me"
-    assert {entry.object_name for entry in client.list_objects(bucket.bucket, recursive=True)} == {KEY, "x?y&z"}
+    assert {entry.object_name for entry in client.list_objects(bucket.bucket, recursive=True)} == {
+        KEY,
+        "x?y&z",
+    }
     with client.get_object(bucket.bucket, KEY, offset=10, length=5) as response:
         assert response.read() == BODY[10:15]
     client.remove_object(bucket.bucket, "x?y&z")
     with pytest.raises(S3Error, match="NoSuchKey"):
         fetch(client, bucket, "x?y&z")
     assert proxy.requests(method="DELETE", matching="x%3Fy")[0].path == f"/{bucket.bucket}/x%3Fy%26z"
-    assert [entry.range_header for entry in proxy.requests(method="GET", matching="100%25")] == [None, "bytes=10-14"]
+    assert [entry.range_header for entry in proxy.requests(method="GET", matching="100%25")] == [
+        None,
+        "bytes=10-14",
+    ]
 
 
 def test_large_objects_stream_both_ways(client: Minio, bucket: BucketSettings) -> None:
@@ -156,9 +164,13 @@ def test_a_request_is_delayed(client: Minio, proxy: FaultyS3Proxy, bucket: Bucke
     assert time.monotonic() - started >= 0.5
 
 
-def test_a_callback_runs_before_the_request_is_passed_on(client: Minio, proxy: FaultyS3Proxy, bucket: BucketSettings) -> None:
+def test_a_callback_runs_before_the_request_is_passed_on(
+    client: Minio, proxy: FaultyS3Proxy, bucket: BucketSettings
+) -> None:
     direct = client_of(bucket)
-    proxy.on_request(lambda _: direct.remove_object(bucket.bucket, KEY), matching="100%25", method="GET", count=1)
+    proxy.on_request(
+        lambda _: direct.remove_object(bucket.bucket, KEY), matching="100%25", method="GET", count=1
+    )
     assert client.stat_object(bucket.bucket, KEY).size == len(BODY)
     with pytest.raises(S3Error, match="NoSuchKey"):
         fetch(client, bucket)
@@ -184,7 +196,9 @@ def test_healing_removes_all_faults(client: Minio, proxy: FaultyS3Proxy, bucket:
     assert fetch(client, bucket) == BODY
 
 
-def dump(bin_dir: Path, database: DatabaseSettings, timeout_seconds: float = 30) -> subprocess.CompletedProcess[bytes]:
+def dump(
+    bin_dir: Path, database: DatabaseSettings, timeout_seconds: float = 30
+) -> subprocess.CompletedProcess[bytes]:
     url = f"postgresql://{database.user}@{database.host}:{database.port}/{database.database}"
     return subprocess.run(
         [str(bin_dir / "pg_dump"), "--restrict-key=test", url],
@@ -197,7 +211,10 @@ def dump(bin_dir: Path, database: DatabaseSettings, timeout_seconds: float = 30)
 
 @pytest.fixture
 def whole_dump(database: DatabaseSettings, postgres_bin_dir: Path) -> bytes:
-    run(database, "CREATE TABLE numbers AS SELECT n, repeat('x', 100) AS filler FROM generate_series(1, 5000) AS n")
+    run(
+        database,
+        "CREATE TABLE numbers AS SELECT n, repeat('x', 100) AS filler FROM generate_series(1, 5000) AS n",
+    )
     return dump(postgres_bin_dir, database).stdout
 
 
@@ -227,7 +244,9 @@ def test_a_fake_pg_dump_fails_in_its_way(
     assert result.returncode == code
     assert result.stdout == whole_dump[: int(len(whole_dump) * share)]
     assert word in result.stderr
-    version = subprocess.run([str(bin_dir / "pg_dump"), "--version"], capture_output=True, text=True, check=True)
+    version = subprocess.run(
+        [str(bin_dir / "pg_dump"), "--version"], capture_output=True, text=True, check=True
+    )
     assert version.stdout.startswith("pg_dump (PostgreSQL) 18.")
     psql = subprocess.run([str(bin_dir / "psql"), "--version"], capture_output=True, text=True, check=True)
     assert psql.stdout.startswith("psql (PostgreSQL) 18.")

@@ -49,13 +49,20 @@ def test_the_built_in_query_of_references_reads_no_view(
     """Its function would run with the rights of the backup. A query that the operators wrote may read one."""
     marker = tmp_path / "marker"
     view = "CREATE VIEW jobs AS SELECT public.evil(s3_key) AS s3_key FROM jobs_;"
-    run(owner, f"CREATE TABLE jobs_ (s3_key text); INSERT INTO jobs_ VALUES ('k'); {EVIL.replace('MARKER', str(marker))} {view}")
+    run(
+        owner,
+        "CREATE TABLE jobs_ (s3_key text); INSERT INTO jobs_ VALUES ('k'); "
+        f"{EVIL.replace('MARKER', str(marker))} {view}",
+    )
     with open_dump(publish_dump(catalog, database)) as dump:
         assert dump.record.reference_state is ReferenceState.NOT_CONFIGURED
         assert "the built-in query reads tables only" in dump.record.reference_note
     assert not marker.exists()
     run(owner, "CREATE OR REPLACE FUNCTION public.evil(k text) RETURNS text LANGUAGE sql AS 'SELECT k'")
-    fields: dict[str, object] = {"reference_query": "SELECT s3_key FROM jobs", "is_reference_query_default": False}
+    fields: dict[str, object] = {
+        "reference_query": "SELECT s3_key FROM jobs",
+        "is_reference_query_default": False,
+    }
     other = Catalog(tmp_path / "other")
     other.prepare()
     with open_dump(publish_dump(other, database, **fields)) as dump:
@@ -78,8 +85,14 @@ END $$;
     [
         "CREATE TABLE jobs (s3_key text); CREATE INDEX ON jobs ((public.evil(1)))",
         "CREATE TABLE jobs (s3_key text); CREATE INDEX ON jobs (s3_key) WHERE public.evil(1) = 1",
-        "CREATE TABLE jobs (s3_key text); CREATE STATISTICS jobs_s ON (length(s3_key) + public.evil(1)), s3_key FROM jobs",
-        "CREATE TABLE jobs (s3_key text, i int) PARTITION BY RANGE ((i + public.evil(1))); CREATE TABLE leaf PARTITION OF jobs DEFAULT",
+        (
+            "CREATE TABLE jobs (s3_key text); CREATE STATISTICS jobs_s ON (length(s3_key) + public.evil(1)), "
+            "s3_key FROM jobs"
+        ),
+        (
+            "CREATE TABLE jobs (s3_key text, i int) PARTITION BY RANGE ((i + public.evil(1))); CREATE TABLE "
+            "leaf PARTITION OF jobs DEFAULT"
+        ),
         "CREATE TABLE jobs (s3_key text); CREATE TABLE child (CHECK (public.evil(1) = 1)) INHERITS (jobs)",
     ],
     ids=["index", "predicate", "statistics", "partition key", "check"],
@@ -103,10 +116,20 @@ def test_a_cast_of_the_type_of_a_key_is_not_called(
     owner: DatabaseSettings, database: DatabaseSettings, catalog: Catalog, tmp_path: Path, query: str
 ) -> None:
     marker = tmp_path / "marker"
-    evil = EVIL.replace("MARKER", str(marker)).replace("(k text)", "(k public.key)").replace("RETURN k;", "RETURN (k).part;")
-    run(owner, f"CREATE TYPE public.key AS (part text); {evil} CREATE CAST (public.key AS text) WITH FUNCTION public.evil(public.key)")
+    evil = (
+        EVIL.replace("MARKER", str(marker))
+        .replace("(k text)", "(k public.key)")
+        .replace("RETURN k;", "RETURN (k).part;")
+    )
+    run(
+        owner,
+        f"CREATE TYPE public.key AS (part text); {evil} CREATE CAST (public.key AS text) WITH FUNCTION "
+        "public.evil(public.key)",
+    )
     run(owner, "CREATE TABLE jobs (s3_key key); INSERT INTO jobs VALUES (ROW('k'))")
-    fields: dict[str, object] = {"reference_query": query, "is_reference_query_default": False} if query else {}
+    fields: dict[str, object] = (
+        {"reference_query": query, "is_reference_query_default": False} if query else {}
+    )
     with open_dump(publish_dump(catalog, database, **fields)) as dump:
         assert list(dump.read_references()) == [["(k)"]]
     assert not marker.exists()
@@ -118,9 +141,16 @@ def test_a_cast_of_the_type_of_a_key_is_not_called(
 def test_a_table_that_is_replaced_while_it_is_waited_for_stops_the_dump(
     owner: DatabaseSettings, database: DatabaseSettings, catalog: Catalog, tmp_path: Path, change: str
 ) -> None:
-    """As a migration does it, or somebody who waits for the backup (compare CVE-2024-7348). Another try is right."""
+    """As a migration does it, or somebody who waits for the backup (compare CVE-2024-7348).
+
+    Another try is right.
+    """
     marker = tmp_path / "marker"
-    run(owner, f"CREATE TABLE jobs (s3_key text); CREATE TABLE t (i text); INSERT INTO t VALUES ('a'); {EVIL.replace('MARKER', str(marker))}")
+    run(
+        owner,
+        "CREATE TABLE jobs (s3_key text); CREATE TABLE t (i text); INSERT INTO t VALUES ('a'); "
+        f"{EVIL.replace('MARKER', str(marker))}",
+    )
     changes = {
         "view": "ALTER TABLE t RENAME TO t_old; CREATE VIEW t AS SELECT public.evil('x') AS i",
         "table": "DROP TABLE t; CREATE TABLE t (i bigint)",
@@ -131,7 +161,9 @@ def test_a_table_that_is_replaced_while_it_is_waited_for_stops_the_dump(
 
         def commit_when_waited_for() -> None:
             ends_at = time.monotonic() + 60
-            while time.monotonic() < ends_at and run(database, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:
+            while time.monotonic() < ends_at and run(
+                database, "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            ) == [(0,)]:
                 time.sleep(0.05)
             holder.commit()
 

@@ -1,6 +1,8 @@
-"""Databases whose tables are dumped by several pg_dumps: the text is the one that a single pg_dump writes, and nothing is left when one fails.
+"""Databases whose tables are dumped by several pg_dumps: the text is the one that a single pg_dump writes,
+and nothing is left when one fails.
 
-Every table counts as large here, so that each oddity is dumped beside the rest too. The choice of tables is tested in `unit`.
+Every table counts as large here, so that each oddity is dumped beside the rest too. The choice of tables is
+tested in `unit`.
 """
 
 from __future__ import annotations
@@ -26,12 +28,23 @@ from schedgen_backups_tests.support.servers import run
 pytestmark = pytest.mark.integration
 
 UNSTABLE = re.compile(rb"^(\\(un)?restrict .*|-- schedgen-backups: .*)\n", re.MULTILINE)
-TWO_TABLES = "CREATE TABLE a (n int); CREATE TABLE b (n int); INSERT INTO a SELECT generate_series(1, 9); INSERT INTO b VALUES (7)"
+TWO_TABLES = (
+    "CREATE TABLE a (n int); CREATE TABLE b (n int); INSERT INTO a SELECT generate_series(1, 9); "
+    "INSERT INTO b VALUES (7)"
+)
 OF_ONE_TABLE = 'case " $* " in *" --data-only "*) is_beside=1;; *) is_beside=;; esac\n'
-SIDE_FAILS = OF_ONE_TABLE + '[ -z "$is_beside" ] && exec {real} "$@"\n{real} "$@" | head -c 700\necho "the connection was lost" >&2\nexit 1\n'
+SIDE_FAILS = OF_ONE_TABLE + (
+    '[ -z "$is_beside" ] && exec {real} "$@"\n{real} "$@" | head -c 700\necho "the connection was lost" '
+    ">&2\nexit 1\n"
+)
 SIDE_IS_CUT = OF_ONE_TABLE + '[ -z "$is_beside" ] && exec {real} "$@"\n{real} "$@" | head -c 700\nexit 0\n'
-SIDE_IS_ANOTHER_TABLE = OF_ONE_TABLE + 'if [ -n "$is_beside" ]; then exec {real} --data-only --table=public.a; fi\nexec {real} "$@"\n'
-REST_FAILS_WHILE_SIDES_HANG = OF_ONE_TABLE + '[ -n "$is_beside" ] && exec sleep 3600\necho "--"\necho "out of memory" >&2\nexit 1\n'
+SIDE_IS_ANOTHER_TABLE = (
+    OF_ONE_TABLE
+    + 'if [ -n "$is_beside" ]; then exec {real} --data-only --table=public.a; fi\nexec {real} "$@"\n'
+)
+REST_FAILS_WHILE_SIDES_HANG = (
+    OF_ONE_TABLE + '[ -n "$is_beside" ] && exec sleep 3600\necho "--"\necho "out of memory" >&2\nexit 1\n'
+)
 
 
 @pytest.fixture(autouse=True)
@@ -80,12 +93,15 @@ def test_the_text_is_the_same_of_an_older_server(database_17: DatabaseSettings, 
 def test_several_pg_dumps_really_ran_and_saw_the_same_moment(
     database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
 ) -> None:
-    """Before each pg_dump starts, a row goes from one table to the other: in the snapshot there are ten rows in all, whichever pg_dump reads them."""
+    """Before each pg_dump starts, a row goes from one table to the other: in the snapshot there are ten rows
+    in all, whichever pg_dump reads them.
+    """
     run(database, TWO_TABLES)
     moves = (
         '"$(dirname {real})/psql" -X -q -v ON_ERROR_STOP=1 '
         # Two that begin at once take different rows.
-        '-c "WITH moved AS (DELETE FROM a WHERE n = (SELECT n FROM a ORDER BY n LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING n) '
+        '-c "WITH moved AS (DELETE FROM a WHERE n = (SELECT n FROM a ORDER BY n LIMIT 1 FOR UPDATE SKIP '
+        "LOCKED) RETURNING n) "
         'INSERT INTO b SELECT n FROM moved" >&2 || exit 1\n'
         'exec {real} "$@"'
     )
@@ -100,12 +116,18 @@ def test_several_pg_dumps_really_ran_and_saw_the_same_moment(
 def test_a_migration_that_comes_meanwhile_waits_for_the_dump(
     database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
 ) -> None:
-    """It asks for its lock on the last table while an earlier one is read: whoever dumps a table has locked it at the start."""
+    """It asks for its lock on the last table while an earlier one is read: whoever dumps a table has locked
+    it at the start.
+    """
     run(
         database,
-        "CREATE TABLE a (n int); CREATE TABLE b AS SELECT repeat('x', 100) AS x FROM generate_series(1, 40000); CREATE TABLE c AS SELECT 1 AS n",
+        "CREATE TABLE a (n int); CREATE TABLE b AS SELECT repeat('x', 100) AS x FROM generate_series(1, "
+        "40000); CREATE TABLE c AS SELECT 1 AS n",
     )
-    is_locked = "SELECT count(*) >= 2 FROM pg_locks WHERE relation = 'c'::regclass AND mode = 'AccessShareLock' AND granted"
+    is_locked = (
+        "SELECT count(*) >= 2 FROM pg_locks WHERE relation = 'c'::regclass AND mode = "
+        "'AccessShareLock' AND granted"
+    )
     migrates = (
         OF_ONE_TABLE
         + '[ -n "$is_beside" ] && exec {real} "$@"\n'
@@ -117,12 +139,21 @@ def test_a_migration_that_comes_meanwhile_waits_for_the_dump(
     )
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=migrates)
     # So slow that b takes three seconds.
-    path = publish_dump(catalog, database, postgres_bin_dir=bin_dir, dump_jobs=2, max_mb_per_second=1, stall_timeout_seconds=20)
+    path = publish_dump(
+        catalog,
+        database,
+        postgres_bin_dir=bin_dir,
+        dump_jobs=2,
+        max_mb_per_second=1,
+        stall_timeout_seconds=20,
+    )
     assert_whole(path)
     with open_dump(path) as dump:
         assert [(table.name, table.rows) for table in dump.tables] == [("a", 0), ("b", 40000), ("c", 1)]
     deadline = time.monotonic() + 60
-    while not run(database, "SELECT 1 FROM pg_attribute WHERE attrelid = 'c'::regclass AND attname = 'extra'"):
+    while not run(
+        database, "SELECT 1 FROM pg_attribute WHERE attrelid = 'c'::regclass AND attname = 'extra'"
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -131,13 +162,24 @@ def test_a_migration_that_comes_meanwhile_waits_for_the_dump(
     ("script", "reason"),
     [
         (SIDE_FAILS, "the connection was lost"),
-        (SIDE_IS_CUT, "pg_dump of the rows of public.b ended with exit code 0|the rows of public.b ended too early"),
-        (SIDE_IS_ANOTHER_TABLE, "pg_dump of the rows of public.b ended with exit code 0|the rows of public.b ended too early"),
+        (
+            SIDE_IS_CUT,
+            "pg_dump of the rows of public.b ended with exit code 0|the rows of public.b ended too early",
+        ),
+        (
+            SIDE_IS_ANOTHER_TABLE,
+            "pg_dump of the rows of public.b ended with exit code 0|the rows of public.b ended too early",
+        ),
         (REST_FAILS_WHILE_SIDES_HANG, "out of memory"),
     ],
 )
 def test_when_one_pg_dump_fails_nothing_is_published_and_none_is_left_running(
-    database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path, script: str, reason: str
+    database: DatabaseSettings,
+    catalog: Catalog,
+    postgres_bin_dir: Path,
+    tmp_path: Path,
+    script: str,
+    reason: str,
 ) -> None:
     run(database, TWO_TABLES)
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=script)

@@ -69,7 +69,9 @@ def test_a_night_takes_the_room_of_what_changed(shared_disk: Path, bucket: Bucke
         assert can_share_blocks(file.fileno(), shared_disk)
     used = measure_used(shared_disk)
     for point_id, seed in ((SECOND, 501), (THIRD, 502)):
-        changed = {f"uploads/{number:03}.pdf": make_noise(120_000 + seed, seed + number) for number in (7, 90, 150)}
+        changed = {
+            f"uploads/{number:03}.pdf": make_noise(120_000 + seed, seed + number) for number in (7, 90, 150)
+        }
         for key, data in changed.items():
             put(bucket, key, data)
         bodies |= changed
@@ -77,7 +79,9 @@ def test_a_night_takes_the_room_of_what_changed(shared_disk: Path, bucket: Bucke
         path = publish_archive(catalog, bucket, point_id)
         assert {result.status for result in verify_archive(path)} == {CheckStatus.PASSED}
         with open_archive(path) as archive:
-            assert {entry.key: b"".join(archive.read_object(entry)) for entry in archive.read_entries()} == bodies
+            assert {
+                entry.key: b"".join(archive.read_object(entry)) for entry in archive.read_entries()
+            } == bodies
         before, used = used, measure_used(shared_disk)
         assert used - before < path.stat().st_size // 10
     first.unlink()

@@ -1,6 +1,8 @@
-"""The next capture asks the bucket only for what changed, and gets the same archive whatever happened to the one before.
+"""The next capture asks the bucket only for what changed, and gets the same archive whatever happened to the
+one before.
 
-A proxy records which objects were asked for. Objects are two seconds old before the first capture: younger ones are read again.
+A proxy records which objects were asked for. Objects are two seconds old before the first capture: younger
+ones are read again.
 """
 
 from __future__ import annotations
@@ -76,11 +78,15 @@ def proxy(bucket: BucketSettings, bodies: dict[str, bytes]) -> Iterator[FaultyS3
 
 
 def put(bucket: BucketSettings, key: str, data: bytes) -> None:
-    client_of(bucket).put_object(bucket.bucket, key, io.BytesIO(data), len(data), metadata={"author": "somebody"})
+    client_of(bucket).put_object(
+        bucket.bucket, key, io.BytesIO(data), len(data), metadata={"author": "somebody"}
+    )
 
 
 def assert_holds(path: Path, expected: dict[str, bytes]) -> ArchiveRecord:
-    assert {result.status for result in (*verify_archive(path), verify_every_object(path))} == {CheckStatus.PASSED}
+    assert {result.status for result in (*verify_archive(path), verify_every_object(path))} == {
+        CheckStatus.PASSED
+    }
     with open_archive(path) as archive:
         entries = list(archive.read_entries())
         assert {entry.key: b"".join(archive.read_object(entry)) for entry in entries} == expected
@@ -92,7 +98,9 @@ def list_asked(proxy: FaultyS3Proxy, bucket: BucketSettings, since: int = 0) -> 
     """The keys that were asked for since so many requests."""
     paths = [urlsplit(request.path).path for request in proxy.requests(method="GET")[since:]]
     prefix = f"/{bucket.bucket}/"
-    return {unquote(path.removeprefix(prefix)) for path in paths if path.startswith(prefix) and path != prefix}
+    return {
+        unquote(path.removeprefix(prefix)) for path in paths if path.startswith(prefix) and path != prefix
+    }
 
 
 def test_the_next_capture_asks_only_for_what_changed(
@@ -148,13 +156,19 @@ def test_an_unchanged_object_whose_tags_could_not_be_read_is_asked_for_them_agai
     record = assert_holds(publish_archive(catalog, proxy.settings(bucket), SECOND), bodies)
     assert (record.unread_tags_count, record.reused_count) == (2, len(bodies))
     assert len(proxy.requests(matching=r"\?tagging")) == 4
-    assert [request.path for request in proxy.requests()[since:] if "pdf" in request.path and "tagging" not in request.path] == []
+    assert [
+        request.path
+        for request in proxy.requests()[since:]
+        if "pdf" in request.path and "tagging" not in request.path
+    ] == []
     proxy.heal()
     path = publish_archive(catalog, proxy.settings(bucket), THIRD)
     record = assert_holds(path, bodies)
     assert (record.unread_tags_count, record.reused_count) == (0, len(bodies) - 2)
     with open_archive(path) as archive:
-        assert {entry.key: entry.tags for entry in archive.read_entries() if entry.tags} == {key: {"owner": "me"} for key in tagged}
+        assert {entry.key: entry.tags for entry in archive.read_entries() if entry.tags} == {
+            key: {"owner": "me"} for key in tagged
+        }
 
 
 def test_a_killed_capture_is_taken_over(
@@ -165,7 +179,10 @@ def test_a_killed_capture_is_taken_over(
     proxy.hang(WAIT_SECONDS, matching=last)
     settings = proxy.settings(bucket)
     words = [sys.executable, "-c", CAPTURE, str(catalog.directory), settings.endpoint, settings.bucket]
-    with (tmp_path / "log").open("wb") as log, subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log) as process:
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log) as process,
+    ):
         assert process.stdin is not None
         process.stdin.write(f"{settings.access_key} {settings.secret_key}".encode())
         process.stdin.close()

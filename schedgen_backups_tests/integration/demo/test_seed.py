@@ -52,7 +52,9 @@ def test_every_object_is_a_different_pdf_that_opens(bucket: BucketSettings, seed
         assert document.metadata.title == key.split("/")[2]
 
 
-def test_objects_carry_type_metadata_and_some_tags(database: DatabaseSettings, bucket: BucketSettings, seeded: SeedSummary) -> None:
+def test_objects_carry_type_metadata_and_some_tags(
+    database: DatabaseSettings, bucket: BucketSettings, seeded: SeedSummary
+) -> None:
     client = client_of(bucket)
     tagged = 0
     for key, user_id in run(database, "SELECT s3_key, user_id FROM jobs WHERE s3_key IS NOT NULL"):
@@ -79,7 +81,9 @@ def test_the_same_seed_gives_the_same_rows_and_bytes(
         assert run(database, statement) == run(second_database, statement)
 
 
-def test_the_full_size_has_odd_keys_and_varied_files(database: DatabaseSettings, bucket: BucketSettings) -> None:
+def test_the_full_size_has_odd_keys_and_varied_files(
+    database: DatabaseSettings, bucket: BucketSettings
+) -> None:
     summary = seed_application(database, bucket)
     assert (summary.users, summary.jobs) == (1000, 2000)
     assert 1850 < summary.objects < 1950

@@ -1,4 +1,6 @@
-"""A database that sorts by ICU restores into one that does, and where that cannot be made, the difference is named before anything is loaded."""
+"""A database that sorts by ICU restores into one that does, and where that cannot be made, the difference is
+named before anything is loaded.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,15 @@ from schedgen_backups.core.restore.tables import open_side_database
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 from schedgen_backups.core.verify.commit import commit_point
-from schedgen_backups_tests.support.artifacts import POINT, get_status, get_summary, make_live, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import (
+    POINT,
+    get_status,
+    get_summary,
+    make_live,
+    make_transfer,
+    publish_archive,
+    publish_dump,
+)
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
 
 pytestmark = pytest.mark.integration
@@ -30,10 +40,14 @@ ID = RecoveryPointId(POINT)
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
     """A server with ICU, which those of the wheels have not."""
-    installed = [bin_dir for bin_dir, _major in find_server_bin_dirs(15) if "site-packages" not in bin_dir.parts]
+    installed = [
+        bin_dir for bin_dir, _major in find_server_bin_dirs(15) if "site-packages" not in bin_dir.parts
+    ]
     if not installed:
         pytest.skip("no PostgreSQL of the distribution is installed")
-    with EmbeddedPostgres(tmp_path / "postgres", bin_dir=installed[0], server_options=FAST_SERVER_OPTIONS) as server:
+    with EmbeddedPostgres(
+        tmp_path / "postgres", bin_dir=installed[0], server_options=FAST_SERVER_OPTIONS
+    ) as server:
         yield server
 
 
@@ -41,10 +55,14 @@ def server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
 def source(server: EmbeddedPostgres) -> DatabaseSettings:
     run(
         server.settings("postgres"),
-        "CREATE DATABASE icu TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-u-kn-true' LC_COLLATE 'C' LC_CTYPE 'C'",
+        "CREATE DATABASE icu TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-u-kn-true' LC_COLLATE "
+        "'C' LC_CTYPE 'C'",
     )
     source = server.settings("icu")
-    run(source, "CREATE TABLE jobs (s3_key text CHECK (s3_key > 'a9')); INSERT INTO jobs VALUES ('a10'), ('b')")
+    run(
+        source,
+        "CREATE TABLE jobs (s3_key text CHECK (s3_key > 'a9')); INSERT INTO jobs VALUES ('a10'), ('b')",
+    )
     return source
 
 
@@ -58,10 +76,23 @@ def catalog(source: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) ->
     return catalog
 
 
-def test_a_drill_restores_into_the_collation_that_was_captured(source: DatabaseSettings, catalog: Catalog, tmp_path: Path) -> None:
-    report = drill_point(catalog, None, make_transfer(), DrillSettings(tmp_path / "scratch"), source=source, drilled_by="a test")
-    assert get_status(report.results, Check.DATABASE_IS_EQUAL) is CheckStatus.PASSED, get_summary(report.results, Check.DATABASE_IS_EQUAL)
-    assert get_summary(report.results, Check.DATABASE_IS_EQUAL).endswith("; unknown: owner, privileges and settings of the database itself")
+def test_a_drill_restores_into_the_collation_that_was_captured(
+    source: DatabaseSettings, catalog: Catalog, tmp_path: Path
+) -> None:
+    report = drill_point(
+        catalog,
+        None,
+        make_transfer(),
+        DrillSettings(tmp_path / "scratch"),
+        source=source,
+        drilled_by="a test",
+    )
+    assert get_status(report.results, Check.DATABASE_IS_EQUAL) is CheckStatus.PASSED, get_summary(
+        report.results, Check.DATABASE_IS_EQUAL
+    )
+    assert get_summary(report.results, Check.DATABASE_IS_EQUAL).endswith(
+        "; unknown: owner, privileges and settings of the database itself"
+    )
 
 
 def test_the_record_has_the_collation(catalog: Catalog) -> None:
@@ -71,7 +102,9 @@ def test_the_record_has_the_collation(catalog: Catalog) -> None:
     assert (properties.provider, properties.locale, properties.collate) == ("icu", "en-u-kn-true", "C")
 
 
-def test_another_collation_of_the_target_is_named_before_it_is_written_to(server: EmbeddedPostgres, catalog: Catalog) -> None:
+def test_another_collation_of_the_target_is_named_before_it_is_written_to(
+    server: EmbeddedPostgres, catalog: Catalog
+) -> None:
     target = server.create_database("other")
     with prepare_restore(RestoreRequest(catalog.get_point(ID), target, None), make_transfer()) as prepared:
         said = "\n".join(prepared.describe())

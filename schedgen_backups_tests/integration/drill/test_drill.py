@@ -1,4 +1,5 @@
-"""Restore drills of real recovery points on real servers: what passes, what is found, and what is left afterwards, which is nothing.
+"""Restore drills of real recovery points on real servers: what passes, what is found, and what is left
+afterwards, which is nothing.
 
 Killed drills are in `test_drill_killed`, runs under Dagster in `edge/test_drill_edge`.
 """
@@ -47,11 +48,15 @@ DOCUMENTS = "SELECT key FROM documents"
 class Drilled:
     """One application with a committed recovery point, and drills of it."""
 
-    def __init__(self, directory: Path, database: DatabaseSettings, bucket: BucketSettings, query: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, database: DatabaseSettings, bucket: BucketSettings, query: str | None = None
+    ) -> None:
         self.catalog = Catalog(directory / "backups")
         self.catalog.prepare()
         self.database, self.bucket = database, bucket
-        self._fields: dict[str, object] = {"reference_query": query, "is_reference_query_default": False} if query else {}
+        self._fields: dict[str, object] = (
+            {"reference_query": query, "is_reference_query_default": False} if query else {}
+        )
         self.backup: TransferSettings = make_transfer()
         self.settings = DrillSettings(directory / "scratch")
         publish_dump(self.catalog, database, **self._fields)
@@ -85,11 +90,21 @@ class Drilled:
 
 
 def list_scratch(server: DatabaseSettings, bucket: BucketSettings) -> tuple[set[str], set[str]]:
-    """What drills left on the servers. Other workers' drills share the S3 server: what is theirs goes away by itself."""
+    """What drills left on the servers.
+
+    Other workers' drills share the S3 server: what is theirs goes away by itself.
+    """
 
     def look() -> tuple[set[str], set[str]]:
-        databases = {str(name) for (name,) in run(server, "SELECT datname FROM pg_database WHERE datname LIKE 'schedgen_drill%'")}
-        return databases, {found.name for found in client_of(bucket).list_buckets() if found.name.startswith("schedgen-drill")}
+        databases = {
+            str(name)
+            for (name,) in run(server, "SELECT datname FROM pg_database WHERE datname LIKE 'schedgen_drill%'")
+        }
+        return databases, {
+            found.name
+            for found in client_of(bucket).list_buckets()
+            if found.name.startswith("schedgen-drill")
+        }
 
     databases, buckets = look()
     ends_at = time.monotonic() + PATIENCE_SECONDS
@@ -102,7 +117,9 @@ def list_scratch(server: DatabaseSettings, bucket: BucketSettings) -> tuple[set[
 
 def failures_of(report: DrillReport) -> dict[str, str]:
     unremarkable = {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}
-    return {result.check.value: result.summary for result in report.results if result.status not in unremarkable}
+    return {
+        result.check.value: result.summary for result in report.results if result.status not in unremarkable
+    }
 
 
 def fill_documents(database: DatabaseSettings, bucket: BucketSettings, pdfs: list[Path]) -> None:
@@ -115,7 +132,11 @@ def fill_documents(database: DatabaseSettings, bucket: BucketSettings, pdfs: lis
 @pytest.fixture
 def servers(postgres_server: EmbeddedPostgres, bucket: BucketSettings) -> dict[str, object]:
     """Servers that are not the drill's own, here the source's, which is allowed."""
-    return {"database": postgres_server.settings("postgres"), "bucket": bucket, "is_source_server_allowed": True}
+    return {
+        "database": postgres_server.settings("postgres"),
+        "bucket": bucket,
+        "is_source_server_allowed": True,
+    }
 
 
 def test_every_kind_of_type_and_name_is_equal_after_a_drill_on_its_own_servers(
@@ -133,17 +154,31 @@ def test_every_kind_of_type_and_name_is_equal_after_a_drill_on_its_own_servers(
 
 
 def test_chinook_and_real_pdfs_are_drilled_on_named_servers_which_keep_nothing_of_it(
-    database: DatabaseSettings, bucket: BucketSettings, servers: dict[str, object], shared_data: Path, tmp_path: Path
+    database: DatabaseSettings,
+    bucket: BucketSettings,
+    servers: dict[str, object],
+    shared_data: Path,
+    tmp_path: Path,
 ) -> None:
     script = (shared_data / "chinook.sql").read_text(encoding="utf-8")
-    run(database, "\n".join(line for line in script.splitlines() if not line.startswith(("DROP DATABASE", "CREATE DATABASE", "\\c"))))
+    run(
+        database,
+        "\n".join(
+            line
+            for line in script.splitlines()
+            if not line.startswith(("DROP DATABASE", "CREATE DATABASE", "\\c"))
+        ),
+    )
     # No more than the sample, and without the broken ones at the end of the list.
     pdfs = sorted((shared_data / "pdfs").glob("*.pdf"))[:15]
     fill_documents(database, bucket, pdfs)
     put(bucket, "docs/notes.txt", b"no PDF", content_type="text/plain")
     run(database, "INSERT INTO documents VALUES ('docs/notes.txt')")
     checks = tmp_path / "checks.sql"
-    checks.write_text("-- artists\nSELECT count(*) > 100 FROM artist;\n-- no ';' is lost\nSELECT ';' = ';'", encoding="utf-8")
+    checks.write_text(
+        "-- artists\nSELECT count(*) > 100 FROM artist;\n-- no ';' is lost\nSELECT ';' = ';'",
+        encoding="utf-8",
+    )
     drilled = Drilled(tmp_path, database, bucket, DOCUMENTS)
     drilled.commit()
     seen: list[str] = []
@@ -166,7 +201,10 @@ def test_a_broken_pdf_of_the_live_system_is_named_and_does_not_condemn_the_point
     drilled.commit()
     report = drilled.drill(**servers)
     assert list(failures_of(report)) == ["referenced_pdfs_open"]
-    assert "captured bytes and do not open as what their type says" in failures_of(report)["referenced_pdfs_open"]
+    assert (
+        "captured bytes and do not open as what their type says"
+        in failures_of(report)["referenced_pdfs_open"]
+    )
     assert "broken.pdf" in failures_of(report)["referenced_pdfs_open"]
     assert get_status(report.results, Check.REFERENCED_PDFS_OPEN) is CheckStatus.UNKNOWN
     assert not report.is_passed
@@ -186,7 +224,12 @@ def test_a_key_that_was_missing_in_the_live_system_is_no_failure(
 
 @pytest.mark.parametrize("kind", ArtifactKind)
 def test_damage_is_found_before_anything_is_written_and_condemns_the_point(
-    seeded: SeedSummary, database: DatabaseSettings, bucket: BucketSettings, servers: dict[str, object], tmp_path: Path, kind: ArtifactKind
+    seeded: SeedSummary,
+    database: DatabaseSettings,
+    bucket: BucketSettings,
+    servers: dict[str, object],
+    tmp_path: Path,
+    kind: ArtifactKind,
 ) -> None:
     assert seeded.jobs > 0
     drilled = Drilled(tmp_path, database, bucket)
@@ -205,7 +248,11 @@ def test_damage_is_found_before_anything_is_written_and_condemns_the_point(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_the_server_that_was_backed_up_is_refused_under_any_name(
-    database: DatabaseSettings, bucket: BucketSettings, postgres_server: EmbeddedPostgres, tmp_path: Path, host: str
+    database: DatabaseSettings,
+    bucket: BucketSettings,
+    postgres_server: EmbeddedPostgres,
+    tmp_path: Path,
+    host: str,
 ) -> None:
     run(database, "CREATE TABLE t (a int); INSERT INTO t VALUES (1)")
     put(bucket, "any", b"thing")
@@ -222,15 +269,25 @@ def find_majors() -> dict[int, Path]:
 
 
 @pytest.fixture(scope="module", params=sorted(find_majors()))
-def some_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def some_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedPostgres]:
     directory = tmp_path_factory.mktemp(f"major-{request.param}")
-    with EmbeddedPostgres(directory, bin_dir=find_majors()[request.param], server_options=FAST_SERVER_OPTIONS) as server:
+    with EmbeddedPostgres(
+        directory, bin_dir=find_majors()[request.param], server_options=FAST_SERVER_OPTIONS
+    ) as server:
         yield server
 
 
-def test_a_point_is_drilled_on_a_server_of_its_own_major_version(some_server: EmbeddedPostgres, bucket: BucketSettings, tmp_path: Path) -> None:
+def test_a_point_is_drilled_on_a_server_of_its_own_major_version(
+    some_server: EmbeddedPostgres, bucket: BucketSettings, tmp_path: Path
+) -> None:
     database = some_server.create_database(f"test_{uuid4().hex}")
-    run(database, "CREATE TABLE jobs (id int PRIMARY KEY, s3_key text, took interval); INSERT INTO jobs VALUES (1, 'a.pdf', '1 day')")
+    run(
+        database,
+        "CREATE TABLE jobs (id int PRIMARY KEY, s3_key text, took interval); INSERT INTO jobs VALUES (1, "
+        "'a.pdf', '1 day')",
+    )
     put(bucket, "a.pdf", b"text", content_type="text/plain")
     drilled = Drilled(tmp_path, database, bucket)
     drilled.commit()
@@ -241,12 +298,24 @@ def test_a_point_is_drilled_on_a_server_of_its_own_major_version(some_server: Em
 
 
 def test_a_newer_server_says_that_the_schemas_text_is_unknown_and_keeps_no_role(
-    database_17: DatabaseSettings, postgres_server: EmbeddedPostgres, s3_server: S3Server, bucket: BucketSettings, tmp_path: Path
+    database_17: DatabaseSettings,
+    postgres_server: EmbeddedPostgres,
+    s3_server: S3Server,
+    bucket: BucketSettings,
+    tmp_path: Path,
 ) -> None:
     role = f"role_{uuid4().hex}"
     # PostgreSQL 18 keeps NOT NULL as a constraint with a name, and writes it elsewhere.
-    run(database_17, "CREATE TABLE parent (a int); CREATE TABLE child () INHERITS (parent); ALTER TABLE child ALTER a SET NOT NULL")
-    run(database_17, f"CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE ROLE {role}; GRANT SELECT ON jobs TO {role}")
+    run(
+        database_17,
+        "CREATE TABLE parent (a int); CREATE TABLE child () INHERITS (parent); ALTER TABLE child ALTER a "
+        "SET NOT NULL",
+    )
+    run(
+        database_17,
+        f"CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE ROLE {role}; GRANT SELECT "
+        f"ON jobs TO {role}",
+    )
     put(bucket, "a", b"text", content_type="text/plain")
     drilled = Drilled(tmp_path, database_17, bucket)
     drilled.commit()

@@ -1,4 +1,5 @@
-"""Drills whose process is killed at any moment: no server stays, and the next sweep removes everything they made, and nothing else.
+"""Drills whose process is killed at any moment: no server stays, and the next sweep removes everything they
+made, and nothing else.
 
 The drills are processes of their own that say where they are and wait there to be killed.
 """
@@ -75,7 +76,9 @@ def directory(postgres_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPa
 
 @contextmanager
 def drill_in(directory: Path, drill: DrillSettings, phase: str) -> Iterator[subprocess.Popen[str]]:
-    """A drill runs in a process of its own and waits when it reaches the phase; it is killed at the block's end if it was not before."""
+    """A drill runs in a process of its own and waits when it reaches the phase; it is killed at the block's
+    end if it was not before.
+    """
     asked = {
         "phase": phase,
         "directory": str(directory),
@@ -83,7 +86,9 @@ def drill_in(directory: Path, drill: DrillSettings, phase: str) -> Iterator[subp
         "database": asdict(drill.database) if drill.database else None,
         "bucket": asdict(drill.bucket) if drill.bucket else None,
     }
-    process = subprocess.Popen([sys.executable, "-c", DRILL_AND_WAIT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRILL_AND_WAIT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdin is not None
         process.stdin.write(json.dumps(asked) + "\n")
@@ -105,7 +110,10 @@ def find_folder(drill: DrillSettings) -> Path:
 
 
 def assert_swept(drill: DrillSettings, folder: Path) -> None:
-    """Nothing runs any more without anybody's help, and a sweep takes the rest. The guard counts as alive for a moment."""
+    """Nothing runs any more without anybody's help, and a sweep takes the rest.
+
+    The guard counts as alive for a moment.
+    """
     wait_until(lambda: find_processes_in(folder) == (), "the servers of the killed drill end")
     said: list[str] = []
 
@@ -118,11 +126,16 @@ def assert_swept(drill: DrillSettings, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("phase", ["start", "verify", "database", "compare", "sample"])
-def test_a_drill_that_is_killed_on_its_own_servers_leaves_nothing(directory: Path, tmp_path: Path, phase: str) -> None:
+def test_a_drill_that_is_killed_on_its_own_servers_leaves_nothing(
+    directory: Path, tmp_path: Path, phase: str
+) -> None:
     drill = DrillSettings(tmp_path / "scratch")
     with drill_in(directory, drill, phase) as process:
         if phase == "start":
-            wait_until(lambda: any(find_processes_in(found) for found in drill.directory.glob("schedgen-drill-*")), "a server is being started")
+            wait_until(
+                lambda: any(find_processes_in(found) for found in drill.directory.glob("schedgen-drill-*")),
+                "a server is being started",
+            )
         else:
             await_phase(process, phase)
             assert find_processes_in(find_folder(drill)) != ()
@@ -155,7 +168,9 @@ def test_a_drill_that_is_killed_on_named_servers_leaves_nothing_after_a_sweep(
     assert not client_of(bucket).bucket_exists(folder.name)
 
 
-def test_a_sweep_ends_the_servers_of_a_drill_whose_guard_was_killed_too(directory: Path, tmp_path: Path) -> None:
+def test_a_sweep_ends_the_servers_of_a_drill_whose_guard_was_killed_too(
+    directory: Path, tmp_path: Path
+) -> None:
     drill = DrillSettings(tmp_path / "scratch")
     with drill_in(directory, drill, "compare") as process:
         await_phase(process, "compare")
@@ -174,7 +189,13 @@ def test_a_sweep_removes_nothing_that_does_not_bear_our_mark(tmp_path: Path) -> 
     drill = DrillSettings(tmp_path / "scratch")
     with open_scratch_folder(drill.directory) as living:
         foreign = [
-            drill.directory / name for name in ("schedgen-drill-0123456789ab", "schedgen-drill-x", "somebody's", "schedgen-drill-aaaaaaaaaaaa")
+            drill.directory / name
+            for name in (
+                "schedgen-drill-0123456789ab",
+                "schedgen-drill-x",
+                "somebody's",
+                "schedgen-drill-aaaaaaaaaaaa",
+            )
         ]
         for folder in foreign:
             folder.mkdir()
@@ -196,7 +217,10 @@ def test_what_lies_on_a_server_that_is_no_longer_named_is_told_and_stays(
         process.kill()
         process.wait()
         said: list[str] = []
-        wait_until(lambda: bool(said.extend(sweep_scratch(DrillSettings(drill.directory))) or said), "somebody sweeps")
+        wait_until(
+            lambda: bool(said.extend(sweep_scratch(DrillSettings(drill.directory))) or said),
+            "somebody sweeps",
+        )
         assert "which DRILL_DATABASE_URL no longer names" in said[0]
         assert folder.name.replace("-", "_") in said[0]
         assert_swept(drill, folder)

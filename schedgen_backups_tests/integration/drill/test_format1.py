@@ -19,6 +19,18 @@ pytestmark = pytest.mark.integration
 
 def test_both_halves_are_equal(database: DatabaseSettings, tmp_path: Path) -> None:
     catalog = Catalog(Path(shutil.copytree(FORMAT1, tmp_path / "backups")))
-    report = drill_point(catalog, None, make_transfer(), DrillSettings(tmp_path / "scratch"), source=database, drilled_by="a test")
-    for check in (Check.DATABASE_IS_RESTORED, Check.BUCKET_IS_RESTORED, Check.DATABASE_IS_EQUAL, Check.BUCKET_IS_EQUAL):
+    report = drill_point(
+        catalog,
+        None,
+        make_transfer(),
+        DrillSettings(tmp_path / "scratch"),
+        source=database,
+        drilled_by="a test",
+    )
+    for check in (
+        Check.DATABASE_IS_RESTORED,
+        Check.BUCKET_IS_RESTORED,
+        Check.DATABASE_IS_EQUAL,
+        Check.BUCKET_IS_EQUAL,
+    ):
         assert get_status(report.results, check) is CheckStatus.PASSED, report.results

@@ -1,4 +1,6 @@
-"""A table owner of the live database reaches nothing through the weekly drill: no shell, no variable, no file."""
+"""A table owner of the live database reaches nothing through the weekly drill: no shell, no variable, no
+file.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.model import Origin, RecoveryPointId
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 from schedgen_backups.core.verify.commit import commit_point
-from schedgen_backups_tests.support.artifacts import POINT, make_live, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import (
+    POINT,
+    make_live,
+    make_transfer,
+    publish_archive,
+    publish_dump,
+)
 from schedgen_backups_tests.support.points import put
 from schedgen_backups_tests.support.servers import run
 
@@ -28,7 +36,9 @@ def take_point(folder: Path, database: DatabaseSettings, bucket: BucketSettings)
     catalog.prepare()
     publish_dump(catalog, database)
     publish_archive(catalog, bucket)
-    commit_point(catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=make_live(database, bucket))
+    commit_point(
+        catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=make_live(database, bucket)
+    )
     return catalog
 
 
@@ -83,7 +93,13 @@ def test_a_table_owner_gets_no_shell_through_the_drill(
     checks.write_text("SELECT ok FROM looked_at;")
     drill = DrillSettings(tmp_path / "drill", sql_checks_path=checks)
     report = drill_point(catalog, None, make_transfer(), drill, source=database, drilled_by="a test")
-    run(database, f"DROP TABLE jobs CASCADE; ALTER SCHEMA public OWNER TO pg_database_owner; DROP FUNCTION ok CASCADE; DROP ROLE {name}")
+    run(
+        database,
+        "DROP TABLE jobs CASCADE; ALTER SCHEMA public OWNER TO pg_database_owner; DROP FUNCTION ok "
+        f"CASCADE; DROP ROLE {name}",
+    )
     assert not marker.exists(), marker.read_text()
-    assert {result.check.value: result.status.value for result in report.results}["database_is_equal"] == "passed"
+    assert {result.check.value: result.status.value for result in report.results}[
+        "database_is_equal"
+    ] == "passed"
     assert catalog.get_point(RecoveryPointId(POINT)).state is PointState.VERIFIED

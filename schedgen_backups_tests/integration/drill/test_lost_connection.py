@@ -26,12 +26,16 @@ from schedgen_backups_tests.support.silent_proxy import SilentProxy
 
 pytestmark = pytest.mark.integration
 
-SLEEPERS = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY public.jobs%' AND wait_event = 'PgSleep'"
+SLEEPERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY public.jobs%' AND wait_event = 'PgSleep'"
+)
 
 
 @pytest.fixture
 def server(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_bin_dir, user="master", server_options=FAST_SERVER_OPTIONS) as named:
+    with EmbeddedPostgres(
+        tmp_path / "named", bin_dir=postgres_bin_dir, user="master", server_options=FAST_SERVER_OPTIONS
+    ) as named:
         yield named
 
 
@@ -44,7 +48,11 @@ def lose_answer(server: DatabaseSettings, proxy: SilentProxy) -> None:
 
 
 def test_a_drill_whose_loader_is_lost_on_the_way_ends(
-    tmp_path: Path, database: DatabaseSettings, bucket: BucketSettings, server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    database: DatabaseSettings,
+    bucket: BucketSettings,
+    server: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The loader cannot log in again to ask; the superuser can."""
     run(database, ENDLESS.replace("LIVE", database.database).replace("100000", "4"))
@@ -73,12 +81,18 @@ def test_a_drill_whose_loader_is_lost_on_the_way_ends(
     assert run(named, "SELECT count(*) FROM pg_database WHERE datname LIKE 'schedgen%'") == [(0,)]
 
 
-def test_a_drill_that_is_ended_waits_for_no_connection_that_was_lost_on_the_way(database: DatabaseSettings) -> None:
+def test_a_drill_that_is_ended_waits_for_no_connection_that_was_lost_on_the_way(
+    database: DatabaseSettings,
+) -> None:
     proxy = SilentProxy(database.port, None)
     loader = replace(database, port=proxy.port)
     limit = drill_module._ended_after(timedelta(seconds=1), LoadRoles(loader, None))
     began = time.monotonic()
-    with pytest.raises(RestoreError, match=r"the drill was ended .* the session was ended here"), limit, translate_errors(loader):
+    with (
+        pytest.raises(RestoreError, match=r"the drill was ended .* the session was ended here"),
+        limit,
+        translate_errors(loader),
+    ):
         wait_in_vain(loader, proxy)
     assert time.monotonic() - began < 30
 

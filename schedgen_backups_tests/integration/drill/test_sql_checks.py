@@ -29,7 +29,9 @@ def test_only_one_row_with_one_true_holds_and_nothing_is_written(database: Datab
     }
     good = "SELECT count(*) = 2 FROM jobs;\nSELECT 'a%b' LIKE 'a\\%b'"
     for statement, reason in reasons.items():
-        result = run_sql_checks(split_sql_checks(f"{good};\n-- this one\n{statement};\nSELECT true"), database, timeout_seconds=1)
+        result = run_sql_checks(
+            split_sql_checks(f"{good};\n-- this one\n{statement};\nSELECT true"), database, timeout_seconds=1
+        )
         assert result.status is CheckStatus.FAILED
         assert result.summary.startswith("1 of 4 checks did not hold: this one (")
         assert reason in result.summary

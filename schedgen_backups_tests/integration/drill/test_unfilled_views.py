@@ -1,4 +1,6 @@
-"""A materialized view that reads what a drill does not open is left unfilled and named; everything else is restored and compared."""
+"""A materialized view that reads what a drill does not open is left unfilled and named; everything else is
+restored and compared.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ from schedgen_backups.core.model import Origin, RecoveryPointId
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 from schedgen_backups.core.verify.commit import commit_point
-from schedgen_backups_tests.support.artifacts import POINT, make_live, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import (
+    POINT,
+    make_live,
+    make_transfer,
+    publish_archive,
+    publish_dump,
+)
 from schedgen_backups_tests.support.points import put
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
 
@@ -33,7 +41,10 @@ CREATE UNIQUE INDEX ON m (i); ALTER MATERIALIZED VIEW m CLUSTER ON m_i_idx; CREA
 CREATE MATERIALIZED VIEW o AS SELECT i FROM n; CREATE MATERIALIZED VIEW p AS SELECT i FROM t;
 """
 VIEWS = {
-    "a foreign table": (f"{FAR} CREATE MATERIALIZED VIEW m AS SELECT * FROM ft", "1 materialized views were not filled, {}: public.m"),
+    "a foreign table": (
+        f"{FAR} CREATE MATERIALIZED VIEW m AS SELECT * FROM ft",
+        "1 materialized views were not filled, {}: public.m",
+    ),
     "dblink": (CHAIN, "3 materialized views were not filled, {}: public.m, public.n, public.o"),
     "passwords of the server": (
         "CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM pg_shadow",
@@ -50,19 +61,30 @@ WHY = "since what they read is not open to a drill"
 class Application:
     """A database and a bucket with a committed recovery point, and drills of it."""
 
-    def __init__(self, directory: Path, database: DatabaseSettings, bucket: BucketSettings, script: str) -> None:
+    def __init__(
+        self, directory: Path, database: DatabaseSettings, bucket: BucketSettings, script: str
+    ) -> None:
         self.directory, self.database = directory, database
         words = {"port": str(database.port), "user": database.user, "password": database.password}
         for name, value in words.items():
             script = script.replace(f"{{{name}}}", value)
-        run(database, "CREATE TABLE t AS SELECT 1 AS i; CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('k1')")
+        run(
+            database,
+            "CREATE TABLE t AS SELECT 1 AS i; CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES "
+            "('k1')",
+        )
         run(database, script)
         put(bucket, "k1", b"%PDF-")
         self.catalog = Catalog(directory / "backups")
         self.catalog.prepare()
         publish_dump(self.catalog, database)
         publish_archive(self.catalog, bucket)
-        commit_point(self.catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=make_live(database, bucket))
+        commit_point(
+            self.catalog,
+            RecoveryPointId(POINT),
+            origin=Origin(run_id="a run"),
+            live=make_live(database, bucket),
+        )
 
     @property
     def state(self) -> PointState:
@@ -71,17 +93,24 @@ class Application:
     def drill(self) -> DrillReport:
         # As config.py does it: what is hidden takes the network, too.
         settings = DrillSettings(self.directory / "drill", hidden_paths=(self.catalog.directory,))
-        return drill_point(self.catalog, None, make_transfer(), settings, source=self.database, drilled_by="a test")
+        return drill_point(
+            self.catalog, None, make_transfer(), settings, source=self.database, drilled_by="a test"
+        )
 
 
 @pytest.mark.parametrize(
     ("script", "words"),
-    [pytest.param(*view, marks=pytest.mark.exhaustive if name.startswith("files") else (), id=name) for name, view in VIEWS.items()],
+    [
+        pytest.param(*view, marks=pytest.mark.exhaustive if name.startswith("files") else (), id=name)
+        for name, view in VIEWS.items()
+    ],
 )
 def test_a_view_of_what_is_not_open_to_a_drill_is_unknown(
     tmp_path: Path, bucket: BucketSettings, postgres_bin_dir: Path, script: str, words: str
 ) -> None:
-    with EmbeddedPostgres(tmp_path / "s", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as source:
+    with EmbeddedPostgres(
+        tmp_path / "s", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
+    ) as source:
         application = Application(tmp_path, source.create_database("live"), bucket, script)
         # What the view reads is gone, also for a server with a network.
         source.stop()
@@ -103,9 +132,17 @@ DELETE FROM later;
 """
 
 
-@pytest.mark.parametrize("code", ["55000", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("22012", "42P01"))])
-def test_a_view_that_no_restore_could_fill_ends_the_drill(tmp_path: Path, bucket: BucketSettings, postgres_bin_dir: Path, code: str) -> None:
-    with EmbeddedPostgres(tmp_path / "s", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as source:
-        application = Application(tmp_path, source.create_database("live"), bucket, STATEFUL.replace("{code}", code))
+@pytest.mark.parametrize(
+    "code", ["55000", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("22012", "42P01"))]
+)
+def test_a_view_that_no_restore_could_fill_ends_the_drill(
+    tmp_path: Path, bucket: BucketSettings, postgres_bin_dir: Path, code: str
+) -> None:
+    with EmbeddedPostgres(
+        tmp_path / "s", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
+    ) as source:
+        application = Application(
+            tmp_path, source.create_database("live"), bucket, STATEFUL.replace("{code}", code)
+        )
         with pytest.raises(RestoreError, match=r"REFRESH MATERIALIZED VIEW public\.m"):
             application.drill()

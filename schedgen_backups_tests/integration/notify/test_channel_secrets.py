@@ -1,4 +1,5 @@
-"""No secret of a channel gets out, whatever its server does: not in answers, not in reprs, not in log records, not in errors.
+"""No secret of a channel gets out, whatever its server does: not in answers, not in reprs, not in log
+records, not in errors.
 
 Servers here are down, hang, or repeat what they were asked. What a working one gets is in `test_channels`.
 """
@@ -14,9 +15,23 @@ from apprise.manager_plugins import NotificationManager
 
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify import exchange
-from schedgen_backups.core.notify.channels import AppriseChannel, Channel, MailSettings, make_channel, make_mail_channel
+from schedgen_backups.core.notify.channels import (
+    AppriseChannel,
+    Channel,
+    MailSettings,
+    make_channel,
+    make_mail_channel,
+)
 from schedgen_backups.core.servers.loopback import LOOPBACK
-from schedgen_backups_tests.support.alerts import SECRET, Answer, RecordingServer, closed_port, make_alert, recording_server, silent_server
+from schedgen_backups_tests.support.alerts import (
+    SECRET,
+    Answer,
+    RecordingServer,
+    closed_port,
+    make_alert,
+    recording_server,
+    silent_server,
+)
 
 PASSWORD = "sm7pCanaryPassword"
 
@@ -39,7 +54,9 @@ def make_channels(port: int) -> list[Channel]:
         make_channel(f"http://{LOOPBACK}:{port}/services/{SECRET}"),
         make_channel(f"http://{LOOPBACK}:{port}/hook/{SECRET}"),
         make_channel(f"json://user:{PASSWORD}@{LOOPBACK}:{port}/{SECRET}"),
-        make_mail_channel(("a@example.com",), MailSettings(LOOPBACK, port, "user", PASSWORD, "b@example.com", "insecure")),
+        make_mail_channel(
+            ("a@example.com",), MailSettings(LOOPBACK, port, "user", PASSWORD, "b@example.com", "insecure")
+        ),
     ]
 
 
@@ -61,7 +78,9 @@ def make_channels(port: int) -> list[Channel]:
         "rsyslog://example.com",
     ],
 )
-def test_what_is_not_encrypted_is_refused_without_the_address(url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_not_encrypted_is_refused_without_the_address(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     with pytest.raises(ConfigurationError, match="not encrypted") as caught:
         make_channel(url)
@@ -75,8 +94,19 @@ def test_the_encrypted_kinds_of_a_service_are_named() -> None:
     assert make_channel("kodis://example.com/").name == "Kodi/XBMC"
 
 
-@pytest.mark.parametrize("url", [f"nonsense-{SECRET}", f"xyz://{SECRET}", f"https:///{SECRET}", f"https://[{SECRET}", f"ftp://example.com/{SECRET}"])
-def test_what_is_no_address_is_a_wrong_setting_without_the_address(url: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"nonsense-{SECRET}",
+        f"xyz://{SECRET}",
+        f"https:///{SECRET}",
+        f"https://[{SECRET}",
+        f"ftp://example.com/{SECRET}",
+    ],
+)
+def test_what_is_no_address_is_a_wrong_setting_without_the_address(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     with pytest.raises(ConfigurationError) as caught:
         make_channel(url)
@@ -105,7 +135,9 @@ def test_a_server_that_is_down_is_told_without_the_address(caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("slash", ["/", ""])
-def test_a_server_that_repeats_what_it_was_asked_gives_nothing_away(server: RecordingServer, caplog: pytest.LogCaptureFixture, slash: str) -> None:
+def test_a_server_that_repeats_what_it_was_asked_gives_nothing_away(
+    server: RecordingServer, caplog: pytest.LogCaptureFixture, slash: str
+) -> None:
     """Error pages often hold the path; some are so long that the cut would go through it."""
     caplog.set_level(logging.DEBUG)
     server.default = Answer(404, "x" * 100 + f"The requested URL {slash}services/{SECRET} was not found")
@@ -131,10 +163,15 @@ def test_a_service_that_logs_its_password_gives_nothing_away() -> None:
         delivery = AppriseChannel(plugin, "leaky://example.com").send(make_alert())
     finally:
         NotificationManager().remove("leaky")
-    assert (delivery.is_accepted, delivery.answer) == (False, "the login user with *** was refused Failed to send Custom - leaky notification.")
+    assert (delivery.is_accepted, delivery.answer) == (
+        False,
+        "the login user with *** was refused Failed to send Custom - leaky notification.",
+    )
 
 
-def test_what_is_accepted_gives_nothing_away_either(server: RecordingServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_accepted_gives_nothing_away_either(
+    server: RecordingServer, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     for channel in make_channels(server.server_address[1])[:3]:
         assert_no_secret(f"{channel.send(make_alert())}{channel!r}")

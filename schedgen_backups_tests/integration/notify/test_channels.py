@@ -1,6 +1,8 @@
-"""Channels against real local services: what they get, what counts as accepted, and which addresses of the world are recognised.
+"""Channels against real local services: what they get, what counts as accepted, and which addresses of the
+world are recognised.
 
-Mail is in `test_mail_channel`, secrets and dead servers in `test_channel_secrets`. Which alert is sent and when is tested in `test_notifier`.
+Mail is in `test_mail_channel`, secrets and dead servers in `test_channel_secrets`. Which alert is sent and
+when is tested in `test_notifier`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from schedgen_backups.core.notify.channels import (
     make_channels,
 )
 from schedgen_backups.core.servers.loopback import LOOPBACK
-from schedgen_backups_tests.support.alerts import SECRET, Answer, RecordingServer, make_alert, recording_server
+from schedgen_backups_tests.support.alerts import (
+    SECRET,
+    Answer,
+    RecordingServer,
+    make_alert,
+    recording_server,
+)
 
 LONG = "HEAD " + "pg_dump: <error> & so on\n" * 1000 + " TAIL"
 TEAMS = (
@@ -81,16 +89,24 @@ def check_text(text: dict[str, Any], kinds: set[str], limit: int) -> None:
 ALERTS = {
     "ordinary": make_alert(),
     "bare": make_alert(next_step="", facts={}, link=""),
-    "long": make_alert(title="t" * 4000, cause=LONG, next_step=LONG, facts={f"fact {number}": LONG for number in range(30)}),
-    "nasty": make_alert(title=NASTY * 100, cause=NASTY * 200, next_step="&" * 9000, facts={NASTY * 50: "<" * 5000}),
-    "other scripts": make_alert(title="Sikhoselwe 😀" * 40, cause="日本語 😀\x00\u202e" * 900, severity=Severity.INFO),
+    "long": make_alert(
+        title="t" * 4000, cause=LONG, next_step=LONG, facts={f"fact {number}": LONG for number in range(30)}
+    ),
+    "nasty": make_alert(
+        title=NASTY * 100, cause=NASTY * 200, next_step="&" * 9000, facts={NASTY * 50: "<" * 5000}
+    ),
+    "other scripts": make_alert(
+        title="Sikhoselwe 😀" * 40, cause="日本語 😀\x00\u202e" * 900, severity=Severity.INFO
+    ),
     "empty": make_alert(title="", cause="", facts={"": ""}),
 }
 
 
 @pytest.mark.parametrize("name", ALERTS)
 def test_slack_gets_valid_blocks_whatever_the_alert(server: RecordingServer, name: str) -> None:
-    assert make_channel(server.url()).send(ALERTS[name]) == Delivery("Slack", is_accepted=True, answer="200 ok")
+    assert make_channel(server.url()).send(ALERTS[name]) == Delivery(
+        "Slack", is_accepted=True, answer="200 ok"
+    )
     (received,) = server.received
     assert (received.path, received.content_type) == (f"/services/{SECRET}", "application/json")
     check_blocks(received.json["blocks"])
@@ -103,7 +119,10 @@ def test_slack_gets_what_the_alert_says(server: RecordingServer) -> None:
     assert header["text"]["text"] == "🔴 Backup failed: database_dump"
     assert cause["text"]["text"] == "*CRITICAL*  pg_dump ended with 1: connection refused"
     assert step["text"]["text"] == "*What to do:* Is the server up?"
-    assert [field["text"] for field in facts["fields"]] == ["*newest verified*\n20260228_020000, 24.2 h old", "*run*\nabc"]
+    assert [field["text"] for field in facts["fields"]] == [
+        "*newest verified*\n20260228_020000, 24.2 h old",
+        "*run*\nabc",
+    ]
     assert context["elements"][0]["text"] == "<https://dagster.example.com/runs/abc|Open the run>"
 
 
@@ -135,23 +154,41 @@ def test_blocks_that_slack_refuses_are_sent_again_as_text(server: RecordingServe
     assert "connection refused" in server.received[1].json["text"]
 
 
-@pytest.mark.parametrize("answer", [Answer(400, "invalid_payload"), Answer(403, "invalid_token"), Answer(404, "no_service"), Answer(410, "gone")])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(400, "invalid_payload"),
+        Answer(403, "invalid_token"),
+        Answer(404, "no_service"),
+        Answer(410, "gone"),
+    ],
+)
 def test_a_refusal_of_slack_is_told(server: RecordingServer, answer: Answer) -> None:
     server.default = answer
-    assert make_channel(server.url()).send(make_alert()) == Delivery("Slack", is_accepted=False, answer=f"{answer.status} {answer.body}")
+    assert make_channel(server.url()).send(make_alert()) == Delivery(
+        "Slack", is_accepted=False, answer=f"{answer.status} {answer.body}"
+    )
 
 
 def test_an_answer_that_was_compressed_is_read(server: RecordingServer) -> None:
     server.answers = [Answer(200, "ok", is_compressed=True), Answer(200, '{"ok": false}', is_compressed=True)]
-    assert make_channel(server.url()).send(make_alert()) == Delivery("Slack", is_accepted=True, answer="200 ok")
+    assert make_channel(server.url()).send(make_alert()) == Delivery(
+        "Slack", is_accepted=True, answer="200 ok"
+    )
     assert not make_channel(server.url("/hook")).send(make_alert()).is_accepted
 
 
 def test_each_address_is_a_channel_and_mail_comes_last() -> None:
     addresses = ("https://hooks.slack.com/services/T0/B0/abc", "https://example.com/hook")
     mail = MailSettings("mail.example.com", 587, "", "", "backups@example.com", "starttls")
-    assert [channel.name for channel in make_channels(addresses, ("a@example.com",), mail)] == ["Slack", "webhook at example.com", "E-Mail"]
-    assert [channel.fingerprint for channel in make_channels(addresses, (), None)] == [make_channel(address).fingerprint for address in addresses]
+    assert [channel.name for channel in make_channels(addresses, ("a@example.com",), mail)] == [
+        "Slack",
+        "webhook at example.com",
+        "E-Mail",
+    ]
+    assert [channel.fingerprint for channel in make_channels(addresses, (), None)] == [
+        make_channel(address).fingerprint for address in addresses
+    ]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
@@ -165,7 +202,9 @@ def test_a_server_that_fails_once_is_asked_again(server: RecordingServer, path: 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("path", ["/services/a", "/hook"])
-def test_a_server_that_asks_for_patience_does_not_hold_up_a_backup(server: RecordingServer, path: str, status: int) -> None:
+def test_a_server_that_asks_for_patience_does_not_hold_up_a_backup(
+    server: RecordingServer, path: str, status: int
+) -> None:
     """An hour of sleep within a hook would be a run that hangs; the spool has the patience."""
     server.default = Answer(status, "later", {"Retry-After": "3600"})
     assert not make_channel(server.url(path)).send(make_alert()).is_accepted
@@ -190,14 +229,18 @@ def test_a_json_endpoint_gets_a_text(server: RecordingServer) -> None:
 def test_a_redirect_is_a_refusal(server: RecordingServer) -> None:
     """The page behind it may be a login that answers 200 to everything."""
     server.answers = [Answer(302, "", {"Location": server.url("/login")})]
-    assert make_channel(server.url("/hook")).send(make_alert()) == Delivery(f"webhook at {LOOPBACK}", is_accepted=False, answer="302 Found")
+    assert make_channel(server.url("/hook")).send(make_alert()) == Delivery(
+        f"webhook at {LOOPBACK}", is_accepted=False, answer="302 Found"
+    )
     assert [received.path for received in server.received] == ["/hook"]
 
 
 @pytest.mark.parametrize("scheme", ["json", "xml", "form"])
 def test_apprise_follows_no_redirect_whatever_the_address_says(server: RecordingServer, scheme: str) -> None:
     server.answers = [Answer(302, "", {"Location": server.url("/login")})]
-    assert not make_channel(f"{scheme}://{server.endpoint}/{SECRET}?redirect=yes").send(make_alert()).is_accepted
+    assert (
+        not make_channel(f"{scheme}://{server.endpoint}/{SECRET}?redirect=yes").send(make_alert()).is_accepted
+    )
     assert len(server.received) == 1
 
 
@@ -210,10 +253,15 @@ def test_slack_follows_no_redirect(server: RecordingServer) -> None:
 @pytest.mark.parametrize("body", ["<html>Log in</html>", '{"ok": false, "error": "invalid_auth"}', ""])
 def test_slack_accepts_by_its_own_word_only(server: RecordingServer, body: str) -> None:
     server.default = Answer(200, body)
-    assert make_channel(server.url()).send(make_alert()) == Delivery("Slack", is_accepted=False, answer=f"200 {body}".strip())
+    assert make_channel(server.url()).send(make_alert()) == Delivery(
+        "Slack", is_accepted=False, answer=f"200 {body}".strip()
+    )
 
 
-@pytest.mark.parametrize("body", ['{"ok": false}', '{"success": false}', '{"error": "invalid_auth"}', '{"errors": ["no such channel"]}'])
+@pytest.mark.parametrize(
+    "body",
+    ['{"ok": false}', '{"success": false}', '{"error": "invalid_auth"}', '{"errors": ["no such channel"]}'],
+)
 def test_a_json_endpoint_that_reports_an_error_refuses(server: RecordingServer, body: str) -> None:
     server.default = Answer(200, body)
     delivery = make_channel(server.url("/hook")).send(make_alert())
@@ -239,21 +287,29 @@ def test_a_json_endpoint_may_answer_anything_else(server: RecordingServer, body:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("address", ["http://{}/services/a", "http://{}/hook", "json://{}/hook"])
-def test_an_answer_that_comes_byte_by_byte_is_given_up(server: RecordingServer, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def test_an_answer_that_comes_byte_by_byte_is_given_up(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
     monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 0.5)
     server.default = Answer(200, "ok" * 100, seconds_per_byte=0.1)
     started_at = time.monotonic()
     channel = make_channel(address.format(server.endpoint))
-    assert channel.send(make_alert()) == Delivery(channel.name, is_accepted=False, answer="TimeoutError: no answer as it should be")
+    assert channel.send(make_alert()) == Delivery(
+        channel.name, is_accepted=False, answer="TimeoutError: no answer as it should be"
+    )
     assert time.monotonic() - started_at < 3
     server.is_stopping.set()
 
 
 def test_apprise_gets_title_and_text(server: RecordingServer) -> None:
-    assert make_channel(f"json://{server.endpoint}/{SECRET}").send(make_alert()) == Delivery("JSON", is_accepted=True, answer="accepted")
+    assert make_channel(f"json://{server.endpoint}/{SECRET}").send(make_alert()) == Delivery(
+        "JSON", is_accepted=True, answer="accepted"
+    )
     payload = server.received[0].json
     assert payload["title"] == "[CRITICAL] Backup failed: database_dump"
-    assert payload["message"].startswith("pg_dump ended with 1: connection refused\nWhat to do: Is the server up?\n")
+    assert payload["message"].startswith(
+        "pg_dump ended with 1: connection refused\nWhat to do: Is the server up?\n"
+    )
     assert payload["type"] == "failure"
     make_channel(f"json://{server.endpoint}/").send(make_alert(severity=Severity.INFO))
     assert server.received[1].json["type"] == "success"
@@ -267,7 +323,9 @@ def test_a_refusal_of_apprise_is_told(server: RecordingServer) -> None:
 
 
 def test_a_service_with_short_texts_gets_head_and_tail_in_one_message(server: RecordingServer) -> None:
-    """Rocket.Chat takes 1000 characters, Teams too, Discord 2000; longer ones they refuse, and nobody would be told."""
+    """Rocket.Chat takes 1000 characters, Teams too, Discord 2000; longer ones they refuse, and nobody would
+    be told.
+    """
     server.default = Answer(200, '{"success": true}')
     assert (
         make_channel(f"rocket://{server.endpoint}/%23backups?webhook=Webhook1/Token2")
@@ -281,7 +339,9 @@ def test_a_service_with_short_texts_gets_head_and_tail_in_one_message(server: Re
     assert text.endswith("run: TAIL")
 
 
-def test_a_service_with_short_texts_gets_them_although_escaping_makes_them_longer(server: RecordingServer) -> None:
+def test_a_service_with_short_texts_gets_them_although_escaping_makes_them_longer(
+    server: RecordingServer,
+) -> None:
     server.default = Answer(200, '{"success": true}')
     channel = make_channel(f"rocket://{server.endpoint}/%23backups?webhook=Webhook1/Token2")
     assert channel.send(make_alert(title="_" * 200, cause="*_>" * 1000)).is_accepted

@@ -1,4 +1,5 @@
-"""The dead man's switch is pinged where it expects it, tried again a little, and neither raises, hangs nor gives its address away.
+"""The dead man's switch is pinged where it expects it, tried again a little, and neither raises, hangs nor
+gives its address away.
 
 The service is a local HTTP server. When a ping is sent is the business of the edge.
 """
@@ -13,7 +14,14 @@ import pytest
 
 from schedgen_backups.core.notify import exchange
 from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
-from schedgen_backups_tests.support.alerts import SECRET, Answer, RecordingServer, closed_port, recording_server, silent_server
+from schedgen_backups_tests.support.alerts import (
+    SECRET,
+    Answer,
+    RecordingServer,
+    closed_port,
+    recording_server,
+    silent_server,
+)
 
 CHECK = "/ping/3f1c-canary-uuid"
 
@@ -24,10 +32,17 @@ def server() -> Iterator[RecordingServer]:
         yield server
 
 
-@pytest.mark.parametrize(("signal", "path"), [(Signal.START, f"{CHECK}/start"), (Signal.SUCCESS, CHECK), (Signal.FAIL, f"{CHECK}/fail")])
-def test_each_signal_has_its_path_and_carries_a_text(server: RecordingServer, signal: Signal, path: str) -> None:
+@pytest.mark.parametrize(
+    ("signal", "path"),
+    [(Signal.START, f"{CHECK}/start"), (Signal.SUCCESS, CHECK), (Signal.FAIL, f"{CHECK}/fail")],
+)
+def test_each_signal_has_its_path_and_carries_a_text(
+    server: RecordingServer, signal: Signal, path: str
+) -> None:
     assert ping_heartbeat(server.url(CHECK), signal, "20260301_020000 is verified: ü")
-    assert [(received.path, received.body.decode()) for received in server.received] == [(path, "20260301_020000 is verified: ü")]
+    assert [(received.path, received.body.decode()) for received in server.received] == [
+        (path, "20260301_020000 is verified: ü")
+    ]
 
 
 def test_without_an_address_nothing_is_pinged() -> None:
@@ -48,7 +63,9 @@ def test_a_server_error_is_tried_again(server: RecordingServer) -> None:
     assert len(server.received) == 3
 
 
-def test_a_server_that_keeps_failing_is_given_up(server: RecordingServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_keeps_failing_is_given_up(
+    server: RecordingServer, caplog: pytest.LogCaptureFixture
+) -> None:
     server.default = Answer(500)
     assert not ping_heartbeat(server.url(CHECK), Signal.FAIL, "text")
     assert len(server.received) == 3
@@ -56,7 +73,9 @@ def test_a_server_that_keeps_failing_is_given_up(server: RecordingServer, caplog
 
 
 @pytest.mark.parametrize("status", [302, 400, 404])
-def test_a_refusal_is_told_and_not_tried_again(server: RecordingServer, status: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_is_told_and_not_tried_again(
+    server: RecordingServer, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """A redirect too: the page behind it is not the service."""
     server.default = Answer(status, "", {"Location": "/elsewhere"})
     assert not ping_heartbeat(server.url(CHECK), Signal.SUCCESS, "text")
@@ -78,7 +97,9 @@ def test_a_service_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.timeout(60)
-def test_an_answer_that_comes_byte_by_byte_is_given_up(server: RecordingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_comes_byte_by_byte_is_given_up(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 0.5)
     server.default = Answer(200, "ok" * 100, seconds_per_byte=0.1)
     started_at = time.monotonic()
@@ -87,12 +108,17 @@ def test_an_answer_that_comes_byte_by_byte_is_given_up(server: RecordingServer, 
     server.is_stopping.set()
 
 
-@pytest.mark.parametrize("address", ["http://", "https://[", "http://exa mple/x", "http://host:notaport/x", "http://\u2100.example/x"])
+@pytest.mark.parametrize(
+    "address",
+    ["http://", "https://[", "http://exa mple/x", "http://host:notaport/x", "http://\u2100.example/x"],
+)
 def test_an_address_that_is_none_never_raises(address: str) -> None:
     assert not ping_heartbeat(address, Signal.START, "text")
 
 
-def test_the_address_is_in_no_log_whatever_happens(server: RecordingServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_address_is_in_no_log_whatever_happens(
+    server: RecordingServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """Who knows it can keep the switch quiet. urllib3 would write it down at each retry, as a warning."""
     caplog.set_level(logging.DEBUG)
     path = f"/{SECRET}"

@@ -1,4 +1,5 @@
-"""Mail against a real local SMTP server: who gets what, and that no password leaves without encryption for another machine.
+"""Mail against a real local SMTP server: who gets what, and that no password leaves without encryption for
+another machine.
 
 Other channels are in `test_channels`.
 """
@@ -45,7 +46,9 @@ class MailBox:
         self.mails.append((envelope.mail_from or "", list(envelope.rcpt_tos), message))  # type: ignore[arg-type]
         return "250 OK"
 
-    def authenticate(self, _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, login: LoginPassword) -> AuthResult:
+    def authenticate(
+        self, _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, login: LoginPassword
+    ) -> AuthResult:
         self.logins.append((login.login.decode(), login.password.decode()))
         return AuthResult(success=login.password.decode() == PASSWORD)
 
@@ -59,7 +62,9 @@ def mail_box() -> MailBox:
 def mail_server(mail_box: MailBox) -> Iterator[MailSettings]:
     """An SMTP server that knows one login."""
     port = closed_port()
-    controller = Controller(mail_box, hostname=LOOPBACK, port=port, authenticator=mail_box.authenticate, auth_require_tls=False)
+    controller = Controller(
+        mail_box, hostname=LOOPBACK, port=port, authenticator=mail_box.authenticate, auth_require_tls=False
+    )
     controller.start()
     yield MailSettings(LOOPBACK, port, "backup", PASSWORD, "backup@example.com", "insecure")
     controller.stop()
@@ -69,7 +74,10 @@ def test_mail_goes_to_all_recipients_as_plain_text(mail_box: MailBox, mail_serve
     channel = make_mail_channel(("a@example.com", "b@example.com"), mail_server)
     alert = make_alert(cause=f"first <b>line</b> & ü\nsecond {NASTY}")
     assert channel.send(alert) == Delivery("E-Mail", is_accepted=True, answer="accepted")
-    assert sorted(address for _sender, addresses, _message in mail_box.mails for address in addresses) == ["a@example.com", "b@example.com"]
+    assert sorted(address for _sender, addresses, _message in mail_box.mails for address in addresses) == [
+        "a@example.com",
+        "b@example.com",
+    ]
     for sender, _addresses, message in mail_box.mails:
         assert sender == "backup@example.com"
         assert message["Subject"] == "[CRITICAL] Backup failed: database_dump"
@@ -81,7 +89,11 @@ def test_mail_goes_to_all_recipients_as_plain_text(mail_box: MailBox, mail_serve
 
 
 def test_a_title_of_two_lines_adds_no_header_to_a_mail(mail_box: MailBox, mail_server: MailSettings) -> None:
-    assert make_mail_channel(("a@example.com",), mail_server).send(make_alert(title="a\r\nBcc: evil@example.com")).is_accepted
+    assert (
+        make_mail_channel(("a@example.com",), mail_server)
+        .send(make_alert(title="a\r\nBcc: evil@example.com"))
+        .is_accepted
+    )
     ((_sender, addresses, message),) = mail_box.mails
     assert addresses == ["a@example.com"]
     assert message["Bcc"] is None
@@ -93,7 +105,9 @@ def test_a_mail_server_that_refuses_is_told_without_the_password(
     caplog.set_level(logging.WARNING)
     mail_box.is_full = True
     assert not make_mail_channel(("a@example.com",), mail_server).send(make_alert()).is_accepted
-    wrong = MailSettings(LOOPBACK, mail_server.port, "backup", f"wrong{PASSWORD}", "backup@example.com", "insecure")
+    wrong = MailSettings(
+        LOOPBACK, mail_server.port, "backup", f"wrong{PASSWORD}", "backup@example.com", "insecure"
+    )
     delivery = make_mail_channel(("a@example.com",), wrong).send(make_alert())
     assert not delivery.is_accepted
     assert PASSWORD not in delivery.answer + caplog.text
@@ -101,12 +115,17 @@ def test_a_mail_server_that_refuses_is_told_without_the_password(
 
 def test_mail_without_encryption_is_refused_but_to_this_machine() -> None:
     with pytest.raises(ConfigurationError, match="would not be encrypted") as caught:
-        make_mail_channel(("a@example.com",), MailSettings("mail.example.com", 25, "user", PASSWORD, "b@example.com", "insecure"))
+        make_mail_channel(
+            ("a@example.com",),
+            MailSettings("mail.example.com", 25, "user", PASSWORD, "b@example.com", "insecure"),
+        )
     assert PASSWORD not in f"{caught.value} {caught.value.hint}"
 
 
 @pytest.mark.parametrize("security", ["starttls", "ssl"])
-def test_mail_with_encryption_is_never_sent_without(security: str, mail_box: MailBox, mail_server: MailSettings) -> None:
+def test_mail_with_encryption_is_never_sent_without(
+    security: str, mail_box: MailBox, mail_server: MailSettings
+) -> None:
     """The server here cannot encrypt: the password must not reach it."""
     settings = MailSettings(LOOPBACK, mail_server.port, "backup", PASSWORD, "backup@example.com", security)
     assert not make_mail_channel(("a@example.com",), settings).send(make_alert()).is_accepted

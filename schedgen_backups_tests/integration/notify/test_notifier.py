@@ -1,6 +1,8 @@
-"""The notifier: one alert per incident, repeated seldom, recovery once, and nothing lost or doubled while a channel or the folder is broken.
+"""The notifier: one alert per incident, repeated seldom, recovery once, and nothing lost or doubled while a
+channel or the folder is broken.
 
-Channels are real ones to local servers. When a reminder is due is tested in `test_incidents`, what a channel sends in `test_channels`.
+Channels are real ones to local servers. When a reminder is due is tested in `test_incidents`, what a channel
+sends in `test_channels`.
 """
 
 from __future__ import annotations
@@ -76,8 +78,18 @@ def list_spool(folder: Path) -> list[Path]:
 
 def test_an_incident_is_told_once_and_again_after_an_hour(server: RecordingServer, tmp_path: Path) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
-    outcomes = [notifier.report_trouble(KEY, make_alert(raised_at=RAISED_AT + timedelta(minutes=minutes))) for minutes in (0, 1, 30, 59, 60, 61)]
-    assert outcomes == [Outcome.ACCEPTED, Outcome.SUPPRESSED, Outcome.SUPPRESSED, Outcome.SUPPRESSED, Outcome.ACCEPTED, Outcome.SUPPRESSED]
+    outcomes = [
+        notifier.report_trouble(KEY, make_alert(raised_at=RAISED_AT + timedelta(minutes=minutes)))
+        for minutes in (0, 1, 30, 59, 60, 61)
+    ]
+    assert outcomes == [
+        Outcome.ACCEPTED,
+        Outcome.SUPPRESSED,
+        Outcome.SUPPRESSED,
+        Outcome.SUPPRESSED,
+        Outcome.ACCEPTED,
+        Outcome.SUPPRESSED,
+    ]
     assert list_told(server) == ["[CRITICAL] Backup failed: database_dump"] * 2
     assert "incident: since 2026-03-01 02:10 UTC, 1.0 h, seen 4 times" in server.received[1].json["text"]
     assert notifier.read_incidents()[0].occurrence_count == 6
@@ -119,7 +131,10 @@ def test_recovery_is_told_once_and_closes(server: RecordingServer, tmp_path: Pat
     notifier = Notifier([make_webhook(server)], tmp_path)
     for kind in ("database_dump failed", "bucket_archive failed"):
         notifier.report_trouble(key_of(kind), make_alert())
-    resolved = [notifier.report_resolved(EVERY_KEY, facts={"newest": "20260301_050000"}, now=RAISED_AT + 3 * HOUR) for _ in range(2)]
+    resolved = [
+        notifier.report_resolved(EVERY_KEY, facts={"newest": "20260301_050000"}, now=RAISED_AT + 3 * HOUR)
+        for _ in range(2)
+    ]
     assert resolved == [Outcome.ACCEPTED, Outcome.SUPPRESSED]
     assert list_told(server)[2:] == ["[INFO] Backups work again"]
     text = server.received[2].json["text"]
@@ -134,7 +149,10 @@ def test_recovery_of_some_kinds_leaves_the_others_open(server: RecordingServer, 
     notifier = Notifier([make_webhook(server)], tmp_path)
     for kind in ("database_dump failed", "bucket_archive failed"):
         notifier.report_trouble(key_of(kind), make_alert())
-    assert notifier.report_resolved(frozenset({key_of("unheard of")}), facts={}, now=RAISED_AT) is Outcome.SUPPRESSED
+    assert (
+        notifier.report_resolved(frozenset({key_of("unheard of")}), facts={}, now=RAISED_AT)
+        is Outcome.SUPPRESSED
+    )
     assert notifier.report_resolved(frozenset({KEY}), facts={}, now=RAISED_AT) is Outcome.ACCEPTED
     assert [incident.key.subject for incident in notifier.read_incidents()] == ["bucket_archive failed"]
 
@@ -148,11 +166,16 @@ def test_a_recovery_that_nobody_accepted_stays_to_be_told(server: RecordingServe
 
 
 def test_nothing_open_is_no_recovery(server: RecordingServer, tmp_path: Path) -> None:
-    assert Notifier([make_webhook(server)], tmp_path).report_resolved(EVERY_KEY, facts={}, now=RAISED_AT) is Outcome.SUPPRESSED
+    assert (
+        Notifier([make_webhook(server)], tmp_path).report_resolved(EVERY_KEY, facts={}, now=RAISED_AT)
+        is Outcome.SUPPRESSED
+    )
     assert server.received == []
 
 
-def test_an_alert_that_nobody_accepted_is_told_when_the_channel_is_back(server: RecordingServer, tmp_path: Path) -> None:
+def test_an_alert_that_nobody_accepted_is_told_when_the_channel_is_back(
+    server: RecordingServer, tmp_path: Path
+) -> None:
     """Late, and once: who raised it raises it again, as the outbox does."""
     notifier = Notifier([make_webhook(server)], tmp_path)
     server.answers = [DOWN, DOWN]
@@ -163,7 +186,9 @@ def test_an_alert_that_nobody_accepted_is_told_when_the_channel_is_back(server: 
     assert len(server.received) == 3
 
 
-def test_a_channel_that_was_down_gets_the_alert_later_exactly_once(server: RecordingServer, other_server: RecordingServer, tmp_path: Path) -> None:
+def test_a_channel_that_was_down_gets_the_alert_later_exactly_once(
+    server: RecordingServer, other_server: RecordingServer, tmp_path: Path
+) -> None:
     raised_at = datetime.now(timezone.utc)
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
     other_server.answers = [DOWN, DOWN]
@@ -175,7 +200,9 @@ def test_a_channel_that_was_down_gets_the_alert_later_exactly_once(server: Recor
     assert list_spool(tmp_path) == []
 
 
-def test_alerts_of_the_same_moment_are_all_kept(server: RecordingServer, other_server: RecordingServer, tmp_path: Path) -> None:
+def test_alerts_of_the_same_moment_are_all_kept(
+    server: RecordingServer, other_server: RecordingServer, tmp_path: Path
+) -> None:
     """Two steps that fail in the same run, or three words about one moment."""
     raised_at = datetime.now(timezone.utc)
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
@@ -183,10 +210,15 @@ def test_alerts_of_the_same_moment_are_all_kept(server: RecordingServer, other_s
     for kind in ("database_dump failed", "bucket_archive failed"):
         notifier.report_trouble(key_of(kind), make_alert(title=kind, raised_at=raised_at))
     assert notifier.flush_spool() == 0
-    assert sorted(list_told(other_server)[2:]) == ["[CRITICAL] bucket_archive failed", "[CRITICAL] database_dump failed"]
+    assert sorted(list_told(other_server)[2:]) == [
+        "[CRITICAL] bucket_archive failed",
+        "[CRITICAL] database_dump failed",
+    ]
 
 
-def test_the_spool_is_worked_through_by_one_process_at_a_time(server: RecordingServer, other_server: RecordingServer, tmp_path: Path) -> None:
+def test_the_spool_is_worked_through_by_one_process_at_a_time(
+    server: RecordingServer, other_server: RecordingServer, tmp_path: Path
+) -> None:
     raised_at = datetime.now(timezone.utc)
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
     other_server.answers = [DOWN] * 5
@@ -207,7 +239,9 @@ def test_the_spool_is_worked_through_by_one_process_at_a_time(server: RecordingS
     assert len(other_server.received) == 10
 
 
-def test_spooled_alerts_are_private_and_do_not_hold_the_address(server: RecordingServer, tmp_path: Path) -> None:
+def test_spooled_alerts_are_private_and_do_not_hold_the_address(
+    server: RecordingServer, tmp_path: Path
+) -> None:
     before = os.umask(0)
     try:
         down = make_channel(f"http://127.0.0.1:{closed_port()}/hook/{SECRET}")
@@ -221,16 +255,22 @@ def test_spooled_alerts_are_private_and_do_not_hold_the_address(server: Recordin
         assert not any(secret in text for secret in SECRET.split("/"))
 
 
-def test_what_was_spooled_for_a_channel_that_is_gone_waits(server: RecordingServer, other_server: RecordingServer, tmp_path: Path) -> None:
+def test_what_was_spooled_for_a_channel_that_is_gone_waits(
+    server: RecordingServer, other_server: RecordingServer, tmp_path: Path
+) -> None:
     other_server.answers = [DOWN]
     raised_at = datetime.now(timezone.utc)
-    Notifier([make_webhook(server), make_webhook(other_server)], tmp_path).report_trouble(KEY, make_alert(raised_at=raised_at))
+    Notifier([make_webhook(server), make_webhook(other_server)], tmp_path).report_trouble(
+        KEY, make_alert(raised_at=raised_at)
+    )
     assert Notifier([make_webhook(server)], tmp_path).flush_spool() == 1
     assert Notifier([make_webhook(other_server)], tmp_path).flush_spool() == 0
     assert (len(server.received), len(other_server.received)) == (1, 2)
 
 
-def test_spooled_alerts_older_than_a_week_are_dropped(server: RecordingServer, other_server: RecordingServer, tmp_path: Path) -> None:
+def test_spooled_alerts_older_than_a_week_are_dropped(
+    server: RecordingServer, other_server: RecordingServer, tmp_path: Path
+) -> None:
     now = datetime.now(timezone.utc)
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
     other_server.answers = [DOWN, DOWN]
@@ -257,7 +297,10 @@ def test_a_damaged_spooled_alert_stops_no_other(
 def test_an_alert_goes_out_although_the_folder_cannot_be_written(
     server: RecordingServer, other_server: RecordingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The disk may be just what is broken: then each occurrence is told. Even root cannot make a folder in a file."""
+    """The disk may be just what is broken: then each occurrence is told.
+
+    Even root cannot make a folder in a file.
+    """
     (tmp_path / "backups").write_bytes(b"")
     other_server.default = DOWN
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path / "backups")
@@ -273,11 +316,16 @@ def test_an_alert_goes_out_although_the_state_cannot_be_read(server: RecordingSe
     assert len(server.received) == 1
 
 
-def test_a_damaged_state_costs_an_alert_too_many_and_none_too_few(server: RecordingServer, tmp_path: Path) -> None:
+def test_a_damaged_state_costs_an_alert_too_many_and_none_too_few(
+    server: RecordingServer, tmp_path: Path
+) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
     notifier.report_trouble(KEY, make_alert())
     (tmp_path / ".alerts" / "incidents.json").write_text("{")
-    assert [notifier.report_trouble(KEY, make_alert()) for _ in range(2)] == [Outcome.ACCEPTED, Outcome.SUPPRESSED]
+    assert [notifier.report_trouble(KEY, make_alert()) for _ in range(2)] == [
+        Outcome.ACCEPTED,
+        Outcome.SUPPRESSED,
+    ]
 
 
 def test_without_any_channel_incidents_are_kept_and_nothing_fails(tmp_path: Path) -> None:
@@ -292,7 +340,9 @@ def test_without_any_channel_incidents_are_kept_and_nothing_fails(tmp_path: Path
     assert (notifier.send(make_alert()), notifier.flush_spool()) == ((), 0)
 
 
-def test_a_test_alert_goes_to_every_channel_and_opens_no_incident(server: RecordingServer, other_server: RecordingServer, tmp_path: Path) -> None:
+def test_a_test_alert_goes_to_every_channel_and_opens_no_incident(
+    server: RecordingServer, other_server: RecordingServer, tmp_path: Path
+) -> None:
     other_server.default = DOWN
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
     deliveries = notifier.send(make_alert(severity=Severity.INFO, title="Good news"))
@@ -314,11 +364,17 @@ def test_every_alert_begins_with_the_installations_name(server: RecordingServer,
     notifier.send(make_alert(title="test"))
     notifier.report_trouble(KEY, make_alert(title="failed"))
     notifier.report_resolved(EVERY_KEY, facts={}, now=RAISED_AT + HOUR)
-    assert list_told(server) == ["[CRITICAL] production: test", "[CRITICAL] production: failed", "[INFO] production: Backups work again"]
+    assert list_told(server) == [
+        "[CRITICAL] production: test",
+        "[CRITICAL] production: failed",
+        "[INFO] production: Backups work again",
+    ]
 
 
 @pytest.mark.timeout(60)
-def test_a_silent_channel_is_waited_for_once(server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_channel_is_waited_for_once(
+    server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Five spooled alerts took 77 s, and a sensor's tick is ended after 60."""
     monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 1)
     monkeypatch.setattr("schedgen_backups.core.notify.notifier._SILENCE_SECONDS", 0.9)
@@ -327,7 +383,10 @@ def test_a_silent_channel_is_waited_for_once(server: RecordingServer, tmp_path: 
         notifier = Notifier(channels, tmp_path)
         started_at = time.monotonic()
         raised_at = datetime.now(timezone.utc)
-        outcomes = [notifier.report_trouble(key_of(name), make_alert(title=name, raised_at=raised_at)) for name in "abcde"]
+        outcomes = [
+            notifier.report_trouble(key_of(name), make_alert(title=name, raised_at=raised_at))
+            for name in "abcde"
+        ]
         assert outcomes == [Outcome.ACCEPTED] * 5
         assert notifier.flush_spool() == 5
         assert time.monotonic() - started_at < 3
@@ -335,7 +394,9 @@ def test_a_silent_channel_is_waited_for_once(server: RecordingServer, tmp_path: 
 
 
 @pytest.mark.timeout(60)
-def test_channels_that_hang_are_waited_for_side_by_side(server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_channels_that_hang_are_waited_for_side_by_side(
+    server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three of them after one another would take most of a tick."""
     monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 1)
     with ExitStack() as stack:
@@ -348,11 +409,16 @@ def test_channels_that_hang_are_waited_for_side_by_side(server: RecordingServer,
     assert len(list_spool(tmp_path)) == 3
 
 
-def test_a_spooled_alert_that_cannot_be_read_is_named_and_left(server: RecordingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_spooled_alert_that_cannot_be_read_is_named_and_left(
+    server: RecordingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It may be readable again; until then somebody must know of it."""
     (tmp_path / ".alerts" / "spool" / "unreadable.json").mkdir(parents=True)
     assert Notifier([make_webhook(server)], tmp_path).flush_spool() == 1
-    assert "spooled alert unreadable.json cannot be read and is left: it is not a regular file" in caplog.messages
+    assert (
+        "spooled alert unreadable.json cannot be read and is left: it is not a regular file"
+        in caplog.messages
+    )
 
 
 def test_a_flush_ends_although_more_is_spooled(
@@ -368,7 +434,9 @@ def test_a_flush_ends_although_more_is_spooled(
     assert len(server.received) == asked_count
 
 
-def test_another_users_lock_keeps_no_alert_back(server: RecordingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_users_lock_keeps_no_alert_back(
+    server: RecordingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A run as root leaves one; here a folder stands in its place, which root cannot open either."""
     (tmp_path / ".alerts" / ".lock").mkdir(parents=True)
     assert Notifier([make_webhook(server)], tmp_path).report_trouble(KEY, make_alert()) is Outcome.ACCEPTED

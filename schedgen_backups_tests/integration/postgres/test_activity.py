@@ -1,4 +1,6 @@
-"""A silent program is asked for at its server: what works there is waited for, what waits there for something else is ended."""
+"""A silent program is asked for at its server: what works there is waited for, what waits there for something
+else is ended.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def test_a_restore_whose_index_build_takes_longer_than_the_stall_limit_succeeds(
     assert run(second_database, "SELECT count(*) FROM jobs") == [(4,)]
 
 
-def test_a_restore_that_waits_for_a_lock_of_somebody_is_ended(slow_dump: Path, second_database: DatabaseSettings) -> None:
+def test_a_restore_that_waits_for_a_lock_of_somebody_is_ended(
+    slow_dump: Path, second_database: DatabaseSettings
+) -> None:
     transfer = replace(make_transfer(), stall_timeout_seconds=STALL_SECONDS)
     run(second_database, "CREATE TABLE mine (a int)")
     with login(second_database) as holder:
@@ -63,7 +67,9 @@ def test_a_restore_that_waits_for_a_lock_of_somebody_is_ended(slow_dump: Path, s
 
 
 @contextmanager
-def login(database: DatabaseSettings, name: str = "somebody") -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+def login(
+    database: DatabaseSettings, name: str = "somebody"
+) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     with psycopg.connect(
         host=database.host,
         port=database.port,

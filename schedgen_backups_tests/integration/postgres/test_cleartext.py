@@ -1,4 +1,6 @@
-"""A server that asks for passwords in cleartext gets them on encrypted connections, of psycopg and of programs, and on no others."""
+"""A server that asks for passwords in cleartext gets them on encrypted connections, of psycopg and of
+programs, and on no others.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.errors import DatabaseError
-from schedgen_backups.core.postgres.connection import connect_database, make_client_environment, read_session_facts
+from schedgen_backups.core.postgres.connection import (
+    connect_database,
+    make_client_environment,
+    read_session_facts,
+)
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
@@ -25,10 +31,24 @@ def server(tmp_path: Path, postgres_bin_dir_17: Path) -> Iterator[DatabaseSettin
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     certificate, key = tmp_path / "server.crt", tmp_path / "server.key"
-    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
+    words = [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
     subprocess.run(["openssl", *words], capture_output=True, check=True)
     key.chmod(0o600)
-    with EmbeddedPostgres(tmp_path / "postgres", bin_dir=postgres_bin_dir_17, server_options=FAST_SERVER_OPTIONS) as postgres:
+    with EmbeddedPostgres(
+        tmp_path / "postgres", bin_dir=postgres_bin_dir_17, server_options=FAST_SERVER_OPTIONS
+    ) as postgres:
         data = next((tmp_path / "postgres").rglob("pg_hba.conf")).parent
         for file in (certificate, key):
             copy = data / file.name
@@ -43,17 +63,28 @@ def server(tmp_path: Path, postgres_bin_dir_17: Path) -> Iterator[DatabaseSettin
 
 
 @pytest.mark.parametrize("mode", ["allow", "prefer", "require"])
-def test_an_encrypted_connection_takes_it_to_the_server(server: DatabaseSettings, postgres_bin_dir_17: Path, mode: str) -> None:
+def test_an_encrypted_connection_takes_it_to_the_server(
+    server: DatabaseSettings, postgres_bin_dir_17: Path, mode: str
+) -> None:
     settings = replace(server, ssl_mode=mode)
     with connect_database(settings) as connection:
         facts = read_session_facts(connection)
     assert facts.is_encrypted
     assert facts.is_encryption_needed
     environment = make_client_environment(settings, facts)
-    done = subprocess.run([postgres_bin_dir_17 / "pg_dump", "--schema-only"], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [postgres_bin_dir_17 / "pg_dump", "--schema-only"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_a_connection_in_plaintext_does_not(server: DatabaseSettings) -> None:
-    with pytest.raises(DatabaseError, match="in cleartext"), connect_database(replace(server, ssl_mode="disable")):
+    with (
+        pytest.raises(DatabaseError, match="in cleartext"),
+        connect_database(replace(server, ssl_mode="disable")),
+    ):
         pytest.fail("connected")

@@ -1,4 +1,6 @@
-"""A database is empty only where nothing of what a dump can hold is in it, and a restore into one that is to be replaced removes all of it."""
+"""A database is empty only where nothing of what a dump can hold is in it, and a restore into one that is to
+be replaced removes all of it.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,19 @@ pytestmark = pytest.mark.integration
 
 OBJECTS = {
     "foreign data wrapper": "CREATE FOREIGN DATA WRAPPER w",
-    "server": "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE USER MAPPING FOR CURRENT_USER SERVER s",
-    "subscription": "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect = false)",
+    "server": "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE USER MAPPING "
+    "FOR CURRENT_USER SERVER s",
+    "subscription": "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect "
+    "= false)",
     "publication": "CREATE PUBLICATION p",
-    "event trigger": "CREATE FUNCTION e() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE EVENT TRIGGER t ON ddl_command_start"
+    "event trigger": "CREATE FUNCTION e() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE "
+    "EVENT TRIGGER t ON ddl_command_start"
     " EXECUTE FUNCTION e()",
     "default privileges": "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC",
     "revoked default privileges": "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
     "default privileges of the owner": "ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM CURRENT_USER",
-    "default privileges of a schema": "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO PUBLIC",
+    "default privileges of a schema": "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO "
+    "PUBLIC",
     "large object": "SELECT lo_from_bytea(0, 'x')",
     "extension": "CREATE EXTENSION hstore",
     "cast": "CREATE CAST (money AS int8) WITHOUT FUNCTION",
@@ -63,16 +69,24 @@ def test_a_new_database_is_empty(database: DatabaseSettings, database_17: Databa
 
 
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_whatever_a_dump_can_hold_counts_and_is_removed_where_all_is_replaced(second_database: DatabaseSettings, path: Path, kind: str) -> None:
+def test_whatever_a_dump_can_hold_counts_and_is_removed_where_all_is_replaced(
+    second_database: DatabaseSettings, path: Path, kind: str
+) -> None:
     run(second_database, OBJECTS[kind])
     assert count(second_database) > 0
     with pytest.raises(TargetNotEmptyError):
         restore(path, second_database)
     restore(path, second_database, replace_contents=True)
-    assert [result.summary for result in compare_database(path, second_database, make_transfer()) if not result.is_passed] == []
+    assert [
+        result.summary
+        for result in compare_database(path, second_database, make_transfer())
+        if not result.is_passed
+    ] == []
 
 
-def test_a_subscription_that_works_is_never_dropped_without_a_word(second_database: DatabaseSettings, path: Path) -> None:
+def test_a_subscription_that_works_is_never_dropped_without_a_word(
+    second_database: DatabaseSettings, path: Path
+) -> None:
     run(second_database, OBJECTS["subscription"])
     run(second_database, "ALTER SUBSCRIPTION s ENABLE")
     try:

@@ -1,4 +1,6 @@
-"""Poolers that share sessions between transactions are refused everywhere, before anything is left in a session; those of sessions work."""
+"""Poolers that share sessions between transactions are refused everywhere, before anything is left in a
+session; those of sessions work.
+"""
 
 from __future__ import annotations
 
@@ -43,21 +45,28 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 @pytest.mark.parametrize("settings", SHARING, ids=IDS)
-def test_a_pooler_of_transactions_is_refused_and_nothing_is_left(database: DatabaseSettings, catalog: Catalog, settings: dict[str, str]) -> None:
+def test_a_pooler_of_transactions_is_refused_and_nothing_is_left(
+    database: DatabaseSettings, catalog: Catalog, settings: dict[str, str]
+) -> None:
     run(database, FILL)
     run(database.with_database("postgres"), f'ALTER DATABASE "{database.database}" SET search_path = public')
     with open_pgbouncer(database, **settings) as pooled:
         if settings["pool_mode"] == "transaction":
             # The application's sessions, which are there before and after.
             with ExitStack() as stack:
-                for connection in [stack.enter_context(connect(pooled)) for _session in range(1 if "default_pool_size" in settings else 3)]:
+                for connection in [
+                    stack.enter_context(connect(pooled))
+                    for _session in range(1 if "default_pool_size" in settings else 3)
+                ]:
                     connection.execute("BEGIN; SELECT 1; COMMIT")
         with pytest.raises(DatabaseError, match=REFUSED) as caught:
             publish_dump(catalog, pooled)
         assert not caught.value.is_retryable
         assert "pool_mode = session" in caught.value.hint
         with connect(pooled) as connection:
-            found = connection.execute("SELECT current_setting('search_path'), current_setting('IntervalStyle'), count(*) FROM jobs").fetchone()
+            found = connection.execute(
+                "SELECT current_setting('search_path'), current_setting('IntervalStyle'), count(*) FROM jobs"
+            ).fetchone()
     assert found == ("public", "postgres", 50)
     assert list_files(catalog.directory) == []
 
@@ -70,12 +79,19 @@ def test_the_doctor_refuses_it_as_well(database: DatabaseSettings, settings: dic
     assert [(result.verdict, REFUSED in result.detail) for result in results] == [(Verdict.PROBLEM, True)]
 
 
-def test_a_restore_through_it_writes_nothing(database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog) -> None:
+def test_a_restore_through_it_writes_nothing(
+    database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database, FILL)
     path = publish_dump(catalog, database)
-    with open_pgbouncer(second_database, "transaction") as pooled, pytest.raises(DatabaseError, match=REFUSED):
+    with (
+        open_pgbouncer(second_database, "transaction") as pooled,
+        pytest.raises(DatabaseError, match=REFUSED),
+    ):
         restore(path, pooled)
-    assert run(second_database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == []
+    assert (
+        run(second_database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == []
+    )
 
 
 @pytest.mark.parametrize("ignored", ["", "options"], ids=["options are refused", "options are swallowed"])
@@ -84,14 +100,24 @@ def test_a_pooler_of_sessions_is_captured_and_restored_through(
 ) -> None:
     run(database, FILL)
     for name in (database.database, second_database.database):
-        for setting in ("timezone = 'Africa/Johannesburg'", "datestyle = 'German'", "intervalstyle = 'sql_standard'"):
+        for setting in (
+            "timezone = 'Africa/Johannesburg'",
+            "datestyle = 'German'",
+            "intervalstyle = 'sql_standard'",
+        ):
             run(database.with_database("postgres"), f'ALTER DATABASE "{name}" SET {setting}')
     direct = publish_dump(catalog, database)
-    with open_pgbouncer(database, "session", ignore_startup_parameters=ignored or "extra_float_digits") as pooled:
+    with open_pgbouncer(
+        database, "session", ignore_startup_parameters=ignored or "extra_float_digits"
+    ) as pooled:
         path = publish_dump(catalog, pooled, "20261122_030000")
         other = replace(pooled, database=second_database.database)
         restore(path, other)
-        assert [result.summary for result in compare_database(direct, other, make_transfer()) if not result.is_passed] == []
+        assert [
+            result.summary
+            for result in compare_database(direct, other, make_transfer())
+            if not result.is_passed
+        ] == []
         with connect_database(other) as connection:
             assert read_session_facts(connection).is_pooled
 
@@ -102,17 +128,32 @@ def test_the_doctor_notes_a_pooler_of_sessions(database: DatabaseSettings) -> No
         results = list(examine_database(pooled, make_capture()))
     assert [result.verdict for result in results if result.subject == "pooler"] == [Verdict.NOTE]
     assert [result.detail for result in results if result.verdict is Verdict.PROBLEM] == []
-    assert [result for result in examine_database(database, make_capture()) if result.subject == "pooler"] == []
+    assert [
+        result for result in examine_database(database, make_capture()) if result.subject == "pooler"
+    ] == []
 
 
-def test_settings_that_programs_would_inherit_through_a_pooler_are_refused(database: DatabaseSettings, catalog: Catalog) -> None:
+def test_settings_that_programs_would_inherit_through_a_pooler_are_refused(
+    database: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database, FILL)
-    run(database.with_database("postgres"), f'ALTER DATABASE "{database.database}" SET quote_all_identifiers = on')
-    with open_pgbouncer(database, "session") as pooled, pytest.raises(DatabaseError, match="quote_all_identifiers = on"):
+    run(
+        database.with_database("postgres"),
+        f'ALTER DATABASE "{database.database}" SET quote_all_identifiers = on',
+    )
+    with (
+        open_pgbouncer(database, "session") as pooled,
+        pytest.raises(DatabaseError, match="quote_all_identifiers = on"),
+    ):
         publish_dump(catalog, pooled)
 
 
-def test_a_pool_without_a_second_session_is_told_as_that(database: DatabaseSettings, catalog: Catalog) -> None:
+def test_a_pool_without_a_second_session_is_told_as_that(
+    database: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database, FILL)
-    with open_pgbouncer(database, "session", default_pool_size="1") as pooled, pytest.raises(DatabaseUnreachableError, match="no second session"):
+    with (
+        open_pgbouncer(database, "session", default_pool_size="1") as pooled,
+        pytest.raises(DatabaseUnreachableError, match="no second session"),
+    ):
         publish_dump(catalog, pooled)

@@ -1,4 +1,6 @@
-"""Whatever a database, a role or a configuration sets: sessions begin alike, and what is captured of it is the same and restores equal."""
+"""Whatever a database, a role or a configuration sets: sessions begin alike, and what is captured of it is
+the same and restores equal.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ from schedgen_backups.core.errors import DatabaseUnreachableError
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import Origin, RecoveryPointId
 from schedgen_backups.core.postgres.client_programs import find_client
-from schedgen_backups.core.postgres.connection import SessionFacts, connect_database, make_client_environment, read_session_facts
+from schedgen_backups.core.postgres.connection import (
+    SessionFacts,
+    connect_database,
+    make_client_environment,
+    read_session_facts,
+)
 from schedgen_backups.core.postgres.session import DatabaseSession
 from schedgen_backups.core.postgres.session_settings import FIXED_SETTINGS, list_later_settings
 from schedgen_backups.core.postgres.snapshot import open_snapshot
@@ -29,7 +36,13 @@ from schedgen_backups.core.restore.database import prepare_database
 from schedgen_backups.core.restore.load import DatabaseLoad
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 from schedgen_backups.core.verify.commit import commit_point
-from schedgen_backups_tests.support.artifacts import POINT, make_live, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import (
+    POINT,
+    make_live,
+    make_transfer,
+    publish_archive,
+    publish_dump,
+)
 from schedgen_backups_tests.support.dumps import restore
 from schedgen_backups_tests.support.fake_pg_dump import make_pg_bin_dir
 from schedgen_backups_tests.support.idle_cutter import IdleCutter
@@ -99,13 +112,22 @@ def test_a_session_begins_with_the_fixed_settings(database: DatabaseSettings) ->
     with connect_database(database) as connection:
         facts = read_session_facts(connection)
         wanted = {**FIXED_SETTINGS, **list_later_settings(facts.server_major, is_superuser=True)}
-        found = {name: connection.execute("SELECT pg_catalog.current_setting(%s)", [name]).fetchone() for name in wanted}
-    differing = {name: value for name, value in found.items() if value not in {(wanted[name],), (wanted[name].replace(",", ", "),)}}
+        found = {
+            name: connection.execute("SELECT pg_catalog.current_setting(%s)", [name]).fetchone()
+            for name in wanted
+        }
+    differing = {
+        name: value
+        for name, value in found.items()
+        if value not in {(wanted[name],), (wanted[name].replace(",", ", "),)}
+    }
     assert differing == {}
 
 
 @pytest.mark.parametrize("program", ["psql", "psql without facts"])
-def test_a_program_begins_with_the_fixed_settings(database: DatabaseSettings, postgres_bin_dir: Path, program: str) -> None:
+def test_a_program_begins_with_the_fixed_settings(
+    database: DatabaseSettings, postgres_bin_dir: Path, program: str
+) -> None:
     set_all(database)
     with connect_database(database) as connection:
         facts = read_session_facts(connection) if program == "psql" else SessionFacts()
@@ -121,7 +143,9 @@ def test_a_program_begins_with_the_fixed_settings(database: DatabaseSettings, po
     assert done.stdout.strip().replace(", ", ",").split("|") == list(wanted.values())
 
 
-def test_settings_of_the_source_change_no_byte_of_a_dump(database: DatabaseSettings, catalog: Catalog) -> None:
+def test_settings_of_the_source_change_no_byte_of_a_dump(
+    database: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database, FILL)
     plain = publish_dump(catalog, database)
     set_all(database)
@@ -129,11 +153,19 @@ def test_settings_of_the_source_change_no_byte_of_a_dump(database: DatabaseSetti
     contents = []
     for path in (plain, with_settings):
         with open_dump(path) as dump:
-            contents.append((dump.record.text_sha256, [table.sha256 for table in dump.tables], dump.record.reference_count))
+            contents.append(
+                (
+                    dump.record.text_sha256,
+                    [table.sha256 for table in dump.tables],
+                    dump.record.reference_count,
+                )
+            )
     assert contents[0] == contents[1]
 
 
-def test_settings_of_the_target_change_nothing_of_a_restore(database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog) -> None:
+def test_settings_of_the_target_change_nothing_of_a_restore(
+    database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database, FILL)
     path = publish_dump(catalog, database)
     set_all(second_database)
@@ -142,19 +174,39 @@ def test_settings_of_the_target_change_nothing_of_a_restore(database: DatabaseSe
     assert [(result.status, result.summary) for result in results if not result.is_passed] == []
 
 
-def test_a_drill_of_a_database_with_settings_is_equal(database: DatabaseSettings, bucket: BucketSettings, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_drill_of_a_database_with_settings_is_equal(
+    database: DatabaseSettings, bucket: BucketSettings, catalog: Catalog, tmp_path: Path
+) -> None:
     run(database, FILL)
     set_all(database)
     publish_dump(catalog, database)
     publish_archive(catalog, bucket)
-    commit_point(catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=make_live(database, bucket))
-    report = drill_point(catalog, None, make_transfer(), DrillSettings(tmp_path / "scratch"), source=database, drilled_by="a test")
+    commit_point(
+        catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=make_live(database, bucket)
+    )
+    report = drill_point(
+        catalog,
+        None,
+        make_transfer(),
+        DrillSettings(tmp_path / "scratch"),
+        source=database,
+        drilled_by="a test",
+    )
     assert [
-        result.summary for result in report.results if result.check.value == "database_is_equal" and result.status is not CheckStatus.PASSED
+        result.summary
+        for result in report.results
+        if result.check.value == "database_is_equal" and result.status is not CheckStatus.PASSED
     ] == []
 
 
-@pytest.mark.parametrize("setting", ["transaction_timeout = '1s'", "idle_session_timeout = '1s'", "idle_in_transaction_session_timeout = '1s'"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "transaction_timeout = '1s'",
+        "idle_session_timeout = '1s'",
+        "idle_in_transaction_session_timeout = '1s'",
+    ],
+)
 def test_time_limits_of_the_role_end_no_snapshot(database: DatabaseSettings, setting: str) -> None:
     with superuser_with(database, setting) as role, open_snapshot(role) as snapshot:
         time.sleep(1.5)
@@ -173,9 +225,11 @@ def test_a_session_between_two_uses_outlives_the_roles_limits(database: Database
 def test_an_operator_before_the_systems_is_never_called(database: DatabaseSettings) -> None:
     run(
         database,
-        "CREATE SCHEMA trap; CREATE FUNCTION trap.differs(name, text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE 'called'; END $$;"
+        "CREATE SCHEMA trap; CREATE FUNCTION trap.differs(name, text) RETURNS bool LANGUAGE plpgsql AS $$ "
+        "BEGIN RAISE 'called'; END $$;"
         "CREATE OPERATOR trap.<> (LEFTARG = name, RIGHTARG = text, FUNCTION = trap.differs);"
-        f'ALTER DATABASE "{database.database}" SET search_path = trap, pg_catalog, public; CREATE TABLE public.jobs (s3_key text)',
+        f'ALTER DATABASE "{database.database}" SET search_path = trap, pg_catalog, public; CREATE TABLE '
+        "public.jobs (s3_key text)",
     )
     with open_snapshot(database) as snapshot:
         assert [table.name for table in snapshot.list_tables()] == ["jobs"]
@@ -204,17 +258,29 @@ def test_a_dump_outlives_a_proxy_that_cuts_silent_connections(
         assert proxy.cut_count == 0
 
 
-def test_a_restore_that_waits_for_the_bucket_outlives_it_too(database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog) -> None:
+def test_a_restore_that_waits_for_the_bucket_outlives_it_too(
+    database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database, FILL)
     path = publish_dump(catalog, database)
-    with IdleCutter(second_database, 3) as proxy, prepare_database(path, proxy.settings, make_transfer()) as prepared:
-        DatabaseLoad(prepared, replace_contents=False, jobs=1, roles=None, stop=Event(), on_progress=lambda _size: None).run(lambda: time.sleep(5))
+    with (
+        IdleCutter(second_database, 3) as proxy,
+        prepare_database(path, proxy.settings, make_transfer()) as prepared,
+    ):
+        DatabaseLoad(
+            prepared, replace_contents=False, jobs=1, roles=None, stop=Event(), on_progress=lambda _size: None
+        ).run(lambda: time.sleep(5))
     assert run(second_database, "SELECT count(*) FROM jobs") == [(1,)]
 
 
-def test_a_lost_snapshot_is_found_while_the_dump_runs(database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path) -> None:
+def test_a_lost_snapshot_is_found_while_the_dump_runs(
+    database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
+) -> None:
     run(database, FILL)
-    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    kill = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "
+        "datname = current_database()"
+    )
     script = f'{{real}} "$@"; "$(dirname {{real}})/psql" -XqAtc "{kill}" >/dev/null; sleep 2'
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=script)
     with pytest.raises(DatabaseUnreachableError):
@@ -225,7 +291,11 @@ def test_a_role_without_connections_left_is_told_as_that(database: DatabaseSetti
     name = f"few_{uuid4().hex}"
     run(database, f"CREATE ROLE {name} LOGIN PASSWORD 'canary-7d1f' CONNECTION LIMIT 1")
     role = replace(database, user=name, password="canary-7d1f")
-    with connect_database(role), pytest.raises(DatabaseUnreachableError, match="no connection left for the role") as caught, connect_database(role):
+    with (
+        connect_database(role),
+        pytest.raises(DatabaseUnreachableError, match="no connection left for the role") as caught,
+        connect_database(role),
+    ):
         pytest.fail("connected")
     assert f'ALTER ROLE "{name}" CONNECTION LIMIT' in caught.value.hint
     run(database, f"DROP ROLE {name}")

@@ -19,7 +19,11 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, DatabaseUnreachableError
 from schedgen_backups.core.postgres import connection as connection_module
 from schedgen_backups.core.postgres.connection import connect_database, give_up_sessions, translate_errors
-from schedgen_backups.core.postgres.watched_connection import SessionState, SilentServerError, WatchedConnection
+from schedgen_backups.core.postgres.watched_connection import (
+    SessionState,
+    SilentServerError,
+    WatchedConnection,
+)
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import publish_dump
@@ -40,8 +44,13 @@ def proxy(database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> Iterat
     made.close()
 
 
-@pytest.mark.parametrize("limit_bytes", [100, 20000, *(pytest.param(other, marks=pytest.mark.exhaustive) for other in (1200, 3000))])
-def test_a_capture_ends_when_the_server_falls_silent(database: DatabaseSettings, proxy: SilentProxy, tmp_path: Path, limit_bytes: int) -> None:
+@pytest.mark.parametrize(
+    "limit_bytes",
+    [100, 20000, *(pytest.param(other, marks=pytest.mark.exhaustive) for other in (1200, 3000))],
+)
+def test_a_capture_ends_when_the_server_falls_silent(
+    database: DatabaseSettings, proxy: SilentProxy, tmp_path: Path, limit_bytes: int
+) -> None:
     run(database, "CREATE TABLE t (i int); INSERT INTO t SELECT generate_series(1, 100)")
     proxy.limit_bytes = limit_bytes
     catalog = Catalog(tmp_path / "backups")
@@ -66,7 +75,9 @@ def test_a_server_at_work_is_waited_for(database: DatabaseSettings, proxy: Silen
         assert connection.execute("SELECT 1 FROM pg_sleep(4)").fetchone() == (1,)
 
 
-def test_a_server_that_tells_nothing_of_its_sessions_is_waited_for(database: DatabaseSettings, proxy: SilentProxy) -> None:
+def test_a_server_that_tells_nothing_of_its_sessions_is_waited_for(
+    database: DatabaseSettings, proxy: SilentProxy
+) -> None:
     run(database, f"ALTER DATABASE {database.database} SET track_activities = off")
     with connect_database(replace(database, port=proxy.port)) as connection:
         assert connection.execute("SELECT 1 FROM pg_sleep(4)").fetchone() == (1,)
@@ -79,7 +90,9 @@ def test_one_question_that_is_refused_ends_no_query(database: DatabaseSettings, 
         assert connection.execute("SELECT 1 FROM pg_sleep(4)").fetchone() == (1,)
 
 
-def test_a_server_that_has_no_connection_left_is_waited_for(database: DatabaseSettings, proxy: SilentProxy) -> None:
+def test_a_server_that_has_no_connection_left_is_waited_for(
+    database: DatabaseSettings, proxy: SilentProxy
+) -> None:
     """It answers, so that it is there."""
     run(database, "CREATE ROLE lone LOGIN CONNECTION LIMIT 1 PASSWORD 'p'")
     try:
@@ -95,7 +108,9 @@ def translate_to_ours(settings: DatabaseSettings) -> Iterator[None]:
         yield
 
 
-def test_an_answer_that_was_lost_on_the_way_is_not_waited_for(database: DatabaseSettings, proxy: SilentProxy) -> None:
+def test_an_answer_that_was_lost_on_the_way_is_not_waited_for(
+    database: DatabaseSettings, proxy: SilentProxy
+) -> None:
     """The server can be asked, and says that the session has nothing to do."""
     settings = replace(database, port=proxy.port)
     began = time.monotonic()
@@ -103,14 +118,22 @@ def test_an_answer_that_was_lost_on_the_way_is_not_waited_for(database: Database
         proxy.limit_bytes = 1500
         connection.execute("SELECT repeat('x', 5000)")
     assert time.monotonic() - began < _ENOUGH_SECONDS
-    with psycopg.connect(host=database.host, port=database.port, user=database.user, password=database.password, dbname=database.database) as other:
+    with psycopg.connect(
+        host=database.host,
+        port=database.port,
+        user=database.user,
+        password=database.password,
+        dbname=database.database,
+    ) as other:
         assert other.execute("SELECT 1").fetchone() == (1,)
 
 
 @pytest.fixture
 def frozen(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[EmbeddedPostgres]:
     """A server whose processes a test may stop."""
-    with EmbeddedPostgres(tmp_path / "server", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as server:
+    with EmbeddedPostgres(
+        tmp_path / "server", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
+    ) as server:
         yield server
 
 
@@ -162,7 +185,9 @@ class Waiting:
         return not self.thread.is_alive()
 
 
-def test_a_server_that_stands_still_is_waited_for_until_the_stall_limit(frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stands_still_is_waited_for_until_the_stall_limit(
+    frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Longer than a question may take, several times."""
     monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
     monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT_SECONDS", 2)
@@ -173,7 +198,9 @@ def test_a_server_that_stands_still_is_waited_for_until_the_stall_limit(frozen: 
     assert waiting.error == ""
 
 
-def test_a_server_that_stands_still_for_good_is_not_waited_for(frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stands_still_for_good_is_not_waited_for(
+    frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
     monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT_SECONDS", 2)
     waiting = Waiting(frozen.create_database("live"), "SELECT pg_sleep(600)", stall_timeout_seconds=6)
@@ -183,7 +210,9 @@ def test_a_server_that_stands_still_for_good_is_not_waited_for(frozen: EmbeddedP
     assert waiting.seconds >= 6
 
 
-def test_a_server_that_stands_still_behind_a_pooler_is_not_waited_for_without_end(frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stands_still_behind_a_pooler_is_not_waited_for_without_end(
+    frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The pooler answers the login, and the question never."""
     monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
     with open_pgbouncer(frozen.create_database("live"), "session", max_client_conn="50") as pooled:
@@ -194,13 +223,19 @@ def test_a_server_that_stands_still_behind_a_pooler_is_not_waited_for_without_en
     assert waiting.seconds >= 4
 
 
-def test_a_role_that_cannot_log_in_again_is_waited_for_until_the_stall_limit(database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_role_that_cannot_log_in_again_is_waited_for_until_the_stall_limit(
+    database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server is there, and says nothing about this session."""
     monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
     run(database, "CREATE ROLE once LOGIN PASSWORD 'p'")
     try:
-        short = Waiting(replace(database, user="once", password="p"), "SELECT pg_sleep(600)", stall_timeout_seconds=3)
-        long = Waiting(replace(database, user="once", password="p"), "SELECT pg_sleep(5)", stall_timeout_seconds=60)
+        short = Waiting(
+            replace(database, user="once", password="p"), "SELECT pg_sleep(600)", stall_timeout_seconds=3
+        )
+        long = Waiting(
+            replace(database, user="once", password="p"), "SELECT pg_sleep(5)", stall_timeout_seconds=60
+        )
         run(database, "ALTER ROLE once NOLOGIN")
         assert short.ends_within(_ENOUGH_SECONDS)
         assert long.ends_within(_ENOUGH_SECONDS)
@@ -213,7 +248,9 @@ def test_a_role_that_cannot_log_in_again_is_waited_for_until_the_stall_limit(dat
 
 
 @pytest.mark.parametrize("is_lost", [True, False], ids=["lost on the way", "at work"])
-def test_another_login_is_asked_for_a_role_that_cannot_log_in_again(database: DatabaseSettings, proxy: SilentProxy, *, is_lost: bool) -> None:
+def test_another_login_is_asked_for_a_role_that_cannot_log_in_again(
+    database: DatabaseSettings, proxy: SilentProxy, *, is_lost: bool
+) -> None:
     run(database, "CREATE ROLE once LOGIN PASSWORD 'p'")
     loader = replace(database, user="once", password="p", port=proxy.port)
     try:
@@ -233,7 +270,9 @@ def test_another_login_is_asked_for_a_role_that_cannot_log_in_again(database: Da
         run(database, "DROP ROLE once")
 
 
-def test_a_process_of_the_same_number_is_not_taken_for_the_session(database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_the_same_number_is_not_taken_for_the_session(
+    database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Numbers come again; the time at which the process began does not."""
     monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
     monkeypatch.setattr(connection_module, "_BEGAN_AT", "SELECT TIMESTAMPTZ '2000-01-01 00:00:00 UTC'")
@@ -242,7 +281,9 @@ def test_a_process_of_the_same_number_is_not_taken_for_the_session(database: Dat
     assert "not at work" in waiting.error
 
 
-def test_an_answer_that_comes_during_the_question_counts(database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_comes_during_the_question_counts(
+    database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(WatchedConnection, "silence_seconds", 0.5)
 
     def ask_slowly() -> SessionState:
@@ -254,7 +295,9 @@ def test_an_answer_that_comes_during_the_question_counts(database: DatabaseSetti
         assert connection.execute("SELECT 1 FROM pg_sleep(1)").fetchone() == (1,)
 
 
-def test_sessions_that_are_given_up_end_though_their_server_is_at_work(database: DatabaseSettings, second_database: DatabaseSettings) -> None:
+def test_sessions_that_are_given_up_end_though_their_server_is_at_work(
+    database: DatabaseSettings, second_database: DatabaseSettings
+) -> None:
     given_up, other = Waiting(database, "SELECT pg_sleep(60)"), Waiting(second_database, "SELECT pg_sleep(3)")
     try:
         time.sleep(0.5)
@@ -262,6 +305,9 @@ def test_sessions_that_are_given_up_end_though_their_server_is_at_work(database:
         assert given_up.ends_within(5)
         assert other.ends_within(_ENOUGH_SECONDS)
     finally:
-        run(second_database, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database.database}'")
+        run(
+            second_database,
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database.database}'",
+        )
     assert "was ended here" in given_up.error
     assert other.error == ""

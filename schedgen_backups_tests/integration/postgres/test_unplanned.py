@@ -1,4 +1,6 @@
-"""What is read without a plan is what a query would say: how many rows, and which keys, of tables of every shape."""
+"""What is read without a plan is what a query would say: how many rows, and which keys, of tables of every
+shape.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def list_keys(database: DatabaseSettings) -> list[str]:
         "CREATE TABLE jobs (id int, s3_key varchar(200))",
         "CREATE DOMAIN key AS text; CREATE TABLE jobs (id int, s3_key key)",
         PARTITIONED,
-        "CREATE TABLE jobs (id int, s3_key text); CREATE TABLE child (more int) INHERITS (jobs); INSERT INTO child VALUES (7, 'of a child', 1)",
+        (
+            "CREATE TABLE jobs (id int, s3_key text); CREATE TABLE child (more int) INHERITS (jobs); INSERT "
+            "INTO child VALUES (7, 'of a child', 1)"
+        ),
     ],
     ids=["text", "varchar", "domain", "partitions", "children"],
 )
@@ -55,7 +60,9 @@ def test_the_keys_are_those_of_the_query(database: DatabaseSettings, definition:
             *((n, f"k/{n}") for n in range(9, 3000)),
         ]
         connection.cursor().executemany("INSERT INTO jobs (id, s3_key) VALUES (%s, %s)", rows)
-    queried = run(database, 'SELECT DISTINCT s3_key::text COLLATE "C" FROM jobs WHERE s3_key IS NOT NULL ORDER BY 1')
+    queried = run(
+        database, 'SELECT DISTINCT s3_key::text COLLATE "C" FROM jobs WHERE s3_key IS NOT NULL ORDER BY 1'
+    )
     assert list_keys(database) == [key for (key,) in queried]
 
 
@@ -67,16 +74,36 @@ def test_the_filling_of_a_blank_padded_key_is_no_part_of_it(database: DatabaseSe
 @pytest.mark.parametrize(
     ("definition", "rows"),
     [
-        ("CREATE TABLE t (a text, b text); INSERT INTO t SELECT E'x\\ny', repeat('z', 100000) FROM generate_series(1, 3)", 3),
+        (
+            (
+                "CREATE TABLE t (a text, b text); INSERT INTO t SELECT E'x\\ny', repeat('z', 100000) FROM "
+                "generate_series(1, 3)"
+            ),
+            3,
+        ),
         ("CREATE TABLE t (); INSERT INTO t DEFAULT VALUES; INSERT INTO t DEFAULT VALUES", 2),
-        ("CREATE TABLE t (a int, b int GENERATED ALWAYS AS (a + 1) STORED); INSERT INTO t SELECT g FROM generate_series(1, 5000) g", 5000),
-        ("CREATE TABLE t (a int, b boolean); INSERT INTO t SELECT g, NULL FROM generate_series(1, 7) g; ALTER TABLE t DROP COLUMN b", 7),
+        (
+            (
+                "CREATE TABLE t (a int, b int GENERATED ALWAYS AS (a + 1) STORED); INSERT INTO t SELECT g FROM "
+                "generate_series(1, 5000) g"
+            ),
+            5000,
+        ),
+        (
+            (
+                "CREATE TABLE t (a int, b boolean); INSERT INTO t SELECT g, NULL FROM generate_series(1, 7) g; "
+                "ALTER TABLE t DROP COLUMN b"
+            ),
+            7,
+        ),
         ("CREATE TABLE t (a int); CREATE TABLE child () INHERITS (t); INSERT INTO child VALUES (1)", 0),
         ('CREATE TABLE t ("(odd) ""name" int); INSERT INTO t VALUES (1)', 1),
     ],
     ids=["wide", "no columns", "generated", "dropped column", "only a child", "odd name"],
 )
-def test_rows_are_counted_whatever_the_columns(database: DatabaseSettings, definition: str, rows: int) -> None:
+def test_rows_are_counted_whatever_the_columns(
+    database: DatabaseSettings, definition: str, rows: int
+) -> None:
     run(database, definition)
     table = TableName("public", "t")
     with open_snapshot(database) as snapshot:

@@ -1,4 +1,6 @@
-"""Files that somebody made up: the stand-alone script refuses their lengths without holding what they claim, and takes no words for structure."""
+"""Files that somebody made up: the stand-alone script refuses their lengths without holding what they claim,
+and takes no words for structure.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,29 @@ MEMORY_BYTES = 1 << 30
 pytestmark = pytest.mark.integration
 
 SCRIPT_NAMES: dict[str, Any] = runpy.run_path(str(SCRIPT))
-PIECES = [b"BEGIN;\n", b"COMMIT;\n", b"-- Data for Name: BLOBS; Type: BLOBS; Schema: -\n", b"-- Name: x; Type: INDEX; Schema: y\n"]
-QUOTES = [b"'", b"''", b"E'", b"\\", b"\\'", b'"', b"$$", b"$a$", b"a$b", b"--", b"\n", b" ", b"x", b"/*", b"*/"]
+PIECES = [
+    b"BEGIN;\n",
+    b"COMMIT;\n",
+    b"-- Data for Name: BLOBS; Type: BLOBS; Schema: -\n",
+    b"-- Name: x; Type: INDEX; Schema: y\n",
+]
+QUOTES = [
+    b"'",
+    b"''",
+    b"E'",
+    b"\\",
+    b"\\'",
+    b'"',
+    b"$$",
+    b"$a$",
+    b"a$b",
+    b"--",
+    b"\n",
+    b" ",
+    b"x",
+    b"/*",
+    b"*/",
+]
 
 
 def make_file(path: Path, *members: bytes) -> Path:
@@ -55,8 +78,13 @@ def test_an_index_that_is_one_long_line_is_refused(name: str, tmp_path: Path) ->
 
 
 def test_a_header_that_is_longer_than_any_is_refused() -> None:
-    members = [make_tar_header("././@PaxHeader", LONG << 20, tarfile.XHDTYPE), *[compress_member(b"1" * (1 << 20))] * LONG]
-    entry = SCRIPT_NAMES["Entry"](key="key", size_bytes=0, sha256="", member_name="key", offset=0, length=sum(map(len, members)))
+    members = [
+        make_tar_header("././@PaxHeader", LONG << 20, tarfile.XHDTYPE),
+        *[compress_member(b"1" * (1 << 20))] * LONG,
+    ]
+    entry = SCRIPT_NAMES["Entry"](
+        key="key", size_bytes=0, sha256="", member_name="key", offset=0, length=sum(map(len, members))
+    )
     tracemalloc.start()
     try:
         with pytest.raises(SCRIPT_NAMES["RecoverError"], match="too long"):

@@ -1,6 +1,8 @@
-"""Bits that flip and files that end early, at random places of real files: the stand-alone script always finds them and writes nothing.
+"""Bits that flip and files that end early, at random places of real files: the stand-alone script always
+finds them and writes nothing.
 
-Places come from a seed, so that a failure can be repeated. The package's own reader is tested the same way in `test_damage`.
+Places come from a seed, so that a failure can be repeated. The package's own reader is tested the same way in
+`test_damage`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ ID = RecoveryPointId(POINT)
 
 
 @pytest.fixture(scope="module")
-def committed(postgres_server: EmbeddedPostgres, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def committed(
+    postgres_server: EmbeddedPostgres, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Path]]:
     """The dump and the archive of a committed point."""
     name = f"test_{uuid4().hex}"
     source, source_bucket = postgres_server.create_database(name), s3_server.settings(f"test-{uuid4().hex}")
@@ -76,12 +80,16 @@ def test_damage_at_random_places_is_found_and_nothing_is_written(
         for seed in range(place_count):
             path.write_bytes(spoil(whole, way, Random(f"{half} {way} {seed}")))  # noqa: S311 - places, not secrets
             done = recovery.run("restore", POINT, *recovery.to_bucket)
-            assert done.returncode == 3 or (not is_committed and "there is no recovery point" in done.stderr), (seed, done)
+            assert done.returncode == 3 or (
+                not is_committed and "there is no recovery point" in done.stderr
+            ), (seed, done)
             assert len(done.stderr.splitlines()) == 2, (seed, done)
             assert "Traceback" not in done.stderr
     finally:
         path.write_bytes(whole)
         manifest.write_bytes(commit)
-    assert run(database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
+    assert run(database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [
+        (0,)
+    ]
     assert not client_of(bucket).bucket_exists(bucket.bucket)
     assert recovery.run("verify").returncode == 0

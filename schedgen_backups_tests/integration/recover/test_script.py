@@ -1,6 +1,8 @@
-"""The stand-alone script restores what the package backed up, in a bare interpreter: only its own file, an emptied environment, psql.
+"""The stand-alone script restores what the package backed up, in a bare interpreter: only its own file, an
+emptied environment, psql.
 
-Servers, files and the comparison afterwards are the real ones. Damage at many places is in `test_recover_damage`.
+Servers, files and the comparison afterwards are the real ones. Damage at many places is in
+`test_recover_damage`.
 """
 
 from __future__ import annotations
@@ -52,7 +54,16 @@ CREATE TABLE parts (a int) PARTITION BY RANGE (a); CREATE TABLE low PARTITION OF
 CREATE TABLE parent (a int); CREATE TABLE child () INHERITS (parent); INSERT INTO child VALUES (1); CREATE TABLE no_columns ();
 INSERT INTO no_columns DEFAULT VALUES;
 """
-AWKWARD_KEYS = ("a/b", "課程/Übersicht é +&=?#%20.pdf", "e\u0301", "*<>:|;$(x)", " spaces ", "tab\there", ".schedgen", "back\\slash")
+AWKWARD_KEYS = (
+    "a/b",
+    "課程/Übersicht é +&=?#%20.pdf",
+    "e\u0301",
+    "*<>:|;$(x)",
+    " spaces ",
+    "tab\there",
+    ".schedgen",
+    "back\\slash",
+)
 LARGE_BYTES = (16 << 20) + 12345
 OTHER_INTERPRETERS = ["/usr/bin/python3", *filter(None, [os.environ.get("RECOVER_PYTHON")])]
 """The system's own, and the oldest supported one where the caller names it: Python 3.9."""
@@ -60,7 +71,11 @@ OTHER_INTERPRETERS = ["/usr/bin/python3", *filter(None, [os.environ.get("RECOVER
 
 @pytest.fixture
 def backup(
-    database: DatabaseSettings, second_database: DatabaseSettings, bucket: BucketSettings, second_bucket: BucketSettings, tmp_path: Path
+    database: DatabaseSettings,
+    second_database: DatabaseSettings,
+    bucket: BucketSettings,
+    second_bucket: BucketSettings,
+    tmp_path: Path,
 ) -> Backup:
     """A committed point of tables and objects with awkward names, and empty targets."""
     for name in AWKWARD_KEYS:
@@ -86,8 +101,21 @@ def recovery(backup: Backup, postgres_bin_dir: Path, tmp_path: Path) -> Recovery
 def put(bucket: BucketSettings, key: str, data: bytes) -> None:
     tags = Tags.new_object_tags()
     tags["课 a+b"] = "x y=z"
-    metadata = {"owner": "some  body", "Cache-Control": "max-age=60", "Content-Disposition": 'inline; filename="x.pdf"', "Content-Language": "af"}
-    client_of(bucket).put_object(bucket.bucket, key, io.BytesIO(data), len(data), content_type="text/x; charset=utf-8", metadata=metadata, tags=tags)
+    metadata = {
+        "owner": "some  body",
+        "Cache-Control": "max-age=60",
+        "Content-Disposition": 'inline; filename="x.pdf"',
+        "Content-Language": "af",
+    }
+    client_of(bucket).put_object(
+        bucket.bucket,
+        key,
+        io.BytesIO(data),
+        len(data),
+        content_type="text/x; charset=utf-8",
+        metadata=metadata,
+        tags=tags,
+    )
 
 
 def test_a_whole_point_is_restored_and_equal(backup: Backup, recovery: Recovery) -> None:
@@ -111,18 +139,31 @@ def test_a_bucket_that_is_missing_is_made(backup: Backup, recovery: Recovery) ->
     target = backup.bucket.with_bucket(f"{backup.bucket.bucket}-new")
     done = recovery.run("objects", "--s3", f"http://{target.endpoint}", "--bucket", target.bucket)
     assert done.returncode == 0, done.stderr
-    assert [result.summary for result in compare_bucket(backup.archive, target, backup.settings) if not result.is_passed] == []
+    assert [
+        result.summary
+        for result in compare_bucket(backup.archive, target, backup.settings)
+        if not result.is_passed
+    ] == []
     for listed in client_of(target).list_objects(target.bucket, recursive=True):
         client_of(target).remove_object(target.bucket, listed.object_name or "")
     client_of(target).remove_bucket(target.bucket)
 
 
-def test_the_database_alone_is_restored_and_the_role_it_needs_is_made(backup: Backup, recovery: Recovery) -> None:
-    run(backup.source_database, 'DROP OWNED BY "recover owner"; CREATE TABLE jobs (a int); DROP ROLE "recover owner"')
+def test_the_database_alone_is_restored_and_the_role_it_needs_is_made(
+    backup: Backup, recovery: Recovery
+) -> None:
+    run(
+        backup.source_database,
+        'DROP OWNED BY "recover owner"; CREATE TABLE jobs (a int); DROP ROLE "recover owner"',
+    )
     done = recovery.run("database", POINT)
     assert done.returncode == 0, done.stderr
     assert 'role      "recover owner" is made' in done.stdout
-    assert [result.summary for result in compare_database(backup.dump, backup.database, backup.settings) if not result.is_passed] == []
+    assert [
+        result.summary
+        for result in compare_database(backup.dump, backup.database, backup.settings)
+        if not result.is_passed
+    ] == []
     assert list(client_of(backup.bucket).list_objects(backup.bucket.bucket, recursive=True)) == []
 
 
@@ -139,20 +180,31 @@ def test_objects_in_a_folder_have_their_bytes_and_stay_inside(recovery: Recovery
     }
     directory = tmp_path / "made"
     directory.mkdir()
-    write_archive(directory / f"minio_schedgen-pdfs_{POINT}.tar.gz", [(make_entry(key, data), data) for key, data in contents.items()])
+    write_archive(
+        directory / f"minio_schedgen-pdfs_{POINT}.tar.gz",
+        [(make_entry(key, data), data) for key, data in contents.items()],
+    )
     done = recovery.run("objects", POINT, "--folder", str(tmp_path / "deep" / "out"), directory=directory)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "deep" / "out"
-    index = [json.loads(line) for line in (out / ".schedgen-backups/index.jsonl").read_text(encoding="utf-8").splitlines()]
+    index = [
+        json.loads(line)
+        for line in (out / ".schedgen-backups/index.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert {entry["key"]: (out / entry["file"]).read_bytes() for entry in index} == contents
     assert index[0]["content_type"] == "application/pdf"
-    renamed = {json.loads(line)["key"] for line in (out / ".schedgen-backups/renamed.jsonl").read_text(encoding="utf-8").splitlines()}
+    renamed = {
+        json.loads(line)["key"]
+        for line in (out / ".schedgen-backups/renamed.jsonl").read_text(encoding="utf-8").splitlines()
+    }
     assert renamed == contents.keys() - {"a", "é/課程"}
     assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
     assert out.stat().st_mode & 0o777 == 0o700
 
 
-def test_objects_whose_tags_were_never_read_are_restored_and_said_to_be_unknown(backup: Backup, recovery: Recovery, tmp_path: Path) -> None:
+def test_objects_whose_tags_were_never_read_are_restored_and_said_to_be_unknown(
+    backup: Backup, recovery: Recovery, tmp_path: Path
+) -> None:
     directory = tmp_path / "made"
     directory.mkdir()
     entries = [(make_entry("a", b"1"), b"1"), (make_entry("b", b"2", tags_note="refused"), b"2")]
@@ -160,10 +212,15 @@ def test_objects_whose_tags_were_never_read_are_restored_and_said_to_be_unknown(
     done = recovery.run("objects", POINT, *recovery.to_bucket, directory=directory)
     assert done.returncode == 0, done.stderr
     assert "unknown   the tags of 1 of these objects" in done.stdout
-    assert {listed.object_name for listed in client_of(backup.bucket).list_objects(backup.bucket.bucket)} == {"a", "b"}
+    assert {listed.object_name for listed in client_of(backup.bucket).list_objects(backup.bucket.bucket)} == {
+        "a",
+        "b",
+    }
 
 
-def test_an_archive_that_names_a_path_outside_is_refused(recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_names_a_path_outside_is_refused(
+    recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = tmp_path / "made"
     directory.mkdir()
     monkeypatch.setattr("schedgen_backups.core.formats.tar_member.MemberNames.choose", lambda _self, key: key)
@@ -175,7 +232,9 @@ def test_an_archive_that_names_a_path_outside_is_refused(recovery: Recovery, tmp
 
 
 @pytest.mark.parametrize("kind", ["link", "full"])
-def test_a_folder_that_is_a_link_or_holds_something_is_refused(recovery: Recovery, tmp_path: Path, kind: str) -> None:
+def test_a_folder_that_is_a_link_or_holds_something_is_refused(
+    recovery: Recovery, tmp_path: Path, kind: str
+) -> None:
     (tmp_path / "real").mkdir()
     target = tmp_path / "real"
     if kind == "link":
@@ -188,8 +247,13 @@ def test_a_folder_that_is_a_link_or_holds_something_is_refused(recovery: Recover
     assert [path.name for path in (tmp_path / "real").iterdir()] == ([] if kind == "link" else ["mine"])
 
 
-@pytest.mark.parametrize("statement", ["CREATE FOREIGN DATA WRAPPER w", "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC"])
-def test_a_target_that_holds_something_outside_of_schemas_is_refused(backup: Backup, recovery: Recovery, statement: str) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    ["CREATE FOREIGN DATA WRAPPER w", "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC"],
+)
+def test_a_target_that_holds_something_outside_of_schemas_is_refused(
+    backup: Backup, recovery: Recovery, statement: str
+) -> None:
     run(backup.database, statement)
     done = recovery.run("database")
     assert (done.returncode, "is not empty" in done.stderr) == (1, True)
@@ -197,8 +261,16 @@ def test_a_target_that_holds_something_outside_of_schemas_is_refused(backup: Bac
 
 
 def test_settings_of_the_target_change_no_value(backup: Backup, recovery: Recovery) -> None:
-    for setting in ("intervalstyle = 'sql_standard'", "datestyle = 'German'", "array_nulls = off", "default_transaction_read_only = on"):
-        run(backup.database.with_database("postgres"), f'ALTER DATABASE "{backup.database.database}" SET {setting}')
+    for setting in (
+        "intervalstyle = 'sql_standard'",
+        "datestyle = 'German'",
+        "array_nulls = off",
+        "default_transaction_read_only = on",
+    ):
+        run(
+            backup.database.with_database("postgres"),
+            f'ALTER DATABASE "{backup.database.database}" SET {setting}',
+        )
     done = recovery.run("database")
     run(backup.database.with_database("postgres"), f'ALTER DATABASE "{backup.database.database}" RESET ALL')
     assert done.returncode == 0, done.stderr
@@ -219,9 +291,15 @@ def test_targets_that_hold_something_are_refused(backup: Backup, recovery: Recov
     backup.assert_nothing_was_written()
 
 
-def test_a_newer_dump_is_refused_by_an_older_server(recovery: Recovery, database_17: DatabaseSettings) -> None:
+def test_a_newer_dump_is_refused_by_an_older_server(
+    recovery: Recovery, database_17: DatabaseSettings
+) -> None:
     done = recovery.run(
-        "database", PGHOST=database_17.host, PGPORT=str(database_17.port), PGDATABASE=database_17.database, PGPASSWORD=database_17.password
+        "database",
+        PGHOST=database_17.host,
+        PGPORT=str(database_17.port),
+        PGDATABASE=database_17.database,
+        PGPASSWORD=database_17.password,
     )
     assert done.returncode == 1
     assert "newer does not load into older" in done.stderr
@@ -245,7 +323,9 @@ def test_swapped_files_of_two_points_are_refused(backup: Backup, recovery: Recov
     backup.assert_nothing_was_written()
 
 
-def test_a_load_that_the_server_refuses_leaves_the_database_as_it_was(backup: Backup, recovery: Recovery, tmp_path: Path) -> None:
+def test_a_load_that_the_server_refuses_leaves_the_database_as_it_was(
+    backup: Backup, recovery: Recovery, tmp_path: Path
+) -> None:
     directory = tmp_path / "made"
     directory.mkdir()
     write_dump(directory / DUMP_NAME, [TableText("there_is_no_such_table", (b"1",))])
@@ -254,7 +334,9 @@ def test_a_load_that_the_server_refuses_leaves_the_database_as_it_was(backup: Ba
     assert "there_is_no_such_table" in done.stderr
     assert "Traceback" not in done.stderr
     assert "as it was" in done.stderr
-    assert run(backup.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
+    assert run(
+        backup.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    ) == [(0,)]
 
 
 HINTS = ("Install the extension's package", "Make the role", "Restore as a superuser", "mend that")
@@ -270,7 +352,9 @@ HINTS = ("Install the extension's package", "Make the role", "Restore as a super
         ("SET ROLE pg_monitor;\nCOMMENT ON EXTENSION plpgsql IS 'x';", "Restore as a superuser"),
     ],
 )
-def test_the_hint_of_a_refused_load_fits_what_the_server_said(recovery: Recovery, tmp_path: Path, statement: str, hint: str) -> None:
+def test_the_hint_of_a_refused_load_fits_what_the_server_said(
+    recovery: Recovery, tmp_path: Path, statement: str, hint: str
+) -> None:
     directory = tmp_path / "made"
     directory.mkdir()
     end = "\n\n--\n-- PostgreSQL database dump complete\n--\n\n"
@@ -280,30 +364,43 @@ def test_the_hint_of_a_refused_load_fits_what_the_server_said(recovery: Recovery
     assert [each for each in HINTS if each in done.stderr] == [hint]
 
 
-def test_an_error_behind_large_objects_leaves_the_database_as_it_was(backup: Backup, recovery: Recovery) -> None:
+def test_an_error_behind_large_objects_leaves_the_database_as_it_was(
+    backup: Backup, recovery: Recovery
+) -> None:
     run(backup.source_database, BROKEN_FOREIGN_KEY)
     later = RecoveryPointId("20261123_020000")
     backup.capture(later)
     done = recovery.run("database", later.text)
     assert done.returncode == 1
     assert "violates foreign key constraint" in done.stderr
-    assert run(backup.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
+    assert run(
+        backup.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    ) == [(0,)]
     assert run(backup.database, "SELECT count(*) FROM pg_largeobject_metadata") == [(0,)]
 
 
 def test_ctrl_c_ends_with_130_and_commits_nothing(backup: Backup, recovery: Recovery) -> None:
-    run(backup.source_database, "CREATE TABLE zz (t text); INSERT INTO zz SELECT repeat(md5(n::text), 20) FROM generate_series(1, 60000) n")
+    run(
+        backup.source_database,
+        "CREATE TABLE zz (t text); INSERT INTO zz SELECT repeat(md5(n::text), 20) FROM generate_series(1, "
+        "60000) n",
+    )
     other = RecoveryPointId("20261123_020000")
     backup.capture(other)
     with recovery.start("database", other.text) as process:
         deadline = time.monotonic() + 60
-        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'recover' AND query LIKE 'COPY%'"
+        query = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+            "application_name = 'recover' AND query LIKE 'COPY%'"
+        )
         while run(backup.database, query) == [(0,)]:
             assert time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
         _stdout, stderr = process.communicate()
     assert (process.returncode, stderr) == (130, "cancelled\n")
-    assert run(backup.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
+    assert run(
+        backup.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    ) == [(0,)]
 
 
 def test_no_secret_is_printed_whatever_goes_wrong(backup: Backup, recovery: Recovery) -> None:
@@ -311,7 +408,10 @@ def test_no_secret_is_printed_whatever_goes_wrong(backup: Backup, recovery: Reco
     for words, environment in (
         (("restore", *recovery.to_bucket), {"MINIO_SECRET_KEY": "canary-secret"}),
         (("database",), {"PGPASSWORD": "canary-secret"}),
-        (("objects", "--s3", "http://192.0.2.1:9000", "--bucket", "x"), {"MINIO_SECRET_KEY": "canary-secret"}),
+        (
+            ("objects", "--s3", "http://192.0.2.1:9000", "--bucket", "x"),
+            {"MINIO_SECRET_KEY": "canary-secret"},
+        ),
         (("objects", "--s3", "http://127.0.0.1:1", "--bucket", "x"), {"MINIO_SECRET_KEY": "canary-secret"}),
     ):
         done = recovery.run(*words, **environment)
@@ -352,8 +452,13 @@ def test_help_is_readable_and_wrong_use_ends_with_4(tmp_path: Path) -> None:
     assert "Exit codes: 0 done" in shown.stdout
     for words in (["nonsense"], ["list", "/nonexistent"], ["objects", str(tmp_path)]):
         assert run_script(tmp_path, words, {"PATH": os.defpath}).returncode == 4
-    assert hashlib.sha256(SCRIPT.read_bytes()).digest() == hashlib.sha256((tmp_path / SCRIPT.name).read_bytes()).digest()
-    assert subprocess.run([sys.executable, "-m", "compileall", "-q", str(tmp_path)], check=False).returncode == 0
+    assert (
+        hashlib.sha256(SCRIPT.read_bytes()).digest()
+        == hashlib.sha256((tmp_path / SCRIPT.name).read_bytes()).digest()
+    )
+    assert (
+        subprocess.run([sys.executable, "-m", "compileall", "-q", str(tmp_path)], check=False).returncode == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -382,20 +487,30 @@ def test_an_address_of_a_server_that_is_none_is_refused_and_not_quoted(tmp_path:
     shutil.copy(SCRIPT, tmp_path)
     write_archive(tmp_path / ARCHIVE_NAME, [(make_entry("a", b"1"), b"1")])
     environment = {"PATH": os.defpath, "MINIO_ACCESS_KEY": "a", "MINIO_SECRET_KEY": "b", "LC_ALL": "C.UTF-8"}
-    done = run_script(tmp_path, ["objects", str(tmp_path), POINT, "--s3", endpoint, "--bucket", "b"], environment)
+    done = run_script(
+        tmp_path, ["objects", str(tmp_path), POINT, "--s3", endpoint, "--bucket", "b"], environment
+    )
     assert done.returncode == 4, done.stderr
     assert "--s3 is no address of a server" in done.stderr
     assert endpoint not in done.stderr
 
 
-def test_files_that_lack_an_object_are_refused_unless_that_is_allowed(recovery: Recovery, tmp_path: Path) -> None:
+def test_files_that_lack_an_object_are_refused_unless_that_is_allowed(
+    recovery: Recovery, tmp_path: Path
+) -> None:
     directory = tmp_path / "made"
     directory.mkdir()
     write_dump(directory / DUMP_NAME, [TableText("t", (b"1",))], references=["there", "lost"])
     write_archive(directory / f"minio_schedgen-pdfs_{POINT}.tar.gz", [(make_entry("there", b"x"), b"x")])
     for command in ("verify", "restore"):
-        done = recovery.run(command, POINT, *(recovery.to_bucket if command == "restore" else ()), directory=directory)
+        done = recovery.run(
+            command, POINT, *(recovery.to_bucket if command == "restore" else ()), directory=directory
+        )
         assert (done.returncode, "such as 'lost'" in done.stderr) == (3, True)
     allowed = recovery.run("restore", POINT, *recovery.to_bucket, "--incomplete", directory=directory)
     # The made dump has no CREATE TABLE: the load was tried.
-    assert (allowed.returncode, "LACKING" in allowed.stdout, '"public.t" does not exist' in allowed.stderr) == (1, True, True)
+    assert (
+        allowed.returncode,
+        "LACKING" in allowed.stdout,
+        '"public.t" does not exist' in allowed.stderr,
+    ) == (1, True, True)

@@ -1,4 +1,6 @@
-"""Two servers for tests that make roles, tablespaces and databases of any name: what they made is gone after each test."""
+"""Two servers for tests that make roles, tablespaces and databases of any name: what they made is gone after
+each test.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,18 @@ from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: Path) -> Iterator[tuple[EmbeddedPostgres, EmbeddedPostgres]]:
+def servers(
+    tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: Path
+) -> Iterator[tuple[EmbeddedPostgres, EmbeddedPostgres]]:
     """One that is backed up, and one that DRILL_DATABASE_URL names."""
     folder = tmp_path_factory.mktemp("servers")
     with (
-        EmbeddedPostgres(folder / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as source,
-        EmbeddedPostgres(folder / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS) as named,
+        EmbeddedPostgres(
+            folder / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
+        ) as source,
+        EmbeddedPostgres(
+            folder / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS
+        ) as named,
     ):
         yield source, named
 

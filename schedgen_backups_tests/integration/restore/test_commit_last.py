@@ -1,6 +1,8 @@
-"""The database is committed last: whatever half fails, neither keeps what the restore wrote, and what stays all the same is named.
+"""The database is committed last: whatever half fails, neither keeps what the restore wrote, and what stays
+all the same is named.
 
-Faults are real ones: an S3 server that refuses a request, a dump that nobody can load, a session that is ended on the server.
+Faults are real ones: an S3 server that refuses a request, a dump that nobody can load, a session that is
+ended on the server.
 """
 
 from __future__ import annotations
@@ -24,7 +26,12 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, RestoreError, VerificationError
 from schedgen_backups.core.restore.database import LoadWay, prepare_database
 from schedgen_backups.core.restore.load import DatabaseLoad
-from schedgen_backups.core.restore.point import PreparedRestore, RestoreRequest, prepare_restore, restore_point
+from schedgen_backups.core.restore.point import (
+    PreparedRestore,
+    RestoreRequest,
+    prepare_restore,
+    restore_point,
+)
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.support.artifacts import make_transfer, publish_archive, publish_dump
 from schedgen_backups_tests.support.dumps import change_digest
@@ -36,7 +43,9 @@ from schedgen_backups_tests.support.sites import wait_until
 pytestmark = pytest.mark.integration
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND state = 'idle in transaction'"
-TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"
+TABLES = (
+    "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"
+)
 LAST = KEYS[-1]
 
 
@@ -92,10 +101,15 @@ def list_bodies(bucket: BucketSettings) -> dict[str, bytes]:
 
 def wait_for_the_load(backup: Backup) -> None:
     """Everything of the dump has run, and psql waits with its COMMIT."""
-    wait_until(lambda: run(backup.source_database, WAITING.format(backup.database.database)) == [(1,)], "the load waits for the bucket")
+    wait_until(
+        lambda: run(backup.source_database, WAITING.format(backup.database.database)) == [(1,)],
+        "the load waits for the bucket",
+    )
 
 
-def test_an_error_of_the_bucket_rolls_back_a_database_that_is_loaded(backup: Backup, proxy: FaultyS3Proxy) -> None:
+def test_an_error_of_the_bucket_rolls_back_a_database_that_is_loaded(
+    backup: Backup, proxy: FaultyS3Proxy
+) -> None:
     run(backup.database, "CREATE TABLE mine (a int)")
     proxy.on_request(lambda _request: wait_for_the_load(backup), method="PUT", matching=LAST)
     request = backup.request(replace_contents=True, bucket=proxy.settings(backup.bucket))
@@ -104,11 +118,18 @@ def test_an_error_of_the_bucket_rolls_back_a_database_that_is_loaded(backup: Bac
     assert run(backup.database, TABLES) == [("mine",)]
     assert list_bodies(backup.bucket) == {}
     assert "The target is as it was." in caught.value.hint
-    assert f"What was written into {proxy.settings(backup.bucket).label}, 5 objects, was removed again." in caught.value.hint
+    assert (
+        f"What was written into {proxy.settings(backup.bucket).label}, 5 objects, was removed again."
+        in caught.value.hint
+    )
 
 
 def test_an_error_of_the_database_removes_the_objects_that_were_written(
-    database: DatabaseSettings, second_database: DatabaseSettings, bucket: BucketSettings, second_bucket: BucketSettings, tmp_path: Path
+    database: DatabaseSettings,
+    second_database: DatabaseSettings,
+    bucket: BucketSettings,
+    second_bucket: BucketSettings,
+    tmp_path: Path,
 ) -> None:
     run(database, BROKEN_FOREIGN_KEY)
     put(bucket, "a", b"a")
@@ -124,7 +145,9 @@ def test_an_error_of_the_database_removes_the_objects_that_were_written(
 
 def test_a_restore_that_is_cancelled_leaves_nothing(backup: Backup) -> None:
     words = [sys.executable, "-c", RESTORE_AND_WAIT, str(backup.catalog.directory), ID.text]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps([asdict(backup.database), asdict(backup.bucket)]) + "\n")
@@ -137,7 +160,9 @@ def test_a_restore_that_is_cancelled_leaves_nothing(backup: Backup) -> None:
     backup.assert_nothing_was_written()
 
 
-def test_an_object_that_somebody_has_written_since_is_left_and_named(backup: Backup, proxy: FaultyS3Proxy) -> None:
+def test_an_object_that_somebody_has_written_since_is_left_and_named(
+    backup: Backup, proxy: FaultyS3Proxy
+) -> None:
     def replace_one() -> None:
         wait_until(lambda: len(list_bodies(backup.bucket)) == len(KEYS) - 1, "the others are written")
         put(backup.bucket, "k1", b"newer")
@@ -150,10 +175,16 @@ def test_an_object_that_somebody_has_written_since_is_left_and_named(backup: Bac
 
 
 def test_an_object_in_place_of_an_older_one_is_left_and_named(backup: Backup, proxy: FaultyS3Proxy) -> None:
-    """Nobody has the older one any more but the safety backup; without an object the rows that stay would refer to nothing."""
+    """Nobody has the older one any more but the safety backup; without an object the rows that stay would
+    refer to nothing.
+    """
     put(backup.bucket, "k1", b"older")
     put(backup.bucket, "unrelated", b"stays")
-    proxy.on_request(lambda _request: wait_until(lambda: list_bodies(backup.bucket)["k1"] != b"older", "it is replaced"), method="PUT", matching=LAST)
+    proxy.on_request(
+        lambda _request: wait_until(lambda: list_bodies(backup.bucket)["k1"] != b"older", "it is replaced"),
+        method="PUT",
+        matching=LAST,
+    )
     request = backup.request(replace_contents=True, bucket=proxy.settings(backup.bucket))
     with pytest.raises(BackupError) as caught:
         restore_point(request, backup.settings)
@@ -161,7 +192,9 @@ def test_an_object_in_place_of_an_older_one_is_left_and_named(backup: Backup, pr
     assert "left are k1 (as it was captured, in place of the one before)" in caught.value.hint
 
 
-def test_in_a_bucket_that_keeps_versions_the_older_object_is_there_again(backup: Backup, proxy: FaultyS3Proxy) -> None:
+def test_in_a_bucket_that_keeps_versions_the_older_object_is_there_again(
+    backup: Backup, proxy: FaultyS3Proxy
+) -> None:
     client_of(backup.bucket).set_bucket_versioning(backup.bucket.bucket, VersioningConfig(ENABLED))
     put(backup.bucket, "k1", b"older")
     proxy.on_request(lambda _request: wait_for_the_load(backup), method="PUT", matching=LAST)
@@ -171,7 +204,9 @@ def test_in_a_bucket_that_keeps_versions_the_older_object_is_there_again(backup:
     assert list_bodies(backup.bucket) == {"k1": b"older"}
 
 
-def test_a_load_in_several_sessions_is_removed_when_the_bucket_fails(backup: Backup, proxy: FaultyS3Proxy) -> None:
+def test_a_load_in_several_sessions_is_removed_when_the_bucket_fails(
+    backup: Backup, proxy: FaultyS3Proxy
+) -> None:
     run(backup.source_database, "SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
     (backup.dump.unlink(), backup.archive.unlink())
     backup.capture()
@@ -196,9 +231,13 @@ def without_locks(prepared: PreparedRestore) -> PreparedRestore:
     return replace(prepared, database=replace(database, facts=replace(database.facts, lock_capacity=1)))
 
 
-def test_a_load_too_large_for_a_transaction_waits_for_the_bucket_and_says_so(backup: Backup, proxy: FaultyS3Proxy) -> None:
+def test_a_load_too_large_for_a_transaction_waits_for_the_bucket_and_says_so(
+    backup: Backup, proxy: FaultyS3Proxy
+) -> None:
     run(backup.database, "CREATE TABLE mine (a int)")
-    with prepare_restore(backup.request(replace_contents=True, bucket=proxy.settings(backup.bucket)), backup.settings) as prepared:
+    with prepare_restore(
+        backup.request(replace_contents=True, bucket=proxy.settings(backup.bucket)), backup.settings
+    ) as prepared:
         tight = without_locks(prepared)
         assert tight.get_database().choose_way(1) is LoadWay.NO_TRANSACTION
         assert any("WITHOUT a transaction" in line for line in tight.describe())
@@ -220,7 +259,14 @@ def test_a_connection_that_breaks_behind_the_commit_leaves_the_objects(backup: B
     """Nobody knows then whether the rows are there that refer to them."""
     end_it = WAITING.replace("count(*)", "pg_terminate_backend(pid)").format(backup.database.database)
     with prepare_database(backup.dump, backup.database, backup.settings) as prepared:
-        load = DatabaseLoad(prepared, replace_contents=False, jobs=1, roles=None, stop=Event(), on_progress=lambda _size_bytes: None)
+        load = DatabaseLoad(
+            prepared,
+            replace_contents=False,
+            jobs=1,
+            roles=None,
+            stop=Event(),
+            on_progress=lambda _size_bytes: None,
+        )
         with pytest.raises(RestoreError):
             load.run(lambda: run(backup.source_database, end_it))
         assert load.is_in_doubt
@@ -232,15 +278,28 @@ def test_a_dump_that_is_not_what_its_index_says_is_never_committed(backup: Backu
     """Only the digests show it, when everything has run."""
     with prepare_database(backup.dump, backup.database, backup.settings) as prepared:
         change_digest(prepared.dump, changed)
-        load = DatabaseLoad(prepared, replace_contents=False, jobs=1, roles=None, stop=Event(), on_progress=lambda _size_bytes: None)
+        load = DatabaseLoad(
+            prepared,
+            replace_contents=False,
+            jobs=1,
+            roles=None,
+            stop=Event(),
+            on_progress=lambda _size_bytes: None,
+        )
         with pytest.raises(VerificationError, match="the dump changed while it was read"):
             load.run(lambda: None)
     assert run(backup.database, TABLES) == []
 
 
-def test_roles_that_were_made_before_the_load_failed_are_gone(database_17: DatabaseSettings, database: DatabaseSettings, tmp_path: Path) -> None:
+def test_roles_that_were_made_before_the_load_failed_are_gone(
+    database_17: DatabaseSettings, database: DatabaseSettings, tmp_path: Path
+) -> None:
     role = f"role_{uuid4().hex}"
-    run(database_17, f"CREATE ROLE {role}; CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE EXTENSION pgcrypto")
+    run(
+        database_17,
+        f"CREATE ROLE {role}; CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE "
+        "EXTENSION pgcrypto",
+    )
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     publish_dump(catalog, database_17)

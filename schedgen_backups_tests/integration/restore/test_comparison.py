@@ -1,4 +1,5 @@
-"""The comparison after a restore: the same rows in another order are equal, and any one difference is found and named.
+"""The comparison after a restore: the same rows in another order are equal, and any one difference is found
+and named.
 
 Differences are made by hand in the target after a good restore.
 """
@@ -51,7 +52,13 @@ def test_rows_in_another_order_are_equal(restored: Backup) -> None:
         ("DELETE FROM jobs WHERE id = 6", "public.jobs"),
         ("INSERT INTO jobs (id) VALUES (7)", "public.jobs"),
         ("UPDATE jobs SET id = id + 10 WHERE id = 2", "public.jobs"),
-        ("DELETE FROM jobs WHERE id = 6; INSERT INTO jobs SELECT 6, s3_key, price, took, day, kind, 'x' FROM jobs WHERE id = 5", "public.jobs"),
+        (
+            (
+                "DELETE FROM jobs WHERE id = 6; INSERT INTO jobs SELECT 6, s3_key, price, took, day, kind, 'x' "
+                "FROM jobs WHERE id = 5"
+            ),
+            "public.jobs",
+        ),
         ("INSERT INTO empty_table VALUES (1)", "public.empty_table"),
         ("DROP TABLE empty_table", "public.empty_table"),
         ("CREATE TABLE extra (a int)", "public.extra"),
@@ -79,7 +86,9 @@ def test_one_difference_in_the_database_is_found(restored: Backup, statement: st
         ("metadata", b"body of k3", "application/pdf", "somebody else"),
     ],
 )
-def test_one_difference_in_an_object_is_found(restored: Backup, difference: str, body: bytes, content_type: str, owner: str) -> None:
+def test_one_difference_in_an_object_is_found(
+    restored: Backup, difference: str, body: bytes, content_type: str, owner: str
+) -> None:
     put(restored.bucket, "k3", body, content_type=content_type, owner=owner)
     results = restored.compare()
     assert f"k3 ({difference})" in get_summary(results, Check.BUCKET_IS_EQUAL)
@@ -128,7 +137,13 @@ def test_what_the_database_itself_has_otherwise_is_named(restored: Backup) -> No
     equal = get_summary(restored.compare(), Check.DATABASE_IS_EQUAL)
     assert equal.endswith("the schema are equal")
     name = restored.database.database
-    run(restored.database.with_database("postgres"), f'ALTER DATABASE "{name}" CONNECTION LIMIT 5; COMMENT ON DATABASE "{name}" IS \'x\'')
-    run(restored.database.with_database("postgres"), f'ALTER DATABASE "{name}" SET "app.key" = \'canary-7d1f\'')
+    run(
+        restored.database.with_database("postgres"),
+        f'ALTER DATABASE "{name}" CONNECTION LIMIT 5; COMMENT ON DATABASE "{name}" IS \'x\'',
+    )
+    run(
+        restored.database.with_database("postgres"),
+        f'ALTER DATABASE "{name}" SET "app.key" = \'canary-7d1f\'',
+    )
     equal = get_summary(restored.compare(), Check.DATABASE_IS_EQUAL)
     assert equal.endswith("; the database itself differs: connection limit 5 instead of -1, setting app.key")

@@ -1,8 +1,8 @@
 """A restore looks at its files and targets once.
 
-Sessions are counted in the server's own log (`log_connections`), so that every session counts, whoever opens it: our own connection, psql and
-pg_dump.
-Opening a file is counted by Python's audit hook, so that every `open` and `os.open` of this process counts.
+Sessions are counted in the server's own log (`log_connections`), so that every session counts, whoever opens
+it: our own connection, psql and pg_dump. Opening a file is counted by Python's audit hook, so that every
+`open` and `os.open` of this process counts.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ sys.addaudithook(_note_opening)  # cannot be removed, only silenced
 def server(tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: Path) -> Iterator[EmbeddedPostgres]:
     """A server that logs each session."""
     options = {**FAST_SERVER_OPTIONS, "log_connections": "on"}
-    with EmbeddedPostgres(tmp_path_factory.mktemp("counted"), bin_dir=postgres_bin_dir, server_options=options) as server:
+    with EmbeddedPostgres(
+        tmp_path_factory.mktemp("counted"), bin_dir=postgres_bin_dir, server_options=options
+    ) as server:
         yield server
 
 
@@ -58,7 +60,9 @@ def openings() -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def backup(server: EmbeddedPostgres, bucket: BucketSettings, second_bucket: BucketSettings, tmp_path: Path) -> Iterator[Backup]:
+def backup(
+    server: EmbeddedPostgres, bucket: BucketSettings, second_bucket: BucketSettings, tmp_path: Path
+) -> Iterator[Backup]:
     names = ("counted_source", "counted_target")
     source, target = map(server.create_database, names)
     yield make_backed_up((source, bucket), (target, second_bucket), tmp_path / "backups")
@@ -70,7 +74,9 @@ def count_sessions(server: EmbeddedPostgres, name: str) -> int:
     return len(re.findall(rf"connection authorized: .*database={name}\b", server.log_tail(100_000)))
 
 
-def test_a_restore_of_both_halves_looks_once(backup: Backup, server: EmbeddedPostgres, openings: list[str]) -> None:
+def test_a_restore_of_both_halves_looks_once(
+    backup: Backup, server: EmbeddedPostgres, openings: list[str]
+) -> None:
     """Three sessions are reached: our own, psql and pg_dump. Each file is opened once."""
     request = backup.request()
     before = count_sessions(server, "counted_target")
@@ -80,7 +86,9 @@ def test_a_restore_of_both_halves_looks_once(backup: Backup, server: EmbeddedPos
     assert openings.count(str(backup.dump)) == openings.count(str(backup.archive)) == 1 <= MAX_OPENINGS
 
 
-def test_reading_rows_that_lie_in_another_order_needs_no_other_session(backup: Backup, server: EmbeddedPostgres, openings: list[str]) -> None:
+def test_reading_rows_that_lie_in_another_order_needs_no_other_session(
+    backup: Backup, server: EmbeddedPostgres, openings: list[str]
+) -> None:
     request = backup.request()
     openings.clear()
     with prepare_restore(request, backup.settings) as prepared:
@@ -93,7 +101,9 @@ def test_reading_rows_that_lie_in_another_order_needs_no_other_session(backup: B
     assert openings.count(str(backup.dump)) == 1
 
 
-def test_a_restore_that_replaces_looks_no_more_often(backup: Backup, server: EmbeddedPostgres, openings: list[str]) -> None:
+def test_a_restore_that_replaces_looks_no_more_often(
+    backup: Backup, server: EmbeddedPostgres, openings: list[str]
+) -> None:
     run(backup.database, "CREATE TABLE mine (a int)")
     request = backup.request(replace_contents=True)
     before = count_sessions(server, "counted_target")

@@ -1,4 +1,6 @@
-"""The rows that an extension has of its users are loaded, as those of postgis' spatial_ref_sys: the table is the superuser's."""
+"""The rows that an extension has of its users are loaded, as those of postgis' spatial_ref_sys: the table is
+the superuser's.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,15 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DrillSettings
-from schedgen_backups_tests.integration.restore.test_unprivileged_load import HEAD, ROLES, TAIL, Loaded, catalog, load_and_compare, loaded
+from schedgen_backups_tests.integration.restore.test_unprivileged_load import (
+    HEAD,
+    ROLES,
+    TAIL,
+    Loaded,
+    catalog,
+    load_and_compare,
+    loaded,
+)
 from schedgen_backups_tests.support.artifacts import publish_dump, write_dump_text
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
 
@@ -38,31 +48,45 @@ def server_options(tmp_path: Path) -> dict[str, str]:
     """Options of a server of version 18 that has an extension of postgis' name."""
     folder = tmp_path / "share" / "extension"
     folder.mkdir(parents=True)
-    (folder / "postgis.control").write_text("default_version = '3.4'\nrelocatable = false\n", encoding="ascii")
+    (folder / "postgis.control").write_text(
+        "default_version = '3.4'\nrelocatable = false\n", encoding="ascii"
+    )
     (folder / "postgis--3.4.sql").write_text(SCRIPT, encoding="ascii")
     return {**FAST_SERVER_OPTIONS, "extension_control_path": f"{tmp_path / 'share'}:$system"}
 
 
 ROWS = {
     "none": "",
-    "some": "INSERT INTO spatial_ref_sys VALUES (900913, 'Google'); INSERT INTO topology (name) VALUES ('roads'), ('rivers');"
+    "some": "INSERT INTO spatial_ref_sys VALUES (900913, 'Google'); INSERT INTO topology (name) VALUES "
+    "('roads'), ('rivers');"
     "INSERT INTO tiger.loader_platform VALUES ('sh');",
-    "with rights of the users": "INSERT INTO spatial_ref_sys VALUES (1, 'x'); CREATE ROLE app; GRANT INSERT ON spatial_ref_sys TO app;"
+    "with rights of the users": "INSERT INTO spatial_ref_sys VALUES (1, 'x'); CREATE ROLE app; GRANT "
+    "INSERT ON spatial_ref_sys TO app;"
     "GRANT USAGE ON SEQUENCE topology_id_seq TO app;",
 }
 
 
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 def test_rows_in_a_table_of_an_extension_are_equal(
-    loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, catalog: Catalog, server_options: dict[str, str], rows: str
+    loaded: Loaded,
+    tmp_path: Path,
+    postgres_bin_dir: Path,
+    catalog: Catalog,
+    server_options: dict[str, str],
+    rows: str,
 ) -> None:
     """Without any, pg_dump writes a COPY all the same."""
-    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=server_options) as server:
+    with EmbeddedPostgres(
+        tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=server_options
+    ) as server:
         database = server.create_database("live")
         run(database, f"CREATE EXTENSION postgis; CREATE TABLE t AS SELECT 1 AS i; {rows}")
         path = publish_dump(catalog, database)
         with loaded.open_target(
-            path, DrillSettings(tmp_path / "drill", database=server.settings("postgres"), is_source_server_allowed=True)
+            path,
+            DrillSettings(
+                tmp_path / "drill", database=server.settings("postgres"), is_source_server_allowed=True
+            ),
         ) as target:
             results = load_and_compare(path, target)
     assert [(result.status.value, result.summary) for result in results if not result.is_passed] == []

@@ -1,4 +1,6 @@
-"""A database and a bucket that are not there: made by the restore, as they were captured, and gone again when it fails."""
+"""A database and a bucket that are not there: made by the restore, as they were captured, and gone again when
+it fails.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from uuid import uuid4
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.errors import BackupError, BucketError, BucketMissingError, DatabaseError, DatabaseMissingError, RestoreError
+from schedgen_backups.core.errors import (
+    BackupError,
+    BucketError,
+    BucketMissingError,
+    DatabaseError,
+    DatabaseMissingError,
+    RestoreError,
+)
 from schedgen_backups.core.restore.point import RestoreReport, RestoreRequest, prepare_restore, restore_point
 from schedgen_backups.core.restore.service import RestoreOptions, RestoreService
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
@@ -22,7 +31,9 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def backup(database: DatabaseSettings, bucket: BucketSettings, s3_server: S3Server, tmp_path: Path) -> Iterator[Backup]:
+def backup(
+    database: DatabaseSettings, bucket: BucketSettings, s3_server: S3Server, tmp_path: Path
+) -> Iterator[Backup]:
     """Its targets are not there, and what a test makes of them is removed after it."""
     name = f"missing-{uuid4().hex}"
     targets = (database.with_database(name), s3_server.settings(name))
@@ -64,7 +75,10 @@ def test_both_are_made_and_hold_the_point(backup: Backup) -> None:
 def test_what_would_be_made_is_said_and_nothing_is_made(backup: Backup) -> None:
     with prepare_restore(make_request(backup), backup.settings) as prepared:
         lines = prepared.describe()
-    assert f"make the database {backup.database.label}, with encoding and collation as they were captured" in lines
+    assert (
+        f"make the database {backup.database.label}, with encoding and collation as they were captured"
+        in lines
+    )
     assert f"make the bucket {backup.bucket.label}" in lines
     assert find_targets(backup) == (False, False)
 
@@ -80,14 +94,19 @@ def test_without_leave_to_make_them_they_are_missed(backup: Backup) -> None:
 def test_the_database_is_as_it_was_captured(backup: Backup) -> None:
     name, admin = backup.source_database.database, backup.source_database.with_database("postgres")
     owner = f"owner_{uuid4().hex}"
-    run(admin, f'CREATE ROLE {owner}; ALTER DATABASE "{name}" OWNER TO {owner}; ALTER DATABASE "{name}" SET work_mem = \'9MB\'')
+    run(
+        admin,
+        f'CREATE ROLE {owner}; ALTER DATABASE "{name}" OWNER TO {owner}; ALTER DATABASE "{name}" SET '
+        "work_mem = '9MB'",
+    )
     run(admin, f'ALTER DATABASE "{name}" CONNECTION LIMIT 7; REVOKE CONNECT ON DATABASE "{name}" FROM PUBLIC')
     run(admin, f"COMMENT ON DATABASE \"{name}\" IS 'of the application'")
     try:
         capture_again(backup)
         assert restore(backup, make_request(backup)).notes == ()
         properties = (
-            "SELECT pg_get_userbyid(datdba), datconnlimit, datcollate, encoding, shobj_description(oid, 'pg_database'), datacl::text"
+            "SELECT pg_get_userbyid(datdba), datconnlimit, datcollate, encoding, shobj_description(oid, "
+            "'pg_database'), datacl::text"
             " FROM pg_database WHERE datname = '{}'"
         )
         assert run(admin, properties.format(backup.database.database)) == run(admin, properties.format(name))
@@ -104,7 +123,10 @@ def test_a_restore_that_fails_leaves_neither(backup: Backup) -> None:
         restore(backup, make_request(backup))
     assert find_targets(backup) == (False, False)
     assert f"There is no database {backup.database.database}, as before." in caught.value.hint
-    assert f"The bucket {backup.bucket.label}, which was made for this restore, was removed again." in caught.value.hint
+    assert (
+        f"The bucket {backup.bucket.label}, which was made for this restore, was removed again."
+        in caught.value.hint
+    )
 
 
 def test_objects_of_others_keep_a_bucket_that_was_made(backup: Backup) -> None:

@@ -1,4 +1,6 @@
-"""Nothing of a drill stays on a server that others use, whatever code of the dump did to the scratch database; and nothing of others goes."""
+"""Nothing of a drill stays on a server that others use, whatever code of the dump did to the scratch
+database; and nothing of others goes.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,23 @@ from schedgen_backups.core.restore.database import prepare_database
 from schedgen_backups.core.restore.unprivileged_load import LOADED_SETTINGS, UnprivilegedLoad
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
-from schedgen_backups_tests.integration.restore.test_unprivileged_load import HEAD, ROLES, TAIL, Loaded, load_and_compare
+from schedgen_backups_tests.integration.restore.test_unprivileged_load import (
+    HEAD,
+    ROLES,
+    TAIL,
+    Loaded,
+    load_and_compare,
+)
 from schedgen_backups_tests.support.artifacts import make_transfer, write_dump_text
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
 
 pytestmark = pytest.mark.integration
 
 NAMES = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles ORDER BY 1"
-SUBSCRIPTION = "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, slot_name = 's');\n"
+SUBSCRIPTION = (
+    "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, "
+    "slot_name = 's');\n"
+)
 PREPARED = "BEGIN;\nCREATE TABLE public.second (i integer);\nPREPARE TRANSACTION 'kept';\n"
 CHANGES = """CREATE FUNCTION public.change() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN EXECUTE pg_catalog.format('{change}', pg_catalog.current_database()); RETURN true; END $$;
@@ -51,7 +62,9 @@ def loaded(tmp_path: Path) -> Loaded:
 @pytest.fixture
 def server(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[DatabaseSettings]:
     options = {**FAST_SERVER_OPTIONS, "max_prepared_transactions": "5"}
-    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=options) as named:
+    with EmbeddedPostgres(
+        tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=options
+    ) as named:
         yield named.settings("postgres")
 
 
@@ -65,15 +78,21 @@ def test_a_scratch_database_that_was_closed_to_logins_is_dropped(
     write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
     run(server, "CREATE ROLE maker LOGIN CREATEROLE CREATEDB PASSWORD 'p'")
     before = run(server, NAMES)
-    drill = DrillSettings(tmp_path / "drill", database=server if is_superuser else replace(server, user="maker", password="p"))
+    drill = DrillSettings(
+        tmp_path / "drill", database=server if is_superuser else replace(server, user="maker", password="p")
+    )
     with loaded.open_target(loaded.path, drill) as target:
         roles = target.roles
-        with prepare_database(loaded.path, roles.superuser or roles.loader, make_transfer(), values=LOADED_SETTINGS) as prepared:
+        with prepare_database(
+            loaded.path, roles.superuser or roles.loader, make_transfer(), values=LOADED_SETTINGS
+        ) as prepared:
             UnprivilegedLoad(prepared, roles, stop=Event()).run()
     assert run(server, NAMES) == before
 
 
-def test_a_trigger_on_login_does_not_fire_while_the_scratch_database_is_dropped(loaded: Loaded, tmp_path: Path, server: DatabaseSettings) -> None:
+def test_a_trigger_on_login_does_not_fire_while_the_scratch_database_is_dropped(
+    loaded: Loaded, tmp_path: Path, server: DatabaseSettings
+) -> None:
     text = LOGIN_TRIGGER.replace("{marker}", str(loaded.marker)) + SUBSCRIPTION
     write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
     before = run(server, NAMES)
@@ -86,7 +105,9 @@ def test_a_trigger_on_login_does_not_fire_while_the_scratch_database_is_dropped(
 
 
 def plant_record(folder: Path, server: DatabaseSettings, *roles: str) -> str:
-    """Leave what a drill leaves that was killed when it had written down what it would make; return its database's name."""
+    """Leave what a drill leaves that was killed when it had written down what it would make; return its
+    database's name.
+    """
     with open_scratch_folder(folder) as scratch:
         made = ServerDatabase(host=server.host, port=server.port, name=scratch.database_name, roles=roles)
         scratch.write_record(database=made)
@@ -94,22 +115,37 @@ def plant_record(folder: Path, server: DatabaseSettings, *roles: str) -> str:
         return scratch.database_name
 
 
-def test_a_sweep_drops_no_role_that_somebody_else_made_meanwhile(tmp_path: Path, server: DatabaseSettings) -> None:
+def test_a_sweep_drops_no_role_that_somebody_else_made_meanwhile(
+    tmp_path: Path, server: DatabaseSettings
+) -> None:
     """The record names roles before they are made."""
     plant_record(tmp_path / "drill", server, "app")
-    run(server, "CREATE ROLE app LOGIN PASSWORD 'of the application'; CREATE ROLE readers; GRANT readers TO app")
+    run(
+        server,
+        "CREATE ROLE app LOGIN PASSWORD 'of the application'; CREATE ROLE readers; GRANT readers TO app",
+    )
     run(server, "COMMENT ON ROLE app IS 'the application'; CREATE ROLE other")
-    assert [line.split()[0] for line in sweep_scratch(DrillSettings(tmp_path / "drill", database=server))] == ["removed"]
-    query = "SELECT rolname, rolcanlogin, pg_has_role('app', 'readers', 'member') FROM pg_roles WHERE rolname = 'app'"
+    assert [
+        line.split()[0] for line in sweep_scratch(DrillSettings(tmp_path / "drill", database=server))
+    ] == ["removed"]
+    query = (
+        "SELECT rolname, rolcanlogin, pg_has_role('app', 'readers', 'member') FROM pg_roles WHERE "
+        "rolname = 'app'"
+    )
     assert run(server, query) == [("app", True, True)]
 
 
-def test_a_drill_drops_its_own_roles_and_none_of_another_drill(loaded: Loaded, tmp_path: Path, server: DatabaseSettings) -> None:
+def test_a_drill_drops_its_own_roles_and_none_of_another_drill(
+    loaded: Loaded, tmp_path: Path, server: DatabaseSettings
+) -> None:
     write_dump_text(loaded.path, HEAD + TAIL, {}, roles=ROLES)
     before = run(server, NAMES)
     drill = DrillSettings(tmp_path / "drill", database=server)
     with loaded.open_target(loaded.path, drill) as target:
-        kept, roles = target.roles.loader.database, [str(name) for (name,) in run(server, NAMES) if (name,) not in before]
+        kept, roles = (
+            target.roles.loader.database,
+            [str(name) for (name,) in run(server, NAMES) if (name,) not in before],
+        )
         name = plant_record(tmp_path / "killed", server, *roles)
         # The same roles under the name of a drill that did not make them stay.
         assert kept != name
@@ -118,7 +154,9 @@ def test_a_drill_drops_its_own_roles_and_none_of_another_drill(loaded: Loaded, t
     assert run(server, NAMES) == before
 
 
-def test_roles_made_without_superuser_rights_are_dropped_too(loaded: Loaded, tmp_path: Path, server: DatabaseSettings) -> None:
+def test_roles_made_without_superuser_rights_are_dropped_too(
+    loaded: Loaded, tmp_path: Path, server: DatabaseSettings
+) -> None:
     write_dump_text(loaded.path, HEAD + TAIL, {}, roles=ROLES)
     run(server, "CREATE ROLE maker LOGIN CREATEROLE CREATEDB PASSWORD 'p'")
     before = run(server, NAMES)

@@ -1,4 +1,5 @@
-"""Single objects: read alone out of an archive, compared with a bucket first, and written whole or not at all.
+"""Single objects: read alone out of an archive, compared with a bucket first, and written whole or not at
+all.
 
 Whole archives are tested in `test_point`, the words of the command line in `edge/cli/test_restore`.
 """
@@ -39,13 +40,21 @@ from schedgen_backups_tests.support.servers import client_of
 
 pytestmark = pytest.mark.integration
 
-BODIES = {"a.pdf": b"a" * 1000, "jobs/1.pdf": b"one", "jobs/2.pdf": b"two", "jobs/deep/3.pdf": b"three", "x[1].pdf": b"bracket"}
+BODIES = {
+    "a.pdf": b"a" * 1000,
+    "jobs/1.pdf": b"one",
+    "jobs/2.pdf": b"two",
+    "jobs/deep/3.pdf": b"three",
+    "x[1].pdf": b"bracket",
+}
 
 
 class Archived:
     """An archive of a bucket that goes on living, and an empty bucket."""
 
-    def __init__(self, catalog: Catalog, settings: TransferSettings, source: BucketSettings, target: BucketSettings) -> None:
+    def __init__(
+        self, catalog: Catalog, settings: TransferSettings, source: BucketSettings, target: BucketSettings
+    ) -> None:
         self.path = publish_archive(catalog, source)
         self.catalog, self.settings, self.source, self.target = catalog, settings, source, target
 
@@ -56,7 +65,9 @@ class Archived:
     def prepare(self, target: BucketSettings, *patterns: str) -> AbstractContextManager[PreparedObjects]:
         return prepare_objects(self.point, patterns, target, self.settings)
 
-    def write(self, target: BucketSettings, *patterns: str, overwrite: bool = False) -> tuple[ObjectEntry, ...]:
+    def write(
+        self, target: BucketSettings, *patterns: str, overwrite: bool = False
+    ) -> tuple[ObjectEntry, ...]:
         with self.prepare(target, *patterns) as prepared:
             written = prepared.execute(overwrite=overwrite)
             prepared.compare(written)
@@ -96,7 +107,9 @@ def test_what_is_missing_comes_back_and_what_differs_is_shown_first(archived: Ar
     put(archived.source, "jobs/2.pdf", b"owt", owner="somebody")
     put(archived.source, "a.pdf", BODIES["a.pdf"], owner="another")
     with archived.prepare(archived.source, "a.pdf", "jobs/") as prepared:
-        seen = {difference.entry.key: (difference.standing, difference.what) for difference in prepared.describe()}
+        seen = {
+            difference.entry.key: (difference.standing, difference.what) for difference in prepared.describe()
+        }
         assert seen == {
             "a.pdf": (ObjectStanding.DIFFERENT, "metadata"),
             "jobs/1.pdf": (ObjectStanding.MISSING, ""),
@@ -105,7 +118,12 @@ def test_what_is_missing_comes_back_and_what_differs_is_shown_first(archived: Ar
         }
         with pytest.raises(TargetNotEmptyError, match="nothing was written"):
             prepared.execute(overwrite=False)
-        assert client_of(archived.source).stat_object(archived.source.bucket, "a.pdf").metadata["x-amz-meta-owner"] == "another"
+        assert (
+            client_of(archived.source)
+            .stat_object(archived.source.bucket, "a.pdf")
+            .metadata["x-amz-meta-owner"]
+            == "another"
+        )
         written = prepared.execute(overwrite=True)
         assert {entry.key for entry in written} == {"a.pdf", "jobs/1.pdf", "jobs/2.pdf"}
     with archived.prepare(archived.source, "a.pdf", "jobs/") as prepared:
@@ -116,13 +134,20 @@ def test_objects_go_into_another_bucket_with_their_metadata(archived: Archived) 
     archived.write(archived.target, "jobs/1.pdf")
     found = client_of(archived.target).stat_object(archived.target.bucket, "jobs/1.pdf")
     assert (found.content_type, found.metadata["x-amz-meta-owner"]) == ("application/pdf", "somebody")
-    assert [entry.object_name for entry in client_of(archived.target).list_objects(archived.target.bucket, recursive=True)] == ["jobs/1.pdf"]
+    assert [
+        entry.object_name
+        for entry in client_of(archived.target).list_objects(archived.target.bucket, recursive=True)
+    ] == ["jobs/1.pdf"]
 
 
-def test_files_in_a_folder_have_the_bytes_and_are_not_written_over(archived: Archived, tmp_path: Path) -> None:
+def test_files_in_a_folder_have_the_bytes_and_are_not_written_over(
+    archived: Archived, tmp_path: Path
+) -> None:
     folder = tmp_path / "out"
     paths = archived.extract(folder, "jobs/", "a.pdf")
-    assert {str(path.relative_to(folder)): path.read_bytes() for path in paths} == {key: BODIES[key] for key in BODIES if key != "x[1].pdf"}
+    assert {str(path.relative_to(folder)): path.read_bytes() for path in paths} == {
+        key: BODIES[key] for key in BODIES if key != "x[1].pdf"
+    }
     (folder / "a.pdf").write_bytes(b"mine")
     with pytest.raises(TargetNotEmptyError):
         archived.extract(folder, "a.pdf")
@@ -131,7 +156,9 @@ def test_files_in_a_folder_have_the_bytes_and_are_not_written_over(archived: Arc
     assert (folder / "a.pdf").read_bytes() == BODIES["a.pdf"]
 
 
-def test_an_index_says_which_file_is_of_which_key_where_a_key_is_no_name_for_a_file(archived: Archived, tmp_path: Path) -> None:
+def test_an_index_says_which_file_is_of_which_key_where_a_key_is_no_name_for_a_file(
+    archived: Archived, tmp_path: Path
+) -> None:
     folder = tmp_path / "out"
     archived.extract(folder, "a.pdf")
     assert [path.name for path in folder.iterdir()] == ["a.pdf"]
@@ -140,7 +167,9 @@ def test_an_index_says_which_file_is_of_which_key_where_a_key_is_no_name_for_a_f
     again = Archived(archived.catalog, archived.settings, archived.source, archived.target)
     [path] = again.extract(folder, "C:/odd.pdf")
     again.extract(folder, "C:/odd.pdf", overwrite=True)
-    lines = [json.loads(line) for line in (folder / ".schedgen-backups" / "renamed.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / ".schedgen-backups" / "renamed.jsonl").read_text().splitlines()
+    ]
     assert lines == [{"file": str(path.relative_to(folder)), "key": "C:/odd.pdf"}] * 2
     assert (folder / lines[0]["file"]).read_bytes() == b"odd"
 
@@ -148,7 +177,10 @@ def test_an_index_says_which_file_is_of_which_key_where_a_key_is_no_name_for_a_f
 def test_a_damaged_object_is_neither_a_file_nor_an_object(archived: Archived, tmp_path: Path) -> None:
     [entry] = archived.select("a.pdf")
     good = archived.path.read_bytes()
-    damaged = [damage(good, (entry.offset + offset) * 8 + 3) for offset in range(12, entry.length, max(1, entry.length // 25))]
+    damaged = [
+        damage(good, (entry.offset + offset) * 8 + 3)
+        for offset in range(12, entry.length, max(1, entry.length // 25))
+    ]
     refused = 0
     for data in damaged:
         archived.path.write_bytes(data)
@@ -168,7 +200,14 @@ def test_a_damaged_object_is_neither_a_file_nor_an_object(archived: Archived, tm
 
 def test_one_object_is_read_by_reading_less_than_a_hundredth_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "made.tar.gz"
-    write_archive(path, [(make_entry(f"{number}.pdf", body), body) for number in range(300) for body in [make_noise(100_000, number)]])
+    write_archive(
+        path,
+        [
+            (make_entry(f"{number}.pdf", body), body)
+            for number in range(300)
+            for body in [make_noise(100_000, number)]
+        ],
+    )
     descriptor = os.open(path, os.O_RDONLY)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         archive = ArchiveFile(file)  # type: ignore[arg-type]

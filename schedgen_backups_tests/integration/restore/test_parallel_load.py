@@ -48,9 +48,23 @@ class Dumped:
     def capture(self) -> Path:
         return publish_dump(self.catalog, self.source)
 
-    def load(self, path: Path, *, stop: Event | None = None, on_progress: Callable[[int], object] = lambda _size: None) -> None:
+    def load(
+        self,
+        path: Path,
+        *,
+        stop: Event | None = None,
+        on_progress: Callable[[int], object] = lambda _size: None,
+    ) -> None:
         options = make_transfer()
-        restore_database(path, self.target, options, replace_contents=False, stop=stop or Event(), jobs=3, on_progress=on_progress)
+        restore_database(
+            path,
+            self.target,
+            options,
+            replace_contents=False,
+            stop=stop or Event(),
+            jobs=3,
+            on_progress=on_progress,
+        )
 
 
 @pytest.fixture
@@ -71,7 +85,9 @@ def test_every_kind_of_object_is_equal(dumped: Dumped, change: str) -> None:
     assert_equal(path, dumped.target)
 
 
-def test_every_kind_of_object_is_equal_on_an_older_server(database_17: DatabaseSettings, dumped: Dumped) -> None:
+def test_every_kind_of_object_is_equal_on_an_older_server(
+    database_17: DatabaseSettings, dumped: Dumped
+) -> None:
     run(database_17, ODDITIES)
     run(database_17, MAKE_PLAIN)
     path = publish_dump(dumped.catalog, database_17)
@@ -103,7 +119,9 @@ def test_every_kind_of_object_is_equal_when_sessions_share_the_rows(dumped: Dump
 
 
 def test_rows_of_a_wide_table_are_shared_and_all_there(dumped: Dumped) -> None:
-    """Large values that hardly compress: enough of them that no session alone gets all, in blocks that end within a row."""
+    """Large values that hardly compress: enough of them that no session alone gets all, in blocks that end
+    within a row.
+    """
     value = "SELECT string_agg(md5((n * 1000 + part)::text), '') FROM generate_series(1, 3000) part"
     run(dumped.source, f"CREATE TABLE wide AS SELECT n, ({value}) AS value FROM generate_series(1, 200) n")
     path = dumped.capture()
@@ -119,8 +137,15 @@ def test_rows_of_a_wide_table_are_shared_and_all_there(dumped: Dumped) -> None:
 def test_rows_that_the_server_refuses_leave_an_empty_database(dumped: Dumped) -> None:
     """The check looks at a table that is loaded later, which pg_dump cannot know."""
     run(dumped.source, "CREATE TABLE z_later (n int); INSERT INTO z_later VALUES (1)")
-    run(dumped.source, "CREATE FUNCTION is_there() RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN EXISTS (SELECT FROM public.z_later); END'")
-    run(dumped.source, "CREATE TABLE a (n int CHECK (is_there())); INSERT INTO a SELECT generate_series(1, 300000)")
+    run(
+        dumped.source,
+        "CREATE FUNCTION is_there() RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN EXISTS (SELECT FROM "
+        "public.z_later); END'",
+    )
+    run(
+        dumped.source,
+        "CREATE TABLE a (n int CHECK (is_there())); INSERT INTO a SELECT generate_series(1, 300000)",
+    )
     with pytest.raises(BackupError, match="violates check constraint"):
         dumped.load(dumped.capture())
     assert run(dumped.target, RELATIONS) == [(0,)]
@@ -134,12 +159,15 @@ def test_an_error_behind_the_rows_leaves_an_empty_database(dumped: Dumped) -> No
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
-def test_a_damaged_table_leaves_an_empty_database(dumped: Dumped, request: pytest.FixtureRequest, *, is_shared: bool) -> None:
+def test_a_damaged_table_leaves_an_empty_database(
+    dumped: Dumped, request: pytest.FixtureRequest, *, is_shared: bool
+) -> None:
     if is_shared:
         request.getfixturevalue("every_table_is_wide")
     run(
         dumped.source,
-        "CREATE TABLE a AS SELECT n FROM generate_series(1, 1000) n; CREATE TABLE b AS SELECT md5(n::text) FROM generate_series(1, 9000) n",
+        "CREATE TABLE a AS SELECT n FROM generate_series(1, 1000) n; CREATE TABLE b AS SELECT md5(n::text) "
+        "FROM generate_series(1, 9000) n",
     )
     path = dumped.capture()
     good = path.read_bytes()
@@ -151,13 +179,24 @@ def test_a_damaged_table_leaves_an_empty_database(dumped: Dumped, request: pytes
     assert run(dumped.target, RELATIONS) == [(0,)]
 
 
-@pytest.mark.parametrize(("changed", "named"), [("text", "the schema differs"), ("table", "the rows of public.a are not")])
-def test_a_dump_that_is_not_what_its_index_says_leaves_an_empty_database(dumped: Dumped, changed: str, named: str) -> None:
+@pytest.mark.parametrize(
+    ("changed", "named"), [("text", "the schema differs"), ("table", "the rows of public.a are not")]
+)
+def test_a_dump_that_is_not_what_its_index_says_leaves_an_empty_database(
+    dumped: Dumped, changed: str, named: str
+) -> None:
     """Only the digests show it."""
     run(dumped.source, "CREATE TABLE a AS SELECT n FROM generate_series(1, 1000) n")
     with prepare_database(dumped.capture(), dumped.target, make_transfer()) as prepared:
         change_digest(prepared.dump, changed)
-        load = DatabaseLoad(prepared, replace_contents=False, jobs=3, roles=None, stop=Event(), on_progress=lambda _size_bytes: None)
+        load = DatabaseLoad(
+            prepared,
+            replace_contents=False,
+            jobs=3,
+            roles=None,
+            stop=Event(),
+            on_progress=lambda _size_bytes: None,
+        )
         with pytest.raises(VerificationError, match=named):
             load.run()
     assert run(dumped.target, RELATIONS) == [(0,)]
@@ -172,7 +211,9 @@ def test_a_load_that_is_stopped_leaves_an_empty_database(dumped: Dumped) -> None
 
 
 def test_indexes_of_every_sort_of_name_are_built(dumped: Dumped) -> None:
-    """Names that need quotes, an index of a partitioned table and of its part, and of a view whose rows come last."""
+    """Names that need quotes, an index of a partitioned table and of its part, and of a view whose rows come
+    last.
+    """
     run(
         dumped.source,
         """
@@ -209,7 +250,9 @@ CREATE TABLE public.owned ();
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_words_of_a_table_owner_that_look_like_the_dump_itself_are_only_words(dumped: Dumped, jobs: int) -> None:
+def test_words_of_a_table_owner_that_look_like_the_dump_itself_are_only_words(
+    dumped: Dumped, jobs: int
+) -> None:
     """Each of these hid the next table from the reader, or became a statement of whoever restores."""
     quoted = LOOKALIKE.replace("'", "''")
     run(
@@ -247,7 +290,9 @@ BEGINS = "CREATE TABLE rule (begin int); CREATE TABLE function (begin int); INSE
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-@pytest.mark.parametrize("script", [SLICES, HASHED, BEGINS], ids=["psql's variables", "hash partitions", "begin"])
+@pytest.mark.parametrize(
+    "script", [SLICES, HASHED, BEGINS], ids=["psql's variables", "hash partitions", "begin"]
+)
 def test_honest_schemas_that_read_like_something_else_load(dumped: Dumped, script: str, jobs: int) -> None:
     run(dumped.source, script)
     path = dumped.capture()

@@ -77,7 +77,13 @@ def test_a_restore_into_empty_targets_is_equal_and_reported(backup: Backup) -> N
     def on_progress(phase: str, size_bytes: int) -> None:
         phases[phase] = phases.get(phase, 0) + size_bytes
 
-    report = restore_point(backup.request(), backup.settings, catalog=backup.catalog, restored_by="drill", on_progress=on_progress)
+    report = restore_point(
+        backup.request(),
+        backup.settings,
+        catalog=backup.catalog,
+        restored_by="drill",
+        on_progress=on_progress,
+    )
     assert report.is_equal
     assert (report.object_count, report.notes) == (6, ())
     assert set(report.seconds) == {"verify", "restore", "compare"}
@@ -97,7 +103,13 @@ def test_a_plan_says_what_would_happen_and_writes_nothing(backup: Backup) -> Non
 
 
 @pytest.mark.parametrize(
-    "statement", ["CREATE TABLE t ()", "CREATE FUNCTION f() RETURNS int RETURN 1", "CREATE TYPE e AS ENUM ()", "CREATE SCHEMA s"]
+    "statement",
+    [
+        "CREATE TABLE t ()",
+        "CREATE FUNCTION f() RETURNS int RETURN 1",
+        "CREATE TYPE e AS ENUM ()",
+        "CREATE SCHEMA s",
+    ],
 )
 def test_a_database_that_holds_anything_is_refused(backup: Backup, statement: str) -> None:
     run(backup.database, statement)
@@ -112,12 +124,17 @@ def test_a_bucket_that_holds_anything_is_refused(backup: Backup) -> None:
     with pytest.raises(TargetNotEmptyError, match="is not empty"):
         backup.restore()
     assert run(backup.database, "SELECT count(*) FROM pg_class WHERE relname = 'jobs'") == [(0,)]
-    assert [listed.object_name for listed in client_of(backup.bucket).list_objects(backup.bucket.bucket, recursive=True)] == ["mine"]
+    assert [
+        listed.object_name
+        for listed in client_of(backup.bucket).list_objects(backup.bucket.bucket, recursive=True)
+    ] == ["mine"]
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_database_that_is_filled_while_files_are_verified_is_refused(backup: Backup, jobs: int) -> None:
-    """It was empty when it was looked at; a load in several sessions would remove everything it finds after an error."""
+    """It was empty when it was looked at; a load in several sessions would remove everything it finds after
+    an error.
+    """
     run(backup.source_database, "SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
     (backup.dump.unlink(), backup.archive.unlink())
     backup.capture()
@@ -128,7 +145,9 @@ def test_a_database_that_is_filled_while_files_are_verified_is_refused(backup: B
 
     with pytest.raises(TargetNotEmptyError, match="is not empty") as caught:
         restore_point(replace(backup.request(), jobs=jobs), backup.settings, on_progress=fill)
-    assert run(backup.database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [("mine",)]
+    assert run(
+        backup.database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    ) == [("mine",)]
     assert "The target is as it was." in caught.value.hint
     assert list(client_of(backup.bucket).list_objects(backup.bucket.bucket)) == []
 
@@ -141,18 +160,31 @@ def test_a_bucket_that_is_filled_while_files_are_verified_is_refused(backup: Bac
     with pytest.raises(TargetNotEmptyError, match="is not empty"):
         restore_point(backup.request(), backup.settings, on_progress=fill)
     assert client_of(backup.bucket).get_object(backup.bucket.bucket, "k1").data == b"mine"
-    assert run(backup.database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == []
+    assert (
+        run(backup.database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == []
+    )
 
 
 def test_a_target_that_is_full_is_replaced_when_that_is_asked_for(backup: Backup) -> None:
-    run(backup.database, "CREATE SCHEMA other; CREATE TABLE other.t (a int); CREATE TABLE jobs (different text); CREATE EXTENSION hstore")
-    run(backup.database, "CREATE VIEW v AS SELECT * FROM other.t; SELECT lo_from_bytea(70001, 'old'); CREATE TYPE mood AS ENUM ('a')")
+    run(
+        backup.database,
+        "CREATE SCHEMA other; CREATE TABLE other.t (a int); CREATE TABLE jobs (different text); CREATE "
+        "EXTENSION hstore",
+    )
+    run(
+        backup.database,
+        "CREATE VIEW v AS SELECT * FROM other.t; SELECT lo_from_bytea(70001, 'old'); CREATE TYPE mood AS "
+        "ENUM ('a')",
+    )
     run(backup.database, "CREATE PUBLICATION everything FOR ALL TABLES; COMMENT ON SCHEMA public IS 'ours'")
     put(backup.bucket, "k1", b"an older body", content_type="text/plain")
     put(backup.bucket, "unrelated", b"stays")
     report = backup.restore(replace_contents=True)
     assert [result.summary for result in report.results if not result.is_passed] == []
-    names = {listed.object_name for listed in client_of(backup.bucket).list_objects(backup.bucket.bucket, recursive=True)}
+    names = {
+        listed.object_name
+        for listed in client_of(backup.bucket).list_objects(backup.bucket.bucket, recursive=True)
+    }
     assert names == {*KEYS, "unrelated"}
     bucket_result = next(result for result in report.results if result.check is Check.BUCKET_IS_EQUAL)
     assert bucket_result.figures["other_objects"] == 1
@@ -160,22 +192,37 @@ def test_a_target_that_is_full_is_replaced_when_that_is_asked_for(backup: Backup
 
 def test_replacing_the_source_by_its_own_backup_is_equal(backup: Backup) -> None:
     run(backup.source_database, "DELETE FROM jobs WHERE id > 2; ALTER TABLE jobs ADD COLUMN wrong int")
-    request = RestoreRequest(backup.catalog.get_point(ID), backup.source_database, None, replace_contents=True)
+    request = RestoreRequest(
+        backup.catalog.get_point(ID), backup.source_database, None, replace_contents=True
+    )
     assert restore_point(request, backup.settings).is_equal
 
 
 def test_one_half_alone_is_restored_alone(backup: Backup) -> None:
-    assert restore_point(RestoreRequest(backup.catalog.get_point(ID), backup.database, None), backup.settings).is_equal
+    assert restore_point(
+        RestoreRequest(backup.catalog.get_point(ID), backup.database, None), backup.settings
+    ).is_equal
     assert list(client_of(backup.bucket).list_objects(backup.bucket.bucket)) == []
-    assert restore_point(RestoreRequest(backup.catalog.get_point(ID), None, backup.bucket), backup.settings).is_equal
+    assert restore_point(
+        RestoreRequest(backup.catalog.get_point(ID), None, backup.bucket), backup.settings
+    ).is_equal
     with pytest.raises(RestoreError, match="nothing to restore"):
         restore_point(RestoreRequest(backup.catalog.get_point(ID), None, None), backup.settings)
 
 
-def test_an_error_in_the_load_leaves_a_full_target_as_it_was(database_17: DatabaseSettings, database: DatabaseSettings, tmp_path: Path) -> None:
+def test_an_error_in_the_load_leaves_a_full_target_as_it_was(
+    database_17: DatabaseSettings, database: DatabaseSettings, tmp_path: Path
+) -> None:
     """The 18 of the tests has no pgcrypto; what was to be replaced is still there afterwards."""
-    run(database_17, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE EXTENSION pgcrypto")
-    run(database, "CREATE TABLE mine (a int); INSERT INTO mine VALUES (1), (2); CREATE SEQUENCE s; SELECT lo_from_bytea(5, 'x')")
+    run(
+        database_17,
+        "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE EXTENSION pgcrypto",
+    )
+    run(
+        database,
+        "CREATE TABLE mine (a int); INSERT INTO mine VALUES (1), (2); CREATE SEQUENCE s; SELECT "
+        "lo_from_bytea(5, 'x')",
+    )
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     path = publish_dump(catalog, database_17)
@@ -187,8 +234,12 @@ def test_an_error_in_the_load_leaves_a_full_target_as_it_was(database_17: Databa
     assert run(database, "SELECT count(*) FROM pg_class WHERE relname = 'jobs'") == [(0,)]
 
 
-def test_an_error_behind_large_objects_leaves_nothing(database: DatabaseSettings, second_database: DatabaseSettings, tmp_path: Path) -> None:
-    """pg_dump writes a COMMIT of its own behind the large objects; the foreign key that cannot be made comes after it."""
+def test_an_error_behind_large_objects_leaves_nothing(
+    database: DatabaseSettings, second_database: DatabaseSettings, tmp_path: Path
+) -> None:
+    """pg_dump writes a COMMIT of its own behind the large objects; the foreign key that cannot be made comes
+    after it.
+    """
     run(database, BROKEN_FOREIGN_KEY)
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
@@ -196,12 +247,16 @@ def test_an_error_behind_large_objects_leaves_nothing(database: DatabaseSettings
     run(second_database, "CREATE TABLE mine (a int)")
     with pytest.raises(RestoreError, match="violates foreign key constraint"):
         restore_database(path, second_database, make_transfer(), replace_contents=True, stop=Event())
-    assert run(second_database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [("mine",)]
+    assert run(
+        second_database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    ) == [("mine",)]
     assert run(second_database, "SELECT count(*) FROM pg_largeobject_metadata") == [(0,)]
 
 
 def wait_for_no_sessions(database: DatabaseSettings) -> None:
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
     deadline = time.monotonic() + 60
     while run(database, query) != [(0,)]:
         assert time.monotonic() < deadline, "a session of the killed restore is still there"
@@ -210,11 +265,22 @@ def wait_for_no_sessions(database: DatabaseSettings) -> None:
 
 @pytest.mark.parametrize("mode", ["empty", "replace"])
 def test_a_restore_that_is_killed_commits_nothing(backup: Backup, mode: str) -> None:
-    run(backup.source_database, "CREATE TABLE zlarge (t text); INSERT INTO zlarge SELECT md5(n::text) FROM generate_series(1, 100000) n")
+    run(
+        backup.source_database,
+        "CREATE TABLE zlarge (t text); INSERT INTO zlarge SELECT md5(n::text) FROM generate_series(1, "
+        "100000) n",
+    )
     backup.capture(OTHER_ID)
     if mode == "replace":
         run(backup.database, "CREATE TABLE mine (a int)")
-    words = [sys.executable, "-c", RESTORE_AND_WAIT, str(backup.dump), mode, str(backup.dump.stat().st_size // 2)]
+    words = [
+        sys.executable,
+        "-c",
+        RESTORE_AND_WAIT,
+        str(backup.dump),
+        mode,
+        str(backup.dump.stat().st_size // 2),
+    ]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -228,7 +294,11 @@ def test_a_restore_that_is_killed_commits_nothing(backup: Backup, mode: str) -> 
 
 
 def test_an_error_of_the_bucket_stops_the_database_before_it_is_committed(backup: Backup) -> None:
-    run(backup.source_database, "CREATE TABLE zlarge (t text); INSERT INTO zlarge SELECT md5(n::text) FROM generate_series(1, 200000) n")
+    run(
+        backup.source_database,
+        "CREATE TABLE zlarge (t text); INSERT INTO zlarge SELECT md5(n::text) FROM generate_series(1, "
+        "200000) n",
+    )
     (backup.dump.unlink(), backup.archive.unlink())
     backup.capture()
     has_failed = Event()
@@ -250,9 +320,16 @@ def test_an_error_of_the_bucket_stops_the_database_before_it_is_committed(backup
 
 
 def test_an_error_of_the_database_stops_the_bucket(
-    database_17: DatabaseSettings, database: DatabaseSettings, bucket: BucketSettings, second_bucket: BucketSettings, tmp_path: Path
+    database_17: DatabaseSettings,
+    database: DatabaseSettings,
+    bucket: BucketSettings,
+    second_bucket: BucketSettings,
+    tmp_path: Path,
 ) -> None:
-    run(database_17, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE EXTENSION pgcrypto")
+    run(
+        database_17,
+        "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE EXTENSION pgcrypto",
+    )
     for number in range(60):
         put(bucket, f"{number}", b"x")
     catalog = Catalog(tmp_path / "backups")

@@ -1,4 +1,6 @@
-"""Whatever history of rights and owners a database has, a drill of it finds it equal: whoever gave a right is part of the schema's text."""
+"""Whatever history of rights and owners a database has, a drill of it finds it equal: whoever gave a right is
+part of the schema's text.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.drill.scratch_targets import find_server_bin_dirs
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DrillSettings
-from schedgen_backups_tests.integration.restore.test_unprivileged_load import Loaded, catalog, load_and_compare, loaded
+from schedgen_backups_tests.integration.restore.test_unprivileged_load import (
+    Loaded,
+    catalog,
+    load_and_compare,
+    loaded,
+)
 from schedgen_backups_tests.support.artifacts import publish_dump
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, connect, run
 
@@ -28,7 +35,10 @@ CREATE ROLE a; CREATE ROLE b; CREATE ROLE c; CREATE ROLE "D d"; CREATE ROLE su S
 CREATE EXTENSION postgres_fdw; CREATE EXTENSION amcheck; CREATE TABLE filled AS SELECT 1 AS i;
 """
 KINDS = {
-    "TABLE s{n}.o": ("CREATE TABLE s{n}.o (i integer, j integer)", ("SELECT", "INSERT", "ALL", "SELECT (i)", "UPDATE (i, j)", "REFERENCES (j)")),
+    "TABLE s{n}.o": (
+        "CREATE TABLE s{n}.o (i integer, j integer)",
+        ("SELECT", "INSERT", "ALL", "SELECT (i)", "UPDATE (i, j)", "REFERENCES (j)"),
+    ),
     "SEQUENCE s{n}.o": ("CREATE SEQUENCE s{n}.o", ("USAGE", "SELECT", "ALL")),
     "FUNCTION s{n}.o(integer)": (
         "CREATE FUNCTION s{n}.o(number integer, OUT words text) LANGUAGE sql AS 'SELECT NULL::text'",
@@ -54,18 +64,30 @@ def make_history(chance: random.Random) -> Iterator[str]:
             yield "RESET ROLE"
             if chance.random() < 0.6:
                 yield f"SET ROLE {chance.choice(ROLES)}"
-            who, what, kind_of_step = chance.choice([*ROLES, "PUBLIC"]), chance.choice(privileges), chance.random()
+            who, what, kind_of_step = (
+                chance.choice([*ROLES, "PUBLIC"]),
+                chance.choice(privileges),
+                chance.random(),
+            )
             if kind_of_step < 0.55:
-                yield f"GRANT {what} ON {name} TO {who}{' WITH GRANT OPTION' if who != 'PUBLIC' and chance.random() < 0.5 else ''}"
+                yield (
+                    f"GRANT {what} ON {name} TO "
+                    f"{who}{' WITH GRANT OPTION' if who != 'PUBLIC' and chance.random() < 0.5 else ''}"
+                )
             elif kind_of_step < 0.85:
-                yield f"REVOKE {chance.choice(['GRANT OPTION FOR ', ''])}{what} ON {name} FROM {who} {chance.choice(['CASCADE', ''])}"
+                yield (
+                    f"REVOKE {chance.choice(['GRANT OPTION FOR ', ''])}{what} ON {name} FROM {who} "
+                    f"{chance.choice(['CASCADE', ''])}"
+                )
             else:
                 yield "RESET ROLE"
                 yield f"ALTER {name.removeprefix('FOREIGN ')} OWNER TO {chance.choice(ROLES)}"
 
 
 @pytest.mark.parametrize(("major", "seed"), [(18, 1), (15, 2)])
-def test_a_random_history_of_rights_is_equal(loaded: Loaded, tmp_path: Path, catalog: Catalog, major: int, seed: int) -> None:
+def test_a_random_history_of_rights_is_equal(
+    loaded: Loaded, tmp_path: Path, catalog: Catalog, major: int, seed: int
+) -> None:
     bin_dir = next(bin_dir for bin_dir, version in find_server_bin_dirs(major) if version == major)
     with EmbeddedPostgres(tmp_path / "source", bin_dir=bin_dir, server_options=FAST_SERVER_OPTIONS) as source:
         database = source.create_database("live")
@@ -75,7 +97,9 @@ def test_a_random_history_of_rights_is_equal(loaded: Loaded, tmp_path: Path, cat
                 with suppress(psycopg.Error):
                     connection.execute(statement.encode())
         path = publish_dump(catalog, database)
-    with EmbeddedPostgres(tmp_path / "named", bin_dir=bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS) as server:
+    with EmbeddedPostgres(
+        tmp_path / "named", bin_dir=bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS
+    ) as server:
         # A stand-in takes the place of a role that is there already.
         run(server.settings("postgres"), "CREATE ROLE b")
         for drill in (None, DrillSettings(tmp_path / "drill", database=server.settings("postgres"))):
@@ -87,23 +111,42 @@ def test_a_random_history_of_rights_is_equal(loaded: Loaded, tmp_path: Path, cat
 GIVEN_ON = {
     "by the owner to two": "CREATE TABLE t (i integer); ALTER TABLE t OWNER TO c_own;"
     " GRANT SELECT ON t TO a_app WITH GRANT OPTION; GRANT SELECT ON t TO b_ro",
-    "of a superuser's schema": "CREATE SCHEMA s; GRANT USAGE ON SCHEMA s TO a_app WITH GRANT OPTION; GRANT USAGE ON SCHEMA s TO b_ro",
-    "of a column to the owner": "CREATE TABLE t (i integer); ALTER TABLE t OWNER TO c_own; GRANT SELECT ON t TO a_app WITH GRANT OPTION;"
+    "of a superuser's schema": "CREATE SCHEMA s; GRANT USAGE ON SCHEMA s TO a_app WITH GRANT OPTION; GRANT "
+    "USAGE ON SCHEMA s TO b_ro",
+    "of a column to the owner": "CREATE TABLE t (i integer); ALTER TABLE t OWNER TO c_own; GRANT SELECT ON "
+    "t TO a_app WITH GRANT OPTION;"
     "GRANT SELECT (i) ON t TO c_own WITH GRANT OPTION",
-    "of a function with named parameters": "CREATE FUNCTION f(x integer, OUT y integer) LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION f OWNER TO c_own;"
-    "REVOKE ALL ON FUNCTION f FROM PUBLIC; GRANT ALL ON FUNCTION f TO a_app WITH GRANT OPTION; GRANT ALL ON FUNCTION f TO b_ro",
-    "of a function whose parameter has a quote": "CREATE FUNCTION f(\"x'y\" integer) RETURNS integer LANGUAGE sql AS 'SELECT 1';"
-    "ALTER FUNCTION f OWNER TO c_own; GRANT ALL ON FUNCTION f TO a_app WITH GRANT OPTION; GRANT ALL ON FUNCTION f TO b_ro",
+    "of a function with named parameters": "CREATE FUNCTION f(x integer, OUT y integer) LANGUAGE sql AS "
+    "'SELECT 1'; ALTER FUNCTION f OWNER TO c_own;"
+    "REVOKE ALL ON FUNCTION f FROM PUBLIC; GRANT ALL ON FUNCTION f TO a_app WITH GRANT OPTION; GRANT ALL "
+    "ON FUNCTION f TO b_ro",
+    "of a function whose parameter has a quote": 'CREATE FUNCTION f("x\'y" integer) RETURNS integer '
+    "LANGUAGE sql AS 'SELECT 1';"
+    "ALTER FUNCTION f OWNER TO c_own; GRANT ALL ON FUNCTION f TO a_app WITH GRANT OPTION; GRANT ALL ON "
+    "FUNCTION f TO b_ro",
 }
 
 
 @pytest.mark.parametrize("script", GIVEN_ON.values(), ids=GIVEN_ON)
-def test_a_right_with_grant_option_is_equal(loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres, catalog: Catalog, script: str) -> None:
-    """The loader is a member of everybody: the server takes whoever of them may give a right on, not the owner, for the one who gave it."""
+def test_a_right_with_grant_option_is_equal(
+    loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres, catalog: Catalog, script: str
+) -> None:
+    """The loader is a member of everybody: the server takes whoever of them may give a right on, not the
+    owner, for the one who gave it.
+    """
     database = named_server.create_database("live")
-    run(database, f"CREATE ROLE a_app; CREATE ROLE b_ro; CREATE ROLE c_own; CREATE TABLE filled AS SELECT 1 AS i; {script}")
+    run(
+        database,
+        "CREATE ROLE a_app; CREATE ROLE b_ro; CREATE ROLE c_own; CREATE TABLE filled AS SELECT 1 AS i; "
+        f"{script}",
+    )
     path = publish_dump(catalog, database)
-    for drill in (None, DrillSettings(tmp_path / "drill", database=named_server.settings("postgres"), is_source_server_allowed=True)):
+    for drill in (
+        None,
+        DrillSettings(
+            tmp_path / "drill", database=named_server.settings("postgres"), is_source_server_allowed=True
+        ),
+    ):
         with loaded.open_target(path, drill) as target:
             results = load_and_compare(path, target)
         assert [(result.status.value, result.summary) for result in results if not result.is_passed] == []

@@ -1,6 +1,8 @@
-"""The commands of docs/restore.md are run word for word, in order, each way in a folder as the text wants it; the result must be equal.
+"""The commands of docs/restore.md are run word for word, in order, each way in a folder as the text wants it;
+the result must be equal.
 
-Blocks marked `console` cannot run here; each is listed with the reason. What the commands do in other cases is tested elsewhere.
+Blocks marked `console` cannot run here; each is listed with the reason. What the commands do in other cases
+is tested elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point
 from schedgen_backups.demo.seed import seed_application
-from schedgen_backups_tests.support.artifacts import POINT, make_live, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import (
+    POINT,
+    make_live,
+    make_transfer,
+    publish_archive,
+    publish_dump,
+)
 from schedgen_backups_tests.support.recover import SCRIPT
 from schedgen_backups_tests.support.restores import compare_bucket, compare_database
 from schedgen_backups_tests.support.servers import S3Server, client_of, run
@@ -46,14 +54,24 @@ def read_blocks(language: str, *headings: str, section: str = SECTION) -> list[s
     """The blocks of this language below these headings of the section, in order."""
     sections = re.split(r"^## ", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
     text = next(part for part in sections if part.startswith(section))
-    parts = [part for part in re.split(r"^### ", text, flags=re.MULTILINE) if not headings or part.startswith(headings)]
-    return [block for part in parts for block in re.findall(rf"^```{language}\n(.*?)^```$", part, flags=re.MULTILINE | re.DOTALL)]
+    parts = [
+        part
+        for part in re.split(r"^### ", text, flags=re.MULTILINE)
+        if not headings or part.startswith(headings)
+    ]
+    return [
+        block
+        for part in parts
+        for block in re.findall(rf"^```{language}\n(.*?)^```$", part, flags=re.MULTILINE | re.DOTALL)
+    ]
 
 
 class NewHost:
     """A folder as the text wants it, and servers that hold nothing yet."""
 
-    def __init__(self, folder: Path, database: DatabaseSettings, bucket: BucketSettings, bin_dir: Path) -> None:
+    def __init__(
+        self, folder: Path, database: DatabaseSettings, bucket: BucketSettings, bin_dir: Path
+    ) -> None:
         self.folder, self.database, self.bucket = folder, database, bucket
         self._path = f"{Path(sys.executable).parent}:{bin_dir}:/usr/local/bin:/usr/bin:/bin"
         shutil.copy(SCRIPT, folder)
@@ -70,7 +88,9 @@ class NewHost:
             "MINIO_SECRET_KEY": bucket.secret_key,
             "MINIO_BUCKET": bucket.bucket,
         }
-        (folder / "restore.env").write_text("".join(f"{name}='{value}'\n" for name, value in self.values.items()), encoding="utf-8")
+        (folder / "restore.env").write_text(
+            "".join(f"{name}='{value}'\n" for name, value in self.values.items()), encoding="utf-8"
+        )
 
     def follow(self, *headings: str) -> str:
         """Every command below these headings ran in one shell, each with success; returns what was printed."""
@@ -80,23 +100,39 @@ class NewHost:
         """The commands ran in one shell, each with success; returns what was printed."""
         script = f"set -eo pipefail\n{commands}"
         environment = {"PATH": self._path, "LC_ALL": "C.UTF-8", "HOME": str(self.folder), **variables}
-        done = subprocess.run(["bash", "-c", script], cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
 
 @pytest.fixture
 def host(
-    database: DatabaseSettings, bucket: BucketSettings, postgres_server: EmbeddedPostgres, s3_server: S3Server, postgres_bin_dir: Path, tmp_path: Path
+    database: DatabaseSettings,
+    bucket: BucketSettings,
+    postgres_server: EmbeddedPostgres,
+    s3_server: S3Server,
+    postgres_bin_dir: Path,
+    tmp_path: Path,
 ) -> Iterator[NewHost]:
     """A committed point of a small application lies in its `backups/`."""
     seed_application(database, bucket, user_count=20, job_count=40)
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     (publish_dump(catalog, database), publish_archive(catalog, bucket))
-    commit_point(catalog, RecoveryPointId(POINT), origin=Origin(run_id="run"), live=make_live(database, bucket))
+    commit_point(
+        catalog, RecoveryPointId(POINT), origin=Origin(run_id="run"), live=make_live(database, bucket)
+    )
     name = f"test_{uuid4().hex}"
-    yield NewHost(tmp_path, database.with_database(name), s3_server.settings(f"test-{uuid4().hex}"), postgres_bin_dir)
+    yield NewHost(
+        tmp_path, database.with_database(name), s3_server.settings(f"test-{uuid4().hex}"), postgres_bin_dir
+    )
     postgres_server.drop_database(name)
 
 
@@ -126,15 +162,25 @@ def test_the_way_with_stock_tools_restores_rows_and_bytes(host: NewHost) -> None
     assert_database_is_equal(host)
     with open_archive(find_file(host, "minio_*")) as archive:
         entries = list(archive.read_entries())
-    found = {entry.key: hashlib.sha256((host.folder / "objects" / entry.member_name).read_bytes()).hexdigest() for entry in entries}
+    found = {
+        entry.key: hashlib.sha256((host.folder / "objects" / entry.member_name).read_bytes()).hexdigest()
+        for entry in entries
+    }
     assert found == {entry.key: entry.sha256 for entry in entries}
     assert len(found) > 10
 
 
-def test_parts_come_back_by_following_the_text(host: NewHost, database: DatabaseSettings, bucket: BucketSettings) -> None:
+def test_parts_come_back_by_following_the_text(
+    host: NewHost, database: DatabaseSettings, bucket: BucketSettings
+) -> None:
     """In the application of which the point was taken, after rows and objects were deleted."""
     before = run(database, "SELECT count(*), count(*) FILTER (WHERE status = 'completed') FROM jobs")
-    keys = [key for (key,) in run(database, "SELECT s3_key FROM jobs WHERE status = 'completed' AND s3_key IS NOT NULL")]
+    keys = [
+        key
+        for (key,) in run(
+            database, "SELECT s3_key FROM jobs WHERE status = 'completed' AND s3_key IS NOT NULL"
+        )
+    ]
     run(database, "DELETE FROM jobs WHERE status = 'completed'")
     for key in keys:
         client_of(bucket).remove_object(bucket.bucket, key)

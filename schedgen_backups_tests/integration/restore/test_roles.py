@@ -1,4 +1,6 @@
-"""Roles on a new cluster: with memberships and settings, by known statements only, nobody raised who was there before, and gone after a failure."""
+"""Roles on a new cluster: with memberships and settings, by known statements only, nobody raised who was
+there before, and gone after a failure.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +45,21 @@ NAMES = ("app_owner", "app", '"Odd; name"', "auditor")
 def clusters(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[tuple[DatabaseSettings, DatabaseSettings]]:
     """A source with roles and a database of theirs, and an empty database of a new cluster."""
     with (
-        EmbeddedPostgres(tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as source,
-        EmbeddedPostgres(tmp_path / "target", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as target,
+        EmbeddedPostgres(
+            tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
+        ) as source,
+        EmbeddedPostgres(
+            tmp_path / "target", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
+        ) as target,
     ):
         database = source.create_database("live")
         run(database, ROLES)
         run(database, FILL)
-        run(database, "ALTER ROLE app IN DATABASE live SET work_mem = '7MB'; ALTER DATABASE live SET timezone = 'Africa/Johannesburg'")
+        run(
+            database,
+            "ALTER ROLE app IN DATABASE live SET work_mem = '7MB'; ALTER DATABASE live SET timezone = "
+            "'Africa/Johannesburg'",
+        )
         yield database, target.create_database("live")
 
 
@@ -66,22 +76,33 @@ JOIN pg_roles u ON u.oid = m.member WHERE u.rolname !~ '^pg_' ORDER BY 1, 2"""
 SETTINGS = """
 SELECT coalesce(d.datname, ''), r.rolname, s.setconfig FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
 LEFT JOIN pg_database d ON d.oid = s.setdatabase ORDER BY 1, 2"""
-DETAILS = "SELECT rolname, rolconnlimit, rolcanlogin, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1"
+DETAILS = (
+    "SELECT rolname, rolconnlimit, rolcanlogin, shobj_description(oid, 'pg_authid') FROM pg_roles "
+    "WHERE rolname !~ '^pg_' ORDER BY 1"
+)
 
 
-def test_memberships_and_settings_come_along_to_a_new_cluster(clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog) -> None:
+def test_memberships_and_settings_come_along_to_a_new_cluster(
+    clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog
+) -> None:
     source, target = clusters
     notes = restore(publish_dump(catalog, source), target)
     for query in (MEMBERSHIPS, SETTINGS, DETAILS):
         assert run(target, query) == run(source, query)
     run(target, "ALTER ROLE app PASSWORD 'p'")
-    with psycopg.connect(host=target.host, port=target.port, user="app", password="p", dbname="live") as connection:
+    with psycopg.connect(
+        host=target.host, port=target.port, user="app", password="p", dbname="live"
+    ) as connection:
         assert connection.execute("SELECT s3_key FROM jobs").fetchall() == [("k1",)]
     assert notes == ("the database itself is not as it was captured: setting TimeZone",)
 
 
 def test_the_script_alone_brings_memberships_and_settings_too(
-    clusters: tuple[DatabaseSettings, DatabaseSettings], bucket: BucketSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
+    clusters: tuple[DatabaseSettings, DatabaseSettings],
+    bucket: BucketSettings,
+    catalog: Catalog,
+    postgres_bin_dir: Path,
+    tmp_path: Path,
 ) -> None:
     source, target = clusters
     publish_dump(catalog, source)
@@ -100,7 +121,11 @@ def test_who_was_there_before_is_not_raised_and_the_difference_is_named(
     run(target, "CREATE ROLE app_owner; CREATE ROLE app; CREATE ROLE auditor")
     notes = restore(publish_dump(catalog, source), target)
     assert run(target, MEMBERSHIPS) == [("app_owner", "Odd; name", False, False, False)]
-    assert [note for note in notes if "memberships" in note and "app in app_owner" in note and "auditor in pg_read_all_data" in note]
+    assert [
+        note
+        for note in notes
+        if "memberships" in note and "app in app_owner" in note and "auditor in pg_read_all_data" in note
+    ]
     assert [note for note in notes if "settings of roles" in note and "search_path of app" in note]
 
 
@@ -133,10 +158,19 @@ ALTER ROLE app SET statement_timeout = '7s'; ALTER ROLE auditor SET "app.path" =
     ],
 )
 def test_a_role_that_was_there_before_is_compared_whole(
-    clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog, *, change: str, kind: str, difference: str
+    clusters: tuple[DatabaseSettings, DatabaseSettings],
+    catalog: Catalog,
+    *,
+    change: str,
+    kind: str,
+    difference: str,
 ) -> None:
     source, target = clusters
-    run(source, "ALTER ROLE auditor SET \"app.path\" = 'C:\\x'; ALTER ROLE auditor VALID UNTIL '2030-01-01 00:00:00+00'")
+    run(
+        source,
+        "ALTER ROLE auditor SET \"app.path\" = 'C:\\x'; ALTER ROLE auditor VALID UNTIL '2030-01-01 "
+        "00:00:00+00'",
+    )
     run(target, f"{AS_CAPTURED}; ALTER ROLE auditor VALID UNTIL '2030-01-01 01:00:00+01'")
     run(target, change)
     notes = restore(publish_dump(catalog, source), target)
@@ -144,20 +178,28 @@ def test_a_role_that_was_there_before_is_compared_whole(
     assert [note for note in notes if "there before" in note] == ([named] if kind else [])
 
 
-def test_a_failed_restore_takes_its_roles_with_it_and_no_others(clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog) -> None:
+def test_a_failed_restore_takes_its_roles_with_it_and_no_others(
+    clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog
+) -> None:
     source, target = clusters
     run(target, "CREATE ROLE auditor")
     run(source, BROKEN_FOREIGN_KEY)
     path = publish_dump(catalog, source)
     with pytest.raises(RestoreError) as caught:
         restore(path, target)
-    assert [name for (name,) in run(target, "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1")] == ["auditor", "schedgen"]
+    assert [
+        name for (name,) in run(target, "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1")
+    ] == ["auditor", "schedgen"]
     assert "The target is as it was." in caught.value.hint
     assert "stay" not in caught.value.hint
 
 
 def test_roles_that_cannot_be_dropped_again_are_named(database: DatabaseSettings) -> None:
-    run(database, "CREATE ROLE holds_something; CREATE ROLE holds_nothing; CREATE TABLE t (); ALTER TABLE t OWNER TO holds_something")
+    run(
+        database,
+        "CREATE ROLE holds_something; CREATE ROLE holds_nothing; CREATE TABLE t (); ALTER TABLE t OWNER TO "
+        "holds_something",
+    )
     try:
         with DatabaseSession(database) as session, session.use() as connection:
             assert drop_roles(connection, ["holds_something", "holds_nothing"]) == ("holds_something",)
@@ -181,10 +223,19 @@ def test_lines_of_no_known_form_never_run(database: DatabaseSettings, line: str)
     run(database, "CREATE TABLE kept ()")
     with DatabaseSession(database) as session, session.use() as connection:
         try:
-            made = make_roles(connection, f"CREATE ROLE mallory;\n{line}\n", frozenset(), database=database.database, captured=None)
+            made = make_roles(
+                connection,
+                f"CREATE ROLE mallory;\n{line}\n",
+                frozenset(),
+                database=database.database,
+                captured=None,
+            )
         finally:
             run(database, "DROP ROLE IF EXISTS mallory")
-    assert made == MadeRoles(("mallory",), ("1 lines about roles have no known form and were not run; they are in the dump's file",))
+    assert made == MadeRoles(
+        ("mallory",),
+        ("1 lines about roles have no known form and were not run; they are in the dump's file",),
+    )
     with connect(database) as plain:
         assert plain.execute("SELECT count(*) FROM kept").fetchone() == (0,)
 
@@ -193,13 +244,31 @@ LINES = r"x\nALTER ROLE mallory WITH SUPERUSER LOGIN;\nGRANT payroll TO mallory;
 
 
 @pytest.mark.parametrize(
-    "break_", [r"\n", r"\u2028", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in (r"\r", r"\u0085", r"\x0b", r"\x0c"))]
+    "break_",
+    [
+        r"\n",
+        r"\u2028",
+        *(
+            pytest.param(other, marks=pytest.mark.exhaustive)
+            for other in (r"\r", r"\u0085", r"\x0b", r"\x0c")
+        ),
+    ],
 )
-def test_a_setting_with_line_breaks_makes_nobody_a_superuser(tmp_path: Path, postgres_bin_dir: Path, break_: str) -> None:
-    """Any role may give itself a setting; pg_dumpall writes it as it is, and each line of it had a known form."""
-    with EmbeddedPostgres(tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as source:
+def test_a_setting_with_line_breaks_makes_nobody_a_superuser(
+    tmp_path: Path, postgres_bin_dir: Path, break_: str
+) -> None:
+    """Any role may give itself a setting; pg_dumpall writes it as it is, and each line of it had a known
+    form.
+    """
+    with EmbeddedPostgres(
+        tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
+    ) as source:
         database = source.create_database("live")
-        run(database, "CREATE ROLE mallory LOGIN PASSWORD 'x'; CREATE ROLE payroll; CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('k')")
+        run(
+            database,
+            "CREATE ROLE mallory LOGIN PASSWORD 'x'; CREATE ROLE payroll; CREATE TABLE jobs (s3_key text); "
+            "INSERT INTO jobs VALUES ('k')",
+        )
         mallory = replace(database, user="mallory", password="x")
         run(mallory, "ALTER ROLE mallory SET application_name = E'" + LINES.replace(r"\n", break_) + "'")
         catalog = Catalog(tmp_path / "backups")
@@ -208,7 +277,9 @@ def test_a_setting_with_line_breaks_makes_nobody_a_superuser(tmp_path: Path, pos
     with open_dump(path) as dump:
         assert "backdoor" not in dump.roles
         assert "1 statements with a line break" in dump.record.roles_note
-    with EmbeddedPostgres(tmp_path / "target", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as server:
+    with EmbeddedPostgres(
+        tmp_path / "target", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
+    ) as server:
         target = server.create_database("app")
         restore(path, target)
         assert run(target, "SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'") == [(False,)]

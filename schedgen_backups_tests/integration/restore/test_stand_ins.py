@@ -1,4 +1,6 @@
-"""A named server that has roles of the dump: stand-ins sort by another name, and that alone makes no difference."""
+"""A named server that has roles of the dump: stand-ins sort by another name, and that alone makes no
+difference.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ from schedgen_backups.core.restore.database import prepare_database
 from schedgen_backups.core.restore.unprivileged_load import LOADED_SETTINGS, UnprivilegedLoad
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DrillSettings
-from schedgen_backups_tests.integration.restore.test_unprivileged_load import Loaded, catalog, load_and_compare, loaded
+from schedgen_backups_tests.integration.restore.test_unprivileged_load import (
+    Loaded,
+    catalog,
+    load_and_compare,
+    loaded,
+)
 from schedgen_backups_tests.support.artifacts import make_transfer, publish_dump
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
 
@@ -31,8 +38,10 @@ ALTER DEFAULT PRIVILEGES FOR ROLE c_role GRANT SELECT ON TABLES TO PUBLIC;
 """
 SCRIPTS = {
     "default privileges": DEFAULTS,
-    "default privileges of a schema": "CREATE SCHEMA q; ALTER DEFAULT PRIVILEGES FOR ROLE c_role IN SCHEMA q GRANT SELECT ON TABLES TO b_role;"
-    "ALTER DEFAULT PRIVILEGES FOR ROLE b_role IN SCHEMA q GRANT SELECT ON TABLES TO c_role WITH GRANT OPTION;",
+    "default privileges of a schema": "CREATE SCHEMA q; ALTER DEFAULT PRIVILEGES FOR ROLE c_role IN SCHEMA "
+    "q GRANT SELECT ON TABLES TO b_role;"
+    "ALTER DEFAULT PRIVILEGES FOR ROLE b_role IN SCHEMA q GRANT SELECT ON TABLES TO c_role WITH GRANT "
+    "OPTION;",
     "user mappings": "CREATE EXTENSION postgres_fdw; CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw;"
     "CREATE USER MAPPING FOR b_role SERVER s OPTIONS (user 'x', password 'y');"
     "CREATE USER MAPPING FOR c_role SERVER s OPTIONS (user 'x', password 'y');",
@@ -40,15 +49,24 @@ SCRIPTS = {
 
 
 @contextmanager
-def open_named_target(loaded: Loaded, tmp_path: Path, bin_dir: Path, catalog: Catalog, script: str) -> Iterator[tuple[Path, ScratchDatabase]]:
+def open_named_target(
+    loaded: Loaded, tmp_path: Path, bin_dir: Path, catalog: Catalog, script: str
+) -> Iterator[tuple[Path, ScratchDatabase]]:
     """The dump of a database with two roles, and a target on a server that has one of them."""
     with EmbeddedPostgres(tmp_path / "source", bin_dir=bin_dir, server_options=FAST_SERVER_OPTIONS) as source:
         database = source.create_database("live")
-        run(database, f"CREATE ROLE b_role; CREATE ROLE c_role; CREATE TABLE filled AS SELECT 1 AS i; {script}")
+        run(
+            database,
+            f"CREATE ROLE b_role; CREATE ROLE c_role; CREATE TABLE filled AS SELECT 1 AS i; {script}",
+        )
         path = publish_dump(catalog, database)
-    with EmbeddedPostgres(tmp_path / "named", bin_dir=bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS) as server:
+    with EmbeddedPostgres(
+        tmp_path / "named", bin_dir=bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS
+    ) as server:
         run(server.settings("postgres"), "CREATE ROLE b_role")
-        with loaded.open_target(path, DrillSettings(tmp_path / "drill", database=server.settings("postgres"))) as target:
+        with loaded.open_target(
+            path, DrillSettings(tmp_path / "drill", database=server.settings("postgres"))
+        ) as target:
             yield path, target
 
 
@@ -70,7 +88,9 @@ def test_what_is_sorted_by_roles_is_equal_where_one_has_a_stand_in(
         "CREATE SEQUENCE public.other",
     ],
 )
-def test_a_stand_in_hides_no_difference(loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, catalog: Catalog, change: str) -> None:
+def test_a_stand_in_hides_no_difference(
+    loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, catalog: Catalog, change: str
+) -> None:
     with open_named_target(loaded, tmp_path, postgres_bin_dir, catalog, DEFAULTS) as (path, target):
         superuser = target.roles.superuser
         assert superuser is not None

@@ -1,4 +1,6 @@
-"""A restore that takes the live database's place by renaming: whole, or not at all, with the old one kept and its users not in the way."""
+"""A restore that takes the live database's place by renaming: whole, or not at all, with the old one kept and
+its users not in the way.
+"""
 
 from __future__ import annotations
 
@@ -81,12 +83,20 @@ class Live:
         return open_swap(self.session, self.database, ID, NOW, encoding="UTF8")
 
     def names(self) -> list[str]:
-        return [name for (name,) in run(self.database.with_database("postgres"), DATABASES.format(self.database.database))]
+        return [
+            name
+            for (name,) in run(
+                self.database.with_database("postgres"), DATABASES.format(self.database.database)
+            )
+        ]
 
 
 @pytest.fixture
 def live(database: DatabaseSettings, tmp_path: Path) -> Iterator[Live]:
-    run(database, "CREATE TABLE jobs (id int PRIMARY KEY, s3_key text); INSERT INTO jobs VALUES (1, 'a'), (2, 'b')")
+    run(
+        database,
+        "CREATE TABLE jobs (id int PRIMARY KEY, s3_key text); INSERT INTO jobs VALUES (1, 'a'), (2, 'b')",
+    )
     run(database, f"ALTER DATABASE \"{database.database}\" SET statement_timeout = '77s'")
     run(database, f'ALTER DATABASE "{database.database}" SET search_path = public, pg_catalog')
     catalog = Catalog(tmp_path / "backups")
@@ -94,7 +104,9 @@ def live(database: DatabaseSettings, tmp_path: Path) -> Iterator[Live]:
     publish_dump(catalog, database)
     run(database, "DELETE FROM jobs")
     told: list[str] = []
-    service = RestoreService(catalog, make_capture(), RestoreOptions("a test", "it went wrong"), report=told.append)
+    service = RestoreService(
+        catalog, make_capture(), RestoreOptions("a test", "it went wrong"), report=told.append
+    )
     with DatabaseSession(database.with_database("postgres")) as session:
         made = Live(database, service, told, session)
         yield made
@@ -131,10 +143,16 @@ FROM pg_database d WHERE datname = current_database()"""
 
 @pytest.fixture
 def owner(database: DatabaseSettings) -> Iterator[str]:
-    run(database, "CREATE ROLE swap_owner; CREATE ROLE swap_app LOGIN PASSWORD 'p'; GRANT swap_owner TO swap_app")
+    run(
+        database,
+        "CREATE ROLE swap_owner; CREATE ROLE swap_app LOGIN PASSWORD 'p'; GRANT swap_owner TO swap_app",
+    )
     yield "swap_owner"
     for (name,) in run(database.with_database("postgres"), DATABASES.format(database.database)):
-        run(database.with_database("postgres"), f'ALTER DATABASE "{name}" IS_TEMPLATE false; ALTER DATABASE "{name}" OWNER TO CURRENT_USER')
+        run(
+            database.with_database("postgres"),
+            f'ALTER DATABASE "{name}" IS_TEMPLATE false; ALTER DATABASE "{name}" OWNER TO CURRENT_USER',
+        )
         run(database.with_database("postgres"), f'REVOKE ALL ON DATABASE "{name}" FROM swap_owner, swap_app')
         run(database.with_database("postgres"), f'ALTER ROLE swap_app IN DATABASE "{name}" RESET ALL')
     run(database.with_database("postgres"), "DROP ROLE swap_app; DROP ROLE swap_owner")
@@ -159,7 +177,11 @@ def test_everything_that_a_database_has_besides_its_contents_goes_along(live: Li
     assert run(live.database, PROPERTIES) == before
     assert run(live.database, "SELECT count(*) FROM jobs") == [(2,)]
     with psycopg.connect(
-        host=live.database.host, port=live.database.port, user="swap_app", password="p", dbname=live.database.database
+        host=live.database.host,
+        port=live.database.port,
+        user="swap_app",
+        password="p",
+        dbname=live.database.database,
     ) as connection:
         connection.execute("SET ROLE swap_owner; CREATE TABLE made_by_the_application ()")
     run(live.database, "DROP TABLE made_by_the_application")
@@ -180,7 +202,10 @@ def test_what_cannot_be_carried_over_stops_the_exchange(live: Live, owner: str) 
     try:
         with DatabaseSession(restorer.with_database("postgres")) as session:
             swap = open_swap(session, restorer, ID, NOW, encoding="UTF8")
-            with pytest.raises(RestoreError, match=r"(?s)cannot get .* permission denied to set parameter"), swap as opened:
+            with (
+                pytest.raises(RestoreError, match=r"(?s)cannot get .* permission denied to set parameter"),
+                swap as opened,
+            ):
                 finish_swap(opened)
     finally:
         run(admin, "DROP OWNED BY swap_restorer; DROP ROLE swap_restorer")
@@ -189,7 +214,12 @@ def test_what_cannot_be_carried_over_stops_the_exchange(live: Live, owner: str) 
 
 def test_retention_leaves_a_point_alone_while_it_is_restored(live: Live) -> None:
     seen: list[Pin | None] = []
-    request = RestoreRequest(live.service.catalog.get_point(ID), live.database.with_database(f"{live.database.database}_new"), None, is_swap=True)
+    request = RestoreRequest(
+        live.service.catalog.get_point(ID),
+        live.database.with_database(f"{live.database.database}_new"),
+        None,
+        is_swap=True,
+    )
     live.restore(request, on_progress=lambda _phase, _size: seen.append(read_pin(live.service.catalog, ID)))
     assert {pin.reason for pin in seen if pin is not None} == {"a restore reads it"}
     assert None not in seen
@@ -197,10 +227,14 @@ def test_retention_leaves_a_point_alone_while_it_is_restored(live: Live) -> None
 
 
 def test_a_database_whose_rows_and_tables_are_gone_is_kept_all_the_same(live: Live) -> None:
-    """What went wrong is why somebody restores; here the operators' own reference query has lost its table, too."""
+    """What went wrong is why somebody restores; here the operators' own reference query has lost its table,
+    too.
+    """
     backup = make_capture(reference_query="SELECT k FROM gone", is_reference_query_default=False)
     service = RestoreService(live.service.catalog, backup, RestoreOptions("a test"), report=live.told.append)
-    with prepare_restore(replace(live.request, replace_contents=True, is_swap=False), service.transfer) as prepared:
+    with prepare_restore(
+        replace(live.request, replace_contents=True, is_swap=False), service.transfer
+    ) as prepared:
         report = service.restore_whole(prepared)
     assert report.is_equal
     [kept] = (service.catalog.directory / "safety").glob("db_*.sql.gz")
@@ -235,7 +269,9 @@ def test_users_that_connect_again_and_again_do_not_stop_it(live: Live) -> None:
 
 def test_a_database_that_is_not_there_yet_simply_gets_the_name(live: Live) -> None:
     name = f"{live.database.database}_new"
-    request = RestoreRequest(live.service.catalog.get_point(ID), live.database.with_database(name), None, is_swap=True)
+    request = RestoreRequest(
+        live.service.catalog.get_point(ID), live.database.with_database(name), None, is_swap=True
+    )
     assert live.restore(request).is_equal
     assert live.names() == [live.database.database, name]
 
@@ -264,7 +300,9 @@ def test_a_copy_that_is_not_what_was_captured_never_goes_live(live: Live) -> Non
     """The dump is sound in itself, and dumping what it makes gives another text."""
     catalog = live.service.catalog
     catalog.get_point(ID).get_path(ArtifactKind.DATABASE).unlink()
-    text = make_dump_text([TableText("jobs", (b"1",))], head=DUMP_HEAD + b"CREATE TABLE public.jobs (a text);\n\n")
+    text = make_dump_text(
+        [TableText("jobs", (b"1",))], head=DUMP_HEAD + b"CREATE TABLE public.jobs (a text);\n\n"
+    )
     write_dump_text(catalog.directory / DUMP_NAME, text, {("public", "jobs"): 1})
     with pytest.raises(RestoreError, match="what was restored is not what was captured"):
         live.restore()
@@ -272,7 +310,9 @@ def test_a_copy_that_is_not_what_was_captured_never_goes_live(live: Live) -> Non
     assert run(live.database, "SELECT count(*) FROM jobs") == [(0,)]
 
 
-def test_a_swap_that_does_not_come_about_leaves_the_bucket_as_it_was(live: Live, bucket: BucketSettings, second_bucket: BucketSettings) -> None:
+def test_a_swap_that_does_not_come_about_leaves_the_bucket_as_it_was(
+    live: Live, bucket: BucketSettings, second_bucket: BucketSettings
+) -> None:
     """The names cannot be exchanged at the very end, when the objects are written and compared already."""
     put(bucket, "a", b"a")
     publish_archive(live.service.catalog, bucket)

@@ -84,7 +84,11 @@ def exists(tables: Tables, name: str) -> bool:
 
 
 def test_a_table_is_compared_with_the_live_one_by_its_primary_key(tables: Tables) -> None:
-    run(tables.live, "DELETE FROM jobs WHERE id = 5; UPDATE jobs SET s3_key = 'other' WHERE id = 1; INSERT INTO jobs (user_id) VALUES (1)")
+    run(
+        tables.live,
+        "DELETE FROM jobs WHERE id = 5; UPDATE jobs SET s3_key = 'other' WHERE id = 1; INSERT INTO jobs "
+        "(user_id) VALUES (1)",
+    )
     with prepare_tables(tables.request("jobs"), tables.settings) as prepared:
         [diff] = prepared.describe()
         assert run(prepared.captured.settings, "SELECT count(*), sum(doubled) FROM jobs") == [(5, 30)]
@@ -95,14 +99,24 @@ def test_a_table_is_compared_with_the_live_one_by_its_primary_key(tables: Tables
     assert [(value.column, str(value.live)) for value in row.values] == [("s3_key", "other")]
     assert "changed: [1] (s3_key)" in describe_rows(diff)
     [shown] = diffs_to_json([diff], with_values=True)
-    assert shown["changed_rows"] == [{"key": "[1]", "columns": ["s3_key"], "values": {"s3_key": {"backup": "k1", "live": "other"}}}]
+    assert shown["changed_rows"] == [
+        {"key": "[1]", "columns": ["s3_key"], "values": {"s3_key": {"backup": "k1", "live": "other"}}}
+    ]
     assert diffs_to_json([diff])[0]["changed_rows"] == [{"key": "[1]", "columns": ["s3_key"]}]
     assert not exists(tables, prepared.side.name)
 
 
 def test_a_value_is_shown_as_its_type_writes_it_and_no_cast_of_its_owner_is_called(tables: Tables) -> None:
-    run(tables.live, "CREATE FUNCTION public.shout(mood) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE 'a cast was called'; END$$")
-    run(tables.live, "CREATE CAST (mood AS text) WITH FUNCTION public.shout(mood); UPDATE users SET mood = 'sad' WHERE id = 1")
+    run(
+        tables.live,
+        "CREATE FUNCTION public.shout(mood) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE 'a cast was "
+        "called'; END$$",
+    )
+    run(
+        tables.live,
+        "CREATE CAST (mood AS text) WITH FUNCTION public.shout(mood); UPDATE users SET mood = 'sad' WHERE "
+        "id = 1",
+    )
     with prepare_tables(tables.request("users"), tables.settings) as prepared:
         [diff] = prepared.describe()
     [row] = diff.changed_rows
@@ -144,7 +158,11 @@ def test_missing_rows_come_back_and_changed_ones_stay(tables: Tables) -> None:
 
 
 def test_changed_rows_become_what_they_were_and_newer_rows_stay(tables: Tables) -> None:
-    run(tables.live, "UPDATE users SET mood = 'sad' WHERE id < 3; DELETE FROM jobs WHERE user_id = 4; DELETE FROM users WHERE id = 4")
+    run(
+        tables.live,
+        "UPDATE users SET mood = 'sad' WHERE id < 3; DELETE FROM jobs WHERE user_id = 4; DELETE FROM users "
+        "WHERE id = 4",
+    )
     run(tables.live, "INSERT INTO users VALUES (9, 'newer', 'sad')")
     with prepare_tables(tables.request("jobs", "users"), tables.settings) as prepared:
         written = prepared.execute(WriteMode.CHANGED)
@@ -165,7 +183,9 @@ def test_a_row_that_is_refused_leaves_all_tables_as_they_were(tables: Tables) ->
 
 def test_a_condition_chooses_rows_and_their_keys(tables: Tables) -> None:
     run(tables.live, "DELETE FROM jobs")
-    with prepare_tables(tables.request("jobs", where="data->>'n' IN ('2', '3')"), tables.settings) as prepared:
+    with prepare_tables(
+        tables.request("jobs", where="data->>'n' IN ('2', '3')"), tables.settings
+    ) as prepared:
         [diff] = prepared.describe()
         assert prepared.read_keys("s3_key") == ("k2", "k3")
         [written] = prepared.execute(WriteMode.MISSING)
@@ -175,7 +195,10 @@ def test_a_condition_chooses_rows_and_their_keys(tables: Tables) -> None:
 
 @pytest.mark.parametrize("where", ["no_such_column = 1", "id = ", "id = 'x'", "true); DROP TABLE jobs; --"])
 def test_a_condition_that_cannot_be_used_is_refused_and_changes_nothing(tables: Tables, where: str) -> None:
-    with pytest.raises(RestoreError, match="condition"), prepare_tables(tables.request("jobs", where=where), tables.settings):
+    with (
+        pytest.raises(RestoreError, match="condition"),
+        prepare_tables(tables.request("jobs", where=where), tables.settings),
+    ):
         pytest.fail("it was accepted")
     assert run(tables.live, "SELECT count(*) FROM jobs") == [(5,)]
     assert not exists(tables, tables.side_name)
@@ -191,7 +214,10 @@ def test_a_table_that_is_gone_can_be_looked_at_and_not_written(tables: Tables) -
 
 
 def test_a_name_that_means_no_table_is_refused(tables: Tables) -> None:
-    with pytest.raises(RestoreError, match=r"no rows of job, other\.\*"), prepare_tables(tables.request("job", "other.*"), tables.settings):
+    with (
+        pytest.raises(RestoreError, match=r"no rows of job, other\.\*"),
+        prepare_tables(tables.request("job", "other.*"), tables.settings),
+    ):
         pytest.fail("it was accepted")
 
 
@@ -199,7 +225,10 @@ def test_a_side_database_that_is_kept_is_not_written_over(tables: Tables) -> Non
     with prepare_tables(tables.request("log"), tables.settings) as prepared:
         prepared.side.keep("for a test")
     assert exists(tables, tables.side_name)
-    with pytest.raises(TargetNotEmptyError, match="already"), prepare_tables(tables.request("log"), tables.settings):
+    with (
+        pytest.raises(TargetNotEmptyError, match="already"),
+        prepare_tables(tables.request("log"), tables.settings),
+    ):
         pytest.fail("it was overwritten")
 
 
@@ -223,9 +252,17 @@ def test_what_a_killed_restore_left_is_removed_by_the_next(tables: Tables) -> No
 
 
 def test_only_the_schema_and_the_tables_bytes_are_read(database: DatabaseSettings, tmp_path: Path) -> None:
-    run(database, "CREATE TABLE a_large (t text); INSERT INTO a_large SELECT md5(n::text) FROM generate_series(1, 100000) n")
+    run(
+        database,
+        "CREATE TABLE a_large (t text); INSERT INTO a_large SELECT md5(n::text) FROM generate_series(1, "
+        "100000) n",
+    )
     run(database, "CREATE TABLE small (t text); INSERT INTO small VALUES ('x')")
-    run(database, "CREATE TABLE z_large (t text); INSERT INTO z_large SELECT md5(n::text) FROM generate_series(1, 100000) n")
+    run(
+        database,
+        "CREATE TABLE z_large (t text); INSERT INTO z_large SELECT md5(n::text) FROM generate_series(1, "
+        "100000) n",
+    )
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     path = publish_dump(catalog, database)
@@ -252,7 +289,10 @@ def test_a_damaged_table_and_an_exchanged_file_are_refused(tables: Tables) -> No
     path.write_bytes(good)
     path.rename(path.with_name(path.name.replace(POINT, "20261123_020000")))
     other = TableRequest(tables.catalog.get_point(RecoveryPointId("20261123_020000")), ("jobs",), tables.live)
-    with pytest.raises(VerificationError, match="not of 20261123_020000") as caught, prepare_tables(other, tables.settings):
+    with (
+        pytest.raises(VerificationError, match="not of 20261123_020000") as caught,
+        prepare_tables(other, tables.settings),
+    ):
         pytest.fail("it was accepted")
     assert "exchanged" in caught.value.hint
 

@@ -1,4 +1,5 @@
-"""Deleted rows with their objects: only what is missing is written, the rows last, and after an error neither is left.
+"""Deleted rows with their objects: only what is missing is written, the rows last, and after an error neither
+is left.
 
 The words of the command line are tested in `edge/defs/test_restore_job`.
 """
@@ -30,7 +31,11 @@ class Deleted:
 
     def __init__(self, database: DatabaseSettings, bucket: BucketSettings, directory: Path) -> None:
         self.database, self.bucket = database, bucket
-        run(database, "CREATE TABLE jobs (id int PRIMARY KEY, s3_key text); INSERT INTO jobs SELECT n, 'k' || n FROM generate_series(1, 4) n")
+        run(
+            database,
+            "CREATE TABLE jobs (id int PRIMARY KEY, s3_key text); INSERT INTO jobs SELECT n, 'k' || n FROM "
+            "generate_series(1, 4) n",
+        )
         for number in (1, 2, 3):
             put(bucket, f"k{number}", b"body %d" % number)
         catalog = Catalog(directory)
@@ -46,7 +51,9 @@ class Deleted:
     @property
     def request(self) -> UndeleteRequest:
         point = self.service.catalog.get_point(RecoveryPointId(POINT))
-        rows = TableRequest(point, ("jobs",), self.database, side_name=f"side_of_{self.database.database[-20:]}")
+        rows = TableRequest(
+            point, ("jobs",), self.database, side_name=f"side_of_{self.database.database[-20:]}"
+        )
         return UndeleteRequest(rows, "s3_key", self.bucket)
 
     def read_ids(self) -> list[int]:
@@ -76,7 +83,10 @@ def test_what_is_missing_comes_back_and_what_is_newer_stays(deleted: Deleted) ->
 
 def test_objects_are_removed_again_when_a_row_is_refused(deleted: Deleted) -> None:
     run(deleted.database, "ALTER TABLE jobs ADD CHECK (id < 4)")
-    with prepare_undelete(deleted.request, deleted.service.transfer) as prepared, pytest.raises(RestoreError, match="refuses a row") as caught:
+    with (
+        prepare_undelete(deleted.request, deleted.service.transfer) as prepared,
+        pytest.raises(RestoreError, match="refuses a row") as caught,
+    ):
         deleted.service.undelete(prepared)
     assert deleted.read_ids() == [1]
     assert deleted.read_bodies() == {"k1": b"body 1", "k3": b"newer"}
@@ -84,9 +94,18 @@ def test_objects_are_removed_again_when_a_row_is_refused(deleted: Deleted) -> No
 
 
 def test_rows_that_a_trigger_drops_are_reported_and_logged(deleted: Deleted) -> None:
-    run(deleted.database, "CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
-    run(deleted.database, "CREATE TRIGGER t BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION drop_it()")
+    run(
+        deleted.database,
+        "CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    )
+    run(
+        deleted.database,
+        "CREATE TRIGGER t BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION drop_it()",
+    )
     with prepare_undelete(deleted.request, deleted.service.transfer) as prepared:
         assert deleted.service.undelete(prepared).row_count == 2
     assert "rows still missing: 1 of public.jobs" in deleted.told[0]
-    assert "rows still missing: 1 of public.jobs" in read_restore_log(deleted.service.catalog.directory)[-1].result
+    assert (
+        "rows still missing: 1 of public.jobs"
+        in read_restore_log(deleted.service.catalog.directory)[-1].result
+    )

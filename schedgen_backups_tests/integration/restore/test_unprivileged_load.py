@@ -1,4 +1,6 @@
-"""A dump is loaded without superuser rights: everything honest arrives equal, and nothing hostile runs with more than the loader's rights."""
+"""A dump is loaded without superuser rights: everything honest arrives equal, and nothing hostile runs with
+more than the loader's rights.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, connect,
 
 pytestmark = pytest.mark.integration
 
-HEAD = b"SET standard_conforming_strings = on;\nSET check_function_bodies = false;\nSELECT pg_catalog.set_config('search_path', '', false);\n"
+HEAD = (
+    b"SET standard_conforming_strings = on;\nSET check_function_bodies = false;\nSELECT "
+    b"pg_catalog.set_config('search_path', '', false);\n"
+)
 TAIL = b"\n--\n-- PostgreSQL database dump complete\n--\n\n"
 EVIL = """
 CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql {security} AS $$
@@ -51,10 +56,15 @@ BEGIN
 END $$;
 ALTER FUNCTION public.evil() OWNER TO postgres;
 """
-ROLES = "CREATE ROLE postgres;\nALTER ROLE postgres WITH SUPERUSER INHERIT CREATEROLE CREATEDB LOGIN REPLICATION BYPASSRLS;\nCREATE ROLE app;"
+ROLES = (
+    "CREATE ROLE postgres;\nALTER ROLE postgres WITH SUPERUSER INHERIT CREATEROLE CREATEDB LOGIN "
+    "REPLICATION BYPASSRLS;\nCREATE ROLE app;"
+)
 TABLE = (
-    "CREATE TABLE public.jobs (i integer, CONSTRAINT jobs_check CHECK (public.evil()));\nALTER TABLE public.jobs OWNER TO app;\n\n"
-    "--\n-- Data for Name: jobs; Type: TABLE DATA; Schema: public; Owner: app\n--\n\nCOPY public.jobs (i) FROM stdin;\n1\n\\.\n\n\n"
+    "CREATE TABLE public.jobs (i integer, CONSTRAINT jobs_check CHECK (public.evil()));\nALTER TABLE "
+    "public.jobs OWNER TO app;\n\n"
+    "--\n-- Data for Name: jobs; Type: TABLE DATA; Schema: public; Owner: app\n--\n\nCOPY public.jobs (i) "
+    "FROM stdin;\n1\n\\.\n\n\n"
 )
 
 
@@ -98,7 +108,9 @@ class Loaded:
             assert superuser is not None
             # What a person or our own comparison does next, as superuser.
             run(superuser, "SELECT count(*) FROM public.jobs" if "jobs" in self.text else "SELECT 1")
-            assert run(superuser, "SELECT rolname FROM pg_roles WHERE rolsuper AND rolname <> current_user") in ([], [("schedgen",)])
+            assert run(
+                superuser, "SELECT rolname FROM pg_roles WHERE rolsuper AND rolname <> current_user"
+            ) in ([], [("schedgen",)])
 
     @property
     def text(self) -> str:
@@ -122,17 +134,29 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
 @pytest.mark.parametrize("is_named", [False, True], ids=["own server", "named server"])
 @pytest.mark.parametrize("script", [ODDITIES, ZOO], ids=["oddities", "zoo"])
 def test_every_kind_of_object_is_equal_after_a_load_without_superuser_rights(
-    loaded: Loaded, postgres_server: EmbeddedPostgres, database: DatabaseSettings, catalog: Catalog, *, script: str, is_named: bool
+    loaded: Loaded,
+    postgres_server: EmbeddedPostgres,
+    database: DatabaseSettings,
+    catalog: Catalog,
+    *,
+    script: str,
+    is_named: bool,
 ) -> None:
     """The named server's superuser owns the objects in the source, too: a stand-in gets them."""
     load_script(script, database)
     path = publish_dump(catalog, database)
     for (name,) in run(
-        database, "SELECT subname FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        database,
+        "SELECT subname FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = "
+        "current_database())",
     ):
         run(database, f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")
         run(database, f"DROP SUBSCRIPTION {name}")
-    named = DrillSettings(loaded.directory / "drill", database=postgres_server.settings("postgres"), is_source_server_allowed=True)
+    named = DrillSettings(
+        loaded.directory / "drill",
+        database=postgres_server.settings("postgres"),
+        is_source_server_allowed=True,
+    )
     with loaded.open_target(path, named if is_named else None) as target:
         results = load_and_compare(path, target)
     assert [(result.check, result.status, result.summary) for result in results if not result.is_passed] == []
@@ -147,16 +171,23 @@ def test_a_check_of_a_table_runs_as_the_loader(loaded: Loaded, security: str) ->
 
 
 HOSTILE = {
-    "materialized view of a superuser": "CREATE MATERIALIZED VIEW public.m AS SELECT public.evil() WITH NO DATA;\n"
+    "materialized view of a superuser": "CREATE MATERIALIZED VIEW public.m AS SELECT public.evil() WITH NO "
+    "DATA;\n"
     "ALTER MATERIALIZED VIEW public.m OWNER TO postgres;\nREFRESH MATERIALIZED VIEW public.m;\n",
     "index on a function": "CREATE TABLE public.t (i integer);\nALTER TABLE public.t OWNER TO postgres;\n"
-    "CREATE FUNCTION public.f(i integer) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT public.evil()';\nINSERT INTO public.t VALUES (1);\n"
+    "CREATE FUNCTION public.f(i integer) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT "
+    "public.evil()';\nINSERT INTO public.t VALUES (1);\n"
     "CREATE INDEX ON public.t (public.f(i));\n",
-    "event trigger": "CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.evil(); END$$;\n"
-    "CREATE EVENT TRIGGER e ON ddl_command_end\n   EXECUTE FUNCTION public.e();\nALTER EVENT TRIGGER e OWNER TO postgres;\n",
-    "event trigger on login": "CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.evil(); END$$;\n"
-    "CREATE EVENT TRIGGER e ON login\n   EXECUTE FUNCTION public.e();\nALTER EVENT TRIGGER e ENABLE ALWAYS;\n",
-    "view that the superuser reads": "CREATE VIEW public.jobs AS SELECT public.evil();\nALTER VIEW public.jobs OWNER TO postgres;\n",
+    "event trigger": "CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM "
+    "public.evil(); END$$;\n"
+    "CREATE EVENT TRIGGER e ON ddl_command_end\n   EXECUTE FUNCTION public.e();\nALTER EVENT TRIGGER e "
+    "OWNER TO postgres;\n",
+    "event trigger on login": "CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS "
+    "$$BEGIN PERFORM public.evil(); END$$;\n"
+    "CREATE EVENT TRIGGER e ON login\n   EXECUTE FUNCTION public.e();\nALTER EVENT TRIGGER e ENABLE "
+    "ALWAYS;\n",
+    "view that the superuser reads": "CREATE VIEW public.jobs AS SELECT public.evil();\nALTER VIEW "
+    "public.jobs OWNER TO postgres;\n",
 }
 
 
@@ -169,9 +200,11 @@ def test_code_that_a_dump_may_hold_never_runs_as_superuser(loaded: Loaded, text:
 
 
 REFUSED = {
-    "an expression before the owner": "CREATE TABLE public.t (i integer);\nALTER TABLE public.t OWNER TO postgres;\n"
+    "an expression before the owner": "CREATE TABLE public.t (i integer);\nALTER TABLE public.t OWNER TO "
+    "postgres;\n"
     "ALTER TABLE pg_catalog.pg_class ADD CHECK (public.evil()), OWNER TO app;\n",
-    "owner by keyword": "CREATE FUNCTION public.g() RETURNS integer LANGUAGE sql AS 'SELECT 1';\nALTER FUNCTION public.g() OWNER TO postgres;\n"
+    "owner by keyword": "CREATE FUNCTION public.g() RETURNS integer LANGUAGE sql AS 'SELECT 1';\nALTER "
+    "FUNCTION public.g() OWNER TO postgres;\n"
     "REVOKE ALL ON SCHEMA public FROM app;\nALTER FUNCTION pg_catalog.now() OWNER TO CURRENT_USER;\n",
     "the schema of the system": "ALTER SCHEMA pg_catalog OWNER TO app;\n",
     "a function of the system": "ALTER FUNCTION pg_catalog.now() OWNER TO app;\n",
@@ -193,18 +226,27 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("is_named", [pytest.param(False, marks=pytest.mark.exhaustive), True], ids=["own server", "named server"])
+@pytest.mark.parametrize(
+    "is_named", [pytest.param(False, marks=pytest.mark.exhaustive), True], ids=["own server", "named server"]
+)
 @pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED.keys())
 def test_statements_that_need_more_than_the_narrow_path_are_refused(
     loaded: Loaded, named_server: EmbeddedPostgres, text: str, *, is_named: bool
 ) -> None:
     loaded.write(text)
     with pytest.raises(RestoreError):
-        loaded.load(DrillSettings(loaded.directory / "drill", database=named_server.settings("postgres")) if is_named else None)
+        loaded.load(
+            DrillSettings(loaded.directory / "drill", database=named_server.settings("postgres"))
+            if is_named
+            else None
+        )
     assert not loaded.marker.exists()
 
 
-@pytest.mark.parametrize("text", ["\\! env > {marker}\n", "SELECT 1 \\g |env>{marker}\n", "\\copy (SELECT 1) TO PROGRAM 'env>{marker}'\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["\\! env > {marker}\n", "SELECT 1 \\g |env>{marker}\n", "\\copy (SELECT 1) TO PROGRAM 'env>{marker}'\n"],
+)
 def test_a_psql_command_in_the_text_is_refused_and_not_run(loaded: Loaded, text: str) -> None:
     loaded.write(text)
     with pytest.raises(VerificationError, match="psql command"):
@@ -217,7 +259,9 @@ def test_the_servers_processes_have_none_of_the_backups_variables(loaded: Loaded
     with loaded.open_target(loaded.path) as target:
         assert target.roles.superuser is not None
         ((process_id,),) = run(target.roles.superuser, "SELECT pg_backend_pid()")
-        postmaster = re.search(r"^PPid:\s+(\d+)", Path(f"/proc/{_other_session(target)}/status").read_text(), re.MULTILINE)
+        postmaster = re.search(
+            r"^PPid:\s+(\d+)", Path(f"/proc/{_other_session(target)}/status").read_text(), re.MULTILINE
+        )
         assert postmaster is not None
         environment = Path(f"/proc/{postmaster[1]}/environ").read_bytes()
     assert process_id
@@ -227,14 +271,27 @@ def test_the_servers_processes_have_none_of_the_backups_variables(loaded: Loaded
 
 def _other_session(target: ScratchDatabase) -> int:
     assert target.roles.superuser is not None
-    ((process_id,),) = run(target.roles.superuser, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    ((process_id,),) = run(
+        target.roles.superuser, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
+    )
     return int(str(process_id))
 
 
-def test_a_named_server_is_protected_by_the_same_barrier_and_keeps_nothing(loaded: Loaded, postgres_server: EmbeddedPostgres) -> None:
-    loaded.write(f"{TABLE}CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, slot_name = 's');\n")
+def test_a_named_server_is_protected_by_the_same_barrier_and_keeps_nothing(
+    loaded: Loaded, postgres_server: EmbeddedPostgres
+) -> None:
+    loaded.write(
+        f"{TABLE}CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, "
+        "slot_name = 's');\n"
+    )
     before = run(postgres_server.settings("postgres"), "SELECT rolname FROM pg_roles ORDER BY 1")
-    loaded.load(DrillSettings(loaded.directory / "drill", database=postgres_server.settings("postgres"), is_source_server_allowed=True))
+    loaded.load(
+        DrillSettings(
+            loaded.directory / "drill",
+            database=postgres_server.settings("postgres"),
+            is_source_server_allowed=True,
+        )
+    )
     assert not loaded.marker.exists()
     assert run(postgres_server.settings("postgres"), "SELECT rolname FROM pg_roles ORDER BY 1") == before
     assert os.environ["POSTGRES_PASSWORD"] == "canary-of-production"
@@ -250,17 +307,29 @@ END $$;
 """
 
 
-def test_a_drill_on_a_named_server_never_acts_as_a_role_that_is_there(loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres) -> None:
+def test_a_drill_on_a_named_server_never_acts_as_a_role_that_is_there(
+    loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres
+) -> None:
     """One of the same name as a role of the dump may be anybody's, with databases of its own."""
-    run(named_server.settings("postgres"), "CREATE ROLE payroll LOGIN PASSWORD 'secret of payroll'; CREATE ROLE app")
+    run(
+        named_server.settings("postgres"),
+        "CREATE ROLE payroll LOGIN PASSWORD 'secret of payroll'; CREATE ROLE app",
+    )
     payrolls = named_server.create_database("payroll_db")
     script = AS_PAYROLL + TABLE.replace("OWNER TO app", "OWNER TO payroll")
-    write_dump_text(loaded.path, HEAD + script.encode() + TAIL, {("public", "jobs"): 1}, roles=f"{ROLES}\nCREATE ROLE payroll;")
+    write_dump_text(
+        loaded.path,
+        HEAD + script.encode() + TAIL,
+        {("public", "jobs"): 1},
+        roles=f"{ROLES}\nCREATE ROLE payroll;",
+    )
     drill = DrillSettings(tmp_path / "drill", database=named_server.settings("postgres"))
     with loaded.open_target(loaded.path, drill) as target:
         load_and_compare(loaded.path, target)
     run(replace(payrolls, user="payroll", password="secret of payroll"), "SELECT 1")
-    left = run(named_server.settings("postgres"), "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1")
+    left = run(
+        named_server.settings("postgres"), "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1"
+    )
     assert left == [("app",), ("drillmaster",), ("payroll",)]
 
 
@@ -284,16 +353,25 @@ INSERT INTO public.first VALUES (1);
 
 
 @pytest.mark.parametrize("is_named", [False, True], ids=["own server", "named server"])
-def test_nobody_else_logs_in_as_the_loader(loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres, *, is_named: bool) -> None:
-    """A session of the dump's would go on while roles change, and would see through the row security of other databases."""
+def test_nobody_else_logs_in_as_the_loader(
+    loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres, *, is_named: bool
+) -> None:
+    """A session of the dump's would go on while roles change, and would see through the row security of other
+    databases.
+    """
     script = LOGS_IN_AGAIN.replace("{database}", "postgres") + TABLE
     write_dump_text(loaded.path, HEAD + script.encode() + TAIL, {("public", "jobs"): 1}, roles=ROLES)
-    named = DrillSettings(tmp_path / "drill", database=named_server.settings("postgres")) if is_named else None
+    named = (
+        DrillSettings(tmp_path / "drill", database=named_server.settings("postgres")) if is_named else None
+    )
     with loaded.open_target(loaded.path, named) as target:
         load_and_compare(loaded.path, target)
         superuser = target.roles.superuser
         assert superuser is not None
-        assert run(superuser, "SELECT usename, query FROM pg_stat_activity WHERE usename LIKE 'schedgen_drill%'") == []
+        assert (
+            run(superuser, "SELECT usename, query FROM pg_stat_activity WHERE usename LIKE 'schedgen_drill%'")
+            == []
+        )
         assert target.roles.reader is not None
         run(target.roles.reader, "SELECT * FROM public.jobs")
         with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
@@ -312,28 +390,40 @@ INSERT INTO public.stolen SELECT * FROM public.dblink('host=127.0.0.1 password=m
 """
 
 
-def test_a_dump_reads_no_other_database_of_a_named_server(loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres) -> None:
+def test_a_dump_reads_no_other_database_of_a_named_server(
+    loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres
+) -> None:
     """The loader sees through row security, and could log in elsewhere by a password that the dump gives it."""
     write_dump_text(loaded.path, HEAD + READS_ELSEWHERE.encode() + TAIL, {}, roles=ROLES)
     run(
         named_server.create_database("payroll_db"),
-        "CREATE TABLE salaries (who text, owner name); INSERT INTO salaries VALUES ('9 for the boss', 'boss');"
-        "ALTER TABLE salaries ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON salaries USING (owner = current_user);"
+        "CREATE TABLE salaries (who text, owner name); INSERT INTO salaries VALUES ('9 for the boss', "
+        "'boss');"
+        "ALTER TABLE salaries ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON salaries USING (owner = "
+        "current_user);"
         "GRANT SELECT ON salaries TO PUBLIC",
     )
     drill = DrillSettings(tmp_path / "drill", database=named_server.settings("postgres"))
-    with loaded.open_target(loaded.path, drill) as target, pytest.raises(RestoreError, match="not permitted to log in"):
+    with (
+        loaded.open_target(loaded.path, drill) as target,
+        pytest.raises(RestoreError, match="not permitted to log in"),
+    ):
         load_and_compare(loaded.path, target)
 
 
 BEFORE_AN_EXTENSION = [
-    "SET standard_conforming_strings = off;\nCOMMENT ON SCHEMA public IS '\\' ';CREATE TABLE public.early (); --';\n",
+    (
+        "SET standard_conforming_strings = off;\nCOMMENT ON SCHEMA public IS '\\' ';CREATE TABLE public.early "
+        "(); --';\n"
+    ),
     "CREATE SCHEMA s CREATE TABLE cube (i integer) CREATE VIEW v AS SELECT i FROM cube;\n",
     "SELECT pg_catalog.set_config('a.b', pg_catalog.lo_create(4711)::text, false);\n",
 ]
 
 
-@pytest.mark.parametrize("text", BEFORE_AN_EXTENSION, ids=["two statements", "a schema with objects", "a call within a setting"])
+@pytest.mark.parametrize(
+    "text", BEFORE_AN_EXTENSION, ids=["two statements", "a schema with objects", "a call within a setting"]
+)
 def test_no_object_of_a_dump_is_there_when_an_extension_is_made(loaded: Loaded, text: str) -> None:
     """Its script runs as superuser, and may call what it finds."""
     text += "CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;\n"
@@ -358,14 +448,20 @@ PREPARE TRANSACTION 'it''s kept';
 
 
 @pytest.mark.parametrize("text", KEEPS_ITSELF.values(), ids=KEEPS_ITSELF)
-def test_nothing_of_a_dump_stays_on_a_named_server(loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, text: str) -> None:
+def test_nothing_of_a_dump_stays_on_a_named_server(
+    loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, text: str
+) -> None:
     """Its rows are those of production, and the server is one that others use."""
     write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
     options = {**FAST_SERVER_OPTIONS, "max_prepared_transactions": "5"}
-    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=options) as server:
+    with EmbeddedPostgres(
+        tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=options
+    ) as server:
         names = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles ORDER BY 1"
         before = run(server.settings("postgres"), names)
-        with loaded.open_target(loaded.path, DrillSettings(tmp_path / "drill", database=server.settings("postgres"))) as target:
+        with loaded.open_target(
+            loaded.path, DrillSettings(tmp_path / "drill", database=server.settings("postgres"))
+        ) as target:
             load_and_compare(loaded.path, target)
         assert run(server.settings("postgres"), names) == before
 
@@ -409,9 +505,14 @@ CREATE EVENT TRIGGER e ON ddl_command_start /* WHEN TAG IN ('a') */
 
 @pytest.mark.parametrize("text", FEIGNED.values(), ids=FEIGNED)
 def test_a_statement_that_only_looks_like_a_known_form_is_refused(loaded: Loaded, text: str) -> None:
-    """What a form takes for a name or a value may end earlier for the server, and the rest would run as superuser."""
+    """What a form takes for a name or a value may end earlier for the server, and the rest would run as
+    superuser.
+    """
     loaded.write(text, security="SECURITY INVOKER")
-    with loaded.open_target(loaded.path) as target, pytest.raises(RestoreError, match=r"permission|superuser|owner of"):
+    with (
+        loaded.open_target(loaded.path) as target,
+        pytest.raises(RestoreError, match=r"permission|superuser|owner of"),
+    ):
         load_and_compare(loaded.path, target)
 
 
@@ -429,7 +530,12 @@ def test_a_name_does_not_put_a_statement_behind_the_event_triggers(
     loaded: Loaded, tmp_path: Path, postgres_15_bin_dir: Path, *, is_named: bool
 ) -> None:
     loaded.write(NAMED_LIKE_A_TRIGGER, security="SECURITY INVOKER", server_major=15)
-    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_15_bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS) as server:
+    with EmbeddedPostgres(
+        tmp_path / "named",
+        bin_dir=postgres_15_bin_dir,
+        user="drillmaster",
+        server_options=FAST_SERVER_OPTIONS,
+    ) as server:
         named = DrillSettings(tmp_path / "drill", database=server.settings("postgres")) if is_named else None
         with loaded.open_target(loaded.path, named) as target:
             load_and_compare(loaded.path, target)
@@ -467,16 +573,25 @@ def test_what_an_extension_keeps_from_everybody_is_not_given_away_on_a_named_ser
     loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, gift: str
 ) -> None:
     """It would connect without a password to a server that trusts its own machine, as its superuser."""
-    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS) as server:
-        (server.directory / "data" / "pg_hba.conf").write_text("host all drillmaster 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+    with EmbeddedPostgres(
+        tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS
+    ) as server:
+        (server.directory / "data" / "pg_hba.conf").write_text(
+            "host all drillmaster 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+        )
         run(server.settings("postgres"), "SELECT pg_reload_conf()")
         script = KEPT_FUNCTION.replace("{gift}", gift).replace("{marker}", str(loaded.marker)) + TABLE
         write_dump_text(loaded.path, HEAD + script.encode() + TAIL, {("public", "jobs"): 1}, roles=ROLES)
-        with loaded.open_target(loaded.path, DrillSettings(tmp_path / "drill", database=server.settings("postgres"))) as target:
+        with loaded.open_target(
+            loaded.path, DrillSettings(tmp_path / "drill", database=server.settings("postgres"))
+        ) as target:
             results = load_and_compare(loaded.path, target)
         assert not loaded.marker.exists()
         words = [result.summary for result in results if result.status is CheckStatus.UNKNOWN]
-        assert any("rights on functions that an extension keeps from everybody were not given" in summary for summary in words)
+        assert any(
+            "rights on functions that an extension keeps from everybody were not given" in summary
+            for summary in words
+        )
 
 
 @pytest.mark.parametrize(
@@ -485,44 +600,76 @@ def test_what_an_extension_keeps_from_everybody_is_not_given_away_on_a_named_ser
         "GRANT ALL ON FUNCTION public.verify_heapam TO app;",
         "GRANT EXECUTE,EXECUTE ON FUNCTION public.verify_heapam TO PUBLIC WITH GRANT OPTION;",
         "ALTER FUNCTION public.verify_heapam OWNER TO app;",
-        "ALTER FUNCTION public.verify_heapam (regclass, boolean, boolean, text, bigint, bigint) OWNER TO app;",
+        (
+            "ALTER FUNCTION public.verify_heapam (regclass, boolean, boolean, text, bigint, bigint) OWNER TO "
+            "app;"
+        ),
         "ALTER FUNCTION public.verify_heapam(regclass, boolean, boolean, text, bigint, bigint) OWNER TO app;",
     ],
 )
-def test_a_kept_function_is_not_given_away_however_that_is_written(loaded: Loaded, postgres_server: EmbeddedPostgres, gift: str) -> None:
+def test_a_kept_function_is_not_given_away_however_that_is_written(
+    loaded: Loaded, postgres_server: EmbeddedPostgres, gift: str
+) -> None:
     """The server takes a name without its parameters, and blanks before them, though pg_dump writes neither."""
     script = f"CREATE EXTENSION IF NOT EXISTS amcheck WITH SCHEMA public;\n{gift}\n"
     write_dump_text(loaded.path, HEAD + script.encode() + TAIL, {}, roles=ROLES)
-    drill = DrillSettings(loaded.directory / "drill", database=postgres_server.settings("postgres"), is_source_server_allowed=True)
+    drill = DrillSettings(
+        loaded.directory / "drill",
+        database=postgres_server.settings("postgres"),
+        is_source_server_allowed=True,
+    )
     with loaded.open_target(loaded.path, drill) as target:
         load_and_compare(loaded.path, target)
         superuser = target.roles.superuser
         assert superuser is not None
-        query = "SELECT has_function_privilege('app', oid, 'EXECUTE') FROM pg_proc WHERE proname = 'verify_heapam'"
+        query = (
+            "SELECT has_function_privilege('app', oid, 'EXECUTE') FROM pg_proc WHERE proname = "
+            "'verify_heapam'"
+        )
         assert run(superuser, query) == [(False,)]
 
 
 def test_what_reads_the_server_only_may_be_given_on_the_drills_own_server(loaded: Loaded) -> None:
-    """Monitoring roles have such rights, and nothing else lives there. A signature has the names of parameters, as pg_dump writes them."""
+    """Monitoring roles have such rights, and nothing else lives there.
+
+    A signature has the names of parameters, as pg_dump writes them.
+    """
     function = "public.bt_index_check(index regclass)"
     gift = f"REVOKE ALL ON FUNCTION {function} FROM app;\nGRANT ALL ON FUNCTION {function} TO app;\n"
-    text = f"CREATE EXTENSION IF NOT EXISTS amcheck WITH SCHEMA public;\n{gift}CREATE TABLE public.t (i integer);\n"
+    text = (
+        f"CREATE EXTENSION IF NOT EXISTS amcheck WITH SCHEMA public;\n{gift}CREATE TABLE public.t (i "
+        "integer);\n"
+    )
     write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
     with loaded.open_target(loaded.path) as target:
         results = load_and_compare(loaded.path, target)
         superuser = target.roles.superuser
         assert superuser is not None
-        assert run(superuser, "SELECT has_function_privilege('app', 'public.bt_index_check(regclass)', 'EXECUTE')") == [(True,)]
+        assert run(
+            superuser, "SELECT has_function_privilege('app', 'public.bt_index_check(regclass)', 'EXECUTE')"
+        ) == [(True,)]
     assert not any("rights on functions" in result.summary for result in results)
 
 
 @pytest.mark.parametrize(
-    "to", [pytest.param("app", marks=pytest.mark.exhaustive), "PUBLIC", pytest.param("app WITH GRANT OPTION", marks=pytest.mark.exhaustive)]
+    "to",
+    [
+        pytest.param("app", marks=pytest.mark.exhaustive),
+        "PUBLIC",
+        pytest.param("app WITH GRANT OPTION", marks=pytest.mark.exhaustive),
+    ],
 )
-@pytest.mark.parametrize("signature", ["(text)", "(text, text)", "(connection_name text, connection text)", ""])
-def test_a_login_without_a_password_is_not_given_on_the_drills_own_server_either(loaded: Loaded, signature: str, to: str) -> None:
+@pytest.mark.parametrize(
+    "signature", ["(text)", "(text, text)", "(connection_name text, connection text)", ""]
+)
+def test_a_login_without_a_password_is_not_given_on_the_drills_own_server_either(
+    loaded: Loaded, signature: str, to: str
+) -> None:
     """It runs as the user of the backup, whom servers of the same machine may let in by that alone."""
-    text = f"CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;\nGRANT ALL ON FUNCTION public.dblink_connect_u{signature} TO {to};\n"
+    text = (
+        "CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;\nGRANT ALL ON FUNCTION "
+        f"public.dblink_connect_u{signature} TO {to};\n"
+    )
     write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
     with loaded.open_target(loaded.path) as target:
         if "connection" in signature or not signature:
@@ -531,14 +678,21 @@ def test_a_login_without_a_password_is_not_given_on_the_drills_own_server_either
         else:
             _restored, equal = load_and_compare(loaded.path, target)
             assert equal.status is CheckStatus.UNKNOWN
-            assert "rights on functions that an extension keeps from everybody were not given" in equal.summary
+            assert (
+                "rights on functions that an extension keeps from everybody were not given" in equal.summary
+            )
         superuser = target.roles.superuser
         assert superuser is not None
-        query = "SELECT DISTINCT has_function_privilege('app', oid, 'EXECUTE') FROM pg_proc WHERE proname = 'dblink_connect_u'"
+        query = (
+            "SELECT DISTINCT has_function_privilege('app', oid, 'EXECUTE') FROM pg_proc WHERE proname "
+            "= 'dblink_connect_u'"
+        )
         assert run(superuser, query) == [(False,)]
 
 
-def test_the_drills_own_server_does_not_see_the_unix_socket_of_the_source(loaded: Loaded, tmp_path: Path) -> None:
+def test_the_drills_own_server_does_not_see_the_unix_socket_of_the_source(
+    loaded: Loaded, tmp_path: Path
+) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     write_dump_text(loaded.path, HEAD + b"CREATE TABLE public.t (i integer);\n" + TAIL, {}, roles=ROLES)
@@ -568,16 +722,33 @@ ALTER OPERATOR FAMILY public.f USING gist OWNER TO app;
 @pytest.mark.parametrize(
     "statement",
     [
-        "CREATE OPERATOR CLASS public.k FOR TYPE public.money_range USING gist FAMILY public.f AS FUNCTION 7 pg_catalog.array_eq(anyarray,anyarray);",
-        "ALTER OPERATOR FAMILY public.f USING gist ADD FUNCTION 3 (text, text) pg_catalog.gist_box_union(internal,internal);",
+        (
+            "CREATE OPERATOR CLASS public.k FOR TYPE public.money_range USING gist FAMILY public.f AS FUNCTION "
+            "7 pg_catalog.array_eq(anyarray,anyarray);"
+        ),
+        (
+            "ALTER OPERATOR FAMILY public.f USING gist ADD FUNCTION 3 (text, text) "
+            "pg_catalog.gist_box_union(internal,internal);"
+        ),
     ],
     ids=["class", "family"],
 )
-def test_no_operator_class_of_a_dump_is_made_on_a_server_that_others_use(loaded: Loaded, postgres_server: EmbeddedPostgres, statement: str) -> None:
+def test_no_operator_class_of_a_dump_is_made_on_a_server_that_others_use(
+    loaded: Loaded, postgres_server: EmbeddedPostgres, statement: str
+) -> None:
     """Its support functions may be some that crash the server: it does not look at the types that they take."""
-    write_dump_text(loaded.path, HEAD + OPERATOR_CLASS.replace("{statement}", statement).encode() + TAIL, {}, roles=ROLES)
-    drill = DrillSettings(loaded.directory / "drill", database=postgres_server.settings("postgres"), is_source_server_allowed=True)
-    with loaded.open_target(loaded.path, drill) as target, pytest.raises(RestoreError, match="server that others use") as refused:
+    write_dump_text(
+        loaded.path, HEAD + OPERATOR_CLASS.replace("{statement}", statement).encode() + TAIL, {}, roles=ROLES
+    )
+    drill = DrillSettings(
+        loaded.directory / "drill",
+        database=postgres_server.settings("postgres"),
+        is_source_server_allowed=True,
+    )
+    with (
+        loaded.open_target(loaded.path, drill) as target,
+        pytest.raises(RestoreError, match="server that others use") as refused,
+    ):
         load_and_compare(loaded.path, target)
     assert "leave DRILL_DATABASE_URL empty" in refused.value.hint
 
@@ -598,15 +769,26 @@ def test_a_right_to_files_of_the_server_is_left_out_and_named(loaded: Loaded, fu
 
 @pytest.mark.parametrize("system_type", ["character varying", "regclass", "text[]", "pg_catalog.text"])
 def test_no_default_operator_class_is_made_for_a_type_of_the_system(loaded: Loaded, system_type: str) -> None:
-    """It depends on no schema: whoever sorts such values would call functions of the dump, the superuser included."""
+    """It depends on no schema: whoever sorts such values would call functions of the dump, the superuser
+    included.
+    """
     operators = {"<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">": "gt"}
     pair = f"{system_type}, {system_type}"
-    text = f"CREATE FUNCTION public.c({pair}) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM public.evil(); RETURN 0; END$$;\n"
+    text = (
+        f"CREATE FUNCTION public.c({pair}) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$BEGIN "
+        "PERFORM public.evil(); RETURN 0; END$$;\n"
+    )
     for operator, name in operators.items():
         body = "SELECT public.c($1, $2) OPERATOR(pg_catalog.=) 0"
         text += f"CREATE FUNCTION public.{name}({pair}) RETURNS boolean LANGUAGE sql IMMUTABLE AS '{body}';\n"
-        text += f"CREATE OPERATOR public.{operator} (FUNCTION = public.{name}, LEFTARG = {system_type}, RIGHTARG = {system_type});\n"
-    members = "".join(f"    OPERATOR {number} public.{operator}({pair}) ,\n" for number, operator in enumerate(operators, start=1))
+        text += (
+            f"CREATE OPERATOR public.{operator} (FUNCTION = public.{name}, LEFTARG = {system_type}, "
+            f"RIGHTARG = {system_type});\n"
+        )
+    members = "".join(
+        f"    OPERATOR {number} public.{operator}({pair}) ,\n"
+        for number, operator in enumerate(operators, start=1)
+    )
     text += "CREATE OPERATOR FAMILY public.f USING btree;\nCREATE OPERATOR CLASS public.k\n"
     text += f"    DEFAULT FOR TYPE {system_type} USING btree FAMILY public.f AS\n"
     loaded.write(f"{text}{members}    FUNCTION 1 ({pair}) public.c({pair});\n{TABLE}")
@@ -620,7 +802,10 @@ CREATE EVENT TRIGGER e ON ddl_command_start
    EXECUTE FUNCTION public.e();
 ALTER EVENT TRIGGER e OWNER TO postgres;
 """
-SUBSCRIPTION = "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, slot_name = 's');\n"
+SUBSCRIPTION = (
+    "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, "
+    "slot_name = 's');\n"
+)
 
 
 @pytest.mark.parametrize("is_named", [False, True], ids=["own server", "named server"])
@@ -634,9 +819,16 @@ SUBSCRIPTION = "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p 
 def test_an_event_trigger_of_the_dump_never_fires_for_a_superuser(
     loaded: Loaded, tmp_path: Path, postgres_15_bin_dir: Path, text: str, *, is_named: bool
 ) -> None:
-    """Servers before 17 have no setting that keeps them quiet: the statements of the narrow path and of the drill's own end would fire it."""
+    """Servers before 17 have no setting that keeps them quiet: the statements of the narrow path and of the
+    drill's own end would fire it.
+    """
     loaded.write(text, security="SECURITY INVOKER", server_major=15)
-    with EmbeddedPostgres(tmp_path / "named", bin_dir=postgres_15_bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS) as server:
+    with EmbeddedPostgres(
+        tmp_path / "named",
+        bin_dir=postgres_15_bin_dir,
+        user="drillmaster",
+        server_options=FAST_SERVER_OPTIONS,
+    ) as server:
         named = DrillSettings(tmp_path / "drill", database=server.settings("postgres")) if is_named else None
         with loaded.open_target(loaded.path, named) as target:
             assert "PostgreSQL 15" in target.description or is_named
@@ -686,9 +878,16 @@ CREATE TABLE v (i integer CHECK (i < coalesce(find_limit(), 9))); ALTER TABLE v 
 
 @pytest.mark.parametrize("script", HONEST.values(), ids=HONEST)
 def test_honest_rights_and_readers_never_fail_a_drill(
-    loaded: Loaded, tmp_path: Path, source_server: EmbeddedPostgres, named_server: EmbeddedPostgres, catalog: Catalog, script: str
+    loaded: Loaded,
+    tmp_path: Path,
+    source_server: EmbeddedPostgres,
+    named_server: EmbeddedPostgres,
+    catalog: Catalog,
+    script: str,
 ) -> None:
-    """The comparison says equal, or unknown where the server is one that others use; a good point is never called different."""
+    """The comparison says equal, or unknown where the server is one that others use; a good point is never
+    called different.
+    """
     database = source_server.create_database("live")
     with connect(database) as connection:
         connection.execute("SET allow_in_place_tablespaces = on")
@@ -698,7 +897,9 @@ def test_honest_rights_and_readers_never_fail_a_drill(
     with loaded.open_target(path) as target:
         restored, equal = load_and_compare(path, target)
     assert (restored.is_passed, equal.is_passed) == (True, True)
-    with loaded.open_target(path, DrillSettings(tmp_path / "drill", database=named_server.settings("postgres"))) as target:
+    with loaded.open_target(
+        path, DrillSettings(tmp_path / "drill", database=named_server.settings("postgres"))
+    ) as target:
         restored, equal = load_and_compare(path, target)
     assert restored.is_passed
     assert equal.is_passed or (equal.status is CheckStatus.UNKNOWN and "rights on" in equal.summary)
@@ -706,11 +907,16 @@ def test_honest_rights_and_readers_never_fail_a_drill(
 
 MOVED = {
     "ascending": "CREATE SEQUENCE s; CREATE MATERIALIZED VIEW m AS SELECT nextval('s') AS id FROM t",
-    "descending": "CREATE SEQUENCE s INCREMENT -1; CREATE MATERIALIZED VIEW m AS SELECT nextval('s') AS id FROM t",
-    "reset": "CREATE SEQUENCE s; CREATE MATERIALIZED VIEW m AS SELECT nextval('s') AS id FROM t; ALTER SEQUENCE s RESTART",
-    "set to its first value": "CREATE SEQUENCE s; CREATE MATERIALIZED VIEW m AS SELECT nextval('s') AS id FROM t; SELECT setval('s', 1, false)",
-    "cycling": "CREATE SEQUENCE s MAXVALUE 3 CYCLE; CREATE MATERIALIZED VIEW m AS SELECT nextval('s') AS id FROM t CROSS JOIN generate_series(1, 2)",
-    "set by a view": "CREATE SEQUENCE s; CREATE MATERIALIZED VIEW m AS SELECT setval('s', 5); SELECT setval('s', 9)",
+    "descending": "CREATE SEQUENCE s INCREMENT -1; CREATE MATERIALIZED VIEW m AS SELECT nextval('s') AS id "
+    "FROM t",
+    "reset": "CREATE SEQUENCE s; CREATE MATERIALIZED VIEW m AS SELECT nextval('s') AS id FROM t; ALTER "
+    "SEQUENCE s RESTART",
+    "set to its first value": "CREATE SEQUENCE s; CREATE MATERIALIZED VIEW m AS SELECT nextval('s') AS id "
+    "FROM t; SELECT setval('s', 1, false)",
+    "cycling": "CREATE SEQUENCE s MAXVALUE 3 CYCLE; CREATE MATERIALIZED VIEW m AS SELECT nextval('s') AS "
+    "id FROM t CROSS JOIN generate_series(1, 2)",
+    "set by a view": "CREATE SEQUENCE s; CREATE MATERIALIZED VIEW m AS SELECT setval('s', 5); SELECT "
+    "setval('s', 9)",
 }
 
 
@@ -718,17 +924,24 @@ MOVED = {
 def test_a_sequence_that_the_load_itself_moves_makes_no_point_a_failed_one(
     loaded: Loaded, database: DatabaseSettings, catalog: Catalog, script: str
 ) -> None:
-    """A materialized view that numbers its rows is filled after pg_dump's setval; whether it stood right cannot be told."""
+    """A materialized view that numbers its rows is filled after pg_dump's setval; whether it stood right
+    cannot be told.
+    """
     run(database, f"CREATE TABLE t AS SELECT 1 AS i; {script}")
     path = publish_dump(catalog, database)
     with loaded.open_target(path) as target:
         restored, equal = load_and_compare(path, target)
     assert restored.is_passed
     assert equal.status is CheckStatus.UNKNOWN
-    assert "sequences went on while the dump was loaded, by something in it that calls them: public.s" in equal.summary
+    assert (
+        "sequences went on while the dump was loaded, by something in it that calls them: public.s"
+        in equal.summary
+    )
 
 
-def test_a_sequence_that_moved_hides_no_other_difference(loaded: Loaded, database: DatabaseSettings, catalog: Catalog) -> None:
+def test_a_sequence_that_moved_hides_no_other_difference(
+    loaded: Loaded, database: DatabaseSettings, catalog: Catalog
+) -> None:
     run(database, f"CREATE TABLE t AS SELECT 1 AS i; {MOVED['descending']}")
     path = publish_dump(catalog, database)
     with loaded.open_target(path) as target:

@@ -1,6 +1,8 @@
-"""A schema with one of everything is captured, loaded without superuser rights and equal: on every major version here, and in other encodings.
+"""A schema with one of everything is captured, loaded without superuser rights and equal: on every major
+version here, and in other encodings.
 
-What only a superuser may make goes by the narrow path of `unprivileged_load`. Statements that a version or an encoding refuses are left out.
+What only a superuser may make goes by the narrow path of `unprivileged_load`. Statements that a version or an
+encoding refuses are left out.
 """
 
 from __future__ import annotations
@@ -39,7 +41,15 @@ ALTER TABLE own.secret ENABLE ROW LEVEL SECURITY; ALTER TABLE own.secret FORCE R
 CREATE MATERIALIZED VIEW own.seen AS SELECT count(*) FROM own.secret;
 RESET ROLE;
 """
-PLACES = [(15, "UTF8"), (17, "UTF8"), (18, "UTF8"), (18, "LATIN1"), (18, "EUC_JP"), (18, "SQL_ASCII"), (17, "LATIN1")]
+PLACES = [
+    (15, "UTF8"),
+    (17, "UTF8"),
+    (18, "UTF8"),
+    (18, "LATIN1"),
+    (18, "EUC_JP"),
+    (18, "SQL_ASCII"),
+    (17, "LATIN1"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +58,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Embe
     servers: dict[int, EmbeddedPostgres] = {}
     for bin_dir, major in find_server_bin_dirs(15):
         if major not in servers:
-            servers[major] = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), bin_dir=bin_dir, server_options=FAST_SERVER_OPTIONS).start()
+            servers[major] = EmbeddedPostgres(
+                tmp_path_factory.mktemp("postgres"), bin_dir=bin_dir, server_options=FAST_SERVER_OPTIONS
+            ).start()
     yield servers
     for server in servers.values():
         server.stop()
@@ -62,7 +74,10 @@ def zoo(request: pytest.FixtureRequest, servers: dict[int, EmbeddedPostgres]) ->
         pytest.skip(f"no PostgreSQL {major} is installed")
     server = servers[major]
     name = f"test_{uuid4().hex}"
-    run(server.settings("postgres"), f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C' LOCALE_PROVIDER libc")
+    run(
+        server.settings("postgres"),
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C' LOCALE_PROVIDER libc",
+    )
     database = server.settings(name)
     load_script(OWNED + ZOO, database)
     yield database
@@ -85,12 +100,18 @@ def assert_equal_in_a_drill(database: DatabaseSettings, folder: Path) -> dict[st
                 load = UnprivilegedLoad(prepared, target.roles, stop=Event())
                 load.run()
                 results = compare_database(prepared, roles=target.roles, uncompared=load.uncompared)
-        assert [(result.check, result.status, result.summary) for result in results if not result.is_passed] == []
+        assert [
+            (result.check, result.status, result.summary) for result in results if not result.is_passed
+        ] == []
         return {table.qualified_name: table.rows for table in dump.tables}
 
 
-@pytest.mark.parametrize("zoo", PLACES, indirect=True, ids=[f"{major} {encoding}" for major, encoding in PLACES])
-def test_everything_is_equal_after_a_load_without_superuser_rights(zoo: DatabaseSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "zoo", PLACES, indirect=True, ids=[f"{major} {encoding}" for major, encoding in PLACES]
+)
+def test_everything_is_equal_after_a_load_without_superuser_rights(
+    zoo: DatabaseSettings, tmp_path: Path
+) -> None:
     tables = assert_equal_in_a_drill(zoo, tmp_path)
     assert tables["own.secret"] == 2
     assert len(tables) > 35
@@ -98,13 +119,25 @@ def test_everything_is_equal_after_a_load_without_superuser_rights(zoo: Database
 
 def load_chinook(database: DatabaseSettings, shared_data: Path) -> None:
     script = (shared_data / "chinook.sql").read_text(encoding="utf-8")
-    run(database, "\n".join(line for line in script.splitlines() if not line.startswith(("\\c", "DROP DATABASE", "CREATE DATABASE"))))
+    run(
+        database,
+        "\n".join(
+            line
+            for line in script.splitlines()
+            if not line.startswith(("\\c", "DROP DATABASE", "CREATE DATABASE"))
+        ),
+    )
 
 
 @pytest.mark.parametrize("major", [15, 17, 18])
 @pytest.mark.parametrize("name", ["chinook", "demo"])
 def test_real_applications_are_equal_after_a_load_without_superuser_rights(
-    servers: dict[int, EmbeddedPostgres], bucket: BucketSettings, shared_data: Path, tmp_path: Path, name: str, major: int
+    servers: dict[int, EmbeddedPostgres],
+    bucket: BucketSettings,
+    shared_data: Path,
+    tmp_path: Path,
+    name: str,
+    major: int,
 ) -> None:
     """Owned by a role without rights, as an application's is."""
     if major not in servers:
@@ -134,7 +167,9 @@ def test_a_view_over_rows_that_its_owner_must_not_see_is_refreshed(
     run(database, OWNED.replace("zoo's own", database.database))
     try:
         path = publish_dump(catalog, database)
-        restore_database(path, second_database, make_transfer(), replace_contents=False, stop=Event(), jobs=jobs)
+        restore_database(
+            path, second_database, make_transfer(), replace_contents=False, stop=Event(), jobs=jobs
+        )
         assert run(second_database, "SELECT * FROM own.seen") == [(0,)]
         assert_equal(path, second_database)
     finally:

@@ -1,4 +1,6 @@
-"""Every exchange with an S3 server ends within its limits, whatever the server does: silence, single bytes, answers without an end."""
+"""Every exchange with an S3 server ends within its limits, whatever the server does: silence, single bytes,
+answers without an end.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def server() -> Iterator[SlowS3]:
 
 def capture(server: SlowS3, folder: Path) -> CapturedArchive:
     with (folder / "archive").open("w+b") as file:
-        return capture_bucket(server.settings, make_capture(), RecoveryPointId("20261122_020000"), file, folder=folder)
+        return capture_bucket(
+            server.settings, make_capture(), RecoveryPointId("20261122_020000"), file, folder=folder
+        )
 
 
 @pytest.fixture
@@ -84,7 +88,9 @@ def read_packed(client: BucketClient, size_bytes: int = len(BODY)) -> object:
 
 
 @pytest.mark.parametrize("answer", STALLS, ids=lambda answer: answer.__name__)
-def test_a_small_object_that_stalls_costs_the_limit_a_few_times(server: SlowS3, client: BucketClient, answer: Answer) -> None:
+def test_a_small_object_that_stalls_costs_the_limit_a_few_times(
+    server: SlowS3, client: BucketClient, answer: Answer
+) -> None:
     server.objects["a.pdf"] = answer
     started = time.monotonic()
     outcome = read_packed(client)
@@ -96,11 +102,16 @@ def test_a_small_object_that_stalls_costs_the_limit_a_few_times(server: SlowS3, 
 
 
 @pytest.mark.parametrize("answer", STALLS, ids=lambda answer: answer.__name__)
-def test_a_large_object_that_stalls_costs_the_limit_a_few_times(server: SlowS3, client: BucketClient, tmp_path: Path, answer: Answer) -> None:
+def test_a_large_object_that_stalls_costs_the_limit_a_few_times(
+    server: SlowS3, client: BucketClient, tmp_path: Path, answer: Answer
+) -> None:
     server.objects["a.pdf"] = answer
     started = time.monotonic()
     listed = ListedObject("a.pdf", len(BODY), "", None, None)
-    with (tmp_path / "archive").open("w+b") as file, ArchiveFileWriter(file, threads=1, folder=tmp_path) as writer:
+    with (
+        (tmp_path / "archive").open("w+b") as file,
+        ArchiveFileWriter(file, threads=1, folder=tmp_path) as writer,
+    ):
         outcome = ObjectReader(client, threading.Event()).stream_to(writer, listed, "a.pdf")
     assert isinstance(outcome, FailedObject)
     assert isinstance(outcome.error, BucketStalledError)
@@ -108,7 +119,9 @@ def test_a_large_object_that_stalls_costs_the_limit_a_few_times(server: SlowS3, 
     assert time.monotonic() - started < 5 * STALL_SECONDS + 2
 
 
-def test_a_body_that_is_slow_and_fast_enough_is_read(server: SlowS3, client: BucketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_is_slow_and_fast_enough_is_read(
+    server: SlowS3, client: BucketClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exchange, "LOWEST_BYTES_PER_SECOND", 1000)
 
     def answer(handler: Handler) -> None:
@@ -133,7 +146,9 @@ def test_the_pauses_of_the_reader_are_not_counted(server: SlowS3, client: Bucket
     assert size_bytes == len(body)
 
 
-@pytest.mark.parametrize("answer", [Handler.be_silent, trickle_head, trickle_body], ids=lambda answer: answer.__name__)
+@pytest.mark.parametrize(
+    "answer", [Handler.be_silent, trickle_head, trickle_body], ids=lambda answer: answer.__name__
+)
 def test_a_page_of_the_listing_that_stalls_ends(server: SlowS3, client: BucketClient, answer: Answer) -> None:
     server.listing = answer
     started = time.monotonic()
@@ -183,24 +198,33 @@ def send_endless_refusal(handler: Handler) -> None:
     send_without_end(handler, status=404)
 
 
-@pytest.mark.parametrize("answer", [send_without_end, send_endless_refusal], ids=lambda answer: answer.__name__)
+@pytest.mark.parametrize(
+    "answer", [send_without_end, send_endless_refusal], ids=lambda answer: answer.__name__
+)
 def test_an_answer_without_an_end_is_not_kept(server: SlowS3, client: BucketClient, answer: Answer) -> None:
     server.listing = server.objects["a.pdf"] = answer
-    for ask, kinds in ((lambda: list(client.list_objects()), BucketUnreachableError), (lambda: client.read_object("a.pdf"), BackupError)):
+    for ask, kinds in (
+        (lambda: list(client.list_objects()), BucketUnreachableError),
+        (lambda: client.read_object("a.pdf"), BackupError),
+    ):
         before = len(server.requests)
         with pytest.raises(kinds):
             ask()
         assert len(server.requests) - before <= 3
 
 
-def test_an_object_that_has_more_bytes_than_were_announced_is_refused(server: SlowS3, client: BucketClient) -> None:
+def test_an_object_that_has_more_bytes_than_were_announced_is_refused(
+    server: SlowS3, client: BucketClient
+) -> None:
     server.objects["a.pdf"] = send_without_end
     with pytest.raises(ObjectError, match="more than the 0 bytes"), client.open_object("a.pdf") as opened:
         for _block in opened.read_blocks():
             pass
 
 
-def test_a_busy_server_does_not_choose_the_pause(server: SlowS3, client: BucketClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_server_does_not_choose_the_pause(
+    server: SlowS3, client: BucketClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exchange, "_MAX_RETRY_AFTER_SECONDS", 0.01)
 
     def be_busy(handler: Handler) -> None:
@@ -219,7 +243,9 @@ def test_a_busy_server_does_not_choose_the_pause(server: SlowS3, client: BucketC
 def test_a_listing_that_names_ever_new_keys_is_refused(server: SlowS3, tmp_path: Path) -> None:
     def list_more(handler: Handler) -> None:
         page = handler.token
-        handler.send_whole(make_page([(f"{page:06}/{number:03}.pdf", 5) for number in range(1000)], str(page + 1)))
+        handler.send_whole(
+            make_page([(f"{page:06}/{number:03}.pdf", 5) for number in range(1000)], str(page + 1))
+        )
 
     server.listing = list_more
     with pytest.raises(BucketError, match="1000 objects in a row that are not there"):
@@ -229,14 +255,18 @@ def test_a_listing_that_names_ever_new_keys_is_refused(server: SlowS3, tmp_path:
 
 def test_the_next_page_is_asked_for_by_its_token_alone(server: SlowS3, client: BucketClient) -> None:
     """s3proxy refuses a token together with a key to start behind."""
-    server.listing = lambda handler: handler.send_whole(make_page([(f"{handler.token}.pdf", 5)], "1" if not handler.token else ""))
+    server.listing = lambda handler: handler.send_whole(
+        make_page([(f"{handler.token}.pdf", 5)], "1" if not handler.token else "")
+    )
     assert [listed.key for listed in client.list_objects()] == ["0.pdf", "1.pdf"]
     assert server.count("continuation-token=1") == 1
     assert server.count("start-after") == 0
 
 
 @pytest.mark.parametrize("markers", ["", "<NextKeyMarker>same</NextKeyMarker>"], ids=["none", "same"])
-def test_a_listing_of_versions_that_does_not_advance_is_refused(server: SlowS3, client: BucketClient, markers: str) -> None:
+def test_a_listing_of_versions_that_does_not_advance_is_refused(
+    server: SlowS3, client: BucketClient, markers: str
+) -> None:
     page = f"<ListVersionsResult><Name>b</Name><IsTruncated>true</IsTruncated>{markers}</ListVersionsResult>".encode()
     server.about_bucket = lambda handler: handler.send_whole(page)
     with pytest.raises(BucketError, match="does not end"):
@@ -244,9 +274,15 @@ def test_a_listing_of_versions_that_does_not_advance_is_refused(server: SlowS3, 
     assert server.count("versions") <= 2
 
 
-def test_objects_that_were_deleted_in_great_number_do_not_end_the_capture(server: SlowS3, tmp_path: Path) -> None:
+def test_objects_that_were_deleted_in_great_number_do_not_end_the_capture(
+    server: SlowS3, tmp_path: Path
+) -> None:
     keys = [(f"{number:05}.pdf", 5) for number in range(2500)]
-    pages = {0: make_page(keys[:1000], "1"), 1: make_page(keys[1000:2000], "2"), 2: make_page(keys[2000:], "")}
+    pages = {
+        0: make_page(keys[:1000], "1"),
+        1: make_page(keys[1000:2000], "2"),
+        2: make_page(keys[2000:], ""),
+    }
 
     def list_once(handler: Handler) -> None:
         handler.send_whole(make_page([], "") if "prefix=0" in handler.path else pages[handler.token])
@@ -283,6 +319,9 @@ def test_over_tls_the_same_limits_hold(tmp_path: Path) -> None:
 def test_over_tls_a_certificate_of_somebody_else_is_refused(tmp_path: Path) -> None:
     with SlowS3(make_certificate(tmp_path / "ours")) as server:
         settings = replace(server.settings, certificates_path=make_certificate(tmp_path / "other"))
-        with BucketClient(settings, threads=1, stall_timeout_seconds=5) as client, pytest.raises(BucketUnreachableError, match="certificate"):
+        with (
+            BucketClient(settings, threads=1, stall_timeout_seconds=5) as client,
+            pytest.raises(BucketUnreachableError, match="certificate"),
+        ):
             list(client.list_objects())
     assert server.requests == []

@@ -1,4 +1,6 @@
-"""GETs beside the SDK against real S3 servers: what they give is what the SDK gives, and a capture of plain objects needs nothing else."""
+"""GETs beside the SDK against real S3 servers: what they give is what the SDK gives, and a capture of plain
+objects needs nothing else.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +29,37 @@ def test_plain_objects_are_what_the_sdk_says_they_are(bucket: BucketSettings) ->
     kept = []
     tags = Tags.new_object_tags()
     tags["kind"] = "1 + 1"
-    metadata: dict[str, str | list[str] | tuple[str]] = {"Cache-Control": "max-age=60", "x-amz-meta-name": "a  b"}
+    metadata: dict[str, str | list[str] | tuple[str]] = {
+        "Cache-Control": "max-age=60",
+        "x-amz-meta-name": "a  b",
+    }
     for number, key in enumerate(KEYS):
         body = gzip.compress(b"page", mtime=0) if number == 0 else make_noise(number * 7000, number)
-        encoding: dict[str, str | list[str] | tuple[str]] = {"Content-Encoding": "gzip"} if number == 0 else {}
+        encoding: dict[str, str | list[str] | tuple[str]] = (
+            {"Content-Encoding": "gzip"} if number == 0 else {}
+        )
         try:
             client.put_object(
-                bucket.bucket, key, io.BytesIO(body), len(body), content_type="application/pdf", metadata={**metadata, **encoding}, tags=tags
+                bucket.bucket,
+                key,
+                io.BytesIO(body),
+                len(body),
+                content_type="application/pdf",
+                metadata={**metadata, **encoding},
+                tags=tags,
             )
             kept.append((key, body))
         except (S3Error, ValueError):
-            assert key in {"../escape", "double//slash", "/leading", "folder-object/", "back\\slash", "a", "a/b", "tab\there"}
+            assert key in {
+                "../escape",
+                "double//slash",
+                "/leading",
+                "folder-object/",
+                "back\\slash",
+                "a",
+                "a/b",
+                "tab\there",
+            }
     gets = DirectGets(bucket, RateLimit(0), tls=None, connect_timeout_seconds=60, stall_timeout_seconds=60)
     with BucketClient(bucket, threads=2, stall_timeout_seconds=60) as reader:
         listed = {entry.key: entry.etag for entry in reader.list_objects()}

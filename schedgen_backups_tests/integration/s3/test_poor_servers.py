@@ -1,4 +1,6 @@
-"""What becomes of tags, versions and checksums on a server without them: unknown, unproven, or a reported difference. Never green, never a crash."""
+"""What becomes of tags, versions and checksums on a server without them: unknown, unproven, or a reported
+difference. Never green, never a crash.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,17 @@ def catalog(tmp_path: Path) -> Catalog:
     return catalog
 
 
-def test_an_object_in_parts_is_proven_or_counted_as_unproven_with_the_reason(bucket: BucketSettings, catalog: Catalog) -> None:
+def test_an_object_in_parts_is_proven_or_counted_as_unproven_with_the_reason(
+    bucket: BucketSettings, catalog: Catalog
+) -> None:
     body = make_noise(PART_BYTES + 1)
-    client_of(bucket).put_object(bucket.bucket, "parts.bin", io.BytesIO(body), len(body), part_size=PART_BYTES)
+    client_of(bucket).put_object(
+        bucket.bucket, "parts.bin", io.BytesIO(body), len(body), part_size=PART_BYTES
+    )
     path = publish_archive(catalog, bucket)
-    assert {result.status for result in (*verify_archive(path), verify_every_object(path))} == {CheckStatus.PASSED}
+    assert {result.status for result in (*verify_archive(path), verify_every_object(path))} == {
+        CheckStatus.PASSED
+    }
     with open_archive(path) as archive:
         (entry,) = archive.read_entries()
         assert archive.record.unproven_count == bool(entry.unproven)
@@ -46,7 +54,9 @@ def test_an_object_in_parts_is_proven_or_counted_as_unproven_with_the_reason(buc
     assert verify_every_object(path).figures["unproven"] == bool(entry.unproven)
 
 
-def test_whether_the_bucket_keeps_versions_is_known_or_unknown(bucket: BucketSettings, catalog: Catalog) -> None:
+def test_whether_the_bucket_keeps_versions_is_known_or_unknown(
+    bucket: BucketSettings, catalog: Catalog
+) -> None:
     client_of(bucket).put_object(bucket.bucket, "a.pdf", io.BytesIO(b"a"), 1)
     with open_archive(publish_archive(catalog, bucket)) as archive:
         assert archive.record.is_versioned in (None, False)

@@ -1,4 +1,6 @@
-"""The drill's own PostgreSQL server does not see what it has no business with, where the system has user namespaces; it runs where it has none."""
+"""The drill's own PostgreSQL server does not see what it has no business with, where the system has user
+namespaces; it runs where it has none.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,17 @@ CANARY = "canary-of-the-backups"
 
 
 def has_user_namespaces() -> bool:
-    return subprocess.run(["unshare", "--user", "--mount", "true"], capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(["unshare", "--user", "--mount", "true"], capture_output=True, check=False).returncode
+        == 0
+    )
 
 
 @pytest.fixture
 def backups(tmp_path: Path) -> Path:
-    """A backup directory with a secret, beside an environment file with another; the drill's folder lies in it."""
+    """A backup directory with a secret, beside an environment file with another; the drill's folder lies in
+    it.
+    """
     folder = tmp_path / "backups"
     (folder / ".drill").mkdir(parents=True)
     for path in (folder / "dump", tmp_path / "env"):
@@ -53,12 +60,16 @@ def run_program(database: DatabaseSettings, command: str) -> str:
     return "\n".join(line for (line,) in run(database, "SELECT line FROM said"))
 
 
-def test_a_superuser_of_the_server_finds_no_backups_no_settings_and_no_secrets_of_our_process(server: EmbeddedPostgres, backups: Path) -> None:
+def test_a_superuser_of_the_server_finds_no_backups_no_settings_and_no_secrets_of_our_process(
+    server: EmbeddedPostgres, backups: Path
+) -> None:
     if not has_user_namespaces():
         pytest.skip("no user namespaces here")
     assert server.is_confined
     database = server.settings("postgres")
-    assert CANARY not in run_program(database, f"cat {backups}/dump {backups.parent}/env; ls -la {backups} {backups.parent}")
+    assert CANARY not in run_program(
+        database, f"cat {backups}/dump {backups.parent}/env; ls -la {backups} {backups.parent}"
+    )
     assert "dump" not in run_program(database, f"ls {backups}").split()
     for name in ("environ", "root/etc/hostname", "cwd/pyproject.toml"):
         assert "Permission denied" in run_program(database, f"cat /proc/{os.getpid()}/{name}"), name
@@ -70,7 +81,9 @@ def test_a_superuser_of_the_server_finds_no_backups_no_settings_and_no_secrets_o
 
 
 def test_a_superuser_of_the_server_reaches_no_network(tmp_path: Path) -> None:
-    """Neither the loopback ports of the host nor anything beyond; we reach it over a Unix socket in its folder."""
+    """Neither the loopback ports of the host nor anything beyond; we reach it over a Unix socket in its
+    folder.
+    """
     if not has_user_namespaces():
         pytest.skip("no user namespaces here")
     hidden = tmp_path / "hidden"
@@ -97,7 +110,9 @@ def connect_unix_socket(server: EmbeddedPostgres, path: Path) -> str:
 
 @pytest.mark.parametrize("name", ["server", "x" * 90], ids=["without network", "with network"])
 def test_a_superuser_of_the_server_reaches_no_unix_socket_of_the_host(name: str) -> None:
-    """A namespace holds no paths: PostgreSQL's default socket directories are /tmp and /var/run/postgresql, and peer asks for no password."""
+    """A namespace holds no paths: PostgreSQL's default socket directories are /tmp and /var/run/postgresql,
+    and peer asks for no password.
+    """
     if not has_user_namespaces():
         pytest.skip("no user namespaces here")
     with TemporaryDirectory(prefix="pg-", dir="/tmp") as short, socket.socket(socket.AF_UNIX) as listener:
@@ -116,8 +131,14 @@ def test_a_folder_behind_a_symbolic_link_is_found_by_both_names(tmp_path: Path) 
     """The link, or what it leads to, may lie in a directory that is hidden."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    with TemporaryDirectory(prefix="pg-", dir="/var/tmp") as outside, TemporaryDirectory(prefix="pg-", dir="/tmp") as inside:
-        for link, real in ((Path(outside) / "link", Path(inside) / "real"), (Path(inside) / "link", Path(outside) / "real")):
+    with (
+        TemporaryDirectory(prefix="pg-", dir="/var/tmp") as outside,
+        TemporaryDirectory(prefix="pg-", dir="/tmp") as inside,
+    ):
+        for link, real in (
+            (Path(outside) / "link", Path(inside) / "real"),
+            (Path(inside) / "link", Path(outside) / "real"),
+        ):
             real.mkdir()
             link.symlink_to(real)
             with EmbeddedPostgres(link / "postgres", hidden_paths=(hidden,)) as server:
@@ -135,7 +156,9 @@ def test_a_folder_that_can_hold_no_socket_keeps_the_server_on_loopback(tmp_path:
         assert run(server.settings("postgres"), "SELECT 1") == [(1,)]
 
 
-def test_a_hidden_server_keeps_its_data_and_is_stopped_from_outside(server: EmbeddedPostgres, backups: Path) -> None:
+def test_a_hidden_server_keeps_its_data_and_is_stopped_from_outside(
+    server: EmbeddedPostgres, backups: Path
+) -> None:
     run(server.settings("postgres"), "CREATE TABLE kept AS SELECT 7 AS a")
     server.stop()
     server.start()
@@ -148,8 +171,13 @@ def test_a_hidden_server_keeps_its_data_and_is_stopped_from_outside(server: Embe
 def test_without_namespaces_the_server_runs_all_the_same(
     backups: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """As in a confined container. PostgreSQL refuses to be root, so root gives it to nobody, who must be able to read its folder."""
+    """As in a confined container.
+
+    PostgreSQL refuses to be root, so root gives it to nobody, who must be able to read its folder.
+    """
     monkeypatch.setattr(postgres_cluster, "_NAMESPACE_LAUNCHER", "raise OSError")
-    cluster = postgres_cluster.cluster_for(Path(sys.executable).parent, tmp_path_factory.mktemp("server"), (backups,))
+    cluster = postgres_cluster.cluster_for(
+        Path(sys.executable).parent, tmp_path_factory.mktemp("server"), (backups,)
+    )
     assert (cluster.launcher, cluster.is_confined) == ((), False)
     assert cluster.user_id == (postgres_cluster.NOBODY_ID if os.geteuid() == 0 else None)

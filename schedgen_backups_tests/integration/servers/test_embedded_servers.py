@@ -71,7 +71,9 @@ def server_process_id(server: EmbeddedS3) -> int:
 
 def start_and_kill(program: str, directory: Path) -> list[str]:
     """What the program said when it was ready; it has been killed without a chance to clear up."""
-    with subprocess.Popen([sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         words = process.stdout.readline().split()
         process.kill()
@@ -123,7 +125,9 @@ def test_both_servers_end_with_an_interpreter_that_forgot_them(tmp_path: Path) -
     assert not [command for command in commands if str(tmp_path) in " ".join(command)]
 
 
-def test_a_taken_port_is_an_error_that_shows_the_servers_log(tmp_path: Path, database: DatabaseSettings) -> None:
+def test_a_taken_port_is_an_error_that_shows_the_servers_log(
+    tmp_path: Path, database: DatabaseSettings
+) -> None:
     server = EmbeddedPostgres(tmp_path, port=database.port)
     with pytest.raises(DatabaseError, match="Address already in use"):
         server.start()
@@ -137,7 +141,9 @@ def test_a_kept_port_that_was_taken_is_replaced(tmp_path: Path, database: Databa
         assert server.settings("postgres").port != database.port
 
 
-def test_a_data_directory_of_another_major_version_is_refused(tmp_path: Path, postgres_bin_dir: Path, postgres_bin_dir_17: Path) -> None:
+def test_a_data_directory_of_another_major_version_is_refused(
+    tmp_path: Path, postgres_bin_dir: Path, postgres_bin_dir_17: Path
+) -> None:
     with EmbeddedPostgres(tmp_path, bin_dir=postgres_bin_dir):
         pass
     with pytest.raises(ConfigurationError, match="holds data of PostgreSQL 18"):
@@ -177,7 +183,9 @@ def test_the_password_is_asked_for_and_kept_private(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         settings = server.settings("postgres")
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-            psycopg.connect(host=settings.host, port=settings.port, user=settings.user, password="x", dbname="postgres")
+            psycopg.connect(
+                host=settings.host, port=settings.port, user=settings.user, password="x", dbname="postgres"
+            )
         assert (tmp_path / "password").stat().st_mode & 0o777 == 0o600
         assert settings.password not in server.log_tail(1000)
         assert settings.password not in repr(settings)
@@ -231,7 +239,9 @@ def test_an_s3_server_whose_ports_were_taken_moves_with_its_objects(tmp_path: Pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
-def test_an_s3_server_dies_with_its_killed_parent_and_leaves_no_socket_after_the_next_start(tmp_path: Path) -> None:
+def test_an_s3_server_dies_with_its_killed_parent_and_leaves_no_socket_after_the_next_start(
+    tmp_path: Path,
+) -> None:
     before = set(Path("/tmp").glob("seaweedfs-*-grpc-*.sock"))  # noqa: S108 - other servers', some of them of ports that are free again
     (process_id,) = start_and_kill(ABANDONED_S3, tmp_path)
     deadline = time.monotonic() + 5
@@ -291,7 +301,9 @@ def test_a_small_disk_holds_as_many_buckets_as_are_wanted(tmp_path: Path) -> Non
             for number in range(20):
                 client.make_bucket(f"bucket-{number}")
                 client.put_object(f"bucket-{number}", "a.pdf", io.BytesIO(b"a"), 1)
-            assert [client.get_object(f"bucket-{number}", "a.pdf").data for number in range(20)] == [b"a"] * 20
+            assert [client.get_object(f"bucket-{number}", "a.pdf").data for number in range(20)] == [
+                b"a"
+            ] * 20
     finally:
         subprocess.run(["umount", tmp_path], check=True)
 
@@ -300,10 +312,14 @@ def test_every_listener_is_on_the_loopback_address(tmp_path: Path) -> None:
     with EmbeddedS3(tmp_path / "s3") as s3, EmbeddedPostgres(tmp_path / "postgres") as postgres:
         postmaster = int((tmp_path / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
         process_ids = [server_process_id(s3), postmaster]
-        connections = [entry for each in process_ids for entry in psutil.Process(each).net_connections("inet")]
+        connections = [
+            entry for each in process_ids for entry in psutil.Process(each).net_connections("inet")
+        ]
         listeners = {entry.laddr for entry in connections if entry.status == psutil.CONN_LISTEN}
         assert {entry.ip for entry in listeners} == {"127.0.0.1"}
-        assert {*s3._ports.values(), postgres.settings("postgres").port} == {entry.port for entry in listeners}
+        assert {*s3._ports.values(), postgres.settings("postgres").port} == {
+            entry.port for entry in listeners
+        }
         peers = {entry.raddr.ip for entry in connections if entry.raddr}
         assert peers <= {"127.0.0.1"}
 

@@ -1,6 +1,7 @@
 """What another user of this machine gets from the S3 server of a drill: nothing, on no port, socket or file.
 
-The other user is a real one where the tests run as root; elsewhere the ports are asked by ourselves, without a key.
+The other user is a real one where the tests run as root; elsewhere the ports are asked by ourselves, without
+a key.
 """
 
 from __future__ import annotations
@@ -99,12 +100,17 @@ def server(directory: Path) -> Iterator[EmbeddedS3]:
 
 
 def find_process(server: EmbeddedS3) -> psutil.Process:
-    """Among the children of this process: others on the machine may listen on the same port of another address."""
+    """Among the children of this process: others on the machine may listen on the same port of another
+    address.
+    """
     port = server._ports["s3.port"]
     (process,) = [
         child
         for child in psutil.Process().children(recursive=True)
-        if any(entry.status == psutil.CONN_LISTEN and entry.laddr.port == port for entry in child.net_connections("inet"))
+        if any(
+            entry.status == psutil.CONN_LISTEN and entry.laddr.port == port
+            for entry in child.net_connections("inet")
+        )
     ]
     return process
 
@@ -112,11 +118,25 @@ def find_process(server: EmbeddedS3) -> psutil.Process:
 def ask(server: EmbeddedS3) -> dict[str, Any]:
     """What a stranger gets."""
     process = find_process(server)
-    ports = sorted({entry.laddr.port for entry in process.net_connections("inet") if entry.status == psutil.CONN_LISTEN})
-    sockets = [str(server.directory / entry.laddr) for entry in process.net_connections("unix") if entry.laddr]
-    file_ids = [f"{volume},{number:02x}{cookie:08x}" for volume in (1, 2, 3) for number in (1, 2) for cookie in (0, 1)]
+    ports = sorted(
+        {entry.laddr.port for entry in process.net_connections("inet") if entry.status == psutil.CONN_LISTEN}
+    )
+    sockets = [
+        str(server.directory / entry.laddr) for entry in process.net_connections("unix") if entry.laddr
+    ]
+    file_ids = [
+        f"{volume},{number:02x}{cookie:08x}" for volume in (1, 2, 3) for number in (1, 2) for cookie in (0, 1)
+    ]
     paths = [
-        *("/", f"/buckets/{BUCKET}/{KEY}", f"/buckets/{BUCKET}/", f"/{BUCKET}/{KEY}", f"/{BUCKET}/?list-type=2", "/?pretty=y", "/buckets/"),
+        *(
+            "/",
+            f"/buckets/{BUCKET}/{KEY}",
+            f"/buckets/{BUCKET}/",
+            f"/{BUCKET}/{KEY}",
+            f"/{BUCKET}/?list-type=2",
+            "/?pretty=y",
+            "/buckets/",
+        ),
         *(
             "/dir/status",
             "/dir/assign",
@@ -128,16 +148,35 @@ def ask(server: EmbeddedS3) -> dict[str, Any]:
             "/ui/index.html",
             "/metrics",
         ),
-        *("/debug/pprof/goroutine?debug=2", "/debug/pprof/heap", "/cluster/status", "/vol/list", "/col/delete?collection=none", "/api/config"),
+        *(
+            "/debug/pprof/goroutine?debug=2",
+            "/debug/pprof/heap",
+            "/cluster/status",
+            "/vol/list",
+            "/col/delete?collection=none",
+            "/api/config",
+        ),
         *(f"/dir/lookup?fileId={file_id}&read=yes" for file_id in file_ids),
         *(f"/{file_id}" for file_id in file_ids),
     ]
-    writes = [("PUT", f"/buckets/{BUCKET}/planted", "x"), ("POST", "/submit", "x"), ("DELETE", f"/buckets/{BUCKET}/{KEY}", None)]
+    writes = [
+        ("PUT", f"/buckets/{BUCKET}/planted", "x"),
+        ("POST", "/submit", "x"),
+        ("DELETE", f"/buckets/{BUCKET}/{KEY}", None),
+    ]
     requests = [*(("GET", path, None) for path in paths), *writes]
-    asked = json.dumps({"ports": ports, "sockets": sockets, "directory": str(server.directory), "requests": requests})
-    python = "/usr/bin/python3" if os.geteuid() == 0 and os.access("/usr/bin/python3", os.X_OK) else sys.executable
-    stranger: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    finished = subprocess.run([python, "-c", STRANGER, asked], check=True, capture_output=True, text=True, cwd="/", **stranger)
+    asked = json.dumps(
+        {"ports": ports, "sockets": sockets, "directory": str(server.directory), "requests": requests}
+    )
+    python = (
+        "/usr/bin/python3" if os.geteuid() == 0 and os.access("/usr/bin/python3", os.X_OK) else sys.executable
+    )
+    stranger: dict[str, Any] = (
+        {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    )
+    finished = subprocess.run(
+        [python, "-c", STRANGER, asked], check=True, capture_output=True, text=True, cwd="/", **stranger
+    )
     assert len(ports) >= 8
     found: dict[str, Any] = json.loads(finished.stdout)
     return found

@@ -1,6 +1,8 @@
-"""Running other programs: both ends of the pipes, silence, exit codes, what they say, and that they and their children end.
+"""Running other programs: both ends of the pipes, silence, exit codes, what they say, and that they and their
+children end.
 
-Programs here are small shell scripts and tools of every Unix; what pg_dump and psql do is in the integration tests.
+Programs here are small shell scripts and tools of every Unix; what pg_dump and psql do is in the integration
+tests.
 """
 
 from __future__ import annotations
@@ -14,12 +16,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from schedgen_backups.core.system.process import PIPE_BYTES, Program, ProgramError, make_environment, run_program
+from schedgen_backups.core.system.process import (
+    PIPE_BYTES,
+    Program,
+    ProgramError,
+    make_environment,
+    run_program,
+)
 
 PATIENCE_SECONDS = 30
 
 
-def run_shell(script: str, *, stall: float = PATIENCE_SECONDS, stdin: int = subprocess.DEVNULL, **environment: str) -> Program:
+def run_shell(
+    script: str, *, stall: float = PATIENCE_SECONDS, stdin: int = subprocess.DEVNULL, **environment: str
+) -> Program:
     return Program(["sh", "-c", script], environment=environment, stall_timeout_seconds=stall, stdin=stdin)
 
 
@@ -87,7 +97,10 @@ def test_a_program_that_says_nothing_more_is_noticed_and_ended() -> None:
 
 
 def test_a_program_that_takes_nothing_is_noticed() -> None:
-    with run_shell("exec sleep 600", stall=0.3, stdin=subprocess.PIPE) as program, pytest.raises(ProgramError, match="took no byte"):
+    with (
+        run_shell("exec sleep 600", stall=0.3, stdin=subprocess.PIPE) as program,
+        pytest.raises(ProgramError, match="took no byte"),
+    ):
         program.write(bytes(3 * PIPE_BYTES))
 
 
@@ -105,7 +118,9 @@ def test_a_slow_program_that_keeps_talking_is_left_alone() -> None:
         assert program.wait() == 0
 
 
-@pytest.mark.parametrize("script", ["sleep 1; echo done", "exec >&-; sleep 1"], ids=["before its output", "after its output"])
+@pytest.mark.parametrize(
+    "script", ["sleep 1; echo done", "exec >&-; sleep 1"], ids=["before its output", "after its output"]
+)
 def test_a_silent_program_whose_server_works_is_waited_for(script: str) -> None:
     """It is asked for again after each of these silences."""
     asked: list[float] = []
@@ -114,7 +129,9 @@ def test_a_silent_program_whose_server_works_is_waited_for(script: str) -> None:
         asked.append(time.monotonic())
         return True
 
-    with Program(["sh", "-c", script], environment={}, stall_timeout_seconds=0.3, is_working=is_working) as program:
+    with Program(
+        ["sh", "-c", script], environment={}, stall_timeout_seconds=0.3, is_working=is_working
+    ) as program:
         assert b"".join(program.read_blocks()) in {b"done\n", b""}
         assert program.wait() == 0
     assert len(asked) >= 2
@@ -122,7 +139,9 @@ def test_a_silent_program_whose_server_works_is_waited_for(script: str) -> None:
 
 def test_a_program_that_takes_nothing_while_its_server_works_is_waited_for() -> None:
     words = ["sh", "-c", "sleep 1; cat >/dev/null"]
-    with Program(words, environment={}, stall_timeout_seconds=0.3, stdin=subprocess.PIPE, is_working=lambda: True) as program:
+    with Program(
+        words, environment={}, stall_timeout_seconds=0.3, stdin=subprocess.PIPE, is_working=lambda: True
+    ) as program:
         program.write(b"x" * (4 << 20))
         program.close_stdin()
         assert program.wait() == 0
@@ -132,7 +151,9 @@ def test_a_silent_program_is_ended_once_its_server_no_longer_works() -> None:
     answers = iter([True, False])
     words = ["sh", "-c", "exec sleep 600"]
     with (
-        Program(words, environment={}, stall_timeout_seconds=0.2, is_working=lambda: next(answers)) as program,
+        Program(
+            words, environment={}, stall_timeout_seconds=0.2, is_working=lambda: next(answers)
+        ) as program,
         pytest.raises(ProgramError, match="gave no byte"),
     ):
         list(program.read_blocks())
@@ -184,7 +205,9 @@ def test_leaving_the_block_ends_the_program_and_its_children(tmp_path: Path) -> 
     assert_ends(child)
 
 
-def test_a_child_that_outlives_its_parent_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_outlives_its_parent_is_ended_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("_END_GRACE_SECONDS", "_ORPHAN_GRACE_SECONDS"):
         monkeypatch.setattr(f"schedgen_backups.core.system.process.{name}", 0.3)
     pid_file = tmp_path / "child"
@@ -218,7 +241,9 @@ def test_a_program_that_is_not_there_is_told() -> None:
 
 
 def test_a_program_run_to_its_end_tells_code_output_and_errors() -> None:
-    code, output, stderr = run_program(["sh", "-c", "echo ä; echo bad >&2; exit 4"], environment={}, timeout_seconds=PATIENCE_SECONDS)
+    code, output, stderr = run_program(
+        ["sh", "-c", "echo ä; echo bad >&2; exit 4"], environment={}, timeout_seconds=PATIENCE_SECONDS
+    )
     assert (code, output, stderr) == (4, "ä\n", "bad\n")
 
 
@@ -228,10 +253,19 @@ def test_a_program_that_takes_too_long_is_told() -> None:
 
 
 def test_no_secret_of_ours_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MINIO_SECRET_KEY", "POSTGRES_PASSWORD", "PGPASSWORD", "BACKUP_ALERT_WEBHOOK_URL", "AWS_SECRET_ACCESS_KEY", "PGPASSFILE"):
+    for name in (
+        "MINIO_SECRET_KEY",
+        "POSTGRES_PASSWORD",
+        "PGPASSWORD",
+        "BACKUP_ALERT_WEBHOOK_URL",
+        "AWS_SECRET_ACCESS_KEY",
+        "PGPASSFILE",
+    ):
         monkeypatch.setenv(name, "canary-7d1f")
     monkeypatch.setenv("PGSSLROOTCERT", "/etc/ca.pem")
-    _code, output, _stderr = run_program(["env"], environment={"PGUSER": "backup"}, timeout_seconds=PATIENCE_SECONDS)
+    _code, output, _stderr = run_program(
+        ["env"], environment={"PGUSER": "backup"}, timeout_seconds=PATIENCE_SECONDS
+    )
     assert "canary" not in output
     assert {"PGUSER=backup", "PGSSLROOTCERT=/etc/ca.pem", "LC_ALL=C"} <= set(output.splitlines())
     with run_shell("env") as program:

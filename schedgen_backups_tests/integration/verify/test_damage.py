@@ -1,6 +1,8 @@
-"""Bits that flip and files that end early, at random places of real artifacts: always found, and never restored.
+"""Bits that flip and files that end early, at random places of real artifacts: always found, and never
+restored.
 
-Places come from a seed, so that a failure can be repeated. Every place of small artifacts is tried in `core/`.
+Places come from a seed, so that a failure can be repeated. Every place of small artifacts is tried in
+`core/`.
 """
 
 from __future__ import annotations
@@ -23,13 +25,25 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point, verify_point
 from schedgen_backups.core.verify.files import verify_archive, verify_dump
 from schedgen_backups.demo.seed import seed_application
-from schedgen_backups_tests.support.artifacts import POINT, damage, make_live, make_transfer, publish_archive, publish_dump
+from schedgen_backups_tests.support.artifacts import (
+    POINT,
+    damage,
+    make_live,
+    make_transfer,
+    publish_archive,
+    publish_dump,
+)
 from schedgen_backups_tests.support.servers import S3Server, client_of, run
 
 pytestmark = pytest.mark.integration
 
 ID = RecoveryPointId(POINT)
-CASES = [(kind, way, seed) for kind in ArtifactKind for way in ("flipped", "cut", "zeroed", "swapped blocks") for seed in range(12)]
+CASES = [
+    (kind, way, seed)
+    for kind in ArtifactKind
+    for way in ("flipped", "cut", "zeroed", "swapped blocks")
+    for seed in range(12)
+]
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,9 @@ class SealedPoint:
 
 
 @pytest.fixture(scope="module")
-def committed(postgres_server: EmbeddedPostgres, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SealedPoint]:
+def committed(
+    postgres_server: EmbeddedPostgres, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SealedPoint]:
     names = [f"test_{uuid4().hex}" for _ in range(2)]
     source, target = map(postgres_server.create_database, names)
     source_bucket, target_bucket = (s3_server.settings(f"test-{uuid4().hex}") for _ in range(2))
@@ -54,10 +70,15 @@ def committed(postgres_server: EmbeddedPostgres, s3_server: S3Server, tmp_path_f
     seed_application(source, source_bucket, user_count=20, job_count=40)
     catalog = Catalog(tmp_path_factory.mktemp("damage") / "backups")
     catalog.prepare()
-    paths = {ArtifactKind.DATABASE: publish_dump(catalog, source), ArtifactKind.BUCKET: publish_archive(catalog, source_bucket)}
+    paths = {
+        ArtifactKind.DATABASE: publish_dump(catalog, source),
+        ArtifactKind.BUCKET: publish_archive(catalog, source_bucket),
+    }
     live = make_live(source, source_bucket)
     commit_point(catalog, ID, origin=Origin(run_id="run"), live=live)
-    yield SealedPoint(catalog, {kind: path.read_bytes() for kind, path in paths.items()}, target, target_bucket)
+    yield SealedPoint(
+        catalog, {kind: path.read_bytes() for kind, path in paths.items()}, target, target_bucket
+    )
     for name in names:
         postgres_server.drop_database(name)
 
@@ -73,8 +94,14 @@ def spoil(data: bytes, way: str, random: Random) -> bytes:
     return data[:start] + data[start + 512 : start + 1024] + data[start : start + 512] + data[start + 1024 :]
 
 
-@pytest.mark.parametrize(("kind", "way", "seed"), CASES, ids=lambda value: value.value if isinstance(value, ArtifactKind) else str(value))
-def test_damage_at_a_random_place_is_found_and_never_restored(committed: SealedPoint, kind: ArtifactKind, way: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "way", "seed"),
+    CASES,
+    ids=lambda value: value.value if isinstance(value, ArtifactKind) else str(value),
+)
+def test_damage_at_a_random_place_is_found_and_never_restored(
+    committed: SealedPoint, kind: ArtifactKind, way: str, seed: int
+) -> None:
     path = committed.path(kind)
     whole = committed.contents[kind]
     spoiled = spoil(whole, way, Random(f"{kind.value} {way} {seed}"))  # noqa: S311 - places, not secrets
@@ -89,7 +116,9 @@ def test_damage_at_a_random_place_is_found_and_never_restored(committed: SealedP
             restore_point(request, make_transfer())
     finally:
         path.write_bytes(whole)
-    assert run(committed.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(0,)]
+    assert run(
+        committed.database, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    ) == [(0,)]
     assert list(client_of(committed.bucket).list_objects(committed.bucket.bucket, recursive=True)) == []
 
 
@@ -98,12 +127,16 @@ def test_a_damaged_point_is_listed_as_failed(committed: SealedPoint, kind: Artif
     path = committed.path(kind)
     path.write_bytes(damage(committed.contents[kind], 8 * 5000))
     try:
-        verification, _summary = verify_point(committed.catalog, committed.catalog.get_point(ID), checked_by="test")
+        verification, _summary = verify_point(
+            committed.catalog, committed.catalog.get_point(ID), checked_by="test"
+        )
         assert verification.level(VerificationLevel.STORED).status is CheckStatus.FAILED
         assert not verification.is_verified
     finally:
         path.write_bytes(committed.contents[kind])
-    verification, _summary = verify_point(committed.catalog, committed.catalog.get_point(ID), checked_by="test")
+    verification, _summary = verify_point(
+        committed.catalog, committed.catalog.get_point(ID), checked_by="test"
+    )
     assert verification.is_verified
 
 
@@ -112,9 +145,14 @@ def test_a_file_that_is_gone_fails_the_point(committed: SealedPoint, kind: Artif
     path = committed.path(kind)
     path.unlink()
     try:
-        verification, _summary = verify_point(committed.catalog, committed.catalog.get_point(ID), checked_by="test")
+        verification, _summary = verify_point(
+            committed.catalog, committed.catalog.get_point(ID), checked_by="test"
+        )
         assert verification.level(VerificationLevel.STORED).status is CheckStatus.FAILED
         with pytest.raises(VerificationError):
-            restore_point(RestoreRequest(committed.catalog.get_point(ID), committed.database, committed.bucket), make_transfer())
+            restore_point(
+                RestoreRequest(committed.catalog.get_point(ID), committed.database, committed.bucket),
+                make_transfer(),
+            )
     finally:
         path.write_bytes(committed.contents[kind])

@@ -26,14 +26,24 @@ def live(database: DatabaseSettings, bucket: BucketSettings) -> LiveApplication:
 
 def test_a_system_that_fits_is_coherent(live: LiveApplication) -> None:
     found = check_consistency(live)
-    assert (found.is_coherent, found.reference_count, found.object_count, found.objects_without_row) == (True, 6, 6, ())
+    assert (found.is_coherent, found.reference_count, found.object_count, found.objects_without_row) == (
+        True,
+        6,
+        6,
+        (),
+    )
 
 
 def test_rows_without_an_object_and_objects_without_a_row_are_named(live: LiveApplication) -> None:
     client_of(live.bucket).remove_object(live.bucket.bucket, "k2")
     run(live.database, "DELETE FROM jobs WHERE s3_key IN ('k3', 'k4')")
     found = check_consistency(live)
-    assert (found.is_coherent, found.rows_without_object, found.objects_without_row, found.unreferenced_bytes) == (False, ("k2",), ("k3", "k4"), 8)
+    assert (
+        found.is_coherent,
+        found.rows_without_object,
+        found.objects_without_row,
+        found.unreferenced_bytes,
+    ) == (False, ("k2",), ("k3", "k4"), 8)
     assert "1 row without their object, 2 objects without a row" in describe_consistency(found)
 
 

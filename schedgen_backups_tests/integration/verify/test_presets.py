@@ -1,4 +1,6 @@
-"""Presets of well-known applications: their tables, written from their documentation, name exactly the objects of their bucket."""
+"""Presets of well-known applications: their tables, written from their documentation, name exactly the
+objects of their bucket.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ APPLICATIONS = {
 
 
 @pytest.mark.parametrize("preset", APPLICATIONS)
-def test_each_row_has_its_object_and_a_drill_opens_it(database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path, preset: str) -> None:
+def test_each_row_has_its_object_and_a_drill_opens_it(
+    database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path, preset: str
+) -> None:
     script, keys = APPLICATIONS[preset]
     run(database, script)
     put(bucket, keys[0], PNG, "image/png")
@@ -76,7 +80,11 @@ def test_each_row_has_its_object_and_a_drill_opens_it(database: DatabaseSettings
     result, summary = verify_references(dump, publish_archive(catalog, bucket), live=live)
     assert (result.status, summary.reference_count, summary.resolved_count) == (CheckStatus.PASSED, 2, 2)
     opened = open_referenced_pdfs(catalog.get_point(ID), database, bucket, make_transfer())
-    assert (opened.status, opened.figures["images_opened"], opened.figures["objects_compared_only"]) == (CheckStatus.PASSED, 1, 1)
+    assert (opened.status, opened.figures["images_opened"], opened.figures["objects_compared_only"]) == (
+        CheckStatus.PASSED,
+        1,
+        1,
+    )
 
 
 @pytest.mark.parametrize("preset", APPLICATIONS)
@@ -86,11 +94,15 @@ def test_the_columns_are_what_the_query_reads(database: DatabaseSettings, preset
     references = PRESETS[preset]
     with open_snapshot(database) as snapshot:
         by_columns = [key for page in snapshot.read_references(references) for key in page]
-        by_query = [key for page in snapshot.read_references(replace(references, built_in=None)) for key in page]
+        by_query = [
+            key for page in snapshot.read_references(replace(references, built_in=None)) for key in page
+        ]
     assert by_columns == by_query == sorted(APPLICATIONS[preset][1])
 
 
-def test_a_damaged_image_is_the_captured_bytes_and_no_image(database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) -> None:
+def test_a_damaged_image_is_the_captured_bytes_and_no_image(
+    database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path
+) -> None:
     script, keys = APPLICATIONS["active-storage"]
     run(database, script)
     for key in keys:
@@ -100,10 +112,15 @@ def test_a_damaged_image_is_the_captured_bytes_and_no_image(database: DatabaseSe
     publish_dump(catalog, database, references=PRESETS["active-storage"])
     publish_archive(catalog, bucket)
     opened = open_referenced_pdfs(catalog.get_point(ID), database, bucket, make_transfer())
-    assert (opened.status, "do not open as what their type says" in opened.summary) == (CheckStatus.UNKNOWN, True)
+    assert (opened.status, "do not open as what their type says" in opened.summary) == (
+        CheckStatus.UNKNOWN,
+        True,
+    )
 
 
-def test_without_a_preset_nothing_is_known_of_references(database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) -> None:
+def test_without_a_preset_nothing_is_known_of_references(
+    database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path
+) -> None:
     run(database, "CREATE TABLE t AS SELECT 1 AS i")
     live = replace(make_live(database, bucket), references=PRESETS["none"])
     with pytest.raises(ConfigurationError, match="BACKUP_PRESET=none"):

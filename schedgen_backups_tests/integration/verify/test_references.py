@@ -1,7 +1,7 @@
 """Every object that the database refers to is in the archive, or somebody says what became of it.
 
-The verdicts of the design: deleted during the backup, already missing in the live system, lost by us. What is lost or unknown is
-never committed.
+The verdicts of the design: deleted during the backup, already missing in the live system, lost by us. What is
+lost or unknown is never committed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from psycopg import sql
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus, VerificationLevel
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.model import AcceptedObject, Manifest, Origin, RecoveryPointId, ReferenceState, ReferenceVerdict
+from schedgen_backups.core.model import (
+    AcceptedObject,
+    Manifest,
+    Origin,
+    RecoveryPointId,
+    ReferenceState,
+    ReferenceVerdict,
+)
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point, verify_point
 from schedgen_backups.core.verify.references import verify_references
@@ -48,7 +55,9 @@ class System:
         self.live = make_live(database, bucket)
 
     def put(self, key: str) -> None:
-        client_of(self.bucket).put_object(self.bucket.bucket, key, io.BytesIO(key.encode()), len(key.encode()))
+        client_of(self.bucket).put_object(
+            self.bucket.bucket, key, io.BytesIO(key.encode()), len(key.encode())
+        )
 
     def remove(self, key: str) -> None:
         client_of(self.bucket).remove_object(self.bucket.bucket, key)
@@ -91,10 +100,14 @@ def test_when_every_object_is_there_the_claim_holds_and_the_point_is_sealed(syst
 def test_an_object_that_nobody_has_was_missing_already_and_is_named(system: System) -> None:
     system.refer_to("gone long ago.pdf")
     dump, archive = system.capture()
-    result, summary = verify_references(dump, archive, live=system.live, baseline=system.catalog.settle_baseline)
+    result, summary = verify_references(
+        dump, archive, live=system.live, baseline=system.catalog.settle_baseline
+    )
     assert result.status is CheckStatus.PASSED
     assert "1 already missing in the live system" in result.summary
-    assert [(missing.key, missing.verdict) for missing in summary.missing] == [("gone long ago.pdf", ReferenceVerdict.MISSING)]
+    assert [(missing.key, missing.verdict) for missing in summary.missing] == [
+        ("gone long ago.pdf", ReferenceVerdict.MISSING)
+    ]
     assert system.commit().references.verdict_counts == {ReferenceVerdict.MISSING: 1}
 
 
@@ -126,14 +139,18 @@ def test_an_object_that_we_lost_fails_the_claim_and_is_never_sealed(system: Syst
     assert archive.exists()
 
 
-def test_an_object_that_could_not_be_read_is_a_loss_and_not_a_deletion(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_could_not_be_read_is_a_loss_and_not_a_deletion(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("schedgen_backups.core.capture.object_reader._FIRST_PAUSE_SECONDS", 0.01)
     dump = publish_dump(system.catalog, system.database)
     with FaultyS3Proxy(system.bucket) as proxy:
         proxy.fail_next(None, status=403, matching=r"/uploads/1\.pdf", method="GET")
         archive = publish_archive(system.catalog, proxy.settings(system.bucket))
     _result, summary = verify_references(dump, archive, live=system.live)
-    assert [(missing.key, missing.verdict) for missing in summary.missing] == [("uploads/1.pdf", ReferenceVerdict.LOST)]
+    assert [(missing.key, missing.verdict) for missing in summary.missing] == [
+        ("uploads/1.pdf", ReferenceVerdict.LOST)
+    ]
     with pytest.raises(VerificationError, match="every_object_is_archived"):
         system.commit()
 
@@ -192,7 +209,9 @@ def test_verdicts_of_the_manifest_are_good_for_a_later_look_without_the_live_sys
     system.refer_to("gone long ago.pdf")
     system.capture()
     manifest = system.commit()
-    verification, summary = verify_point(system.catalog, system.catalog.get_point(ID), checked_by="later", live=None)
+    verification, summary = verify_point(
+        system.catalog, system.catalog.get_point(ID), checked_by="later", live=None
+    )
     assert summary == manifest.references
     assert get_status(verification.results, Check.REFERENCES_RESOLVE) is CheckStatus.PASSED
 
@@ -201,7 +220,10 @@ def test_verdicts_about_other_objects_are_not_believed(system: System) -> None:
     system.refer_to("gone long ago.pdf")
     dump, archive = system.capture()
     known = system.commit().references
-    for changed in (known.model_copy(update={"missing_sha256": "0" * 64}), known.model_copy(update={"missing_sha256": ""})):
+    for changed in (
+        known.model_copy(update={"missing_sha256": "0" * 64}),
+        known.model_copy(update={"missing_sha256": ""}),
+    ):
         result, _summary = verify_references(dump, archive, live=None, known=changed)
         assert result.status is CheckStatus.FAILED
 
@@ -255,14 +277,32 @@ def test_what_goes_missing_later_is_committed_and_not_coherent(system: System) -
 
 def test_an_accepted_object_is_no_news_any_more(system: System) -> None:
     system.catalog.settle_baseline(())
-    system.catalog.accept_missing([AcceptedObject(key="lost since.pdf", reason="deleted on purpose", accepted_at=TAKEN_AT)])
+    system.catalog.accept_missing(
+        [AcceptedObject(key="lost since.pdf", reason="deleted on purpose", accepted_at=TAKEN_AT)]
+    )
     system.refer_to("lost since.pdf")
     system.capture()
     assert system.commit().references.newly_missing_count == 0
     assert system.catalog.get_point(ID).verification.is_coherent
 
 
-ODD_VALUES = ("", " ", ".", "..", "a/../b", "./x", "/x", "a//b", "x" * 1100, "a\x01b", "a\nb", "\ufffe", "https://host/b/k1.pdf", "a?b", "100%")
+ODD_VALUES = (
+    "",
+    " ",
+    ".",
+    "..",
+    "a/../b",
+    "./x",
+    "/x",
+    "a//b",
+    "x" * 1100,
+    "a\x01b",
+    "a\nb",
+    "\ufffe",
+    "https://host/b/k1.pdf",
+    "a?b",
+    "100%",
+)
 
 
 @pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: ascii(value)[:20])
@@ -272,7 +312,9 @@ def test_an_odd_value_in_one_row_keeps_no_point_from_being_committed(system: Sys
     system.refer_to("k1")
     run(system.database, "INSERT INTO jobs VALUES (" + sql.Literal(value).as_string() + ")")
     system.capture()
-    manifest, _verification = commit_point(system.catalog, ID, origin=Origin(run_id="a run"), live=system.live)
+    manifest, _verification = commit_point(
+        system.catalog, ID, origin=Origin(run_id="a run"), live=system.live
+    )
     assert manifest.references.verdict_counts == {ReferenceVerdict.MISSING: 1}
     assert [each.key for each in manifest.references.missing] == [value]
 
@@ -286,7 +328,10 @@ def test_an_object_that_may_not_be_asked_for_is_looked_for_in_the_listing(system
     with FaultyS3Proxy(system.bucket) as proxy:
         proxy.fail_next(None, status=403, matching="/gone")
         manifest, _verification = commit_point(
-            system.catalog, ID, origin=Origin(run_id="a run"), live=make_live(system.database, proxy.settings(system.bucket))
+            system.catalog,
+            ID,
+            origin=Origin(run_id="a run"),
+            live=make_live(system.database, proxy.settings(system.bucket)),
         )
     assert manifest.references.verdict_counts == {ReferenceVerdict.MISSING: 1}
 
@@ -302,7 +347,9 @@ def test_an_object_that_is_listed_and_may_not_be_read_was_lost(system: System) -
     system.put("kept")
     with FaultyS3Proxy(system.bucket) as proxy:
         proxy.fail_next(None, status=403, matching="/kept")
-        result, summary = verify_references(dump, archive, live=make_live(system.database, proxy.settings(system.bucket)))
+        result, summary = verify_references(
+            dump, archive, live=make_live(system.database, proxy.settings(system.bucket))
+        )
     assert result.status is CheckStatus.FAILED
     assert summary.verdict_counts == {ReferenceVerdict.LOST: 1}
 
@@ -317,7 +364,11 @@ class Says:
         return dict.fromkeys(keys, self.verdict)
 
 
-@pytest.mark.parametrize("first", [Says(ReferenceVerdict.UNKNOWN), Says(ReferenceVerdict.LOST), None], ids=["unknown", "lost", "not asked"])
+@pytest.mark.parametrize(
+    "first",
+    [Says(ReferenceVerdict.UNKNOWN), Says(ReferenceVerdict.LOST), None],
+    ids=["unknown", "lost", "not asked"],
+)
 def test_what_could_not_be_asked_makes_no_baseline(system: System, first: Says | None) -> None:
     """Otherwise what was always missing would be news to the first point that is committed."""
     system.put("k1")
@@ -326,7 +377,9 @@ def test_what_could_not_be_asked_makes_no_baseline(system: System, first: Says |
     dump, archive = system.capture()
     result, _summary = verify_references(dump, archive, live=first, baseline=system.catalog.settle_baseline)
     assert result.status is CheckStatus.FAILED
-    result, _summary = verify_references(dump, archive, live=Says(ReferenceVerdict.MISSING), baseline=system.catalog.settle_baseline)
+    result, _summary = verify_references(
+        dump, archive, live=Says(ReferenceVerdict.MISSING), baseline=system.catalog.settle_baseline
+    )
     assert result.is_passed
 
 

@@ -1,4 +1,6 @@
-"""Every alert says which installation it comes from: by BACKUP_NAME, otherwise by the machine and the database."""
+"""Every alert says which installation it comes from: by BACKUP_NAME, otherwise by the machine and the
+database.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,24 @@ from schedgen_backups_tests.support.alerts import recording_server
         ("", "[HIGH] Failed", f"{socket.gethostname()}, database schedgen@db.example:5432/schedgen"),
     ],
 )
-def test_an_alert_says_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, title: str, installation: str) -> None:
+def test_an_alert_says_where_it_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, title: str, installation: str
+) -> None:
     for variable in NAMES:
         monkeypatch.delenv(variable, raising=False)
     env = tmp_path / "env"
     env.touch(mode=0o600)
     with recording_server() as server:
-        lines = (f"BACKUP_NAME={name}", f"BACKUP_ALERT_WEBHOOK_URL={server.url('/hook')}", f"BACKUP_DIR={tmp_path}", "POSTGRES_HOST=db.example")
+        lines = (
+            f"BACKUP_NAME={name}",
+            f"BACKUP_ALERT_WEBHOOK_URL={server.url('/hook')}",
+            f"BACKUP_DIR={tmp_path}",
+            "POSTGRES_HOST=db.example",
+        )
         env.write_text("\n".join((*lines, "POSTGRES_PASSWORD=secret")), encoding="utf-8")
-        AlertService(load_config(env)).raise_trouble(IncidentKey(area="run", subject="x"), Severity.HIGH, "Failed", "A reason.")
+        AlertService(load_config(env)).raise_trouble(
+            IncidentKey(area="run", subject="x"), Severity.HIGH, "Failed", "A reason."
+        )
     [received] = server.received
     assert received.json["text"].startswith(f"{title}\n")
     assert f"\ninstallation: {installation}\n" in received.json["text"]

@@ -1,4 +1,6 @@
-"""What a terminal would obey in somebody's rows, keys and names is written out, by every command that prints them."""
+"""What a terminal would obey in somebody's rows, keys and names is written out, by every command that prints
+them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ from schedgen_backups.cli.app import print_json
 from schedgen_backups.cli.main import main
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.recover import main as recover
-from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, DUMP_NAME, POINT, TableText, make_entry, write_archive, write_dump
+from schedgen_backups_tests.support.artifacts import (
+    ARCHIVE_NAME,
+    DUMP_NAME,
+    POINT,
+    TableText,
+    make_entry,
+    write_archive,
+    write_dump,
+)
 
 HOSTILE = "a\x1b]0;owned\x07\x9b31m\u202ez\r"
 OBEYED = frozenset("\x1b\x07\x9b\u202e\r\x7f")
@@ -36,7 +46,9 @@ def test_a_message_keeps_its_lines_and_a_value_is_one_line() -> None:
     assert (escape("a\nb\tc"), escape_value("a\nb\tc")) == ("a\nb\tc", "a\\nb\\tc")
 
 
-def test_an_answer_in_json_means_the_same_and_holds_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_answer_in_json_means_the_same_and_holds_nothing_that_a_terminal_obeys(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     print_json({"key": HOSTILE + "\x7f"})
     printed = capsys.readouterr().out
     assert json.loads(printed)["key"] == HOSTILE + "\x7f"
@@ -68,7 +80,10 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ids=" ".join,
 )
 def test_commands_print_names_and_keys_without_obeying_them(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
 ) -> None:
     monkeypatch.chdir(directory)
     monkeypatch.setattr("sys.argv", ["schedgen-backups", *words])
@@ -79,8 +94,12 @@ def test_commands_print_names_and_keys_without_obeying_them(
     assert OBEYED.isdisjoint(printed)
 
 
-@pytest.mark.parametrize("words", [("verify",), ("list",), ("objects", "--folder", "out\x1b[0m")], ids=" ".join)
-def test_the_program_without_packages_does_not_either(directory: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "words", [("verify",), ("list",), ("objects", "--folder", "out\x1b[0m")], ids=" ".join
+)
+def test_the_program_without_packages_does_not_either(
+    directory: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
     recover([words[0], str(directory), *words[1:]])
     printed = "".join(capsys.readouterr())
     assert printed

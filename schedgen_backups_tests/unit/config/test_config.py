@@ -28,7 +28,9 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def write_env(folder: Path, **values: str) -> Path:
     path = folder / "env"
     path.touch(mode=0o600)
-    path.write_text("".join(f"{name}='{value}'\n" for name, value in {**COMPLETE, **values}.items()), encoding="utf-8")
+    path.write_text(
+        "".join(f"{name}='{value}'\n" for name, value in {**COMPLETE, **values}.items()), encoding="utf-8"
+    )
     return path
 
 
@@ -36,7 +38,9 @@ def load(folder: Path, **values: str) -> Config:
     return load_config(write_env(folder, **values))
 
 
-def test_a_config_stays_what_it_was_until_it_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_stays_what_it_was_until_it_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = load(tmp_path, POSTGRES_HOST="before")
     write_env(tmp_path, POSTGRES_HOST="after")
     monkeypatch.setenv("MINIO_BUCKET", "after")
@@ -48,7 +52,9 @@ def test_a_config_stays_what_it_was_until_it_is_read_again(tmp_path: Path, monke
 def test_the_files_of_secrets_are_read_once_too(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("of the file\n", encoding="utf-8")
-    config = load(tmp_path, DRILL_POSTGRES_PASSWORD_FILE=str(secret), DRILL_DATABASE_URL="postgresql://me@host/postgres")
+    config = load(
+        tmp_path, DRILL_POSTGRES_PASSWORD_FILE=str(secret), DRILL_DATABASE_URL="postgresql://me@host/postgres"
+    )
     secret.unlink()
     assert config.drill.database is not None
     assert config.drill.database.password == "of the file"
@@ -66,7 +72,9 @@ def test_the_files_of_secrets_are_read_once_too(tmp_path: Path) -> None:
         ({"DRILL_MAX_MINUTES": "soon"}, "drill"),
     ],
 )
-def test_a_wrong_part_keeps_no_other_from_being_used(wrong: dict[str, str], part: str, tmp_path: Path) -> None:
+def test_a_wrong_part_keeps_no_other_from_being_used(
+    wrong: dict[str, str], part: str, tmp_path: Path
+) -> None:
     config = load(tmp_path, **wrong)
     [name] = wrong
     parts = {"database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill"}
@@ -88,27 +96,37 @@ def test_several_wrong_parts_are_named_in_one_message(tmp_path: Path) -> None:
     assert all(name in raised.value.message for name in ("POSTGRES_PORT", "BACKUP_NICE"))
 
 
-def test_the_environment_wins_over_the_file_even_when_it_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_wins_over_the_file_even_when_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("POSTGRES_HOST", "of-the-environment")
     monkeypatch.setenv("BACKUP_ALERT_WEBHOOK_URL", "")
     config = load(tmp_path, POSTGRES_HOST="of-the-file")
     assert (config.database.host, config.alerts.webhook_urls) == ("of-the-environment", ())
 
 
-@pytest.mark.parametrize(("in_process", "in_file"), [("", "_FILE"), ("_FILE", "")], ids=["value over file", "file over value"])
-def test_a_variable_and_its_file_are_one_setting(in_process: str, in_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("in_process", "in_file"), [("", "_FILE"), ("_FILE", "")], ids=["value over file", "file over value"]
+)
+def test_a_variable_and_its_file_are_one_setting(
+    in_process: str, in_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both set would be an error within one place, and is not between the two."""
     texts = {name: tmp_path / name for name in ("process", "file")}
     for name, path in texts.items():
         path.write_text(f"of the {name}", encoding="utf-8")
-    monkeypatch.setenv(f"SMTP_PASSWORD{in_process}", str(texts["process"]) if in_process else "of the process")
+    monkeypatch.setenv(
+        f"SMTP_PASSWORD{in_process}", str(texts["process"]) if in_process else "of the process"
+    )
     named = {f"SMTP_PASSWORD{in_file}": str(texts["file"]) if in_file else "of the file"}
     config = load(tmp_path, BACKUP_ALERT_EMAIL="a@example.com", SMTP_HOST="mail", **named)
     assert config.alerts.mail is not None
     assert config.alerts.mail.password == "of the process"
 
 
-def test_a_file_that_cannot_be_used_is_an_error_of_every_part_and_not_of_the_definitions(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_used_is_an_error_of_every_part_and_not_of_the_definitions(
+    tmp_path: Path,
+) -> None:
     config = load_config(tmp_path / "none")
     for part in ("database", "backup_directory", "alerts"):
         with pytest.raises(ConfigurationError, match="there is no environment file"):
@@ -116,34 +134,55 @@ def test_a_file_that_cannot_be_used_is_an_error_of_every_part_and_not_of_the_def
     assert config.definitions.backup_cron == "0 2 * * *"
 
 
-def test_a_relative_path_starts_at_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_starts_at_the_folder_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir("/")
     config = load(tmp_path, BACKUP_DIR="./points", DRILL_SQL_CHECKS="checks.sql")
-    assert (config.backup_directory, config.drill.sql_checks_path) == (tmp_path / "points", tmp_path / "checks.sql")
+    assert (config.backup_directory, config.drill.sql_checks_path) == (
+        tmp_path / "points",
+        tmp_path / "checks.sql",
+    )
 
 
-def test_beside_the_users_own_file_a_relative_path_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beside_the_users_own_file_a_relative_path_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Recovery points do not belong into ~/.config or /etc, nor wherever a command happens to be called."""
     monkeypatch.setattr("schedgen_backups.config.env_file.find_checkout", lambda: None)
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / ".config" / "schedgen-backups"
     folder.mkdir(parents=True)
     write_env(folder)
-    with pytest.raises(ConfigurationError, match=r"BACKUP_DIR is wrong: a relative path has nowhere to start"):
+    with pytest.raises(
+        ConfigurationError, match=r"BACKUP_DIR is wrong: a relative path has nowhere to start"
+    ):
         _ = load_config().backup_directory
 
 
-def test_tls_variables_reach_every_database_and_every_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_variables_reach_every_database_and_every_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/etc/ca.pem")
     config = load(tmp_path, PGSSLROOTCERT="/etc/pg.pem", DRILL_DATABASE_URL="postgresql://me@host/postgres")
     wanted = (("PGSSLROOTCERT", "/etc/pg.pem"),)
-    databases = (config.database, config.drill.database, read_database_target("postgresql://me@host/name", config))
+    databases = (
+        config.database,
+        config.drill.database,
+        read_database_target("postgresql://me@host/name", config),
+    )
     assert [database.libpq_variables for database in databases if database is not None] == [wanted] * 3
-    assert read_bucket_target("https://host/name", config).certificates_path == config.bucket.certificates_path == Path("/etc/ca.pem")
+    assert (
+        read_bucket_target("https://host/name", config).certificates_path
+        == config.bucket.certificates_path
+        == Path("/etc/ca.pem")
+    )
 
 
 def test_the_drills_server_never_gets_the_password_of_the_source(tmp_path: Path) -> None:
-    config = load(tmp_path, DRILL_DATABASE_URL="postgresql://me@host/postgres", RESTORE_POSTGRES_PASSWORD="canary")
+    config = load(
+        tmp_path, DRILL_DATABASE_URL="postgresql://me@host/postgres", RESTORE_POSTGRES_PASSWORD="canary"
+    )
     assert config.drill.database is not None
     assert config.drill.database.password == ""
 
@@ -151,24 +190,43 @@ def test_the_drills_server_never_gets_the_password_of_the_source(tmp_path: Path)
 def test_neither_a_repr_nor_a_message_has_a_secret(tmp_path: Path) -> None:
     config = load(tmp_path, BACKUP_HEARTBEAT_URL="http://example.com/heartbeat-canary")
     assert "canary" not in repr(config)
-    with pytest.raises(ConfigurationError, match="BACKUP_HEARTBEAT_URL is wrong, expected an https address") as raised:
+    with pytest.raises(
+        ConfigurationError, match="BACKUP_HEARTBEAT_URL is wrong, expected an https address"
+    ) as raised:
         _ = config.alerts
     assert "canary" not in f"{raised.value.message} {raised.value.hint}"
 
 
-@pytest.mark.parametrize("url", ["postgresql://me@evil.example/name", "postgresql://me@source.example:5433/name", "postgresql:///name?user=me"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me@evil.example/name",
+        "postgresql://me@source.example:5433/name",
+        "postgresql:///name?user=me",
+    ],
+)
 def test_the_password_of_the_source_goes_to_no_other_server(tmp_path: Path, url: str) -> None:
     config = load(tmp_path, POSTGRES_HOST="source.example")
     assert read_database_target(url, config).password == ""
 
 
-@pytest.mark.parametrize("target", ["other", "postgresql://me@source.example/other", "postgresql://me@SOURCE.example:5432/other"])
+@pytest.mark.parametrize(
+    "target", ["other", "postgresql://me@source.example/other", "postgresql://me@SOURCE.example:5432/other"]
+)
 def test_a_target_on_the_sources_server_gets_its_password(tmp_path: Path, target: str) -> None:
-    assert read_database_target(target, load(tmp_path, POSTGRES_HOST="source.example")).password == "password-canary"
+    assert (
+        read_database_target(target, load(tmp_path, POSTGRES_HOST="source.example")).password
+        == "password-canary"
+    )
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://me:typed-canary@host/name", "postgresql://me@host/name?password=typed-canary", "postgresql://me:typed-canary@/name"]
+    "url",
+    [
+        "postgresql://me:typed-canary@host/name",
+        "postgresql://me@host/name?password=typed-canary",
+        "postgresql://me:typed-canary@/name",
+    ],
 )
 def test_a_url_that_holds_a_password_is_refused_without_it(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigurationError, match="holds a password") as raised:
@@ -185,13 +243,17 @@ def test_a_bucket_url_that_holds_a_key_is_refused_without_it(tmp_path: Path) -> 
 def explain_everything(config: Config) -> str:
     """All that is wrong with any part, as people read it."""
     try:
-        config.check("database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill")
+        config.check(
+            "database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill"
+        )
     except ConfigurationError as error:
         return f"{error.message} {error.hint}"
     return ""
 
 
-@pytest.mark.parametrize("value", ["user:canary@host:9000", "https://user:canary@host/name", "canary", "~canary/x"])
+@pytest.mark.parametrize(
+    "value", ["user:canary@host:9000", "https://user:canary@host/name", "canary", "~canary/x"]
+)
 def test_a_wrong_value_is_never_quoted_back(tmp_path: Path, value: str) -> None:
     """Somebody may have written a password in the wrong place; messages reach alerts and the history of runs."""
     complete = {"BACKUP_ALERT_EMAIL": "a@example.com", "SMTP_HOST": "mail.example.com"}
@@ -223,7 +285,11 @@ def test_a_wrong_value_is_never_quoted_back(tmp_path: Path, value: str) -> None:
 )
 def test_a_login_within_an_address_is_refused(tmp_path: Path, name: str, value: str) -> None:
     """It would stand in every label, message and link."""
-    complete = {"BACKUP_ALERT_EMAIL": "a@example.com", "SMTP_HOST": "mail.example.com", "BACKUP_DIR": str(tmp_path)}
+    complete = {
+        "BACKUP_ALERT_EMAIL": "a@example.com",
+        "SMTP_HOST": "mail.example.com",
+        "BACKUP_DIR": str(tmp_path),
+    }
     config = load(tmp_path, **{**complete, name: value})
     with pytest.raises(ConfigurationError, match=f"{name} is wrong") as raised:
         config.check("database", "bucket", "alerts", "drill")

@@ -1,4 +1,6 @@
-"""The environment file: where it is looked for and where not, whom it must belong to, and what is taken from it."""
+"""The environment file: where it is looked for and where not, whom it must belong to, and what is taken from
+it.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def test_the_checkouts_file_wins_over_the_users(checkout: Path, tmp_path: Path) 
     assert (found.path, found.folder) == (own, checkout)
 
 
-def test_the_current_folder_and_those_above_it_do_not_count(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder_and_those_above_it_do_not_count(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder of somebody else may name programs that root would run."""
     below = tmp_path / "foreign" / "below"
     below.mkdir(parents=True)
@@ -68,14 +72,20 @@ def test_the_current_folder_and_those_above_it_do_not_count(checkout: Path, tmp_
 
 def test_without_a_file_the_advice_names_the_places(checkout: Path, tmp_path: Path) -> None:
     found = find_environment_file(None)
-    places = (checkout / ".env", Path("/etc/schedgen-backups/env"), tmp_path / "home" / ".config" / "schedgen-backups" / "env")
+    places = (
+        checkout / ".env",
+        Path("/etc/schedgen-backups/env"),
+        tmp_path / "home" / ".config" / "schedgen-backups" / "env",
+    )
     assert found.places == places
     assert all(str(place) in found.advice for place in places)
 
 
 def test_a_named_file_that_does_not_exist_is_an_error(checkout: Path, tmp_path: Path) -> None:
     write(checkout / ".env")
-    assert f"there is no environment file {tmp_path / 'none'}" in refusal_of(find_environment_file(tmp_path / "none"))
+    assert f"there is no environment file {tmp_path / 'none'}" in refusal_of(
+        find_environment_file(tmp_path / "none")
+    )
 
 
 def test_a_file_that_everybody_can_write_is_refused(tmp_path: Path) -> None:
@@ -109,11 +119,17 @@ def test_a_file_that_is_no_text_is_refused_without_its_content(tmp_path: Path) -
 
 
 def test_only_known_names_are_taken(tmp_path: Path) -> None:
-    """The application's own secrets may stand in the same file, and what would change other programs is not ours to set."""
+    """The application's own secrets may stand in the same file, and what would change other programs is not
+    ours to set.
+    """
     others = "JWT_SECRET=canary\nLD_PRELOAD=/evil.so\nPGHOST=elsewhere\nDAGSTER_HOME=/x\n"
     ours = "PGSSLROOTCERT=/ca.pem\nPOSTGRES_PASSWORD_FILE=/secret\nMINIO_BUCKET=b\n"
     found = find_environment_file(write(tmp_path / "env", others + ours))
-    assert dict(found.values) == {"PGSSLROOTCERT": "/ca.pem", "POSTGRES_PASSWORD_FILE": "/secret", "MINIO_BUCKET": "b"}
+    assert dict(found.values) == {
+        "PGSSLROOTCERT": "/ca.pem",
+        "POSTGRES_PASSWORD_FILE": "/secret",
+        "MINIO_BUCKET": "b",
+    }
 
 
 def test_this_checkout_is_found_from_the_package() -> None:

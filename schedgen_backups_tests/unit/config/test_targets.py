@@ -1,4 +1,6 @@
-"""What a restore's target means; its password goes to the server that it belongs to, and to no other one that a URL names."""
+"""What a restore's target means; its password goes to the server that it belongs to, and to no other one that
+a URL names.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,27 @@ def make_config(tmp_path: Path, **values: str) -> Config:
         ("app", {"RESTORE_POSTGRES_PASSWORD": "own", "RESTORE_POSTGRES_HOST": "other"}, "of-the-source"),
         ("postgresql://me@db/app", {}, "of-the-source"),
         ("postgresql://me@DB:5432/app", {"RESTORE_POSTGRES_PASSWORD": "own"}, "own"),
-        ("postgresql://me@other/app", {"RESTORE_POSTGRES_PASSWORD": "own", "RESTORE_POSTGRES_HOST": "other"}, "own"),
+        (
+            "postgresql://me@other/app",
+            {"RESTORE_POSTGRES_PASSWORD": "own", "RESTORE_POSTGRES_HOST": "other"},
+            "own",
+        ),
         (
             "postgresql://me@other:6000/app",
-            {"RESTORE_POSTGRES_PASSWORD": "o", "RESTORE_POSTGRES_HOST": "other", "RESTORE_POSTGRES_PORT": "6000"},
+            {
+                "RESTORE_POSTGRES_PASSWORD": "o",
+                "RESTORE_POSTGRES_HOST": "other",
+                "RESTORE_POSTGRES_PORT": "6000",
+            },
             "o",
         ),
         ("postgresql://me@other/app", {}, ""),
         ("postgresql://me@db:6000/app", {}, ""),
     ],
 )
-def test_a_password_goes_to_its_own_server(tmp_path: Path, target: str, values: dict[str, str], password: str) -> None:
+def test_a_password_goes_to_its_own_server(
+    tmp_path: Path, target: str, values: dict[str, str], password: str
+) -> None:
     assert read_database_target(target, make_config(tmp_path, **values)).password == password
 
 
@@ -69,8 +81,12 @@ def test_a_url_of_another_server_gets_no_password(tmp_path: Path, target: str) -
         ("postgresql://other:6000/app", OTHER, ("restorer", "own")),
     ],
 )
-def test_a_restore_has_a_role_of_its_own(tmp_path: Path, target: str, values: dict[str, str], login: tuple[str, str]) -> None:
-    config = make_config(tmp_path, RESTORE_POSTGRES_USER="restorer", RESTORE_POSTGRES_PASSWORD="own", **values)
+def test_a_restore_has_a_role_of_its_own(
+    tmp_path: Path, target: str, values: dict[str, str], login: tuple[str, str]
+) -> None:
+    config = make_config(
+        tmp_path, RESTORE_POSTGRES_USER="restorer", RESTORE_POSTGRES_PASSWORD="own", **values
+    )
     settings = read_database_target(target, config)
     assert (settings.user, settings.password, settings.database) == (*login, "app")
 
@@ -78,7 +94,12 @@ def test_a_restore_has_a_role_of_its_own(tmp_path: Path, target: str, values: di
 def test_the_role_of_restores_needs_its_own_password(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="RESTORE_POSTGRES_PASSWORD"):
         read_database_target("app", make_config(tmp_path, RESTORE_POSTGRES_USER="restorer"))
-    assert read_database_target("postgresql://db/app", make_config(tmp_path, RESTORE_POSTGRES_USER="restorer")).password == ""
+    assert (
+        read_database_target(
+            "postgresql://db/app", make_config(tmp_path, RESTORE_POSTGRES_USER="restorer")
+        ).password
+        == ""
+    )
 
 
 def test_the_live_database_is_written_by_the_role_of_restores(tmp_path: Path) -> None:
@@ -90,16 +111,23 @@ def test_the_live_database_is_written_by_the_role_of_restores(tmp_path: Path) ->
 
 
 def test_an_address_in_the_url_does_not_lead_the_password_elsewhere(tmp_path: Path) -> None:
-    settings = read_database_target("postgresql://me@db/app?hostaddr=192.0.2.1", make_config(tmp_path, RESTORE_POSTGRES_PASSWORD="own"))
+    settings = read_database_target(
+        "postgresql://me@db/app?hostaddr=192.0.2.1", make_config(tmp_path, RESTORE_POSTGRES_PASSWORD="own")
+    )
     assert (settings.host, settings.libpq_variables) == ("db", ())
 
 
-@pytest.mark.parametrize(("mode", "least"), [("disable", "prefer"), ("allow", "require"), ("require", "verify-full"), ("verify-ca", "verify-full")])
+@pytest.mark.parametrize(
+    ("mode", "least"),
+    [("disable", "prefer"), ("allow", "require"), ("require", "verify-full"), ("verify-ca", "verify-full")],
+)
 def test_a_url_asks_for_no_weaker_encryption_than_the_settings(tmp_path: Path, mode: str, least: str) -> None:
     """Whoever may name a target would else read the password on its way."""
     with pytest.raises(ConfigurationError, match=f"sslmode={mode}, and PGSSLMODE is {least}"):
         read_database_target(f"postgresql://me@db/app?sslmode={mode}", make_config(tmp_path, PGSSLMODE=least))
-    settings = read_database_target(f"postgresql://me@db/app?sslmode={least}", make_config(tmp_path, PGSSLMODE=mode))
+    settings = read_database_target(
+        f"postgresql://me@db/app?sslmode={least}", make_config(tmp_path, PGSSLMODE=mode)
+    )
     assert settings.ssl_mode == least
 
 
@@ -126,15 +154,50 @@ def test_a_host_that_holds_a_login_is_not_quoted_back(tmp_path: Path) -> None:
     ],
 )
 def test_a_bucket_url_may_name_an_address_of_ipv6(tmp_path: Path, url: str, endpoint: str) -> None:
-    assert read_bucket_target(url, make_config(tmp_path, MINIO_ACCESS_KEY="a", MINIO_SECRET_KEY="b")).endpoint == endpoint
+    assert (
+        read_bucket_target(url, make_config(tmp_path, MINIO_ACCESS_KEY="a", MINIO_SECRET_KEY="b")).endpoint
+        == endpoint
+    )
 
 
 @pytest.mark.parametrize(
     "endpoint",
     [
-        *("::1:9000", "fd00::5:9000", "[]:9000", "[minio]:9000", "a[b]:9000", "http://minio:9000", "minio", "[::1]", "[1.2.3.4]:9000"),
-        *(":9000", "minio:", "minio:0", "minio:99999", "minio:65536", "minio:123456", "minio:\u0663", "minio:+9", "minio:9_0", "minio:-1"),
-        *("h\\x:9", "h#x:9000", "h?x:9000", "h;x:9000", "h&x:9000", "h%2f:9000", "'h':9000", "h/x:9000", "u@h:9000", "u:canary@h:9000"),
+        *(
+            "::1:9000",
+            "fd00::5:9000",
+            "[]:9000",
+            "[minio]:9000",
+            "a[b]:9000",
+            "http://minio:9000",
+            "minio",
+            "[::1]",
+            "[1.2.3.4]:9000",
+        ),
+        *(
+            ":9000",
+            "minio:",
+            "minio:0",
+            "minio:99999",
+            "minio:65536",
+            "minio:123456",
+            "minio:\u0663",
+            "minio:+9",
+            "minio:9_0",
+            "minio:-1",
+        ),
+        *(
+            "h\\x:9",
+            "h#x:9000",
+            "h?x:9000",
+            "h;x:9000",
+            "h&x:9000",
+            "h%2f:9000",
+            "'h':9000",
+            "h/x:9000",
+            "u@h:9000",
+            "u:canary@h:9000",
+        ),
         *(
             "h h:9000",
             "h\x00:9000",
@@ -161,7 +224,11 @@ def test_an_endpoint_that_is_no_host_and_port_is_refused(endpoint: str) -> None:
 
 @pytest.mark.parametrize("name", ["MINIO_ENDPOINT", "DRILL_MINIO_ENDPOINT"])
 def test_a_wrong_endpoint_is_named_and_not_quoted(tmp_path: Path, name: str) -> None:
-    values = {name: "user:canary@h:9000", f"{name.removesuffix('ENDPOINT')}ACCESS_KEY": "a", f"{name.removesuffix('ENDPOINT')}SECRET_KEY": "b"}
+    values = {
+        name: "user:canary@h:9000",
+        f"{name.removesuffix('ENDPOINT')}ACCESS_KEY": "a",
+        f"{name.removesuffix('ENDPOINT')}SECRET_KEY": "b",
+    }
     reader = make_config(tmp_path, **values).open_reader()
     read_bucket(reader, prefix=name.removesuffix("MINIO_ENDPOINT"), bucket="b")
     with pytest.raises(ConfigurationError, match=f"{name} is wrong, expected host:port") as caught:
@@ -169,7 +236,9 @@ def test_a_wrong_endpoint_is_named_and_not_quoted(tmp_path: Path, name: str) -> 
     assert "canary" not in f"{caught.value}{caught.value.hint}"
 
 
-@pytest.mark.parametrize("endpoint", ["minio:9000", "MinIO_1.my-net.example:1", "10.0.0.5:65535", "a:09000", "[fe80::1%eth0]:9000"])
+@pytest.mark.parametrize(
+    "endpoint", ["minio:9000", "MinIO_1.my-net.example:1", "10.0.0.5:65535", "a:09000", "[fe80::1%eth0]:9000"]
+)
 def test_an_endpoint_is_taken_as_it_is(endpoint: str) -> None:
     assert parse_endpoint(endpoint) == endpoint
 
@@ -207,7 +276,9 @@ def test_an_endpoint_is_taken_as_it_is(endpoint: str) -> None:
     ],
     ids=ascii,
 )
-def test_a_bucket_url_that_says_more_or_less_is_refused_and_not_quoted(tmp_path: Path, url: str, reason: str) -> None:
+def test_a_bucket_url_that_says_more_or_less_is_refused_and_not_quoted(
+    tmp_path: Path, url: str, reason: str
+) -> None:
     with pytest.raises(ConfigurationError, match=f"--bucket is no URL of a bucket: it .*{reason}") as caught:
         read_bucket_target(url, make_config(tmp_path, MINIO_ACCESS_KEY="a", MINIO_SECRET_KEY="b"))
     assert "canary" not in f"{caught.value}{caught.value.hint}"

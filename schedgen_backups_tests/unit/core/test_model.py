@@ -1,6 +1,8 @@
-"""Values that go into files: to JSON and back unchanged, and still readable when a newer version wrote more into them.
+"""Values that go into files: to JSON and back unchanged, and still readable when a newer version wrote more
+into them.
 
-Ids and file names are tried both ways here; what is in a directory under such names is tested in `test_catalog`.
+Ids and file names are tried both ways here; what is in a directory under such names is tested in
+`test_catalog`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,11 @@ MANIFEST = Manifest(
     point_id=POINT,
     snapshot_at=TAKEN_AT,
     committed_at=TAKEN_AT,
-    artifacts=(Artifact(kind=ArtifactKind.DATABASE, file_name="f", source_name="schedgen", size_bytes=1, sha256="0" * 64),),
+    artifacts=(
+        Artifact(
+            kind=ArtifactKind.DATABASE, file_name="f", source_name="schedgen", size_bytes=1, sha256="0" * 64
+        ),
+    ),
     references=ReferenceSummary(
         state=ReferenceState.READ,
         reference_count=3,
@@ -48,13 +54,22 @@ MANIFEST = Manifest(
 MODELS: tuple[FrozenModel, ...] = (
     MANIFEST,
     make_entry("ä \n\t/x", b"data", tags={"a": "b"}, metadata={"name": "é"}, version_id="null"),
-    Verification(point_id=POINT, results=(make_result(Check.DUMP_IS_STORED, artifacts={ArtifactKind.DATABASE: "0" * 64}),)),
-    make_result(Check.REFERENCES_RESOLVE, CheckStatus.NOT_CONFIGURED, figures={"count": 1, "share": 0.5, "whole": True, "text": "x"}),
+    Verification(
+        point_id=POINT,
+        results=(make_result(Check.DUMP_IS_STORED, artifacts={ArtifactKind.DATABASE: "0" * 64}),),
+    ),
+    make_result(
+        Check.REFERENCES_RESOLVE,
+        CheckStatus.NOT_CONFIGURED,
+        figures={"count": 1, "share": 0.5, "whole": True, "text": "x"},
+    ),
 )
 
 
 @given(st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)), st.integers(-14 * 60, 14 * 60))  # noqa: DTZ001 - the zone is added
-def test_an_id_is_the_utc_second_in_whatever_zone_the_time_is_given(moment: datetime, offset_minutes: int) -> None:
+def test_an_id_is_the_utc_second_in_whatever_zone_the_time_is_given(
+    moment: datetime, offset_minutes: int
+) -> None:
     aware = moment.replace(tzinfo=timezone(timedelta(minutes=offset_minutes)))
     point_id = RecoveryPointId.from_time(aware)
     assert point_id.taken_at == aware.replace(microsecond=0)
@@ -69,7 +84,17 @@ def test_ids_sort_like_their_times(moments: list[datetime]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "latest", "20261122", "20261122_0200", "20261122-020000", "20261322_020000", "20261122_250000", "20261122_020000\n", " 20261122_020000"],
+    [
+        "",
+        "latest",
+        "20261122",
+        "20261122_0200",
+        "20261122-020000",
+        "20261322_020000",
+        "20261122_250000",
+        "20261122_020000\n",
+        " 20261122_020000",
+    ],
 )
 def test_what_is_no_id_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
@@ -96,8 +121,14 @@ def test_file_names_are_read_back_and_are_single_safe_names(kind: ArtifactKind, 
 
 def test_the_usual_file_names_are_those_that_the_operators_know() -> None:
     point_id = RecoveryPointId(POINT)
-    assert ArtifactName(ArtifactKind.DATABASE, "schedgen", point_id).to_file_name() == "db_schedgen_20261122_020000.sql.gz"
-    assert ArtifactName(ArtifactKind.BUCKET, "schedgen-pdfs", point_id).to_file_name() == "minio_schedgen-pdfs_20261122_020000.tar.gz"
+    assert (
+        ArtifactName(ArtifactKind.DATABASE, "schedgen", point_id).to_file_name()
+        == "db_schedgen_20261122_020000.sql.gz"
+    )
+    assert (
+        ArtifactName(ArtifactKind.BUCKET, "schedgen-pdfs", point_id).to_file_name()
+        == "minio_schedgen-pdfs_20261122_020000.tar.gz"
+    )
 
 
 @pytest.mark.parametrize(

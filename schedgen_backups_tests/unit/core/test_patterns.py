@@ -26,7 +26,13 @@ def test_a_pattern_means_a_table(pattern: str, schema_name: str, name: str) -> N
 
 @pytest.mark.parametrize(
     ("pattern", "schema_name", "name"),
-    [("log", "public", "log_2026"), ("audit.log", "public", "log"), ("LOG", "public", "log"), ("audit.*", "public", "audit"), ("", "public", "log")],
+    [
+        ("log", "public", "log_2026"),
+        ("audit.log", "public", "log"),
+        ("LOG", "public", "log"),
+        ("audit.*", "public", "audit"),
+        ("", "public", "log"),
+    ],
 )
 def test_a_pattern_means_no_other_table(pattern: str, schema_name: str, name: str) -> None:
     assert not matches_table(pattern, schema_name, name)
@@ -34,13 +40,23 @@ def test_a_pattern_means_no_other_table(pattern: str, schema_name: str, name: st
 
 @pytest.mark.parametrize(
     ("pattern", "key"),
-    [("a/b.pdf", "a/b.pdf"), ("thumbs/", "thumbs/a/b.png"), ("*.tmp", "a/b.tmp"), ("a?c", "a/c"), ("[x]", "[x]"), ("[xy].pdf", "y.pdf")],
+    [
+        ("a/b.pdf", "a/b.pdf"),
+        ("thumbs/", "thumbs/a/b.png"),
+        ("*.tmp", "a/b.tmp"),
+        ("a?c", "a/c"),
+        ("[x]", "[x]"),
+        ("[xy].pdf", "y.pdf"),
+    ],
 )
 def test_a_pattern_means_an_object(pattern: str, key: str) -> None:
     assert matches_key(pattern, key)
 
 
-@pytest.mark.parametrize(("pattern", "key"), [("a", "a/b"), ("thumbs", "thumbs/a"), ("*.tmp", "a.tmpx"), ("A", "a"), ("thumbs/", "thumbs")])
+@pytest.mark.parametrize(
+    ("pattern", "key"),
+    [("a", "a/b"), ("thumbs", "thumbs/a"), ("*.tmp", "a.tmpx"), ("A", "a"), ("thumbs/", "thumbs")],
+)
 def test_a_pattern_means_no_other_object(pattern: str, key: str) -> None:
     assert not matches_key(pattern, key)
 

@@ -13,7 +13,9 @@ from schedgen_backups_tests.support.artifacts import make_capture
 @pytest.mark.parametrize("mode", ["disable", "allow", "prefer"])
 @pytest.mark.parametrize("host", ["8.8.8.8", "2001:4860:4860::8888"])
 def test_plaintext_to_a_public_address_is_noted(host: str, mode: str) -> None:
-    result = next(examine_database(DatabaseSettings(host, 5432, "me", "secret", "name", mode), make_capture()))
+    result = next(
+        examine_database(DatabaseSettings(host, 5432, "me", "secret", "name", mode), make_capture())
+    )
     assert (result.subject, result.verdict) == ("encryption", Verdict.NOTE)
     assert "PGSSLMODE=require" in result.fix
 

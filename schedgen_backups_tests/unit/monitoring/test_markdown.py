@@ -1,4 +1,6 @@
-"""Tables that operators read in the UI: whole, in order, and with nothing in them that Markdown would take for more than text."""
+"""Tables that operators read in the UI: whole, in order, and with nothing in them that Markdown would take
+for more than text.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, CheckStatus, Verification
 from schedgen_backups.core.catalog.pins import Pin, remove_pin, write_pin
 from schedgen_backups.core.formats.dump_file import open_dump
-from schedgen_backups.monitoring.markdown import describe_points, make_levels_table, make_list, make_overview, make_tables_table
+from schedgen_backups.monitoring.markdown import (
+    describe_points,
+    make_levels_table,
+    make_list,
+    make_overview,
+    make_tables_table,
+)
 from schedgen_backups_tests.support.artifacts import DUMP_NAME, TAKEN_AT, TableText, make_result, write_dump
 from schedgen_backups_tests.support.histories import add_point, name_night
 
@@ -35,7 +43,9 @@ def test_points_are_listed_newest_first_with_what_is_known_of_them(tmp_path: Pat
     rows = read_rows(make_overview(catalog, NOW))
     assert [row[0].replace("\\", "") for row in rows] == [name_night(day).text for day in (2, 1, 0)]
     assert [row[1] for row in rows] == ["partial", "failed", "verified"]
-    assert [row[3] for row in rows] == [f"{days}\N{NO-BREAK SPACE}d\N{NO-BREAK SPACE}0\N{NO-BREAK SPACE}h" for days in (58, 59, 60)]
+    assert [row[3] for row in rows] == [
+        f"{days}\N{NO-BREAK SPACE}d\N{NO-BREAK SPACE}0\N{NO-BREAK SPACE}h" for days in (58, 59, 60)
+    ]
     assert "pinned: \\<b\\>asked\\|for\\</b\\>" in rows[2][5]
     assert "read 60 d 0 h ago" in rows[2][5]
 
@@ -71,7 +81,11 @@ def test_what_changes_a_line_of_the_overview_is_seen(tmp_path: Path) -> None:
 def test_levels_are_listed_lowest_first() -> None:
     verification = Verification(point_id="x", results=tuple(make_result(check) for check in COMMIT_CHECKS))
     assert read_rows(make_levels_table(verification)) == [
-        *(["stored", "passed", "2026-11-22 02:00:00"], ["parsed", "passed", "2026-11-22 02:00:00"], ["coherent", "passed", "2026-11-22 02:00:00"]),
+        *(
+            ["stored", "passed", "2026-11-22 02:00:00"],
+            ["parsed", "passed", "2026-11-22 02:00:00"],
+            ["coherent", "passed", "2026-11-22 02:00:00"],
+        ),
         *(["restored", "unknown", "-"], ["equal", "unknown", "-"]),
     ]
 

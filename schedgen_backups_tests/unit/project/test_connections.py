@@ -29,9 +29,18 @@ def connects(tree: ast.AST) -> bool:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in {"connect", "connect_start"}:
             owner = ast.unparse(node.value).split(".")
-            if owner[0] == "psycopg" or owner[-1] in {"Connection", "AsyncConnection", "PGconn", "WatchedConnection"}:
+            if owner[0] == "psycopg" or owner[-1] in {
+                "Connection",
+                "AsyncConnection",
+                "PGconn",
+                "WatchedConnection",
+            }:
                 return True
-        if isinstance(node, ast.ImportFrom) and node.module == "psycopg" and any(alias.name == "connect" for alias in node.names):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "psycopg"
+            and any(alias.name == "connect" for alias in node.names)
+        ):
             return True
     return False
 

@@ -23,9 +23,18 @@ def reads_environment(path: Path) -> bool:
     if not any(name in text for name in names):
         return False
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os" and node.attr in names:
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "os"
+            and node.attr in names
+        ):
             return True
-        if isinstance(node, ast.ImportFrom) and node.module == "os" and any(alias.name in names for alias in node.names):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "os"
+            and any(alias.name in names for alias in node.names)
+        ):
             return True
     return False
 

@@ -62,15 +62,20 @@ def test_a_property_keeps_its_value_and_gets_a_body_that_can_be_mutated() -> Non
         ("return a and f'{a}'", "return a or f'{a}'", False),
     ],
 )
-def test_only_the_wording_of_messages_is_passed_over(before: str, after: str, is_wording: bool) -> None:  # noqa: FBT001 - a table
+def test_only_the_wording_of_messages_is_passed_over(before: str, after: str, is_wording: bool) -> None:
     assert find_wordings(make_mutants(before, after)) == ({"x_f__mutmut_1"} if is_wording else set())
 
 
 def test_a_change_is_told_by_its_innermost_statement() -> None:
     code = make_mutants(
-        "if a:\n        b = 1\n        return b", "if a:\n        b = 2\n        return b", "if not a:\n        b = 1\n        return b"
+        "if a:\n        b = 1\n        return b",
+        "if a:\n        b = 2\n        return b",
+        "if not a:\n        b = 1\n        return b",
     )
-    assert find_changes(code) == {"x_f__mutmut_1": Change("b = 1", "b = 2"), "x_f__mutmut_2": Change("if a:", "if not a:")}
+    assert find_changes(code) == {
+        "x_f__mutmut_1": Change("b = 1", "b = 2"),
+        "x_f__mutmut_2": Change("if a:", "if not a:"),
+    }
 
 
 def test_a_sample_is_the_same_each_time_and_larger_ones_hold_it() -> None:
@@ -84,7 +89,10 @@ def test_every_group_has_modules_and_tests_and_no_module_is_in_two() -> None:
     assert set(TESTS) == set(WHOLE) | set(SAMPLED)
     found = [source for patterns in (WHOLE | SAMPLED).values() for source in find_sources(ROOT, patterns)]
     assert [source.name for source in found if found.count(source) > 1] == ["catalog.py", "catalog.py"]
-    assert [belongs("schedgen_backups.core.catalog.catalog.xǁCatalogǁ_look_at__mutmut_1", name) for name in ("point state", "catalog")] == [
+    assert [
+        belongs("schedgen_backups.core.catalog.catalog.xǁCatalogǁ_look_at__mutmut_1", name)
+        for name in ("point state", "catalog")
+    ] == [
         True,
         False,
     ]
@@ -92,7 +100,9 @@ def test_every_group_has_modules_and_tests_and_no_module_is_in_two() -> None:
 
 def test_every_sentence_names_a_change() -> None:
     sentences = json.loads((ROOT / "mutation/equivalent.json").read_text())
-    assert all(": " in key and " -> " in key and sentence.endswith(".") for key, sentence in sentences.items())
+    assert all(
+        ": " in key and " -> " in key and sentence.endswith(".") for key, sentence in sentences.items()
+    )
 
 
 IMPORTED = """
@@ -116,9 +126,12 @@ def test_functions_that_run_only_at_import_are_passed_over() -> None:
 
 
 PACKAGE = {
-    "decide.py": "def decide(a): return a > 1\ndef ask(connection): return decide(connection.execute('x'))\ndef wrap(a): return ask(a)\n",
-    "held.py": "class Held:\n    def __init__(self, a): self._client = a\n    def read(self): return self.fetch()\n"
-    "    def fetch(self): return self._client.get()\n    @property\n    def size(self) -> int:\n        return len(self.parts)\n",
+    "decide.py": "def decide(a): return a > 1\ndef ask(connection): return "
+    "decide(connection.execute('x'))\ndef wrap(a): return ask(a)\n",
+    "held.py": "class Held:\n    def __init__(self, a): self._client = a\n    def read(self): return "
+    "self.fetch()\n"
+    "    def fetch(self): return self._client.get()\n    @property\n    def size(self) -> int:\n        "
+    "return len(self.parts)\n",
 }
 
 
@@ -128,11 +141,30 @@ def test_a_decision_is_what_uses_no_server_by_itself_or_through_another(tmp_path
     for name, code in PACKAGE.items():
         (folder / name).write_text(code)
     stem = "schedgen_backups.core.restore."
-    assert find_decisions(tmp_path, "restore") == {f"{stem}decide.x_decide", f"{stem}held.xǁHeldǁsize", f"{stem}held.xǁHeldǁ_size_body"}
+    assert find_decisions(tmp_path, "restore") == {
+        f"{stem}decide.x_decide",
+        f"{stem}held.xǁHeldǁsize",
+        f"{stem}held.xǁHeldǁ_size_body",
+    }
 
 
 def test_the_decisions_of_a_restore_are_among_those_that_are_mutated() -> None:
     [package] = SERVED
     decisions = {name.rpartition(".")[2] for name in find_decisions(ROOT, package)}
-    assert decisions >= {"x_judge_database", "x_compare_rows", "x_merge_rows", "x_make_insert", "x_parse_roles", "x_select_tables", "x_choose_way"}
-    assert not decisions & {"x_compare_database", "x_write_rows", "x_make_roles", "x_finish_swap", "x_take_safety_backup", "x_find_difference"}
+    assert decisions >= {
+        "x_judge_database",
+        "x_compare_rows",
+        "x_merge_rows",
+        "x_make_insert",
+        "x_parse_roles",
+        "x_select_tables",
+        "x_choose_way",
+    }
+    assert not decisions & {
+        "x_compare_database",
+        "x_write_rows",
+        "x_make_roles",
+        "x_finish_swap",
+        "x_take_safety_backup",
+        "x_find_difference",
+    }

@@ -53,6 +53,9 @@ def list_names() -> Iterator[tuple[str, str]]:
 def test_a_retired_name_stays_away() -> None:
     better = RETIRED | {f"{retired}s": word for retired, word in RETIRED.items()}
     found = {
-        f"{place}: {name}: write {better[word]}" for place, name in list_names() for word in map(str.lower, _WORD.findall(name)) if word in better
+        f"{place}: {name}: write {better[word]}"
+        for place, name in list_names()
+        for word in map(str.lower, _WORD.findall(name))
+        if word in better
     }
     assert found == set()

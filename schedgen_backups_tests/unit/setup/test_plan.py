@@ -1,4 +1,6 @@
-"""The texts that setup plans: a .env that keeps what it need not change, and timers that go off when the cron string does."""
+"""The texts that setup plans: a .env that keeps what it need not change, and timers that go off when the cron
+string does.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,34 @@ import pytest
 from dotenv import dotenv_values
 
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.setup.plan import MASK, Place, describe_env, format_line, make_calendar, merge_env, plan_cron, plan_units
+from schedgen_backups.setup.plan import (
+    MASK,
+    Place,
+    describe_env,
+    format_line,
+    make_calendar,
+    merge_env,
+    plan_cron,
+    plan_units,
+)
 
 pytestmark = [pytest.mark.edge]
 
-TEXT = "# mine\nJWT_SECRET=abc\n\n\nexport POSTGRES_PASSWORD=old # from the vault\n# MINIO_BUCKET=other\nMINIO_SECURE=\nBACKUP_DIR=./backups"
+TEXT = (
+    "# mine\nJWT_SECRET=abc\n\n\nexport POSTGRES_PASSWORD=old # from the vault\n# "
+    "MINIO_BUCKET=other\nMINIO_SECURE=\nBACKUP_DIR=./backups"
+)
 
 
 def test_only_what_differs_is_changed_and_the_rest_stays_byte_for_byte() -> None:
-    merged = merge_env(TEXT, {"POSTGRES_PASSWORD": "n e$w", "MINIO_BUCKET": "pdfs", "BACKUP_DIR": "./backups", "MINIO_SECURE": ""})
-    assert merged == TEXT.replace("export POSTGRES_PASSWORD=old", "POSTGRES_PASSWORD='n e$w'") + "\nMINIO_BUCKET=pdfs\n"
+    merged = merge_env(
+        TEXT,
+        {"POSTGRES_PASSWORD": "n e$w", "MINIO_BUCKET": "pdfs", "BACKUP_DIR": "./backups", "MINIO_SECURE": ""},
+    )
+    assert (
+        merged
+        == TEXT.replace("export POSTGRES_PASSWORD=old", "POSTGRES_PASSWORD='n e$w'") + "\nMINIO_BUCKET=pdfs\n"
+    )
     assert merge_env(merged, {"POSTGRES_PASSWORD": "n e$w", "MINIO_BUCKET": "pdfs"}) == merged
 
 
@@ -30,7 +50,9 @@ def test_what_is_shown_of_a_change_has_no_secret_and_nothing_of_other_lines() ->
     assert shown == [f"POSTGRES_PASSWORD={MASK}", "MINIO_BUCKET=pdfs", "# 3 other values stay as they are"]
 
 
-@pytest.mark.parametrize("value", ["", "plain", "with space", "a#b", "it's", 'say "so"', "$HOME", "a=b", "ü", "`x`"])
+@pytest.mark.parametrize(
+    "value", ["", "plain", "with space", "a#b", "it's", 'say "so"', "$HOME", "a=b", "ü", "`x`"]
+)
 def test_a_value_is_read_back_as_it_was_given(value: str) -> None:
     assert dotenv_values(stream=io.StringIO(format_line("NAME", value)))["NAME"] == value
 
@@ -62,7 +84,12 @@ def test_systemd_accepts_the_calendars() -> None:
         pytest.skip("systemd-analyze is not here")
     for _cron, lines in CALENDARS:
         for line in lines:
-            done = subprocess.run([program, "calendar", f"{line} Africa/Johannesburg"], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [program, "calendar", f"{line} Africa/Johannesburg"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             assert done.returncode == 0, done.stderr
 
 

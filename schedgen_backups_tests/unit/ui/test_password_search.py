@@ -1,4 +1,6 @@
-"""Whether a query to the UI holds a password is found out in a time that hardly depends on what it holds: everybody else waits meanwhile."""
+"""Whether a query to the UI holds a password is found out in a time that hardly depends on what it holds:
+everybody else waits meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,20 @@ QUERY_BYTES = 1 << 20
 
 
 @pytest.mark.takes_seconds
-@pytest.mark.timeout(20)  # 0.1 to 0.9 s each (2026-11-29); what looked from each beginning to each end took 15 s for the first alone
+@pytest.mark.timeout(
+    20
+)  # 0.1 to 0.9 s each (2026-11-29); what looked from each beginning to each end took 15 s for the first alone
 @pytest.mark.parametrize(
-    "piece", ["postgres://:::::::::::", "postgresql://a:b:", "://a:b", "://", "postgres://a:" + "x" * 590, "\\\\u00", "\\\\\\\\"]
+    "piece",
+    [
+        "postgres://:::::::::::",
+        "postgresql://a:b:",
+        "://a:b",
+        "://",
+        "postgres://a:" + "x" * 590,
+        "\\\\u00",
+        "\\\\\\\\",
+    ],
 )
 def test_no_query_keeps_the_search_busy(piece: str) -> None:
     assert not _holds_password((piece * QUERY_BYTES)[:QUERY_BYTES].encode())

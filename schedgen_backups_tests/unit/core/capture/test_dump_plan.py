@@ -8,7 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.capture.dump_plan import LARGE_TABLE_BYTES, choose_separate_tables, place_separate_tables
+from schedgen_backups.core.capture.dump_plan import (
+    LARGE_TABLE_BYTES,
+    choose_separate_tables,
+    place_separate_tables,
+)
 from schedgen_backups.core.errors import DumpError
 from schedgen_backups.core.formats.dump_text import Segment, TableEnd, TableStart, Text, split_dump
 from schedgen_backups.core.postgres.pg_dump import leave_out_rows, make_pattern
@@ -24,7 +28,9 @@ def flatten(groups: tuple[tuple[TableName, ...], ...]) -> list[TableName]:
 
 
 @given(SIZES, st.integers(1, 5))
-def test_side_tables_are_the_last_of_the_large_ones_and_never_all(sizes: dict[TableName, int], jobs: int) -> None:
+def test_side_tables_are_the_last_of_the_large_ones_and_never_all(
+    sizes: dict[TableName, int], jobs: int
+) -> None:
     large = [table for table in NAMES if sizes.get(table, 0) >= LARGE_TABLE_BYTES]
     groups = choose_separate_tables(sizes, jobs)
     chosen = flatten(groups)
@@ -62,10 +68,14 @@ def place(text: bytes, tables: str, beside: str, borders: list[int]) -> bytes:
     names = [TableName("public", letter) for letter in tables]
     side = [TableName("public", letter) for letter in beside]
     placed = place_separate_tables(split_dump(cut(text, borders)), names, side)
-    return b"".join(f"<{item.name}>".encode() if isinstance(item, TableName) else item.data for item in placed)
+    return b"".join(
+        f"<{item.name}>".encode() if isinstance(item, TableName) else item.data for item in placed
+    )
 
 
-@pytest.mark.parametrize("beside", ["".join(names) for size in range(1, 4) for names in itertools.combinations("bcd", size)])
+@pytest.mark.parametrize(
+    "beside", ["".join(names) for size in range(1, 4) for names in itertools.combinations("bcd", size)]
+)
 def test_each_section_stands_where_pg_dump_would_have_written_it(beside: str) -> None:
     rows = (b"1", b"2")
     whole = make_dump_text([TableText(letter, rows) for letter in "abcd"])

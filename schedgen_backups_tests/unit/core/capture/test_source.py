@@ -1,4 +1,6 @@
-"""A directory that holds the points of one application takes no backup of another one by mistake; nothing is asked of a server before that."""
+"""A directory that holds the points of one application takes no backup of another one by mistake; nothing is
+asked of a server before that.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,14 @@ def test_another_source_is_refused_before_anything_is_asked_or_written(
 
 
 @pytest.mark.parametrize("take", [dump, archive])
-def test_another_source_is_taken_when_that_is_meant(catalog: Catalog, take: Callable[[Catalog, str, CaptureSettings], None]) -> None:
+def test_another_source_is_taken_when_that_is_meant(
+    catalog: Catalog, take: Callable[[Catalog, str, CaptureSettings], None]
+) -> None:
     """It gets as far as the server, which is not there."""
     with pytest.raises(BackupError) as caught:
-        take(catalog, "somebody-elses", replace(make_capture(stall_timeout_seconds=1), is_new_source_allowed=True))
+        take(
+            catalog,
+            "somebody-elses",
+            replace(make_capture(stall_timeout_seconds=1), is_new_source_allowed=True),
+        )
     assert not isinstance(caught.value, ConfigurationError)

@@ -14,7 +14,13 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from schedgen_backups.core.capture.unchanged import PreviousFile, PreviousObject, PreviousObjects, check_run, split_into_runs
+from schedgen_backups.core.capture.unchanged import (
+    PreviousFile,
+    PreviousObject,
+    PreviousObjects,
+    check_run,
+    split_into_runs,
+)
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME
 from schedgen_backups.core.errors import StorageError, VerificationError
@@ -24,7 +30,15 @@ from schedgen_backups.core.formats.gzip_writer import MemberWriter
 from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
 from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, POINT, TAKEN_AT, damage, make_entry, make_noise, write_archive
+from schedgen_backups_tests.support.artifacts import (
+    ARCHIVE_NAME,
+    POINT,
+    TAKEN_AT,
+    damage,
+    make_entry,
+    make_noise,
+    write_archive,
+)
 
 BUCKET = BucketSettings("127.0.0.1:9000", "key", "secret", "schedgen-pdfs")
 BODIES = {f"{number:02}.pdf": make_noise(200 + 40 * number, number) for number in range(20)}
@@ -37,7 +51,9 @@ def make_earlier_entry(key: str, data: bytes, **fields: object) -> ObjectEntry:
 
 def list_entry(entry: ObjectEntry) -> ListedObject:
     """The line of a listing that shows this object unchanged."""
-    return ListedObject(entry.key, entry.size_bytes, entry.etag, None, entry.modified_at + timedelta(milliseconds=400))
+    return ListedObject(
+        entry.key, entry.size_bytes, entry.etag, None, entry.modified_at + timedelta(milliseconds=400)
+    )
 
 
 def find(objects: PreviousObjects, listed: ListedObject, member_name: str) -> PreviousObject | None:
@@ -87,19 +103,25 @@ def test_an_unchanged_object_is_found_with_its_bytes(archive: Path, objects: Pre
     ],
     ids=str,
 )
-def test_an_object_that_the_listing_shows_otherwise_is_not_used(archive: Path, objects: PreviousObjects, change: dict[str, object]) -> None:
+def test_an_object_that_the_listing_shows_otherwise_is_not_used(
+    archive: Path, objects: PreviousObjects, change: dict[str, object]
+) -> None:
     objects.add_archive(archive)
     listed = list_entry(read_entries(archive)["07.pdf"])
     assert find(objects, listed, "07.pdf") is not None
     assert find(objects, replace(listed, **change), "07.pdf") is None  # type: ignore[arg-type]
 
 
-def test_an_object_that_gets_another_name_in_the_tar_is_not_used(archive: Path, objects: PreviousObjects) -> None:
+def test_an_object_that_gets_another_name_in_the_tar_is_not_used(
+    archive: Path, objects: PreviousObjects
+) -> None:
     objects.add_archive(archive)
     assert find(objects, list_entry(read_entries(archive)["07.pdf"]), ".schedgen-backups/keys/07") is None
 
 
-def test_an_object_that_was_read_in_the_second_it_was_written_is_not_used(tmp_path: Path, objects: PreviousObjects) -> None:
+def test_an_object_that_was_read_in_the_second_it_was_written_is_not_used(
+    tmp_path: Path, objects: PreviousObjects
+) -> None:
     now = datetime.now(timezone.utc).replace(microsecond=0)
     ages = {"just.pdf": timedelta(seconds=1), "settled.pdf": timedelta(seconds=2)}
     entries = [make_earlier_entry(key, b"x", modified_at=now - age, read_at=now) for key, age in ages.items()]
@@ -115,7 +137,10 @@ def test_every_object_is_read_again_within_the_days_allowed_and_not_all_in_one_n
     for days in (0, 14, 22, 30):
         folder = tmp_path / str(days)
         folder.mkdir()
-        entries = [make_earlier_entry(f"{number}.pdf", b"x", modified_at=written, read_at=now - timedelta(days=days)) for number in range(64)]
+        entries = [
+            make_earlier_entry(f"{number}.pdf", b"x", modified_at=written, read_at=now - timedelta(days=days))
+            for number in range(64)
+        ]
         write_archive(folder / ARCHIVE_NAME, [(entry, b"x") for entry in entries])
         with PreviousObjects(folder, BUCKET, reread_days=30) as objects:
             objects.add_archive(folder / ARCHIVE_NAME)
@@ -130,8 +155,14 @@ def test_with_no_days_allowed_nothing_is_used(archive: Path, tmp_path: Path) -> 
         assert find(objects, list_entry(read_entries(archive)["07.pdf"]), "07.pdf") is None
 
 
-@pytest.mark.parametrize("other", [replace(BUCKET, bucket="other"), replace(BUCKET, endpoint="127.0.0.1:9999")], ids=["bucket", "server"])
-def test_an_archive_of_another_bucket_is_not_used(archive: Path, tmp_path: Path, other: BucketSettings) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [replace(BUCKET, bucket="other"), replace(BUCKET, endpoint="127.0.0.1:9999")],
+    ids=["bucket", "server"],
+)
+def test_an_archive_of_another_bucket_is_not_used(
+    archive: Path, tmp_path: Path, other: BucketSettings
+) -> None:
     with PreviousObjects(tmp_path, other, reread_days=30) as objects:
         assert not objects.add_archive(archive)
         assert find(objects, list_entry(read_entries(archive)["07.pdf"]), "07.pdf") is None
@@ -139,7 +170,9 @@ def test_an_archive_of_another_bucket_is_not_used(archive: Path, tmp_path: Path,
 
 @pytest.mark.takes_seconds
 def test_no_flipped_bit_of_an_older_archive_reaches_a_new_one(archive: Path, tmp_path: Path) -> None:
-    """Whatever is damaged, index and footer included: what passes the check unpacks to the object as it was captured."""
+    """Whatever is damaged, index and footer included: what passes the check unpacks to the object as it was
+    captured.
+    """
     entries = read_entries(archive)
     whole = archive.read_bytes()
     random = Random(5)  # noqa: S311 - nothing secret
@@ -157,12 +190,16 @@ def test_no_flipped_bit_of_an_older_archive_reaches_a_new_one(archive: Path, tmp
                 used += 1
                 plain = b"".join(read_members(io.BytesIO(checked.data), 0, len(checked.data)))
                 assert BODIES[key] in plain
-                assert found.entry.model_dump(exclude={"offset", "length", "read_at"}) == entry.model_dump(exclude={"offset", "length", "read_at"})
+                assert found.entry.model_dump(exclude={"offset", "length", "read_at"}) == entry.model_dump(
+                    exclude={"offset", "length", "read_at"}
+                )
     assert used > 0
     assert refused > 0
 
 
-def test_an_archive_that_is_cut_short_or_gone_is_passed_over(archive: Path, objects: PreviousObjects, tmp_path: Path) -> None:
+def test_an_archive_that_is_cut_short_or_gone_is_passed_over(
+    archive: Path, objects: PreviousObjects, tmp_path: Path
+) -> None:
     archive.write_bytes(archive.read_bytes()[:-100])
     assert not objects.add_archive(archive)
     assert not objects.add_archive(tmp_path / "gone.tar.gz")
@@ -179,27 +216,38 @@ def test_a_full_disk_under_the_lookup_is_a_storage_error(archive: Path) -> None:
         PreviousObjects(folder, BUCKET, reread_days=30)
 
 
-def test_copied_objects_lie_in_the_new_archive_as_in_the_old(archive: Path, objects: PreviousObjects, tmp_path: Path) -> None:
+def test_copied_objects_lie_in_the_new_archive_as_in_the_old(
+    archive: Path, objects: PreviousObjects, tmp_path: Path
+) -> None:
     objects.add_archive(archive)
     record = open_record(archive)
     path = tmp_path / "new.tar.gz"
     # Without the tenth: two runs.
     entries = {key: entry for key, entry in read_entries(archive).items() if key != "10.pdf"}
-    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path) as writer:
+    with (
+        path.open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path) as writer,
+    ):
         found = objects.find([(list_entry(entry), key) for key, entry in entries.items()])
         counts = list(split_into_runs(found))
         for end, count in zip(accumulate(counts), counts, strict=True):
-            for checked in check_run([previous for previous in found[end - count : end] if previous is not None]):
+            for checked in check_run(
+                [previous for previous in found[end - count : end] if previous is not None]
+            ):
                 assert checked is not None
                 writer.add_copies(checked.entries, checked.file.fileno(), checked.data)
         writer.finish(record)
     with open_archive(path) as copied:
-        assert {entry.key: b"".join(copied.read_object(entry)) for entry in copied.read_entries()} == {key: BODIES[key] for key in entries}
+        assert {entry.key: b"".join(copied.read_object(entry)) for entry in copied.read_entries()} == {
+            key: BODIES[key] for key in entries
+        }
 
 
 def test_a_run_ends_where_the_next_object_is_not_its_neighbour(archive: Path) -> None:
     with PreviousFile(archive) as file, PreviousFile(archive) as other:
-        one, two, three, four, *_rest = [PreviousObject(entry, file) for entry in read_entries(archive).values()]
+        one, two, three, four, *_rest = [
+            PreviousObject(entry, file) for entry in read_entries(archive).values()
+        ]
         assert list(split_into_runs([one, two, None, three, four])) == [2, 1, 2]
         assert list(split_into_runs([None, None, one])) == [1, 1, 1]
         assert list(split_into_runs([one, three, four])) == [1, 2]
@@ -245,7 +293,11 @@ def test_a_large_object_is_copied_with_a_check_of_every_byte(tmp_path: Path) -> 
     write_archive(path, [(make_entry("large", data), data)])
     (entry,) = read_entries(path).values()
     new = tmp_path / "new.tar.gz"
-    with new.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path) as writer, PreviousFile(path) as source:
+    with (
+        new.open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path) as writer,
+        PreviousFile(path) as source,
+    ):
         with pytest.raises(VerificationError):
             writer.add_copy(entry.model_copy(update={"sha256": "0" * 64}), cast("BinaryIO", source))
         assert new.stat().st_size == 0

@@ -1,4 +1,5 @@
-"""The backup directory: files get in whole or not at all, nothing is overwritten, and each point is worth what was seen of it.
+"""The backup directory: files get in whole or not at all, nothing is overwritten, and each point is worth
+what was seen of it.
 
 Artifacts here are small ones made without a server. The lock is tested in `test_lock`.
 """
@@ -22,8 +23,22 @@ from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, PointSt
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, write_pin
 from schedgen_backups.core.catalog.selection import find_newest_verified, measure_freshness, resolve_point
-from schedgen_backups.core.errors import ConfigurationError, StorageError, UnreadableFileError, VerificationError
-from schedgen_backups.core.model import AcceptedObject, Adoption, Artifact, ArtifactKind, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
+from schedgen_backups.core.errors import (
+    ConfigurationError,
+    StorageError,
+    UnreadableFileError,
+    VerificationError,
+)
+from schedgen_backups.core.model import (
+    AcceptedObject,
+    Adoption,
+    Artifact,
+    ArtifactKind,
+    Manifest,
+    RecoveryPointId,
+    ReferenceState,
+    ReferenceSummary,
+)
 from schedgen_backups.core.system.files import create_private
 from schedgen_backups.core.system.lock import LOCK_NAME
 from schedgen_backups_tests.support import histories
@@ -79,7 +94,8 @@ def add_point(catalog: Catalog, *, is_committed: bool = True) -> Manifest:
         snapshot_at=TAKEN_AT,
         committed_at=TAKEN_AT,
         artifacts=tuple(
-            Artifact(kind=kind, file_name=name, source_name="x", size_bytes=size, sha256=sha256) for kind, (name, size, sha256) in sizes.items()
+            Artifact(kind=kind, file_name=name, source_name="x", size_bytes=size, sha256=sha256)
+            for kind, (name, size, sha256) in sizes.items()
         ),
         references=ReferenceSummary(state=ReferenceState.READ),
     )
@@ -108,7 +124,10 @@ def test_a_published_file_is_in_the_directory_and_its_staging_is_gone(catalog: C
 
 def test_publishing_never_overwrites(catalog: Catalog) -> None:
     (catalog.directory / "file.gz").write_bytes(b"first")
-    with pytest.raises(StorageError, match="exists already and is never overwritten"), catalog.stage("x") as folder:  # noqa: PT012 - staged first
+    with (  # noqa: PT012 - staged first
+        pytest.raises(StorageError, match="exists already and is never overwritten"),
+        catalog.stage("x") as folder,
+    ):
         (folder / "file.gz").write_bytes(b"second")
         catalog.publish(folder / "file.gz")
     assert (catalog.directory / "file.gz").read_bytes() == b"first"
@@ -242,7 +261,11 @@ def test_files_of_the_old_script_are_unmanaged_and_never_points(catalog: Catalog
 def test_points_are_listed_oldest_first(catalog: Catalog) -> None:
     ids = ["20260102_020000", "20251231_235959", "20260101_000000"]
     for point_id in ids:
-        write_dump(catalog.directory / f"db_schedgen_{point_id}.sql.gz", [TableText("jobs", (b"1",))], point_id=point_id)
+        write_dump(
+            catalog.directory / f"db_schedgen_{point_id}.sql.gz",
+            [TableText("jobs", (b"1",))],
+            point_id=point_id,
+        )
     assert [str(point.point_id) for point in catalog.list_points()] == sorted(ids)
 
 
@@ -272,7 +295,9 @@ def test_one_damaged_file_hides_no_other_point(catalog: Catalog, name: str, cont
 
 @pytest.mark.parametrize("stated", [0, 3, "2b", [2], None])
 def test_a_manifest_of_another_format_is_named_as_such(catalog: Catalog, stated: object) -> None:
-    """Read as this format it would mean something else; called damaged it would send somebody to look at the disk."""
+    """Read as this format it would mean something else; called damaged it would send somebody to look at the
+    disk.
+    """
     manifest = add_point(catalog)
     path = catalog.manifest_path(ID)
     path.write_text(json.dumps({**json.loads(manifest.model_dump_json()), "format_version": stated}))
@@ -282,8 +307,12 @@ def test_a_manifest_of_another_format_is_named_as_such(catalog: Catalog, stated:
 
 
 @pytest.mark.parametrize("kind", list(ArtifactKind))
-@pytest.mark.parametrize("change", [lambda _data: b"", lambda data: data[:-1], lambda data: data + b"0", None])
-def test_an_artifact_of_another_size_is_damage(catalog: Catalog, kind: ArtifactKind, change: Callable[[bytes], bytes] | None) -> None:
+@pytest.mark.parametrize(
+    "change", [lambda _data: b"", lambda data: data[:-1], lambda data: data + b"0", None]
+)
+def test_an_artifact_of_another_size_is_damage(
+    catalog: Catalog, kind: ArtifactKind, change: Callable[[bytes], bytes] | None
+) -> None:
     """None: the file is missing. State is read from the files as they are, not remembered."""
     add_point(catalog)
     path = catalog.get_point(ID).get_path(kind)
@@ -304,7 +333,11 @@ def test_a_damaged_verification_is_replaced_when_the_point_is_checked_again(cata
 def test_results_of_concurrent_checks_are_all_kept(catalog: Catalog) -> None:
     checks = list(Check)
     with ThreadPoolExecutor(len(checks)) as pool:
-        list(pool.map(lambda check: Catalog(catalog.directory).record_results(ID, (make_result(check),)), checks))
+        list(
+            pool.map(
+                lambda check: Catalog(catalog.directory).record_results(ID, (make_result(check),)), checks
+            )
+        )
     assert {result.check for result in catalog.read_verification(ID).results} == set(checks)
 
 
@@ -396,7 +429,9 @@ def test_a_directory_that_was_copied_is_the_same_site(catalog: Catalog, tmp_path
     assert [point.state for point in Catalog(copied).list_points()] == [PointState.VERIFIED]
 
 
-def test_a_point_ahead_of_the_clock_counts_for_nothing_and_can_be_restored_by_its_id(catalog: Catalog) -> None:
+def test_a_point_ahead_of_the_clock_counts_for_nothing_and_can_be_restored_by_its_id(
+    catalog: Catalog,
+) -> None:
     now = histories.name_night(0)
     histories.add_point(catalog, now)
     ahead = RecoveryPointId.from_time(datetime.now(timezone.utc) + timedelta(days=3650))
@@ -452,12 +487,19 @@ def test_without_a_site_file_points_of_several_sites_are_nobodys(catalog: Catalo
     assert [point.state for point in catalog.list_points()] == [PointState.FOREIGN, PointState.FOREIGN]
     with pytest.raises(ConfigurationError):
         resolve_point(catalog, "latest")
-    assert measure_freshness(catalog, TAKEN_AT).describe() == "none; 2 of another site, or of one whose site.json is lost"
+    assert (
+        measure_freshness(catalog, TAKEN_AT).describe()
+        == "none; 2 of another site, or of one whose site.json is lost"
+    )
     assert [resolve_point(catalog, point_id.text).point_id for point_id in (own, foreign)] == [own, foreign]
     new = commit_as(catalog, 2, catalog.settle_site().site_id)
     assert resolve_point(catalog, "latest").point_id == new
     assert [point.state for point in catalog.list_points()][:2] == [PointState.FOREIGN, PointState.FOREIGN]
-    assert measure_freshness(catalog, TAKEN_AT).describe().endswith(" h old; 2 of another site, or of one whose site.json is lost")
+    assert (
+        measure_freshness(catalog, TAKEN_AT)
+        .describe()
+        .endswith(" h old; 2 of another site, or of one whose site.json is lost")
+    )
 
 
 def test_a_point_is_adopted_once_and_other_adoptions_stay(catalog: Catalog) -> None:
@@ -476,7 +518,9 @@ def test_a_point_is_adopted_once_and_other_adoptions_stay(catalog: Catalog) -> N
 
 def test_a_small_file_names_only_what_is_known(catalog: Catalog) -> None:
     add_point(catalog)
-    catalog.write_verification(catalog.read_verification(ID).with_results((make_result(Check.DUMP_IS_STORED),)))
+    catalog.write_verification(
+        catalog.read_verification(ID).with_results((make_result(Check.DUMP_IS_STORED),))
+    )
     for path in (catalog.manifest_path(ID), catalog.verification_path(ID)):
         assert "null" not in path.read_text()
 
@@ -495,7 +539,7 @@ def test_a_file_that_cannot_be_removed_is_an_error_that_names_the_directory(cata
 
 
 @pytest.mark.parametrize("is_folder", [False, True], ids=["another file", "folder"])
-def test_what_is_no_artifact_hides_none_that_comes_behind_it(catalog: Catalog, is_folder: bool) -> None:  # noqa: FBT001 - a parameter
+def test_what_is_no_artifact_hides_none_that_comes_behind_it(catalog: Catalog, is_folder: bool) -> None:
     add_point(catalog)
     if is_folder:
         (catalog.directory / DUMP_NAME.replace("schedgen", "a")).mkdir()
@@ -532,5 +576,11 @@ def test_what_root_decides_stays_the_service_users(catalog: Catalog) -> None:
     write_pin(catalog, Pin(point_id=POINT, reason="kept", pinned_at=TAKEN_AT))
     os.chown(catalog.directory / "site.json", 65532, 65533)
     catalog.adopt(Adoption(point_id=POINT, reason="moved", adopted_at=TAKEN_AT))
-    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in catalog.directory.glob("*.json")}
-    assert owners == {"site.json": (65532, 65533), "missing_objects.json": (65534, 65533), f"pin_{POINT}.json": (65534, 65533)}
+    owners = {
+        path.name: (path.stat().st_uid, path.stat().st_gid) for path in catalog.directory.glob("*.json")
+    }
+    assert owners == {
+        "site.json": (65532, 65533),
+        "missing_objects.json": (65534, 65533),
+        f"pin_{POINT}.json": (65534, 65533),
+    }

@@ -1,6 +1,8 @@
-"""Checks and the levels they add up to: a level is passed when every check of it was seen to hold, and never otherwise.
+"""Checks and the levels they add up to: a level is passed when every check of it was seen to hold, and never
+otherwise.
 
-All combinations of what is known are tried; how the results are found is tested beside `verify` and the restore.
+All combinations of what is known are tried; how the results are found is tested beside `verify` and the
+restore.
 """
 
 from __future__ import annotations
@@ -28,11 +30,15 @@ BELOW_PASSED = (CheckStatus.FAILED, CheckStatus.NOT_CONFIGURED, CheckStatus.UNKN
 
 
 def make_verification(statuses: dict[Check, CheckStatus]) -> Verification:
-    return Verification(point_id=POINT, results=tuple(make_result(check, status) for check, status in statuses.items()))
+    return Verification(
+        point_id=POINT, results=tuple(make_result(check, status) for check, status in statuses.items())
+    )
 
 
 @given(statuses_strategy)
-def test_a_rung_is_passed_when_all_its_claims_were_seen_to_hold_and_only_then(statuses: dict[Check, CheckStatus]) -> None:
+def test_a_rung_is_passed_when_all_its_claims_were_seen_to_hold_and_only_then(
+    statuses: dict[Check, CheckStatus],
+) -> None:
     verification = make_verification(statuses)
     for level, checks in CHECKS_BY_LEVEL.items():
         is_passed = all(statuses.get(check) is CheckStatus.PASSED for check in checks)
@@ -57,7 +63,9 @@ def test_verified_needs_every_claim_of_the_files(statuses: dict[Check, CheckStat
 
 @pytest.mark.parametrize("check", COMMIT_CHECKS)
 @pytest.mark.parametrize("status", [*BELOW_PASSED, None])
-def test_one_claim_that_was_not_seen_to_hold_is_enough_not_to_be_verified(check: Check, status: CheckStatus | None) -> None:
+def test_one_claim_that_was_not_seen_to_hold_is_enough_not_to_be_verified(
+    check: Check, status: CheckStatus | None
+) -> None:
     statuses = dict.fromkeys(COMMIT_CHECKS, CheckStatus.PASSED)
     assert make_verification(statuses).is_verified
     if status is None:
@@ -91,7 +99,9 @@ def test_the_rungs_are_told_lowest_first() -> None:
 
 
 def test_every_claim_belongs_to_one_rung_or_is_a_drills_alone() -> None:
-    assert sorted([*(check for checks in CHECKS_BY_LEVEL.values() for check in checks), *DRILL_ONLY_CHECKS]) == sorted(Check)
+    assert sorted(
+        [*(check for checks in CHECKS_BY_LEVEL.values() for check in checks), *DRILL_ONLY_CHECKS]
+    ) == sorted(Check)
 
 
 @pytest.mark.parametrize("check", list(Check))
@@ -101,7 +111,9 @@ def test_a_claim_of_a_rung_that_fails_condemns_the_point_and_a_drills_own_does_n
 
 
 def test_a_newer_result_takes_the_place_of_the_older_one_of_its_claim_alone() -> None:
-    verification = make_verification({Check.DUMP_IS_STORED: CheckStatus.PASSED, Check.ARCHIVE_IS_STORED: CheckStatus.PASSED})
+    verification = make_verification(
+        {Check.DUMP_IS_STORED: CheckStatus.PASSED, Check.ARCHIVE_IS_STORED: CheckStatus.PASSED}
+    )
     newer = verification.with_results((make_result(Check.DUMP_IS_STORED, CheckStatus.FAILED),))
     assert newer.result(Check.DUMP_IS_STORED) == make_result(Check.DUMP_IS_STORED, CheckStatus.FAILED)
     assert newer.result(Check.ARCHIVE_IS_STORED) == make_result(Check.ARCHIVE_IS_STORED)
@@ -118,7 +130,9 @@ def test_a_rung_is_as_old_as_its_oldest_claim() -> None:
 
 def test_a_result_names_the_files_that_it_was_found_on() -> None:
     result = make_result(Check.DUMP_IS_STORED, artifacts={ArtifactKind.DATABASE: "ab"})
-    assert type(result).model_validate_json(result.model_dump_json()).artifacts == {ArtifactKind.DATABASE: "ab"}
+    assert type(result).model_validate_json(result.model_dump_json()).artifacts == {
+        ArtifactKind.DATABASE: "ab"
+    }
 
 
 @pytest.mark.parametrize("status", CheckStatus)

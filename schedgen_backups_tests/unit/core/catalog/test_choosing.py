@@ -13,9 +13,20 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import BASELINE_NAME, SITE_NAME, Catalog, PointState
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
-from schedgen_backups.core.catalog.selection import describe_freshness, find_newest_verified, look_over, resolve_point
+from schedgen_backups.core.catalog.selection import (
+    describe_freshness,
+    find_newest_verified,
+    look_over,
+    resolve_point,
+)
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.model import AcceptedObject, Adoption, ArtifactKind, MissingBaseline, RecoveryPointId
+from schedgen_backups.core.model import (
+    AcceptedObject,
+    Adoption,
+    ArtifactKind,
+    MissingBaseline,
+    RecoveryPointId,
+)
 from schedgen_backups_tests.support.artifacts import TAKEN_AT, make_result
 from schedgen_backups_tests.support.histories import add_point, name_night
 
@@ -27,7 +38,13 @@ def catalog(tmp_path: Path) -> Catalog:
     """Points of five nights: two verified, one unverified, one that failed, one partial."""
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
-    states = (PointState.VERIFIED, PointState.VERIFIED, PointState.UNVERIFIED, PointState.FAILED, PointState.PARTIAL)
+    states = (
+        PointState.VERIFIED,
+        PointState.VERIFIED,
+        PointState.UNVERIFIED,
+        PointState.FAILED,
+        PointState.PARTIAL,
+    )
     for day, state in enumerate(states):
         add_point(catalog, name_night(day), state)
     return catalog
@@ -36,7 +53,9 @@ def catalog(tmp_path: Path) -> Catalog:
 def rewrite_manifest(catalog: Catalog, night: int, **changes: object) -> None:
     manifest = catalog.read_manifest(name_night(night))
     assert manifest is not None
-    catalog.write_description(catalog.manifest_path(name_night(night)).name, manifest.model_copy(update=changes))
+    catalog.write_description(
+        catalog.manifest_path(name_night(night)).name, manifest.model_copy(update=changes)
+    )
 
 
 def label(catalog: Catalog, night: int, **labels: str) -> None:
@@ -59,14 +78,27 @@ def damage(catalog: Catalog, night: int) -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "night"),
-    [("", 1), ("release", 1), ("release=2.0", 1), ("release=1.0", 0), ("release=", None), ("release=3.0", None), ("stage", 0), ("other", None)],
+    [
+        ("", 1),
+        ("release", 1),
+        ("release=2.0", 1),
+        ("release=1.0", 0),
+        ("release=", None),
+        ("release=3.0", None),
+        ("stage", 0),
+        ("other", None),
+    ],
 )
-def test_a_label_chooses_the_newest_verified_point_that_has_it(catalog: Catalog, wanted: str, night: int | None) -> None:
+def test_a_label_chooses_the_newest_verified_point_that_has_it(
+    catalog: Catalog, wanted: str, night: int | None
+) -> None:
     label(catalog, 0, release="1.0", stage="a=b")
     label(catalog, 1, release="2.0")
     label(catalog, 2, release="3.0", other="x")
     found = find_newest_verified(catalog, label=wanted)
-    assert (found.point_id if found is not None else None) == (name_night(night) if night is not None else None)
+    assert (found.point_id if found is not None else None) == (
+        name_night(night) if night is not None else None
+    )
 
 
 def test_the_value_of_a_label_may_hold_an_equals_sign(catalog: Catalog) -> None:
@@ -88,8 +120,15 @@ def test_latest_passes_over_damaged_and_foreign_points_and_those_ahead(catalog: 
     add_point(catalog, ahead)
     manifest = catalog.read_manifest(ahead)
     assert manifest is not None
-    catalog.write_description(catalog.manifest_path(ahead).name, manifest.model_copy(update={"site_id": site_id}))
-    assert [point.state for point in catalog.list_points()][2:] == [PointState.FOREIGN, PointState.DAMAGED, PointState.PARTIAL, PointState.AHEAD]
+    catalog.write_description(
+        catalog.manifest_path(ahead).name, manifest.model_copy(update={"site_id": site_id})
+    )
+    assert [point.state for point in catalog.list_points()][2:] == [
+        PointState.FOREIGN,
+        PointState.DAMAGED,
+        PointState.PARTIAL,
+        PointState.AHEAD,
+    ]
     assert resolve_point(catalog, "latest").point_id == name_night(1)
     assert resolve_point(catalog, str(ahead)).point_id == ahead
     catalog.adopt(Adoption(point_id=name_night(2).text, reason="moved here", adopted_at=TAKEN_AT))
@@ -114,9 +153,13 @@ def test_without_a_committed_point_there_is_no_latest(tmp_path: Path) -> None:
         ("2026-11-23T02:00:00+01:00", 0),
     ],
 )
-def test_as_of_a_time_is_the_newest_verified_snapshot_until_then(catalog: Catalog, as_of: str, night: int) -> None:
+def test_as_of_a_time_is_the_newest_verified_snapshot_until_then(
+    catalog: Catalog, as_of: str, night: int
+) -> None:
     """A time without an offset is of the operators' time zone."""
-    assert resolve_point(catalog, "latest", as_of=as_of, timezone=ZoneInfo("Africa/Johannesburg")).point_id == name_night(night)
+    assert resolve_point(
+        catalog, "latest", as_of=as_of, timezone=ZoneInfo("Africa/Johannesburg")
+    ).point_id == name_night(night)
 
 
 def test_a_time_without_an_offset_is_utc_where_no_zone_is_given(catalog: Catalog) -> None:
@@ -146,8 +189,14 @@ def test_an_overview_names_what_is_broken_and_ahead(catalog: Catalog) -> None:
     broken = f"{name_night(1)} damaged: {dump} is missing; {name_night(3)} failed: seen"
     assert overview.describe_broken() == broken
     assert overview.describe_ahead() == f"{ahead}; this machine's clock says 2026-12-22 02:00:00 UTC"
-    assert overview.describe_intactness() == f"{broken}; ahead of the clock: {overview.describe_ahead()}; 1 to be read again"
-    assert overview.describe_freshness(timedelta(hours=26)) == f"newest verified recovery point: {name_night(0)}, 720.0 h old, allowed are 26 h"
+    assert (
+        overview.describe_intactness()
+        == f"{broken}; ahead of the clock: {overview.describe_ahead()}; 1 to be read again"
+    )
+    assert (
+        overview.describe_freshness(timedelta(hours=26))
+        == f"newest verified recovery point: {name_night(0)}, 720.0 h old, allowed are 26 h"
+    )
 
 
 def test_a_failed_point_that_was_never_committed_is_not_broken(catalog: Catalog) -> None:
@@ -171,7 +220,10 @@ def test_an_intact_directory_and_one_that_is_not_there_say_so(tmp_path: Path, *,
         add_point(catalog, name_night(0))
     overview = look_over(catalog, LATER)
     assert overview.is_intact
-    assert overview.describe_intactness() == "no committed recovery point is damaged, failed or ahead of the clock"
+    assert (
+        overview.describe_intactness()
+        == "no committed recovery point is damaged, failed or ahead of the clock"
+    )
     assert (overview.due_count, describe_freshness(catalog, LATER)) == (0, overview.freshness.describe())
 
 
@@ -188,7 +240,9 @@ def test_one_broken_point_or_one_ahead_is_enough_not_to_be_intact(tmp_path: Path
     for catalog in (broken, early):
         catalog.prepare()
     add_point(broken, name_night(0), PointState.FAILED)
-    broken.record_results(name_night(0), (make_result(Check.DUMP_IS_STORED, CheckStatus.FAILED, summary="it was exchanged"),))
+    broken.record_results(
+        name_night(0), (make_result(Check.DUMP_IS_STORED, CheckStatus.FAILED, summary="it was exchanged"),)
+    )
     assert not look_over(broken, LATER).is_intact
     assert look_over(broken, LATER).describe_broken() == f"{name_night(0)} failed: it was exchanged"
     ahead = RecoveryPointId.from_time(datetime.now(timezone.utc) + timedelta(days=1))
@@ -217,7 +271,10 @@ def test_a_point_is_as_large_as_both_files(catalog: Catalog) -> None:
 
 
 def test_the_dump_is_listed_before_the_archive(catalog: Catalog) -> None:
-    assert [artifact.name.kind for artifact in catalog.get_point(name_night(0)).artifacts] == [ArtifactKind.DATABASE, ArtifactKind.BUCKET]
+    assert [artifact.name.kind for artifact in catalog.get_point(name_night(0)).artifacts] == [
+        ArtifactKind.DATABASE,
+        ArtifactKind.BUCKET,
+    ]
 
 
 def test_a_lost_site_is_known_by_its_points_although_one_manifest_is_damaged(catalog: Catalog) -> None:
@@ -228,7 +285,7 @@ def test_a_lost_site_is_known_by_its_points_although_one_manifest_is_damaged(cat
 
 
 @pytest.mark.parametrize(("minutes", "is_ahead"), [(-1, False), (4, False), (6, True)])
-def test_a_point_is_ahead_beyond_the_clocks_tolerance(tmp_path: Path, minutes: int, is_ahead: bool) -> None:  # noqa: FBT001 - a table
+def test_a_point_is_ahead_beyond_the_clocks_tolerance(tmp_path: Path, minutes: int, is_ahead: bool) -> None:
     catalog = Catalog(tmp_path)
     point_id = RecoveryPointId.from_time(datetime.now(timezone.utc) + timedelta(minutes=minutes))
     add_point(catalog, point_id)
@@ -263,7 +320,10 @@ def test_the_first_missing_objects_are_the_baseline_and_accepted_ones_are_added(
         catalog.accept_missing([AcceptedObject(key="c", reason=reason, accepted_at=TAKEN_AT)])
     baseline = catalog.read_description(BASELINE_NAME, MissingBaseline)
     assert baseline is not None
-    assert (baseline.first_missing, [each.reason for each in baseline.accepted]) == (("a", "b"), ["lost for good"])
+    assert (baseline.first_missing, [each.reason for each in baseline.accepted]) == (
+        ("a", "b"),
+        ["lost for good"],
+    )
     assert catalog.settle_baseline(["a", "b", "c"]) == {"a", "b", "c"}
 
 

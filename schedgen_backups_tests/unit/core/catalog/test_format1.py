@@ -1,4 +1,5 @@
-"""A recovery point that version 0.1.0 of 2026-11-26 took (c692962): after an upgrade it counts and is restored as any other.
+"""A recovery point that version 0.1.0 of 2026-11-26 took (c692962): after an upgrade it counts and is
+restored as any other.
 
 The files are that version's own, of a database with six rows of `jobs` and a bucket with their six objects.
 """
@@ -43,9 +44,9 @@ def test_it_is_verified_and_chosen_before_and_after_the_next_backup(catalog: Cat
 def test_it_is_read_again_and_then_described_in_the_format_of_today(catalog: Catalog) -> None:
     assert len(catalog.get_point(ID).unread_files) == 2
     verification, _summary = verify_point(catalog, catalog.get_point(ID), checked_by="test")
-    assert {check: result.status for check in COMMIT_CHECKS if (result := verification.result(check))} == dict.fromkeys(
-        COMMIT_CHECKS, CheckStatus.PASSED
-    )
+    assert {
+        check: result.status for check in COMMIT_CHECKS if (result := verification.result(check))
+    } == dict.fromkeys(COMMIT_CHECKS, CheckStatus.PASSED)
     assert catalog.get_point(ID).unread_files == ()
     written = json.loads(catalog.verification_path(ID).read_text())
     assert written["format_version"] == FORMAT_VERSION
@@ -59,5 +60,7 @@ def test_what_it_did_not_count_is_said_to_be_unknown(catalog: Catalog) -> None:
     assert "did not count" in result.summary
     assert "unproven" not in result.figures
     with open_archive(catalog.get_point(ID).get_path(ArtifactKind.BUCKET)) as archive:
-        assert [(entry.is_etag_verified, entry.unproven) for entry in archive.read_entries()] == [(True, "")] * 6
+        assert [(entry.is_etag_verified, entry.unproven) for entry in archive.read_entries()] == [
+            (True, "")
+        ] * 6
         assert "is_etag_verified" not in next(archive.read_entries()).model_dump()

@@ -1,4 +1,6 @@
-"""A FIFO, a socket or a device that has the name of a file of the backup directory hangs nothing, and counts as damage."""
+"""A FIFO, a socket or a device that has the name of a file of the backup directory hangs nothing, and counts
+as damage.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ import pytest
 from schedgen_backups.core.capture.unchanged import PreviousObjects
 from schedgen_backups.core.catalog.catalog import BASELINE_NAME, SITE_NAME, STAGING_NAME, Catalog, PointState
 from schedgen_backups.core.catalog.pins import read_pin
-from schedgen_backups.core.catalog.resume import JOURNAL_NAME, find_archive, find_resumable, read_journal, write_source
+from schedgen_backups.core.catalog.resume import (
+    JOURNAL_NAME,
+    find_archive,
+    find_resumable,
+    read_journal,
+    write_source,
+)
 from schedgen_backups.core.errors import LockHeldError, StorageError, VerificationError
 from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
@@ -51,7 +59,10 @@ def link_to_device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-@pytest.fixture(params=[os.mkfifo, make_socket, link_to_device, os.mkdir], ids=["FIFO", "socket", "endless device", "directory"])
+@pytest.fixture(
+    params=[os.mkfifo, make_socket, link_to_device, os.mkdir],
+    ids=["FIFO", "socket", "endless device", "directory"],
+)
 def make(request: pytest.FixtureRequest) -> Make:
     def make(path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -70,7 +81,9 @@ def catalog(tmp_path: Path) -> Catalog:
     return catalog
 
 
-@pytest.mark.parametrize("name", [f"manifest_{POINT}.json", f"verification_{POINT}.json", DUMP_NAME, ARCHIVE_NAME])
+@pytest.mark.parametrize(
+    "name", [f"manifest_{POINT}.json", f"verification_{POINT}.json", DUMP_NAME, ARCHIVE_NAME]
+)
 def test_of_a_points_files_it_damages_that_point_alone(catalog: Catalog, make: Make, name: str) -> None:
     make(catalog.directory / name)
     damaged, whole = catalog.list_points()
@@ -140,7 +153,10 @@ def test_a_log_of_restores_cannot_be_read_or_written(tmp_path: Path, make: Make)
     make(tmp_path / RESTORE_LOG_NAME)
     with pytest.raises(StorageError, match=RESTORE_LOG_NAME):
         read_restore_log(tmp_path)
-    with pytest.raises(OSError, match=IRREGULAR), logged_restore(tmp_path, point_id=POINT, subject="x", target="y"):
+    with (
+        pytest.raises(OSError, match=IRREGULAR),
+        logged_restore(tmp_path, point_id=POINT, subject="x", target="y"),
+    ):
         pass
 
 
@@ -185,7 +201,9 @@ def test_a_file_is_read_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_small_file(tmp_path / "a")
 
 
-def test_points_are_listed_while_their_files_are_removed(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_are_listed_while_their_files_are_removed(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The names are read first; each file goes before it is looked at."""
     glob = Path.glob
 
@@ -203,7 +221,9 @@ def test_points_are_listed_while_their_files_are_removed(catalog: Catalog, monke
     catalog.sweep_staging()
 
 
-def test_a_manifest_that_is_removed_just_now_is_none(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_that_is_removed_just_now_is_none(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     catalog.manifest_path(ID).unlink()
     monkeypatch.setattr(Path, "exists", lambda _path: True)
     assert catalog.read_manifest(ID) is None

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.resume import JOURNAL_NAME, find_archive, find_resumable, read_journal, write_source
+from schedgen_backups.core.catalog.resume import (
+    JOURNAL_NAME,
+    find_archive,
+    find_resumable,
+    read_journal,
+    write_source,
+)
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups_tests.support.artifacts import make_entry
 

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
-from schedgen_backups.core.catalog.selection import Freshness, describe_freshness, find_newest_verified, measure_freshness
+from schedgen_backups.core.catalog.selection import (
+    Freshness,
+    describe_freshness,
+    find_newest_verified,
+    measure_freshness,
+)
 from schedgen_backups_tests.support.artifacts import TAKEN_AT
 from schedgen_backups_tests.support.histories import add_point, name_night
 
@@ -27,7 +32,13 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 def test_the_newest_verified_point_counts_and_bad_newer_ones_do_not(catalog: Catalog) -> None:
-    states = (PointState.VERIFIED, PointState.VERIFIED, PointState.UNVERIFIED, PointState.FAILED, PointState.PARTIAL)
+    states = (
+        PointState.VERIFIED,
+        PointState.VERIFIED,
+        PointState.UNVERIFIED,
+        PointState.FAILED,
+        PointState.PARTIAL,
+    )
     for day, state in enumerate(states):
         add_point(catalog, name_night(day), state)
     freshness = measure_freshness(catalog, TAKEN_AT + timedelta(days=5))
@@ -37,8 +48,10 @@ def test_the_newest_verified_point_counts_and_bad_newer_ones_do_not(catalog: Cat
     assert freshness.describe() == f"{name_night(1)}, 96.0 h old"
 
 
-@pytest.mark.parametrize(("age", "is_too_old"), [(LIMIT - SECOND, False), (LIMIT, False), (LIMIT + SECOND, True)])
-def test_a_point_is_too_old_after_the_limit(catalog: Catalog, age: timedelta, is_too_old: bool) -> None:  # noqa: FBT001 - a table
+@pytest.mark.parametrize(
+    ("age", "is_too_old"), [(LIMIT - SECOND, False), (LIMIT, False), (LIMIT + SECOND, True)]
+)
+def test_a_point_is_too_old_after_the_limit(catalog: Catalog, age: timedelta, is_too_old: bool) -> None:
     add_point(catalog, name_night(0))
     assert measure_freshness(catalog, TAKEN_AT + age).is_too_old(LIMIT) is is_too_old
 
@@ -49,8 +62,12 @@ def test_how_long_somebody_has_watched_does_not_matter_once_there_is_a_point(cat
     assert measure_freshness(catalog, now).is_too_old(LIMIT, watched_since=now)
 
 
-@pytest.mark.parametrize(("watched", "is_too_old"), [(timedelta(0), False), (LIMIT, False), (LIMIT + SECOND, True)])
-def test_the_first_point_is_waited_for_as_long(catalog: Catalog, watched: timedelta, is_too_old: bool) -> None:  # noqa: FBT001 - a table
+@pytest.mark.parametrize(
+    ("watched", "is_too_old"), [(timedelta(0), False), (LIMIT, False), (LIMIT + SECOND, True)]
+)
+def test_the_first_point_is_waited_for_as_long(
+    catalog: Catalog, watched: timedelta, is_too_old: bool
+) -> None:
     add_point(catalog, name_night(0), PointState.UNVERIFIED)
     freshness = measure_freshness(catalog, TAKEN_AT)
     assert freshness.age is None

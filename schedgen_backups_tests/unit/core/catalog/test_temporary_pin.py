@@ -1,4 +1,6 @@
-"""Holding a point while it is read: it cannot be pruned meanwhile, and the operators' own pins are as they were afterwards."""
+"""Holding a point while it is read: it cannot be pruned meanwhile, and the operators' own pins are as they
+were afterwards.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 def make_pin(expires_at: datetime | None) -> Pin:
-    return Pin(point_id=OLD.text, reason="court case", pinned_by="somebody", pinned_at=NOW, expires_at=expires_at)
+    return Pin(
+        point_id=OLD.text, reason="court case", pinned_by="somebody", pinned_at=NOW, expires_at=expires_at
+    )
 
 
 def list_removable(catalog: Catalog, now: datetime = NOW) -> list[RecoveryPointId]:
@@ -71,6 +75,9 @@ def test_what_the_operators_do_meanwhile_stays(catalog: Catalog) -> None:
 
 def test_an_unknown_point_is_refused_and_leaves_no_pin(catalog: Catalog) -> None:
     unknown = RecoveryPointId("20200101_000000")
-    with pytest.raises(ConfigurationError), pin_temporarily(catalog, unknown, reason="a drill", pinned_by="me", max_duration=LONGEST):
+    with (
+        pytest.raises(ConfigurationError),
+        pin_temporarily(catalog, unknown, reason="a drill", pinned_by="me", max_duration=LONGEST),
+    ):
         raise AssertionError("unreachable")
     assert read_pin(catalog, unknown) is None

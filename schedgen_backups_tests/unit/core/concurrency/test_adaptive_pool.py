@@ -1,4 +1,6 @@
-"""How many requests are in flight: near the best fixed number on every simulated server, within bounds, and fewer at once when the server refuses."""
+"""How many requests are in flight: near the best fixed number on every simulated server, within bounds, and
+fewer at once when the server refuses.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,16 @@ from schedgen_backups.core.concurrency.adaptive_pool import AdaptiveLimit, Adapt
 SECONDS = 120.0
 
 
-def serve(latency: float, capacity: int, get_limit: Callable[[], int], report: Callable[[float, int], object] = lambda _now, _flying: None) -> float:
-    """Requests per second of a server that works on `capacity` requests at a time; the others wait. The clock is simulated."""
+def serve(
+    latency: float,
+    capacity: int,
+    get_limit: Callable[[], int],
+    report: Callable[[float, int], object] = lambda _now, _flying: None,
+) -> float:
+    """Requests per second of a server that works on `capacity` requests at a time; the others wait.
+
+    The clock is simulated.
+    """
     generator = random.Random(1)  # noqa: S311 - a simulation
     now, done = 0.0, 0
     flying: list[float] = []
@@ -47,8 +57,13 @@ def serve_adaptive(latency: float, capacity: int, most: int) -> tuple[float, set
     return serve(latency, capacity, lambda: limit.limit, report), seen
 
 
-@pytest.mark.parametrize(("latency", "capacity"), [(0.002, 1), (0.004, 4), (0.02, 3), (0.02, 16), (0.05, 10), (0.1, 64), (0.3, 200)])
-def test_it_is_nearly_as_fast_as_the_best_fixed_number_and_stays_within_bounds(latency: float, capacity: int) -> None:
+@pytest.mark.parametrize(
+    ("latency", "capacity"),
+    [(0.002, 1), (0.004, 4), (0.02, 3), (0.02, 16), (0.05, 10), (0.1, 64), (0.3, 200)],
+)
+def test_it_is_nearly_as_fast_as_the_best_fixed_number_and_stays_within_bounds(
+    latency: float, capacity: int
+) -> None:
     bounds = (1, 3, 16, 64)
     fixed_speeds = {fixed: serve(latency, capacity, partial(int, fixed)) for fixed in bounds}
     for most in bounds:
@@ -98,7 +113,9 @@ def test_it_stays_near_what_the_server_takes_and_grows_again_when_that_is_more()
 def test_a_pool_does_every_call_and_hands_on_its_errors() -> None:
     with AdaptivePool(16, "test") as pool:
         futures = [pool.submit(divmod, 100, number) for number in range(500)]
-        assert [future.result() for future in futures[1:]] == [divmod(100, number) for number in range(1, 500)]
+        assert [future.result() for future in futures[1:]] == [
+            divmod(100, number) for number in range(1, 500)
+        ]
         with pytest.raises(ZeroDivisionError):
             futures[0].result()
 

@@ -13,7 +13,10 @@ import pytest
 from schedgen_backups.core.concurrency import limits
 from schedgen_backups.core.concurrency.limits import MemoryBudget, RateLimit
 
-LOWER = "import os; from schedgen_backups.core.system.priority import lower_priority; print(lower_priority({0}), os.getpriority(os.PRIO_PROCESS, 0))"
+LOWER = (
+    "import os; from schedgen_backups.core.system.priority import lower_priority; "
+    "print(lower_priority({0}), os.getpriority(os.PRIO_PROCESS, 0))"
+)
 
 
 def test_bytes_pass_no_faster_than_the_rate_from_all_threads_together() -> None:
@@ -61,4 +64,6 @@ def test_a_run_is_nicer_than_it_was_and_never_less_nice() -> None:
 
 
 def run_python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.rstrip("\n")
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.rstrip("\n")

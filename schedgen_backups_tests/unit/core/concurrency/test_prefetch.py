@@ -1,4 +1,6 @@
-"""A listing that is read ahead: every item once and in order, no further ahead than asked, and errors where they belong."""
+"""A listing that is read ahead: every item once and in order, no further ahead than asked, and errors where
+they belong.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Calls that follow others: the order in which they are made, what is unfinished meanwhile, and what an error leaves."""
+"""Calls that follow others: the order in which they are made, what is unfinished meanwhile, and what an error
+leaves.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ def _ignore() -> None:
 
 def test_a_call_is_made_once_the_one_it_follows_has_ended() -> None:
     made: list[str] = []
-    first = Call(lambda: made.append("rows"), [Call(lambda: made.append("index"), [Call(lambda: made.append("cluster"))])])
+    first = Call(
+        lambda: made.append("rows"),
+        [Call(lambda: made.append("index"), [Call(lambda: made.append("cluster"))])],
+    )
     TaskGraph(3, "test").run([first], on_error=_ignore)
     assert made == ["rows", "index", "cluster"]
 
@@ -34,7 +39,9 @@ def test_what_follows_one_call_does_not_wait_for_another() -> None:
 
 def test_calls_that_may_be_made_are_made_in_their_order() -> None:
     made: list[int] = []
-    TaskGraph(1, "test").run([Call(lambda number=number: made.append(number)) for number in range(5)], on_error=_ignore)
+    TaskGraph(1, "test").run(
+        [Call(lambda number=number: made.append(number)) for number in range(5)], on_error=_ignore
+    )
     assert made == [0, 1, 2, 3, 4]
 
 

@@ -1,4 +1,6 @@
-"""A sweep takes up only what a dead drill of this user left: whoever may write into DRILL_DIR cannot name databases to be dropped."""
+"""A sweep takes up only what a dead drill of this user left: whoever may write into DRILL_DIR cannot name
+databases to be dropped.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.drill.scratch_folder import FOLDER_PREFIX, open_orphaned_folders, open_scratch_folder
+from schedgen_backups.core.drill.scratch_folder import (
+    FOLDER_PREFIX,
+    open_orphaned_folders,
+    open_scratch_folder,
+)
 
 ID = "0123456789ab"
 NOBODY = 65534
@@ -31,7 +37,9 @@ def list_orphans(directory: Path) -> list[str]:
 
 
 def test_what_a_dead_drill_left_is_found(tmp_path: Path) -> None:
-    folder = plant(tmp_path, database={"host": "h", "port": 1, "name": f"schedgen_drill_{ID}", "roles": ["app"]})
+    folder = plant(
+        tmp_path, database={"host": "h", "port": 1, "name": f"schedgen_drill_{ID}", "roles": ["app"]}
+    )
     assert list_orphans(tmp_path) == [folder.name]
 
 
@@ -51,10 +59,18 @@ def test_a_living_drill_is_left_alone(tmp_path: Path) -> None:
             id="of somebody else",
             marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away"),
         ),
-        pytest.param(lambda path: (path.rename(path.with_suffix(".moved")), path.symlink_to(path.with_suffix(".moved"))), id="a link"),
+        pytest.param(
+            lambda path: (
+                path.rename(path.with_suffix(".moved")),
+                path.symlink_to(path.with_suffix(".moved")),
+            ),
+            id="a link",
+        ),
     ],
 )
-def test_a_folder_that_somebody_else_could_have_made_is_not_taken_up(tmp_path: Path, name: str, change: Callable[[Path], object]) -> None:
+def test_a_folder_that_somebody_else_could_have_made_is_not_taken_up(
+    tmp_path: Path, name: str, change: Callable[[Path], object]
+) -> None:
     change(plant(tmp_path) / name)
     assert list_orphans(tmp_path) == []
 

@@ -14,19 +14,30 @@ from schedgen_backups.core.errors import ConfigurationError
     ("text", "expected"),
     [
         ("SELECT true", [("SELECT true", "SELECT true")]),
-        ("SELECT 1 = 1;\n\nSELECT 2 = 2;\n", [("SELECT 1 = 1", "SELECT 1 = 1"), ("SELECT 2 = 2", "SELECT 2 = 2")]),
+        (
+            "SELECT 1 = 1;\n\nSELECT 2 = 2;\n",
+            [("SELECT 1 = 1", "SELECT 1 = 1"), ("SELECT 2 = 2", "SELECT 2 = 2")],
+        ),
         ("-- a name\nSELECT true;", [("a name", "SELECT true")]),
-        ("-- about the file\n-- a name\nSELECT true; -- after\nSELECT false", [("a name", "SELECT true"), ("after", "SELECT false")]),
+        (
+            "-- about the file\n-- a name\nSELECT true; -- after\nSELECT false",
+            [("a name", "SELECT true"), ("after", "SELECT false")],
+        ),
         ("/* a; name */ SELECT ';' = ';';", [("a; name", "SELECT ';' = ';'")]),
         ("SELECT 'it''s;' = \"a;b\"", [("SELECT 'it''s;' = \"a;b\"", "SELECT 'it''s;' = \"a;b\"")]),
-        (r"SELECT E'\';' = ''; SELECT 2", [(r"SELECT E'\';' = ''", r"SELECT E'\';' = ''"), ("SELECT 2", "SELECT 2")]),
+        (
+            r"SELECT E'\';' = ''; SELECT 2",
+            [(r"SELECT E'\';' = ''", r"SELECT E'\';' = ''"), ("SELECT 2", "SELECT 2")],
+        ),
         ("SELECT $$;$$ = $a$;$$;$a$", [("SELECT $$;$$ = $a$;$$;$a$", "SELECT $$;$$ = $a$;$$;$a$")]),
         ("SELECT -- inside;\n true", [("SELECT true", "SELECT  \n true")]),
         ("SELECT $1 - 1;", [("SELECT $1 - 1", "SELECT $1 - 1")]),
         (";;\n -- nothing\n;", []),
     ],
 )
-def test_statements_end_at_their_semicolons_and_are_named_by_the_comment_before(text: str, expected: list[tuple[str, str]]) -> None:
+def test_statements_end_at_their_semicolons_and_are_named_by_the_comment_before(
+    text: str, expected: list[tuple[str, str]]
+) -> None:
     assert split_sql_checks(text) == tuple(SqlCheck(name, statement) for name, statement in expected)
 
 

@@ -1,7 +1,8 @@
-"""Archives with hostile keys: read back by us, listed and unpacked by the stock tars of this machine, and refused when altered.
+"""Archives with hostile keys: read back by us, listed and unpacked by the stock tars of this machine, and
+refused when altered.
 
-Archives are written through the writer that a capture uses, without a server. Objects from real buckets are in the
-integration tests.
+Archives are written through the writer that a capture uses, without a server. Objects from real buckets are
+in the integration tests.
 """
 
 from __future__ import annotations
@@ -21,12 +22,26 @@ from hypothesis import strategies as st
 
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.errors import ObjectError, VerificationError
-from schedgen_backups.core.formats.archive_file import INDEX_NAME, ArchiveFile, ArchiveFileWriter, open_archive
+from schedgen_backups.core.formats.archive_file import (
+    INDEX_NAME,
+    ArchiveFile,
+    ArchiveFileWriter,
+    open_archive,
+)
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import make_header, pack_object
 from schedgen_backups.core.verify.files import verify_archive
-from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, TableText, get_status, make_entry, make_noise, run_tool, write_archive, write_dump
+from schedgen_backups_tests.support.artifacts import (
+    ARCHIVE_NAME,
+    TableText,
+    get_status,
+    make_entry,
+    make_noise,
+    run_tool,
+    write_archive,
+    write_dump,
+)
 from schedgen_backups_tests.unit.core.formats.test_member_name import IMPOSSIBLE_KEYS, PLAIN_KEYS
 
 TARS = {
@@ -88,7 +103,9 @@ text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
     data=st.binary(max_size=3000),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_everything_that_s3_knows_of_an_object_comes_back(tmp_path: Path, key: str, data: bytes, **fields: object) -> None:
+def test_everything_that_s3_knows_of_an_object_comes_back(
+    tmp_path: Path, key: str, data: bytes, **fields: object
+) -> None:
     entry = make_entry(key, data, **fields)
     write_archive(tmp_path / ARCHIVE_NAME, [(entry, data)])
     with open_archive(tmp_path / ARCHIVE_NAME) as archive:
@@ -110,7 +127,10 @@ def test_a_stock_tar_lists_and_unpacks_every_object_without_a_word(
     assert len(listed.splitlines()) == len(objects) + 1
     assert run_tool(*TARS[tar], "xzf", path, cwd=target) == (0, b"", "")
     with open_archive(path) as archive:
-        expected = {target / entry.member_name: data for entry, (_entry, data) in zip(archive.read_entries(), objects, strict=True)}
+        expected = {
+            target / entry.member_name: data
+            for entry, (_entry, data) in zip(archive.read_entries(), objects, strict=True)
+        }
     unpacked = {found: found.read_bytes() for found in target.rglob("*") if found.is_file()}
     index = unpacked.pop(target / INDEX_NAME)
     assert unpacked == expected
@@ -118,7 +138,9 @@ def test_a_stock_tar_lists_and_unpacks_every_object_without_a_word(
     assert {found for found in tmp_path.rglob("*") if target not in found.parents} == before
 
 
-def test_one_object_is_unpacked_by_tar_with_its_permissions_for_the_owner_only(path: Path, tmp_path: Path) -> None:
+def test_one_object_is_unpacked_by_tar_with_its_permissions_for_the_owner_only(
+    path: Path, tmp_path: Path
+) -> None:
     assert run_tool("tar", "xzf", path, "uploads/1/timetable.pdf", cwd=tmp_path)[0] == 0
     assert (tmp_path / "uploads/1/timetable.pdf").stat().st_mode & 0o777 == 0o600
 
@@ -148,15 +170,26 @@ def test_the_header_of_a_very_large_object_says_its_size(gibibytes: int) -> None
 
 
 @given(
-    name=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=120) | st.text("ab/. ~", min_size=95, max_size=105),
+    name=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=120)
+    | st.text("ab/. ~", min_size=95, max_size=105),
     key=st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=1100),
     size_bytes=st.integers(0, 2 * 8**11) | st.sampled_from([0, 8**11 - 1, 8**11]),
     modified=st.integers(-(10**9), 9 * 10**9) | st.sampled_from([-1, 0, 8**11 - 1, 8**11]),
 )
 @settings(deadline=None)
-def test_headers_are_to_the_byte_those_that_tarfile_writes(name: str, key: str, size_bytes: int, modified: int) -> None:
-    """Plain ones are made without it, and an object is only copied from an older archive when its header there is the one we would write."""
-    entry = make_entry(key, b"", member_name=name, size_bytes=size_bytes, modified_at=datetime.fromtimestamp(modified, timezone.utc))
+def test_headers_are_to_the_byte_those_that_tarfile_writes(
+    name: str, key: str, size_bytes: int, modified: int
+) -> None:
+    """Plain ones are made without it, and an object is only copied from an older archive when its header
+    there is the one we would write.
+    """
+    entry = make_entry(
+        key,
+        b"",
+        member_name=name,
+        size_bytes=size_bytes,
+        modified_at=datetime.fromtimestamp(modified, timezone.utc),
+    )
     written = make_header(entry)
     with tarfile.open(fileobj=io.BytesIO(written + bytes(1024)), mode="r|") as tar:
         found = tar.next()
@@ -210,9 +243,13 @@ def place_entries(path: Path) -> list[ObjectEntry]:
     ],
     ids=["swapped", "other digest", "other size", "other key", "shorter", "longer", "shifted"],
 )
-def test_an_entry_that_does_not_fit_its_bytes_is_refused(tmp_path: Path, alter: Callable[[ObjectEntry, ObjectEntry], ObjectEntry]) -> None:
+def test_an_entry_that_does_not_fit_its_bytes_is_refused(
+    tmp_path: Path, alter: Callable[[ObjectEntry, ObjectEntry], ObjectEntry]
+) -> None:
     path = tmp_path / ARCHIVE_NAME
-    write_archive(path, [(make_entry(key, data), data) for key, data in (("a", b"one " * 90), ("b", b"two " * 90))])
+    write_archive(
+        path, [(make_entry(key, data), data) for key, data in (("a", b"one " * 90), ("b", b"two " * 90))]
+    )
     first, second = place_entries(path)
     with open_archive(path) as archive, pytest.raises(VerificationError):
         list(archive.read_object(alter(first, second)))
@@ -224,7 +261,9 @@ def test_every_flipped_byte_of_a_small_archive_is_seen(tmp_path: Path) -> None:
     write_archive(path, [(make_entry("a", b"one"), b"one"), (make_entry("../b", b""), b"")])
     data = path.read_bytes()
     for position in range(len(data)):
-        path.write_bytes(data[:position] + bytes([data[position] ^ (1 << position % 8)]) + data[position + 1 :])
+        path.write_bytes(
+            data[:position] + bytes([data[position] ^ (1 << position % 8)]) + data[position + 1 :]
+        )
         assert get_status(verify_archive(path), Check.ARCHIVE_IS_STORED) is CheckStatus.FAILED, position
 
 
@@ -268,7 +307,11 @@ def write_streamed(path: Path, entry: ObjectEntry, blocks: list[bytes]) -> None:
             writer.add_stream(entry, [b"x" * entry.size_bytes])
         writer.add_packed(pack_object(make_entry("behind", b"2"), b"2"))
         empty = write_archive(path.with_name("empty.tar.gz"), []).record
-        writer.finish(empty.model_copy(update={"listed_count": 3, "object_count": 3, "size_bytes": entry.size_bytes + 2}))
+        writer.finish(
+            empty.model_copy(
+                update={"listed_count": 3, "object_count": 3, "size_bytes": entry.size_bytes + 2}
+            )
+        )
 
 
 @pytest.mark.parametrize("kind", ["noise", "text"])
@@ -300,7 +343,12 @@ def test_a_stream_of_another_size_leaves_nothing_behind(tmp_path: Path, size_byt
 
 def test_what_the_journal_names_is_in_the_file_in_case_the_capture_is_killed(tmp_path: Path) -> None:
     path, journal = tmp_path / ARCHIVE_NAME, tmp_path / "entries.jsonl"
-    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path, journal_name=journal.name) as writer:
+    with (
+        path.open("w+b") as file,
+        ArchiveFileWriter(
+            cast("BinaryIO", file), threads=2, folder=tmp_path, journal_name=journal.name
+        ) as writer,
+    ):
         for number in range(3):
             body = make_noise(2000, number)
             writer.add_packed(pack_object(make_entry(f"{number}.pdf", body), body))

@@ -1,4 +1,6 @@
-"""One open file with several readers: each at a position of its own, opened once, and errors that name the file."""
+"""One open file with several readers: each at a position of its own, opened once, and errors that name the
+file.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,10 @@ def test_what_was_opened_stays_although_another_file_takes_its_name(path: Path) 
 
 
 def test_a_missing_file_is_told_at_its_first_use(tmp_path: Path) -> None:
-    with ArtifactFile(tmp_path / "gone") as file, pytest.raises(VerificationError, match=r"gone cannot be read: No such file"):
+    with (
+        ArtifactFile(tmp_path / "gone") as file,
+        pytest.raises(VerificationError, match=r"gone cannot be read: No such file"),
+    ):
         file.open_reader()
 
 

@@ -41,7 +41,11 @@ def cheap_refusal(message: str) -> Iterator[None]:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("read", [lambda file: ArchiveFile(file).record, lambda file: DumpFile(file).record], ids=["archive", "dump"])
+@pytest.mark.parametrize(
+    "read",
+    [lambda file: ArchiveFile(file).record, lambda file: DumpFile(file).record],
+    ids=["archive", "dump"],
+)
 def test_an_index_that_is_one_long_line_is_refused(read: Callable[[io.BytesIO], object]) -> None:
     file = make_file(make_tar_header(INDEX_NAME, LONG << 20), *[compress_member(b"x" * (1 << 20))] * LONG)
     with cheap_refusal("too long"):
@@ -49,7 +53,10 @@ def test_an_index_that_is_one_long_line_is_refused(read: Callable[[io.BytesIO], 
 
 
 def test_a_header_that_is_longer_than_any_is_refused() -> None:
-    members = (make_tar_header("././@PaxHeader", LONG << 20, tarfile.XHDTYPE), *[compress_member(b"1" * (1 << 20))] * LONG)
+    members = (
+        make_tar_header("././@PaxHeader", LONG << 20, tarfile.XHDTYPE),
+        *[compress_member(b"1" * (1 << 20))] * LONG,
+    )
     file = make_file(*members)
     entry = make_entry("key", b"").model_copy(update={"length": sum(map(len, members))})
     with cheap_refusal("header of an object is too long"):
@@ -62,7 +69,11 @@ def test_bytes_without_end_behind_an_object_are_refused() -> None:
     info.pax_headers = {"comment": '{"key":"key"}'}
     members = (compress_member(info.tobuf(tarfile.PAX_FORMAT)), *[compress_member(bytes(1 << 20))] * LONG)
     with cheap_refusal("does not belong there"):
-        list(ArchiveFile(make_file(*members)).read_object(entry.model_copy(update={"length": sum(map(len, members))})))
+        list(
+            ArchiveFile(make_file(*members)).read_object(
+                entry.model_copy(update={"length": sum(map(len, members))})
+            )
+        )
 
 
 def test_an_index_with_a_negative_size_is_refused() -> None:

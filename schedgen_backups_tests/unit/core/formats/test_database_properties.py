@@ -1,10 +1,16 @@
-"""What of a database besides its contents counts as different, and how that is said without values that may be secret."""
+"""What of a database besides its contents counts as different, and how that is said without values that may
+be secret.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from schedgen_backups.core.formats.database_properties import DatabaseGrant, DatabaseProperties, DatabaseSetting
+from schedgen_backups.core.formats.database_properties import (
+    DatabaseGrant,
+    DatabaseProperties,
+    DatabaseSetting,
+)
 
 CONNECT, CREATE = (DatabaseGrant(grantee="app", privilege=privilege) for privilege in ("CONNECT", "CREATE"))
 SECRET = DatabaseSetting(name="app.token", value="canary")
@@ -34,7 +40,10 @@ CAPTURED = DatabaseProperties(
         ({"collate": "C"}, ("collation libc C/C.UTF-8 instead of libc de_DE.UTF-8/C.UTF-8",)),
         ({"settings": tuple(reversed(CAPTURED.settings))}, ()),
         ({"settings": ()}, ("setting app.token", "setting work_mem of the role reader")),
-        ({"settings": (*CAPTURED.settings[1:], SECRET.model_copy(update={"value": "other"}))}, ("setting app.token",)),
+        (
+            {"settings": (*CAPTURED.settings[1:], SECRET.model_copy(update={"value": "other"}))},
+            ("setting app.token",),
+        ),
         ({"comment": "of another", "is_template": True}, ()),
     ],
 )
@@ -63,12 +72,16 @@ def test_no_grants_and_those_of_every_new_database_are_two_things() -> None:
         ({"icu_rules": "&V << w"}, False),
     ],
 )
-def test_text_is_sorted_alike_when_every_name_is_the_same_in_either_spelling(change: dict[str, object], is_alike: bool) -> None:  # noqa: FBT001 - a table
+def test_text_is_sorted_alike_when_every_name_is_the_same_in_either_spelling(
+    change: dict[str, object], is_alike: bool
+) -> None:
     other = CAPTURED.model_copy(update=change)
     assert (CAPTURED.has_collation_of(other), other.has_collation_of(CAPTURED)) == (is_alike, is_alike)
 
 
 def test_a_collation_is_named_by_its_provider_and_each_name_once() -> None:
-    icu = DatabaseProperties(owner="app", provider="icu", collate="C", ctype="C", locale="de", icu_rules="&V << w")
+    icu = DatabaseProperties(
+        owner="app", provider="icu", collate="C", ctype="C", locale="de", icu_rules="&V << w"
+    )
     assert icu.collation_label == "icu de/C with rules"
     assert DatabaseProperties(owner="app", collate="C", ctype="C").collation_label == "libc C"

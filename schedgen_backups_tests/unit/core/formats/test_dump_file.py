@@ -1,4 +1,6 @@
-"""The dump file's parts, each read by itself: schema, one table, the text behind the rows, roles, references and the index."""
+"""The dump file's parts, each read by itself: schema, one table, the text behind the rows, roles, references
+and the index.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ from schedgen_backups_tests.support.artifacts import (
     write_dump_text,
 )
 
-TABLES = (TableText("jobs", (b"1", b"2")), TableText("empty", ()), TableText("users", (b"3",), columns=("a", "b")))
+TABLES = (
+    TableText("jobs", (b"1", b"2")),
+    TableText("empty", ()),
+    TableText("users", (b"3",), columns=("a", "b")),
+)
 SETTINGS = b"SELECT pg_catalog.setval('public.jobs_id_seq', 2, true);\n\n"
 ROLES = 'CREATE ROLE "schedgen";\nALTER ROLE "schedgen" WITH LOGIN;\n'
 TEXT = DUMP_HEAD + TABLES[0].text + SETTINGS + TABLES[1].text + TABLES[2].text + DUMP_TAIL
@@ -56,8 +62,12 @@ def test_each_part_is_read_without_the_others(dump: DumpFile) -> None:
 
 def test_the_index_has_each_tables_rows_beside_those_that_the_snapshot_counted(dump: DumpFile) -> None:
     facts = read_facts([TEXT])
-    assert [(table.qualified_name, table.columns, table.rows, table.expected_rows, table.sha256) for table in dump.tables] == [
-        (f"public.{found.name}", found.columns, found.rows, COUNTED.get(("public", found.name)), found.sha256) for found in facts.tables
+    assert [
+        (table.qualified_name, table.columns, table.rows, table.expected_rows, table.sha256)
+        for table in dump.tables
+    ] == [
+        (f"public.{found.name}", found.columns, found.rows, COUNTED.get(("public", found.name)), found.sha256)
+        for found in facts.tables
     ]
     assert [table.expected_rows for table in dump.tables] == [2, 0, None]
     assert dump.record.missing_tables == ("public.gone",)
@@ -84,12 +94,18 @@ def test_the_bytes_between_the_dump_and_the_footer_pass_once_and_in_order(tmp_pa
 def test_a_partition_that_is_loaded_through_its_root_keeps_both_names(tmp_path: Path) -> None:
     text = make_dump_text([TableText("log", (b"1",))])
     marked = text.replace(b"Name: log;", b"Name: log_1;").replace(
-        b"Schema: x; Owner: x\n--\n", b"Schema: parts; Owner: x\n--\n\n-- load via partition root public.log\n"
+        b"Schema: x; Owner: x\n--\n",
+        b"Schema: parts; Owner: x\n--\n\n-- load via partition root public.log\n",
     )
     write_dump_text(tmp_path / DUMP_NAME, marked, {("parts", "log_1"): 1})
     with open_dump(tmp_path / DUMP_NAME) as dump:
         [table] = dump.tables
-        assert (table.qualified_name, table.root, table.expected_rows, table.rows) == ("parts.log_1", "public.log", 1, 1)
+        assert (table.qualified_name, table.root, table.expected_rows, table.rows) == (
+            "parts.log_1",
+            "public.log",
+            1,
+            1,
+        )
 
 
 def test_a_table_that_was_dumped_apart_lies_in_the_file_as_if_it_had_not_been(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Two texts of pg_dump have the same digest of items exactly when they have the same items as often, however the text is cut."""
+"""Two texts of pg_dump have the same digest of items exactly when they have the same items as often, however
+the text is cut.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,12 @@ def test_any_order_and_any_cut_has_the_same_digest(size: int) -> None:
 
 @pytest.mark.parametrize(
     "items",
-    [ITEMS[:2], (*ITEMS, ITEMS[0]), (ITEMS[0], ITEMS[0], ITEMS[1]), (ITEMS[0].replace(b"SELECT", b"INSERT"), *ITEMS[1:])],
+    [
+        ITEMS[:2],
+        (*ITEMS, ITEMS[0]),
+        (ITEMS[0], ITEMS[0], ITEMS[1]),
+        (ITEMS[0].replace(b"SELECT", b"INSERT"), *ITEMS[1:]),
+    ],
     ids=["one missing", "one twice", "one for another", "one changed"],
 )
 def test_other_items_have_another_digest(items: tuple[bytes, ...]) -> None:

@@ -1,4 +1,6 @@
-"""The sections of pg_dump's text: its own transactions around large objects are left out, and what follows the rows is split into items."""
+"""The sections of pg_dump's text: its own transactions around large objects are left out, and what follows
+the rows is split into items.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.formats.dump_sections import LargeObjectFilter, PsqlQuoter, make_loadable, split_post_data
+from schedgen_backups.core.formats.dump_sections import (
+    LargeObjectFilter,
+    PsqlQuoter,
+    make_loadable,
+    split_post_data,
+)
 from schedgen_backups.core.formats.dump_text import Rows, Segment, TableEnd, TableStart, Text
 from schedgen_backups.recover import quote_for_psql
 from schedgen_backups_tests.support.artifacts import cut
@@ -24,7 +31,14 @@ TEXT = FUNCTION + LARGE + CONSTRAINT + FUNCTION + b"-- no newline"
 def test_only_the_transactions_around_large_objects_are_left_out(borders: list[int]) -> None:
     passed = LargeObjectFilter()
     result = b"".join(passed.filter_text(piece) for piece in cut(TEXT, borders)) + passed.flush()
-    assert result == FUNCTION + LARGE.replace(b"BEGIN;\n", b"").replace(b"COMMIT;\n", b"") + CONSTRAINT + FUNCTION + b"-- no newline"
+    assert (
+        result
+        == FUNCTION
+        + LARGE.replace(b"BEGIN;\n", b"").replace(b"COMMIT;\n", b"")
+        + CONSTRAINT
+        + FUNCTION
+        + b"-- no newline"
+    )
 
 
 def test_words_of_somebody_that_look_like_large_objects_leave_nothing_out() -> None:
@@ -34,14 +48,18 @@ def test_words_of_somebody_that_look_like_large_objects_leave_nothing_out() -> N
 
 
 BEGINS = (
-    b"CREATE FUNCTION s.begin(begin integer) RETURNS s.begin LANGUAGE plpgsql AS $$begin begin; end$$;\n-- begin it's\n"
-    b"/* begin ' */ COMMENT ON FUNCTION begin IS E'begin\\' begin' || 'begin'; BEGIN ATOMIC SELECT 1 AS begin; END;\n"
+    b"CREATE FUNCTION s.begin(begin integer) RETURNS s.begin LANGUAGE plpgsql AS $$begin begin; end$$;\n-- "
+    b"begin it's\n"
+    b"/* begin ' */ COMMENT ON FUNCTION begin IS E'begin\\' begin' || 'begin'; BEGIN ATOMIC SELECT 1 AS "
+    b"begin; END;\n"
     b"SELECT \"begin\", a$begin, begins, _begin, \xc3\xa4begin, (begin), U&'begin', begin"
     b' a[1:"ERROR"], a[1:\'2\'], a[b:c], \'a:"x"\'::"T", ":"":", \'1\'::int'
 )
 QUOTED_BEGINS = (
-    b'CREATE FUNCTION s."begin"("begin" integer) RETURNS s."begin" LANGUAGE plpgsql AS $$begin begin; end$$;\n-- begin it\'s\n'
-    b"/* begin ' */ COMMENT ON FUNCTION \"begin\" IS E'begin\\' begin' || 'begin'; BEGIN ATOMIC SELECT 1 AS \"begin\"; END;\n"
+    b'CREATE FUNCTION s."begin"("begin" integer) RETURNS s."begin" LANGUAGE plpgsql AS $$begin begin; '
+    b"end$$;\n-- begin it's\n"
+    b"/* begin ' */ COMMENT ON FUNCTION \"begin\" IS E'begin\\' begin' || 'begin'; BEGIN ATOMIC SELECT 1 "
+    b'AS "begin"; END;\n'
     b'SELECT "begin", a$begin, begins, _begin, \xc3\xa4begin, ("begin"), U&\'begin\', "begin"'
     b' a[1: "ERROR"], a[1: \'2\'], a[b:c], \'a:"x"\'::"T", ":"":", \'1\'::int'
 )
@@ -62,7 +80,10 @@ def test_much_text_between_names_is_passed_on() -> None:
     assert passed + quoter.flush() == text.replace(b"begin", b'"begin"')
 
 
-HEAD = b"--\n-- PostgreSQL database dump\n--\n\n\\restrict abc123\n\nSET row_security = off;\nSET xmloption = content;\n"
+HEAD = (
+    b"--\n-- PostgreSQL database dump\n--\n\n\\restrict abc123\n\nSET row_security = off;\nSET "
+    b"xmloption = content;\n"
+)
 BODY = b"COMMENT ON TABLE t IS '\n\\restrict abc\nSET row_security = off;\n\\unrestrict abc\n';\n"
 END = b"--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc123\n\n"
 LOADED_HEAD = b"--\n-- PostgreSQL database dump\n--\n\n\nSET xmloption = content;\n"
@@ -86,10 +107,17 @@ def test_a_dump_without_restrict_is_loaded_as_it_is() -> None:
 
 def test_rows_pass_as_they_are_and_in_their_place() -> None:
     """A row may say what psql would read otherwise in a statement."""
-    start, rows, end = TableStart(b"COPY t FROM stdin;\n", "public", "t", ""), Rows(b"begin\n\\\\unrestrict abc\n"), TableEnd(b"\\.\n")
+    start, rows, end = (
+        TableStart(b"COPY t FROM stdin;\n", "public", "t", ""),
+        Rows(b"begin\n\\\\unrestrict abc\n"),
+        TableEnd(b"\\.\n"),
+    )
     loaded = list(make_loadable([Text(HEAD + b"SELECT begin"), start, rows, end, Text(BODY + END)]))
     assert [segment for segment in loaded if not isinstance(segment, Text)] == [start, rows, end]
-    before, behind = (b"".join(segment.data for segment in part) for part in (loaded[: loaded.index(start)], loaded[loaded.index(end) + 1 :]))
+    before, behind = (
+        b"".join(segment.data for segment in part)
+        for part in (loaded[: loaded.index(start)], loaded[loaded.index(end) + 1 :])
+    )
     assert before == LOADED_HEAD + b'SELECT "begin"'
     assert behind == BODY + LOADED_END
 
@@ -99,8 +127,14 @@ def test_rows_pass_as_they_are_and_in_their_place() -> None:
     [
         ("CREATE INDEX i ON public.event USING btree (at);", ("public", "event")),
         ('CREATE UNIQUE INDEX "i ON x.y" ON ONLY "a b"."c""d" USING btree (lower(e));', ("a b", 'c"d')),
-        ("ALTER TABLE ONLY public.event\n    ADD CONSTRAINT event_pkey PRIMARY KEY (id);", ("public", "event")),
-        ("ALTER TABLE public.event\n    ADD CONSTRAINT positive CHECK ((id > 0)) NOT VALID;", ("public", "event")),
+        (
+            "ALTER TABLE ONLY public.event\n    ADD CONSTRAINT event_pkey PRIMARY KEY (id);",
+            ("public", "event"),
+        ),
+        (
+            "ALTER TABLE public.event\n    ADD CONSTRAINT positive CHECK ((id > 0)) NOT VALID;",
+            ("public", "event"),
+        ),
         ("CREATE INDEX CONCURRENTLY i ON event (at);", None),
     ],
 )
@@ -111,18 +145,32 @@ def test_an_item_tells_the_table_it_builds_on(statement: str, table: tuple[str, 
 
 
 def test_items_keep_the_settings_that_hold_before_them() -> None:
-    schema = b"SET default_tablespace = '';\n\nSET default_table_access_method = heap;\n\nCREATE TABLE a (b int);\n"
+    schema = (
+        b"SET default_tablespace = '';\n\nSET default_table_access_method = heap;\n\nCREATE TABLE a "
+        b"(b int);\n"
+    )
     first = b"SET default_tablespace = fast;\n\n"
-    index = b"--\n-- Name: i; Type: INDEX; Schema: public; Owner: x; Tablespace: fast\n--\n\nCREATE INDEX i ON a (b);\n\n\n"
-    foreign = b"--\n-- Name: a f; Type: FK CONSTRAINT; Schema: public; Owner: x\n--\n\nALTER TABLE a ADD FOREIGN KEY (b) REFERENCES c;\n\n\n"
+    index = (
+        b"--\n-- Name: i; Type: INDEX; Schema: public; Owner: x; Tablespace: fast\n--\n\nCREATE INDEX "
+        b"i ON a (b);\n\n\n"
+    )
+    foreign = (
+        b"--\n-- Name: a f; Type: FK CONSTRAINT; Schema: public; Owner: x\n--\n\nALTER TABLE a ADD "
+        b"FOREIGN KEY (b) REFERENCES c;\n\n\n"
+    )
     items = split_post_data(schema, first + index + foreign)
     assert b"".join(item.text for item in items) == first + index + foreign
-    assert [(item.kind, item.is_build) for item in items] == [("", False), ("INDEX", True), ("FK CONSTRAINT", False)]
+    assert [(item.kind, item.is_build) for item in items] == [
+        ("", False),
+        ("INDEX", True),
+        ("FK CONSTRAINT", False),
+    ]
     assert items[1].settings == b"SET default_tablespace = fast;\nSET default_table_access_method = heap;\n"
 
 
 HOSTILE = (
-    b"--\n-- Name: x; Type: INDEX; Schema: public; Owner: x\n--\n\nALTER ROLE me SUPERUSER;\nSET default_tablespace = a; ALTER ROLE me SUPERUSER;\n"
+    b"--\n-- Name: x; Type: INDEX; Schema: public; Owner: x\n--\n\nALTER ROLE me SUPERUSER;\nSET "
+    b"default_tablespace = a; ALTER ROLE me SUPERUSER;\n"
 )
 QUOTINGS = [
     b"COMMENT ON INDEX i IS 'it''s\n" + HOSTILE + b"';\n",
@@ -137,7 +185,9 @@ QUOTINGS = [
 def test_words_of_somebody_begin_no_item_and_set_nothing(statement: bytes) -> None:
     """An item runs by itself: what begins within a string would be run as a statement, by whoever restores."""
     first = b"--\n-- Name: i; Type: INDEX; Schema: public; Owner: x\n--\n\n" + statement + b"\n\n"
-    second = b"--\n-- Name: k; Type: INDEX; Schema: public; Owner: x\n--\n\nCREATE INDEX k ON public.t (a);\n\n\n"
+    second = (
+        b"--\n-- Name: k; Type: INDEX; Schema: public; Owner: x\n--\n\nCREATE INDEX k ON public.t (a);\n\n\n"
+    )
     items = split_post_data(b"SET default_tablespace = '';\n" + statement, first + second)
     assert [item.text for item in items] == [first, second]
     assert [item.settings for item in items] == [b"SET default_tablespace = '';\n"] * 2

@@ -1,7 +1,8 @@
-"""pg_dump's plain text, cut at the borders of tables: no byte is lost, and nothing that looks like a table is taken for one.
+"""pg_dump's plain text, cut at the borders of tables: no byte is lost, and nothing that looks like a table is
+taken for one.
 
-Texts here are made by hand in pg_dump's form; the real pg_dump's are in the integration tests. Add a case for every oddity
-that a real dump showed.
+Texts here are made by hand in pg_dump's form; the real pg_dump's are in the integration tests. Add a case for
+every oddity that a real dump showed.
 """
 
 from __future__ import annotations
@@ -15,8 +16,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedgen_backups.core.formats.dump_text import DumpDigest, Rows, TableStart, Text, split_dump, split_table
-from schedgen_backups_tests.support.artifacts import DUMP_HEAD, DUMP_TAIL, TableText, cut, make_dump_text, read_facts
+from schedgen_backups.core.formats.dump_text import (
+    DumpDigest,
+    Rows,
+    TableStart,
+    Text,
+    split_dump,
+    split_table,
+)
+from schedgen_backups_tests.support.artifacts import (
+    DUMP_HEAD,
+    DUMP_TAIL,
+    TableText,
+    cut,
+    make_dump_text,
+    read_facts,
+)
 
 ROWS_LIKE_STATEMENTS = (
     b"COPY public.x (a) FROM stdin;",
@@ -31,12 +46,29 @@ ROWS_LIKE_STATEMENTS = (
     b"\\\\unrestrict abc123",
 )
 names = st.one_of(
-    st.sampled_from(["jobs", "Jobs", "two words", "a.b", 'a"b', "zeilen\numbruch", "課程", "select", "(a)", "x) FROM stdin;", ";", "--"]),
+    st.sampled_from(
+        [
+            "jobs",
+            "Jobs",
+            "two words",
+            "a.b",
+            'a"b',
+            "zeilen\numbruch",
+            "課程",
+            "select",
+            "(a)",
+            "x) FROM stdin;",
+            ";",
+            "--",
+        ]
+    ),
     st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=12),
 )
 rows = st.one_of(
     st.sampled_from(ROWS_LIKE_STATEMENTS),
-    st.text(st.characters(exclude_characters="\0\n\r\\", exclude_categories=("Cs",)), max_size=30).map(str.encode),
+    st.text(st.characters(exclude_characters="\0\n\r\\", exclude_categories=("Cs",)), max_size=30).map(
+        str.encode
+    ),
 )
 tables_strategy = st.lists(
     st.builds(
@@ -52,14 +84,17 @@ tables_strategy = st.lists(
 
 @given(tables_strategy, st.data())
 @settings(deadline=None)
-def test_tables_and_bytes_are_the_same_wherever_the_chunks_are_cut(tables: list[TableText], data: st.DataObject) -> None:
+def test_tables_and_bytes_are_the_same_wherever_the_chunks_are_cut(
+    tables: list[TableText], data: st.DataObject
+) -> None:
     text = make_dump_text(tables)
     borders = data.draw(st.lists(st.integers(0, len(text)), max_size=20))
     chunks = cut(text, borders)
     assert b"".join(segment.data for segment in split_dump(chunks)) == text
     facts = read_facts(chunks)
     assert [(table.schema_name, table.name, table.rows, table.sha256) for table in facts.tables] == [
-        (table.schema_name, table.name, len(table.rows), hashlib.sha256(table.row_data).hexdigest()) for table in tables
+        (table.schema_name, table.name, len(table.rows), hashlib.sha256(table.row_data).hexdigest())
+        for table in tables
     ]
     assert facts == read_facts([text])
     assert facts.size_bytes == len(text)
@@ -79,14 +114,18 @@ def test_a_stream_of_single_bytes_is_split_like_one_block(tables: list[TableText
 @settings(deadline=None)
 def test_any_other_row_gives_another_digest(tables: list[TableText], data: st.DataObject) -> None:
     text = make_dump_text([*tables, TableText("last", (b"1\tone", b"2\ttwo"))])
-    changed = make_dump_text([*tables, TableText("last", (b"1\tone", data.draw(rows.filter(lambda row: row != b"2\ttwo"))))])
+    changed = make_dump_text(
+        [*tables, TableText("last", (b"1\tone", data.draw(rows.filter(lambda row: row != b"2\ttwo"))))]
+    )
     assert read_facts([text]).tables[-1].sha256 != read_facts([changed]).tables[-1].sha256
     assert read_facts([text]).text_sha256 == read_facts([changed]).text_sha256
 
 
 def test_a_table_without_columns_has_its_rows() -> None:
     facts = read_facts([make_dump_text([TableText("nothing", (b"", b"", b""), columns=())])])
-    assert [(table.name, table.columns, table.rows, table.size_bytes) for table in facts.tables] == [("nothing", "", 3, 3)]
+    assert [(table.name, table.columns, table.rows, table.size_bytes) for table in facts.tables] == [
+        ("nothing", "", 3, 3)
+    ]
 
 
 def test_a_table_without_rows_is_a_table() -> None:
@@ -94,11 +133,16 @@ def test_a_table_without_rows_is_a_table() -> None:
     assert [(table.name, table.rows) for table in facts.tables] == [("empty", 0), ("full", 1)]
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "dotted.name", 'quo"te', "a\n\nCOPY public.x (a) FROM stdin;\n", 'x" (a) FROM stdin;'])
+@pytest.mark.parametrize(
+    "name",
+    ["two\nlines", "dotted.name", 'quo"te', "a\n\nCOPY public.x (a) FROM stdin;\n", 'x" (a) FROM stdin;'],
+)
 def test_odd_names_come_back_as_they_are_in_the_catalog(name: str) -> None:
     start = next(
         segment
-        for segment in split_dump([make_dump_text([TableText(name, (b"1",), schema_name=name, columns=(name,))])])
+        for segment in split_dump(
+            [make_dump_text([TableText(name, (b"1",), schema_name=name, columns=(name,))])]
+        )
         if isinstance(segment, TableStart)
     )
     assert (start.schema_name, start.name) == (name, name)
@@ -108,10 +152,15 @@ def encode_dump(encoding: str, codec: str, *, root: bool) -> bytes:
     text = DUMP_HEAD.decode() + f"SET client_encoding = '{encoding}';\n\n"
     text += "--\n-- Data for Name: größe_1; Type: TABLE DATA; Schema: öl; Owner: x\n--\n\n"
     text += "-- load via partition root öl.größe\n\n" if root else ""
-    return (text + f'COPY "öl"."{"größe" if root else "größe_1"}" ("ä") FROM stdin;\n1\n\\.\n\n\n').encode(codec) + DUMP_TAIL
+    return (text + f'COPY "öl"."{"größe" if root else "größe_1"}" ("ä") FROM stdin;\n1\n\\.\n\n\n').encode(
+        codec
+    ) + DUMP_TAIL
 
 
-@pytest.mark.parametrize(("encoding", "codec"), [("UTF8", "utf-8"), ("LATIN1", "latin-1"), ("WIN1252", "cp1252"), ("LATIN9", "iso8859-15")])
+@pytest.mark.parametrize(
+    ("encoding", "codec"),
+    [("UTF8", "utf-8"), ("LATIN1", "latin-1"), ("WIN1252", "cp1252"), ("LATIN9", "iso8859-15")],
+)
 def test_names_are_read_in_the_encoding_that_the_dump_names(encoding: str, codec: str) -> None:
     text = encode_dump(encoding, codec, root=False)
     for size_bytes in (len(text), 7):
@@ -120,7 +169,9 @@ def test_names_are_read_in_the_encoding_that_the_dump_names(encoding: str, codec
 
 
 @pytest.mark.parametrize(("encoding", "codec"), [("UTF8", "utf-8"), ("LATIN1", "latin-1")])
-def test_a_partition_that_is_loaded_through_its_root_is_known_by_its_own_name(encoding: str, codec: str) -> None:
+def test_a_partition_that_is_loaded_through_its_root_is_known_by_its_own_name(
+    encoding: str, codec: str
+) -> None:
     [table] = read_facts([encode_dump(encoding, codec, root=True)]).tables
     assert (table.schema_name, table.name, table.root, table.rows) == ("öl", "größe_1", "öl.größe", 1)
 
@@ -163,9 +214,14 @@ QUOTINGS = {
     "escape string": b"COMMENT ON TABLE public.jobs IS E'\\'" + LOOKALIKE.replace(b"\\", b"\\\\") + b"';\n",
     "name": b'CREATE VIEW public."' + LOOKALIKE.replace(b'"', b'""') + b'" AS\n SELECT 1;\n',
     "body": b"CREATE FUNCTION public.f() RETURNS void LANGUAGE sql AS $_$" + LOOKALIKE + b"$_$;\n",
-    "body with other quotes in it": b"CREATE FUNCTION public.f() RETURNS void LANGUAGE sql AS $_$'$$\"--/*" + LOOKALIKE + b"$_$;\n",
-    "body behind a dollar in a name": b"CREATE FUNCTION public.a$b$c() RETURNS void LANGUAGE sql AS $$" + LOOKALIKE + b"$$;\n",
-    "string behind an odd line comment": b"-- Name: it's $$ odd \"; Type: TABLE\nCOMMENT ON TABLE public.jobs IS '" + LOOKALIKE + b"';\n",
+    "body with other quotes in it": b"CREATE FUNCTION public.f() RETURNS void LANGUAGE sql AS $_$'$$\"--/*"
+    + LOOKALIKE
+    + b"$_$;\n",
+    "body behind a dollar in a name": b"CREATE FUNCTION public.a$b$c() RETURNS void LANGUAGE sql AS $$"
+    + LOOKALIKE
+    + b"$$;\n",
+    "string behind an odd line comment": b"-- Name: it's $$ odd \"; Type: TABLE\nCOMMENT ON TABLE "
+    b"public.jobs IS '" + LOOKALIKE + b"';\n",
 }
 
 
@@ -195,7 +251,9 @@ def test_a_statement_that_is_cut_anywhere_is_read_in_no_time() -> None:
     before, behind = make_dump_text([TableText("jobs", (b"1",), columns=("COLUMNS",))]).split(b'"COLUMNS"')
     text = before + columns.encode() + behind
     expected = read_facts([text])
-    assert [(table.name, table.columns, table.rows) for table in expected.tables] == [("jobs", f"({columns})", 1)]
+    assert [(table.name, table.columns, table.rows) for table in expected.tables] == [
+        ("jobs", f"({columns})", 1)
+    ]
     for border in range(len(before) - 20, len(text) - len(behind) + 20, 7):
         assert read_facts(cut(text, [border])) == expected
 
@@ -246,7 +304,13 @@ def test_a_very_long_text_passes_without_being_held() -> None:
 
     def blocks() -> Iterator[bytes]:
         nonlocal fed
-        for block in (DUMP_HEAD, b"SELECT pg_catalog.lowrite(0, '\\x", *[b"ab" * (1 << 19)] * 32, b"');\n", DUMP_TAIL):
+        for block in (
+            DUMP_HEAD,
+            b"SELECT pg_catalog.lowrite(0, '\\x",
+            *[b"ab" * (1 << 19)] * 32,
+            b"');\n",
+            DUMP_TAIL,
+        ):
             fed += len(block)
             yield block
 
@@ -269,21 +333,29 @@ def test_a_dump_cut_anywhere_before_its_last_line_is_not_complete() -> None:
 @pytest.mark.parametrize("tail", [b"", b"\nCREATE INDEX half", b"\n--\n-- Name: jobs; Type: TABLE\n--\n\n"])
 def test_a_last_line_inside_the_dump_does_not_end_it(tail: bytes) -> None:
     """A comment on a table may quote it; a dump cut short behind that is still cut short."""
-    quoted = b"COMMENT ON TABLE public.jobs IS 'from a file:\n--\n-- PostgreSQL database dump complete\n--\n';\n"
+    quoted = (
+        b"COMMENT ON TABLE public.jobs IS 'from a file:\n--\n-- PostgreSQL database dump complete\n--\n';\n"
+    )
     assert not read_facts([make_dump_text([TableText("jobs", (b"1",))], tail=quoted + tail)]).is_complete
 
 
 def test_rows_that_say_the_dump_is_complete_do_not_end_it() -> None:
-    text = make_dump_text([TableText("jobs", (b"--", b"-- PostgreSQL database dump complete", b"--", b""))], tail=b"")
+    text = make_dump_text(
+        [TableText("jobs", (b"--", b"-- PostgreSQL database dump complete", b"--", b""))], tail=b""
+    )
     assert not read_facts([text]).is_complete
 
 
 def test_a_dump_that_ends_inside_a_table_is_not_complete() -> None:
-    assert not read_facts([DUMP_TAIL + make_dump_text([TableText("jobs", (b"1",))]).partition(b"\\.\n")[0]]).is_complete
+    assert not read_facts(
+        [DUMP_TAIL + make_dump_text([TableText("jobs", (b"1",))]).partition(b"\\.\n")[0]]
+    ).is_complete
 
 
 def test_an_end_as_of_older_programs_without_the_restrict_key_counts() -> None:
-    assert read_facts([make_dump_text([], tail=b"--\n-- PostgreSQL database dump complete\n--\n\n")]).is_complete
+    assert read_facts(
+        [make_dump_text([], tail=b"--\n-- PostgreSQL database dump complete\n--\n\n")]
+    ).is_complete
 
 
 def test_the_random_key_and_the_versions_do_not_change_the_digest_and_everything_else_does() -> None:
@@ -314,13 +386,21 @@ def test_an_empty_dump_has_nothing() -> None:
 def test_the_comparable_digest_leaves_out_where_files_lie_and_who_owns_the_system(size: int) -> None:
     text = b"SET default_tablespace = fast;\n\nCREATE TABLE t ();\n\nSET default_tablespace = '';\n\n--\n"
     text += (
-        b"-- Name: FUNCTION f(); Type: ACL; Schema: pg_catalog; Owner: one\n--\n\nGRANT ALL ON FUNCTION f() TO app;\nSET default_tablespace = x;\n"
+        b"-- Name: FUNCTION f(); Type: ACL; Schema: pg_catalog; Owner: one\n--\n\nGRANT ALL ON "
+        b"FUNCTION f() TO app;\nSET default_tablespace = x;\n"
     )
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
-    elsewhere = text.replace(b"SET default_tablespace = fast;\n\n", b"").replace(b"Owner: one", b"Owner: another").replace(b"; Tablespace: fast", b"")
+    elsewhere = (
+        text.replace(b"SET default_tablespace = fast;\n\n", b"")
+        .replace(b"Owner: one", b"Owner: another")
+        .replace(b"; Tablespace: fast", b"")
+    )
     assert read_facts(pieces).comparable_sha256 == read_facts([elsewhere]).comparable_sha256
     assert read_facts(pieces).text_sha256 != read_facts([elsewhere]).text_sha256
-    assert read_facts([text.replace(b"TO app", b"TO other")]).comparable_sha256 != read_facts(pieces).comparable_sha256
+    assert (
+        read_facts([text.replace(b"TO app", b"TO other")]).comparable_sha256
+        != read_facts(pieces).comparable_sha256
+    )
 
 
 _LONG_LINES = """
@@ -340,8 +420,12 @@ for head in words:
 
 @pytest.mark.takes_seconds
 def test_no_line_of_a_dump_keeps_its_reader_busy_for_ever() -> None:
-    """A comment of a table owner's may have a gigabyte; what takes four times as long for twice the length never ends there."""
-    done = subprocess.run([sys.executable, "-c", _LONG_LINES], timeout=120, check=False, capture_output=True, text=True)
+    """A comment of a table owner's may have a gigabyte; what takes four times as long for twice the length
+    never ends there.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _LONG_LINES], timeout=120, check=False, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -356,31 +440,55 @@ for words in ((typed + owned) * 400, typed * 540, typed * 270 + owned * 800, own
 
 
 def test_no_comment_of_a_dump_keeps_its_reader_busy_for_ever() -> None:
-    """Before a COPY statement: whatever tries each of many ways to read the line takes minutes for these 19 MB."""
-    done = subprocess.run([sys.executable, "-c", _ANNOUNCING_LINES], timeout=30, check=False, capture_output=True, text=True)
+    """Before a COPY statement: whatever tries each of many ways to read the line takes minutes for these 19
+    MB.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _ANNOUNCING_LINES], timeout=30, check=False, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
 ANNOUNCED = {
     "all": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--", True),
-    "twice": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o; Type: TABLE DATA; Schema: s; Owner: o\n--", True),
+    "twice": (
+        (
+            b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o; Type: TABLE DATA; Schema: s; Owner: "
+            b"o\n--"
+        ),
+        True,
+    ),
     "no owner": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s\n--", False),
     "no schema": (b"-- Data for Name: t; Owner: o\n--", False),
     "the owner first": (b"-- Data for Name: t; Owner: o; Type: TABLE DATA; Schema: s\n--", False),
     "a line between": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n-- x\n--", False),
     "no end": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o", False),
     "another comment": (b"-- Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--", False),
-    "through its root": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--\n\n-- load via partition root r", True),
-    "a root behind no empty line": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--\n-- load via partition root r", False),
+    "through its root": (
+        b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--\n\n-- load via partition root r",
+        True,
+    ),
+    "a root behind no empty line": (
+        b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--\n-- load via partition root r",
+        False,
+    ),
     "a root behind nothing": (b"-- load via partition root r", False),
-    "two roots": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--\n\n" + b"-- load via partition root r\n" * 2, False),
+    "two roots": (
+        b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--\n\n"
+        + b"-- load via partition root r\n" * 2,
+        False,
+    ),
 }
 
 
 @pytest.mark.parametrize(("comment", "is_announced"), ANNOUNCED.values(), ids=ANNOUNCED)
-def test_only_what_the_comment_right_before_it_announces_is_a_table(comment: bytes, is_announced: bool) -> None:  # noqa: FBT001 - a parameter
+def test_only_what_the_comment_right_before_it_announces_is_a_table(
+    comment: bytes, is_announced: bool
+) -> None:
     text = b"SELECT 1;\n\n--\n" + comment + b"\n\nCOPY public.t (i) FROM stdin;\n1\n\\.\n\n"
     found = [segment for segment in split_dump([text]) if isinstance(segment, TableStart)]
     assert bool(found) == is_announced
     if found:
-        assert (found[0].schema_name, found[0].root) == (("s", "public.t") if b"root" in comment else ("public", ""))
+        assert (found[0].schema_name, found[0].root) == (
+            ("s", "public.t") if b"root" in comment else ("public", "")
+        )

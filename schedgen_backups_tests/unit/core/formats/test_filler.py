@@ -1,4 +1,6 @@
-"""Fillers, which let copied objects share their blocks with an older archive: they unpack to nothing and are left out of further copies."""
+"""Fillers, which let copied objects share their blocks with an older archive: they unpack to nothing and are
+left out of further copies.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ import pytest
 
 from schedgen_backups.core.formats import archive_file
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, open_archive
-from schedgen_backups.core.formats.gzip_members import SMALLEST_FILLER_BYTES, compress_member, filler_member, measure_filler, store_member
+from schedgen_backups.core.formats.gzip_members import (
+    SMALLEST_FILLER_BYTES,
+    compress_member,
+    filler_member,
+    measure_filler,
+    store_member,
+)
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import pack_object
 from schedgen_backups.core.system.reflink import SHARED_BLOCK_BYTES
@@ -27,12 +35,22 @@ def test_a_filler_takes_the_bytes_that_it_is_told_and_unpacks_to_nothing(size_by
     filler = filler_member(size_bytes)
     assert (len(filler), gzip.decompress(filler)) == (size_bytes, b"")
     assert gzip.decompress(filler + compress_member(b"abc")) == b"abc"
-    assert measure_filler(filler + b"behind") == measure_filler(memoryview(filler)[:SMALLEST_FILLER_BYTES]) == size_bytes
+    assert (
+        measure_filler(filler + b"behind")
+        == measure_filler(memoryview(filler)[:SMALLEST_FILLER_BYTES])
+        == size_bytes
+    )
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"", compress_member(BODY), store_member(BODY), filler_member(300)[1:], filler_member(300)[: SMALLEST_FILLER_BYTES - 1]],
+    [
+        b"",
+        compress_member(BODY),
+        store_member(BODY),
+        filler_member(300)[1:],
+        filler_member(300)[: SMALLEST_FILLER_BYTES - 1],
+    ],
     ids=["nothing", "compressed", "stored", "no beginning", "too short"],
 )
 def test_what_is_no_filler_measures_nothing(data: bytes) -> None:
@@ -41,7 +59,9 @@ def test_what_is_no_filler_measures_nothing(data: bytes) -> None:
 
 def copy_together(writer: ArchiveFileWriter, entry: ObjectEntry, path: Path) -> None:
     with path.open("rb") as source:
-        writer.add_copies([entry], source.fileno(), path.read_bytes()[entry.offset : entry.offset + entry.length])
+        writer.add_copies(
+            [entry], source.fileno(), path.read_bytes()[entry.offset : entry.offset + entry.length]
+        )
 
 
 def copy_alone(writer: ArchiveFileWriter, entry: ObjectEntry, path: Path) -> None:
@@ -51,14 +71,21 @@ def copy_alone(writer: ArchiveFileWriter, entry: ObjectEntry, path: Path) -> Non
 
 @pytest.mark.parametrize("copy", [copy_together, copy_alone])
 @pytest.mark.parametrize("filler_bytes", [0, SMALLEST_FILLER_BYTES, 3000])
-def test_a_copy_leaves_out_the_filler_of_the_older_archive(tmp_path: Path, copy: Copy, filler_bytes: int) -> None:
+def test_a_copy_leaves_out_the_filler_of_the_older_archive(
+    tmp_path: Path, copy: Copy, filler_bytes: int
+) -> None:
     packed = pack_object(make_entry("a.pdf", BODY), BODY)
     filler = filler_member(filler_bytes) if filler_bytes else b""
     older = tmp_path / "older"
     older.write_bytes(b"before" + filler + packed.members + b"behind")
-    entry = packed.entry.model_copy(update={"offset": len(b"before"), "length": len(filler) + len(packed.members)})
+    entry = packed.entry.model_copy(
+        update={"offset": len(b"before"), "length": len(filler) + len(packed.members)}
+    )
     path = tmp_path / ARCHIVE_NAME
-    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer:
+    with (
+        path.open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer,
+    ):
         copy(writer, entry, older)
         writer.finish(make_record(writer))
     with open_archive(path) as archive:
@@ -68,18 +95,41 @@ def test_a_copy_leaves_out_the_filler_of_the_older_archive(tmp_path: Path, copy:
     assert path.read_bytes().startswith(packed.members)
 
 
-@pytest.mark.parametrize("gap_bytes", [0, 1, SMALLEST_FILLER_BYTES - 1, SMALLEST_FILLER_BYTES, SMALLEST_FILLER_BYTES + 1, SHARED_BLOCK_BYTES - 1])
+@pytest.mark.parametrize(
+    "gap_bytes",
+    [
+        0,
+        1,
+        SMALLEST_FILLER_BYTES - 1,
+        SMALLEST_FILLER_BYTES,
+        SMALLEST_FILLER_BYTES + 1,
+        SHARED_BLOCK_BYTES - 1,
+    ],
+)
 @pytest.mark.parametrize("copy", [copy_together, copy_alone])
-def test_copies_lie_in_their_blocks_as_in_the_older_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: Copy, gap_bytes: int) -> None:
+def test_copies_lie_in_their_blocks_as_in_the_older_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: Copy, gap_bytes: int
+) -> None:
     """Where the file system can share blocks, which the machine of the tests need not."""
-    monkeypatch.setattr(archive_file, "can_share_blocks", lambda source, folder: os.fstat(source).st_size > 0 and folder == tmp_path)
+    monkeypatch.setattr(
+        archive_file,
+        "can_share_blocks",
+        lambda source, folder: os.fstat(source).st_size > 0 and folder == tmp_path,
+    )
     body = make_noise(100_000)
     packed = pack_object(make_entry("a.pdf", body), body)
     older = tmp_path / "older"
     older.write_bytes(bytes(gap_bytes) + packed.members)
     path = tmp_path / ARCHIVE_NAME
-    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer:
-        copy(writer, packed.entry.model_copy(update={"offset": gap_bytes, "length": len(packed.members)}), older)
+    with (
+        path.open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer,
+    ):
+        copy(
+            writer,
+            packed.entry.model_copy(update={"offset": gap_bytes, "length": len(packed.members)}),
+            older,
+        )
         writer.finish(make_record(writer))
     place = path.read_bytes().index(packed.members)
     assert (place - gap_bytes) % SHARED_BLOCK_BYTES == 0
@@ -94,7 +144,10 @@ def test_a_filler_that_is_all_of_an_object_is_no_filler(tmp_path: Path) -> None:
     """An index that somebody made up may say so: then nothing is left to copy, and nothing is left out."""
     older = tmp_path / "older"
     older.write_bytes(filler_member(300))
-    with (tmp_path / ARCHIVE_NAME).open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer:
+    with (
+        (tmp_path / ARCHIVE_NAME).open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer,
+    ):
         copy_together(writer, make_entry("a.pdf", BODY, length=300), older)
         writer.finish(make_record(writer))
     with open_archive(tmp_path / ARCHIVE_NAME) as archive:

@@ -1,7 +1,8 @@
 """Gzip files of many members: stock tools read them, their parts are found again, and no damage passes.
 
-Files here are small and made in memory. What lies in members of real artifacts is tested in `test_archive_file` and
-`test_dump_file`'s neighbours; stock tools on whole artifacts in the integration tests.
+Files here are small and made in memory. What lies in members of real artifacts is tested in
+`test_archive_file` and `test_dump_file`'s neighbours; stock tools on whole artifacts in the integration
+tests.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from schedgen_backups_tests.support.artifacts import make_noise
 
 PACKERS: dict[str, Callable[..., bytes]] = {"compressed": compress_member, "stored": store_member}
 Block = tuple[bytes, str]
-blocks_strategy = st.lists(st.tuples(st.binary(max_size=2000), st.sampled_from(sorted(PACKERS))), min_size=1, max_size=12)
+blocks_strategy = st.lists(
+    st.tuples(st.binary(max_size=2000), st.sampled_from(sorted(PACKERS))), min_size=1, max_size=12
+)
 
 
 def write_file(blocks: list[Block], *, threads: int = 2) -> tuple[bytes, list[int], str]:
@@ -116,14 +119,18 @@ def test_blocks_larger_than_a_stored_piece_come_back() -> None:
 
 
 def test_every_truncation_of_a_file_is_seen() -> None:
-    data, _offsets, _sha256 = write_file([(b"first " * 40, "compressed"), (b"second", "stored"), (b"", "compressed")])
+    data, _offsets, _sha256 = write_file(
+        [(b"first " * 40, "compressed"), (b"second", "stored"), (b"", "compressed")]
+    )
     assert not is_damage_seen(data)
     for length in range(len(data)):
         assert is_damage_seen(data[:length]), length
 
 
 def test_every_flipped_bit_of_a_file_is_seen() -> None:
-    data, _offsets, _sha256 = write_file([(b"first " * 40, "compressed"), (b"second", "stored"), (b"", "compressed")])
+    data, _offsets, _sha256 = write_file(
+        [(b"first " * 40, "compressed"), (b"second", "stored"), (b"", "compressed")]
+    )
     for bit in range(len(data) * 8):
         changed = bytearray(data)
         changed[bit // 8] ^= 1 << (bit % 8)
@@ -137,7 +144,9 @@ def test_bytes_behind_the_footer_are_seen(extra: bytes) -> None:
         read_footer(io.BytesIO(data + extra))
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"\0" * FOOTER_BYTES, gzip.compress(b"from the old script" * 100, mtime=0)])
+@pytest.mark.parametrize(
+    "data", [b"", b"x", b"\0" * FOOTER_BYTES, gzip.compress(b"from the old script" * 100, mtime=0)]
+)
 def test_what_is_no_artifact_has_no_footer(data: bytes) -> None:
     with pytest.raises(VerificationError, match="does not end with the footer"):
         read_footer(io.BytesIO(data))
@@ -162,7 +171,9 @@ def test_rollback_forgets_what_came_after_the_checkpoint() -> None:
         writer.rollback(checkpoint)
         writer.write_block(b"after")
         sha256 = writer.finish(checkpoint.offset)
-    expected, _offsets, expected_sha256 = write_file([(b"kept" * 1000, "compressed"), (b"after", "compressed")])
+    expected, _offsets, expected_sha256 = write_file(
+        [(b"kept" * 1000, "compressed"), (b"after", "compressed")]
+    )
     assert file.getvalue() == expected
     assert sha256 == expected_sha256
 
@@ -247,7 +258,9 @@ def test_reading_gives_pieces_of_a_few_mebibytes_however_well_the_data_is_packed
     assert max(pieces) <= 4 << 20
 
 
-@pytest.mark.parametrize("size_bytes", [0, 1, 0xFFFF - 1, 0xFFFF, 0xFFFF + 1, 2 * 0xFFFF - 100, 2 * 0xFFFF, 200_000])
+@pytest.mark.parametrize(
+    "size_bytes", [0, 1, 0xFFFF - 1, 0xFFFF, 0xFFFF + 1, 2 * 0xFFFF - 100, 2 * 0xFFFF, 200_000]
+)
 @pytest.mark.parametrize("end", [b"", b"\0", b"\0" * 511])
 def test_a_stored_member_with_an_end_is_that_of_both_joined(size_bytes: int, end: bytes) -> None:
     data = make_noise(size_bytes, 1)
@@ -259,7 +272,9 @@ def test_only_what_shrinks_is_worth_compressing() -> None:
     assert is_compressible(b"a timetable is text " * 1000)
     assert not is_compressible(make_noise(100_000, 1))
     assert not is_compressible(gzip.compress(make_noise(50_000, 2), mtime=0))
-    assert not is_compressible(memoryview(b"<< /Type /Page >>\n" * 200 + make_noise(100_000, 1) + b"0000000000 65535 n\n" * 200))
+    assert not is_compressible(
+        memoryview(b"<< /Type /Page >>\n" * 200 + make_noise(100_000, 1) + b"0000000000 65535 n\n" * 200)
+    )
     assert is_compressible(make_noise(3000, 1) + b"a timetable is text " * 5000)
     assert is_compressible(make_noise(1000, 1) + b"text" * 300)
 

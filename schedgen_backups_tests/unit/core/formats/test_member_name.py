@@ -1,7 +1,8 @@
-"""Names of objects inside an archive: every key gets one, and a stock tar can unpack all of them side by side.
+"""Names of objects inside an archive: every key gets one, and a stock tar can unpack all of them side by
+side.
 
-The rules are tried with the keys that S3 allows and file systems do not. What a real tar does with them is tested in
-`test_archive_file`.
+The rules are tried with the keys that S3 allows and file systems do not. What a real tar does with them is
+tested in `test_archive_file`.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ IMPOSSIBLE_KEYS = (
     RESERVED_FOLDER,
 )
 parts = st.one_of(
-    st.sampled_from(["a", "b", "c", "", ".", "..", RESERVED_FOLDER, "keys", "x" * 255, "y" * 256, "é", "ä\n"]),
+    st.sampled_from(
+        ["a", "b", "c", "", ".", "..", RESERVED_FOLDER, "keys", "x" * 255, "y" * 256, "é", "ä\n"]
+    ),
     st.text(max_size=4),
 )
 keys_strategy = st.lists(st.lists(parts, min_size=1, max_size=4).map("/".join), max_size=30, unique=True)
@@ -98,7 +101,9 @@ def test_a_key_of_1024_bytes_keeps_its_name_where_its_parts_fit() -> None:
     assert_safe(MemberNames().choose("k" * 1024))
 
 
-@pytest.mark.parametrize("keys", [("a", "a/b"), ("a/b", "a"), ("a/b/c", "a"), ("a", "a/b/c"), ("a/b", "a/b/c")])
+@pytest.mark.parametrize(
+    "keys", [("a", "a/b"), ("a/b", "a"), ("a/b/c", "a"), ("a", "a/b/c"), ("a/b", "a/b/c")]
+)
 def test_an_object_beside_a_folder_of_its_name_gets_out_of_the_way(keys: tuple[str, str]) -> None:
     names = MemberNames()
     first, second = map(names.choose, keys)
@@ -116,7 +121,12 @@ def test_an_escaped_key_takes_no_place_from_others() -> None:
 
 def test_no_object_can_take_the_place_of_the_index() -> None:
     names = MemberNames()
-    for key in (f"{RESERVED_FOLDER}/index.jsonl", f"{RESERVED_FOLDER}/keys/x", f"{RESERVED_FOLDER}//index.jsonl", RESERVED_FOLDER):
+    for key in (
+        f"{RESERVED_FOLDER}/index.jsonl",
+        f"{RESERVED_FOLDER}/keys/x",
+        f"{RESERVED_FOLDER}//index.jsonl",
+        RESERVED_FOLDER,
+    ):
         assert names.choose(key) != f"{RESERVED_FOLDER}/index.jsonl"
 
 

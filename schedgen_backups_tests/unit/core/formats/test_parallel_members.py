@@ -1,4 +1,6 @@
-"""Members that are unpacked on several threads give the bytes, and the errors, that reading them one after the other gives."""
+"""Members that are unpacked on several threads give the bytes, and the errors, that reading them one after
+the other gives.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ from schedgen_backups_tests.support.artifacts import make_noise
 
 _WORDS = [b"lecture", b"exam", b"Monday", b"venue", b"group", b"\n"]
 _NOISE = make_noise(40_000)
-_SENTENCES = [b" ".join(_WORDS[place % len(_WORDS)] for place in _NOISE[start : start + 1000]).ljust(6000) for start in range(0, 40_000, 1000)]
+_SENTENCES = [
+    b" ".join(_WORDS[place % len(_WORDS)] for place in _NOISE[start : start + 1000]).ljust(6000)
+    for start in range(0, 40_000, 1000)
+]
 
 
 def _make_text(size_bytes: int) -> bytes:
@@ -36,8 +41,13 @@ SHAPES = {
     "many small members": [compress_member(_make_text(size)) for size in range(300)],
     "many large members": [compress_member(_make_text(BLOCK_BYTES + size)) for size in range(40)],
     "members that unpack to much": [compress_member(b"0" * (9 * BLOCK_BYTES))] * 12,
-    "one member larger than what is read ahead": [store_member(make_noise(6 * BLOCK_BYTES)), compress_member(b"end")],
-    "gzip files within members": [store_member(MEMBER_HEADER + gzip.compress(make_noise(9000)) * 30) for _ in range(40)],
+    "one member larger than what is read ahead": [
+        store_member(make_noise(6 * BLOCK_BYTES)),
+        compress_member(b"end"),
+    ],
+    "gzip files within members": [
+        store_member(MEMBER_HEADER + gzip.compress(make_noise(9000)) * 30) for _ in range(40)
+    ],
     "headers only": [store_member(MEMBER_HEADER * 200_000)] * 3,
 }
 

@@ -1,4 +1,6 @@
-"""pg_dump's text is cut into statements where psql would cut it, in whatever pieces it comes, and psql commands are refused."""
+"""pg_dump's text is cut into statements where psql would cut it, in whatever pieces it comes, and psql
+commands are refused.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from schedgen_backups.core.formats.sql_statements import StatementSplitter, spli
 STATEMENTS = (
     b"SET standard_conforming_strings = on;",
     b"CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $_$ SELECT 1; $_$;",
-    b"CREATE OR REPLACE FUNCTION g() RETURNS int LANGUAGE sql\n    BEGIN ATOMIC\n SELECT CASE WHEN true THEN 1 ELSE 2 END;\n SELECT 2;\nEND;",
+    (
+        b"CREATE OR REPLACE FUNCTION g() RETURNS int LANGUAGE sql\n    BEGIN ATOMIC\n SELECT CASE WHEN true "
+        b"THEN 1 ELSE 2 END;\n SELECT 2;\nEND;"
+    ),
     b"COMMENT ON TABLE x IS 'it''s; a \"thing\" -- no';",
     b"COMMENT ON TABLE x IS E'it\\'s; \\\\';",
     b"COMMENT ON TABLE x IS E'it''\\';s; \\\\';",
@@ -31,11 +36,17 @@ STATEMENTS = (
     b"CREATE TABLE public.function (begin timestamp, atomic int);",
     b"CREATE FUNCTION begin.atomic() RETURNS integer LANGUAGE sql AS 'SELECT 1';",
     b"CREATE FUNCTION public.begin(atomic integer) RETURNS integer LANGUAGE sql AS 'SELECT 1';",
-    b"CREATE PROCEDURE begin.atomic() LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 2 END; END;",
+    (
+        b"CREATE PROCEDURE begin.atomic() LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 2 "
+        b"END; END;"
+    ),
     b"CREATE FUNCTION public.f() RETURNS integer LANGUAGE sql BEGIN /* here */ ATOMIC SELECT 1; END;",
     b"CREATE FUNCTION f(begin int, procedure int) RETURNS int LANGUAGE sql AS $$ SELECT 1; $$;",
     b"CREATE TRIGGER function BEFORE UPDATE OF begin ON t FOR EACH ROW EXECUTE FUNCTION g();",
-    b"CREATE FUNCTION begin() RETURNS int BEGIN ATOMIC\n SELECT max(t.begin) AS begin FROM t;\n SELECT CASE 1 WHEN 2 THEN 3 END;\nEND;",
+    (
+        b"CREATE FUNCTION begin() RETURNS int BEGIN ATOMIC\n SELECT max(t.begin) AS begin FROM t;\n SELECT "
+        b"CASE 1 WHEN 2 THEN 3 END;\nEND;"
+    ),
     b"CREATE PROCEDURE p() LANGUAGE sql BEGIN ATOMIC END;",
     b"CREATE RULE rule AS ON UPDATE TO t DO INSTEAD SELECT old.begin;",
     b";",
@@ -66,19 +77,32 @@ def test_any_pieces_give_the_same_statements(cuts: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"\\! id\n", b"SELECT 1; \\! id\n", b"SELECT 1 \\gexec\n", b"\\restrict a b\n", b"\\i /etc/passwd\n", b"\\restrict x\\! id\n"]
+    "text",
+    [
+        b"\\! id\n",
+        b"SELECT 1; \\! id\n",
+        b"SELECT 1 \\gexec\n",
+        b"\\restrict a b\n",
+        b"\\i /etc/passwd\n",
+        b"\\restrict x\\! id\n",
+    ],
 )
 def test_a_psql_command_is_refused(text: bytes) -> None:
     with pytest.raises(VerificationError, match="psql command"):
         split(b"SET a = 1;\n" + text)
 
 
-@pytest.mark.parametrize("text", [b"SELECT '\\! id\n';", b"SELECT $$\n\\! id\n$$;", b"-- \\! id\nSELECT 1;", b'SELECT "\n\\! id\n";'])
+@pytest.mark.parametrize(
+    "text",
+    [b"SELECT '\\! id\n';", b"SELECT $$\n\\! id\n$$;", b"-- \\! id\nSELECT 1;", b'SELECT "\n\\! id\n";'],
+)
 def test_what_only_looks_like_a_psql_command_is_text(text: bytes) -> None:
     assert len(split(text)) == 1
 
 
-@pytest.mark.parametrize("text", [b"SELECT 'x;", b"SELECT $a$;", b"SELECT (1;", b"SELECT 1", b"/* open", b'SELECT "x;'])
+@pytest.mark.parametrize(
+    "text", [b"SELECT 'x;", b"SELECT $a$;", b"SELECT (1;", b"SELECT 1", b"/* open", b'SELECT "x;']
+)
 def test_a_text_that_ends_within_a_statement_is_refused(text: bytes) -> None:
     with pytest.raises(VerificationError, match="ends within"):
         split(text)
@@ -86,7 +110,9 @@ def test_a_text_that_ends_within_a_statement_is_refused(text: bytes) -> None:
 
 def test_rows_stand_between_statements() -> None:
     splitter = StatementSplitter()
-    assert [statement.text for statement in splitter.feed(b"SET a = 1;\n\n--\n-- Data for Name: x\n--\n\n")] == []
+    assert [
+        statement.text for statement in splitter.feed(b"SET a = 1;\n\n--\n-- Data for Name: x\n--\n\n")
+    ] == []
     assert [statement.text for statement in splitter.flush()] == [b"SET a = 1;"]
     assert splitter.is_between
     assert list(splitter.feed(b"SELECT '\n\n")) == []
@@ -95,7 +121,10 @@ def test_rows_stand_between_statements() -> None:
 
 
 def test_statements_about_roles_are_told_from_settings_and_comments() -> None:
-    text = "--\n-- Roles\n--\n\nSET default_transaction_read_only = off;\nCREATE ROLE a;\nALTER ROLE a SET x TO 'SET y;\nz';\n-- end\n"
+    text = (
+        "--\n-- Roles\n--\n\nSET default_transaction_read_only = off;\nCREATE ROLE a;\nALTER ROLE a SET "
+        "x TO 'SET y;\nz';\n-- end\n"
+    )
     assert split_roles(text) == ["CREATE ROLE a;", "ALTER ROLE a SET x TO 'SET y;\nz';"]
     with pytest.raises(VerificationError):
         split_roles("CREATE ROLE a;\nALTER ROLE a SET x TO 'y;\n")
@@ -115,8 +144,12 @@ for text in (string, body, numbers, b"/*" + words + b"*/;"):
 
 @pytest.mark.takes_seconds
 def test_a_long_statement_is_not_copied_for_each_of_its_pieces() -> None:
-    """Terabytes would be copied here, which takes minutes; in pieces of a megabyte as many are for a statement of a gigabyte."""
-    done = subprocess.run([sys.executable, "-c", _LONG_STATEMENTS], timeout=60, check=False, capture_output=True, text=True)
+    """Terabytes would be copied here, which takes minutes; in pieces of a megabyte as many are for a
+    statement of a gigabyte.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _LONG_STATEMENTS], timeout=60, check=False, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -124,7 +124,15 @@ def test_json_that_is_not_about_a_failure_is_an_acceptance(said: object) -> None
 
 
 @pytest.mark.parametrize(
-    "body", ["<html>", " \n<!DOCTYPE html><p>x", "<?xml version='1.0'?><error/>", "invalid_token", "Error: no hook", "Not Found"]
+    "body",
+    [
+        "<html>",
+        " \n<!DOCTYPE html><p>x",
+        "<?xml version='1.0'?><error/>",
+        "invalid_token",
+        "Error: no hook",
+        "Not Found",
+    ],
 )
 def test_a_page_or_a_refusal_in_words_is_no_acceptance(body: str) -> None:
     assert is_refusal(make_answer(body, "text/plain"))
@@ -155,7 +163,9 @@ def test_a_text_that_is_called_a_page_is_one_where_it_has_a_tag(body: str, *, is
     assert is_refusal(make_answer(body, "Text/HTML; charset=utf-8")) is is_refused
 
 
-@pytest.mark.parametrize("body", ["", "ok", "thanks", "{", "accepted", "notified", "1", "Invalidation queued"])
+@pytest.mark.parametrize(
+    "body", ["", "ok", "thanks", "{", "accepted", "notified", "1", "Invalidation queued"]
+)
 def test_another_text_is_an_acceptance(body: str) -> None:
     assert not is_refusal(make_answer(body, "text/plain"))
 

@@ -1,4 +1,5 @@
-"""Incidents: when one more occurrence deserves an alert, and a state file that survives damage and two processes at once.
+"""Incidents: when one more occurrence deserves an alert, and a state file that survives damage and two
+processes at once.
 
 What is sent, and what happens when nobody accepts it, is tested in `test_notifier`.
 """
@@ -57,18 +58,21 @@ def test_alerts_come_at_once_after_1_6_and_24_hours_and_daily_from_then_on() -> 
 
 def test_a_nightly_failure_is_told_every_night_although_no_two_nights_take_the_same_time() -> None:
     """The sixth night fails some seconds sooner than the fifth: still another night without a backup."""
-    nights = [timedelta(days=night, seconds=seconds) for night, seconds in enumerate((0, -3, 40, -20, 30, 5, 0, -60))]
+    nights = [
+        timedelta(days=night, seconds=seconds)
+        for night, seconds in enumerate((0, -3, 40, -20, 30, 5, 0, -60))
+    ]
     assert announce_when_due(*nights) == nights
 
 
 @pytest.mark.parametrize(("since", "is_due"), [(0, False), (3599, False), (3600, True)])
-def test_the_first_reminder_is_due_after_an_hour_to_the_second(since: int, is_due: bool) -> None:  # noqa: FBT001 - a table
+def test_the_first_reminder_is_due_after_an_hour_to_the_second(since: int, is_due: bool) -> None:
     state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
     assert state.is_due(KEY, BEGAN + timedelta(seconds=since)) is is_due
 
 
 @pytest.mark.parametrize(("since", "is_due"), [(-1, False), (0, True)])
-def test_after_a_day_an_alert_is_due_every_23_hours_to_the_second(since: int, is_due: bool) -> None:  # noqa: FBT001 - a table
+def test_after_a_day_an_alert_is_due_every_23_hours_to_the_second(since: int, is_due: bool) -> None:
     state = IncidentState()
     for hours in (0, 1, 6, 24):
         state = state.with_occurrence(KEY, BEGAN + timedelta(hours=hours), is_announced=True)
@@ -77,7 +81,11 @@ def test_after_a_day_an_alert_is_due_every_23_hours_to_the_second(since: int, is
 
 def test_a_late_reminder_is_not_followed_by_the_next_at_the_same_moment() -> None:
     late = BEGAN + timedelta(hours=6)
-    state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True).with_occurrence(KEY, late, is_announced=True)
+    state = (
+        IncidentState()
+        .with_occurrence(KEY, BEGAN, is_announced=True)
+        .with_occurrence(KEY, late, is_announced=True)
+    )
     assert not state.is_due(KEY, late)
     assert state.is_due(KEY, late + timedelta(seconds=1))
 
@@ -108,7 +116,12 @@ def test_occurrences_are_counted_and_the_beginning_stays() -> None:
         state = state.with_occurrence(KEY, BEGAN + timedelta(minutes=number), is_announced=number in {0, 3})
     incident = state.find(KEY)
     assert incident is not None
-    assert (incident.began_at, incident.announced_at, incident.announced_count, incident.occurrence_count) == (
+    assert (
+        incident.began_at,
+        incident.announced_at,
+        incident.announced_count,
+        incident.occurrence_count,
+    ) == (
         BEGAN,
         BEGAN + timedelta(minutes=3),
         2,
@@ -153,7 +166,11 @@ def test_a_damaged_state_counts_as_none_and_is_written_anew(tmp_path: Path, dama
 
 def test_a_state_of_a_newer_version_is_read(tmp_path: Path) -> None:
     state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
-    text = state.model_dump_json().replace('"area"', '"colour": "red", "area"').replace('"key"', '"colour": "red", "key"')
+    text = (
+        state.model_dump_json()
+        .replace('"area"', '"colour": "red", "area"')
+        .replace('"key"', '"colour": "red", "key"')
+    )
     (tmp_path / "incidents.json").write_text(text)
     assert IncidentStore(tmp_path).read() == state
 
@@ -183,9 +200,14 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
 def test_two_processes_at_once_lose_no_incident(tmp_path: Path) -> None:
     folder = tmp_path / ".alerts"
     with IncidentStore(folder).locked():
-        IncidentStore(folder).write(IncidentState().with_occurrence(IncidentKey("run", "both"), BEGAN, is_announced=True))
+        IncidentStore(folder).write(
+            IncidentState().with_occurrence(IncidentKey("run", "both"), BEGAN, is_announced=True)
+        )
     words = [sys.executable, "-c", ADD_OCCURRENCES, str(folder)]
-    processes = [subprocess.Popen([*words, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name in ("first", "second")]
+    processes = [
+        subprocess.Popen([*words, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name in ("first", "second")
+    ]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -197,5 +219,8 @@ def test_two_processes_at_once_lose_no_incident(tmp_path: Path) -> None:
         process.communicate(timeout=60)
     assert [process.returncode for process in processes] == [0, 0]
     found = {incident.key.subject: incident for incident in IncidentStore(folder).read().incidents}
-    assert set(found) == {"both", *(f"{name} {number}" for name in ("first", "second") for number in range(50))}
+    assert set(found) == {
+        "both",
+        *(f"{name} {number}" for name in ("first", "second") for number in range(50)),
+    }
     assert found["both"].occurrence_count == 101

@@ -30,7 +30,9 @@ def test_a_clock_that_went_back_is_noted(tmp_path: Path) -> None:
     assert read_ticks(tmp_path) == {"alert_outbox": NOW}
 
 
-def test_a_missing_directory_is_not_made_and_what_cannot_be_written_or_read_fails_nothing(tmp_path: Path) -> None:
+def test_a_missing_directory_is_not_made_and_what_cannot_be_written_or_read_fails_nothing(
+    tmp_path: Path,
+) -> None:
     record_tick(tmp_path / "missing", "alert_outbox", NOW)
     assert not (tmp_path / "missing").exists()
     (tmp_path / ".alerts").write_text("in the way", encoding="utf-8")

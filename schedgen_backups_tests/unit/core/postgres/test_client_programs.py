@@ -23,12 +23,17 @@ def install(folder: Path, version: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("version", ["13.22", "14.19", "15.14", "16.10 (Debian 16.10-1)", "16.11", "17.6", "18.0", "18beta1", "19.0"])
+@pytest.mark.parametrize(
+    "version",
+    ["13.22", "14.19", "15.14", "16.10 (Debian 16.10-1)", "16.11", "17.6", "18.0", "18beta1", "19.0"],
+)
 def test_programs_of_august_2025_and_newer_are_taken(version: str, tmp_path: Path) -> None:
     assert version.startswith(find_client(SETTINGS, 13, install(tmp_path / "bin", version)).version)
 
 
-@pytest.mark.parametrize("version", ["12.22", "13.21", "14.18", "15.13 (Debian 15.13-0+deb12u1)", "16.9", "17.5", "17.0", "17rc1"])
+@pytest.mark.parametrize(
+    "version", ["12.22", "13.21", "14.18", "15.13 (Debian 15.13-0+deb12u1)", "16.9", "17.5", "17.0", "17rc1"]
+)
 def test_older_ones_are_refused_with_what_to_install(version: str, tmp_path: Path) -> None:
     """A name with a newline became a command in their dumps (CVE-2025-8715)."""
     with pytest.raises(ClientProgramError, match="before August 2025") as caught:

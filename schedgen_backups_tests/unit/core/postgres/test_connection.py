@@ -1,4 +1,6 @@
-"""What a connection takes from the settings beside host and login: libpq's other variables, in this process and in its programs."""
+"""What a connection takes from the settings beside host and login: libpq's other variables, in this process
+and in its programs.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +48,22 @@ def test_libpq_variables_count_in_this_process(tls_port: int) -> None:
 
 
 def test_libpq_variables_reach_client_programs_and_never_replace_the_login() -> None:
-    settings = DatabaseSettings("host", 5432, "me", "secret", "name", libpq_variables=(("PGSSLROOTCERT", CERTIFICATE), ("PGHOST", "elsewhere")))
+    settings = DatabaseSettings(
+        "host",
+        5432,
+        "me",
+        "secret",
+        "name",
+        libpq_variables=(("PGSSLROOTCERT", CERTIFICATE), ("PGHOST", "elsewhere")),
+    )
     environment = make_client_environment(settings)
     assert (environment["PGSSLROOTCERT"], environment["PGHOST"]) == (CERTIFICATE, "host")
 
 
 class CleartextServer:
-    """Speaks as much of PostgreSQL's protocol as it takes to ask for a password in cleartext, and keeps what it got."""
+    """Speaks as much of PostgreSQL's protocol as it takes to ask for a password in cleartext, and keeps what
+    it got.
+    """
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
@@ -95,7 +106,12 @@ def open_cleartext_server() -> Generator[CleartextServer, None, None]:
 def test_no_password_is_sent_in_cleartext_without_encryption(mode: str) -> None:
     with open_cleartext_server() as server:
         settings = DatabaseSettings(LOOPBACK, server.port, "me", "canary-7d1f", "name", mode)
-        with pytest.raises(DatabaseError, match="in cleartext on a connection that is not encrypted") as caught, connect_database(settings):
+        with (
+            pytest.raises(
+                DatabaseError, match="in cleartext on a connection that is not encrypted"
+            ) as caught,
+            connect_database(settings),
+        ):
             pytest.fail("connected")
     assert server.received
     assert b"canary" not in server.received
@@ -109,17 +125,30 @@ def test_no_program_sends_a_password_in_cleartext_without_encryption(bin_dir: ob
     with open_cleartext_server() as server:
         settings = DatabaseSettings(LOOPBACK, server.port, "me", "canary-7d1f", "name")
         environment = make_client_environment(settings, SessionFacts())
-        done = subprocess.run([f"{bin_dir}/{program}"], env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            [f"{bin_dir}/{program}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
     assert done.returncode != 0
     assert server.received
     assert b"canary" not in server.received
 
 
 def test_a_rule_of_the_operators_own_stays_and_encrypted_sessions_need_none() -> None:
-    own = DatabaseSettings("host", 5432, "me", "secret", "name", libpq_variables=(("PGREQUIREAUTH", "scram-sha-256"),))
+    own = DatabaseSettings(
+        "host", 5432, "me", "secret", "name", libpq_variables=(("PGREQUIREAUTH", "scram-sha-256"),)
+    )
     assert make_client_environment(own)["PGREQUIREAUTH"] == "scram-sha-256"
-    assert "PGREQUIREAUTH" not in make_client_environment(DatabaseSettings("host", 5432, "me", "secret", "name", "verify-full"))
-    assert "PGREQUIREAUTH" not in make_client_environment(DatabaseSettings("/run/postgresql", 5432, "me", "secret", "name"))
+    assert "PGREQUIREAUTH" not in make_client_environment(
+        DatabaseSettings("host", 5432, "me", "secret", "name", "verify-full")
+    )
+    assert "PGREQUIREAUTH" not in make_client_environment(
+        DatabaseSettings("/run/postgresql", 5432, "me", "secret", "name")
+    )
 
 
 def test_what_was_encrypted_once_does_not_fall_back_to_plaintext() -> None:

@@ -1,4 +1,6 @@
-"""What psql says becomes a message without codes, and a hint that fits the SQLSTATE: a wrong hint costs more time than none."""
+"""What psql says becomes a message without codes, and a hint that fits the SQLSTATE: a wrong hint costs more
+time than none.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def test_the_hint_fits_the_sqlstate(sqlstate: str, hinted: str) -> None:
 
 
 def test_the_last_error_decides_and_warnings_do_not() -> None:
-    text = "\n".join([ERROR.format("42501"), ERROR.format("23503"), "WARNING:  01000: no matter\nLOCATION:  f, g.c:1"])
+    text = "\n".join(
+        [ERROR.format("42501"), ERROR.format("23503"), "WARNING:  01000: no matter\nLOCATION:  f, g.c:1"]
+    )
     message, hint = explain_output(text)
     assert "break a constraint" in hint
     assert "LOCATION" not in message
@@ -42,7 +46,9 @@ def test_the_last_error_decides_and_warnings_do_not() -> None:
 
 def test_details_stay_and_other_languages_are_understood() -> None:
     detail = "DETAIL:  Schlüssel (a)=(7) fehlt."
-    text = f"FEHLER:  23503: Einfügen verletzt\n{detail}\nLOCATION:  ri, ri.c:2599\nCONTEXT:  COPY lower, line 1"
+    text = (
+        f"FEHLER:  23503: Einfügen verletzt\n{detail}\nLOCATION:  ri, ri.c:2599\nCONTEXT:  COPY lower, line 1"
+    )
     message, hint = explain_output(text)
     assert "break a constraint" in hint
     assert message == f"FEHLER:  Einfügen verletzt\n{detail}\nCONTEXT:  COPY lower, line 1"

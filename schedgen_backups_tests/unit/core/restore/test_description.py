@@ -1,4 +1,6 @@
-"""What a restore says it would do, before it does anything: made of files and of what the servers said, without asking them."""
+"""What a restore says it would do, before it does anything: made of files and of what the servers said,
+without asking them.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,24 @@ from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.gzip_members import FOOTER_BYTES
 from schedgen_backups.core.formats.records import ArtifactFile, DumpRecord
-from schedgen_backups.core.model import Artifact, ArtifactKind, ArtifactName, Manifest, RecoveryPointId, ReferenceState, ReferenceSummary
+from schedgen_backups.core.model import (
+    Artifact,
+    ArtifactKind,
+    ArtifactName,
+    Manifest,
+    RecoveryPointId,
+    ReferenceState,
+    ReferenceSummary,
+)
 from schedgen_backups.core.postgres.client_programs import ClientPrograms
 from schedgen_backups.core.postgres.connection import SessionFacts
 from schedgen_backups.core.postgres.session import DatabaseSession
-from schedgen_backups.core.restore.bucket import ObjectWriter, PreparedBucket, RemovedObjects, check_bucket_empty
+from schedgen_backups.core.restore.bucket import (
+    ObjectWriter,
+    PreparedBucket,
+    RemovedObjects,
+    check_bucket_empty,
+)
 from schedgen_backups.core.restore.database import (
     LoadWay,
     PreparedDatabase,
@@ -53,13 +68,19 @@ from schedgen_backups_tests.support.artifacts import (
 DATABASE = DatabaseSettings("host", 5432, "user", "canary", "fresh")
 BUCKET = BucketSettings("host:9000", "key", "canary", "pdfs")
 FACTS = TargetFacts(
-    session=SessionFacts(server_major=18), encoding="UTF8", relation_count=0, lock_capacity=6400, roles=frozenset({"schedgen", '"schedgen"'})
+    session=SessionFacts(server_major=18),
+    encoding="UTF8",
+    relation_count=0,
+    lock_capacity=6400,
+    roles=frozenset({"schedgen", '"schedgen"'}),
 )
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> DumpRecord:
-    return write_dump(tmp_path / DUMP_NAME, [TableText("jobs", (b"1", b"2")), TableText("users", (b"1",))]).record
+    return write_dump(
+        tmp_path / DUMP_NAME, [TableText("jobs", (b"1", b"2")), TableText("users", (b"1",))]
+    ).record
 
 
 @pytest.fixture
@@ -75,11 +96,15 @@ def prepared(record: DumpRecord, tmp_path: Path) -> Iterator[PreparedRestore]:
         dump_file, archive_file = (stack.enter_context(ArtifactFile(path)) for path, _name in names)
         dump = DumpFile(dump_file.open_reader())
         session = stack.enter_context(DatabaseSession(DATABASE))
-        database = PreparedDatabase(dump_file, dump, session, ClientPrograms(Path("/bin"), 18, "18.6"), FACTS, transfer)
+        database = PreparedDatabase(
+            dump_file, dump, session, ClientPrograms(Path("/bin"), 18, "18.6"), FACTS, transfer
+        )
         client = stack.enter_context(BucketClient(BUCKET, threads=1, stall_timeout_seconds=1))
         writer = stack.enter_context(ObjectWriter(archive_file, client, threads=1))
         archive = ArchiveFile(archive_file.open_reader())
-        bucket = PreparedBucket(archive_file, archive.record, client, writer, is_empty=True, transfer=transfer)
+        bucket = PreparedBucket(
+            archive_file, archive.record, client, writer, is_empty=True, transfer=transfer
+        )
         yield PreparedRestore(RestoreRequest(point, DATABASE, BUCKET), database, bucket)
 
 
@@ -107,20 +132,27 @@ def test_what_is_replaced_is_named_before(prepared: PreparedRestore) -> None:
         bucket=replace(prepared.bucket, is_empty=False),
     )
     lines = full.describe()
-    assert "remove everything that user@host:5432/fresh holds now, in the same transaction as the load" in lines
+    assert (
+        "remove everything that user@host:5432/fresh holds now, in the same transaction as the load" in lines
+    )
     assert "overwrite objects of the same keys in http://host:9000/pdfs; others stay" in lines
 
 
 def test_roles_that_the_server_lacks_are_named(prepared: PreparedRestore) -> None:
     database = prepared.get_database()
-    without = replace(prepared, database=replace(database, facts=replace(FACTS, roles=frozenset({"postgres"}))))
+    without = replace(
+        prepared, database=replace(database, facts=replace(FACTS, roles=frozenset({"postgres"})))
+    )
     assert 'make the roles "schedgen", which the server lacks, without passwords' in without.describe()
     assert not any("roles" in line for line in prepared.describe())
 
 
 def test_a_swap_says_what_the_old_database_is_called(prepared: PreparedRestore) -> None:
     lines = replace(prepared, request=replace(prepared.request, is_swap=True)).describe()
-    assert any(line.startswith("load 2 tables with 3 rows into a new database beside user@host:5432/fresh") for line in lines)
+    assert any(
+        line.startswith("load 2 tables with 3 rows into a new database beside user@host:5432/fresh")
+        for line in lines
+    )
     assert any(line.endswith(f"the old one stays as fresh_old_{POINT}") for line in lines)
 
 
@@ -132,7 +164,10 @@ def test_the_name_to_confirm_is_the_databases_or_the_buckets(prepared: PreparedR
     request = prepared.request
     assert request.target_name == "fresh"
     assert replace(request, database=None).target_name == "pdfs"
-    assert [replace(request, **change).needs_confirmation for change in ({}, {"replace_contents": True}, {"is_swap": True})] == [False, True, True]
+    assert [
+        replace(request, **change).needs_confirmation
+        for change in ({}, {"replace_contents": True}, {"is_swap": True})
+    ] == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +182,9 @@ def test_the_name_to_confirm_is_the_databases_or_the_buckets(prepared: PreparedR
         (3200, 0, 4, LoadWay.SEVERAL_SESSIONS),
     ],
 )
-def test_the_way_of_a_load_depends_on_locks_and_on_an_empty_target(record: DumpRecord, relations: int, held: int, jobs: int, way: LoadWay) -> None:
+def test_the_way_of_a_load_depends_on_locks_and_on_an_empty_target(
+    record: DumpRecord, relations: int, held: int, jobs: int, way: LoadWay
+) -> None:
     facts = replace(FACTS, relation_count=held)
     assert choose_way(record.model_copy(update={"relation_count": relations}), facts, jobs=jobs) is way
     shared = record.model_copy(update={"relation_count": relations - 5, "large_object_count": 5})
@@ -157,7 +194,9 @@ def test_the_way_of_a_load_depends_on_locks_and_on_an_empty_target(record: DumpR
 def test_a_load_that_is_not_one_transaction_says_so(record: DumpRecord) -> None:
     [several] = describe_load(record, FACTS, "there", LoadWay.SEVERAL_SESSIONS, jobs=4)
     assert "in 4 sessions and NOT in one transaction" in several
-    removed, plain = describe_load(record, replace(FACTS, relation_count=3), "there", LoadWay.NO_TRANSACTION, jobs=1)
+    removed, plain = describe_load(
+        record, replace(FACTS, relation_count=3), "there", LoadWay.NO_TRANSACTION, jobs=1
+    )
     assert removed == "remove everything that there holds now, for good, before the load begins"
     assert "WITHOUT a transaction, after everything else was written" in plain
     assert "an error leaves a part of the database" in plain
@@ -165,7 +204,9 @@ def test_a_load_that_is_not_one_transaction_says_so(record: DumpRecord) -> None:
     assert fewer.startswith("use one session instead of 4")
 
 
-def test_a_dump_with_large_objects_or_uncounted_tables_is_not_shared(prepared: PreparedRestore, tmp_path: Path) -> None:
+def test_a_dump_with_large_objects_or_uncounted_tables_is_not_shared(
+    prepared: PreparedRestore, tmp_path: Path
+) -> None:
     assert can_load_in_parallel(prepared.get_database().dump)
     path = tmp_path / "other.sql.gz"
     write_dump(path, [TableText("jobs", (b"1",))])
@@ -192,7 +233,10 @@ def test_targets_that_hold_something_are_refused() -> None:
     [
         (RemovedObjects(), "The bucket b is as it was."),
         (RemovedObjects(3), "What was written into b, 3 objects, was removed again."),
-        (RemovedObjects(3, ("k (changed)",)), "Of 4 objects that were written into b, 3 were removed again; left are k (changed)."),
+        (
+            RemovedObjects(3, ("k (changed)",)),
+            "Of 4 objects that were written into b, 3 were removed again; left are k (changed).",
+        ),
     ],
 )
 def test_what_a_bucket_holds_after_an_error_is_said(removed: RemovedObjects, said: str) -> None:
@@ -214,22 +258,31 @@ def test_another_collation_of_the_target_is_named_where_both_are_known(prepared:
     assert unknown.collation_note == ""
     captured = german.model_copy(update={"collate": "C", "ctype": "C"})
     for properties, is_named in ((captured, True), (german, False)):
-        database.dump.__dict__["_index"] = (database.record.model_copy(update={"properties": properties}), database.dump.tables, "")
+        database.dump.__dict__["_index"] = (
+            database.record.model_copy(update={"properties": properties}),
+            database.dump.tables,
+            "",
+        )
         assert ("is libc de_DE.UTF-8, the captured one's was libc C:" in unknown.collation_note) is is_named
-    database.dump.__dict__["_index"] = (database.record.model_copy(update={"properties": captured}), database.dump.tables, "")
+    database.dump.__dict__["_index"] = (
+        database.record.model_copy(update={"properties": captured}),
+        database.dump.tables,
+        "",
+    )
     assert database.collation_note == ""
     lines = replace(prepared, database=unknown).describe()
     assert any(line.startswith("mind that the database's collation is libc de_DE.UTF-8") for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("encoding", "name", "can"), [("UTF8", "jobs", True), ("UTF8", "jöbs", True), ("LATIN1", "jobs", True), ("LATIN1", "jöbs", False)]
+    ("encoding", "name", "can"),
+    [("UTF8", "jobs", True), ("UTF8", "jöbs", True), ("LATIN1", "jobs", True), ("LATIN1", "jöbs", False)],
 )
 def test_names_that_another_encoding_writes_otherwise_are_loaded_in_one_session(
     prepared: PreparedRestore,
     encoding: str,
     name: str,
-    can: bool,  # noqa: FBT001 - a table
+    can: bool,
 ) -> None:
     database = prepared.get_database()
     tables = tuple(table.model_copy(update={"name": name}) for table in database.dump.tables)
@@ -242,7 +295,11 @@ def test_names_that_another_encoding_writes_otherwise_are_loaded_in_one_session(
 def test_rows_of_a_hash_partition_are_loaded_in_one_session(prepared: PreparedRestore) -> None:
     database = prepared.get_database()
     first, second = database.dump.tables
-    database.dump.__dict__["_index"] = (database.record, (first, second.model_copy(update={"root": "public.log"})), "")
+    database.dump.__dict__["_index"] = (
+        database.record,
+        (first, second.model_copy(update={"root": "public.log"})),
+        "",
+    )
     assert not can_load_in_parallel(database.dump)
 
 
@@ -253,7 +310,9 @@ def test_files_are_read_whole_before_anything_is_written(prepared: PreparedResto
         passed[phase] = passed.get(phase, 0) + size_bytes
 
     prepared.verify(note)
-    assert passed == {"verify": sum(artifact.size_bytes - FOOTER_BYTES for artifact in prepared.request.point.artifacts)}
+    assert passed == {
+        "verify": sum(artifact.size_bytes - FOOTER_BYTES for artifact in prepared.request.point.artifacts)
+    }
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["dump", "archive"])
@@ -269,7 +328,9 @@ def test_a_damaged_file_is_named_and_nothing_is_written(prepared: PreparedRestor
 
 
 @pytest.mark.parametrize("kind", ArtifactKind)
-def test_a_sound_file_that_is_not_the_manifests_is_refused(prepared: PreparedRestore, kind: ArtifactKind) -> None:
+def test_a_sound_file_that_is_not_the_manifests_is_refused(
+    prepared: PreparedRestore, kind: ArtifactKind
+) -> None:
     """Another file of the same point, such as one that was captured a second time."""
     point = prepared.request.point
     artifacts = tuple(
@@ -298,11 +359,18 @@ def test_a_sound_file_that_is_not_the_manifests_is_refused(prepared: PreparedRes
     verify(*artifacts)
     verify()
     with pytest.raises(VerificationError, match="damaged, nothing was written"):
-        verify(*(each.model_copy(update={"sha256": "0" * 64}) if each.kind is kind else each for each in artifacts))
+        verify(
+            *(
+                each.model_copy(update={"sha256": "0" * 64}) if each.kind is kind else each
+                for each in artifacts
+            )
+        )
 
 
 def test_unknown_is_not_equal() -> None:
-    passed, unknown = (make_result(Check.DATABASE_IS_EQUAL, status) for status in (CheckStatus.PASSED, CheckStatus.UNKNOWN))
+    passed, unknown = (
+        make_result(Check.DATABASE_IS_EQUAL, status) for status in (CheckStatus.PASSED, CheckStatus.UNKNOWN)
+    )
     assert RestoreReport((passed, passed), {}, 0, ()).is_equal
     assert not RestoreReport((passed, unknown), {}, 0, ()).is_equal
 

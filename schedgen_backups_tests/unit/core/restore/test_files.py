@@ -1,4 +1,6 @@
-"""Objects of an archive as files in a folder: whole or not at all, never over another file unasked, and never outside the folder."""
+"""Objects of an archive as files in a folder: whole or not at all, never over another file unasked, and never
+outside the folder.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,14 @@ from schedgen_backups.core.catalog.check_results import Verification
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.model import ArtifactName, RecoveryPointId
 from schedgen_backups.core.restore.objects import PreparedFiles, prepare_files
-from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, POINT, list_files, make_entry, make_noise, write_archive
+from schedgen_backups_tests.support.artifacts import (
+    ARCHIVE_NAME,
+    POINT,
+    list_files,
+    make_entry,
+    make_noise,
+    write_archive,
+)
 
 BODIES = {"a.pdf": make_noise(20_000), "jobs/1.pdf": b"one", "jobs/deep/2.pdf": b"two"}
 MODIFIED = datetime(2026, 11, 20, 12, 30, tzinfo=timezone.utc)
@@ -26,10 +35,17 @@ class Archived:
     def __init__(self, directory: Path) -> None:
         self.folder = directory / "new" / "out"
         path = directory / ARCHIVE_NAME
-        write_archive(path, [(make_entry(key, body, modified_at=MODIFIED), body) for key, body in BODIES.items()])
+        write_archive(
+            path, [(make_entry(key, body, modified_at=MODIFIED), body) for key, body in BODIES.items()]
+        )
         name = ArtifactName.from_file_name(ARCHIVE_NAME)
         assert name is not None
-        self.point = PointListing(RecoveryPointId(POINT), (FoundArtifact(name, path, path.stat().st_size),), None, Verification(point_id=POINT))
+        self.point = PointListing(
+            RecoveryPointId(POINT),
+            (FoundArtifact(name, path, path.stat().st_size),),
+            None,
+            Verification(point_id=POINT),
+        )
 
     def prepare(self, *patterns: str) -> AbstractContextManager[PreparedFiles]:
         return prepare_files(self.point, patterns, self.folder)
@@ -101,6 +117,9 @@ def test_a_file_that_changed_since_it_was_written_is_named(archived: Archived) -
 
 def test_an_archive_of_another_point_is_refused_before_anything_is_written(archived: Archived) -> None:
     other = replace(archived.point, point_id=RecoveryPointId("20261123_020000"))
-    with pytest.raises(VerificationError, match="not of 20261123_020000"), prepare_files(other, ("*",), archived.folder):
+    with (
+        pytest.raises(VerificationError, match="not of 20261123_020000"),
+        prepare_files(other, ("*",), archived.folder),
+    ):
         pytest.fail("it was prepared")
     assert not archived.folder.exists()

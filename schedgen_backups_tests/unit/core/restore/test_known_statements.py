@@ -1,4 +1,6 @@
-"""The forms of statements that a superuser runs for a dump: what hostile text does to the patterns themselves."""
+"""The forms of statements that a superuser runs for a dump: what hostile text does to the patterns
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +42,10 @@ for head in heads:
 
 @pytest.mark.takes_seconds
 def test_no_statement_of_a_dump_keeps_a_form_busy_for_ever() -> None:
-    """A pattern with two readings of one text takes longer than anybody waits, and no other thread of the process goes on meanwhile."""
-    done = subprocess.run([sys.executable, "-c", _RUNS], timeout=120, check=False, capture_output=True, text=True)
+    """A pattern with two readings of one text takes longer than anybody waits, and no other thread of the
+    process goes on meanwhile.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _RUNS], timeout=120, check=False, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")

@@ -20,7 +20,13 @@ from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import DUMP_NAME, TableText, make_transfer, write_dump
 
 DATABASE = DatabaseSettings("host", 5432, "user", "canary", "fresh")
-FACTS = TargetFacts(session=SessionFacts(server_major=18), encoding="UTF8", relation_count=0, lock_capacity=6400, roles=frozenset())
+FACTS = TargetFacts(
+    session=SessionFacts(server_major=18),
+    encoding="UTF8",
+    relation_count=0,
+    lock_capacity=6400,
+    roles=frozenset(),
+)
 
 
 @pytest.fixture
@@ -28,16 +34,32 @@ def prepared(tmp_path: Path) -> Iterator[PreparedDatabase]:
     """A dump, and a connection that nobody opens."""
     write_dump(tmp_path / DUMP_NAME, [TableText("jobs", (b"1",))])
     with ArtifactFile(tmp_path / DUMP_NAME) as file, DatabaseSession(DATABASE) as session:
-        yield PreparedDatabase(file, DumpFile(file.open_reader()), session, ClientPrograms(Path("/bin"), 18, "18.6"), FACTS, make_transfer())
+        yield PreparedDatabase(
+            file,
+            DumpFile(file.open_reader()),
+            session,
+            ClientPrograms(Path("/bin"), 18, "18.6"),
+            FACTS,
+            make_transfer(),
+        )
 
 
 def make_load(prepared: PreparedDatabase, *, roles: LoadRoles | None = None, jobs: int = 1) -> DatabaseLoad:
-    return DatabaseLoad(prepared, replace_contents=False, jobs=jobs, roles=roles, stop=Event(), on_progress=lambda _size_bytes: None)
+    return DatabaseLoad(
+        prepared,
+        replace_contents=False,
+        jobs=jobs,
+        roles=roles,
+        stop=Event(),
+        on_progress=lambda _size_bytes: None,
+    )
 
 
 @pytest.mark.parametrize("jobs", [1, 4])
 @pytest.mark.parametrize("roles", [None, LoadRoles(DATABASE, None)], ids=["own role", "drill"])
-def test_a_load_that_has_not_begun_leaves_the_target_as_it_was(prepared: PreparedDatabase, roles: LoadRoles | None, jobs: int) -> None:
+def test_a_load_that_has_not_begun_leaves_the_target_as_it_was(
+    prepared: PreparedDatabase, roles: LoadRoles | None, jobs: int
+) -> None:
     load = make_load(prepared, roles=roles, jobs=jobs)
     assert load.describe_target() == "The target is as it was."
     assert (load.uncompared, load.is_in_doubt, load.is_committed) == ("", False, False)
@@ -46,7 +68,10 @@ def test_a_load_that_has_not_begun_leaves_the_target_as_it_was(prepared: Prepare
 def test_roles_that_stay_on_the_server_are_named(prepared: PreparedDatabase) -> None:
     load = make_load(prepared)
     load.made_roles = ("app", "reader")
-    assert load.describe_target() == "The target is as it was. The roles app, reader were made on its server and stay."
+    assert (
+        load.describe_target()
+        == "The target is as it was. The roles app, reader were made on its server and stay."
+    )
 
 
 def test_a_committed_load_is_said_to_be_one(prepared: PreparedDatabase) -> None:

@@ -8,11 +8,22 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.errors import RestoreError
-from schedgen_backups.core.restore.log import RESTORE_LOG_NAME, find_last_success, logged_restore, read_restore_log
+from schedgen_backups.core.restore.log import (
+    RESTORE_LOG_NAME,
+    find_last_success,
+    logged_restore,
+    read_restore_log,
+)
 
 
 def log_one(directory: Path, *, error: BaseException | None = None, result: str = "") -> None:
-    with logged_restore(directory, point_id="20261122_020000", subject="database", target="user@host:5432/name", reason="a look") as draft:
+    with logged_restore(
+        directory,
+        point_id="20261122_020000",
+        subject="database",
+        target="user@host:5432/name",
+        reason="a look",
+    ) as draft:
         if result:
             draft.result = result
         if error is not None:
@@ -22,8 +33,17 @@ def log_one(directory: Path, *, error: BaseException | None = None, result: str 
 def test_a_restore_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     log_one(tmp_path, result="done: equal")
     [entry] = read_restore_log(tmp_path)
-    assert (entry.point_id, entry.subject, entry.target, entry.reason) == ("20261122_020000", "database", "user@host:5432/name", "a look")
-    assert (entry.result, entry.started_at.utcoffset() is not None, entry.seconds >= 0) == ("done: equal", True, True)
+    assert (entry.point_id, entry.subject, entry.target, entry.reason) == (
+        "20261122_020000",
+        "database",
+        "user@host:5432/name",
+        "a look",
+    )
+    assert (entry.result, entry.started_at.utcoffset() is not None, entry.seconds >= 0) == (
+        "done: equal",
+        True,
+        True,
+    )
     assert entry.user
     assert entry.host
     assert (tmp_path / RESTORE_LOG_NAME).stat().st_mode & 0o777 == 0o600
@@ -31,7 +51,10 @@ def test_a_restore_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "result"),
-    [(RestoreError("it broke", hint="mend it"), "failed: it broke"), (KeyboardInterrupt(), "failed: KeyboardInterrupt")],
+    [
+        (RestoreError("it broke", hint="mend it"), "failed: it broke"),
+        (KeyboardInterrupt(), "failed: KeyboardInterrupt"),
+    ],
 )
 def test_a_restore_that_fails_is_in_the_log_too(tmp_path: Path, error: BaseException, result: str) -> None:
     with pytest.raises(type(error)):

@@ -1,4 +1,7 @@
-"""What a dump's lines about roles mean, and when a membership is held as it was. Roles are made on real servers in the integration ring."""
+"""What a dump's lines about roles mean, and when a membership is held as it was.
+
+Roles are made on real servers in the integration ring.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,15 @@ def test_each_line_about_a_role_is_kept_under_its_role() -> None:
     assert found.attributes == {"app": lines[1], '"Pay Roll"': ""}
     assert found.details == {"app": [lines[3], lines[4]], '"Pay Roll"': [lines[5]]}
     assert found.settings == {"app": {"search_path": ["app", "public"], "custom.word": ["it's"]}}
-    assert (found.has_attribute("app", "INHERIT"), found.has_attribute("app", "SUPERUSER"), found.has_attribute("x", "LOGIN")) == (True, False, False)
-    assert found.memberships == [Membership('"Pay Roll"', "app", " WITH ADMIN OPTION, INHERIT FALSE"), Membership("app", "reader", "")]
+    assert (
+        found.has_attribute("app", "INHERIT"),
+        found.has_attribute("app", "SUPERUSER"),
+        found.has_attribute("x", "LOGIN"),
+    ) == (True, False, False)
+    assert found.memberships == [
+        Membership('"Pay Roll"', "app", " WITH ADMIN OPTION, INHERIT FALSE"),
+        Membership("app", "reader", ""),
+    ]
     assert found.unknown_count == 0
 
 
@@ -41,10 +51,19 @@ def test_a_role_that_is_named_twice_keeps_what_the_first_line_gave_it() -> None:
 
 def test_behind_a_line_that_is_no_statement_none_counts() -> None:
     """Points that were taken before statements were kept whole hold such lines."""
-    text = "CREATE ROLE a;\nALTER ROLE a WITH LOGIN;\nALTER ROLE a SET x TO 'y\nALTER ROLE a WITH SUPERUSER;\nGRANT b TO a;\nCREATE ROLE c;\n"
+    text = (
+        "CREATE ROLE a;\nALTER ROLE a WITH LOGIN;\nALTER ROLE a SET x TO 'y\nALTER ROLE a WITH "
+        "SUPERUSER;\nGRANT b TO a;\nCREATE ROLE c;\n"
+    )
     parsed = parse_roles(text)
-    assert (parsed.attributes, parsed.memberships, parsed.unknown_count) == ({"a": "ALTER ROLE a WITH LOGIN;"}, [], 4)
-    assert parse_roles("CREATE ROLE a;\nALTER ROLE a WITH LOGIN;\nALTER ROLE a WITH SUPERUSER;\n").attributes == {"a": "ALTER ROLE a WITH LOGIN;"}
+    assert (parsed.attributes, parsed.memberships, parsed.unknown_count) == (
+        {"a": "ALTER ROLE a WITH LOGIN;"},
+        [],
+        4,
+    )
+    assert parse_roles(
+        "CREATE ROLE a;\nALTER ROLE a WITH LOGIN;\nALTER ROLE a WITH SUPERUSER;\n"
+    ).attributes == {"a": "ALTER ROLE a WITH LOGIN;"}
     assert parse_roles("ALTER ROLE a WITH SUPERUSER;\n").attributes == {}
 
 
@@ -73,6 +92,6 @@ def test_behind_a_line_that_is_no_statement_none_counts() -> None:
 def test_a_membership_is_held_when_every_option_that_the_server_tells_is_as_captured(
     options: str,
     held: tuple[bool, bool | None, bool | None],
-    is_held: bool,  # noqa: FBT001 - a table
+    is_held: bool,
 ) -> None:
     assert Membership("role", "member", options).is_held(held) is is_held

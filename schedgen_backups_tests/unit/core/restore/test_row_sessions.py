@@ -1,4 +1,6 @@
-"""Which tables are shared by several sessions, and that these end when reading the rows fails, whatever they are doing then."""
+"""Which tables are shared by several sessions, and that these end when reading the rows fails, whatever they
+are doing then.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,17 @@ import pytest
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.restore.parallel_load import ReadTable, RowSessions, is_wide
 
-TABLE = TableEntry(schema_name="s", name="t", columns="(a)", expected_rows=1, rows=1, size_bytes=1, sha256="", offset=0, length=1)
+TABLE = TableEntry(
+    schema_name="s",
+    name="t",
+    columns="(a)",
+    expected_rows=1,
+    rows=1,
+    size_bytes=1,
+    sha256="",
+    offset=0,
+    length=1,
+)
 
 
 class _SessionsWithoutServer(RowSessions):
@@ -49,7 +61,9 @@ def test_a_load_whose_rows_are_damaged_always_ends() -> None:
 
     def load_damaged_rows() -> None:
         for number in range(1000):
-            sessions = _SessionsWithoutServer(cast("Any", SimpleNamespace(artifact=None, target=None)), TABLE, "", count=4)
+            sessions = _SessionsWithoutServer(
+                cast("Any", SimpleNamespace(artifact=None, target=None)), TABLE, "", count=4
+            )
             with pytest.raises(ValueError, match="damaged rows"):
                 sessions.load(cast("ReadTable", None))
             rounds.append(number)
@@ -70,5 +84,10 @@ def test_a_load_whose_rows_are_damaged_always_ends() -> None:
         (1 << 30, 1 << 31, 1 << 24, False),
     ],
 )
-def test_only_large_tables_of_large_rows_are_shared(length: int, size_bytes: int, rows: int, is_shared: bool) -> None:  # noqa: FBT001 - a table
-    assert is_wide(TABLE.model_copy(update={"length": length, "size_bytes": size_bytes, "rows": rows})) is is_shared
+def test_only_large_tables_of_large_rows_are_shared(
+    length: int, size_bytes: int, rows: int, is_shared: bool
+) -> None:
+    assert (
+        is_wide(TABLE.model_copy(update={"length": length, "size_bytes": size_bytes, "rows": rows}))
+        is is_shared
+    )

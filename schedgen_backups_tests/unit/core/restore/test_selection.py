@@ -21,7 +21,16 @@ from schedgen_backups.core.restore.objects import (
     select_objects,
 )
 from schedgen_backups.core.restore.tables import check_dump_belongs, list_texts, select_tables
-from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, DUMP_HEAD, DUMP_NAME, POINT, TableText, make_entry, write_archive, write_dump
+from schedgen_backups_tests.support.artifacts import (
+    ARCHIVE_NAME,
+    DUMP_HEAD,
+    DUMP_NAME,
+    POINT,
+    TableText,
+    make_entry,
+    write_archive,
+    write_dump,
+)
 
 KEYS = ("a.pdf", "jobs/1.pdf", "jobs/2.pdf", "jobs/deep/3.pdf", "x[1].pdf")
 OTHER = RecoveryPointId.from_time(datetime(2026, 11, 23, 2, tzinfo=timezone.utc))
@@ -29,7 +38,11 @@ OTHER = RecoveryPointId.from_time(datetime(2026, 11, 23, 2, tzinfo=timezone.utc)
 
 @pytest.fixture
 def dump(tmp_path: Path) -> Iterator[DumpFile]:
-    tables = [TableText("jobs", (b"1", b"2")), TableText("users", (b"3",)), TableText("jobs", (b"4",), schema_name="archive")]
+    tables = [
+        TableText("jobs", (b"1", b"2")),
+        TableText("users", (b"3",)),
+        TableText("jobs", (b"4",), schema_name="archive"),
+    ]
     write_dump(tmp_path / DUMP_NAME, tables)
     with open_dump(tmp_path / DUMP_NAME) as dump:
         yield dump
@@ -54,7 +67,9 @@ def archive(tmp_path: Path) -> Iterator[ArchiveFile]:
         (("public.jobs", "jobs"), ["public.jobs", "archive.jobs"]),
     ],
 )
-def test_tables_are_chosen_by_name_schema_and_glob_in_the_order_of_the_dump(dump: DumpFile, names: tuple[str, ...], chosen: list[str]) -> None:
+def test_tables_are_chosen_by_name_schema_and_glob_in_the_order_of_the_dump(
+    dump: DumpFile, names: tuple[str, ...], chosen: list[str]
+) -> None:
     assert [table.qualified_name for table in select_tables(dump, names)] == chosen
 
 
@@ -122,4 +137,6 @@ def test_rows_that_are_not_what_was_captured_are_not_committed(dump: DumpFile) -
 
 def test_how_objects_stand_is_said_in_json() -> None:
     different = ObjectDifference(make_entry("a.pdf", b"abc"), ObjectStanding.DIFFERENT, "bytes")
-    assert objects_to_json([different]) == [{"key": "a.pdf", "size_bytes": 3, "standing": "different", "difference": "bytes"}]
+    assert objects_to_json([different]) == [
+        {"key": "a.pdf", "size_bytes": 3, "standing": "different", "difference": "bytes"}
+    ]

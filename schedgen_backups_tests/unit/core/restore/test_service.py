@@ -1,4 +1,6 @@
-"""What the service does without a server: where files may go, what the log keeps, and which safety backups stay."""
+"""What the service does without a server: where files may go, what the log keeps, and which safety backups
+stay.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def service(catalog: Catalog) -> RestoreService:
     return RestoreService(catalog, make_capture(), RestoreOptions("me", "a look"), report=lambda _text: None)
 
 
-@pytest.mark.parametrize(("text", "folder"), [("jobs", "jobs"), ("a/../b", "b"), ("", ""), ("deep/er", "deep/er")])
+@pytest.mark.parametrize(
+    ("text", "folder"), [("jobs", "jobs"), ("a/../b", "b"), ("", ""), ("deep/er", "deep/er")]
+)
 def test_files_go_below_the_folder_for_restored_ones(service: RestoreService, text: str, folder: str) -> None:
     assert service.find_folder(text) == service.catalog.directory / "restored" / folder
 
@@ -49,7 +53,9 @@ def test_no_folder_elsewhere_is_taken(service: RestoreService, text: str) -> Non
         service.find_folder(text)
 
 
-def test_files_that_were_restored_are_in_the_log_and_no_pin_stays(service: RestoreService, tmp_path: Path) -> None:
+def test_files_that_were_restored_are_in_the_log_and_no_pin_stays(
+    service: RestoreService, tmp_path: Path
+) -> None:
     add_point(service.catalog, ID)
     with prepare_files(service.catalog.get_point(ID), ("a",), tmp_path / "out") as files:
         assert service.write_files(files, overwrite=False) == (tmp_path / "out" / "a",)

@@ -1,4 +1,6 @@
-"""A drill's stand-ins for superusers: nothing is given to a superuser, and the second dump is compared under the names of the first."""
+"""A drill's stand-ins for superusers: nothing is given to a superuser, and the second dump is compared under
+the names of the first.
+"""
 
 from __future__ import annotations
 
@@ -17,28 +19,55 @@ from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import cut
 
 LOADER = DatabaseSettings("host", 5432, "loader", "canary", "scratch")
-ROLES = LoadRoles(LOADER, None, stand_ins=(StandIn("postgres", "postgres", "standin_1"), StandIn('"Big\\Boss"', "Big\\Boss", "standin_2")))
+ROLES = LoadRoles(
+    LOADER,
+    None,
+    stand_ins=(
+        StandIn("postgres", "postgres", "standin_1"),
+        StandIn('"Big\\Boss"', "Big\\Boss", "standin_2"),
+    ),
+)
 
 
 @pytest.mark.parametrize(
     ("statement", "changed"),
     [
         ("ALTER TABLE public.jobs OWNER TO postgres;", "ALTER TABLE public.jobs OWNER TO standin_1;"),
-        ('ALTER FUNCTION public."TO postgres"(integer) OWNER TO "Big\\Boss";', 'ALTER FUNCTION public."TO postgres"(integer) OWNER TO standin_2;'),
+        (
+            'ALTER FUNCTION public."TO postgres"(integer) OWNER TO "Big\\Boss";',
+            'ALTER FUNCTION public."TO postgres"(integer) OWNER TO standin_2;',
+        ),
         ("ALTER TABLE public.jobs OWNER TO app;", "ALTER TABLE public.jobs OWNER TO app;"),
         ("GRANT SELECT ON TABLE public.jobs TO postgres;", "GRANT SELECT ON TABLE public.jobs TO standin_1;"),
-        ("GRANT ALL ON SCHEMA s TO postgres WITH GRANT OPTION;", "GRANT ALL ON SCHEMA s TO standin_1 WITH GRANT OPTION;"),
-        ('REVOKE ALL ON TABLE public.jobs FROM "Big\\Boss";', "REVOKE ALL ON TABLE public.jobs FROM standin_2;"),
+        (
+            "GRANT ALL ON SCHEMA s TO postgres WITH GRANT OPTION;",
+            "GRANT ALL ON SCHEMA s TO standin_1 WITH GRANT OPTION;",
+        ),
+        (
+            'REVOKE ALL ON TABLE public.jobs FROM "Big\\Boss";',
+            "REVOKE ALL ON TABLE public.jobs FROM standin_2;",
+        ),
         (
             "ALTER DEFAULT PRIVILEGES FOR ROLE postgres IN SCHEMA public GRANT SELECT ON TABLES TO postgres;",
-            "ALTER DEFAULT PRIVILEGES FOR ROLE standin_1 IN SCHEMA public GRANT SELECT ON TABLES TO standin_1;",
+            (
+                "ALTER DEFAULT PRIVILEGES FOR ROLE standin_1 IN SCHEMA public GRANT SELECT ON TABLES TO "
+                "standin_1;"
+            ),
         ),
         ("GRANT SELECT ON TABLE public.postgres TO app;", "GRANT SELECT ON TABLE public.postgres TO app;"),
-        ("GRANT SELECT ON TABLE public.jobs TO postgres_exporter;", "GRANT SELECT ON TABLE public.jobs TO postgres_exporter;"),
-        ("COMMENT ON TABLE public.jobs IS 'GRANT x TO postgres;';", "COMMENT ON TABLE public.jobs IS 'GRANT x TO postgres;';"),
+        (
+            "GRANT SELECT ON TABLE public.jobs TO postgres_exporter;",
+            "GRANT SELECT ON TABLE public.jobs TO postgres_exporter;",
+        ),
+        (
+            "COMMENT ON TABLE public.jobs IS 'GRANT x TO postgres;';",
+            "COMMENT ON TABLE public.jobs IS 'GRANT x TO postgres;';",
+        ),
     ],
 )
-def test_only_what_is_given_to_or_taken_from_a_superuser_gets_the_stand_in(statement: str, changed: str) -> None:
+def test_only_what_is_given_to_or_taken_from_a_superuser_gets_the_stand_in(
+    statement: str, changed: str
+) -> None:
     assert ROLES.name_stand_ins(statement.encode()) == changed.encode()
 
 
@@ -47,8 +76,14 @@ def test_without_stand_ins_a_statement_stays_as_it_is() -> None:
     assert LoadRoles(LOADER, None).name_stand_ins(statement) == statement
 
 
-TEXT = b"-- Name: jobs; Type: TABLE; Schema: public; Owner: standin_2\nALTER TABLE public.jobs OWNER TO standin_1;\nGRANT ALL ON x TO standin_2;"
-NAMED = b'-- Name: jobs; Type: TABLE; Schema: public; Owner: Big\\Boss\nALTER TABLE public.jobs OWNER TO postgres;\nGRANT ALL ON x TO "Big\\Boss";'
+TEXT = (
+    b"-- Name: jobs; Type: TABLE; Schema: public; Owner: standin_2\nALTER TABLE public.jobs OWNER TO "
+    b"standin_1;\nGRANT ALL ON x TO standin_2;"
+)
+NAMED = (
+    b"-- Name: jobs; Type: TABLE; Schema: public; Owner: Big\\Boss\nALTER TABLE public.jobs OWNER TO "
+    b'postgres;\nGRANT ALL ON x TO "Big\\Boss";'
+)
 
 
 @given(st.lists(st.integers(0, len(TEXT)), max_size=6))
@@ -59,7 +94,11 @@ def test_the_second_dumps_text_names_superusers_again_wherever_it_is_cut(borders
 
 def test_rows_keep_their_bytes_and_their_place() -> None:
     """A row that holds the name of a stand-in is somebody's data."""
-    start, rows, end = TableStart(b"COPY x FROM stdin;\n", "public", "x", ""), Rows(b"standin_1\n"), TableEnd(b"\\.\n")
+    start, rows, end = (
+        TableStart(b"COPY x FROM stdin;\n", "public", "x", ""),
+        Rows(b"standin_1\n"),
+        TableEnd(b"\\.\n"),
+    )
     segments: list[Segment] = [Text(b"TO standin_1"), start, rows, end, Text(b"\nTO standin_1;\n")]
     named = [segment for segment in ROLES.name_superusers(segments) if segment.data]
     assert named == [Text(b"TO postgres"), start, rows, end, Text(b"\nTO postgres;\n")]
@@ -68,7 +107,12 @@ def test_rows_keep_their_bytes_and_their_place() -> None:
 
 def test_each_refusal_of_the_server_has_a_hint_of_its_own() -> None:
     errors = psycopg.errors
-    refusals = [errors.InsufficientPrivilege, errors.UndefinedObject, errors.UndefinedFile, errors.SyntaxError]
+    refusals = [
+        errors.InsufficientPrivilege,
+        errors.UndefinedObject,
+        errors.UndefinedFile,
+        errors.SyntaxError,
+    ]
     hints = [explain(b"CREATE x", refusal("no")).hint for refusal in refusals]
     assert all(one != other for one, other in pairwise(hints))
     assert "superuser rights" in hints[0]
@@ -94,6 +138,10 @@ assert b"".join(segment.data for segment in named) == text.replace(b"standin_0",
 
 @pytest.mark.takes_seconds
 def test_a_long_line_is_not_copied_for_each_of_its_pieces() -> None:
-    """Terabytes would be copied here, which takes minutes; in pieces of a megabyte as many are for a comment of a gigabyte."""
-    done = subprocess.run([sys.executable, "-c", _LONG_LINE], timeout=60, check=False, capture_output=True, text=True)
+    """Terabytes would be copied here, which takes minutes; in pieces of a megabyte as many are for a comment
+    of a gigabyte.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _LONG_LINE], timeout=60, check=False, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")

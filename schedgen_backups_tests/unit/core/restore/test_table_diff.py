@@ -1,4 +1,6 @@
-"""How the rows of two tables differ, from both sides' rows in the order of their keys, and what is said of it."""
+"""How the rows of two tables differ, from both sides' rows in the order of their keys, and what is said of
+it.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedgen_backups.core.formats.records import TableEntry
-from schedgen_backups.core.restore.table_diff import TableDiff, TableShape, describe_rows, diffs_to_json, merge_rows
+from schedgen_backups.core.restore.table_diff import (
+    TableDiff,
+    TableShape,
+    describe_rows,
+    diffs_to_json,
+    merge_rows,
+)
 
-TABLE = TableEntry(schema_name="public", name="jobs", columns="(id, a)", expected_rows=1, rows=1, size_bytes=1, sha256="", offset=0, length=1)
+TABLE = TableEntry(
+    schema_name="public",
+    name="jobs",
+    columns="(id, a)",
+    expected_rows=1,
+    rows=1,
+    size_bytes=1,
+    sha256="",
+    offset=0,
+    length=1,
+)
 KEYED = TableShape(columns=("id", "a"), key=("id",), is_there=True)
 KEYLESS = replace(KEYED, key=())
 Rows = list[tuple[str, str]]
@@ -26,21 +44,37 @@ def count(diff: TableDiff) -> tuple[int, int, int, int]:
 
 
 def test_rows_are_paired_by_their_keys() -> None:
-    diff = merge([("[1]", "a"), ("[2]", "b"), ("[4]", "d"), ("[5]", "e")], [("[2]", "b"), ("[3]", "c"), ("[5]", "x"), ("[6]", "f")])
+    diff = merge(
+        [("[1]", "a"), ("[2]", "b"), ("[4]", "d"), ("[5]", "e")],
+        [("[2]", "b"), ("[3]", "c"), ("[5]", "x"), ("[6]", "f")],
+    )
     assert (diff.table, diff.shape, count(diff)) == (TABLE, KEYED, (2, 2, 1, 1))
-    assert (diff.only_captured_keys, diff.only_live_keys, diff.changed_keys) == (("[1]", "[4]"), ("[3]", "[6]"), ("[5]",))
+    assert (diff.only_captured_keys, diff.only_live_keys, diff.changed_keys) == (
+        ("[1]", "[4]"),
+        ("[3]", "[6]"),
+        ("[5]",),
+    )
     assert not diff.is_equal
 
 
 def test_rows_without_a_key_are_counted_as_wholes() -> None:
-    diff = merge([("a", "a"), ("a", "a"), ("a", "a"), ("b", "b")], [("a", "a"), ("b", "b"), ("b", "b"), ("c", "c")], KEYLESS)
+    diff = merge(
+        [("a", "a"), ("a", "a"), ("a", "a"), ("b", "b")],
+        [("a", "a"), ("b", "b"), ("b", "b"), ("c", "c")],
+        KEYLESS,
+    )
     assert count(diff) == (2, 2, 0, 2)
     assert (diff.only_captured_keys, diff.only_live_keys, diff.changed_keys) == ((), (), ())
 
 
 @pytest.mark.parametrize("shape", [KEYED, KEYLESS], ids=["keyed", "keyless"])
-@pytest.mark.parametrize(("left", "right", "counts"), [(1, 0, (1, 0, 0, 0)), (0, 1, (0, 1, 0, 0)), (1, 1, (0, 0, 0, 1)), (0, 0, (0, 0, 0, 0))])
-def test_one_row_on_either_side_is_enough_to_differ(shape: TableShape, left: int, right: int, counts: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("left", "right", "counts"),
+    [(1, 0, (1, 0, 0, 0)), (0, 1, (0, 1, 0, 0)), (1, 1, (0, 0, 0, 1)), (0, 0, (0, 0, 0, 0))],
+)
+def test_one_row_on_either_side_is_enough_to_differ(
+    shape: TableShape, left: int, right: int, counts: tuple[int, int, int, int]
+) -> None:
     diff = merge([("[1]", "a")] * left, [("[1]", "a")] * right, shape)
     assert count(diff) == counts
     assert diff.is_equal is (left == right)
@@ -78,7 +112,15 @@ def test_what_differs_is_named_in_words_and_counted_in_json() -> None:
     said = "only in backup: [1]; only live: [4]; changed: [2]"
     assert describe_rows(diff) == said
     assert diffs_to_json([diff]) == [
-        {"table": "public.jobs", "only_in_backup": 1, "only_live": 1, "changed": 1, "same": 1, "changed_rows": [], "note": said}
+        {
+            "table": "public.jobs",
+            "only_in_backup": 1,
+            "only_live": 1,
+            "changed": 1,
+            "same": 1,
+            "changed_rows": [],
+            "note": said,
+        }
     ]
 
 
@@ -90,7 +132,10 @@ def test_what_differs_is_named_in_words_and_counted_in_json() -> None:
         (replace(KEYLESS, is_there=False, only_captured=("id", "a")), "the live database has no such table"),
         (
             replace(KEYED, only_captured=("b", "c"), only_live=("d",)),
-            "columns that only the backup has are not compared: b, c; columns that only the live table has are not compared: d",
+            (
+                "columns that only the backup has are not compared: b, c; columns that only the live table has "
+                "are not compared: d"
+            ),
         ),
     ],
     ids=["equal", "no key", "no table", "columns"],

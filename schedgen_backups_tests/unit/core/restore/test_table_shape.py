@@ -1,4 +1,6 @@
-"""What two tables have in common, by their columns alone: which columns are compared, by which key, and what is said of the others."""
+"""What two tables have in common, by their columns alone: which columns are compared, by which key, and what
+is said of the others.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,21 @@ from hypothesis import strategies as st
 from schedgen_backups.core.restore.table_diff import Column, ColumnKind, derive_shape
 
 A, B, C = (Column(name) for name in "abc")
-COLUMNS = st.lists(st.builds(Column, st.sampled_from("abcdef"), st.sampled_from(ColumnKind)), max_size=6, unique_by=lambda column: column.name)
+COLUMNS = st.lists(
+    st.builds(Column, st.sampled_from("abcdef"), st.sampled_from(ColumnKind)),
+    max_size=6,
+    unique_by=lambda column: column.name,
+)
 
 
 def test_columns_of_both_are_compared_in_the_captured_order() -> None:
     shape = derive_shape([B, A, C], [A, B, C], ["a"], is_there=True)
-    assert (shape.columns, shape.key, shape.only_captured, shape.only_live) == (("b", "a", "c"), ("a",), (), ())
+    assert (shape.columns, shape.key, shape.only_captured, shape.only_live) == (
+        ("b", "a", "c"),
+        ("a",),
+        (),
+        (),
+    )
 
 
 def test_columns_of_one_side_are_named_and_not_compared() -> None:
@@ -45,7 +56,9 @@ def test_a_table_that_is_gone_has_nothing_in_common() -> None:
 
 
 @given(COLUMNS, COLUMNS, st.lists(st.sampled_from("abcdef"), max_size=3, unique=True))
-def test_every_column_is_compared_generated_or_named(captured: list[Column], current: list[Column], key: list[str]) -> None:
+def test_every_column_is_compared_generated_or_named(
+    captured: list[Column], current: list[Column], key: list[str]
+) -> None:
     shape = derive_shape(captured, current, key, is_there=True)
     generated = {column.name for column in (*captured, *current) if column.kind is ColumnKind.GENERATED}
     assert set(shape.columns) | set(shape.only_captured) | generated >= {column.name for column in captured}

@@ -1,4 +1,7 @@
-"""Which rows are put back and in which order, as decided before anything is written. Rows are written by real servers in the integration ring."""
+"""Which rows are put back and in which order, as decided before anything is written.
+
+Rows are written by real servers in the integration ring.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,17 @@ INSERT = (
 
 
 def make_table(name: str) -> TableEntry:
-    return TableEntry(schema_name="public", name=name, columns="", expected_rows=1, rows=1, size_bytes=1, sha256="", offset=0, length=1)
+    return TableEntry(
+        schema_name="public",
+        name=name,
+        columns="",
+        expected_rows=1,
+        rows=1,
+        size_bytes=1,
+        sha256="",
+        offset=0,
+        length=1,
+    )
 
 
 def write(shape: TableShape, mode: WriteMode) -> str:
@@ -32,9 +45,13 @@ def test_missing_rows_leave_those_that_are_there_alone() -> None:
 
 def test_changed_rows_get_every_column_that_may_be_set_and_only_where_they_differ() -> None:
     """Neither the key nor a column that PostgreSQL numbers itself can be set."""
-    live, captured = ('"live"."id", "live"."a", "live"."number"', '"excluded"."id", "excluded"."a", "excluded"."number"')
+    live, captured = (
+        '"live"."id", "live"."a", "live"."number"',
+        '"excluded"."id", "excluded"."a", "excluded"."number"',
+    )
     assert write(KEYED, WriteMode.CHANGED) == (
-        f'{INSERT} ON CONFLICT ("id") DO UPDATE SET "a" = EXCLUDED."a" WHERE ROW({live})::text IS DISTINCT FROM ROW({captured})::text'
+        f'{INSERT} ON CONFLICT ("id") DO UPDATE SET "a" = EXCLUDED."a" WHERE ROW({live})::text IS DISTINCT '
+        f"FROM ROW({captured})::text"
     )
     several = write(replace(KEYED, generated_always=()), WriteMode.CHANGED)
     assert 'DO UPDATE SET "a" = EXCLUDED."a", "number" = EXCLUDED."number" WHERE' in several
@@ -48,7 +65,8 @@ def test_a_row_of_nothing_but_its_key_cannot_have_changed() -> None:
 def test_without_a_key_a_row_is_missing_where_no_other_is_the_same() -> None:
     there, row = '"other"."id", "other"."a", "other"."number"', '"rows"."id", "rows"."a", "rows"."number"'
     assert write(replace(KEYED, key=()), WriteMode.MISSING) == (
-        f'{INSERT} WHERE NOT EXISTS (SELECT FROM "public"."Jobs" AS other WHERE ROW({there})::text = ROW({row})::text)'
+        f'{INSERT} WHERE NOT EXISTS (SELECT FROM "public"."Jobs" AS other WHERE ROW({there})::text = '
+        f"ROW({row})::text)"
     )
 
 
@@ -63,7 +81,9 @@ def test_without_a_key_a_row_is_missing_where_no_other_is_the_same() -> None:
     ],
     ids=["changed", "missing", "missing without key", "changed without key", "no table"],
 )
-def test_a_table_that_cannot_take_the_rows_is_refused_before_anything_is_written(shape: TableShape, mode: WriteMode, refusal: str) -> None:
+def test_a_table_that_cannot_take_the_rows_is_refused_before_anything_is_written(
+    shape: TableShape, mode: WriteMode, refusal: str
+) -> None:
     if not refusal:
         check_shape(make_table("Jobs"), shape, mode)
         return
@@ -77,15 +97,27 @@ def name(table: str, schema: str = "public") -> tuple[str, str]:
 
 def test_parents_come_before_their_children() -> None:
     tables = [make_table(each) for each in ("items", "orders", "customers", "log")]
-    pairs = [(name("items"), name("orders")), (name("orders"), name("customers")), (name("customers"), name("customers"))]
-    order = [table.name for table in sort_parents_first(tables, [*pairs, (name("orders", "other"), name("log")), (name("items"), name("gone"))])]
+    pairs = [
+        (name("items"), name("orders")),
+        (name("orders"), name("customers")),
+        (name("customers"), name("customers")),
+    ]
+    order = [
+        table.name
+        for table in sort_parents_first(
+            tables, [*pairs, (name("orders", "other"), name("log")), (name("items"), name("gone"))]
+        )
+    ]
     assert sorted(order) == ["customers", "items", "log", "orders"]
     assert order.index("customers") < order.index("orders") < order.index("items")
 
 
 def test_a_foreign_key_of_another_schema_orders_nothing() -> None:
     tables = [make_table("a"), make_table("b")]
-    assert [table.name for table in sort_parents_first(tables, [(name("a", "x"), name("b", "x"))])] == ["a", "b"]
+    assert [table.name for table in sort_parents_first(tables, [(name("a", "x"), name("b", "x"))])] == [
+        "a",
+        "b",
+    ]
 
 
 def test_tables_in_a_circle_stay_in_the_order_of_the_dump() -> None:

@@ -15,9 +15,22 @@ from hypothesis import strategies as st
 
 from schedgen_backups.core.catalog.catalog import PointState
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.retention.plan import CLOCK_TOLERANCE, Candidate, Decision, RetentionPolicy, plan_retention
+from schedgen_backups.core.retention.plan import (
+    CLOCK_TOLERANCE,
+    Candidate,
+    Decision,
+    RetentionPolicy,
+    plan_retention,
+)
 
-ZONES = ("UTC", "Africa/Johannesburg", "Europe/Berlin", "America/New_York", "Pacific/Kiritimati", "America/St_Johns")
+ZONES = (
+    "UTC",
+    "Africa/Johannesburg",
+    "Europe/Berlin",
+    "America/New_York",
+    "Pacific/Kiritimati",
+    "America/St_Johns",
+)
 EPOCH = datetime(2025, 1, 1, tzinfo=timezone.utc)
 MINUTES_OF_TWO_YEARS = 2 * 365 * 24 * 60
 STATES = tuple(PointState)
@@ -26,9 +39,16 @@ STATES = tuple(PointState)
 def candidates() -> st.SearchStrategy[Candidate]:
     """Half of the points are verified, or else hardly a history would have one to keep."""
     return st.builds(
-        lambda minutes, state, pin: Candidate(RecoveryPointId.from_time(EPOCH + timedelta(minutes=minutes)), state, pin),
-        # Random days, or random minutes of the same few: several points a day are as likely as gaps of months.
-        st.one_of(st.integers(0, MINUTES_OF_TWO_YEARS), st.integers(0, 3 * 24 * 60), st.integers(0, 730).map(lambda day: day * 24 * 60)),
+        lambda minutes, state, pin: Candidate(
+            RecoveryPointId.from_time(EPOCH + timedelta(minutes=minutes)), state, pin
+        ),
+        # Random days, or random minutes of the same few: several points a day are as likely as gaps of
+        # months.
+        st.one_of(
+            st.integers(0, MINUTES_OF_TWO_YEARS),
+            st.integers(0, 3 * 24 * 60),
+            st.integers(0, 730).map(lambda day: day * 24 * 60),
+        ),
         st.one_of(st.just(PointState.VERIFIED), st.sampled_from(STATES)),
         st.one_of(st.none(), st.none(), st.none(), st.sampled_from(["", "before the upgrade"])),
     )
@@ -43,7 +63,9 @@ POLICIES = st.builds(
     keep_months=st.integers(0, 15),
     timezone=st.sampled_from(ZONES).map(ZoneInfo),
 )
-NOWS = st.integers(0, MINUTES_OF_TWO_YEARS + 60 * 24 * 60).map(lambda minutes: EPOCH + timedelta(minutes=minutes))
+NOWS = st.integers(0, MINUTES_OF_TWO_YEARS + 60 * 24 * 60).map(
+    lambda minutes: EPOCH + timedelta(minutes=minutes)
+)
 
 
 def is_ahead(candidate: Candidate, now: datetime) -> bool:
@@ -55,7 +77,11 @@ def settled(draw: st.DrawFn) -> tuple[list[Candidate], RetentionPolicy, datetime
     """A history with a verified point and none of it in the future, so that something may go."""
     history = draw(HISTORIES.filter(lambda found: any(candidate.is_verified for candidate in found)))
     newest = max(candidate.point_id.taken_at for candidate in history)
-    return history, draw(POLICIES), newest + draw(st.integers(0, 90 * 24 * 60).map(lambda minutes: timedelta(minutes=minutes)))
+    return (
+        history,
+        draw(POLICIES),
+        newest + draw(st.integers(0, 90 * 24 * 60).map(lambda minutes: timedelta(minutes=minutes))),
+    )
 
 
 def list_verified(decisions: Sequence[Decision]) -> list[RecoveryPointId]:
@@ -63,15 +89,23 @@ def list_verified(decisions: Sequence[Decision]) -> list[RecoveryPointId]:
 
 
 @given(HISTORIES, POLICIES, NOWS)
-def test_every_point_gets_one_decision_with_a_reason_oldest_first(history: list[Candidate], policy: RetentionPolicy, now: datetime) -> None:
+def test_every_point_gets_one_decision_with_a_reason_oldest_first(
+    history: list[Candidate], policy: RetentionPolicy, now: datetime
+) -> None:
     plan = plan_retention(history, policy, now)
-    assert [decision.candidate for decision in plan.decisions] == sorted(history, key=lambda candidate: candidate.point_id)
-    assert sorted((*plan.kept, *plan.removed), key=lambda decision: decision.candidate.point_id) == list(plan.decisions)
+    assert [decision.candidate for decision in plan.decisions] == sorted(
+        history, key=lambda candidate: candidate.point_id
+    )
+    assert sorted((*plan.kept, *plan.removed), key=lambda decision: decision.candidate.point_id) == list(
+        plan.decisions
+    )
     assert all(decision.reasons and all(decision.reasons) for decision in plan.decisions)
 
 
 @given(HISTORIES, POLICIES, NOWS)
-def test_nothing_is_removed_while_no_point_up_to_now_is_verified(history: list[Candidate], policy: RetentionPolicy, now: datetime) -> None:
+def test_nothing_is_removed_while_no_point_up_to_now_is_verified(
+    history: list[Candidate], policy: RetentionPolicy, now: datetime
+) -> None:
     plan = plan_retention(history, policy, now)
     is_doubtful = not any(candidate.is_verified and not is_ahead(candidate, now) for candidate in history)
     assert bool(plan.refusal) == (is_doubtful and bool(history))
@@ -80,11 +114,15 @@ def test_nothing_is_removed_while_no_point_up_to_now_is_verified(history: list[C
 
 
 @given(HISTORIES, POLICIES, NOWS)
-def test_a_point_ahead_of_the_clock_stays_and_protects_nothing(history: list[Candidate], policy: RetentionPolicy, now: datetime) -> None:
+def test_a_point_ahead_of_the_clock_stays_and_protects_nothing(
+    history: list[Candidate], policy: RetentionPolicy, now: datetime
+) -> None:
     plan = plan_retention(history, policy, now)
     present = [candidate for candidate in history if not is_ahead(candidate, now)]
     without = plan_retention(present, policy, now)
-    assert [decision.candidate for decision in plan.removed] == [decision.candidate for decision in without.removed]
+    assert [decision.candidate for decision in plan.removed] == [
+        decision.candidate for decision in without.removed
+    ]
 
 
 @given(HISTORIES, POLICIES, NOWS, st.timedeltas(timedelta(0), timedelta(days=800)))
@@ -96,7 +134,9 @@ def test_a_clock_that_went_back_removes_no_more_than_the_right_one(
 
 
 @given(HISTORIES, POLICIES, NOWS)
-def test_the_newest_verified_point_and_every_pinned_one_stay(history: list[Candidate], policy: RetentionPolicy, now: datetime) -> None:
+def test_the_newest_verified_point_and_every_pinned_one_stay(
+    history: list[Candidate], policy: RetentionPolicy, now: datetime
+) -> None:
     removed = {decision.candidate for decision in plan_retention(history, policy, now).removed}
     assert not any(candidate.pin_reason is not None for candidate in removed)
     verified = [candidate for candidate in history if candidate.is_verified]
@@ -105,7 +145,9 @@ def test_the_newest_verified_point_and_every_pinned_one_stay(history: list[Candi
 
 
 @given(settled())
-def test_what_is_not_verified_stays_until_a_verified_newer_one_exists(case: tuple[list[Candidate], RetentionPolicy, datetime]) -> None:
+def test_what_is_not_verified_stays_until_a_verified_newer_one_exists(
+    case: tuple[list[Candidate], RetentionPolicy, datetime],
+) -> None:
     history, policy, now = case
     newest = max(candidate.point_id for candidate in history if candidate.is_verified)
     for decision in plan_retention(history, policy, now).removed:
@@ -113,7 +155,9 @@ def test_what_is_not_verified_stays_until_a_verified_newer_one_exists(case: tupl
 
 
 @given(settled())
-def test_as_many_verified_points_stay_as_the_policy_asks_for(case: tuple[list[Candidate], RetentionPolicy, datetime]) -> None:
+def test_as_many_verified_points_stay_as_the_policy_asks_for(
+    case: tuple[list[Candidate], RetentionPolicy, datetime],
+) -> None:
     history, policy, now = case
     verified = list_verified(plan_retention(history, policy, now).decisions)
     kept = list_verified(plan_retention(history, policy, now).kept)
@@ -122,7 +166,9 @@ def test_as_many_verified_points_stay_as_the_policy_asks_for(case: tuple[list[Ca
 
 
 @given(settled())
-def test_points_of_the_last_days_stay_and_older_ones_need_another_reason(case: tuple[list[Candidate], RetentionPolicy, datetime]) -> None:
+def test_points_of_the_last_days_stay_and_older_ones_need_another_reason(
+    case: tuple[list[Candidate], RetentionPolicy, datetime],
+) -> None:
     """Written with dates, unlike the code, so that both must be wrong in the same way."""
     history, policy, now = case
     first_day = now.astimezone(policy.timezone).date() - timedelta(days=policy.keep_days - 1)
@@ -132,7 +178,9 @@ def test_points_of_the_last_days_stay_and_older_ones_need_another_reason(case: t
 
 
 @given(settled())
-def test_planning_again_over_what_was_kept_removes_nothing(case: tuple[list[Candidate], RetentionPolicy, datetime]) -> None:
+def test_planning_again_over_what_was_kept_removes_nothing(
+    case: tuple[list[Candidate], RetentionPolicy, datetime],
+) -> None:
     history, policy, now = case
     plan = plan_retention(history, policy, now)
     kept = [decision.candidate for decision in plan.kept]
@@ -142,7 +190,9 @@ def test_planning_again_over_what_was_kept_removes_nothing(case: tuple[list[Cand
 
 
 @given(settled(), candidates())
-def test_one_more_bad_point_never_costs_a_verified_one(case: tuple[list[Candidate], RetentionPolicy, datetime], extra: Candidate) -> None:
+def test_one_more_bad_point_never_costs_a_verified_one(
+    case: tuple[list[Candidate], RetentionPolicy, datetime], extra: Candidate
+) -> None:
     """Ten nights of failures must not push out the last good backup (what the script did)."""
     history, policy, now = case
     bad = Candidate(extra.point_id, PointState.PARTIAL, extra.pin_reason)
@@ -153,12 +203,16 @@ def test_one_more_bad_point_never_costs_a_verified_one(case: tuple[list[Candidat
 
 
 @given(settled())
-def test_the_last_point_of_each_week_and_month_stays(case: tuple[list[Candidate], RetentionPolicy, datetime]) -> None:
+def test_the_last_point_of_each_week_and_month_stays(
+    case: tuple[list[Candidate], RetentionPolicy, datetime],
+) -> None:
     history, policy, now = case
     verified = sorted(candidate.point_id for candidate in history if candidate.is_verified)
     kept = set(list_verified(plan_retention(history, policy, now).kept))
     for count, form in ((policy.keep_weeks, "%G-%V"), (policy.keep_months, "%Y-%m")):
-        last_of = {point_id.taken_at.astimezone(policy.timezone).strftime(form): point_id for point_id in verified}
+        last_of = {
+            point_id.taken_at.astimezone(policy.timezone).strftime(form): point_id for point_id in verified
+        }
         wanted = [last_of[period] for period in sorted(last_of, reverse=True)[:count]]
         assert set(wanted) <= kept
 
@@ -175,7 +229,12 @@ def test_the_order_in_which_points_are_given_does_not_matter(
 def test_a_point_without_objects_never_displaces_the_last_coherent_one() -> None:
     """An emptied bucket: every later night is verified, and none of them is worth the last whole point."""
     nights = [RecoveryPointId.from_time(EPOCH + timedelta(days=day)) for day in range(100)]
-    history = [Candidate(point_id, PointState.VERIFIED, is_coherent=day < 50) for day, point_id in enumerate(nights)]
-    kept = {decision.candidate.point_id for decision in plan_retention(history, RetentionPolicy(), EPOCH + timedelta(days=100)).kept}
+    history = [
+        Candidate(point_id, PointState.VERIFIED, is_coherent=day < 50) for day, point_id in enumerate(nights)
+    ]
+    kept = {
+        decision.candidate.point_id
+        for decision in plan_retention(history, RetentionPolicy(), EPOCH + timedelta(days=100)).kept
+    }
     assert nights[49] in kept
     assert nights[48] not in kept

@@ -1,6 +1,8 @@
-"""Tables of what retention decides for the histories that people get wrong: failures for ten nights, ends of months, clocks, summer time.
+"""Tables of what retention decides for the histories that people get wrong: failures for ten nights, ends of
+months, clocks, summer time.
 
-A table has one line per point: id, state, decision, why. Laws that hold for every history are in `test_retention`.
+A table has one line per point: id, state, decision, why. Laws that hold for every history are in
+`test_retention`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,13 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from schedgen_backups.core.catalog.catalog import CLOCK_TOLERANCE
-from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, make_retention_table, plan_retention
+from schedgen_backups.core.retention.plan import (
+    Candidate,
+    RetentionPlan,
+    RetentionPolicy,
+    make_retention_table,
+    plan_retention,
+)
 from schedgen_backups_tests.support.histories import at, at_times, check_decisions, nights
 
 
@@ -77,7 +85,12 @@ def test_table_of_a_history_in_which_nothing_was_ever_verified() -> None:
 def test_table_of_four_weeks() -> None:
     """Sundays are the last day of their week; the first of March 2026 is one."""
     check_decisions(
-        [*nights("2026-02-14", "v"), *nights("2026-02-20", "vvvv"), *nights("2026-03-07", "vvv"), *nights("2026-03-15", "vv")],
+        [
+            *nights("2026-02-14", "v"),
+            *nights("2026-02-20", "vvvv"),
+            *nights("2026-03-07", "vvv"),
+            *nights("2026-03-15", "vv"),
+        ],
         RetentionPolicy(keep_days=1, keep_last=1, keep_weeks=4),
         at("2026-03-16T03:00"),
         """
@@ -122,7 +135,9 @@ def test_table_of_twelve_months_with_weeks() -> None:
 
 
 def test_table_of_the_ends_of_months() -> None:
-    """Months of 31, 28 and 31 days: one keeps neither two points of a month nor none (databasus removed on day 31)."""
+    """Months of 31, 28 and 31 days: one keeps neither two points of a month nor none (databasus removed on
+    day 31).
+    """
     check_decisions(
         [*nights("2026-01-30", "vvv"), *nights("2026-02-27", "vvv"), *nights("2026-03-30", "vvv")],
         RetentionPolicy(keep_days=1, keep_last=1, keep_months=4),
@@ -157,9 +172,16 @@ def test_table_of_a_month_whose_end_is_another_month_in_utc() -> None:
 
 
 def test_table_of_a_zone_without_summer_time() -> None:
-    """Two in the morning of Johannesburg is midnight in UTC; one minute before it is another day there too, but the same in Johannesburg."""
+    """Two in the morning of Johannesburg is midnight in UTC; one minute before it is another day there too,
+    but the same in Johannesburg.
+    """
     check_decisions(
-        at_times("2026-03-27T23:59:00+02:00", "2026-03-28T00:00:00+02:00", "2026-03-28T02:00:00+02:00", "2026-03-29T02:00:00+02:00"),
+        at_times(
+            "2026-03-27T23:59:00+02:00",
+            "2026-03-28T00:00:00+02:00",
+            "2026-03-28T02:00:00+02:00",
+            "2026-03-29T02:00:00+02:00",
+        ),
         RetentionPolicy(keep_days=2, keep_last=1, timezone=ZoneInfo("Africa/Johannesburg")),
         at("2026-03-29T21:59"),
         """
@@ -175,15 +197,33 @@ def test_table_of_a_zone_without_summer_time() -> None:
     ("zone", "moments", "now"),
     [
         # The night of 23 hours: 29 March 2026 in Berlin, 8 March in New York.
-        ("Europe/Berlin", ("2026-03-27T23:59:00+01:00", "2026-03-28T00:00:00+01:00", "2026-03-29T03:00:00+02:00"), "2026-03-29T23:59:00+02:00"),
-        ("America/New_York", ("2026-03-06T23:59:00-05:00", "2026-03-07T00:00:00-05:00", "2026-03-08T03:00:00-04:00"), "2026-03-08T23:59:00-04:00"),
+        (
+            "Europe/Berlin",
+            ("2026-03-27T23:59:00+01:00", "2026-03-28T00:00:00+01:00", "2026-03-29T03:00:00+02:00"),
+            "2026-03-29T23:59:00+02:00",
+        ),
+        (
+            "America/New_York",
+            ("2026-03-06T23:59:00-05:00", "2026-03-07T00:00:00-05:00", "2026-03-08T03:00:00-04:00"),
+            "2026-03-08T23:59:00-04:00",
+        ),
         # The night of 25 hours: 25 October in Berlin, 1 November in New York.
-        ("Europe/Berlin", ("2026-10-23T23:59:00+02:00", "2026-10-24T00:00:00+02:00", "2026-10-25T02:30:00+01:00"), "2026-10-25T23:59:00+01:00"),
-        ("America/New_York", ("2026-10-30T23:59:00-04:00", "2026-10-31T00:00:00-04:00", "2026-11-01T01:30:00-05:00"), "2026-11-01T23:59:00-05:00"),
+        (
+            "Europe/Berlin",
+            ("2026-10-23T23:59:00+02:00", "2026-10-24T00:00:00+02:00", "2026-10-25T02:30:00+01:00"),
+            "2026-10-25T23:59:00+01:00",
+        ),
+        (
+            "America/New_York",
+            ("2026-10-30T23:59:00-04:00", "2026-10-31T00:00:00-04:00", "2026-11-01T01:30:00-05:00"),
+            "2026-11-01T23:59:00-05:00",
+        ),
     ],
 )
 def test_a_night_of_23_or_25_hours_is_one_night(zone: str, moments: tuple[str, ...], now: str) -> None:
-    """Two days at their very end: the first minute of yesterday stays and the last one of the day before goes, however long the night was."""
+    """Two days at their very end: the first minute of yesterday stays and the last one of the day before
+    goes, however long the night was.
+    """
     policy = RetentionPolicy(keep_days=2, keep_last=1, timezone=ZoneInfo(zone))
     plan = plan_retention(at_times(*moments), policy, datetime.fromisoformat(now))
     assert [decision.is_kept for decision in plan.decisions] == [False, True, True]
@@ -192,7 +232,12 @@ def test_a_night_of_23_or_25_hours_is_one_night(zone: str, moments: tuple[str, .
 def test_table_of_a_schedule_that_runs_twice_in_the_night_of_25_hours() -> None:
     """Half past two comes twice in Berlin; both points are of that night and none is lost or doubled."""
     check_decisions(
-        at_times("2026-10-24T02:30:00+02:00", "2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00", "2026-10-26T02:30:00+01:00"),
+        at_times(
+            "2026-10-24T02:30:00+02:00",
+            "2026-10-25T02:30:00+02:00",
+            "2026-10-25T02:30:00+01:00",
+            "2026-10-26T02:30:00+01:00",
+        ),
         RetentionPolicy(keep_days=2, keep_last=1, keep_weeks=2, timezone=ZoneInfo("Europe/Berlin")),
         at("2026-10-26T02:00"),
         """
@@ -254,7 +299,12 @@ def test_table_of_a_point_ahead_of_the_clock() -> None:
 
 def test_table_of_several_points_a_day() -> None:
     """Before a deployment, after it, and at night: days count, not points."""
-    day = at_times("2026-03-09T02:00:00+00:00", "2026-03-09T10:00:00+00:00", "2026-03-09T23:59:59+00:00", "2026-03-10T00:00:00+00:00")
+    day = at_times(
+        "2026-03-09T02:00:00+00:00",
+        "2026-03-09T10:00:00+00:00",
+        "2026-03-09T23:59:59+00:00",
+        "2026-03-10T00:00:00+00:00",
+    )
     check_decisions(
         [*day, *at_times("2026-03-10T10:00:00+00:00")],
         RetentionPolicy(keep_days=1, keep_last=1, keep_weeks=1),
@@ -272,7 +322,10 @@ def test_table_of_several_points_a_day() -> None:
 def test_table_of_pins() -> None:
     """A pin keeps whatever state its point has; a pin without a reason is one too."""
     history = nights("2026-01-01", "vfvv")
-    pinned = [Candidate(candidate.point_id, candidate.state, pin) for candidate, pin in zip(history, ("before 2.0", "", None, None), strict=True)]
+    pinned = [
+        Candidate(candidate.point_id, candidate.state, pin)
+        for candidate, pin in zip(history, ("before 2.0", "", None, None), strict=True)
+    ]
     check_decisions(
         pinned,
         RetentionPolicy(keep_last=1),
@@ -293,7 +346,9 @@ def test_an_empty_directory_is_an_empty_plan_without_a_refusal() -> None:
 def test_the_table_of_a_run_has_a_line_per_point_and_escapes_what_ends_a_cell() -> None:
     history = nights("2026-01-01", "vv")
     history[1] = Candidate(history[1].point_id, history[1].state, "before 2.0 | 2.1 | 2.2")
-    plan = plan_retention([*history, *nights("2026-01-03", "v")], RetentionPolicy(keep_last=1), at("2026-03-20T03:00"))
+    plan = plan_retention(
+        [*history, *nights("2026-01-03", "v")], RetentionPolicy(keep_last=1), at("2026-03-20T03:00")
+    )
     assert make_retention_table(plan).split("\n") == [
         "| recovery point | state | decision | because |",
         "| --- | --- | --- | --- |",
@@ -310,20 +365,33 @@ def list_kept(history: list[Candidate], policy: RetentionPolicy, now: datetime) 
 @pytest.mark.parametrize(
     ("policy", "history"),
     [
-        (RetentionPolicy(keep_weeks=2), at_times("2026-03-08T12:00+00:00", "2026-03-08T23:00+00:00", "2026-03-09T10:00+00:00")),
-        (RetentionPolicy(keep_months=2), at_times("2026-03-31T12:00+00:00", "2026-03-31T23:00+00:00", "2026-04-01T10:00+00:00")),
+        (
+            RetentionPolicy(keep_weeks=2),
+            at_times("2026-03-08T12:00+00:00", "2026-03-08T23:00+00:00", "2026-03-09T10:00+00:00"),
+        ),
+        (
+            RetentionPolicy(keep_months=2),
+            at_times("2026-03-31T12:00+00:00", "2026-03-31T23:00+00:00", "2026-04-01T10:00+00:00"),
+        ),
     ],
     ids=["weeks", "months"],
 )
-def test_weeks_and_months_are_those_of_the_operators_calendar(policy: RetentionPolicy, history: list[Candidate]) -> None:
+def test_weeks_and_months_are_those_of_the_operators_calendar(
+    policy: RetentionPolicy, history: list[Candidate]
+) -> None:
     """The second point is of the next week and month in Johannesburg, and of the last one in UTC."""
     policy = replace(policy, keep_days=0, keep_last=1, timezone=ZoneInfo("Africa/Johannesburg"))
-    assert list_kept(history, policy, at("2026-06-01T00:00")) == [str(history[0].point_id), str(history[2].point_id)]
+    assert list_kept(history, policy, at("2026-06-01T00:00")) == [
+        str(history[0].point_id),
+        str(history[2].point_id),
+    ]
 
 
 def test_to_keep_no_last_points_keeps_the_newest_verified_alone() -> None:
     history = nights("2026-03-01", "vvv")
-    assert list_kept(history, RetentionPolicy(keep_days=0, keep_last=0), at("2026-06-01T00:00")) == [str(history[2].point_id)]
+    assert list_kept(history, RetentionPolicy(keep_days=0, keep_last=0), at("2026-06-01T00:00")) == [
+        str(history[2].point_id)
+    ]
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(0, 1), (1, 2)])

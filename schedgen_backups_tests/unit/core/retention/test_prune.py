@@ -1,4 +1,5 @@
-"""Pruning removes exactly the planned points' files and nothing else, and a crash at any moment leaves a directory that says the truth.
+"""Pruning removes exactly the planned points' files and nothing else, and a crash at any moment leaves a
+directory that says the truth.
 
 Points are small real ones. What is planned is tested in `test_retention`.
 """
@@ -24,8 +25,16 @@ from schedgen_backups_tests.support.histories import add_point, name_night, note
 
 POLICY = RetentionPolicy(keep_days=2, keep_last=2)
 NOW = TAKEN_AT + timedelta(days=6, hours=1)
-STATES = (PointState.VERIFIED, PointState.PARTIAL, PointState.FAILED, PointState.VERIFIED, PointState.VERIFIED, PointState.UNVERIFIED)
-"""Of nights 0 to 5; with POLICY at NOW the first three go, and the fourth and fifth stay as the last two verified ones."""
+STATES = (
+    PointState.VERIFIED,
+    PointState.PARTIAL,
+    PointState.FAILED,
+    PointState.VERIFIED,
+    PointState.VERIFIED,
+    PointState.UNVERIFIED,
+)
+"""Of nights 0 to 5; with POLICY at NOW the first three go, and the fourth and fifth stay as the last two
+verified ones."""
 DOOMED = 3
 
 
@@ -51,16 +60,28 @@ def fill(directory: Path, states: Iterable[PointState] = STATES) -> tuple[Catalo
 
 
 def make_pin(day: int, *, expires_at: datetime | None = None) -> Pin:
-    return Pin(point_id=name_night(day).text, reason="before 2.0", pinned_by="me", pinned_at=TAKEN_AT, expires_at=expires_at)
+    return Pin(
+        point_id=name_night(day).text,
+        reason="before 2.0",
+        pinned_by="me",
+        pinned_at=TAKEN_AT,
+        expires_at=expires_at,
+    )
 
 
-def reader(catalog: Catalog, now: datetime, outcomes: Iterable[CheckStatus] = ()) -> Callable[[PointListing], None]:
+def reader(
+    catalog: Catalog, now: datetime, outcomes: Iterable[CheckStatus] = ()
+) -> Callable[[PointListing], None]:
     """Records what a look at a point's files would: passed, or these outcomes one after the other."""
     coming = iter(outcomes)
 
     def read_again(point: PointListing) -> None:
         status = next(coming, CheckStatus.PASSED)
-        digests = {artifact.kind: artifact.sha256 for artifact in point.manifest.artifacts} if point.manifest else {}
+        digests = (
+            {artifact.kind: artifact.sha256 for artifact in point.manifest.artifacts}
+            if point.manifest
+            else {}
+        )
         checks = (Check.DUMP_IS_STORED, Check.ARCHIVE_IS_STORED)
         results = [make_result(check, status, checked_at=now, artifacts=digests) for check in checks]
         catalog.record_results(point.point_id, note_times(point, results))
@@ -143,13 +164,18 @@ def test_no_half_of_a_point_is_ever_listed_as_one(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path, [PointState.VERIFIED] * 5)
     with pytest.raises(StorageError):
         remove_points(CrashingCatalog(tmp_path, 1), POLICY, reader(Catalog(tmp_path), NOW), NOW)
-    assert [point.state for point in catalog.list_points()] == [PointState.PARTIAL, *[PointState.VERIFIED] * 4]
+    assert [point.state for point in catalog.list_points()] == [
+        PointState.PARTIAL,
+        *[PointState.VERIFIED] * 4,
+    ]
 
 
 def test_a_directory_without_a_verified_point_loses_nothing(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path, [PointState.UNVERIFIED, PointState.PARTIAL, PointState.FAILED])
     before = list_files(tmp_path)
-    report = remove_points(catalog, POLICY, reader(catalog, NOW + timedelta(days=1000)), NOW + timedelta(days=1000))
+    report = remove_points(
+        catalog, POLICY, reader(catalog, NOW + timedelta(days=1000)), NOW + timedelta(days=1000)
+    )
     assert report.plan.refusal == "no point is verified"
     assert (report.removed_files, report.freed_bytes, list_files(tmp_path)) == ((), 0, before)
 
@@ -157,7 +183,9 @@ def test_a_directory_without_a_verified_point_loses_nothing(tmp_path: Path) -> N
 def test_a_clock_that_was_set_back_behind_all_points_loses_nothing(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
     before = list_files(tmp_path)
-    report = remove_points(catalog, POLICY, reader(catalog, TAKEN_AT - timedelta(days=3)), TAKEN_AT - timedelta(days=3))
+    report = remove_points(
+        catalog, POLICY, reader(catalog, TAKEN_AT - timedelta(days=3)), TAKEN_AT - timedelta(days=3)
+    )
     assert report.plan.refusal == "no point is verified"
     assert list_files(tmp_path) == before
 
@@ -178,7 +206,9 @@ def test_a_pin_is_kept_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / f"pin_{name_night(0)}.json"
     assert path.stat().st_mode & 0o777 == 0o600
     remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
-    assert list_files(tmp_path) == sorted([path.name, *files[0], *(name for names in files[DOOMED:] for name in names)])
+    assert list_files(tmp_path) == sorted(
+        [path.name, *files[0], *(name for names in files[DOOMED:] for name in names)]
+    )
     assert catalog.get_point(name_night(0)).state is PointState.VERIFIED
 
 
@@ -211,18 +241,24 @@ def test_an_expired_pin_does_not_protect_and_goes_with_its_point(tmp_path: Path)
 
 
 @pytest.mark.parametrize("damaged", [b"", b'{"point_id": ', b"\xff\xfe", b'{"reason": "x"}'])
-def test_a_point_whose_pin_cannot_be_read_stays_and_stops_nothing_else(tmp_path: Path, damaged: bytes) -> None:
+def test_a_point_whose_pin_cannot_be_read_stays_and_stops_nothing_else(
+    tmp_path: Path, damaged: bytes
+) -> None:
     """The pin may protect it; a person decides."""
     catalog, files = fill(tmp_path)
     pin = tmp_path / f"pin_{name_night(0)}.json"
     pin.write_bytes(damaged)
     report = remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
     assert list_removed(report.plan) == [name_night(day) for day in range(1, DOOMED)]
-    assert list_files(tmp_path) == sorted([pin.name, *files[0], *(name for names in files[DOOMED:] for name in names)])
+    assert list_files(tmp_path) == sorted(
+        [pin.name, *files[0], *(name for names in files[DOOMED:] for name in names)]
+    )
 
 
 @pytest.mark.parametrize("kind", ["manifest", "verification", "directory", "artifact"])
-def test_a_damaged_point_is_neither_counted_nor_removed_and_stops_nothing_else(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_point_is_neither_counted_nor_removed_and_stops_nothing_else(
+    tmp_path: Path, kind: str
+) -> None:
     catalog, files = fill(tmp_path)
     damage_point(tmp_path, files[0], kind)
     report = remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
@@ -236,7 +272,9 @@ def test_a_damaged_newest_point_never_costs_the_verified_one_before(tmp_path: Pa
     catalog, files = fill(tmp_path, [PointState.VERIFIED] * 3)
     damage_point(tmp_path, files[2], kind)
     policy = replace(POLICY, keep_days=1, keep_last=1)
-    report = remove_points(catalog, policy, reader(catalog, NOW + timedelta(days=100)), NOW + timedelta(days=100))
+    report = remove_points(
+        catalog, policy, reader(catalog, NOW + timedelta(days=100)), NOW + timedelta(days=100)
+    )
     assert list_removed(report.plan) == [name_night(0)]
 
 
@@ -279,8 +317,10 @@ def test_a_look_that_records_nothing_removes_nothing(tmp_path: Path) -> None:
     assert list_files(tmp_path) == before
 
 
-@pytest.mark.parametrize(("age", "is_read"), [(timedelta(hours=24), True), (timedelta(hours=24, seconds=-1), False)])
-def test_a_point_is_read_again_a_day_after_it_was_read(tmp_path: Path, age: timedelta, is_read: bool) -> None:  # noqa: FBT001 - a table
+@pytest.mark.parametrize(
+    ("age", "is_read"), [(timedelta(hours=24), True), (timedelta(hours=24, seconds=-1), False)]
+)
+def test_a_point_is_read_again_a_day_after_it_was_read(tmp_path: Path, age: timedelta, is_read: bool) -> None:
     catalog, _files = fill(tmp_path)
     reader(catalog, NOW)(catalog.get_point(name_night(4)))
     read: list[RecoveryPointId] = []
@@ -313,7 +353,9 @@ def test_a_committed_file_that_describes_itself_no_more_goes_with_its_point(tmp_
 def test_the_last_coherent_point_stays_beside_newer_ones_that_lack_objects(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path, [PointState.VERIFIED] * 4)
     for night in (2, 3):
-        catalog.record_results(name_night(night), (make_result(Check.REFERENCES_RESOLVE, CheckStatus.INCOMPLETE),))
+        catalog.record_results(
+            name_night(night), (make_result(Check.REFERENCES_RESOLVE, CheckStatus.INCOMPLETE),)
+        )
     plan = plan_pruning(catalog, replace(POLICY, keep_last=1, keep_days=0), NOW)
     assert [decision.candidate.point_id for decision in plan.kept] == [name_night(1), name_night(3)]
 
@@ -322,4 +364,6 @@ def test_a_point_whose_pin_cannot_be_read_is_planned_with_its_state(tmp_path: Pa
     catalog, _files = fill(tmp_path)
     for night in range(len(STATES)):
         catalog.pin_path(name_night(night)).write_bytes(b"{")
-    assert [decision.candidate.state for decision in plan_pruning(catalog, POLICY, NOW).decisions] == list(STATES)
+    assert [decision.candidate.state for decision in plan_pruning(catalog, POLICY, NOW).decisions] == list(
+        STATES
+    )

@@ -1,6 +1,8 @@
-"""GETs beside the SDK: a plain answer is taken whole on a connection that stays open, and nothing odd ever passes for an object.
+"""GETs beside the SDK: a plain answer is taken whole on a connection that stays open, and nothing odd ever
+passes for an object.
 
-A server on loopback says what it is told to, byte for byte. What a real S3 server answers is in the integration tests.
+A server on loopback says what it is told to, byte for byte. What a real S3 server answers is in the
+integration tests.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ from schedgen_backups_tests.support.http_server import JoiningHTTPServer
 from schedgen_backups_tests.unit.core.formats.test_member_name import IMPOSSIBLE_KEYS, PLAIN_KEYS
 
 SETTINGS = BucketSettings("127.0.0.1:9", "canary-access", "canary-secret-5f0c", "pdfs")
-PLAIN = b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "e"\r\nX-Amz-Meta-A: one\r\nX-Amz-Meta-A: two\r\nX-Amz-Meta-Empty:\r\nServer: x\r\n\r\nwhole'
+PLAIN = (
+    b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "e"\r\nX-Amz-Meta-A: one\r\nX-Amz-Meta-A: '
+    b"two\r\nX-Amz-Meta-Empty:\r\nServer: x\r\n\r\nwhole"
+)
 LIMIT = 1000
 
 
@@ -73,7 +78,9 @@ def server() -> Iterator[_Server]:
 
 
 @contextmanager
-def open_gets(endpoint: str, *, certificates: Path | None = None, stall_timeout_seconds: float = 60) -> Iterator[DirectGets]:
+def open_gets(
+    endpoint: str, *, certificates: Path | None = None, stall_timeout_seconds: float = 60
+) -> Iterator[DirectGets]:
     settings = replace(SETTINGS, endpoint=endpoint, is_secure=certificates is not None)
     gets = DirectGets(
         settings,
@@ -106,10 +113,16 @@ def test_requests_are_addressed_and_signed_as_the_sdk_does(settings: BucketSetti
     now = datetime(2026, 11, 25, 2, 0, 3, tzinfo=timezone.utc)
     base = BaseURL(f"{'https' if settings.is_secure else 'http'}://{settings.endpoint}", settings.region)
     gets = DirectGets(settings, RateLimit(0), tls=None, connect_timeout_seconds=1, stall_timeout_seconds=1)
-    keys = [key for key in (*PLAIN_KEYS, *IMPOSSIBLE_KEYS, "a b+c%20~*(é).pdf") if key and not {".", ".."} & set(key.split("/")) and can_encode(key)]
+    keys = [
+        key
+        for key in (*PLAIN_KEYS, *IMPOSSIBLE_KEYS, "a b+c%20~*(é).pdf")
+        if key and not {".", ".."} & set(key.split("/")) and can_encode(key)
+    ]
     assert len(keys) > 10
     for key in keys:
-        first, *lines = gets._make_request(key, "e", now).decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+        first, *lines = (
+            gets._make_request(key, "e", now).decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+        )
         headers = dict(line.split(": ", 1) for line in lines)
         url = base.build(method="GET", region=settings.region, bucket_name=settings.bucket, object_name=key)
         assert (first, headers["Host"]) == (f"GET {url.path} HTTP/1.1", url.netloc)
@@ -132,7 +145,13 @@ def test_whole_answers_are_taken_on_one_connection(server: _Server) -> None:
         answers = [gets.get("a.pdf", etag=etag, limit_bytes=LIMIT) for etag in (None, "e", "e")]
     assert [answer is not None and answer.body for answer in answers] == [b"whole"] * 3
     assert answers[0] is not None
-    assert answers[0].headers == {"content-length": "5", "etag": '"e"', "x-amz-meta-a": "one, two", "x-amz-meta-empty": "", "server": "x"}
+    assert answers[0].headers == {
+        "content-length": "5",
+        "etag": '"e"',
+        "x-amz-meta-a": "one, two",
+        "x-amz-meta-empty": "",
+        "server": "x",
+    }
     assert len(set(server.connections)) == 1
     assert server.conditions == [None, '"e"', '"e"']
 
@@ -158,7 +177,9 @@ def test_whole_answers_are_taken_on_one_connection(server: _Server) -> None:
         (b"SSH-2.0-OpenSSH_9.2\r\n", "close"),
     ],
 )
-def test_an_answer_with_anything_odd_is_none_and_its_connection_is_not_used_again(server: _Server, answer: bytes, then: str) -> None:
+def test_an_answer_with_anything_odd_is_none_and_its_connection_is_not_used_again(
+    server: _Server, answer: bytes, then: str
+) -> None:
     server.answer, server.is_closing = answer, then == "close"
     with open_gets(server.endpoint) as gets:
         assert read_body(gets, etag="e") is None
@@ -208,9 +229,19 @@ def test_a_server_that_says_it_is_too_much_is_heard(server: _Server) -> None:
     heard: list[int] = []
     settings = replace(SETTINGS, endpoint=server.endpoint)
     gets = DirectGets(
-        settings, RateLimit(0), tls=None, connect_timeout_seconds=60, stall_timeout_seconds=60, on_busy=lambda: heard.append(len(heard))
+        settings,
+        RateLimit(0),
+        tls=None,
+        connect_timeout_seconds=60,
+        stall_timeout_seconds=60,
+        on_busy=lambda: heard.append(len(heard)),
     )
-    for status in (b"503 Slow Down", b"429 Too Many Requests", b"404 Not Found", b"500 Internal Server Error"):
+    for status in (
+        b"503 Slow Down",
+        b"429 Too Many Requests",
+        b"404 Not Found",
+        b"500 Internal Server Error",
+    ):
         server.answer = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
         assert read_body(gets) is None
     gets.close()
@@ -228,7 +259,10 @@ def test_after_many_odd_answers_in_a_row_nothing_more_is_asked(server: _Server) 
     assert len(server.connections) == 19 + 1 + 20
 
 
-@pytest.mark.parametrize(("key", "etag"), [("a", "e\r\nX: y"), ("a", "é☃"), ("a/../b", None), (".", None), ("\udc80", None), ("", None)])
+@pytest.mark.parametrize(
+    ("key", "etag"),
+    [("a", "e\r\nX: y"), ("a", "é☃"), ("a/../b", None), (".", None), ("\udc80", None), ("", None)],
+)
 def test_what_cannot_be_sent_is_not_sent(server: _Server, key: str, etag: str | None) -> None:
     with open_gets(server.endpoint) as gets:
         assert read_body(gets, key, etag) is None
@@ -245,7 +279,10 @@ def test_a_certificate_is_checked(tmp_path: Path) -> None:
     try:
         with open_gets(server.endpoint, certificates=ours) as gets:
             assert [read_body(gets), read_body(gets)] == [b"whole"] * 2
-        for endpoint, certificates in ((server.endpoint, other), (server.endpoint.replace("127.0.0.1", "localhost"), ours)):
+        for endpoint, certificates in (
+            (server.endpoint, other),
+            (server.endpoint.replace("127.0.0.1", "localhost"), ours),
+        ):
             with open_gets(endpoint, certificates=certificates) as gets:
                 assert read_body(gets) is None
         assert len(set(server.connections)) == 1

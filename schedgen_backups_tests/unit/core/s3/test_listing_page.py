@@ -20,10 +20,14 @@ def make_line(time: str, key: str = "a b/é+.pdf") -> str:
     return f"<Contents><Key>{key}</Key><LastModified>{time}</LastModified><ETag>&quot;abc&quot;</ETag><Size>7</Size></Contents>"
 
 
-@pytest.mark.parametrize("time", ["2026-11-29T01:23:22Z", "2026-11-29T01:23:22.320Z", "2026-11-29T01:23:22.320383412Z"])
+@pytest.mark.parametrize(
+    "time", ["2026-11-29T01:23:22Z", "2026-11-29T01:23:22.320Z", "2026-11-29T01:23:22.320383412Z"]
+)
 def test_an_object_is_read_whatever_the_precision_of_its_time(time: str) -> None:
     page = read_page(make_page(make_line(time)))
-    assert page.objects == (ListedObject("a b/é+.pdf", 7, "abc", None, datetime(2026, 11, 29, 1, 23, 22, tzinfo=timezone.utc)),)
+    assert page.objects == (
+        ListedObject("a b/é+.pdf", 7, "abc", None, datetime(2026, 11, 29, 1, 23, 22, tzinfo=timezone.utc)),
+    )
     assert page.next_query is None
 
 
@@ -45,7 +49,10 @@ def test_a_page_of_versions_has_delete_markers_and_goes_on_behind_its_last_versi
     lines = "<Version><Key>a</Key><VersionId>1</VersionId><Size>7</Size></Version><DeleteMarker><Key>b</Key><VersionId>2</VersionId></DeleteMarker>"
     more = "<IsTruncated>true</IsTruncated><NextKeyMarker>b</NextKeyMarker><NextVersionIdMarker>2</NextVersionIdMarker>"
     page = read_page(f"<ListVersionsResult {NAMESPACE}>{lines}{more}</ListVersionsResult>".encode())
-    assert [(listed.key, listed.version_id, listed.size_bytes) for listed in page.objects] == [("a", "1", 7), ("b", "2", 0)]
+    assert [(listed.key, listed.version_id, listed.size_bytes) for listed in page.objects] == [
+        ("a", "1", 7),
+        ("b", "2", 0),
+    ]
     assert page.next_query == {"key-marker": "b", "version-id-marker": "2"}
 
 
@@ -56,7 +63,13 @@ def test_escaped_keys_are_unescaped_where_the_page_says_so() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [b"", b"<html>", b"<Error><Code>InternalError</Code></Error>", make_page("<Contents><Key>a</Key></Contents>"), make_page(make_line("", ""))],
+    [
+        b"",
+        b"<html>",
+        b"<Error><Code>InternalError</Code></Error>",
+        make_page("<Contents><Key>a</Key></Contents>"),
+        make_page(make_line("", "")),
+    ],
     ids=["nothing", "no XML", "an error", "no size", "no key"],
 )
 def test_what_is_no_page_is_refused(page: bytes) -> None:

@@ -14,7 +14,9 @@ from schedgen_backups.core.system.files import write_atomically
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[tuple[str, bool]]]:
-    """Watch a name: get what is synced from now on, the directory or the file, and whether the name was there at that moment."""
+    """Watch a name: get what is synced from now on, the directory or the file, and whether the name was there
+    at that moment.
+    """
 
     def watch(target: Path) -> list[tuple[str, bool]]:
         seen: list[tuple[str, bool]] = []
@@ -22,7 +24,9 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[tuple[str, 
 
         def record(descriptor: int) -> None:
             fsync(descriptor)
-            seen.append(("directory" if os.fstat(descriptor).st_ino == directory else "file", target.exists()))
+            seen.append(
+                ("directory" if os.fstat(descriptor).st_ino == directory else "file", target.exists())
+            )
 
         monkeypatch.setattr(os, "fsync", record)
         return seen
@@ -30,13 +34,17 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[tuple[str, 
     return watch
 
 
-def test_a_small_file_is_synced_before_it_gets_its_name_and_the_name_after(tmp_path: Path, synced: Callable[[Path], list[tuple[str, bool]]]) -> None:
+def test_a_small_file_is_synced_before_it_gets_its_name_and_the_name_after(
+    tmp_path: Path, synced: Callable[[Path], list[tuple[str, bool]]]
+) -> None:
     seen = synced(tmp_path / "a.json")
     write_atomically(tmp_path / "a.json", b"{}")
     assert seen == [("file", False), ("directory", True)]
 
 
-def test_an_artifact_is_synced_before_it_is_published_and_its_name_after(tmp_path: Path, synced: Callable[[Path], list[tuple[str, bool]]]) -> None:
+def test_an_artifact_is_synced_before_it_is_published_and_its_name_after(
+    tmp_path: Path, synced: Callable[[Path], list[tuple[str, bool]]]
+) -> None:
     catalog = Catalog(tmp_path)
     with catalog.stage("x") as folder:
         (folder / "db.gz").write_bytes(b"1")
@@ -45,7 +53,9 @@ def test_an_artifact_is_synced_before_it_is_published_and_its_name_after(tmp_pat
     assert seen == [("file", False), ("directory", True)]
 
 
-def test_a_removed_file_is_gone_from_the_disk(tmp_path: Path, synced: Callable[[Path], list[tuple[str, bool]]]) -> None:
+def test_a_removed_file_is_gone_from_the_disk(
+    tmp_path: Path, synced: Callable[[Path], list[tuple[str, bool]]]
+) -> None:
     (tmp_path / "a").write_bytes(b"1")
     seen = synced(tmp_path / "a")
     Catalog(tmp_path).remove_file(tmp_path / "a")

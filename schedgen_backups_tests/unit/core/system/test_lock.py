@@ -1,4 +1,5 @@
-"""The lock on the backup directory: one run at a time writes, the second is told who that is, and a dead one holds nothing.
+"""The lock on the backup directory: one run at a time writes, the second is told who that is, and a dead one
+holds nothing.
 
 Other holders are real processes, killed for good.
 """
@@ -39,15 +40,21 @@ def catalog(tmp_path: Path) -> Catalog:
 @pytest.fixture
 def other_process(catalog: Catalog) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock."""
-    with subprocess.Popen([sys.executable, "-c", LOCK_AND_WAIT, str(catalog.directory)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCK_AND_WAIT, str(catalog.directory)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
 
 
-def test_the_second_holder_is_refused_with_the_name_of_the_first(catalog: Catalog, other_process: subprocess.Popen[str]) -> None:
-    with pytest.raises(LockHeldError, match=f"in use by the other run, process {other_process.pid}") as caught:
+def test_the_second_holder_is_refused_with_the_name_of_the_first(
+    catalog: Catalog, other_process: subprocess.Popen[str]
+) -> None:
+    with pytest.raises(
+        LockHeldError, match=f"in use by the other run, process {other_process.pid}"
+    ) as caught:
         catalog.lock.acquire("me")
     assert caught.value.is_retryable
     assert catalog.directory.joinpath(LOCK_NAME).read_text().startswith("the other run")
@@ -78,7 +85,9 @@ def test_a_lock_that_is_free_names_nobody(catalog: Catalog) -> None:
     assert catalog.directory.joinpath(LOCK_NAME).read_bytes() == b""
 
 
-def test_nothing_is_left_of_a_killed_holders_longer_name(catalog: Catalog, other_process: subprocess.Popen[str]) -> None:
+def test_nothing_is_left_of_a_killed_holders_longer_name(
+    catalog: Catalog, other_process: subprocess.Popen[str]
+) -> None:
     other_process.kill()
     other_process.wait()
     catalog.lock.acquire("me")
@@ -112,7 +121,9 @@ def test_a_file_system_without_locks_is_named_and_not_taken_for_a_lock_that_is_h
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_on_a_full_disk_the_lock_is_taken_without_its_note(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_on_a_full_disk_the_lock_is_taken_without_its_note(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     def refuse(_descriptor: int, _data: bytes, _offset: int) -> int:
         raise OSError(code, os.strerror(code))
 

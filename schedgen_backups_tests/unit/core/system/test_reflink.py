@@ -1,6 +1,8 @@
-"""Where copies must lie so that file systems can share blocks, and that archives with room for it are read by everybody.
+"""Where copies must lie so that file systems can share blocks, and that archives with room for it are read by
+everybody.
 
-This machine's file system is told to share here, whether it does or not; real ones are in the integration tests.
+This machine's file system is told to share here, whether it does or not; real ones are in the integration
+tests.
 """
 
 from __future__ import annotations
@@ -24,9 +26,21 @@ from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, open_a
 from schedgen_backups.core.formats.gzip_members import SMALLEST_FILLER_BYTES, filler_member, read_members
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import pack_object
-from schedgen_backups.core.system.reflink import SHARED_BLOCK_BYTES, can_share_blocks, measure_gap, split_at_blocks
+from schedgen_backups.core.system.reflink import (
+    SHARED_BLOCK_BYTES,
+    can_share_blocks,
+    measure_gap,
+    split_at_blocks,
+)
 from schedgen_backups.core.verify.files import verify_archive
-from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, make_entry, make_noise, make_record, run_tool, write_archive
+from schedgen_backups_tests.support.artifacts import (
+    ARCHIVE_NAME,
+    make_entry,
+    make_noise,
+    make_record,
+    run_tool,
+    write_archive,
+)
 
 READERS = {
     "gzip": ("gzip", "-t"),
@@ -39,7 +53,9 @@ OFFSETS = st.integers(0, 1 << 45)
 
 
 @given(OFFSETS, OFFSETS)
-def test_what_follows_the_gap_lies_in_its_block_as_at_the_source(source_offset: int, target_offset: int) -> None:
+def test_what_follows_the_gap_lies_in_its_block_as_at_the_source(
+    source_offset: int, target_offset: int
+) -> None:
     gap_bytes = measure_gap(source_offset, target_offset)
     assert 0 <= gap_bytes < SHARED_BLOCK_BYTES
     assert (target_offset + gap_bytes - source_offset) % SHARED_BLOCK_BYTES == 0
@@ -55,7 +71,16 @@ def test_a_range_is_cut_at_the_borders_of_its_whole_blocks(offset: int, length: 
     assert found == ([whole_blocks * SHARED_BLOCK_BYTES] if whole_blocks else [])
 
 
-@pytest.mark.parametrize("size_bytes", [SMALLEST_FILLER_BYTES, SMALLEST_FILLER_BYTES + 1, 4096, SHARED_BLOCK_BYTES + SMALLEST_FILLER_BYTES, 65_000])
+@pytest.mark.parametrize(
+    "size_bytes",
+    [
+        SMALLEST_FILLER_BYTES,
+        SMALLEST_FILLER_BYTES + 1,
+        4096,
+        SHARED_BLOCK_BYTES + SMALLEST_FILLER_BYTES,
+        65_000,
+    ],
+)
 def test_a_filler_has_its_size_and_unpacks_to_nothing(size_bytes: int) -> None:
     member = filler_member(size_bytes)
     assert len(member) == size_bytes
@@ -100,12 +125,16 @@ class Nights:
         ):
             for entry in archive.read_entries():
                 if entry.key in changed:
-                    new = make_entry(entry.key, changed[entry.key]).model_copy(update={"member_name": entry.member_name})
+                    new = make_entry(entry.key, changed[entry.key]).model_copy(
+                        update={"member_name": entry.member_name}
+                    )
                     writer.add_packed(pack_object(new, changed[entry.key]))
                 elif entry.key in streams:
                     writer.add_copy(entry, source)
                 else:
-                    writer.add_copies([entry], source.fileno(), data[entry.offset : entry.offset + entry.length])
+                    writer.add_copies(
+                        [entry], source.fileno(), data[entry.offset : entry.offset + entry.length]
+                    )
             writer.finish(make_record(writer))
         return path
 
@@ -125,16 +154,26 @@ def read_entries(path: Path) -> list[ObjectEntry]:
 def assert_holds(path: Path, objects: dict[str, bytes]) -> None:
     assert {result.status for result in verify_archive(path)} == {CheckStatus.PASSED}
     with open_archive(path) as archive:
-        assert {entry.key: b"".join(archive.read_object(entry)) for entry in archive.read_entries()} == objects
+        assert {
+            entry.key: b"".join(archive.read_object(entry)) for entry in archive.read_entries()
+        } == objects
     recover.Archive(path).check()
 
 
-@pytest.mark.parametrize("streams", [[], ["01.pdf", "06.pdf"]], ids=["copied in runs", "some copied as streams"])
+@pytest.mark.parametrize(
+    "streams", [[], ["01.pdf", "06.pdf"]], ids=["copied in runs", "some copied as streams"]
+)
 @pytest.mark.parametrize("size_bytes", [1, 70_000, 74_075, *range(70_331, 70_360)])
-def test_copies_behind_a_changed_object_end_where_they_ended_in_their_block(nights: Nights, size_bytes: int, streams: list[str]) -> None:
-    """The end: what stands before the first byte of a copy may be a filler, which is the first member of its object."""
+def test_copies_behind_a_changed_object_end_where_they_ended_in_their_block(
+    nights: Nights, size_bytes: int, streams: list[str]
+) -> None:
+    """The end: what stands before the first byte of a copy may be a filler, which is the first member of its
+    object.
+    """
     first = nights.write_first()
-    second = nights.write_next(first, {"00.pdf": make_noise(size_bytes, 99), "05.pdf": make_noise(size_bytes, 98)}, streams=streams)
+    second = nights.write_next(
+        first, {"00.pdf": make_noise(size_bytes, 99), "05.pdf": make_noise(size_bytes, 98)}, streams=streams
+    )
     assert_holds(second, nights.objects)
     for old, new in zip(read_entries(first), read_entries(second), strict=True):
         if old.key not in {"00.pdf", "05.pdf"}:
@@ -143,7 +182,9 @@ def test_copies_behind_a_changed_object_end_where_they_ended_in_their_block(nigh
 
 
 @pytest.mark.parametrize("streams", [[], ["03.pdf"]], ids=["copied in runs", "copied as a stream"])
-def test_fillers_do_not_pile_up_behind_an_object_that_changes_every_night(nights: Nights, streams: list[str]) -> None:
+def test_fillers_do_not_pile_up_behind_an_object_that_changes_every_night(
+    nights: Nights, streams: list[str]
+) -> None:
     path = nights.write_first()
     lengths = [entry.length for entry in read_entries(path)]
     for number in range(6):
@@ -154,22 +195,30 @@ def test_fillers_do_not_pile_up_behind_an_object_that_changes_every_night(nights
     assert_holds(path, nights.objects)
 
 
-def test_small_runs_and_file_systems_that_do_not_share_get_no_filler(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_runs_and_file_systems_that_do_not_share_get_no_filler(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nights.objects = {key: data[:3000] for key, data in nights.objects.items()}
     first = nights.write_first()
     second = nights.write_next(first, {"00.pdf": b"shorter"})
-    assert [entry.length for entry in read_entries(second)][1:] == [entry.length for entry in read_entries(first)][1:]
+    assert [entry.length for entry in read_entries(second)][1:] == [
+        entry.length for entry in read_entries(first)
+    ][1:]
     monkeypatch.setattr(archive_file, "can_share_blocks", lambda _source, _folder: False)
     nights.objects = {key: make_noise(90_000, number) for number, key in enumerate(nights.objects)}
     nights.folder /= "large"
     nights.folder.mkdir()
     first = nights.write_first()
     second = nights.write_next(first, {"00.pdf": b"shorter"})
-    assert [entry.length for entry in read_entries(second)][1:] == [entry.length for entry in read_entries(first)][1:]
+    assert [entry.length for entry in read_entries(second)][1:] == [
+        entry.length for entry in read_entries(first)
+    ][1:]
 
 
 @pytest.mark.parametrize("reader", sorted(READERS))
-def test_stock_tools_read_an_archive_with_fillers_without_a_word(nights: Nights, reader: str, tmp_path: Path) -> None:
+def test_stock_tools_read_an_archive_with_fillers_without_a_word(
+    nights: Nights, reader: str, tmp_path: Path
+) -> None:
     path = nights.write_next(nights.write_first(), {"00.pdf": b"shorter", "04.pdf": b"shorter"})
     code, listed, stderr = run_tool(*READERS[reader], path, cwd=tmp_path)
     assert (code, stderr) == (0, "")
@@ -197,7 +246,10 @@ def test_a_copy_that_turns_out_damaged_leaves_no_filler_behind(nights: Nights) -
     entry = read_entries(first)[3]
     data[entry.offset + entry.length // 2] ^= 1
     path = nights.folder / "damaged.tar.gz"
-    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=nights.folder) as writer:
+    with (
+        path.open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=nights.folder) as writer,
+    ):
         writer.add_packed(pack_object(make_entry("a", b"a"), b"a"))
         file.flush()
         before = path.stat().st_size

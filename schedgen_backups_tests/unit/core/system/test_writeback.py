@@ -12,7 +12,13 @@ import pytest
 from schedgen_backups.core.formats.gzip_writer import MemberWriter
 from schedgen_backups.core.system import writeback as write_back
 from schedgen_backups.core.system.writeback import WriteBack
-from schedgen_backups_tests.support.artifacts import TableText, make_entry, make_noise, write_archive, write_dump
+from schedgen_backups_tests.support.artifacts import (
+    TableText,
+    make_entry,
+    make_noise,
+    write_archive,
+    write_dump,
+)
 
 
 @pytest.fixture
@@ -57,7 +63,9 @@ def test_a_disk_that_lost_something_is_told(tmp_path: Path, monkeypatch: pytest.
             back.finish()
 
 
-def test_an_artifact_whose_last_sync_failed_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_whose_last_sync_failed_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(write_back, "_STEP_BYTES", 1)
 
     def fsync(_descriptor: int) -> None:

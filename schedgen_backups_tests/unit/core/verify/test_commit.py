@@ -1,4 +1,6 @@
-"""What must be seen before a manifest is written, and what the manifest says, on small files made without a server."""
+"""What must be seen before a manifest is written, and what the manifest says, on small files made without a
+server.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
-from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, STORED_CHECKS, Check, CheckStatus, Verification
+from schedgen_backups.core.catalog.check_results import (
+    COMMIT_CHECKS,
+    STORED_CHECKS,
+    Check,
+    CheckStatus,
+    Verification,
+)
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import TOOL_VERSION, ArtifactKind, Origin, RecoveryPointId, ReferenceVerdict
 from schedgen_backups.core.verify.commit import commit_point, verify_point
@@ -81,16 +89,27 @@ def test_progress_is_reported_of_both_files(catalog: Catalog) -> None:
 def test_the_manifest_says_what_was_seen(catalog: Catalog) -> None:
     before = datetime.now(timezone.utc)
     manifest, verification = commit_point(catalog, ID, origin=RUN, live=Witness())
-    assert (manifest.point_id, manifest.tool_version, manifest.snapshot_at, manifest.origin) == (POINT, TOOL_VERSION, TAKEN_AT, RUN)
+    assert (manifest.point_id, manifest.tool_version, manifest.snapshot_at, manifest.origin) == (
+        POINT,
+        TOOL_VERSION,
+        TAKEN_AT,
+        RUN,
+    )
     assert before <= manifest.committed_at <= datetime.now(timezone.utc)
     site = catalog.read_site()
     assert site is not None
     assert manifest.site_id == site.site_id
     stored = [result for result in verification.results if result.check in STORED_CHECKS.values()]
     digests = {kind: sha256 for result in stored for kind, sha256 in result.artifacts.items()}
-    assert [(each.kind, each.file_name, each.source_name, each.size_bytes, each.sha256) for each in manifest.artifacts] == [
+    assert [
+        (each.kind, each.file_name, each.source_name, each.size_bytes, each.sha256)
+        for each in manifest.artifacts
+    ] == [
         (kind, name, source, (catalog.directory / name).stat().st_size, digests[kind])
-        for kind, name, source in ((ArtifactKind.DATABASE, DUMP_NAME, "schedgen"), (ArtifactKind.BUCKET, ARCHIVE_NAME, "schedgen-pdfs"))
+        for kind, name, source in (
+            (ArtifactKind.DATABASE, DUMP_NAME, "schedgen"),
+            (ArtifactKind.BUCKET, ARCHIVE_NAME, "schedgen-pdfs"),
+        )
     ]
     assert (manifest.references.reference_count, manifest.references.resolved_count) == (2, 1)
     assert catalog.get_point(ID).manifest == manifest
@@ -101,7 +120,9 @@ def test_the_manifest_says_what_was_seen(catalog: Catalog) -> None:
 def test_the_manifests_digests_are_those_of_the_check_that_read_every_byte(catalog: Catalog) -> None:
     """A later check of the same file carries a digest too, and must not take its place."""
     verify(catalog)
-    overwrite(catalog, Check.REFERENCES_RESOLVE, CheckStatus.PASSED, artifacts=dict.fromkeys(ArtifactKind, "0" * 64))
+    overwrite(
+        catalog, Check.REFERENCES_RESOLVE, CheckStatus.PASSED, artifacts=dict.fromkeys(ArtifactKind, "0" * 64)
+    )
     manifest, _verification = commit_point(catalog, ID, origin=RUN, live=Witness())
     assert "0" * 64 not in {artifact.sha256 for artifact in manifest.artifacts}
 
@@ -110,7 +131,9 @@ def test_the_manifests_digests_are_those_of_the_check_that_read_every_byte(catal
 def test_one_check_that_failed_in_this_run_prevents_the_commit(catalog: Catalog, check: Check) -> None:
     verify(catalog)
     overwrite(catalog, check, CheckStatus.FAILED, summary="seen to fail")
-    with pytest.raises(VerificationError, match=rf"^recovery point {POINT} is not committed: {check.value}: seen to fail$"):
+    with pytest.raises(
+        VerificationError, match=rf"^recovery point {POINT} is not committed: {check.value}: seen to fail$"
+    ):
         commit_point(catalog, ID, origin=RUN, live=Witness())
     assert catalog.get_point(ID).manifest is None
 
@@ -124,7 +147,9 @@ def test_one_check_that_this_run_left_out_is_performed_at_the_commit(catalog: Ca
 
 
 @pytest.mark.parametrize("status", [CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE])
-def test_what_is_missing_in_the_live_system_or_not_configured_does_not_prevent_it(catalog: Catalog, status: CheckStatus) -> None:
+def test_what_is_missing_in_the_live_system_or_not_configured_does_not_prevent_it(
+    catalog: Catalog, status: CheckStatus
+) -> None:
     verify(catalog)
     overwrite(catalog, Check.REFERENCES_RESOLVE, status)
     _manifest, verification = commit_point(catalog, ID, origin=RUN, live=Witness())
@@ -132,9 +157,13 @@ def test_what_is_missing_in_the_live_system_or_not_configured_does_not_prevent_i
 
 
 @pytest.mark.parametrize("verdict", [ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN])
-def test_a_lost_object_prevents_the_commit_although_the_recorded_check_passed(catalog: Catalog, verdict: ReferenceVerdict) -> None:
+def test_a_lost_object_prevents_the_commit_although_the_recorded_check_passed(
+    catalog: Catalog, verdict: ReferenceVerdict
+) -> None:
     verify(catalog)
-    with pytest.raises(VerificationError, match="references_resolve: objects were lost, or nothing is known of them"):
+    with pytest.raises(
+        VerificationError, match="references_resolve: objects were lost, or nothing is known of them"
+    ):
         commit_point(catalog, ID, origin=RUN, live=Witness(verdict))
     assert catalog.get_point(ID).manifest is None
 
@@ -174,7 +203,9 @@ def test_the_baseline_of_the_directory_decides_what_is_new(catalog: Catalog) -> 
 
 
 @pytest.mark.parametrize(("known", "newly_missing"), [((), 1), (("b",), 0)])
-def test_the_baseline_counts_where_the_checks_were_seen_before(catalog: Catalog, known: tuple[str, ...], newly_missing: int) -> None:
+def test_the_baseline_counts_where_the_checks_were_seen_before(
+    catalog: Catalog, known: tuple[str, ...], newly_missing: int
+) -> None:
     catalog.settle_baseline(known)
     verify(catalog)
     manifest, _verification = commit_point(catalog, ID, origin=RUN, live=Witness())
@@ -195,8 +226,12 @@ def test_known_verdicts_of_the_manifest_spare_the_live_system(catalog: Catalog) 
     assert summary == manifest.references
 
 
-@pytest.mark.parametrize(("name", "check"), [(DUMP_NAME, Check.DUMP_IS_STORED), (ARCHIVE_NAME, Check.ARCHIVE_IS_STORED)])
-def test_another_file_of_a_committed_point_fails_its_check(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, name: str, check: Check) -> None:
+@pytest.mark.parametrize(
+    ("name", "check"), [(DUMP_NAME, Check.DUMP_IS_STORED), (ARCHIVE_NAME, Check.ARCHIVE_IS_STORED)]
+)
+def test_another_file_of_a_committed_point_fails_its_check(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, name: str, check: Check
+) -> None:
     """It is sound in itself, and not the one that was committed."""
     commit_point(catalog, ID, origin=RUN, live=Witness())
     monkeypatch.setattr(artifacts, "TAKEN_AT", datetime(2026, 11, 22, 2, 1, tzinfo=timezone.utc))
@@ -207,8 +242,12 @@ def test_another_file_of_a_committed_point_fails_its_check(catalog: Catalog, mon
     assert get_status(verify(catalog).results, check) is CheckStatus.FAILED
 
 
-@pytest.mark.parametrize(("name", "check"), [(DUMP_NAME, Check.DUMP_IS_STORED), (ARCHIVE_NAME, Check.ARCHIVE_IS_STORED)])
-def test_a_committed_file_that_is_gone_fails_its_check_and_the_other_half_is_read(catalog: Catalog, name: str, check: Check) -> None:
+@pytest.mark.parametrize(
+    ("name", "check"), [(DUMP_NAME, Check.DUMP_IS_STORED), (ARCHIVE_NAME, Check.ARCHIVE_IS_STORED)]
+)
+def test_a_committed_file_that_is_gone_fails_its_check_and_the_other_half_is_read(
+    catalog: Catalog, name: str, check: Check
+) -> None:
     commit_point(catalog, ID, origin=RUN, live=Witness())
     (catalog.directory / name).unlink()
     before = datetime.now(timezone.utc)
@@ -216,10 +255,18 @@ def test_a_committed_file_that_is_gone_fails_its_check_and_the_other_half_is_rea
     assert summary is None
     result = verification.result(check)
     assert result is not None
-    assert (result.status, result.summary, result.checked_by) == (CheckStatus.FAILED, "the file is missing", "later")
+    assert (result.status, result.summary, result.checked_by) == (
+        CheckStatus.FAILED,
+        "the file is missing",
+        "later",
+    )
     assert before <= result.checked_at <= datetime.now(timezone.utc)
     later = {result.check for result in verification.results if result.checked_by == "later"}
-    others = {Check.ARCHIVE_IS_STORED, Check.EVERY_OBJECT_IS_ARCHIVED} if name == DUMP_NAME else {Check.DUMP_IS_STORED, Check.DUMP_MATCHES_SNAPSHOT}
+    others = (
+        {Check.ARCHIVE_IS_STORED, Check.EVERY_OBJECT_IS_ARCHIVED}
+        if name == DUMP_NAME
+        else {Check.DUMP_IS_STORED, Check.DUMP_MATCHES_SNAPSHOT}
+    )
     assert others <= later
     assert Check.REFERENCES_RESOLVE not in later
 
@@ -228,7 +275,11 @@ def test_a_half_of_a_partial_point_is_read(catalog: Catalog) -> None:
     (catalog.directory / ARCHIVE_NAME).unlink()
     verification, summary = verify_point(catalog, catalog.get_point(ID), checked_by="run")
     assert summary is None
-    assert {result.check for result in verification.results} == {Check.DUMP_IS_STORED, Check.DUMP_IS_COMPLETE, Check.DUMP_MATCHES_SNAPSHOT}
+    assert {result.check for result in verification.results} == {
+        Check.DUMP_IS_STORED,
+        Check.DUMP_IS_COMPLETE,
+        Check.DUMP_MATCHES_SNAPSHOT,
+    }
     with pytest.raises(VerificationError, match="has no bucket file"):
         commit_point(catalog, ID, origin=RUN, live=Witness())
 
@@ -242,7 +293,9 @@ def test_a_point_that_was_removed_while_it_was_read_is_not_recorded(catalog: Cat
     assert not (catalog.directory / f"verification_{ID}.json").exists()
 
 
-def test_a_committed_point_that_lost_both_files_fails_and_is_not_taken_for_a_removed_one(catalog: Catalog) -> None:
+def test_a_committed_point_that_lost_both_files_fails_and_is_not_taken_for_a_removed_one(
+    catalog: Catalog,
+) -> None:
     commit_point(catalog, ID, origin=RUN, live=Witness())
     for name in (DUMP_NAME, ARCHIVE_NAME):
         (catalog.directory / name).unlink()

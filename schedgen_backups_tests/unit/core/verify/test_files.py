@@ -15,7 +15,12 @@ from schedgen_backups.core.formats.dump_file import DumpFileWriter
 from schedgen_backups.core.formats.dump_text import TableFacts
 from schedgen_backups.core.formats.records import ExcludedTable, MissedObject
 from schedgen_backups.core.formats.tar_member import pack_object
-from schedgen_backups.core.verify.files import verify_archive, verify_dump, verify_dump_against_snapshot, verify_every_object
+from schedgen_backups.core.verify.files import (
+    verify_archive,
+    verify_dump,
+    verify_dump_against_snapshot,
+    verify_every_object,
+)
 from schedgen_backups_tests.support.artifacts import (
     ARCHIVE_NAME,
     DUMP_NAME,
@@ -31,12 +36,21 @@ from schedgen_backups_tests.support.artifacts import (
 
 
 def write_archive(path: Path, **more: int) -> None:
-    """Write an archive of two objects, one of them unproven and with unknown tags, whose record counts so many more than there are."""
-    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer:
+    """Write an archive of two objects, one of them unproven and with unknown tags, whose record counts so
+    many more than there are.
+    """
+    with (
+        path.open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer,
+    ):
         writer.add_packed(pack_object(make_entry("a", b"1"), b"1"))
-        writer.add_packed(pack_object(make_entry("b", b"22", unproven="no checksum", tags_note="refused"), b"22"))
+        writer.add_packed(
+            pack_object(make_entry("b", b"22", unproven="no checksum", tags_note="refused"), b"22")
+        )
         record = make_record(writer)
-        writer.finish(record.model_copy(update={name: getattr(record, name) + count for name, count in more.items()}))
+        writer.finish(
+            record.model_copy(update={name: getattr(record, name) + count for name, count in more.items()})
+        )
 
 
 def test_an_archive_that_holds_what_its_record_says_is_readable(tmp_path: Path) -> None:
@@ -49,18 +63,25 @@ def test_an_archive_that_holds_what_its_record_says_is_readable(tmp_path: Path) 
     assert every.is_passed
     assert (
         every.summary
-        == "2 of 2 listed objects, 0 deleted meanwhile; 1 could not be compared with a checksum of the server; the tags of 1 could not be read"
+        == "2 of 2 listed objects, 0 deleted meanwhile; 1 could not be compared with a checksum of the "
+        "server; the tags of 1 could not be read"
     )
 
 
 @pytest.mark.parametrize("count", [-1, 1])
 @pytest.mark.parametrize("name", ["object_count", "size_bytes", "unproven_count", "unread_tags_count"])
-def test_an_archive_that_holds_something_else_than_its_record_says_fails(tmp_path: Path, name: str, count: int) -> None:
+def test_an_archive_that_holds_something_else_than_its_record_says_fails(
+    tmp_path: Path, name: str, count: int
+) -> None:
     """Its bytes are as they were written: only the count is wrong."""
     write_archive(tmp_path / ARCHIVE_NAME, **{name: count})
     results = verify_archive(tmp_path / ARCHIVE_NAME)
     assert get_status(results, Check.ARCHIVE_IS_READABLE) is CheckStatus.FAILED
-    said = "1 object whose tags" if name == "unread_tags_count" else "2 objects with 3 bytes, 1 of them unproven, the record says otherwise"
+    said = (
+        "1 object whose tags"
+        if name == "unread_tags_count"
+        else "2 objects with 3 bytes, 1 of them unproven, the record says otherwise"
+    )
     assert said in get_summary(results, Check.ARCHIVE_IS_READABLE)
     assert get_status(results, Check.ARCHIVE_IS_STORED) is CheckStatus.PASSED
 
@@ -76,7 +97,9 @@ def test_an_archive_that_holds_something_else_than_its_record_says_fails(tmp_pat
     ],
     ids=["one more listed", "one fewer listed", "one more deleted", "one not read", "one listed and deleted"],
 )
-def test_every_listed_object_is_archived_or_was_deleted(tmp_path: Path, more: dict[str, int], status: CheckStatus) -> None:
+def test_every_listed_object_is_archived_or_was_deleted(
+    tmp_path: Path, more: dict[str, int], status: CheckStatus
+) -> None:
     write_archive(tmp_path / ARCHIVE_NAME, **more)
     assert verify_every_object(tmp_path / ARCHIVE_NAME).status is status
 
@@ -85,8 +108,18 @@ def test_figures_of_an_archive_are_those_of_its_record(tmp_path: Path) -> None:
     path = tmp_path / ARCHIVE_NAME
     write_archive(path)
     stored, readable = verify_archive(path)
-    assert (stored.figures, readable.figures) == ({"file_bytes": path.stat().st_size}, {"objects": 2, "size_bytes": 3})
-    assert verify_every_object(path).figures == {"objects": 2, "changed": 0, "deleted": 0, "reused": 0, "unproven": 1, "unread_tags": 1}
+    assert (stored.figures, readable.figures) == (
+        {"file_bytes": path.stat().st_size},
+        {"objects": 2, "size_bytes": 3},
+    )
+    assert verify_every_object(path).figures == {
+        "objects": 2,
+        "changed": 0,
+        "deleted": 0,
+        "reused": 0,
+        "unproven": 1,
+        "unread_tags": 1,
+    }
 
 
 @pytest.mark.parametrize("name", ["20261121_020000", "another"])
@@ -112,8 +145,12 @@ TEXT = make_dump_text(TABLES)
 Positions = list[tuple[TableFacts, Any]]
 
 
-def write_crafted_dump(path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Positions], object], **record: object) -> None:
-    """Write a dump whose index or record says something else than it holds, as only somebody can make it who can write a footer."""
+def write_crafted_dump(
+    path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Positions], object], **record: object
+) -> None:
+    """Write a dump whose index or record says something else than it holds, as only somebody can make it who
+    can write a footer.
+    """
     finish = DumpFileWriter.finish
 
     def craft(writer: DumpFileWriter, *arguments: Any) -> Any:
@@ -134,7 +171,11 @@ def find_complaint(path: Path) -> str:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("change", [{"schema_name": "other"}, {"name": "other"}, {"rows": 7}, {"size_bytes": 1}, {"sha256": "0" * 64}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{"schema_name": "other"}, {"name": "other"}, {"rows": 7}, {"size_bytes": 1}, {"sha256": "0" * 64}],
+    ids=str,
+)
 def test_a_table_that_is_not_what_the_index_says_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, change: dict[str, Any]
 ) -> None:
@@ -144,7 +185,9 @@ def test_a_table_that_is_not_what_the_index_says_is_named(
 
     path = tmp_path / DUMP_NAME
     write_crafted_dump(path, monkeypatch, alter)
-    named = {"schema_name": f"other.{TABLES[number].name}", "name": "public.other"}.get(next(iter(change)), f"public.{TABLES[number].name}")
+    named = {"schema_name": f"other.{TABLES[number].name}", "name": "public.other"}.get(
+        next(iter(change)), f"public.{TABLES[number].name}"
+    )
     assert find_complaint(path).endswith(f"tables differ from the index: {named}")
 
 
@@ -154,8 +197,12 @@ def test_a_table_that_the_index_lacks_is_noticed(tmp_path: Path, monkeypatch: py
     assert find_complaint(path).endswith("tables differ from the index: their number is another one")
 
 
-@pytest.mark.parametrize("record", [{"text_sha256": "0" * 64}, {"size_bytes": len(TEXT) + 1}], ids=["text", "size"])
-def test_a_schema_that_is_not_what_the_record_says_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "record", [{"text_sha256": "0" * 64}, {"size_bytes": len(TEXT) + 1}], ids=["text", "size"]
+)
+def test_a_schema_that_is_not_what_the_record_says_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, object]
+) -> None:
     path = tmp_path / DUMP_NAME
     write_crafted_dump(path, monkeypatch, lambda _positions: None, **record)
     assert find_complaint(path).endswith("the schema differs from what was captured")
@@ -177,7 +224,7 @@ def test_tables_lie_one_behind_the_other_within_the_dump(
     monkeypatch: pytest.MonkeyPatch,
     number: int,
     move: dict[str, int],
-    is_right: bool,  # noqa: FBT001 - a table
+    is_right: bool,
 ) -> None:
     def misplace(positions: Positions) -> None:
         _facts, position = positions[number]
@@ -195,18 +242,25 @@ def test_tables_lie_one_behind_the_other_within_the_dump(
     [
         ({"jobs": 2, "users": 1}, "2 tables with 3 rows as counted in the snapshot"),
         ({"jobs": 2}, "1 table with 2 rows as counted in the snapshot"),
-        ({"jobs": 3, "users": 2}, "tables have other row counts than the snapshot: public.jobs (2 of 3), public.users (1 of 2)"),
+        (
+            {"jobs": 3, "users": 2},
+            "tables have other row counts than the snapshot: public.jobs (2 of 3), public.users (1 of 2)",
+        ),
         ({"jobs": 2, "users": 1, "gone": 0}, "pg_dump left out tables of the snapshot: public.gone"),
     ],
 )
-def test_a_dump_has_the_rows_that_the_snapshot_counted(tmp_path: Path, counted: dict[str, int], said: str) -> None:
+def test_a_dump_has_the_rows_that_the_snapshot_counted(
+    tmp_path: Path, counted: dict[str, int], said: str
+) -> None:
     """A table that was not counted, such as an extension's, is not judged."""
     path = tmp_path / DUMP_NAME
     write_dump_text(path, TEXT, {("public", name): count for name, count in counted.items()})
     result = verify_dump_against_snapshot(path)
     assert result.summary.endswith(said)
     assert result.is_passed is ("as counted" in said)
-    assert result.figures == ({"tables": len(counted), "rows": sum(counted.values())} if result.is_passed else {})
+    assert result.figures == (
+        {"tables": len(counted), "rows": sum(counted.values())} if result.is_passed else {}
+    )
 
 
 def test_rows_that_were_to_be_left_out_fail_the_dump(tmp_path: Path) -> None:
@@ -215,14 +269,20 @@ def test_rows_that_were_to_be_left_out_fail_the_dump(tmp_path: Path) -> None:
     jobs, gone = (ExcludedTable(schema_name="public", name=name) for name in ("jobs", "log"))
     write_dump_text(path, TEXT, {("public", "users"): 1}, excluded_tables=(jobs, gone))
     result = verify_dump_against_snapshot(path)
-    assert (result.status, "rows that were to be left out: public.jobs" in result.summary) == (CheckStatus.FAILED, True)
+    assert (result.status, "rows that were to be left out: public.jobs" in result.summary) == (
+        CheckStatus.FAILED,
+        True,
+    )
     write_dump_text(path, TEXT, {("public", "users"): 1}, excluded_tables=(gone,))
     assert verify_dump_against_snapshot(path).summary.endswith("left out: the rows of public.log")
 
 
 def test_objects_that_could_not_be_read_are_named_with_their_reasons(tmp_path: Path) -> None:
     path = tmp_path / ARCHIVE_NAME
-    with path.open("w+b") as file, ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer:
+    with (
+        path.open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer,
+    ):
         failed = (MissedObject(key="a.pdf", reason="denied"), MissedObject(key="b.pdf", reason="timed out"))
         writer.finish(make_record(writer).model_copy(update={"failed_count": 2, "failed": failed}))
     result = verify_every_object(path)

@@ -30,7 +30,12 @@ from schedgen_backups_tests.support.artifacts import (
     write_dump_text,
 )
 
-DELETED, MISSING, LOST, UNKNOWN = ReferenceVerdict.DELETED, ReferenceVerdict.MISSING, ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN
+DELETED, MISSING, LOST, UNKNOWN = (
+    ReferenceVerdict.DELETED,
+    ReferenceVerdict.MISSING,
+    ReferenceVerdict.LOST,
+    ReferenceVerdict.UNKNOWN,
+)
 
 
 class Witness:
@@ -45,7 +50,9 @@ class Witness:
         return {key: self.verdicts[key] for key in self.asked[-1] if key in self.verdicts}
 
 
-def write_halves(folder: Path, references: Sequence[str], archived: Sequence[str] = ("a",)) -> tuple[Path, Path]:
+def write_halves(
+    folder: Path, references: Sequence[str], archived: Sequence[str] = ("a",)
+) -> tuple[Path, Path]:
     write_dump(folder / DUMP_NAME, [TableText("jobs", (b"1",))], references=references)
     write_archive(folder / ARCHIVE_NAME, [(make_entry(key, key.encode()), key.encode()) for key in archived])
     return folder / DUMP_NAME, folder / ARCHIVE_NAME
@@ -62,13 +69,17 @@ def test_the_summary_says_all_that_was_found(tmp_path: Path) -> None:
         reference_count=4,
         resolved_count=1,
         verdict_counts={DELETED: 1, MISSING: 1, LOST: 1},
-        missing=tuple(MissingReference(key=key, verdict=verdict) for key, verdict in (("d", LOST), ("c", MISSING), ("b", DELETED))),
+        missing=tuple(
+            MissingReference(key=key, verdict=verdict)
+            for key, verdict in (("d", LOST), ("c", MISSING), ("b", DELETED))
+        ),
         missing_sha256=hashlib.sha256(b"b\0c\0d").hexdigest(),
     )
     assert (result.check, result.status) == (Check.REFERENCES_RESOLVE, CheckStatus.FAILED)
     assert result.figures == {"references": 4, "resolved": 1, "missing": 3, "newly_missing": 1}
     assert result.summary == (
-        "1 of 4 references are in the archive; 1 deleted during the backup, 1 already missing in the live system, 1 lost by us: d, c, b"
+        "1 of 4 references are in the archive; 1 deleted during the backup, 1 already missing in the live "
+        "system, 1 lost by us: d, c, b"
     )
 
 
@@ -89,13 +100,17 @@ def test_nothing_is_asked_and_nothing_is_remembered_where_nothing_is_missing(tmp
         (UNKNOWN, CheckStatus.FAILED, "1 unknown: b"),
     ],
 )
-def test_the_worst_verdict_decides(tmp_path: Path, verdict: ReferenceVerdict, status: CheckStatus, text: str) -> None:
+def test_the_worst_verdict_decides(
+    tmp_path: Path, verdict: ReferenceVerdict, status: CheckStatus, text: str
+) -> None:
     result, _summary = verify_references(*write_halves(tmp_path, ["a", "b"]), live=Witness(b=verdict))
     assert (result.status, result.summary) == (status, f"1 of 2 references are in the archive; {text}")
 
 
 def test_verdicts_of_the_same_kind_are_counted(tmp_path: Path) -> None:
-    _result, summary = verify_references(*write_halves(tmp_path, ["a", "b", "c", "d"]), live=Witness(b=DELETED, c=DELETED, d=DELETED))
+    _result, summary = verify_references(
+        *write_halves(tmp_path, ["a", "b", "c", "d"]), live=Witness(b=DELETED, c=DELETED, d=DELETED)
+    )
     assert summary.verdict_counts == {DELETED: 3}
 
 
@@ -117,7 +132,9 @@ def test_only_what_the_baseline_lacks_is_new(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "asked"), [(1, 1), (9, 1), (10, 0), (100, 0)])
-def test_a_bucket_without_any_of_many_objects_makes_no_baseline(tmp_path: Path, count: int, asked: int) -> None:
+def test_a_bucket_without_any_of_many_objects_makes_no_baseline(
+    tmp_path: Path, count: int, asked: int
+) -> None:
     """Another bucket was named, or it is not filled yet: else the loss of all of it would never be told."""
     known: list[Sequence[str]] = []
 
@@ -133,14 +150,18 @@ def test_a_bucket_without_any_of_many_objects_makes_no_baseline(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("verdict", [LOST, UNKNOWN])
-def test_nothing_becomes_the_baseline_while_an_object_is_lost_or_unknown(tmp_path: Path, verdict: ReferenceVerdict) -> None:
+def test_nothing_becomes_the_baseline_while_an_object_is_lost_or_unknown(
+    tmp_path: Path, verdict: ReferenceVerdict
+) -> None:
     asked: list[list[str]] = []
 
     def know(keys: Sequence[str]) -> frozenset[str]:
         asked.append(list(keys))
         return frozenset(keys)
 
-    _result, summary = verify_references(*write_halves(tmp_path, ["a", "b", "c"]), live=Witness(b=MISSING, c=verdict), baseline=know)
+    _result, summary = verify_references(
+        *write_halves(tmp_path, ["a", "b", "c"]), live=Witness(b=MISSING, c=verdict), baseline=know
+    )
     assert (asked, summary.newly_missing_count) == ([], 1)
 
 
@@ -160,7 +181,9 @@ def test_known_verdicts_stand_for_the_same_missing_objects_only(tmp_path: Path) 
     live = Witness(b=LOST)
     result, summary = verify_references(*halves, live=live, known=known)
     assert (summary, result.status, live.asked) == (known, CheckStatus.PASSED, [])
-    result, _summary = verify_references(*halves, live=live, known=known.model_copy(update={"missing_sha256": "0" * 64}))
+    result, _summary = verify_references(
+        *halves, live=live, known=known.model_copy(update={"missing_sha256": "0" * 64})
+    )
     assert result.status is CheckStatus.FAILED
 
 
@@ -175,12 +198,21 @@ def test_halves_of_two_points_fail_with_the_reason_in_both(tmp_path: Path) -> No
     dump, archive = write_halves(tmp_path, ["a"])
     write_archive(archive, [], point_id="20261121_020000")
     result, summary = verify_references(dump, archive, live=None)
-    reason = f"{DUMP_NAME}: {ARCHIVE_NAME}: the dump is of point 20261122_020000, the archive of 20261121_020000"
-    assert (result.check, result.status, result.summary, result.figures) == (Check.REFERENCES_RESOLVE, CheckStatus.FAILED, reason, {})
+    reason = (
+        f"{DUMP_NAME}: {ARCHIVE_NAME}: the dump is of point 20261122_020000, the archive of 20261121_020000"
+    )
+    assert (result.check, result.status, result.summary, result.figures) == (
+        Check.REFERENCES_RESOLVE,
+        CheckStatus.FAILED,
+        reason,
+        {},
+    )
     assert summary == ReferenceSummary(state=ReferenceState.READ, note=reason)
 
 
-@pytest.mark.parametrize(("seconds", "status"), [(1, CheckStatus.FAILED), (0, CheckStatus.PASSED), (-1, CheckStatus.PASSED)])
+@pytest.mark.parametrize(
+    ("seconds", "status"), [(1, CheckStatus.FAILED), (0, CheckStatus.PASSED), (-1, CheckStatus.PASSED)]
+)
 def test_a_bucket_must_be_listed_no_sooner_than_the_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, status: CheckStatus
 ) -> None:
@@ -196,7 +228,13 @@ def test_a_bucket_must_be_listed_no_sooner_than_the_snapshot(
 def test_without_a_query_nothing_is_known_and_the_reason_is_kept(tmp_path: Path) -> None:
     dump, archive = write_halves(tmp_path, ["a"])
     text = make_dump_text([TableText("jobs", (b"1",))])
-    write_dump_text(dump, text, references=["b"], reference_state=ReferenceState.NOT_CONFIGURED, reference_note="no table has keys")
+    write_dump_text(
+        dump,
+        text,
+        references=["b"],
+        reference_state=ReferenceState.NOT_CONFIGURED,
+        reference_note="no table has keys",
+    )
     live = Witness()
     result, summary = verify_references(dump, archive, live=live)
     assert (result.check, result.status, result.summary, result.figures) == (
@@ -209,9 +247,15 @@ def test_without_a_query_nothing_is_known_and_the_reason_is_kept(tmp_path: Path)
     assert live.asked == []
 
 
-def test_a_key_that_is_no_text_is_missing_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_is_no_text_is_missing_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Our dumps hold none; one that somebody made may, in JSON's own escapes."""
-    monkeypatch.setattr(dump_file, "_to_line", lambda name, value: f"{dump_file.LINE_PREFIX}{json.dumps({name: value})}\n".encode())
+    monkeypatch.setattr(
+        dump_file,
+        "_to_line",
+        lambda name, value: f"{dump_file.LINE_PREFIX}{json.dumps({name: value})}\n".encode(),
+    )
     halves = write_halves(tmp_path, ["a", "\udcff"])
     _result, summary = verify_references(*halves, live=None)
     assert summary.missing_sha256 == hashlib.sha256(b"\xff").hexdigest()
@@ -222,11 +266,19 @@ def test_a_key_that_is_no_text_is_missing_like_any_other(tmp_path: Path, monkeyp
     [(TAKEN_AT, True), (TAKEN_AT + timedelta(seconds=1), False), (None, False)],
     ids=["listed behind the snapshot", "listed before it", "a file of before that was kept"],
 )
-def test_the_order_of_snapshot_and_listing_goes_by_one_clock(tmp_path: Path, opened_at: datetime | None, *, is_right: bool) -> None:
+def test_the_order_of_snapshot_and_listing_goes_by_one_clock(
+    tmp_path: Path, opened_at: datetime | None, *, is_right: bool
+) -> None:
     """The database server's clock may be ahead of the host's that lists the bucket."""
     dump, archive = tmp_path / "dump.sql.gz", tmp_path / "archive.tar.gz"
     ahead = TAKEN_AT + timedelta(seconds=10)
-    write_dump_text(dump, make_dump_text([TableText("jobs", (b"1",))]), {("public", "jobs"): 1}, snapshot_at=ahead, snapshot_opened_at=opened_at)
+    write_dump_text(
+        dump,
+        make_dump_text([TableText("jobs", (b"1",))]),
+        {("public", "jobs"): 1},
+        snapshot_at=ahead,
+        snapshot_opened_at=opened_at,
+    )
     write_archive(archive, [])
     result, _summary = verify_references(dump, archive, live=None)
     assert result.is_passed is is_right

@@ -1,4 +1,5 @@
-"""Points whose files were copied or modified since they were read: seen at once, read again, and worth what they were until then.
+"""Points whose files were copied or modified since they were read: seen at once, read again, and worth what
+they were until then.
 
 Points are small real ones.
 """
@@ -63,7 +64,9 @@ def test_what_was_read_as_it_lies_there_is_not_due(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("kind", list(ArtifactKind))
 @pytest.mark.parametrize("seconds", [1, -1, 1e-6], ids=["later", "earlier", "a microsecond"])
-def test_a_file_with_another_time_is_due_and_keeps_its_state(kind: ArtifactKind, seconds: float, catalog: Catalog) -> None:
+def test_a_file_with_another_time_is_due_and_keeps_its_state(
+    kind: ArtifactKind, seconds: float, catalog: Catalog
+) -> None:
     path = catalog.get_point(name_night(1)).get_path(kind)
     modified_ns = path.stat().st_mtime_ns + round(seconds * 1e9)
     os.utime(path, ns=(modified_ns, modified_ns))
@@ -71,11 +74,15 @@ def test_a_file_with_another_time_is_due_and_keeps_its_state(kind: ArtifactKind,
     assert catalog.get_point(name_night(1)).unread_files == (path.name,)
     assert list_states(catalog) == [PointState.VERIFIED] * 3
     report = read(catalog)
-    assert [(point.point_id, point.state) for point in report.points] == [(name_night(1), PointState.VERIFIED)]
+    assert [(point.point_id, point.state) for point in report.points] == [
+        (name_night(1), PointState.VERIFIED)
+    ]
     assert (report.wrong, report.due_count, list_due(catalog)) == ((), 0, [])
 
 
-def test_a_copy_of_the_directory_is_verified_at_once_and_read_whole_newest_first(catalog: Catalog, tmp_path: Path) -> None:
+def test_a_copy_of_the_directory_is_verified_at_once_and_read_whole_newest_first(
+    catalog: Catalog, tmp_path: Path
+) -> None:
     """As `cp -r` makes it: with the times of the copying."""
     shutil.copytree(catalog.directory, tmp_path / "moved", copy_function=shutil.copyfile)
     moved = Catalog(tmp_path / "moved")
@@ -100,7 +107,9 @@ def test_other_bytes_of_the_same_size_fail_when_they_are_read_again(catalog: Cat
     assert list_due(catalog) == []
 
 
-def test_a_file_that_was_brought_back_counts_again_after_it_was_read(catalog: Catalog, tmp_path: Path) -> None:
+def test_a_file_that_was_brought_back_counts_again_after_it_was_read(
+    catalog: Catalog, tmp_path: Path
+) -> None:
     path = catalog.get_point(name_night(1)).get_path(ArtifactKind.BUCKET)
     shutil.copyfile(path, tmp_path / "good")
     flip_byte(path)
@@ -133,7 +142,9 @@ def test_a_partial_point_is_not_read_by_itself(catalog: Catalog) -> None:
     assert list_due(catalog) == []
 
 
-def test_one_point_is_read_however_small_the_budget_and_the_others_later(catalog: Catalog, tmp_path: Path) -> None:
+def test_one_point_is_read_however_small_the_budget_and_the_others_later(
+    catalog: Catalog, tmp_path: Path
+) -> None:
     shutil.copytree(catalog.directory, tmp_path / "moved", copy_function=shutil.copyfile)
     moved = Catalog(tmp_path / "moved")
     first = read(moved, budget_seconds=0)
@@ -143,7 +154,10 @@ def test_one_point_is_read_however_small_the_budget_and_the_others_later(catalog
 
 def test_a_point_that_is_removed_while_it_is_read_leaves_nothing_behind(catalog: Catalog) -> None:
     point = catalog.get_point(name_night(1))
-    for name in [artifact.path for artifact in point.artifacts] + [catalog.manifest_path(point.point_id), catalog.verification_path(point.point_id)]:
+    for name in [artifact.path for artifact in point.artifacts] + [
+        catalog.manifest_path(point.point_id),
+        catalog.verification_path(point.point_id),
+    ]:
         name.unlink()
     with pytest.raises(VerificationError, match="was removed while it was read"):
         verify_point(catalog, point, checked_by="test")
