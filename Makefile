@@ -88,6 +88,7 @@ check: $(VENV)/.installed-dev  ## linters, types, import contract, spelling
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/python -m tools.make_docs --check
 
 format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff check --fix .
