@@ -10,7 +10,7 @@ PYTEST_PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 # Where the files of the unit tests live: in memory where there is a gigabyte of it (15 % faster than a disk, 2026-11-29).
 MEMORY_TMPDIR = $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 1000000 2>/dev/null && echo TMPDIR=/dev/shm)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui serve test test-unit test-daemons servers exhaustive coverage test-wheel test-docker test-browser check lock docs format bench mutation clean
+.PHONY: help setup demo ui serve test test-unit test-daemons servers exhaustive coverage test-wheel test-systemd test-docker test-browser check lock docs format bench mutation clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ test-daemons: $(VENV)/.installed-dev  ## what `make test` leaves out of alerts a
 
 test-wheel: $(VENV)/.installed-dev  ## sdist and wheel, installed outside the checkout; README from a clone (four minutes)
 	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/packaging schedgen_backups_tests/edge/cli/test_readme_walk.py $(PYTEST_ARGS)
+
+test-systemd: $(VENV)/.installed-dev  ## the units under a booted systemd, in namespaces; needs root and Debian's systemd (three to four minutes)
+	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/systemd $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
 test-docker: $(VENV)/.installed-dev  ## the image and the compose stack; needs a Docker engine (seven minutes)
 	$(BIN)/python -m pytest schedgen_backups_tests/docker $(PYTEST_ARGS)
