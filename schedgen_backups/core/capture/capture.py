@@ -6,6 +6,7 @@ a point is whole is said by `committing`, never here.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -35,9 +36,19 @@ def take_database_dump(
     """
     name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
     _check_source(catalog, name, capture)
-    return _take(
-        catalog, name, lambda file, folder: capture_database(settings, capture, point_id, file, folder=folder)
-    )
+    restrict_key = _make_restrict_key(catalog.settle_site().site_id)
+
+    def capture_rows(file: BinaryIO, folder: Path) -> CapturedDump:
+        return capture_database(settings, capture, point_id, file, folder=folder, restrict_key=restrict_key)
+
+    return _take(catalog, name, capture_rows)
+
+
+def _make_restrict_key(site_id: str) -> str:
+    r"""Return the key of pg_dump's `\restrict`: the same for every dump of a site, so that equal databases give
+    equal bytes, and unknown to whoever can only write into the database.
+    """
+    return hashlib.sha256(f"restrict {site_id}".encode("ascii")).hexdigest()
 
 
 def take_bucket_archive(

@@ -48,10 +48,12 @@ def capture_database(
     file: BinaryIO,
     *,
     folder: Path,
+    restrict_key: str,
 ) -> CapturedDump:
     """The file holds a whole dump with record, index and footer.
 
-    `folder` has room for tables that wait for their place in it.
+    `folder` has room for tables that wait for their place in it. `restrict_key` (letters and digits) is that of
+    pg_dump's own restriction; whoever can write into the database must not know it.
 
     DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty
     database) and ConfigurationError (reference query, tables that cannot be left out) are permanent. After an
@@ -77,6 +79,7 @@ def capture_database(
                 snapshot,
                 facts.session,
                 RateLimit(capture.transfer.max_mb_per_second),
+                restrict_key,
             )
             expected_rows = _dump_and_count(source, tables, excluded, writer, folder)
             if not sum(expected_rows.values()) and not capture.is_empty_allowed:
@@ -138,6 +141,7 @@ class _Source:
     snapshot: Snapshot
     session: SessionFacts
     rate_limit: RateLimit
+    restrict_key: str
 
     def stream(
         self, options: Sequence[str], on_start: Callable[[Program], object] = lambda _program: None
@@ -149,7 +153,8 @@ class _Source:
             session=self.session,
             stall_timeout_seconds=self.capture.transfer.stall_timeout_seconds,
             snapshot_id=self.snapshot.snapshot_id,
-            options=options,
+            # Every client that is not refused knows it: it came with `\restrict` itself.
+            options=(f"--restrict-key={self.restrict_key}", *options),
             on_start=on_start,
             on_progress=self.rate_limit.wait_for,
         )

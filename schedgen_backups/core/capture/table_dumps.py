@@ -27,7 +27,7 @@ from schedgen_backups.core.formats.dump_text import (
     Text,
     split_dump,
 )
-from schedgen_backups.core.formats.gzip_writer import BlockWriter, MemberWriter
+from schedgen_backups.core.formats.gzip_writer import MemberWriter, PieceWriter
 from schedgen_backups.core.postgres.snapshot import TableName
 from schedgen_backups.core.system.process import Program
 
@@ -134,12 +134,12 @@ class ParallelDumps:
         with ExitStack() as stack:
             file = stack.enter_context(cast("BinaryIO", TemporaryFile(dir=self._folder)))  # noqa: SIM115 - it is one
             members = stack.enter_context(MemberWriter(file, threads=self._threads))
-            blocks = BlockWriter(members)
-            blocks.append(start.data)
+            pieces = PieceWriter(members)
+            pieces.append(start.data)
             size_bytes = len(start.data)
             facts: TableFacts | None = None
             for segment in segments:
-                blocks.append(segment.data)
+                pieces.append(segment.data)
                 size_bytes += len(segment.data)
                 facts = digest.add(segment)
                 if facts is not None:
@@ -149,7 +149,7 @@ class ParallelDumps:
                     f"the rows of {start.schema_name}.{start.name} ended too early",
                     hint="Look at the server's log; run the backup again.",
                 )
-            blocks.end_block()
+            pieces.end_piece()
             length = members.flush()
             members.close()
             # The file is the caller's from here on.

@@ -34,7 +34,7 @@ from schedgen_backups.core.formats.gzip_members import (
     read_members,
     store_member,
 )
-from schedgen_backups.core.formats.gzip_writer import MemberWriter
+from schedgen_backups.core.formats.gzip_writer import MemberWriter, PieceWriter
 from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry, make_format_error, open_artifact
 from schedgen_backups.core.formats.tar_member import (
     FILE_MODE,
@@ -178,6 +178,11 @@ class ArchiveFileWriter:
         """Appends the index, whose first line is the record, and the footer."""
         index_offset = self._writer.flush()
         first_line = _to_line(record.model_dump_json())
+        # Filled up to whole blocks: what stands behind the record does not depend on its length.
+        first_line = (
+            first_line.removesuffix(b"\n").ljust(-(-len(first_line) // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES - 1)
+            + b"\n"
+        )
         index_bytes = self._index.tell()
         info = tarfile.TarInfo(INDEX_NAME)
         info.size = len(first_line) + index_bytes
@@ -185,8 +190,10 @@ class ArchiveFileWriter:
         info.mode = FILE_MODE
         self._writer.write_block(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + first_line)
         self._index.seek(0)
+        pieces = PieceWriter(self._writer)
         while block := self._index.read(BLOCK_BYTES):
-            self._writer.write_block(block)
+            pieces.append(block)
+        pieces.end_piece()
         self._writer.write_block(make_padding(info.size) + _END_OF_ARCHIVE)
         sha256 = self._writer.finish(index_offset)
         self._write_back.finish()

@@ -36,7 +36,7 @@ from schedgen_backups.core.formats.gzip_members import (
     read_members,
     read_members_concurrently,
 )
-from schedgen_backups.core.formats.gzip_writer import BlockWriter, MemberWriter
+from schedgen_backups.core.formats.gzip_writer import MemberWriter, PieceWriter
 from schedgen_backups.core.formats.records import DumpRecord, TableEntry, make_format_error, open_artifact
 from schedgen_backups.core.system.writeback import WriteBack
 
@@ -86,7 +86,7 @@ class DumpFileWriter:
         self._writer = MemberWriter(file, threads=threads, written=self._write_back.note)
         self._worker = SerialWorker("digest")
         self._digest = DumpDigest(self._worker)
-        self._blocks = BlockWriter(self._writer)
+        self._pieces = PieceWriter(self._writer)
         self._positions: list[tuple[TableFacts, _Position]] = []
         self._open_position = _Position()
         self._content_length: int | None = None
@@ -95,13 +95,13 @@ class DumpFileWriter:
     def add(self, segment: Segment) -> None:
         """Appends the segment; a table's first segment starts a gzip member."""
         if isinstance(segment, TableStart):
-            self._blocks.end_block()
+            self._pieces.end_piece()
             self._open_position = position = _Position()
             self._writer.call_at_position(lambda offset: setattr(position, "offset", offset))
-        self._blocks.append(segment.data)
+        self._pieces.append(segment.data)
         table = self._digest.add(segment)
         if isinstance(segment, TableEnd) and table is not None:
-            self._blocks.end_block()
+            self._pieces.end_piece()
             position = self._open_position
             self._writer.call_at_position(lambda offset: setattr(position, "end", offset))
             self._positions.append((table, position))
@@ -112,7 +112,7 @@ class DumpFileWriter:
         """
         self.add(Text(table.comment))
         self._digest.add_table(table.facts, table.size_bytes)
-        self._blocks.end_block()
+        self._pieces.end_piece()
         position = _Position(self._writer.flush())
         with table.file as file:
             file.seek(0)
@@ -130,13 +130,13 @@ class DumpFileWriter:
         """Appends object keys that the database refers to, behind the dump."""
         _ = self.content_length
         self.reference_count += len(keys)
-        self._blocks.append(_to_line("references", keys))
+        self._pieces.append(_to_line("references", keys))
 
     @property
     def content_length(self) -> int:
         """Compressed bytes of the dump itself; asked for once the last segment was added."""
         if self._content_length is None:
-            self._blocks.end_block()
+            self._pieces.end_piece()
             self._content_length = self._writer.flush()
         return self._content_length
 
@@ -148,7 +148,7 @@ class DumpFileWriter:
         `expected_rows`: (schema, table) → rows counted in the snapshot.
         """
         _ = self.content_length
-        self._blocks.end_block()
+        self._pieces.end_piece()
         index_offset = self._writer.flush()
         announced = {_flatten(table): rows for table, rows in expected_rows.items()}
         entries = tuple(
@@ -178,12 +178,14 @@ class DumpFileWriter:
             if table not in captured and _flatten(table) not in through_root
         )
         record = record.model_copy(update={"missing_tables": missing})
-        self._blocks.append(_to_line("record", record.model_dump(mode="json")))
+        self._pieces.append(_to_line("record", record.model_dump(mode="json")))
+        # What stands behind it is the same for an unchanged database.
+        self._pieces.end_piece()
         for line in filter(None, roles.split("\n")):
-            self._blocks.append(f"{ROLE_PREFIX}{line}\n".encode())
+            self._pieces.append(f"{ROLE_PREFIX}{line}\n".encode())
         for entry in entries:
-            self._blocks.append(_to_line("table", entry.model_dump(mode="json")))
-        self._blocks.end_block()
+            self._pieces.append(_to_line("table", entry.model_dump(mode="json")))
+        self._pieces.end_piece()
         sha256 = self._writer.finish(index_offset)
         self._write_back.finish()
         return CapturedDump(record, entries, sha256, self._writer.flush())

@@ -12,33 +12,61 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, Digest, compress_member, footer_member
+from schedgen_backups.core.formats.gzip_members import Digest, compress_member, footer_member
+from schedgen_backups.core.formats.pieces import LARGEST_ROW_PIECE_BYTES, find_piece_end
 from schedgen_backups.core.system.reflink import measure_gap, split_at_blocks
 
+_CUT_BYTES = 4 << 20
+"""Text that is collected before it is cut: several pieces, so that little is examined twice."""
 
-class BlockWriter:
-    """Pieces that were appended reach the member writer in order, in blocks of at least `BLOCK_BYTES`, and at
-    each `end_block`.
+
+class PieceWriter:
+    """Hands appended text to the member writer in pieces that depend on its content only.
+
+    Equal text gives equal pieces however it arrives, and a change moves no border but those near it. See
+    `find_piece_end` for where a piece ends.
     """
 
     def __init__(self, members: MemberWriter) -> None:
         self._members = members
         self._pending: list[bytes] = []
         self._pending_bytes = 0
+        self._is_inside_row = False
 
     def append(self, data: bytes) -> None:
-        """Takes one piece in."""
+        """Take in the next part of the text."""
         self._pending.append(data)
         self._pending_bytes += len(data)
-        if self._pending_bytes >= BLOCK_BYTES:
-            self.end_block()
+        if self._pending_bytes >= _CUT_BYTES:
+            self._write_pieces(is_last=False)
 
-    def end_block(self) -> None:
-        """The next piece starts a member of its own."""
-        if self._pending_bytes:
-            self._members.write_block(b"".join(self._pending))
-            self._pending = []
-            self._pending_bytes = 0
+    def end_piece(self) -> None:
+        """Write what is pending; the next part starts a piece of its own."""
+        self._write_pieces(is_last=True)
+        self._is_inside_row = False
+
+    def _write_pieces(self, *, is_last: bool) -> None:
+        data = b"".join(self._pending)
+        start = 0
+        while (end := self._find_end(data, start, is_last=is_last)) is not None:
+            self._members.write_block(data[start:end])
+            start = end
+        self._pending = [data[start:]]
+        self._pending_bytes = len(data) - start
+
+    def _find_end(self, data: bytes, start: int, *, is_last: bool) -> int | None:
+        if not self._is_inside_row:
+            end = find_piece_end(data, start, is_last=is_last)
+            if end != start:
+                return end
+            self._is_inside_row = True
+        newline = data.find(b"\n", start, start + LARGEST_ROW_PIECE_BYTES)
+        if newline >= 0:
+            self._is_inside_row = False
+            return newline + 1
+        if len(data) - start >= LARGEST_ROW_PIECE_BYTES:
+            return start + LARGEST_ROW_PIECE_BYTES
+        return len(data) if is_last and start < len(data) else None
 
 
 @dataclass(frozen=True)
