@@ -16,10 +16,10 @@ LARGEST_ROW_BYTES = 128 << 10
 """A longer line is a piece of its own."""
 LARGEST_ROW_PIECE_BYTES = 1 << 20
 """Where such a line is split, from its start."""
-_SKIPPED_BYTES = 512 << 10
+_SKIPPED_BYTES = 640 << 10
 """No piece is shorter, but the last one and those next to a long line. The longer this is, the fewer lines are
 examined."""
-_EXPECTED_BYTES = 256 << 10
+_EXPECTED_BYTES = 128 << 10
 """Mean distance from there to the end of the piece."""
 _LARGEST_BYTES = 2 << 20
 _SCALE = (1 << 32) // _EXPECTED_BYTES
@@ -29,7 +29,7 @@ def find_piece_end(data: bytes, start: int, *, is_last: bool) -> int | None:
     """Return where the piece that begins at `start`, the start of a line, ends; None if more data is needed.
 
     `start` itself is returned where a line longer than `LARGEST_ROW_BYTES` begins there. A piece of at least
-    512 KiB ends behind a line with a probability of its length in 256 KiB, decided by its CRC, so that the
+    640 KiB ends behind a line with a probability of its length in 128 KiB, decided by its CRC, so that the
     expected size does not depend on the length of lines; at 2 MiB it ends in any case. With `is_last`,
     nothing follows the data.
     """

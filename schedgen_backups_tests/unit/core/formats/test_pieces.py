@@ -23,7 +23,7 @@ class RecordedPieces(MemberWriter):
 
 
 def make_rows(row_bytes: int, size_bytes: int = 8_000_000) -> list[bytes]:
-    generator = random.Random(row_bytes)
+    generator = random.Random(row_bytes)  # noqa: S311
     return [
         generator.randbytes(row_bytes // 2 + 1).hex().encode()[: row_bytes - 1] + b"\n"
         for _ in range(max(3, size_bytes // row_bytes))
