@@ -57,6 +57,7 @@ NOT_RUN = {
     "growing.md": "needs several hosts",
     "proof.md": "the same commands as in the quick reference, which are run; drill is run in test_drill_edge",
     "performance.md": "takes minutes to hours",
+    "release.md": "publishes a release; the wheel is built in test_wheel, the images in test_compose_stack",
     "restore.md": "needs Docker; listed one by one in integration/restore/test_restore_document.py",
     "retention.md": "needs a history of weeks; run in test_retention_edge",
 }
