@@ -275,7 +275,7 @@ class DumpFile:
             name, value = _from_line(line)
             if name != "references" or not isinstance(value, list):
                 raise make_format_error("its list of references is damaged")
-            # pyright: the list comes from JSON.
+            # The list comes from JSON.
             yield [str(key) for key in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
     def read_rest(self, on_progress: Callable[[bytes], object]) -> None:
