@@ -1,7 +1,7 @@
 """Verify two files and commit them as a recovery point by writing the manifest.
 
-Checks that have not passed in this run are performed first. The manifest is the commit mark, so it is written
-only when every required check passed.
+Checks without a result of this run are performed first. The manifest is the commit mark, so it is written
+only when every required check has an acceptable result.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def commit_point(
 ) -> tuple[Manifest, Verification]:
     """Commit the recovery point: write its manifest unless it has one.
 
-    Checks that have not passed in this run (`origin.run_id`) are performed first. A point that is already
+    Checks without a result of this run (`origin.run_id`) are performed first. A point that is already
     committed is verified again and keeps its manifest.
 
     VerificationError (permanent) when a half is missing or a check fails: the files stay as a partial point.
