@@ -1,27 +1,27 @@
-"""The tree of errors that core raises. Each says whether trying again can help, and what to do next.
+"""Exceptions that core raises: each says whether a retry can help and what to do next.
 
     BackupError
     ├── ConfigurationError        a setting is missing or wrong              permanent
-    │   └── PointNotFoundError    no recovery point is as asked for          permanent
-    ├── LockHeldError             another run works on the directory         retryable
-    ├── DatabaseError             the database could not be captured         permanent unless said
+    │   └── PointNotFoundError    no recovery point matches the request      permanent
+    ├── LockHeldError             another run uses the directory             retryable
+    ├── DatabaseError             the database could not be captured         permanent unless noted
     │   ├── DatabaseUnreachableError                                         retryable
-    │   ├── DatabaseMissingError  the server has no database of the name     permanent
-    │   ├── ClientProgramError    no pg_dump or psql that fits               permanent
-    │   └── DumpError             pg_dump failed, hung or wrote nonsense     retryable
-    ├── BucketError               the bucket could not be captured           permanent unless said
+    │   ├── DatabaseMissingError  the server has no database of that name    permanent
+    │   ├── ClientProgramError    no suitable pg_dump or psql                permanent
+    │   └── DumpError             pg_dump failed, hung or wrote a bad dump   retryable
+    ├── BucketError               the bucket could not be captured           permanent unless noted
     │   ├── BucketUnreachableError                                           retryable
-    │   ├── BucketMissingError    the server has no bucket of the name       permanent
+    │   ├── BucketMissingError    the server has no bucket of that name      permanent
     │   └── ObjectError           one object could not be read or written    retryable
     ├── CommandError              a command of the operator failed           permanent
     ├── StorageError              the backup directory cannot be used        permanent
-    ├── VerificationError         a file is not what it says it is           permanent
-    │   └── UnreadableFileError   a file cannot be read, and may be whole    retryable
+    ├── VerificationError         a file is not what it should be            permanent
+    │   └── UnreadableFileError   a file cannot be read, but may be intact   retryable
     └── RestoreError              a restore was refused or failed            permanent
-        └── TargetNotEmptyError   the target holds something already         permanent
+        └── TargetNotEmptyError   the target is not empty                    permanent
 
-Add a class when a caller must tell it from the others; otherwise use the nearest one. No error text holds a
-secret.
+Add a class when a caller must distinguish it; otherwise use the closest existing one. No error text contains
+a secret.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import ClassVar
 
 
 class BackupError(Exception):
-    """The root: a message that says what is wrong, and apart from it a hint that says what to do."""
+    """Root of the tree: a message that says what is wrong and a separate hint that says what to do."""
 
     is_retryable: ClassVar[bool] = False
 
@@ -41,15 +41,15 @@ class BackupError(Exception):
 
 
 class ConfigurationError(BackupError):
-    """A setting is missing or wrong. Permanent: nothing changes until somebody edits it."""
+    """A setting is missing or wrong. Permanent until the setting is changed."""
 
 
 class PointNotFoundError(ConfigurationError):
-    """There is no recovery point as it was asked for. Permanent until one is taken."""
+    """No recovery point matches the request. Permanent until one is taken."""
 
 
 class LockHeldError(BackupError):
-    """Another run works on the backup directory. Retryable: it ends, or dies and frees the lock."""
+    """Another run uses the backup directory. Retryable: the lock is freed when that run ends or dies."""
 
     is_retryable = True
 
@@ -59,21 +59,21 @@ class DatabaseError(BackupError):
 
 
 class DatabaseUnreachableError(DatabaseError):
-    """The server does not answer, or answered with a refusal that may pass. Retryable."""
+    """The server does not answer, or refused for a reason that may pass. Retryable."""
 
     is_retryable = True
 
 
 class DatabaseMissingError(DatabaseError):
-    """The server has no database of this name. Permanent until somebody makes it."""
+    """The server has no database of this name. Permanent until it is created."""
 
 
 class ClientProgramError(DatabaseError):
-    """No installed pg_dump or psql can talk to this server as asked. Permanent."""
+    """No installed pg_dump or psql can connect to this server as configured. Permanent."""
 
 
 class DumpError(DatabaseError):
-    """pg_dump failed, hung, or what it wrote is not a whole dump. Retryable."""
+    """pg_dump failed, hung, or wrote an incomplete dump. Retryable."""
 
     is_retryable = True
 
@@ -89,39 +89,39 @@ class BucketUnreachableError(BucketError):
 
 
 class BucketMissingError(BucketError):
-    """The server has no bucket of this name. Permanent until somebody makes it."""
+    """The server has no bucket of this name. Permanent until it is created."""
 
 
 class ObjectError(BucketError):
-    """One object could not be read or written as it should be. Retryable."""
+    """One object could not be read or written correctly. Retryable."""
 
     is_retryable = True
 
 
 class CommandError(BackupError):
-    """A command that the operator wrote failed or took too long. Permanent."""
+    """A command configured by the operator failed or took too long. Permanent."""
 
 
 class StorageError(BackupError):
-    """The backup directory cannot be read or written: permissions, space, a foreign file in the way."""
+    """The backup directory cannot be read or written: permissions, disk space or a conflicting file."""
 
 
 class VerificationError(BackupError):
-    """A file of a recovery point is missing, cut short, altered or belongs elsewhere. Permanent."""
+    """A file of a recovery point is missing, truncated, altered or belongs elsewhere. Permanent."""
 
 
 class UnreadableFileError(VerificationError):
-    """A file cannot be read now: permissions, a disk or a network that fails.
+    """A file cannot be read at the moment: permissions, disk failure or network failure. Retryable.
 
-    Nothing is known of what is in it. Retryable.
+    Its content is unknown.
     """
 
     is_retryable = True
 
 
 class RestoreError(BackupError):
-    """A restore was refused or stopped at its first error; a database target is left as it was."""
+    """A restore was refused or stopped at its first error; a database target is left unchanged."""
 
 
 class TargetNotEmptyError(RestoreError):
-    """The target of a restore holds something already, and nobody confirmed to write into it."""
+    """The target of a restore is not empty, and writing into it was not confirmed."""

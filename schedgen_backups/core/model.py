@@ -1,8 +1,8 @@
-"""The values that are written into the files of a recovery point, and read back from them.
+"""Values that are written to and read from the files of a recovery point.
 
-Add a field here when it must survive in a file; give it a default, so that files written before it can still
-be read. Every model is frozen and goes to JSON and back unchanged. No I/O and no decisions here: `catalog`
-reads and writes files, `verification` holds what was proven.
+Add a field here when it must be stored in a file. Give it a default, so that older files can still be read.
+Every model is frozen and survives a round trip through JSON unchanged. No I/O and no decisions here:
+`catalog` reads and writes the files.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ TOOL_VERSION = _find_version()
 
 FORMAT_VERSION = 2
 READABLE_FORMAT_VERSIONS = frozenset({1, FORMAT_VERSION})
-"""Of format 1 (0.1.0 until 2026-11-26) some fields have other names, and an archive does not count what is
-unproven."""
+"""In format 1 (0.1.0 until 2026-11-26) some fields have other names, and an archive does not count its
+unproven objects."""
 _ID_FORMAT = "%Y%m%d_%H%M%S"
 _ID_PATTERN = re.compile(r"[0-9]{8}_[0-9]{6}")
 _FILE_PATTERN = re.compile(
@@ -42,25 +42,25 @@ _FILE_PATTERN = re.compile(
 
 
 class FrozenModel(BaseModel):
-    """A value that goes into a file: frozen, and tolerant of fields that a newer version added."""
+    """A value stored in a file: frozen, and tolerant of fields added by newer versions."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 @dataclass(frozen=True, order=True)
 class RecoveryPointId:
-    """The UTC second at which a recovery point was begun, as `YYYYMMDD_HHMMSS`."""
+    """The UTC second at which a recovery point was started, as `YYYYMMDD_HHMMSS`."""
 
     text: str
 
     @classmethod
     def from_time(cls, taken_at: datetime) -> RecoveryPointId:
-        """The id of a point begun at this aware time."""
+        """Return the id of a point started at this aware time."""
         return cls(taken_at.astimezone(timezone.utc).strftime(_ID_FORMAT))
 
     @classmethod
     def parse(cls, text: str) -> RecoveryPointId:
-        """The id that this text spells; ConfigurationError when it spells none."""
+        """Return the id that this text spells; raise ConfigurationError when it is not an id."""
         if _ID_PATTERN.fullmatch(text):
             try:
                 datetime.strptime(text, _ID_FORMAT).replace(tzinfo=timezone.utc)
@@ -70,7 +70,7 @@ class RecoveryPointId:
                 return cls(text)
         raise ConfigurationError(
             f"{text!r} is not the id of a recovery point",
-            hint="Ids look like 20261122_020000; `schedgen-backups list` shows those there are.",
+            hint="Ids look like 20261122_020000; `schedgen-backups list` shows the existing ones.",
         )
 
     @property
@@ -90,7 +90,7 @@ class ArtifactKind(str, Enum):
 
     @property
     def file_prefix(self) -> str:
-        """The first part of the file's name, as the operators know it."""
+        """The first part of the file's name."""
         return "db" if self is ArtifactKind.DATABASE else "minio"
 
     @property
@@ -101,7 +101,7 @@ class ArtifactKind(str, Enum):
 
 @dataclass(frozen=True)
 class ArtifactName:
-    """The name of an artifact's file: what kind, of which database or bucket, of which point."""
+    """The name of an artifact's file: its kind, its database or bucket, and its point."""
 
     kind: ArtifactKind
     source_name: str
@@ -109,14 +109,16 @@ class ArtifactName:
     point_id: RecoveryPointId
 
     def to_file_name(self) -> str:
-        """`db_NAME_ID.sql.gz` or `minio_NAME_ID.tar.gz`; characters that a path cannot hold are
-        percent-encoded.
+        """Return `db_NAME_ID.sql.gz` or `minio_NAME_ID.tar.gz`.
+
+        Characters that a path cannot contain are percent-encoded.
         """
-        return f"{self.kind.file_prefix}_{quote(self.source_name, safe=' +@,=')}_{self.point_id}{self.kind.file_suffix}"
+        name = quote(self.source_name, safe=" +@,=")
+        return f"{self.kind.file_prefix}_{name}_{self.point_id}{self.kind.file_suffix}"
 
     @classmethod
     def from_file_name(cls, file_name: str) -> ArtifactName | None:
-        """The parts of such a file name, or None when it is not one."""
+        """Return the parts of such a file name, or None for any other name."""
         match = _FILE_PATTERN.fullmatch(file_name)
         if match is None:
             return None
@@ -131,7 +133,7 @@ class ArtifactName:
 
 
 class ReferenceState(str, Enum):
-    """What is known of the object keys that the database refers to."""
+    """Whether the object keys that the database refers to were read."""
 
     READ = "read"
     NOT_CONFIGURED = "not configured"
@@ -148,42 +150,42 @@ class ReferenceVerdict(str, Enum):
 
 
 class MissingReference(FrozenModel):
-    """One key that the database refers to and the archive lacks."""
+    """A key that the database refers to and that is not in the archive."""
 
     key: str
     verdict: ReferenceVerdict
 
 
 class ReferenceSummary(FrozenModel):
-    """How the database's references and the archive's objects fit together."""
+    """How the database's references match the archive's objects."""
 
     state: ReferenceState
     reference_count: int = 0
     resolved_count: int = 0
     verdict_counts: dict[ReferenceVerdict, int] = {}
     missing: tuple[MissingReference, ...] = ()
-    """The first thousand, the worst first."""
+    """At most a thousand, the most serious first."""
     newly_missing_count: int = 0
-    """Missing in the live system, and neither at the site's first point nor accepted since."""
+    """Missing in the live system, but not at the site's first point and not accepted since."""
     missing_sha256: str = ""
-    """Of all missing keys, so that a later look can tell whether these verdicts are about the same ones."""
+    """Digest of all missing keys: a later check compares it to see whether the same keys are missing."""
     note: str = ""
 
     @property
     def lost_count(self) -> int:
-        """Missing objects that a backup could have had, or of which that is unknown."""
+        """Missing objects that a backup could have captured, or for which that is unknown."""
         return self.verdict_counts.get(ReferenceVerdict.LOST, 0) + self.verdict_counts.get(
             ReferenceVerdict.UNKNOWN, 0
         )
 
     @property
     def is_coherent(self) -> bool:
-        """Whether nothing is missing that a backup could have had."""
+        """Whether the references were read and no object is lost or unknown."""
         return self.state is ReferenceState.READ and not self.lost_count
 
 
 class Artifact(FrozenModel):
-    """One file of a recovery point as its manifest knows it."""
+    """One file of a recovery point as recorded in its manifest."""
 
     kind: ArtifactKind
     file_name: str
@@ -193,7 +195,7 @@ class Artifact(FrozenModel):
 
 
 class Origin(FrozenModel):
-    """Who took a recovery point, from where and why."""
+    """Who took a recovery point, where and why."""
 
     reason: str = ""
     labels: dict[str, str] = {}
@@ -205,7 +207,7 @@ class Origin(FrozenModel):
 
 
 class Adoption(FrozenModel):
-    """Why a point of another site counts in this backup directory."""
+    """Why a point of another site is accepted in this backup directory."""
 
     point_id: str
     reason: str
@@ -214,13 +216,13 @@ class Adoption(FrozenModel):
 
 
 class Site(FrozenModel):
-    """Whose recovery points lie in a backup directory: a random id, made once, that moves with the directory."""
+    """Identity of a backup directory: a random id, created once, that moves with the directory."""
 
     site_id: str
     made_at: AwareDatetime
     adopted: tuple[Adoption, ...] = ()
     older_points: tuple[str, ...] = ()
-    """Ids of the points that lay there when the directory got its id, and were taken before there were any."""
+    """Ids of points without a site id that existed when the directory got its id."""
 
     def owns(self, manifest: Manifest) -> bool:
         """Return whether the point is this site's own or was adopted."""
@@ -233,32 +235,33 @@ class Site(FrozenModel):
 
 
 class AcceptedObject(FrozenModel):
-    """An object that the database refers to and nobody has, and why that is all right."""
+    """An object that the database refers to and that no longer exists, and why that is acceptable."""
 
     key: str
     reason: str
     accepted_by: str = ""
     accepted_at: AwareDatetime
     was_missing: bool = False
-    """Whether a backup has found it missing since."""
+    """Whether a backup has found it missing since then."""
 
 
 class MissingBaseline(FrozenModel):
-    """Objects that the live system lacks and that are no news: those missing at the site's first point, and
-    those accepted since.
+    """Objects whose absence from the live system is known and raises no alert.
+
+    Those missing at the site's first point, and those accepted since.
     """
 
     first_missing: tuple[str, ...] | None = None
-    """None while only accepted objects are known, before the site's first point."""
+    """None until the site's first point, while only accepted objects are known."""
     accepted: tuple[AcceptedObject, ...] = ()
 
     @property
     def keys(self) -> frozenset[str]:
-        """All of them."""
+        """All known missing keys."""
         return frozenset((*(self.first_missing or ()), *(each.key for each in self.accepted)))
 
     def keep_only(self, missing: frozenset[str]) -> MissingBaseline:
-        """Return the same without the objects that are there again: their next loss is news."""
+        """Return the baseline without the objects that exist again: their next loss is new."""
         first_missing = (
             tuple(key for key in self.first_missing if key in missing)
             if self.first_missing is not None
@@ -268,7 +271,7 @@ class MissingBaseline(FrozenModel):
             each.model_copy(update={"was_missing": each.was_missing or each.key in missing})
             for each in self.accepted
         ]
-        # One that was accepted beforehand and is still there stays accepted.
+        # An object that was accepted in advance and still exists stays accepted.
         return MissingBaseline(
             first_missing=first_missing,
             accepted=tuple(each for each in accepted if each.key in missing or not each.was_missing),
@@ -276,25 +279,25 @@ class MissingBaseline(FrozenModel):
 
 
 class LeftOut(FrozenModel):
-    """What a recovery point lacks because its operator wanted it so (`core.patterns`)."""
+    """What a recovery point lacks because the operator excluded it (`core.patterns`)."""
 
     table_patterns: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
-    """`schema.table` of each whose rows are not in the dump."""
+    """`schema.table` of each table whose rows are not in the dump."""
     object_patterns: tuple[str, ...] = ()
     object_count: int = 0
     size_bytes: int = 0
-    """Of these objects together, as the listing had them."""
+    """Total size of these objects according to the listing."""
 
 
 class Manifest(FrozenModel):
-    """The commit mark of a recovery point: written last, never rewritten."""
+    """The commit mark of a recovery point: written last and never rewritten."""
 
     format_version: int = FORMAT_VERSION
     tool_version: str
     point_id: str
     site_id: str = ""
-    """The random id of the backup directory that the point was committed in."""
+    """The random id of the backup directory in which the point was committed."""
     snapshot_at: AwareDatetime
     committed_at: Annotated[AwareDatetime, Field(validation_alias=AliasChoices("committed_at", "sealed_at"))]
     artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1)]
@@ -303,5 +306,5 @@ class Manifest(FrozenModel):
     origin: Origin = Origin()
 
     def artifact(self, kind: ArtifactKind) -> Artifact | None:
-        """The artifact of this kind, or None when the point has none."""
+        """Return the artifact of this kind, or None when the point has none."""
         return next((artifact for artifact in self.artifacts if artifact.kind is kind), None)

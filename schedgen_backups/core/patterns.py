@@ -1,7 +1,7 @@
-"""How operators name tables and objects: a name as it is, a folder of keys, or a glob.
+"""Patterns with which operators name tables and objects: an exact name, a key prefix or a glob.
 
-The same words choose what is restored and what is left out of a backup. A name that holds the characters of a
-glob still means itself.
+The same patterns select what is restored and what is excluded from a backup. A name that contains glob
+characters still matches itself.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ _GLOB_CHARACTERS = frozenset("*?[")
 
 
 def matches_table(pattern: str, schema_name: str, name: str) -> bool:
-    """Return whether the pattern means this table: `schema.table`, `table` in any schema, or a glob of
-    either.
+    """Return whether the pattern matches this table.
+
+    A pattern is `schema.table`, `table` in any schema, or a glob of either.
     """
     qualified_name = f"{schema_name}.{name}"
     if pattern in {name, qualified_name}:
@@ -23,8 +24,9 @@ def matches_table(pattern: str, schema_name: str, name: str) -> bool:
 
 
 def matches_key(pattern: str, key: str) -> bool:
-    """Return whether the pattern means this object: its key, a prefix that ends in `/`, or a glob, in which
-    `*` stands for slashes, too.
+    """Return whether the pattern matches this object.
+
+    A pattern is a key, a prefix that ends in `/`, or a glob in which `*` also matches slashes.
     """
     if key == pattern or (pattern.endswith("/") and key.startswith(pattern)):
         return True
@@ -32,7 +34,7 @@ def matches_key(pattern: str, key: str) -> bool:
 
 
 def matches_any_key(patterns: Iterable[str], key: str) -> bool:
-    """Return whether one of the patterns means this object."""
+    """Return whether one of the patterns matches this object."""
     return any(matches_key(pattern, key) for pattern in patterns)
 
 

@@ -1,8 +1,7 @@
-"""What core needs to know to reach the database and the bucket, to transfer data and to drill, as frozen
-values.
+"""Settings of core as frozen values: database, bucket, transfer, capture, drill and mail.
 
-Add a field here when core needs it. `schedgen_backups.config` reads the values from the environment. No
-parsing, no defaults that depend on the machine, no connections. Secrets are kept out of every `repr`.
+Add a field here when core needs it; `schedgen_backups.config` reads the values from the environment. No
+parsing, no machine-dependent defaults and no connections here. Secrets are left out of every `repr`.
 """
 
 from __future__ import annotations
@@ -24,29 +23,29 @@ class DatabaseSettings:
     password: str = field(repr=False)
     database: str
     ssl_mode: str = "prefer"
-    """One of libpq's `sslmode` words (PostgreSQL manual, section 34.19)."""
+    """One of libpq's `sslmode` values (PostgreSQL manual, section 34.19)."""
     libpq_variables: tuple[tuple[str, str], ...] = ()
-    """Other environment variables of libpq with their values, such as PGSSLROOTCERT (PostgreSQL manual,
+    """Other environment variables of libpq with their values, for example PGSSLROOTCERT (PostgreSQL manual,
     section 34.15)."""
 
     @property
     def is_local(self) -> bool:
-        """Whether the server is reached over loopback or a Unix socket, where TLS protects nothing."""
+        """Whether the server is reached over loopback or a Unix socket, where TLS adds no protection."""
         return self.host in LOOPBACK_HOSTS or self.host.startswith("/")
 
     @property
     def label(self) -> str:
-        """`user@host:port/database`, without the password, for messages."""
+        """`user@host:port/database` for messages, without the password."""
         return f"{self.user}@{self.host}:{self.port}/{self.database}"
 
     def with_database(self, database: str) -> DatabaseSettings:
-        """The same server and login, another database."""
+        """Return the settings for another database on the same server with the same login."""
         return replace(self, database=database)
 
 
 @dataclass(frozen=True)
 class BucketSettings:
-    """One S3 bucket and the key pair that opens it."""
+    """One S3 bucket and its key pair."""
 
     endpoint: str
     """`host:port`, without a scheme."""
@@ -60,11 +59,11 @@ class BucketSettings:
 
     @property
     def label(self) -> str:
-        """`http(s)://endpoint/bucket`, without the keys, for messages."""
+        """`http(s)://endpoint/bucket` for messages, without the keys."""
         return f"{'https' if self.is_secure else 'http'}://{self.endpoint}/{self.bucket}"
 
     def with_bucket(self, bucket: str) -> BucketSettings:
-        """The same server and key pair, another bucket."""
+        """Return the settings for another bucket on the same server with the same key pair."""
         return replace(self, bucket=bucket)
 
 
@@ -74,7 +73,7 @@ class TransferSettings:
 
     compression_threads: int = 2
     dump_jobs: int = 1
-    """Maximum number of concurrent pg_dumps, where there are several large tables."""
+    """Maximum number of concurrent pg_dumps when there are several large tables."""
     download_threads: int = 16
     """Maximum number of concurrent object transfers; lowered automatically when more would not be faster."""
     stall_timeout_seconds: int = 600
@@ -82,20 +81,20 @@ class TransferSettings:
     max_mb_per_second: int = 0
     """Maximum rate of reading dump and objects, in millions of bytes per second; 0 means unlimited."""
     postgres_bin_dir: Path | None = None
-    """A directory with pg_dump, psql and pg_dumpall that is searched before any other."""
+    """Directory with pg_dump, psql and pg_dumpall that is searched first."""
 
 
 @dataclass(frozen=True)
 class KeyColumns:
-    """The columns of one table that hold object keys, or parts of them: read without planning a query."""
+    """Columns of one table that hold object keys or parts of them; read without planning a query."""
 
     table: str
-    """As a query of the database's own would write it."""
+    """Written as in a query on that database."""
     columns: tuple[str, ...]
-    """The parts in their order; a row without the last one has a key without it, one without another has
-    none."""
+    """The parts in order. When the last one is null, the key ends before it; when another one is null, the
+    row has no key."""
     prefix: str = ""
-    """What each key begins with."""
+    """Prefix of every key."""
 
 
 SCHEDGEN_KEYS = KeyColumns("jobs", ("s3_key",))
@@ -103,25 +102,25 @@ SCHEDGEN_KEYS = KeyColumns("jobs", ("s3_key",))
 
 @dataclass(frozen=True)
 class References:
-    """The query whose rows are the object keys that the database refers to."""
+    """The query that returns the object keys to which the database refers."""
 
     query: str = DEFAULT_REFERENCE_QUERY
     built_in: KeyColumns | None = SCHEDGEN_KEYS
-    """What the query reads where nobody wrote it: then a missing table means "not configured" and not an
-    error."""
+    """What the default query reads; None for a query of the operator. With it, a missing table means "not
+    configured" instead of an error."""
 
     @property
     def is_configured(self) -> bool:
-        """Whether there is a query at all."""
+        """Whether there is a query."""
         return bool(self.query)
 
 
 @dataclass(frozen=True)
 class Exclusions:
-    """What the operator leaves out of recovery points, as patterns of `core.patterns`."""
+    """What the operator excludes from recovery points, as patterns of `core.patterns`."""
 
     tables: tuple[str, ...] = ()
-    """Tables whose rows are left out; their definitions are not."""
+    """Tables whose rows are excluded; their definitions are kept."""
     objects: tuple[str, ...] = ()
 
 
@@ -134,7 +133,7 @@ class CaptureSettings:
     exclusions: Exclusions = field(default_factory=Exclusions)
     is_empty_allowed: bool = False
     is_new_source_allowed: bool = False
-    """Whether the database or bucket may have another name than that of the backup directory's newest point."""
+    """Whether the name of the database or bucket may differ from that in the directory's newest point."""
     reread_days: int = 30
     """Days for which an unchanged object is copied from the previous archive before it is read from the
     bucket again; 0 means never copied."""
@@ -142,37 +141,38 @@ class CaptureSettings:
 
 @dataclass(frozen=True)
 class CommandSettings:
-    """What the operator wants to be run around a backup, each as text for a shell; empty for nothing."""
+    """Shell commands that the operator wants run around a backup; empty for none."""
 
     before: str = ""
     after: str = ""
     on_failure: str = ""
     timeout_seconds: int = 600
-    """How long each may take."""
+    """Maximum duration of each command."""
 
 
 @dataclass(frozen=True)
 class DrillSettings:
-    """Where a restore drill restores to, and what it is held to."""
+    """Where a restore drill restores to, and its limits."""
 
     directory: Path
-    """Absolute path of the folder that scratch folders are made in."""
+    """Absolute path of the directory in which scratch directories are created."""
     database: DatabaseSettings | None = None
-    """A server, by a database of it, on which a scratch database is made; None for one of our own."""
+    """A database of the server on which a scratch database is created; None to start a temporary server."""
     is_source_server_allowed: bool = False
     bucket: BucketSettings | None = None
-    """A server on which a scratch bucket is made, its bucket's name unused; None for one of our own."""
+    """Server on which a scratch bucket is created (its bucket name is unused); None to start a temporary
+    server."""
     max_minutes: int = 60
     sql_checks_path: Path | None = None
-    """A file of SQL statements that must each be true; None for none."""
+    """File of SQL statements that must each return true; None for none."""
     hidden_paths: tuple[Path, ...] = ()
-    """Files and folders that a server of the drill's own has no business with; it does not see them where the
-    system lets that be done."""
+    """Files and directories that a temporary server of the drill must not access; hidden from it where the
+    system allows that."""
 
 
 @dataclass(frozen=True)
 class MailSettings:
-    """The SMTP server that takes our mail."""
+    """The SMTP server that accepts outgoing mail."""
 
     host: str
     port: int

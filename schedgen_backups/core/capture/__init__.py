@@ -1,4 +1,4 @@
-"""Taking a backup: the database's dump and the bucket's archive, each on its own.
+"""Take a backup: the database's dump and the bucket's archive, independently of each other.
 
-Add here what reads the live system in order to store it. Checking what was stored belongs to `verify`.
+Add here what reads the live system to store it. `verify` checks what was stored.
 """

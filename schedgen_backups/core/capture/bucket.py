@@ -1,9 +1,8 @@
-"""Captures a bucket into an archive file: lists it page by page, reads objects on several threads, writes
-them in the listing's order.
+"""Capture a bucket into an archive file.
 
-Add what belongs to taking an archive: retries, what to do with an object that changes, vanishes or comes
-damaged. How the file is laid out is `archive_file`'s business, how S3 is asked `bucket`'s. Memory stays
-bounded by MEMORY_BUDGET_BYTES, whatever the bucket's size.
+Lists the bucket page by page, reads objects on several threads and writes them in the listing's order.
+Handles objects that change, vanish or arrive damaged. Memory is bounded by MEMORY_BUDGET_BYTES, whatever
+the bucket's size.
 """
 
 from __future__ import annotations
@@ -42,20 +41,20 @@ from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings
 
 MEMORY_BUDGET_BYTES = 64 << 20
-"""Bodies that may wait for their turn; each takes up to twice its size while it is packed."""
+"""Total size of the bodies that wait to be written; each takes up to twice its size while it is packed."""
 _BATCHES_AHEAD = 20
-"""Of the listing: two pages as S3 gives them, half a kilobyte each object."""
+"""Batches of the listing: two pages of S3, half a kilobyte per object."""
 _FAILURES_IN_A_ROW = 20
-"""After so many objects in a row that failed because of the server or the login, the capture ends. Failures
-of the objects themselves, such as a refusal, do not count: a whole folder may be in cold storage."""
+"""Abort the capture after this many consecutive objects that failed because of the server or the login.
+Failures of single objects, such as a refusal, do not count: a whole prefix may be in cold storage."""
 _NAMED_MISSES = 1000
 _GONE_IN_A_ROW = 1000
-"""After so many listed objects that are not there, the listing is asked whether it still names them."""
+"""After this many consecutive listed objects that do not exist, list again to see whether they are named."""
 _GONE_LOOKS = 2
-"""An object may be deleted between the listing's answer and its own."""
+"""An object may be deleted between the listing and the read."""
 _ODD_SIGN = re.compile(r"[^A-Za-z0-9/._-]")
-"""A listing may name another in its place: XML has no word for some, and servers encode others in ways of
-their own. As a prefix such a name finds nothing."""
+"""Characters that a listing may replace: XML cannot express some, and servers differ in how they encode
+others. A prefix with such a character may find nothing."""
 
 
 _Read = PackedObject | LargeObject | GoneObject | FailedObject
@@ -64,7 +63,7 @@ _Outcome = CheckedRun | _Read
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A listed object, its name in the tar, and where an older archive has it unchanged."""
+    """A listed object, its name in the tar, and its unchanged copy in an older archive, if any."""
 
     listed: ListedObject
     name: str
@@ -72,20 +71,20 @@ class _Wanted:
 
     @property
     def has_tags(self) -> bool:
-        """Whether an older archive has it with its tags."""
+        """Whether an older archive contains it with its tags."""
         return self.found is not None and not self.found.entry.tags_note
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """Objects that are being read, or looked up, on a thread: one, or a run of unchanged ones."""
+    """Objects that a thread reads or looks up: a single one or a run of unchanged ones."""
 
     wanted: Sequence[_Wanted]
     future: Future[list[_Outcome]]
 
     @property
     def size_bytes(self) -> int:
-        """Memory that their bodies take."""
+        """Memory for their bodies."""
         return sum(min(one.listed.size_bytes, IN_MEMORY_BYTES) for one in self.wanted)
 
 
@@ -97,7 +96,7 @@ class _Tally:
     gone: list[MissedObject] = field(default_factory=list[MissedObject])
     failed: list[MissedObject] = field(default_factory=list[MissedObject])
     gone_count: int = 0
-    """Of those that the listing no longer names."""
+    """Number of objects that the listing no longer names."""
     failed_count: int = 0
     excluded_count: int = 0
     excluded_bytes: int = 0
@@ -117,16 +116,15 @@ def capture_bucket(
     is_wanted: Callable[[str], bool] = lambda _key: True,
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CapturedArchive:
-    """The file holds every listed object whose key `is_wanted` and that the bucket could deliver; record and
-    index tell of those it could not.
+    """Write every listed object for which `is_wanted(key)` is true to `file`, with record and index.
 
-    What the settings exclude is counted, and not among the listed ones.
+    Objects that the bucket could not deliver are listed in the record. Objects excluded by the settings are
+    only counted. Unchanged objects are copied from `resumable`, staging directories of killed captures, and
+    from the first of the `previous` archives whose index can be read. `folder` holds temporary data and the
+    journal; `on_progress` gets each object's size in bytes.
 
-    Unchanged objects are copied from `unfinished`, staging folders of killed captures, and from the first of
-    the `earlier` archives whose index can be read. `folder` takes temporary data and the journal,
-    `on_progress` gets each object's size. StorageError when `folder` has no room, BucketError (permanent)
-    when the bucket cannot be opened, BucketUnreachableError (retryable) when the server stops answering.
-    After an error the file's content is worthless.
+    StorageError when `folder` is full; BucketError (permanent) when the bucket cannot be opened;
+    BucketUnreachableError (retryable) when the server stops answering. The file is unusable after an error.
     """
     with (
         AdaptivePool(capture.transfer.download_threads, "download") as pool,
@@ -180,7 +178,7 @@ def capture_bucket(
 
 
 class _Capture:
-    """One pass over the bucket: objects are read ahead on threads and appended in the listing's order."""
+    """One pass over the bucket: threads read objects ahead, which are appended in the listing's order."""
 
     def __init__(
         self,
@@ -203,12 +201,13 @@ class _Capture:
         self._reader = ObjectReader(client, self._stop)
         self._tally = _Tally()
         self._gone: list[_Wanted] = []
-        """Listed objects that were not there, of which the listing was not yet asked again."""
+        """Listed objects that did not exist when read and are not yet checked against a new listing."""
         self._waiting: deque[_Waiting] = deque()
 
     def run(self, is_wanted: Callable[[str], bool], excluded: Sequence[str]) -> _Tally:
-        """Every listed object whose key is wanted was appended, or is in the tally as gone, failed or of an
-        `excluded` pattern.
+        """Append every wanted object of the listing and return the tally.
+
+        Objects that are gone, failed or match an `excluded` pattern are counted in the tally instead.
         """
         waiting_bytes = 0
         try:
@@ -249,8 +248,8 @@ class _Capture:
     def _choose_name(self, key: str) -> str:
         if self._names.has_named(key):
             raise BucketError(
-                f"the listing of the bucket names the object {key!r} twice: its other lines cannot be "
-                "trusted either",
+                f"the listing of the bucket names the object {key!r} twice, so the whole listing cannot be "
+                "trusted",
                 hint=LISTING_HINT,
             )
         return self._names.choose(key)
@@ -308,8 +307,9 @@ class _Capture:
         return outcomes
 
     def _may_copy(self, wanted: _Wanted) -> bool:
-        """Return False when an older archive lacks the object's tags, and they can be read now: they stand in
-        its header, too.
+        """Return False when the older archive lacks the object's tags and the server can provide them now.
+
+        The tags are part of the object's header, so it must then be packed again.
         """
         return wanted.has_tags or not self._reader.can_read_tags(wanted.listed.key)
 
@@ -322,7 +322,7 @@ class _Capture:
     def _copy_large(self, found: PreviousObject) -> bool:
         try:
             self._writer.add_copy(found.entry, cast("BinaryIO", found.file))
-        except VerificationError:  # as above
+        except VerificationError:  # the bucket has the object; the checks of the older archive report this
             return False
         return True
 
@@ -336,7 +336,7 @@ class _Capture:
             raise BucketUnreachableError(
                 f"{tally.failures_in_a_row} objects in a row could not be read, the last one: "
                 f"{failed.error.message}",
-                hint=failed.error.hint or "Look at the S3 server's log; run the backup again.",
+                hint=failed.error.hint or "Check the S3 server's log, then run the backup again.",
             )
 
     def _note_gone(self, wanted: _Wanted) -> None:
@@ -348,19 +348,21 @@ class _Capture:
             self._settle_gone()
 
     def _check_gone(self, key: str) -> None:
-        """Raise BucketError when the bucket's listing names objects that nobody can read: one that makes up
-        keys never ends.
+        """Raise BucketError when the listing still names an object that cannot be read.
+
+        A server that invents keys would never reach the end of its listing.
         """
         if next(self._client.list_objects(key), None) is not None and self._client.find_head(key) is None:
             raise BucketError(
-                f"the listing of the bucket names {self._tally.gone_in_a_row} objects in a row that are "
-                f"not there, and still names {key!r}",
+                f"the listing of the bucket names {self._tally.gone_in_a_row} consecutive objects that do "
+                f"not exist, and still names {key!r}",
                 hint=LISTING_HINT,
             )
 
     def _settle_gone(self) -> None:
-        """Count what the listing no longer names as deleted, and read what it still names once more: the one
-        or the other answer was wrong.
+        """Count objects that the listing no longer names as deleted, and read the others again.
+
+        For the latter, either the listing or the answer to the read was wrong.
         """
         for _look in range(_GONE_LOOKS):
             if not self._gone:
@@ -372,7 +374,7 @@ class _Capture:
             still_named = [one for one in self._gone if one.listed.key in named]
             self._gone = [one for one in still_named if not self._append(one, self._read_small(one))]
         for one in self._gone:
-            message = f"object {one.listed.key!r} is not there, and the listing names it again"
+            message = f"object {one.listed.key!r} does not exist, but the listing names it again"
             self._count_failed(FailedObject(one.listed.key, ObjectError(message, hint=LISTING_HINT)))
         self._gone = []
 
@@ -382,14 +384,14 @@ class _Capture:
             self._tally.gone.append(MissedObject(key=key, reason="deleted after it was listed"))
 
     def _find_named(self, keys: Sequence[str]) -> set[str]:
-        """Return those keys that the listing names now, and those of which it does not tell."""
+        """Return the keys that the listing names now, and those for which it gives no answer."""
         by_prefix: dict[str, set[str]] = {}
         for key in keys:
             by_prefix.setdefault(_ODD_SIGN.split(key, maxsplit=1)[0], set()).add(key)
         named: set[str] = set()
         for prefix, wanted in by_prefix.items():
             for listed in self._client.list_objects(prefix):
-                # A line without the prefix is the answer of a server that does not know prefixes.
+                # A line without the prefix comes from a server that does not support prefixes.
                 named |= {listed.key} & wanted if listed.key.startswith(prefix) else wanted
                 if wanted <= named:
                     break

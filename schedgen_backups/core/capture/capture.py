@@ -1,7 +1,6 @@
-"""Takes the two halves of a recovery point and puts them into the backup directory, each on its own.
+"""Take the two halves of a recovery point and put each into the backup directory.
 
-One half's failure leaves the other alone. What is in the files is the business of `dump` and `archive`; that
-a point is whole is said by `committing`, never here.
+A failure of one half does not affect the other. `verify.commit` decides whether the point is complete.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ _Captured = TypeVar("_Captured")
 def take_database_dump(
     catalog: Catalog, settings: DatabaseSettings, capture: CaptureSettings, point_id: RecoveryPointId
 ) -> CapturedDump:
-    """The directory holds the point's dump.
+    """Capture the point's dump into the backup directory.
 
-    Errors as of `dump.capture_database`, and StorageError; then nothing was published.
+    Raises the errors of `database.capture_database`, and StorageError; after an error nothing is published.
     """
     name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
     _check_source(catalog, name, capture)
@@ -59,9 +58,9 @@ def take_bucket_archive(
     *,
     is_wanted: Callable[[str], bool] = lambda _key: True,
 ) -> CapturedArchive:
-    """The directory holds the point's archive, of all objects whose key `is_wanted`.
+    """Capture the point's archive, with all objects for which `is_wanted(key)` is true.
 
-    Errors as of `archive.capture_bucket`, and StorageError; then nothing was published.
+    Raises the errors of `bucket.capture_bucket`, and StorageError; after an error nothing is published.
     """
     name = ArtifactName(ArtifactKind.BUCKET, settings.bucket, point_id)
     _check_source(catalog, name, capture)
@@ -85,7 +84,7 @@ def take_bucket_archive(
     try:
         captured = _take(catalog, name, capture_objects)
     except StorageError:
-        # They may be what fills the disk.
+        # The resumable archives may be what fills the disk.
         _remove_resumable(catalog, settings, resumable)
         raise
     _remove_resumable(catalog, settings, resumable)
@@ -109,8 +108,9 @@ def _take(catalog: Catalog, name: ArtifactName, capture: Callable[[BinaryIO, Pat
 
 
 def _check_source(catalog: Catalog, name: ArtifactName, capture: CaptureSettings) -> None:
-    """Raise ConfigurationError where the newest point is of another database or bucket: two applications in
-    one directory prune each other.
+    """Raise ConfigurationError when the newest point is from another database or bucket.
+
+    Two applications in one directory would prune each other's points.
     """
     newest = next(
         (
@@ -123,8 +123,8 @@ def _check_source(catalog: Catalog, name: ArtifactName, capture: CaptureSettings
     known = newest.artifact(name.kind) if newest is not None else None
     if known is not None and known.source_name != name.source_name and not capture.is_new_source_allowed:
         raise ConfigurationError(
-            f"the points in {catalog.directory} are of the {name.kind.value} {known.source_name}, not of "
+            f"the points in {catalog.directory} are from the {name.kind.value} {known.source_name}, not from "
             f"{name.source_name}",
-            hint="Give each application a BACKUP_DIR of its own. If the name was changed, set "
+            hint="Give each application its own BACKUP_DIR. If the name was changed, set "
             "BACKUP_ALLOW_NEW_SOURCE=true for one backup.",
         )

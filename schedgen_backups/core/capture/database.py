@@ -1,9 +1,7 @@
-"""Captures a database into a dump file: pg_dump from an exported snapshot, cut at tables, compressed,
-digested and indexed on the way.
+"""Capture a database into a dump file.
 
-Add what belongs to taking a dump. How the file is laid out and read back is `dump_file`'s business, what is
-asked in the snapshot `snapshot`'s. Memory stays bounded by a few blocks, whatever the size of a table or a
-row.
+pg_dump reads from an exported snapshot; its output is split at tables, compressed, digested and indexed while
+it is written. Memory is bounded by a few blocks, whatever the size of a table or a row.
 """
 
 from __future__ import annotations
@@ -50,14 +48,14 @@ def capture_database(
     folder: Path,
     restrict_key: str,
 ) -> CapturedDump:
-    """The file holds a whole dump with record, index and footer.
+    """Write a complete dump with record, index and footer to `file`.
 
-    `folder` has room for tables that wait for their place in it. `restrict_key` (letters and digits) is that of
-    pg_dump's own restriction; whoever can write into the database must not know it.
+    `folder` holds separately dumped tables until they are written to the file. `restrict_key` (letters and
+    digits) is the key of pg_dump's `\\restrict`; users who can only write into the database must not know it.
 
     DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty
-    database) and ConfigurationError (reference query, tables that cannot be left out) are permanent. After an
-    error the file's content is worthless.
+    database) and ConfigurationError (reference query, tables that cannot be excluded) are permanent. The
+    file is unusable after an error.
     """
     with open_snapshot(settings, stall_timeout_seconds=capture.transfer.stall_timeout_seconds) as snapshot:
         facts = snapshot.read_facts()
@@ -133,7 +131,7 @@ def capture_database(
 
 @dataclass(frozen=True)
 class _Source:
-    """What every pg_dump of one capture has in common."""
+    """What all pg_dump processes of one capture share."""
 
     settings: DatabaseSettings
     capture: CaptureSettings
@@ -146,7 +144,7 @@ class _Source:
     def stream(
         self, options: Sequence[str], on_start: Callable[[Program], object] = lambda _program: None
     ) -> Generator[bytes, None, None]:
-        """Yields what a pg_dump with these options writes of the snapshot; may run in any thread."""
+        """Yield the output of a pg_dump of the snapshot with these options; may run in any thread."""
         return stream_dump(
             self.settings,
             self.client,
@@ -162,7 +160,7 @@ class _Source:
     def stream_tables(
         self, tables: Sequence[TableName], on_start: Callable[[Program], object]
     ) -> Generator[bytes, None, None]:
-        """Yields what pg_dump writes of these tables' rows alone."""
+        """Yield the output of a pg_dump of only these tables' rows."""
         return self.stream(
             (
                 "--data-only",
@@ -180,8 +178,9 @@ def _dump_and_count(
     writer: DumpFileWriter,
     folder: Path,
 ) -> dict[TableName, int]:
-    """Rows are counted in the snapshot while pg_dump reads the same pages, so that they come from memory
-    once.
+    """Dump the tables and count their rows in the same snapshot; return the row counts.
+
+    Counting runs while pg_dump reads the same pages, so that they are read from disk only once.
     """
     capture, snapshot = source.capture, source.snapshot
     tables = tuple(table for table in all_tables if table not in excluded)
@@ -215,8 +214,8 @@ def _dump_and_count(
             parallel_dumps.wait()
             if not writer.facts().is_complete:
                 raise DumpError(
-                    "pg_dump ended with exit code 0, but its last line is missing: the dump is cut short",
-                    hint="Look at the server's log and at the pg_dump program; run the backup again.",
+                    "pg_dump ended with exit code 0, but its last line is missing: the dump is truncated",
+                    hint="Check the server's log and the pg_dump program, then run the backup again.",
                 )
             is_dumped.set()
             waiting.result()
@@ -228,8 +227,9 @@ def _dump_and_count(
 
 
 def _has_plain_names(tables: Iterable[TableName], encoding: str) -> bool:
-    """Return whether pg_dump can be told these names: it reads its words, and sorts tables, in the database's
-    encoding.
+    """Return whether these names can be passed to pg_dump.
+
+    pg_dump reads its arguments, and sorts tables, in the database's encoding.
     """
     return encoding == "UTF8" or all(f"{table.schema_name}{table.name}".isascii() for table in tables)
 
@@ -237,14 +237,14 @@ def _has_plain_names(tables: Iterable[TableName], encoding: str) -> bool:
 def _check_plain_names(excluded: frozenset[TableName], encoding: str) -> None:
     if not _has_plain_names(excluded, encoding):
         raise ConfigurationError(
-            "BACKUP_EXCLUDE_TABLE_DATA means a table whose name is not ASCII in a database of encoding "
-            f"{encoding}, which pg_dump cannot be told",
-            hint="Leave that table in the backup.",
+            "BACKUP_EXCLUDE_TABLE_DATA matches a table whose name is not ASCII; pg_dump cannot exclude it in "
+            f"a database with encoding {encoding}",
+            hint="Keep that table in the backup.",
         )
 
 
 def _read_roles(client: ClientPrograms, settings: DatabaseSettings, session: SessionFacts) -> tuple[str, str]:
-    """The SQL that makes the cluster's roles, without passwords, and why there is none where there is none."""
+    """Return the SQL that creates the cluster's roles without passwords, or no SQL and the reason."""
     try:
         code, output, stderr = run_program(
             [
@@ -254,7 +254,7 @@ def _read_roles(client: ClientPrograms, settings: DatabaseSettings, session: Ses
                 "--no-password",
                 f"--database={settings.database}",
             ],
-            # Its text is read as UTF-8, whatever the encoding of the database that it connects to.
+            # The output is read as UTF-8, whatever the encoding of the database.
             environment={**make_client_environment(settings, session), "PGCLIENTENCODING": "UTF8"},
             timeout_seconds=_ROLES_TIMEOUT_SECONDS,
         )
@@ -265,7 +265,7 @@ def _read_roles(client: ClientPrograms, settings: DatabaseSettings, session: Ses
     try:
         statements = split_roles(output)
     except VerificationError as error:
-        return "", f"what pg_dumpall wrote cannot be read: {error.message}"
+        return "", f"the output of pg_dumpall cannot be read: {error.message}"
     kept = [statement for statement in statements if LINE_BREAK.search(statement) is None]
     left_out = len(statements) - len(kept)
     return "\n".join(
@@ -276,11 +276,11 @@ def _read_roles(client: ClientPrograms, settings: DatabaseSettings, session: Ses
 def _empty_error(settings: DatabaseSettings, excluded: frozenset[TableName] = frozenset()) -> DatabaseError:
     if excluded:
         return DatabaseError(
-            f"no table of the database {settings.database} has a row but those that "
-            "BACKUP_EXCLUDE_TABLE_DATA leaves out",
-            hint="Leave out less. If it is meant to be so, set BACKUP_ALLOW_EMPTY=true.",
+            f"no table of the database {settings.database} has any rows except those that "
+            "BACKUP_EXCLUDE_TABLE_DATA excludes",
+            hint="Exclude fewer tables. If this is intended, set BACKUP_ALLOW_EMPTY=true.",
         )
     return DatabaseError(
-        f"the database {settings.database} is empty: not one row in any table",
-        hint="Is POSTGRES_DB right? If it is meant to be empty, set BACKUP_ALLOW_EMPTY=true.",
+        f"the database {settings.database} is empty: no table has any rows",
+        hint="Is POSTGRES_DB correct? If the database should be empty, set BACKUP_ALLOW_EMPTY=true.",
     )

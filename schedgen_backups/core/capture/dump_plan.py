@@ -1,8 +1,6 @@
-"""Decides which tables are dumped beside the rest of a database, by pg_dumps of their own, and where in the
-text their rows belong.
+"""Decide which tables are dumped separately and where their rows belong in the dump.
 
-No server is asked here: sizes and segments come in, names and segments go out. The pg_dumps themselves are
-run by `parallel_dump`.
+Works on sizes and segments only, without a server; `table_dumps` runs the pg_dump processes.
 """
 
 from __future__ import annotations
@@ -14,21 +12,20 @@ from schedgen_backups.core.formats.dump_text import SECTION_END, Segment, TableE
 from schedgen_backups.core.postgres.snapshot import TableName
 
 LARGE_TABLE_BYTES = 64 << 20
-"""Below this a table's rows take hardly longer than another pg_dump needs to read the catalogue (2026-11-25:
-0.1 s, at 250 MB/s)."""
+"""Below this size, reading a table's rows takes hardly longer than another pg_dump needs to read the catalog
+(2026-11-25: 0.1 s, at 250 MB/s)."""
 
 
 def choose_separate_tables(
     size_bytes: Mapping[TableName, int], jobs: int
 ) -> tuple[tuple[TableName, ...], ...]:
-    """The tables that are dumped beside the rest, in at most `jobs - 1` groups with a pg_dump each; none
-    where nothing is gained.
+    """Return the separately dumped tables in at most `jobs - 1` groups, one pg_dump each.
 
-    They are the last of the large ones: the first stay with the rest, so that whoever writes the file is
-    never kept waiting for a table while others could be written.
+    Empty when that saves no time. They are the last of the large tables: the first ones stay in the main
+    dump, so that the writer never waits for one table while it could write others.
     """
-    # Names are compared as pg_dump orders them, byte by byte; of other alphabets the server's encoding would
-    # have to be known.
+    # Names are compared byte by byte, as pg_dump orders them; for other alphabets the server's encoding would
+    # matter.
     large = sorted(
         (
             table
@@ -59,11 +56,10 @@ def choose_separate_tables(
 def place_separate_tables(
     segments: Iterable[Segment], tables: Sequence[TableName], separate_tables: Sequence[TableName]
 ) -> Iterator[Segment | TableName]:
-    """Yields the segments of the rest, and the name of each side table where pg_dump would have written its
-    rows.
+    """Yield the segments of the main dump, and each separate table's name where its rows belong.
 
-    `tables` are all tables of the dump. DumpError (retryable) when a place does not come: then pg_dump wrote
-    something else than is known of it.
+    `tables` are all tables of the dump. DumpError (retryable) when a place is not found: pg_dump's output is
+    then not as expected.
     """
     waiting = _find_predecessors(tables, separate_tables)
     current = ("", "")
@@ -90,7 +86,7 @@ def place_separate_tables(
     lost = [*due, *(table for names in waiting.values() for table in names)]
     if lost:
         raise DumpError(
-            f"the rows of {lost[0].schema_name}.{lost[0].name} have no place in what pg_dump wrote",
+            f"the output of pg_dump has no place for the rows of {lost[0].schema_name}.{lost[0].name}",
             hint="Set BACKUP_DUMP_JOBS=1, run the backup again, and report the version of pg_dump.",
         )
 
@@ -98,7 +94,7 @@ def place_separate_tables(
 def _find_predecessors(
     tables: Sequence[TableName], separate_tables: Sequence[TableName]
 ) -> dict[tuple[str, str], list[TableName]]:
-    """Table of the rest → the side tables that follow it in the dump."""
+    """Return the separate tables by the table of the main dump that they follow."""
     separate = set(separate_tables)
     followers: dict[tuple[str, str], list[TableName]] = {}
     before = ("", "")

@@ -1,8 +1,7 @@
-"""Reads one listed object so that it can be archived: tries again what may pass, takes a replaced object as
-it is now, compares with the ETag.
+"""Read one listed object for the archive.
 
-Add here what can happen to one object while it is read. The order of objects and what their failures mean
-together is `archive`'s business, how S3 is asked `bucket`'s.
+Retries temporary failures, takes a replaced object in its current version and compares the content with the
+ETag. `bucket` decides the order of objects and what their failures mean together.
 """
 
 from __future__ import annotations
@@ -28,27 +27,27 @@ from schedgen_backups.core.s3.refusals import BucketStalledError, ObjectChangedE
 
 RANGE_BYTES = 8 << 20
 PARALLEL_RANGES = 4
-"""Of a large object so many ranges are read at a time: so many, and one more, are in memory."""
+"""Number of ranges of a large object that are read at a time; one more is in memory."""
 _ATTEMPTS = 4
 _STALLS = 2
 _TAG_FAILURES_IN_A_ROW = 20
-"""After so many objects in a row whose tags the server failed to give, it is not asked for tags any more:
-each may have cost the whole limit."""
+"""After this many consecutive objects whose tags could not be read, no tags are requested any more: each
+failure may have taken the full timeout."""
 _FIRST_PAUSE_SECONDS = 0.5
-_OTHER_BYTES_HINT = "Look for a proxy or a failing disk on the S3 server's side."
+_OTHER_BYTES_HINT = "Check for a proxy or a failing disk on the S3 server."
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class GoneObject:
-    """The object was there when the bucket was listed and is not there any more."""
+    """The object existed when the bucket was listed and no longer exists."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class FailedObject:
-    """The object could not be read, however often it was tried."""
+    """The object could not be read, even after retries."""
 
     key: str
     error: BucketError
@@ -60,18 +59,18 @@ class LargeObject:
 
 
 class ObjectReader:
-    """Reads objects of one bucket, on any thread, until `stop` is set."""
+    """Reads objects of one bucket on any thread, until `stop` is set."""
 
     def __init__(self, client: BucketClient, stop: threading.Event) -> None:
         self._client = client
         self._stop = stop
         self._tag_failures = 0
-        """In a row, on all threads: some more or fewer do not matter."""
+        """Consecutive failures on all threads; small inaccuracies do not matter."""
 
     def read_packed(
         self, listed: ListedObject, name: str
     ) -> PackedObject | LargeObject | GoneObject | FailedObject:
-        """The object as members, when it is small enough."""
+        """Return the object packed as gzip members, if it is small enough."""
         if listed.size_bytes > IN_MEMORY_BYTES:
             return LargeObject()
 
@@ -93,7 +92,7 @@ class ObjectReader:
     def stream_to(
         self, writer: ArchiveFileWriter, listed: ListedObject, name: str
     ) -> ObjectEntry | GoneObject | FailedObject:
-        """The object is in the archive, block by block; nothing of it is when it is gone or failed."""
+        """Append the object to the archive block by block; append nothing when it is gone or failed."""
 
         def append(etag: str | None) -> ObjectEntry:
             with self._client.open_object(listed.key, etag=etag) as opened:
@@ -108,8 +107,9 @@ class ObjectReader:
     def _try(
         self, listed: ListedObject, read: Callable[[str | None], _Result]
     ) -> _Result | GoneObject | FailedObject:
-        """What `read` returns, tried again after failures that may pass; a replaced object is taken as it is
-        now.
+        """Return the result of `read`, retried after temporary failures.
+
+        A replaced object is read in its current version.
         """
         etag = listed.etag or None
         error: BucketError = ObjectError(f"object {listed.key!r} was not read: the capture was stopped")
@@ -125,13 +125,13 @@ class ObjectReader:
                 error = changed
             except BucketError as failed:
                 error = failed
-                # A stall was tried twice already, and cost the whole limit each time.
+                # A stalled read was already tried twice and took the full timeout each time.
                 if not failed.is_retryable or isinstance(failed, BucketStalledError):
                     break
         return FailedObject(listed.key, error)
 
     def _expect(self, listed: ListedObject, head: ObjectHead, asked_etag: str | None) -> _Expected:
-        """Return what the body must be; errors as of the function."""
+        """Return what the body must be; raise the errors of `_expect`."""
         expected = _expect(listed, head, asked_etag)
         if isinstance(expected.checksum, ObjectChecksum):
             return expected
@@ -141,10 +141,10 @@ class ObjectReader:
         return replace(expected, checksum=stored)
 
     def _read_body(self, head: ObjectHead, expected: _Expected) -> Iterator[bytes]:
-        """Yields the body; ObjectError when it is not what was expected, at its end."""
+        """Yield the body; raise ObjectError at its end when it is not the expected one."""
         running = expected.start()
         size_bytes = 0
-        # Without an ETag, parts could be of two objects.
+        # Without an ETag, ranges could come from two versions.
         is_parted = head.etag and head.size_bytes > RANGE_BYTES * PARALLEL_RANGES
         for block in self._read_ranges(head) if is_parted else self._read_resuming(head, 0, head.size_bytes):
             size_bytes += len(block)
@@ -153,7 +153,7 @@ class ObjectReader:
         expected.check(size_bytes, running.digest())
 
     def _read_ranges(self, head: ObjectHead) -> Iterator[bytes]:
-        """Yields the body in order, reading some ranges ahead on threads; ends early where the server does."""
+        """Yield the body in order, reading ranges ahead on threads; end early when the server does."""
 
         def read(start: int) -> bytes:
             return b"".join(self._read_resuming(head, start, min(start + RANGE_BYTES, head.size_bytes)))
@@ -165,14 +165,15 @@ class ObjectReader:
             while waiting:
                 data = waiting.popleft().result()
                 waiting.extend(pool.submit(read, start) for start in islice(starts, 1))
-                # In pieces: whoever packs them makes a member of each.
+                # In pieces: each piece becomes one gzip member.
                 yield from (data[piece : piece + READ_BYTES] for piece in range(0, len(data), READ_BYTES))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _read_resuming(self, head: ObjectHead, start: int, end: int) -> Iterator[bytes]:
-        """Yields this part of the body, going on where it broke off; ends early when the server gives no
-        more.
+        """Yield this part of the body and resume after interruptions.
+
+        Ends early when the server sends no more.
         """
         offset = start
         failures = stalls = 0
@@ -187,7 +188,7 @@ class ObjectReader:
                         offset += len(block)
                         yield block
             except BucketUnreachableError as error:
-                # A few bytes in each try are not progress: the object would take for ever.
+                # A few bytes per attempt are not progress: the object would take forever.
                 if offset - before >= READ_BYTES:
                     failures = stalls = 0
                 failures += 1
@@ -223,13 +224,13 @@ class ObjectReader:
         )
 
     def can_read_tags(self, key: str) -> bool:
-        """Return whether the server gives the object's tags."""
+        """Return whether the server returns the object's tags."""
         return not self._read_tags(key)[1]
 
     def _read_tags(self, key: str) -> tuple[dict[str, str], str]:
-        """Return the object's tags, or none and why they are unknown: its bytes are worth more than they are."""
+        """Return the object's tags, or no tags and the reason; missing tags do not fail the object."""
         if self._tag_failures >= _TAG_FAILURES_IN_A_ROW:
-            return {}, f"not asked for: {self._tag_failures} times in a row the server failed to give tags"
+            return {}, f"not asked for: {self._tag_failures} times in a row the server failed to return tags"
         note = ""
         for attempt in range(_ATTEMPTS):
             if attempt and self._stop.wait(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1)):
@@ -240,7 +241,7 @@ class ObjectReader:
                 note = error.message
                 if isinstance(error, BucketStalledError):
                     break
-            except BucketError as error:  # about this object, or the rights of the keys
+            except BucketError as error:  # concerns this object or the permissions of the key pair
                 return {}, error.message
             else:
                 self._tag_failures = 0
@@ -251,9 +252,7 @@ class ObjectReader:
 
 @dataclass(frozen=True)
 class _Expected:
-    """What is known of an object's body before it is read, from the listing and from what the server says of
-    it.
-    """
+    """The expected body of an object, according to the listing and the response headers."""
 
     key: str
     size_bytes: int
@@ -262,17 +261,17 @@ class _Expected:
     is_changed: bool
 
     def start(self) -> RunningDigest:
-        """Return what to feed with the body; it is not looked at where nothing is known to compare it with."""
+        """Return the digest to update with the body; a dummy without a checksum to compare with."""
         return self.checksum.start() if isinstance(self.checksum, ObjectChecksum) else _NoDigest()
 
     def check(self, size_bytes: int, digest: bytes) -> None:
-        """Raise ObjectError when a body of this length and digest is another one."""
+        """Raise ObjectError when the body has another length or digest."""
         if size_bytes != self.size_bytes:
-            raise ObjectError(f"object {self.key!r} came with {size_bytes} of {self.size_bytes} bytes")
+            raise ObjectError(f"object {self.key!r} arrived with {size_bytes} of {self.size_bytes} bytes")
         if isinstance(self.checksum, ObjectChecksum) and self.checksum.digest != digest:
             what = "ETag" if self.checksum.algorithm == "md5" else f"checksum ({self.checksum.algorithm})"
             raise ObjectError(
-                f"object {self.key!r} came with other bytes than its {what} says", hint=_OTHER_BYTES_HINT
+                f"the bytes of object {self.key!r} do not match its {what}", hint=_OTHER_BYTES_HINT
             )
 
 
@@ -287,17 +286,17 @@ class _NoDigest:
 def _expect(listed: ListedObject, head: ObjectHead, asked_etag: str | None) -> _Expected:
     """Return what the body must be.
 
-    ObjectError when the answer contradicts the listing and is not a newer object either.
+    ObjectError when the answer contradicts the listing without being a newer version of the object.
     """
     if listed.etag and not asked_etag and not head.etag:
         # An error page that a proxy sends with status 200 looks like this.
         raise ObjectError(
-            f"object {listed.key!r} was replaced and came without an ETag", hint=_OTHER_BYTES_HINT
+            f"object {listed.key!r} was replaced and arrived without an ETag", hint=_OTHER_BYTES_HINT
         )
-    # An answer without an ETag is held to the listing's.
+    # For an answer without an ETag, the listing's applies.
     etag = head.etag or listed.etag
     checksum = read_etag(etag, is_user_encrypted=head.is_user_encrypted)
-    # Without an ETag in the listing, only an MD5 tells a newer object from a wrong answer.
+    # Without an ETag in the listing, only an MD5 distinguishes a newer object from a wrong answer.
     is_changed = (
         not asked_etag
         if listed.etag
@@ -305,7 +304,8 @@ def _expect(listed: ListedObject, head: ObjectHead, asked_etag: str | None) -> _
     )
     if not is_changed and head.size_bytes != listed.size_bytes:
         message = (
-            f"object {listed.key!r} was listed with {listed.size_bytes} bytes and came with {head.size_bytes}"
+            f"object {listed.key!r} was listed with {listed.size_bytes} bytes and arrived with "
+            f"{head.size_bytes}"
         )
         raise ObjectError(message, hint=_OTHER_BYTES_HINT)
     return _Expected(listed.key, head.size_bytes, etag, checksum, is_changed)

@@ -1,9 +1,6 @@
-"""Dumps large tables beside the rest of a database: by pg_dumps of their own, from the same snapshot, into
-files that have no name.
+"""Dump large tables in parallel: several pg_dump processes read the same snapshot into unnamed files.
 
-Add what running several pg_dumps needs. Which tables they are and where their rows belong is `dump_plan`'s
-business, what becomes of them that of `dump_file`. A file without a name is gone when its process is, however
-that ends.
+`dump_plan` decides which tables these are. An unnamed file disappears when its process ends.
 """
 
 from __future__ import annotations
@@ -35,12 +32,13 @@ _COMMENT = b"--\n-- Data for Name: "
 _COMMENT_LIMIT_BYTES = 64 * 1024
 
 StreamTables = Callable[[Sequence[TableName], Callable[[Program], object]], Generator[bytes, None, None]]
-"""Yields what pg_dump writes of these tables' data; the callable wants to know the program once it runs."""
+"""Yields the pg_dump output for these tables' rows; calls the callable with the program once it runs."""
 
 
 class ParallelDumps:
-    """A pg_dump for each group of tables, all begun at once, so that each has locked its tables; ended at the
-    latest when the block is left.
+    """One pg_dump for each group of tables; a context manager that ends them at its exit.
+
+    All start at once, so that each has locked its tables.
     """
 
     def __init__(
@@ -57,22 +55,22 @@ class ParallelDumps:
         self._running = [self._pool.submit(self._dump, group) for group in groups]
 
     def take(self, table: TableName) -> SeparateTable:
-        """The table's rows, once they are there; their file is the caller's to close.
+        """Return the table's rows once they are available; the caller closes their file.
 
-        Errors of its pg_dump are raised.
+        Raises the errors of its pg_dump.
         """
         return self._tables.pop(table).result()
 
     def check(self) -> None:
-        """Nothing has failed so far; otherwise that error is raised."""
+        """Raise the error of a pg_dump that has failed so far."""
         for running in self._running:
             if running.done():
                 running.result()
 
     def wait(self) -> None:
-        """Every pg_dump has ended well; otherwise that error is raised.
+        """Wait for every pg_dump and raise the error of one that failed.
 
-        What was taken before may be of one that had not ended.
+        Rows may have been taken before their pg_dump ended.
         """
         for running in self._running:
             running.result()
@@ -119,8 +117,8 @@ class ParallelDumps:
             if futures or not whole.is_complete:
                 names = ", ".join(f"{table.schema_name}.{table.name}" for table in group)
                 raise DumpError(
-                    f"pg_dump of the rows of {names} ended with exit code 0, but wrote something else",
-                    hint="Look at the server's log; set BACKUP_DUMP_JOBS=1 and run the backup again.",
+                    f"pg_dump of the rows of {names} ended with exit code 0, but its output is unexpected",
+                    hint="Check the server's log; set BACKUP_DUMP_JOBS=1 and run the backup again.",
                 )
         except BaseException as error:
             for future in futures.values():
@@ -130,7 +128,7 @@ class ParallelDumps:
     def _write(
         self, start: TableStart, segments: Iterator[Segment], digest: DumpDigest, comment: bytes
     ) -> SeparateTable:
-        """Reads on to the table's end."""
+        """Read on to the table's end and return its rows."""
         with ExitStack() as stack:
             file = stack.enter_context(cast("BinaryIO", TemporaryFile(dir=self._folder)))  # noqa: SIM115 - it is one
             members = stack.enter_context(MemberWriter(file, threads=self._threads))
@@ -147,7 +145,7 @@ class ParallelDumps:
             if facts is None:
                 raise DumpError(
                     f"the rows of {start.schema_name}.{start.name} ended too early",
-                    hint="Look at the server's log; run the backup again.",
+                    hint="Check the server's log, then run the backup again.",
                 )
             pieces.end_piece()
             length = members.flush()

@@ -1,6 +1,4 @@
-"""Unchanged objects: found in an earlier archive and copied as compressed bytes instead of being downloaded
-again.
-"""
+"""Unchanged objects: found in an earlier archive and copied as compressed bytes instead of downloaded."""
 
 from __future__ import annotations
 
@@ -30,17 +28,18 @@ from schedgen_backups.core.system.files import open_descriptor
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """Objects that are unchanged to the byte, one behind the other."""
+    """Consecutive objects whose bytes were verified as unchanged."""
 
     entries: tuple[ObjectEntry, ...]
     file: PreviousFile
     data: memoryview
-    """Their members."""
+    """Their gzip members."""
 
 
 def split_into_runs(found: Iterable[PreviousObject | None]) -> Iterator[int]:
-    """Yields how many of the objects make up the next run, each with its neighbours in the file, at most
-    `COPY_BYTES` long; each None is alone.
+    """Yield the number of objects in each run of neighbours in one file; each None is a run of its own.
+
+    A run is at most `COPY_BYTES` long.
     """
     count = size_bytes = 0
     last: PreviousObject | None = None
@@ -63,17 +62,15 @@ def split_into_runs(found: Iterable[PreviousObject | None]) -> Iterator[int]:
 
 
 def check_run(run: Sequence[PreviousObject]) -> Iterator[CheckedRun | None]:
-    """Yields the objects of a run in order, as many together as are these objects to the byte.
+    """Yield the objects of a run in order, grouped while their bytes are correct; None for each that is not.
 
-    None for each that is not. May run in any thread.
+    May run in any thread.
     """
     start = run[0].entry.offset
     file = run[0].file
     try:
         data = file.read_range(start, run[-1].entry.offset + run[-1].entry.length - start)
-    except (
-        VerificationError
-    ):  # the bucket has the objects; the checks of that archive tell what is wrong with it
+    except VerificationError:  # the bucket has the objects; the checks of that archive report the damage
         data = b""
     opened = io.BytesIO(data)
     good: list[ObjectEntry] = []
@@ -88,7 +85,7 @@ def check_run(run: Sequence[PreviousObject]) -> Iterator[CheckedRun | None]:
         entry = previous.entry
         try:
             check_members(entry, read_members(opened, entry.offset - start, entry.length))
-        except VerificationError:  # as above
+        except VerificationError:  # the bucket has the object; the checks of that archive report the damage
             if good:
                 yield gather()
             good = []
@@ -100,42 +97,40 @@ def check_run(run: Sequence[PreviousObject]) -> Iterator[CheckedRun | None]:
 
 
 LOOKUP_COUNT = 100
-"""SQLite gives up the interpreter's lock with every query, and gets it back late while other threads work."""
+"""SQLite releases the interpreter lock in every query and gets it back late while other threads work."""
 _DATABASE_NAME = "previous.sqlite"
 _SETTLED = timedelta(seconds=2)
-"""Last-Modified has whole seconds: an object that was read so soon after it was written may have been written
-once more in the same second."""
+"""Last-Modified has whole seconds: an object read this soon after it was written may have been overwritten in
+the same second."""
 _CLOCK_ERROR = timedelta(days=1)
 _OVERHEAD_BYTES = 1 << 20
-"""More than a header and the frames of its members ever add to an object's bytes."""
+"""More than a header and the frames of the members can add to an object's bytes."""
 
 
 class PreviousFile(io.FileIO):
-    """An older archive that is open for reading; what the disk refuses is a VerificationError, as other
-    damage is.
-    """
+    """An older archive, open for reading; disk errors are raised as VerificationError, like other damage."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As `FileIO.read`."""
+        """Read as `FileIO.read` does."""
         with _explain_disk():
             return super().read(-1 if size is None else size) or b""
 
     def read_range(self, offset: int, length: int) -> bytes:
-        """The bytes of this range, fewer at the file's end. May be called from several threads."""
+        """Return the bytes of this range, fewer at the end of the file. Thread-safe."""
         with _explain_disk():
             return os.pread(self.fileno(), length, offset)
 
 
 @dataclass(frozen=True)
 class PreviousObject:
-    """An object of an older archive that the listing calls unchanged; its bytes nobody has looked at yet."""
+    """An object of an older archive that is unchanged according to the listing; its bytes are unchecked."""
 
     entry: ObjectEntry
     file: PreviousFile
 
 
 class PreviousObjects:
-    """The objects of older archives of one bucket, to be looked up by key; a context manager. For one thread."""
+    """Lookup of objects in older archives of one bucket by key; a context manager. For one thread."""
 
     def __init__(self, folder: Path, settings: BucketSettings, *, reread_days: int) -> None:
         self._settings = settings
@@ -145,8 +140,7 @@ class PreviousObjects:
         self._path = folder / _DATABASE_NAME
         with self._explain_database():
             self._database = sqlite3.connect(self._path, isolation_level=None)
-            # By key, so that a listing in the order of keys reads on where it was; a crash may lose all of
-            # it.
+            # Ordered by key, so that a listing in key order reads sequentially. A crash may lose the table.
             self._database.executescript(
                 "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;"
                 "CREATE TABLE objects (key BLOB PRIMARY KEY, file INTEGER NOT NULL, entry BLOB NOT NULL) "
@@ -154,9 +148,7 @@ class PreviousObjects:
             )
 
     def add_archive(self, path: Path) -> bool:
-        """What the archive holds can be found, where nothing added before has it; whether its whole index
-        could be read.
-        """
+        """Add the objects of the archive that are not known yet; return whether its whole index was read."""
         if not self._limit:
             return True
         try:
@@ -166,32 +158,25 @@ class PreviousObjects:
             if (record.endpoint, record.bucket) != (self._settings.endpoint, self._settings.bucket):
                 return False
             self._add(archive.read_entry_lines())
-        except (
-            VerificationError,
-            OSError,
-        ):  # the bucket has the objects; the checks of that archive tell what is wrong with it
+        except (VerificationError, OSError):  # the bucket has the objects; the archive's checks report this
             return False
         return True
 
     def add_resumable(self, folder: Path) -> None:
-        """What the unfinished archive in this staging folder holds can be found, where nothing added before
-        has it.
-        """
+        """Add the objects of the unfinished archive in this staging directory that are not known yet."""
         path = find_archive(folder, self._settings)
         if path is None or not self._limit:
             return
         try:
             self._open(path)
             self._add(entry.model_dump_json(exclude_defaults=True).encode() for entry in read_journal(folder))
-        except OSError:  # as above
+        except OSError:  # the bucket has the objects
             return
 
     def find(self, listed: Sequence[tuple[ListedObject, str]]) -> list[PreviousObject | None]:
-        """Each listed object, given with its name in the tar, as an older archive has it.
+        """Return for each listed object, given with its name in the tar, its copy in an older archive.
 
-        None where the listing tells that it is another one now.
-
-        At most `LOOKUP_COUNT` at a time.
+        None where the listing shows that the object has changed. At most `LOOKUP_COUNT` objects per call.
         """
         if not self._files:
             return [None] * len(listed)
@@ -205,7 +190,7 @@ class PreviousObjects:
         return [self._compare(one, name, found.get(_to_key(one.key))) for one, name in listed]
 
     def close(self) -> None:
-        """The older archives are closed and the lookup is gone. Safe to call twice."""
+        """Close the older archives and remove the lookup. Safe to call twice."""
         self._database.close()
         self._path.unlink(missing_ok=True)
         for file in self._files:
@@ -224,9 +209,7 @@ class PreviousObjects:
             return None
         try:
             entry = ObjectEntry.model_validate_json(row[1])
-        except (
-            ValidationError
-        ):  # the bucket has the object; the checks of that archive tell what is wrong with it
+        except ValidationError:  # the bucket has the object; the checks of that archive report the damage
             return None
         there = (entry.key, entry.size_bytes, entry.etag, entry.member_name, entry.modified_at)
         expected = (
@@ -236,7 +219,7 @@ class PreviousObjects:
             member_name,
             listed.modified_at.replace(microsecond=0),
         )
-        # Taken over from an archive of format 1, one without a checksum would count as proven.
+        # Copied from an archive of format 1, an object without a checksum would count as proven.
         if (
             there != expected
             or (listed.version_id and listed.version_id != entry.version_id)
@@ -256,8 +239,8 @@ class PreviousObjects:
         )
 
     def _is_fresh(self, key: str, age: timedelta) -> bool:
-        # Each key has its own day in the second half of the time, so that one night does not read the whole
-        # bucket.
+        # Each key has its own day in the second half of the period, so that not all objects are read in one
+        # night.
         share = digest_name(key)[0] / 512
         return -_CLOCK_ERROR < age < self._limit * (0.5 + share)
 
@@ -293,12 +276,12 @@ def _explain_disk() -> Generator[None, None, None]:
         yield
     except OSError as error:
         raise VerificationError(
-            f"the file cannot be read: {error.strerror}", hint="Look at the disk."
+            f"the file cannot be read: {error.strerror}", hint="Check the disk."
         ) from error
 
 
 def _read_key(line: bytes) -> str:
-    # The rest of the line is read when the listing has the key.
+    # The rest of the line is parsed only when the listing has the key.
     try:
         return str(json.loads(line)["key"])
     except (ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,5 @@
-"""The backup directory: points and their state, check results, pins, locks, the choice of a point.
+"""The backup directory: recovery points and their state, check results, pins, locks, point selection.
 
-Add here what reads or writes the directory's small files. It opens no artifact and talks to no server.
+Add here what reads or writes the small files of the directory. Nothing here opens an artifact or connects to
+a server.
 """

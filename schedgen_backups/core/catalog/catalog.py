@@ -1,9 +1,7 @@
-"""The backup directory: what lies in it, how a file gets into it whole or not at all, and what state each
-recovery point is in.
+"""The files of the backup directory: how they are found and written, and the state of each recovery point.
 
-Every write is staged, synced and renamed; a manifest is written last and never again. Add here what is about
-files and names, not about what is in them. Callers that write hold the `lock`. Deleting points is the
-business of retention, not of this module.
+Every write is staged, synced and renamed; a manifest is written last and never rewritten. Callers that write
+hold the `lock`. Names and small files only: `verify` reads artifacts, and `retention` deletes points.
 """
 
 from __future__ import annotations
@@ -63,33 +61,34 @@ STAGING_NAME = ".staging"
 SITE_NAME = "site.json"
 BASELINE_NAME = "missing_objects.json"
 CLOCK_TOLERANCE = timedelta(minutes=5)
-"""A point from further ahead than this means that a clock is or was wrong: this machine's, or that of the
-host that took it."""
+"""A point further ahead than this means that a clock is or was wrong: the clock of this machine, or of the
+host that took the point."""
 _NO_FILE_ERRORS = frozenset({errno.EINVAL, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENOTDIR})
-"""Of what is no file, or none of ours: no later look finds another (`open_regular`, `read_small_file`)."""
+"""Errors for a path that is not a regular or usable file; a retry cannot help (`open_regular`,
+`read_small_file`)."""
 _MANIFEST_GLOB = "manifest_*.json"
 _RECORDS_LOCK_NAME = ".records.lock"
 _STALE_SECONDS = 3600
-"""Writing a small file takes milliseconds: a temporary one of this age belongs to a process that was killed."""
+"""Writing a small file takes milliseconds: an older temporary file belongs to a process that was killed."""
 _Model = TypeVar("_Model", bound=FrozenModel)
 
 
 class PointState(str, Enum):
-    """What a recovery point is worth."""
+    """The state of a recovery point."""
 
     VERIFIED = "verified"
     UNVERIFIED = "unverified"
     FAILED = "failed"
-    """Looked at, and found wrong."""
+    """Checked, and at least one check failed."""
     PARTIAL = "partial"
-    """Without a manifest: a half of the backup failed, or it was never committed."""
+    """Without a manifest: one half of the backup failed, or the point was never committed."""
     FOREIGN = "foreign"
-    """Of another site's backup directory. Restored by its id only, until somebody adopts it."""
+    """From another site's backup directory. Restored only by its id, until an operator adopts it."""
     AHEAD = "ahead of the clock"
-    """Taken later than it is now by this machine's clock: that clock, or the one it was taken by, is wrong."""
+    """Taken later than this machine's current time: this clock, or that of the taking host, is wrong."""
     DAMAGED = "damaged"
-    """A file of it is missing, has another size, or cannot be read. It counts for nothing, hides nothing else
-    and is never removed."""
+    """One of its files is missing, has another size or cannot be read. The point does not count as verified,
+    does not hide other points, and is never removed."""
 
 
 @dataclass(frozen=True)
@@ -100,35 +99,35 @@ class FoundArtifact:
     path: Path
     size_bytes: int
     modified_ns: int = 0
-    """Since 1970, as the file system says."""
+    """Nanoseconds since 1970, from the file system."""
 
 
 @dataclass(frozen=True)
 class PointListing:
-    """One recovery point as the directory shows it."""
+    """One recovery point as found in the directory."""
 
     point_id: RecoveryPointId
     artifacts: tuple[FoundArtifact, ...]
     manifest: Manifest | None
     verification: Verification
     problems: tuple[str, ...] = ()
-    """What is wrong with its files at this moment, as far as names, sizes and the small files tell."""
+    """What is currently wrong with its files, judging by names, sizes and the small files."""
     unread_files: tuple[str, ...] = ()
-    """Names of committed files that nobody read since they were last modified: a copy, a move to another
-    host, or other bytes.
+    """Names of committed files that were not read since their last modification: after a copy, a move to
+    another host, or a change of content.
 
-    The point keeps its state until they were read again."""
+    The point keeps its state until they are read again."""
     is_foreign: bool = False
     is_ahead: bool = False
 
     @property
     def size_bytes(self) -> int:
-        """Of all its artifacts together."""
+        """Total size of its artifacts."""
         return sum(artifact.size_bytes for artifact in self.artifacts)
 
     @property
     def state(self) -> PointState:
-        """What the point is worth; what was never checked, or checked as other bytes, is unverified."""
+        """The state of the point; unverified when never checked, or checked on other content."""
         if self.is_foreign:
             return PointState.FOREIGN
         if self.problems:
@@ -148,11 +147,11 @@ class PointListing:
         return PointState.VERIFIED if is_bound and self.verification.is_verified else PointState.UNVERIFIED
 
     def artifact(self, kind: ArtifactKind) -> FoundArtifact | None:
-        """The file of this kind, or None when there is none."""
+        """Return the file of this kind, or None when there is none."""
         return next((artifact for artifact in self.artifacts if artifact.name.kind is kind), None)
 
     def get_path(self, kind: ArtifactKind) -> Path:
-        """The path of the file of this kind; VerificationError when the point has none."""
+        """Return the path of the file of this kind; raise VerificationError when the point has none."""
         artifact = self.artifact(kind)
         if artifact is None:
             raise VerificationError(
@@ -172,9 +171,9 @@ class Catalog:
         self._records_lock = FileLock(directory / _RECORDS_LOCK_NAME)
 
     def prepare(self) -> None:
-        """The directory exists, for its owner only, and can be written.
+        """Create the directory, accessible to its owner only, and check that it is writable.
 
-        ConfigurationError (permanent) otherwise.
+        ConfigurationError (permanent) on failure.
         """
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -184,14 +183,14 @@ class Catalog:
         except OSError as error:
             raise ConfigurationError(
                 f"BACKUP_DIR {self.directory} cannot be written: {error.strerror}",
-                hint="Make the folder and give it to the user that runs the backup, or point BACKUP_DIR "
-                "elsewhere.",
+                hint="Create the directory and give it to the user that runs the backup, or set "
+                "BACKUP_DIR to another one.",
             ) from error
 
     def sweep_staging(self) -> tuple[str, ...]:
-        """What dead runs left in the staging folder is gone, but `unfinished` archives; returns the names.
+        """Remove what dead runs left in the staging directory, except resumable archives; return the names.
 
-        Only with the lock held.
+        Requires the lock.
         """
         staging = self.directory / STAGING_NAME
         left = sorted(set(staging.glob("*")) - set(find_resumable(staging)))
@@ -201,7 +200,7 @@ class Catalog:
             else:
                 path.unlink()
         for path in self.directory.glob(f".*{TEMPORARY_SUFFIX}"):
-            # A writer without the lock may be at work on it this moment.
+            # A writer without the lock may be using it right now.
             with suppress(FileNotFoundError):
                 if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
                     path.unlink()
@@ -221,13 +220,13 @@ class Catalog:
 
     @contextmanager
     def stage(self, name: str) -> Generator[Path, None, None]:
-        """An empty folder on the same file system is there within the block, and gone after it.
+        """Provide an empty directory on the same file system within the block and remove it afterwards.
 
-        A full disk leaves it as StorageError.
+        Raises StorageError when the disk is full.
         """
         folder = self.directory / STAGING_NAME / name
         with translate_storage_errors(self.directory):
-            # Not `parents=True`: that makes the folders above as the umask likes.
+            # Not `parents=True`: that creates the parent directories with the umask's mode.
             folder.parent.mkdir(mode=0o700, exist_ok=True)
             folder.mkdir(mode=0o700)
             try:
@@ -236,13 +235,13 @@ class Catalog:
                 shutil.rmtree(folder)
 
     def publish(self, staged: Path) -> Path:
-        """The staged file is in the directory under its name, on disk; StorageError when that name is taken."""
+        """Move the staged file into the directory, synced to disk; StorageError when its name is taken."""
         target = self.directory / staged.name
         with translate_storage_errors(self.directory):
             if target.exists():
                 raise StorageError(
-                    f"{target} exists already and is never overwritten",
-                    hint="Is another run using the same second?",
+                    f"{target} already exists and is never overwritten",
+                    hint="Does another run use the same second?",
                 )
             sync_path(staged)
             staged.rename(target)
@@ -250,19 +249,19 @@ class Catalog:
         return target
 
     def read_site(self) -> Site | None:
-        """Return whose directory this is.
+        """Return the identity of this directory, or None before its first point.
 
-        None before its first point. VerificationError when site.json cannot be read.
+        VerificationError when site.json cannot be read.
         """
         return self.read_description(SITE_NAME, Site)
 
     def settle_site(self) -> Site:
-        """Return whose directory this is; make its id when it has none, or take the one that all its points
-        carry.
+        """Return the identity of this directory, and create it when there is none.
 
-        A damaged file is moved aside. Where the points carry several ids, all of them are then another site's
-        until they are adopted. A file that cannot be read now stays: the id is that of all the points, and
-        where they carry several, UnreadableFileError (retryable) is raised.
+        The id is the one that all points carry, otherwise a new one. A damaged file is moved aside. When the
+        points carry several ids, all of them are then foreign until they are adopted. A file that cannot be
+        read at the moment stays. In that case the points must carry exactly one id, otherwise
+        UnreadableFileError (retryable) is raised.
         """
         with self._records_lock.waited_for():
             ids = {manifest.site_id for manifest in self._read_manifests() if manifest.site_id}
@@ -289,7 +288,7 @@ class Catalog:
             (self.directory / name).rename(self.directory / f"{name}.damaged-{secrets.token_hex(4)}")
 
     def adopt(self, adoption: Adoption) -> None:
-        """Let a point of another site count from now on."""
+        """Accept a point of another site as one of this site."""
         site = self.settle_site()
         with self._records_lock.waited_for():
             site = self.read_site() or site
@@ -297,11 +296,10 @@ class Catalog:
             self.write_description(SITE_NAME, site.model_copy(update={"adopted": (*kept, adoption)}))
 
     def settle_baseline(self, missing: Sequence[str]) -> frozenset[str]:
-        """Return the keys whose absence is no news; the first call makes `missing` the baseline, each later
-        one takes out of it what is there again.
+        """Return the keys whose absence is already known; update the baseline.
 
-        `missing` is all that the live system lacks. While the file cannot be read nothing is known, and all
-        is news.
+        `missing` is everything that the live system lacks. The first call stores it as the baseline; each
+        later call removes the objects that exist again. While the file cannot be read, no key is known.
         """
         with self._records_lock.waited_for():
             try:
@@ -317,9 +315,9 @@ class Catalog:
         return still_missing.keys
 
     def accept_missing(self, accepted: Sequence[AcceptedObject]) -> None:
-        """Let the absence of these objects be no news from now on, until they are there again.
+        """Record these objects as missing with the operator's consent, until they exist again.
 
-        A damaged file of those before is moved aside.
+        A damaged baseline file is moved aside.
         """
         with self._records_lock.waited_for():
             try:
@@ -336,7 +334,7 @@ class Catalog:
             )
 
     def write_manifest(self, manifest: Manifest) -> Path:
-        """The point's manifest is on disk; StorageError when it has one already."""
+        """Write the point's manifest to disk; StorageError when it already has one."""
         name = f"manifest_{manifest.point_id}.json"
         with self.stage(name) as folder:
             staged = folder / name
@@ -345,21 +343,21 @@ class Catalog:
             return self.publish(staged)
 
     def write_verification(self, verification: Verification) -> Path:
-        """The point's verification is on disk, in place of an older one."""
+        """Write the point's verification to disk; replace an older one."""
         return self.write_description(f"verification_{verification.point_id}.json", verification)
 
     def write_description(self, name: str, value: FrozenModel) -> Path:
-        """A small file of this name holds the value, in place of an older one."""
+        """Write the value to a small file of this name; replace an older one."""
         with translate_storage_errors(self.directory):
-            # Not in the staging folder: a run that takes the lock sweeps that, and this is written without
-            # it, too.
+            # Not in the staging directory: a run that takes the lock sweeps it, and this is also written
+            # without the lock.
             write_atomically(self.directory / name, _as_json(value), owner=self._find_owner(name))
         return self.directory / name
 
     def _find_owner(self, name: str) -> tuple[int, int] | None:
-        """Return whose a file must be that root writes: that of the file before, otherwise of the directory.
+        """Return the owner for a file that root writes: that of the old file, otherwise of the directory.
 
-        Everybody else owns what he writes.
+        None for other users: they own what they write.
         """
         if os.geteuid() != 0:
             return None
@@ -370,26 +368,26 @@ class Catalog:
         return status.st_uid, status.st_gid
 
     def read_description(self, name: str, kind: type[_Model]) -> _Model | None:
-        """The value that a small file of this name holds, or None when there is none.
+        """Return the value stored in the small file of this name, or None when there is none.
 
         VerificationError when it is damaged.
         """
         return _read_model(self.directory / name, kind)
 
     def remove_file(self, path: Path) -> None:
-        """This one file of the directory is gone, on disk.
+        """Remove this file of the directory and sync the removal to disk.
 
-        StorageError when it cannot be removed. Only with the lock held.
+        StorageError when it cannot be removed. Requires the lock.
         """
         with translate_storage_errors(self.directory):
             path.unlink()
             sync_path(self.directory)
 
     def record_results(self, point_id: RecoveryPointId, results: tuple[CheckResult, ...]) -> Verification:
-        """Add these results to the point's verification, in place of older ones of the same checks; return
-        all results.
+        """Add these results to the point's verification and return all results.
 
-        A verification that cannot be read is replaced: what it said is lost, and only `results` is known.
+        They replace older results of the same checks. An unreadable verification is replaced; its results are
+        lost.
         """
         with self._records_lock.waited_for():
             before = Verification(point_id=point_id.text)
@@ -400,7 +398,7 @@ class Catalog:
         return verification
 
     def read_verification(self, point_id: RecoveryPointId) -> Verification:
-        """Return the results recorded for the point, none when it was never checked.
+        """Return the results recorded for the point; empty when it was never checked.
 
         VerificationError when the file is damaged.
         """
@@ -428,9 +426,9 @@ class Catalog:
                     yield manifest
 
     def list_points(self) -> tuple[PointListing, ...]:
-        """Return every recovery point, oldest first, partial and damaged ones included.
+        """Return every recovery point, oldest first, including partial and damaged ones.
 
-        One bad file never hides another point.
+        A bad file never hides another point.
         """
         artifacts: dict[RecoveryPointId, list[FoundArtifact]] = {}
         for artifact in self._find_artifacts():
@@ -445,7 +443,7 @@ class Catalog:
         with suppress(VerificationError):
             site = self.read_site()
         points = tuple(
-            self._look_at(point_id, artifacts.get(point_id, []), site) for point_id in sorted(committed | own)
+            self._inspect(point_id, artifacts.get(point_id, []), site) for point_id in sorted(committed | own)
         )
         if (
             site is None
@@ -458,14 +456,15 @@ class Catalog:
             )
             > 1
         ):
-            # Whose points these are is unknown: none is chosen, counted or removed, and each can be restored
-            # by its id.
+            # The owner of these points is unknown: none is selected, counted or removed, and each can be
+            # restored by its id.
             points = tuple(replace(point, is_foreign=point.manifest is not None) for point in points)
         return points
 
     def list_unmanaged(self) -> tuple[Path, ...]:
-        """Files with an artifact's name that are not ours, such as those of the shell script of before; they
-        are never touched.
+        """Return files that are named like artifacts but were not written by this tool; never touched.
+
+        For example those of the former shell script.
         """
         committed = self._find_committed()
         return tuple(
@@ -475,16 +474,16 @@ class Catalog:
         )
 
     def get_point(self, point_id: RecoveryPointId) -> PointListing:
-        """The recovery point with this id; PointNotFoundError (permanent) when there is none."""
+        """Return the recovery point with this id; PointNotFoundError (permanent) when there is none."""
         for point in self.list_points():
             if point.point_id == point_id:
                 return point
         raise PointNotFoundError(
-            f"there is no recovery point {point_id} in {self.directory}",
-            hint="`schedgen-backups list` shows those there are.",
+            f"no recovery point {point_id} in {self.directory}",
+            hint="`schedgen-backups list` shows the existing ones.",
         )
 
-    def _look_at(
+    def _inspect(
         self, point_id: RecoveryPointId, artifacts: list[FoundArtifact], site: Site | None
     ) -> PointListing:
         ordered = tuple(sorted(artifacts, key=lambda artifact: artifact.name.kind.value, reverse=True))
@@ -531,7 +530,7 @@ class Catalog:
     def _find_committed(self) -> set[RecoveryPointId]:
         found: set[RecoveryPointId] = set()
         for path in self.directory.glob(_MANIFEST_GLOB):
-            with suppress(ConfigurationError):  # somebody's copy under another name
+            with suppress(ConfigurationError):  # a copy under another name
                 found.add(RecoveryPointId.parse(path.stem.removeprefix("manifest_")))
         return found
 
@@ -541,7 +540,7 @@ class Catalog:
             name = ArtifactName.from_file_name(path.name)
             if name is None:
                 continue
-            with suppress(FileNotFoundError):  # prune removed it just now, or it is a link to nothing
+            with suppress(FileNotFoundError):  # removed by prune meanwhile, or a dangling link
                 status = path.stat()
                 if not stat.S_ISREG(status.st_mode):
                     continue
@@ -551,7 +550,7 @@ class Catalog:
 
 @contextmanager
 def translate_storage_errors(directory: Path) -> Generator[None, None, None]:
-    """Errors of the file system within the block leave it as StorageError with a hint."""
+    """Convert errors of the file system within the block to StorageError with a hint."""
     try:
         yield
     except BackupError:
@@ -559,13 +558,13 @@ def translate_storage_errors(directory: Path) -> Generator[None, None, None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             hint = (
-                "Make room, or move BACKUP_DIR to a larger disk. Nothing was published; older recovery "
-                "points are untouched."
+                "Free some space, or move BACKUP_DIR to a larger disk. Nothing was published; older recovery "
+                "points are unchanged."
             )
             raise StorageError(f"the disk of {directory} is full", hint=hint) from error
         raise StorageError(
             f"{directory} cannot be used: {error.strerror or error}",
-            hint="Look at the disk and at its permissions.",
+            hint="Check the disk and the permissions.",
         ) from error
 
 
@@ -574,9 +573,9 @@ def _as_json(value: FrozenModel) -> bytes:
 
 
 def is_ours(artifact: FoundArtifact) -> bool:
-    """Whether the file describes itself as ours do; the shell script's do not.
+    """Return whether the file has the footer of this tool; files of the shell script do not.
 
-    A file that cannot be read is not known to be ours.
+    False for a file that cannot be read.
     """
     try:
         with open_regular(artifact.path) as file:
@@ -590,22 +589,22 @@ def _require_id(point_id: RecoveryPointId, found: str, path: Path) -> None:
     """Raise VerificationError when the file was written for another point: it was exchanged or renamed."""
     if found != point_id.text:
         raise VerificationError(
-            f"{path.name} is of recovery point {found}",
-            hint="It was exchanged or renamed; `schedgen-backups verify ID` reads again.",
+            f"{path.name} belongs to recovery point {found}",
+            hint="It was exchanged or renamed; `schedgen-backups verify ID` checks the point again.",
         )
 
 
 def _require_format(path: Path, content: bytes) -> None:
-    """Raise VerificationError when the file says that it was written in another format, older or newer."""
+    """Raise VerificationError when the file states an unsupported format version."""
     try:
         stated = json.loads(content).get("format_version", FORMAT_VERSION)
     except (ValueError, AttributeError, RecursionError):
         return
     if not isinstance(stated, int) or stated not in READABLE_FORMAT_VERSIONS:
         raise VerificationError(
-            f"{path.name} is in another format than this version's, which is {FORMAT_VERSION}",
-            hint="It was written by another version of schedgen-backups, which reads it; `schedgen-backups "
-            "restore ID` restores the artifacts.",
+            f"{path.name} has an unsupported format; this version writes format {FORMAT_VERSION}",
+            hint="It was written by another version of schedgen-backups, which can read it; "
+            "`schedgen-backups restore ID` restores the artifacts.",
         )
 
 
@@ -630,17 +629,20 @@ def _read_model(path: Path, kind: type[_Model]) -> _Model | None:
 def _find_hint(name: str) -> str:
     if name == SITE_NAME:
         return (
-            "`schedgen-backups list` shows which points are foreign for want of it, and "
-            "`schedgen-backups adopt ID` takes one back."
+            "`schedgen-backups list` shows which points are foreign because of this, and "
+            "`schedgen-backups adopt ID` adopts one of them."
         )
     if name == BASELINE_NAME:
         return (
-            "Until it is mended each missing object is news; `schedgen-backups accept-missing` begins a "
-            "new one."
+            "Until it is repaired, every missing object is reported as new; `schedgen-backups "
+            "accept-missing` creates a new file."
         )
     if name.startswith("pin_"):
-        return "The point stays. `schedgen-backups unpin ID` and `schedgen-backups pin ID` make the pin anew."
+        return (
+            "The point is kept. `schedgen-backups unpin ID` and then `schedgen-backups pin ID` recreate "
+            "the pin."
+        )
     return (
-        "The artifacts describe themselves: `schedgen-backups verify ID` reads them again, "
+        "The artifacts contain their own metadata: `schedgen-backups verify ID` checks them again, "
         "`schedgen-backups restore ID` restores them."
     )

@@ -1,8 +1,8 @@
-"""What was proven of a recovery point: checks, the levels they add up to, and when each was seen to hold.
+"""Check results of recovery points and the verification levels that follow from them.
 
-Add a check when a new proof exists, with the level it belongs to. A result is bound to the digests of the
-files it was found on, so that it says nothing of other files. Values only: `verify` and `restore` find the
-results, `catalog` keeps them. Unknown is never success.
+Add a check together with the level to which it belongs. A result is bound to the digests of the files that
+were checked, so it does not apply to other files. Values only: `verify` and `restore` produce the results,
+`catalog` stores them. An unknown result never counts as success.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class VerificationLevel(str, Enum):
 
 
 class CheckStatus(str, Enum):
-    """What is known of a check. Only PASSED is success."""
+    """The result of a check. Only PASSED is success."""
 
     PASSED = "passed"
     FAILED = "failed"
     INCOMPLETE = "missing in the live system"
-    """The backup has all there is; the live system lacks objects that it had."""
+    """The backup contains everything that exists; the live system itself lacks referenced objects."""
     NOT_CONFIGURED = "not configured"
     UNKNOWN = "unknown"
 
 
 class Check(str, Enum):
-    """A sentence about a recovery point that is either seen to hold or not."""
+    """A statement about a recovery point that a check confirms or refutes."""
 
     DUMP_IS_STORED = "dump_is_stored"
     DUMP_IS_COMPLETE = "dump_is_complete"
@@ -73,15 +73,15 @@ DATABASE_CHECKS = (Check.DUMP_IS_STORED, Check.DUMP_IS_COMPLETE, Check.DUMP_MATC
 BUCKET_CHECKS = (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE, Check.EVERY_OBJECT_IS_ARCHIVED)
 POINT_CHECKS = (Check.REFERENCES_RESOLVE,)
 STORED_CHECKS = {ArtifactKind.DATABASE: Check.DUMP_IS_STORED, ArtifactKind.BUCKET: Check.ARCHIVE_IS_STORED}
-"""What every byte of a half's file is read for."""
+"""The checks that read every byte of an artifact."""
 DRILL_ONLY_CHECKS = (Check.REFERENCED_PDFS_OPEN, Check.OPERATOR_CHECKS_HOLD, Check.DRILL_IS_IN_TIME)
-"""What a drill finds beside the levels: of the data itself, or of the time it took. A point may be whole
-where these fail."""
+"""Checks of a drill that belong to no level: on the data itself, or on the duration. They may fail for an
+intact point."""
 COMMIT_CHECKS = (*DATABASE_CHECKS, *BUCKET_CHECKS, *POINT_CHECKS)
 
 
 class CheckResult(FrozenModel):
-    """What was found of one check, on which bytes, and when."""
+    """The result of one check, with the files it was run on and the time."""
 
     check: Annotated[Check, Field(validation_alias=AliasChoices("check", "claim"))]
     status: CheckStatus
@@ -90,47 +90,48 @@ class CheckResult(FrozenModel):
     checked_at: AwareDatetime
     checked_by: str = ""
     artifacts: dict[ArtifactKind, str] = {}
-    """The SHA-256 of each file that was looked at."""
+    """The SHA-256 of each file that was checked."""
     file_modified_ns: int | None = None
-    """Of the checks on a file's bytes: when the file was last modified, in nanoseconds since 1970, as it was
-    read."""
+    """Modification time of the file when it was read, in nanoseconds since 1970; only for checks that read a
+    whole file."""
 
     @property
     def is_passed(self) -> bool:
-        """Whether the check was seen to hold; unknown and not configured are not that."""
+        """Whether the check passed; false for unknown and not configured."""
         return self.status is CheckStatus.PASSED
 
 
 class LevelResult(FrozenModel):
-    """How a recovery point stands on one level."""
+    """The status of a recovery point on one level."""
 
     level: VerificationLevel
     status: CheckStatus
     checked_at: AwareDatetime | None
-    """The oldest of the checks' times: the level is no fresher than that."""
+    """The time of the oldest check in the level."""
 
 
 class Verification(FrozenModel):
-    """All that was found of one recovery point so far, newest result per check."""
+    """All results of one recovery point so far, the newest per check."""
 
     format_version: int = FORMAT_VERSION
     point_id: str
     results: tuple[CheckResult, ...] = ()
 
     def result(self, check: Check) -> CheckResult | None:
-        """The newest result of this check, or None when nobody looked."""
+        """Return the newest result of this check, or None when it was never run."""
         return next((result for result in self.results if result.check is check), None)
 
     def with_results(self, new_results: tuple[CheckResult, ...]) -> Verification:
-        """The same with these results in place of older ones of the same checks."""
+        """Return a copy in which these results replace older ones of the same checks."""
         replaced = {result.check for result in new_results}
         kept = tuple(result for result in self.results if result.check not in replaced)
         in_order = sorted((*kept, *new_results), key=lambda result: list(Check).index(result.check))
         return self.model_copy(update={"results": tuple(in_order), "format_version": FORMAT_VERSION})
 
     def level(self, level: VerificationLevel) -> LevelResult:
-        """How the point stands on this level: failed if any check failed, passed if all passed, otherwise
-        unknown.
+        """Return the point's status on this level.
+
+        Failed if any check failed, passed if all passed, otherwise incomplete, not configured or unknown.
         """
         found = [self.result(check) for check in CHECKS_BY_LEVEL[level]]
         results = [result for result in found if result is not None]
@@ -151,12 +152,12 @@ class Verification(FrozenModel):
         return LevelResult(level=level, status=status, checked_at=checked_at)
 
     def levels(self) -> tuple[LevelResult, ...]:
-        """How the point stands on every level, lowest first."""
+        """Return the point's status on every level, lowest first."""
         return tuple(self.level(level) for level in VerificationLevel)
 
     @property
     def is_failed(self) -> bool:
-        """Whether a check that a level stands on was seen to fail."""
+        """Whether a check that belongs to a level failed."""
         return any(
             result.status is CheckStatus.FAILED
             for result in self.results
@@ -165,7 +166,7 @@ class Verification(FrozenModel):
 
     @property
     def is_verified(self) -> bool:
-        """Whether the bytes are right, both halves are whole, and no referenced object was lost."""
+        """Whether the bytes are correct, both halves are complete, and no referenced object was lost."""
         return (
             self.level(VerificationLevel.STORED).status is CheckStatus.PASSED
             and self.level(VerificationLevel.PARSED).status is CheckStatus.PASSED
@@ -175,9 +176,7 @@ class Verification(FrozenModel):
 
     @property
     def is_coherent(self) -> bool:
-        """Whether the live system had every object that the database referred to, but those known to be
-        missing.
-        """
+        """Whether the live system had every referenced object, apart from those known to be missing."""
         return self.level(VerificationLevel.COHERENT).status in {
             CheckStatus.PASSED,
             CheckStatus.NOT_CONFIGURED,

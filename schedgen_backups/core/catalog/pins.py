@@ -1,8 +1,7 @@
-"""Keeps retention from removing a recovery point while somebody reads it: a pin of our own that expires by
-itself and is taken back at the end.
+"""Pins: they keep retention from removing a recovery point.
 
-A pin of the operators stays as it is, or comes back. Deciding what goes is `retention`'s business, pins as
-such are `pruning`'s.
+A temporary pin protects a point while it is read. It expires on its own and is removed at the end. A pin set
+by the operator is left in place or restored.
 """
 
 from __future__ import annotations
@@ -19,36 +18,36 @@ from schedgen_backups.core.model import FrozenModel, RecoveryPointId
 
 
 class Pin(FrozenModel):
-    """Why a recovery point must stay, and for how long."""
+    """Why a recovery point must be kept, and until when."""
 
     point_id: str
     reason: str
     pinned_by: str = ""
     pinned_at: AwareDatetime
     expires_at: AwareDatetime | None = None
-    """None: until somebody takes it away."""
+    """None means until the pin is removed."""
 
     def is_valid(self, now: datetime) -> bool:
-        """Whether the pin still holds."""
+        """Return whether the pin has not expired."""
         return self.expires_at is None or now < self.expires_at
 
 
 def write_pin(catalog: Catalog, pin: Pin) -> None:
-    """The point stays until the pin expires or is removed."""
+    """Keep the point until the pin expires or is removed."""
     catalog.write_description(catalog.pin_path(RecoveryPointId.parse(pin.point_id)).name, pin)
 
 
 def read_pin(catalog: Catalog, point_id: RecoveryPointId) -> Pin | None:
-    """The point's pin, or None; a damaged pin is a VerificationError, which keeps everything."""
+    """Return the point's pin, or None; VerificationError when the pin is damaged."""
     return catalog.read_description(catalog.pin_path(point_id).name, Pin)
 
 
 def describe_pin(catalog: Catalog, point_id: RecoveryPointId) -> str:
-    """Return in words whether the point is pinned, until when and why; empty when it is not."""
+    """Describe the pin: whether the point is pinned, until when and why; empty without a pin."""
     try:
         pin = read_pin(catalog, point_id)
     except VerificationError:
-        return "pin cannot be read: the point stays"
+        return "pin cannot be read: the point is kept"
     if pin is None:
         return ""
     if pin.expires_at is None:
@@ -58,7 +57,7 @@ def describe_pin(catalog: Catalog, point_id: RecoveryPointId) -> str:
 
 
 def remove_pin(catalog: Catalog, point_id: RecoveryPointId) -> bool:
-    """The point is not pinned; returns whether it was."""
+    """Remove the pin; return whether one existed."""
     path = catalog.pin_path(point_id)
     if not path.exists():
         return False
@@ -70,9 +69,9 @@ def remove_pin(catalog: Catalog, point_id: RecoveryPointId) -> bool:
 def pin_temporarily(
     catalog: Catalog, point_id: RecoveryPointId, *, reason: str, pinned_by: str, max_duration: timedelta
 ) -> Generator[PointListing, None, None]:
-    """The point stays within the block, and for `max_duration` at the most when this process dies in it.
+    """Keep the point within the block, and at most for `max_duration` if this process dies in it.
 
-    ConfigurationError when there is no such point, also when retention has removed it a moment ago.
+    ConfigurationError when the point does not exist, for example because retention has just removed it.
     """
     catalog.get_point(point_id)
     now = datetime.now(timezone.utc)
@@ -92,7 +91,7 @@ def pin_temporarily(
     try:
         yield catalog.get_point(point_id)
     finally:
-        # Somebody may have pinned or unpinned it meanwhile.
+        # The operator may have changed the pin in the meantime.
         if not is_pinned_anyway and read_pin(catalog, point_id) == pin:
             if before is not None and before.is_valid(datetime.now(timezone.utc)):
                 write_pin(catalog, before)

@@ -1,8 +1,7 @@
-"""Archives that a killed capture left in its staging folder, with a journal of the objects that are in them.
+"""Archives that a killed capture left in its staging directory, with a journal of their objects.
 
-Here lives what makes such a folder known again: its files' names, and whose bucket it is. What of it is used
-is decided by `reuse`, when it is removed by `capture` and `catalog`. A dump that was cut short is worth
-nothing and has no place here.
+File names and the recorded source make such a directory recognizable. `unchanged` decides which objects are
+reused; `capture` and `catalog` remove the directory. A truncated dump cannot be resumed.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from schedgen_backups.core.system.files import open_regular, read_small_file
 JOURNAL_NAME = "entries.jsonl"
 _SOURCE_NAME = "source.json"
 _KEPT_SECONDS = 7 * 24 * 3600
-"""So old, most of what it holds is in newer archives too."""
+"""Most objects of an older archive are also in newer archives."""
 
 
 class _Source(FrozenModel):
-    """The bucket that an unfinished archive is of, and the file's name."""
+    """The source bucket of an unfinished archive, and the file's name."""
 
     endpoint: str
     bucket: str
@@ -34,36 +33,34 @@ class _Source(FrozenModel):
 
 
 def write_source(folder: Path, settings: BucketSettings, file_name: str) -> None:
-    """The staging folder says whose bucket the file in it is of."""
+    """Record in the staging directory which bucket its archive is from."""
     source = _Source(endpoint=settings.endpoint, bucket=settings.bucket, file_name=file_name)
     (folder / _SOURCE_NAME).write_text(source.model_dump_json(), "utf-8")
 
 
 def find_resumable(staging: Path) -> tuple[Path, ...]:
-    """Folders below `staging`, at most a week old, that hold an archive and its journal; the newest first."""
+    """Return directories in `staging`, at most a week old, that have a journal; the newest first."""
     limit = time.time() - _KEPT_SECONDS
     found: list[Path] = []
     for path in staging.glob(f"*/{JOURNAL_NAME}"):
-        with suppress(FileNotFoundError):  # its capture ended just now
+        with suppress(FileNotFoundError):  # its capture has just ended
             if not path.parent.is_symlink() and path.lstat().st_mtime > limit:
                 found.append(path.parent)
     return tuple(sorted(found, reverse=True))
 
 
 def find_archive(folder: Path, settings: BucketSettings) -> Path | None:
-    """The unfinished archive in this folder, or None when it is of another bucket or the folder does not
-    tell.
-    """
+    """Return the unfinished archive in this directory; None when its bucket is another or unknown."""
     try:
         source = _Source.model_validate_json(read_small_file(folder / _SOURCE_NAME))
-    except (OSError, ValidationError):  # killed before it was written: nothing to take over
+    except (OSError, ValidationError):  # killed before it was written: nothing to resume
         return None
     is_same = (source.endpoint, source.bucket) == (settings.endpoint, settings.bucket)
     return folder / Path(source.file_name).name if is_same else None
 
 
 def read_journal(folder: Path) -> Iterator[ObjectEntry]:
-    """Yields the objects that the unfinished archive holds, up to the first line that is not whole.
+    """Yield the objects in the unfinished archive, up to the first incomplete line.
 
     OSError when the disk fails.
     """
@@ -73,6 +70,6 @@ def read_journal(folder: Path) -> Iterator[ObjectEntry]:
                 entry = ObjectEntry.model_validate_json(line)
             except ValidationError:
                 return
-            if entry.is_etag_verified is False:  # of format 1: taken over it would count as proven
+            if entry.is_etag_verified is False:  # of format 1: when copied, it would count as proven
                 return
             yield entry

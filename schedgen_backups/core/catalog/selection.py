@@ -1,6 +1,4 @@
-"""Chooses recovery points: the newest verified one, one named by a person, one as of a time; and says how the
-directory stands at a moment.
-"""
+"""Select recovery points by id, label or time, and describe the state of the directory."""
 
 from __future__ import annotations
 
@@ -31,22 +29,21 @@ def find_newest_verified(catalog: Catalog, *, label: str = "") -> PointListing |
 
 
 def has_label(point: PointListing, label: str) -> bool:
-    """Whether the point has the label, given as `key` or `key=value`; every point has an empty one."""
+    """Return whether the point has the label (`key` or `key=value`); true for an empty label."""
     key, separator, value = label.partition("=")
     labels = point.manifest.origin.labels if point.manifest is not None else {}
     return not label or (labels.get(key) == value if separator else key in labels)
 
 
 def resolve_point(catalog: Catalog, text: str, *, as_of: str = "", timezone: tzinfo = UTC) -> PointListing:
-    """Return the point that a person named: an id, or `latest` for the newest committed one, with `as_of` the
-    newest verified one of that time.
+    """Return the point with this id, or for `latest` the newest committed one.
 
-    `as_of` is an ISO 8601 time, in `timezone` where it has no offset. PointNotFoundError when there is no
-    such point.
+    With `as_of`, `latest` means the newest verified point whose snapshot is not later. `as_of` is an ISO 8601
+    time, in `timezone` when it has no offset. PointNotFoundError when no point matches.
     """
     if as_of and text != LATEST:
         raise ConfigurationError(
-            f"both {text} and a time are given", hint="Give `latest` as the id beside --as-of."
+            f"both {text} and a time are given", hint="Use `latest` instead of an id with --as-of."
         )
     if as_of:
         return _find_as_of(catalog, as_of, timezone)
@@ -59,7 +56,7 @@ def resolve_point(catalog: Catalog, text: str, *, as_of: str = "", timezone: tzi
         ]
         if not committed:
             raise PointNotFoundError(
-                f"there is no committed recovery point in {catalog.directory}",
+                f"no committed recovery point in {catalog.directory}",
                 hint="Take one: schedgen-backups backup",
             )
         return committed[-1]
@@ -83,43 +80,44 @@ def _find_as_of(catalog: Catalog, text: str, timezone: tzinfo) -> PointListing:
     ]
     if not fitting:
         raise PointNotFoundError(
-            f"no verified recovery point is as old as {text}",
-            hint="`schedgen-backups list` shows those there are.",
+            f"no verified recovery point was taken at or before {text}",
+            hint="`schedgen-backups list` shows the existing ones.",
         )
     return fitting[-1]
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """The newest verified recovery point at a moment."""
+    """The newest verified recovery point at a given time."""
 
     newest: PointListing | None
     now: datetime
     foreign_count: int = 0
-    """Points that are listed as another site's."""
+    """Number of points that belong to another site."""
 
     @property
     def age(self) -> timedelta | None:
-        """Since its data was captured; None when no point is verified."""
+        """Time since its data was captured; None when no point is verified."""
         return self.now - self.newest.point_id.taken_at if self.newest is not None else None
 
     def is_too_old(self, max_age: timedelta, *, watched_since: datetime | None = None) -> bool:
-        """Whether there is no verified point younger than `max_age`; before the first one, whether it was
-        waited for that long.
+        """Return whether no verified point is younger than `max_age`.
+
+        Before the first verified point, count from `watched_since`.
         """
         if self.age is not None:
             return self.age > max_age
         return watched_since is None or self.now - watched_since > max_age
 
     def describe(self) -> str:
-        """Id and age in words."""
+        """Return the id and age as text."""
         own = (
             "none"
             if self.newest is None or self.age is None
             else f"{self.newest.point_id}, {self.age.total_seconds() / 3600:.1f} h old"
         )
         return (
-            f"{own}; {self.foreign_count} of another site, or of one whose {SITE_NAME} is lost"
+            f"{own}; {self.foreign_count} of another site, or of a site whose {SITE_NAME} is lost"
             if self.foreign_count
             else own
         )
@@ -127,16 +125,16 @@ class Freshness:
 
 @dataclass(frozen=True)
 class Overview:
-    """How the recovery points of a directory stand at a moment."""
+    """The state of a directory's recovery points at a given time."""
 
     freshness: Freshness
     broken: tuple[PointListing, ...]
-    """This site's committed points that are damaged or failed, oldest first. They count for nothing and are
-    never removed."""
+    """This site's committed points that are damaged or failed, oldest first. They do not count as verified
+    and are never removed."""
     ahead: tuple[PointListing, ...]
-    """Its points from later than now, oldest first."""
+    """This site's points that are ahead of the clock, oldest first."""
     due_count: int
-    """How many points are to be read again."""
+    """Number of points that must be read again."""
 
     @property
     def is_intact(self) -> bool:
@@ -144,14 +142,14 @@ class Overview:
         return not self.broken and not self.ahead
 
     def describe_freshness(self, max_age: timedelta) -> str:
-        """The newest verified point and how old it may be, in words."""
+        """Return the newest verified point and the maximum age as text."""
         return (
-            f"newest verified recovery point: {self.freshness.describe()}, allowed are "
-            f"{max_age.total_seconds() / 3600:g} h"
+            f"newest verified recovery point: {self.freshness.describe()} (limit "
+            f"{max_age.total_seconds() / 3600:g} h)"
         )
 
     def describe_intactness(self) -> str:
-        """What is wrong with the points, or that nothing is, and how many are to be read again."""
+        """Return the points' problems as text, or that there are none, and how many must be read again."""
         parts = [self.describe_broken()] if self.broken else []
         if self.ahead:
             parts.append(f"ahead of the clock: {self.describe_ahead()}")
@@ -160,14 +158,14 @@ class Overview:
         return "; ".join(parts) or "no committed recovery point is damaged, failed or ahead of the clock"
 
     def describe_broken(self) -> str:
-        """Each broken point with what is wrong with it."""
+        """Return each broken point with its problem."""
         return "; ".join(
             f"{point.point_id} {point.state.value}: {_name_problem(point)}"
             for point in self.broken[-NAMED_LIMIT:]
         )
 
     def describe_ahead(self) -> str:
-        """The points that are ahead, beside this machine's time."""
+        """Return the points that are ahead, with this machine's time."""
         names = name_some([point.point_id.text for point in reversed(self.ahead)])
         return f"{names}; this machine's clock says {self.freshness.now:%Y-%m-%d %H:%M:%S} UTC"
 
@@ -178,7 +176,7 @@ def _name_problem(point: PointListing) -> str:
 
 
 def look_over(catalog: Catalog, now: datetime) -> Overview:
-    """Look at every point; nothing is found when the directory is missing."""
+    """Return the state of all points; no points when the directory does not exist."""
     points = catalog.list_points() if catalog.directory.is_dir() else ()
     newest = next((point for point in reversed(points) if point.state is PointState.VERIFIED), None)
     broken = [
@@ -194,7 +192,7 @@ def look_over(catalog: Catalog, now: datetime) -> Overview:
 
 
 def measure_freshness(catalog: Catalog, now: datetime) -> Freshness:
-    """The newest verified point; none when the directory is missing.
+    """Return the newest verified point; none when the directory does not exist.
 
     VerificationError when a file of the catalog is damaged.
     """
@@ -202,7 +200,7 @@ def measure_freshness(catalog: Catalog, now: datetime) -> Freshness:
 
 
 def describe_freshness(catalog: Catalog, now: datetime) -> str:
-    """The same in words, whatever the state of the directory: it goes into alerts, which must go out."""
+    """Return the freshness as text for an alert; errors become text, so that the alert is always sent."""
     try:
         return measure_freshness(catalog, now).describe()
     except (OSError, VerificationError) as error:

@@ -1,4 +1,4 @@
 """Threads and their limits: pools, prefetch, memory and rate limits, task graphs.
 
-Add here what bounds or orders work. It knows nothing about backups.
+Add here what limits or orders work. Nothing here knows about backups.
 """

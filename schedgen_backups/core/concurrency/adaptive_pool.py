@@ -1,4 +1,4 @@
-"""Threads that make requests, never more at a time than make the server faster."""
+"""A thread pool for requests that adapts its concurrency to what the server handles best."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from typing import Any, TypeVar
 
 START = 8
 _LEAST_TRIED = 4
-"""Fewer are never better for a server that takes more than one at a time; only refusals lead there."""
+"""Fewer are never faster for a server that accepts more than one at a time; only refusals go below this."""
 _ROUND_REQUESTS = 4
-"""So many requests for each one in flight are a measurement, and at least this time:"""
+"""A measurement needs this many answers per request in flight, and at least the time below."""
 _ROUND_SECONDS = 0.3
 _REQUEST_BYTES = 100_000
-"""So many bytes cost a server as much as a request (SeaweedFS, 2026-11-25)."""
+"""Transferring this many bytes costs a server as much as a request (SeaweedFS, 2026-11-25)."""
 _MORE = 1.05
-"""More requests in flight must bring so many times as much, or they only wait longer."""
+"""Speed factor that more requests in flight must reach; otherwise they only wait longer."""
 _LESS = 0.97
-"""Fewer in flight may bring so much less."""
+"""Speed factor that fewer requests in flight must reach."""
 _FORGET = 0.99
-"""So much of the best speed is held against the next trial: small losses must not add up, step by step, to a
-large one."""
+"""Share of the best speed that the next trial is compared with; otherwise small losses could add up step by
+step."""
 _REST_ROUNDS = 4
 _REFUSAL_SECONDS = 1.0
-"""Refusals that come so soon after one another are of the same moment."""
+"""Refusals within this time count as one."""
 
 
 class AdaptiveLimit:
-    """The number of requests that may be in flight, between 1 and `most`; not for several threads.
+    """The number of requests that may be in flight, between 1 and `most`; not thread-safe.
 
-    It climbs: a number is tried for a round, kept when the server got through more in that time, or hardly
-    less with fewer, and taken back otherwise.
+    It is a hill climber. Each number is tried for a round and kept when the server was faster, or hardly
+    slower with fewer requests; otherwise the previous number is used again.
     """
 
     def __init__(self, most: int, *, now: float, start: int = START) -> None:
@@ -48,7 +48,7 @@ class AdaptiveLimit:
         self._begin_round(now)
 
     def note_answer(self, size_bytes: int, *, now: float) -> None:
-        """A request was answered with so many bytes."""
+        """Count an answer of this size in bytes."""
         self._count += 1
         self._work += 1 + size_bytes / _REQUEST_BYTES
         elapsed = now - self._started
@@ -57,7 +57,7 @@ class AdaptiveLimit:
             self._begin_round(now)
 
     def note_refusal(self, *, now: float) -> None:
-        """The server said that it is too much (503 SlowDown, 429)."""
+        """Reduce the limit: the server reported overload (503 SlowDown, 429)."""
         if now - self._refused_at < _REFUSAL_SECONDS:
             return
         self._refused_at = now
@@ -108,10 +108,10 @@ _Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
 
 class AdaptivePool:
-    """Does calls on threads in the order given; a context manager.
+    """Runs calls on threads in the order given; a context manager.
 
-    Threads above the limit wait before they take a call, so that none is held up that was taken, and nobody
-    is woken for each request.
+    Threads above the limit wait before they take a call. A call that was taken is therefore never delayed,
+    and no thread is woken for each request.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -127,9 +127,9 @@ class AdaptivePool:
             thread.start()
 
     def submit(self, call: Callable[..., _Result], *arguments: object) -> Future[_Result]:
-        """The call will be done after those before it have begun; it is cancelled when the pool is closed."""
+        """Queue the call behind earlier ones; it is cancelled when the pool is closed."""
         future: Future[_Result] = Future()
-        # With the lock: a call that came behind the end marks of `close` would wait for ever.
+        # With the lock: a call behind the end marks of `close` would wait forever.
         with self._changed:
             if self._is_closed:
                 future.cancel()
@@ -138,7 +138,7 @@ class AdaptivePool:
         return future
 
     def note_answer(self, size_bytes: int) -> None:
-        """The server answered a request with so many bytes."""
+        """Count a server's answer of this size in bytes."""
         with self._changed:
             before = self._adaptive.limit
             self._adaptive.note_answer(size_bytes, now=time.monotonic())
@@ -146,16 +146,16 @@ class AdaptivePool:
                 self._changed.notify_all()
 
     def note_refusal(self) -> None:
-        """The server said that it is too much."""
+        """Reduce the limit: the server reported overload."""
         with self._changed:
             self._adaptive.note_refusal(now=time.monotonic())
 
     def close(self) -> None:
-        """Calls that have not begun are cancelled, the others and the threads have ended. Safe to call twice."""
+        """Cancel calls that have not started, and wait for the others. Safe to call twice."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        # Threads take calls at the same time: the queue may be empty whatever it was before.
+        # Threads take calls at the same time, so the queue may become empty.
         with suppress(queue.Empty):
             while True:
                 waiting = self._calls.get_nowait()
@@ -174,7 +174,7 @@ class AdaptivePool:
 
     def _work(self, number: int) -> None:
         while True:
-            # Looked at without the lock first: nearly always it is this thread's turn.
+            # Checked without the lock first: nearly always this thread may go on.
             if number >= self._adaptive.limit:
                 with self._changed:
                     self._changed.wait_for(lambda: number < self._adaptive.limit or self._is_closed)
@@ -186,9 +186,9 @@ class AdaptivePool:
                 continue
             try:
                 result = call(*arguments)
-            except BaseException as error:  # noqa: BLE001 - it comes out where the result is asked for
+            except BaseException as error:  # noqa: BLE001 - raised where the result is requested
                 future.set_exception(error)
             else:
                 future.set_result(result)
-            # A thread that waits must not keep the last object in memory.
+            # A waiting thread must not keep the last object in memory.
             del waiting, future, arguments

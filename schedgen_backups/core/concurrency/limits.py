@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class MemoryBudget:
-    """So many bytes may be held at a time, by all threads together."""
+    """A limit on the bytes that all threads together may hold at a time."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -18,8 +18,9 @@ class MemoryBudget:
 
     @contextmanager
     def hold(self, size_bytes: int) -> Generator[None, None, None]:
-        """So many bytes are the caller's within the block, which begins when they are free; more than there
-        are count as all of them.
+        """Reserve this many bytes within the block, which begins when they are free.
+
+        A size above the limit reserves the whole limit.
         """
         wanted = min(size_bytes, self._limit_bytes)
         with self._changed:
@@ -34,13 +35,11 @@ class MemoryBudget:
 
 
 _BURST_SECONDS = 1.0
-"""What was not used in this time may be used at once afterwards."""
+"""Unused rate of this period may be used at once afterwards."""
 
 
 class RateLimit:
-    """Bytes that pass, from any thread, are together no faster than the rate; without a rate they pass at
-    once.
-    """
+    """A limit on the rate of bytes of all threads together; zero means unlimited."""
 
     def __init__(self, max_mb_per_second: int) -> None:
         self._bytes_per_second = max_mb_per_second * 1_000_000
@@ -48,7 +47,7 @@ class RateLimit:
         self._paid_until = time.monotonic() - _BURST_SECONDS
 
     def wait_for(self, size_bytes: int) -> None:
-        """So many bytes may have passed by now."""
+        """Wait until this many more bytes may pass."""
         if not self._bytes_per_second:
             return
         now = time.monotonic()

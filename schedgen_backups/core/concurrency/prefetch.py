@@ -1,8 +1,7 @@
-"""Iterates on a thread of its own, some batches ahead of whoever uses them: the next page of a listing comes
-while objects are read.
+"""Iterate on a separate thread, some batches ahead of the consumer.
 
-For one slow source that one thread reads in order. Parallel work belongs to a thread pool, calls that need an
-order to `ordered_worker`.
+For one slow source that is read in order, for example the next page of a listing while objects are read. Use
+a thread pool for parallel work and `serial_worker` for calls that need an order.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ _Item = TypeVar("_Item")
 
 
 def prefetch(items: Iterable[_Item], *, batch_count: int, batches: int) -> Generator[list[_Item], None, None]:
-    """Yields the items in lists of at most `batch_count`, at most so many `batches` ahead; what `items`
-    raises comes out behind what came before it.
+    """Yield the items in lists of at most `batch_count`, at most `batches` lists ahead of the consumer.
 
-    Close it when it is not read to its end: then its thread has ended.
+    An exception of `items` is raised after the items before it. Close the generator when it is not exhausted:
+    this ends its thread.
     """
     iterator = iter(items)
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead")

@@ -1,8 +1,7 @@
-"""One thread that does calls in the order given while the caller goes on: digests beside reading and
-compressing.
+"""One thread that runs calls in the order given while the caller continues.
 
-For calls that release the interpreter's lock (hashing, compressing) and need their order. Parallel work
-without an order belongs to a thread pool.
+For calls that release the interpreter lock (hashing, compressing) and need an order. Use a thread pool for
+parallel work without an order.
 """
 
 from __future__ import annotations
@@ -13,31 +12,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 _LIMIT = 8
-"""Calls that wait at a time, which bounds the memory that their arguments hold."""
+"""Maximum number of waiting calls, which limits the memory for their arguments."""
 
 
 class SerialWorker:
-    """Does calls one after another on a thread of its own; the first error comes out of the next `submit` or
-    `wait`.
-    """
+    """Runs calls one after another on a separate thread; `submit` and `wait` raise the first error."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._waiting: deque[Future[Any]] = deque()
 
     def submit(self, call: Callable[..., object], *arguments: object) -> None:
-        """The call will be done after those before it; waits while too many are waiting."""
+        """Queue the call behind earlier ones; block while too many are waiting."""
         self._waiting.append(self._pool.submit(call, *arguments))
         while len(self._waiting) > _LIMIT:
             self._waiting.popleft().result()
 
     def wait(self) -> None:
-        """Every call is done."""
+        """Wait until every call is done."""
         while self._waiting:
             self._waiting.popleft().result()
 
     def close(self) -> None:
-        """The thread has ended; calls that wait are dropped. Safe to call twice."""
+        """Drop waiting calls and end the thread. Safe to call twice."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> SerialWorker:

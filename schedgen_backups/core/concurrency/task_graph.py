@@ -1,8 +1,7 @@
-"""Calls side by side on a few threads, of which each may name calls that can be made once it has ended: a
-table's indexes behind its rows.
+"""Run calls concurrently on a few threads, where a call can start others when it is done.
 
-For work whose order is a tree. Calls in one order belong to `ordered_worker`, calls without any to a thread
-pool.
+For work whose order is a tree, for example a table's indexes after its rows. Use `serial_worker` for calls in
+one order, and a thread pool for calls without any.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 
 class Call:
-    """Something to be done, and the calls that may be made when it is."""
+    """A call, and the calls that may start when it is done."""
 
     def __init__(self, act: Callable[[], object], following: Iterable[Call] = ()) -> None:
         self.act = act
@@ -20,16 +19,17 @@ class Call:
 
 
 class TaskGraph:
-    """Makes calls on `threads` threads, in the order in which they may be made. For one thread."""
+    """Runs calls on `threads` threads in their order. Not thread-safe."""
 
     def __init__(self, threads: int, name: str) -> None:
         self._threads, self._name = threads, name
         self.unfinished_count = 0
-        """Calls that wait for a thread or are being made. May be asked from any thread; a call counts itself."""
+        """Number of running and waiting calls. May be read from any thread; a running call counts itself."""
 
     def run(self, calls: Iterable[Call], on_error: Callable[[], object]) -> None:
-        """Every call and what follows it was made; the first error is raised once those have ended that had
-        begun, which `on_error` may tell to.
+        """Run all calls and those that follow them; on an error, call `on_error` and raise the error.
+
+        Calls that have started end first; `on_error` can make them stop.
         """
         pool = ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix=self._name)
         resumable: dict[Future[object], Call] = {}

@@ -1,4 +1,4 @@
-"""The restore drill: restores a point into empty servers, compares, measures and reports.
+"""The restore drill: restore a point into empty servers, compare, measure and report.
 
-Add here what a drill proves. Whatever it creates is removed afterwards, also when the process is killed.
+Add here what a drill proves. Whatever it creates is removed afterwards, even when the process is killed.
 """

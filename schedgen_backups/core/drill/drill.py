@@ -1,8 +1,7 @@
-"""Restores a recovery point into an empty database and an empty bucket, looks whether it is all there, and
-measures how long that takes.
+"""Restore a recovery point into an empty database and bucket, check it, and measure the time.
 
-Restoring and comparing is `restore`'s work, and the same as in an emergency; where to is `scratch`'s. Add
-here what a drill looks at beyond that, as a check. Nothing here touches the live system.
+Restores and comparisons are those of `restore`, as in an emergency; `scratch` provides the targets. Add
+further checks of a drill here. Nothing here touches the live system.
 """
 
 from __future__ import annotations
@@ -43,23 +42,24 @@ from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import make_result
 
 PIN_TIME_FACTOR = 2
-"""A drill may take this many times DRILL_MAX_MINUTES before it is ended; until then its point is not removed."""
+"""A drill is aborted after this many times DRILL_MAX_MINUTES; until then its point is not removed."""
 _SECONDS_PER_MINUTE = 60
 _BETWEEN_ENDS_SECONDS = 1.0
 _END_SESSIONS = """
 SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND backend_type = 'client backend'
+WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()
+AND backend_type = 'client backend'
 """
 
 
 def find_drill_point(catalog: Catalog, point_id: RecoveryPointId | None) -> RecoveryPointId:
-    """The point of this id, or the newest verified one; PointNotFoundError when there is none."""
+    """Return the given point's id, or the newest verified one's; PointNotFoundError if there is none."""
     if point_id is not None:
         return catalog.get_point(point_id).point_id
     newest = find_newest_verified(catalog)
     if newest is None:
         raise PointNotFoundError(
-            f"there is no verified recovery point in {catalog.directory}",
+            f"no verified recovery point in {catalog.directory}",
             hint="Take one: schedgen-backups backup",
         )
     return newest.point_id
@@ -75,13 +75,13 @@ def drill_point(
     drilled_by: str,
     on_progress: OnProgress = lambda _phase, _size_bytes: None,
 ) -> DrillReport:
-    """The point (None: the newest verified one) was restored and looked at, and the catalog knows what was
-    found; nothing of the drill is left.
+    """Restore and check the point (None: the newest verified one), record the results and clean up.
 
-    `source` is the database that was backed up, whose server is refused. VerificationError when a file is
-    damaged: nothing was written then, and the damage is recorded. Any other error of `scratch` and of the
-    restore means that the drill came to no result. `on_progress` gets what a restore gives it, then `sample`
-    with sizes and `sql checks` with 1 for each.
+    `source` is the database that was backed up; its server is refused. `on_progress` gets the phases of a
+    restore, then `sample` with sizes in bytes and `sql checks` with 1 for each check.
+
+    VerificationError when a file is damaged: nothing was written then, and the damage is recorded. Any other
+    error of `scratch` or of the restore means that the drill has no result.
     """
     checks = read_sql_checks(drill.sql_checks_path) if drill.sql_checks_path is not None else ()
     swept = sweep_scratch(drill)
@@ -108,7 +108,7 @@ def drill_point(
                         began=(began_at, started, ready),
                     )
             except VerificationError:
-                # The restore says what is wrong and records nothing.
+                # The restore reports the damage but records nothing.
                 verify_point(catalog, point, checked_by=drilled_by)
                 raise
     return report.model_copy(update={"notes": (*swept, *report.notes)})
@@ -116,9 +116,9 @@ def drill_point(
 
 @contextmanager
 def _ended_after(duration: timedelta, roles: LoadRoles) -> Generator[None, None, None]:
-    """End all sessions of the scratch database when the block takes longer; RestoreError then.
+    """End all sessions of the scratch database when the block takes longer, and raise RestoreError.
 
-    Code of the dump may run for ever, and its server says that it is at work.
+    Code in the dump may run forever, while its server reports activity.
     """
     done, is_late = Event(), Event()
 
@@ -132,7 +132,7 @@ def _ended_after(duration: timedelta, roles: LoadRoles) -> Generator[None, None,
             )
             with suppress(DatabaseError, psycopg.Error), opening as connection:
                 connection.execute(_END_SESSIONS)
-            # Whoever's connection broke on the way is not told.
+            # A client whose connection broke does not learn that its session ended.
             give_up_sessions(roles.loader)
             done.wait(_BETWEEN_ENDS_SECONDS)
 
@@ -144,10 +144,10 @@ def _ended_after(duration: timedelta, roles: LoadRoles) -> Generator[None, None,
         if not is_late.is_set():
             raise
         raise RestoreError(
-            f"the drill was ended after {duration.total_seconds() / _SECONDS_PER_MINUTE:.0f} minutes: "
+            f"the drill was aborted after {duration.total_seconds() / _SECONDS_PER_MINUTE:.0f} minutes: "
             f"{error.message}",
-            hint="Raise DRILL_MAX_MINUTES where the database takes that long; otherwise look for a check, "
-            "an index or a view that never ends.",
+            hint="Raise DRILL_MAX_MINUTES if the database needs that long; otherwise look for a check, an "
+            "index or a view that never finishes.",
         ) from error
     finally:
         done.set()
@@ -217,6 +217,6 @@ def _judge_time(total_seconds: float, drill: DrillSettings) -> CheckResult:
     return make_result(
         Check.DRILL_IS_IN_TIME,
         CheckStatus.PASSED if is_in_time else CheckStatus.FAILED,
-        f"{minutes:.1f} minutes, allowed are {drill.max_minutes}",
+        f"{minutes:.1f} minutes (limit {drill.max_minutes})",
         {"minutes": round(minutes, 3), "allowed_minutes": drill.max_minutes},
     )

@@ -1,10 +1,7 @@
-"""Opens objects the way the application finds them: a key from the restored database, the object from the
-restored bucket, looked at by its type.
+"""Open a sample of objects as the application does: key from the restored database, object from the bucket.
 
-PDFs and images are parsed, of all else bytes and type are compared. A sample, another one for each recovery
-point. Add here what it means for a referenced object to open; that every object is there with its bytes is
-compared in `bucket_restore`, and why a key has no object was judged when the point was committed
-(`references`).
+PDFs and images are parsed; for other types only the bytes are compared. The sample differs for each recovery
+point. The comparison of all objects is in `restore`; verdicts on missing keys are in `verify.references`.
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ from schedgen_backups.core.s3.refusals import ObjectGoneError
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, References, TransferSettings
 from schedgen_backups.core.verify.files import make_result, name_some
 
-# It warns of every oddity that it can read all the same.
+# pypdf warns of every oddity that it can handle.
 logging.getLogger("pypdf").setLevel(logging.ERROR)
 
 SAMPLE_SIZE = 20
@@ -44,20 +41,20 @@ _IMAGE_TYPE = "image/"
 _DRAWINGS = frozenset(
     {"image/svg+xml", "image/heic", "image/heif", "image/avif", "image/vnd.dwg", "image/x-icon"}
 )
-"""Images that Pillow does not read, or not everywhere: they are compared only."""
+"""Images that Pillow cannot read, or not everywhere; their bytes are only compared."""
 _HARMLESS_VERDICTS = frozenset({ReferenceVerdict.DELETED, ReferenceVerdict.MISSING})
 
 
 @dataclass
 class _Tally:
-    """What was seen of the sample so far."""
+    """Counts of the sample so far."""
 
     opened: int = 0
     compared: int = 0
     missing: int = 0
     images: int = 0
     unreadable: list[str] = field(default_factory=list[str])
-    """The recorded bytes, and nothing of their type that can be read."""
+    """Objects with the recorded bytes that cannot be read as their type."""
 
     def figures(self) -> dict[str, Figure]:
         return {
@@ -77,13 +74,12 @@ def open_referenced_pdfs(
     *,
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CheckResult:
-    """`referenced_pdfs_open`: objects that the restored database names are in the restored bucket, are the
-    recorded bytes, and parse as PDF or image.
+    """Check `referenced_pdfs_open` on a sample of the objects to which the restored database refers.
 
-    An object whose recorded content type is neither is compared and not parsed; a key that was missing with a
-    harmless verdict is counted. Unknown when the recorded bytes are not of their type, not configured where
-    the point has no references. Errors of database and bucket are raised; `on_progress` gets each object's
-    size.
+    Each must be in the restored bucket with the recorded bytes, and parse as PDF or image. Objects of another
+    content type are compared but not parsed; a key recorded as missing with a harmless verdict is counted.
+    The result is unknown when recorded bytes cannot be read as their type, and not configured when the point
+    has no references. Raises errors of database and bucket. `on_progress` gets each object's size in bytes.
     """
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
         record = dump.record
@@ -121,40 +117,40 @@ def open_referenced_pdfs(
     figures |= tally.figures()
     if problems:
         summary = (
-            f"{len(problems)} of {len(keys)} sampled objects are not what was captured: {name_some(problems)}"
+            f"{len(problems)} of {len(keys)} sampled objects differ from the captured ones: "
+            f"{name_some(problems)}"
         )
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.FAILED, summary, figures)
     if tally.unreadable:
-        # Nobody here can tell whether the application ever could open it; the recovery point has it as it
-        # was.
+        # Whether the application could ever open it is unknown; the recovery point has the original bytes.
         summary = (
-            f"{len(tally.unreadable)} of {len(keys)} sampled objects are the captured bytes and do not "
-            "open as what their type says, "
-            f"so they did not when they were backed up: {name_some(tally.unreadable)}"
+            f"{len(tally.unreadable)} of {len(keys)} sampled objects have the captured bytes but cannot be "
+            "read as their content type, so they could not be read when they were backed up: "
+            f"{name_some(tally.unreadable)}"
         )
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.UNKNOWN, summary, figures)
     opened = f"{tally.opened} PDFs and {tally.images} images" if tally.images else f"{tally.opened} PDFs"
     summary = f"{opened} of {count} references were found by key in the database, fetched and opened"
     if tally.compared:
-        summary += f"; {tally.compared} objects of another type are the recorded bytes"
+        summary += f"; {tally.compared} objects of another type have the recorded bytes"
     if tally.missing:
-        summary += f"; {tally.missing} keys have no object, as was recorded"
+        summary += f"; {tally.missing} keys have no object, as recorded"
     return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.PASSED, summary, figures)
 
 
 def _judge_keys(
     count: int, keys: list[str], expected_count: int, figures: dict[str, Figure]
 ) -> CheckResult | None:
-    """Return the result where no object need be opened for it."""
+    """Return the result when it is known without opening an object, else None."""
     if count != expected_count:
         summary = (
-            f"the restored database refers to {count} objects, the snapshot referred to {expected_count}"
+            f"the restored database refers to {count} objects, but the snapshot refers to {expected_count}"
         )
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.FAILED, summary, figures)
     if count and not keys:
         summary = (
-            f"all of {count} references are to objects that BACKUP_EXCLUDE_OBJECTS left out: none "
-            "could be opened"
+            f"all {count} references are to objects that BACKUP_EXCLUDE_OBJECTS excludes: none could be "
+            "opened"
         )
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.NOT_CONFIGURED, summary, figures)
     return None
@@ -168,8 +164,9 @@ def _pick_keys(
     *,
     stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS,
 ) -> tuple[int, list[str]]:
-    """How many keys the query gives, and a sample of those that are not excluded (reservoir sampling, R. in
-    Knuth, TAOCP 3.4.2).
+    """Return the number of keys of the query, and a sample of those that are not excluded.
+
+    Reservoir sampling, algorithm R (Knuth, TAOCP 3.4.2).
     """
     picked: list[str] = []
     count = eligible = 0
@@ -192,7 +189,7 @@ def _flatten(pages: Iterator[list[str]]) -> Iterator[str]:
 
 
 def _find_problem(client: BucketClient, entry: ObjectEntry, tally: _Tally) -> str:
-    """What is wrong with the object in the bucket, or an empty text."""
+    """Return what is wrong with the object in the bucket; empty when nothing is."""
     digest = hashlib.sha256()
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file:
         try:
@@ -223,10 +220,10 @@ def _find_problem(client: BucketClient, entry: ObjectEntry, tally: _Tally) -> st
 
 
 def _find_pdf_problem(file: IO[bytes]) -> str:
-    """Why the file is no PDF that can be read, or an empty text."""
+    """Return why the file cannot be read as a PDF; empty when it can."""
     try:
         reader = PdfReader(file)
-        # The pages of an encrypted file are its owner's; header, cross-reference table and trailer were read.
+        # The pages of an encrypted file are not readable here; header, xref table and trailer were read.
         if not reader.is_encrypted and len(reader.pages) == 0:
             return "no pages"
     except Exception as error:  # noqa: BLE001 - a broken file makes pypdf raise whatever its bytes lead to
@@ -235,9 +232,9 @@ def _find_pdf_problem(file: IO[bytes]) -> str:
 
 
 def _find_image_problem(file: IO[bytes]) -> str:
-    """Why the file is no image that can be read, or an empty text.
+    """Return why the file cannot be read as an image; empty when it can.
 
-    Of a type that Pillow does not know, it says so: nobody can tell then.
+    For a type that Pillow does not support, the reason is Pillow's error.
     """
     try:
         Image.open(file).verify()
@@ -252,5 +249,5 @@ def _is_missing_as_recorded(manifest: Manifest | None, key: str) -> bool:
     recorded = next(
         (reference.verdict for reference in manifest.references.missing if reference.key == key), None
     )
-    # The manifest names the first thousand, the worst first.
+    # The manifest lists the first thousand, the most serious first.
     return recorded in _HARMLESS_VERDICTS if recorded is not None else manifest.references.is_coherent

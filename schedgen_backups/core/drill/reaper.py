@@ -1,9 +1,8 @@
-"""Ends the servers of a restore drill when the drill's process is gone, however it went: a small program that
-waits on a pipe nobody writes to.
+"""End the servers of a restore drill when the drill's process has ended for any reason.
 
-The pipe's end means that the parent has ended; then every process that works in the scratch folder is ended,
-and the servers' files go. Run as a file by `scratch_folder`, which also calls the functions for what a guard
-left. Standard library only: it must start in no time.
+A small program that waits for the end of a pipe, which means that the parent has ended. It then ends every
+process that works in the scratch directory and removes the servers' files. `scratch_folder` runs it as a file
+and calls its functions. Standard library only, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -17,43 +16,43 @@ import time
 from pathlib import Path
 
 SERVER_FOLDERS = ("postgres", "s3")
-"""The parts of a scratch folder that belong to servers; the rest tells the next sweep what else there is to
-remove."""
+"""The server directories in a scratch directory; the other files record what the next sweep must remove."""
 _GRACE_SECONDS = 10.0
 _PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
 
 def find_processes_in(folder: Path) -> tuple[int, ...]:
-    """The ids of the processes whose working directory is in the folder, which is how everything is started
-    there; Linux only.
+    """Return the ids of processes whose working directory is in the directory; Linux only.
+
+    Everything that a drill starts has its working directory there.
     """
     inside = f"{folder.resolve()}{os.sep}"
     found: list[int] = []
     for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile, or is somebody else's
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or belongs to another user
             if f"{(entry / 'cwd').readlink()}{os.sep}".startswith(inside) and int(entry.name) != os.getpid():
                 found.append(int(entry.name))
     return tuple(found)
 
 
 def end_processes_in(folder: Path) -> bool:
-    """Whether no process works in the folder any more.
+    """End all processes that work in the directory; return whether none is left.
 
-    PostgreSQL is asked first, so that it gives its shared memory back; then they are killed.
+    PostgreSQL is asked first, so that it releases its shared memory; then all are killed.
     """
     with contextlib.suppress(OSError, ValueError):
         process_id = int(
             (folder / "postgres" / "data" / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0]
         )
         if process_id in find_processes_in(folder):
-            # Immediate shutdown (PostgreSQL manual, section 18.5): nobody needs the data.
+            # Immediate shutdown (PostgreSQL manual, section 18.5): the data is not needed.
             os.kill(process_id, signal.SIGQUIT)
             deadline = time.monotonic() + _GRACE_SECONDS
             while process_id in find_processes_in(folder) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    # Looked at until there is none: a program that was being started starts the next one.
+    # Repeated until none is found: a program that was just starting may start another one.
     while found := find_processes_in(folder):
         for process_id in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -65,14 +64,14 @@ def end_processes_in(folder: Path) -> bool:
 
 
 def guard(pipe: int, folder: Path) -> None:
-    """The parent has ended, nothing runs in the folder, and the servers' files are gone."""
+    """Wait until the parent has ended, then end the directory's processes and remove the servers' files."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Whoever ends a whole group of processes ends the parent too, and that is what we wait for.
+        # A signal to the whole process group also ends the parent, which is what this program waits for.
         signal.signal(number, signal.SIG_IGN)
     os.read(pipe, 1)
     end_processes_in(folder)
     for name in SERVER_FOLDERS:
-        # What cannot be removed now is the next sweep's; nobody reads what we would say.
+        # The next sweep removes what cannot be removed now; no one reads output of this program.
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

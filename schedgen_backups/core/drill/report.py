@@ -1,8 +1,6 @@
-"""What a restore drill measured and found, as one frozen value that goes into Dagster's history and to
-programs.
+"""Measurements and results of a restore drill, as one frozen value for Dagster's history and other programs.
 
-Add a field when a drill measures something else. How it is found is the business of `drill`, how it is shown
-of the edge.
+Add a field when a drill measures something new.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from schedgen_backups.core.model import FrozenModel
 
 
 class DrillSeconds(FrozenModel):
-    """How long each part took. Restore and comparison are of both halves at once."""
+    """Duration of each part. Restore and comparison cover both halves at once."""
 
     start_servers: float
     verify: float
@@ -23,11 +21,11 @@ class DrillSeconds(FrozenModel):
     sample: float
     sql_checks: float
     total: float
-    """From the first look at the files to the last check, without the removal of what was started."""
+    """From the first read of the files to the last check, without the removal of what was started."""
 
 
 class DrillReport(FrozenModel):
-    """One drill of one recovery point that came to its end; what it found may still be bad."""
+    """One completed drill of one recovery point, whatever its results."""
 
     point_id: str
     snapshot_at: AwareDatetime
@@ -36,22 +34,22 @@ class DrillReport(FrozenModel):
     results: tuple[CheckResult, ...]
     object_count: int
     target: str
-    """Which servers it was restored into."""
+    """The servers into which the point was restored."""
     notes: tuple[str, ...] = ()
 
     @property
     def rto_seconds(self) -> float:
-        """How long it took to have the data back and proven: the measured recovery time."""
+        """The measured recovery time: until the data is restored and checked."""
         return self.seconds.total
 
     @property
     def rpo_seconds(self) -> float:
-        """How old the data was when the drill began: what would have been lost."""
+        """The age of the data when the drill began: what would have been lost."""
         return (self.began_at - self.snapshot_at).total_seconds()
 
     @property
     def is_passed(self) -> bool:
-        """Whether every check was seen to hold; unknown is not that, not configured is nobody's failure."""
+        """Whether every check passed or is not configured; false for unknown."""
         return all(
             result.status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED} for result in self.results
         )

@@ -1,8 +1,7 @@
 """An empty database and an empty bucket for one restore drill, and the removal of what a killed drill left.
 
-Only the two halves together are here; how each is made is the business of `scratch_database` and
-`scratch_bucket`. Nothing is removed that does not carry our mark: a folder of our name with our record, and
-what that record names.
+Removes only what carries the drill's mark: a directory with its name and record, and what that record names.
+`scratch_targets` creates and removes databases and buckets.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ from schedgen_backups.core.restore.unprivileged_load import LoadRoles
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 
 _SERVER_BYTES = 300 * 1024 * 1024
-"""An empty PostgreSQL and an empty SeaweedFS together."""
+"""Disk space of an empty PostgreSQL and an empty SeaweedFS together."""
 _DATABASE_FACTOR = 4
-"""Tables, indexes and write-ahead log against the dump's plain text; 2.8 and 3.1 measured on 2026-11-25, with
-three indexes on the large table."""
+"""Size of tables, indexes and write-ahead log relative to the dump's plain text; 2.8 and 3.1 were measured on
+2026-11-25, with three indexes on the large table."""
 _BUCKET_FACTOR = 1.1
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """Where a drill restores to."""
+    """The targets of a drill."""
 
     folder: Path
     database: DatabaseSettings
@@ -50,17 +49,17 @@ class Scratch:
     description: str
     notes: tuple[str, ...]
     load_roles: LoadRoles
-    """Who loads into `database`, and who compares it."""
+    """The roles that load into `database` and compare it."""
 
 
 @contextmanager
 def open_scratch(
     point: PointListing, drill: DrillSettings, source: DatabaseSettings | None
 ) -> Generator[Scratch, None, None]:
-    """Both empty targets for this point are there within the block, and nothing of them after it.
+    """Provide both empty targets for this point within the block and remove them afterwards.
 
-    StorageError when there is too little room, ConfigurationError, DatabaseError or BucketError when a target
-    cannot be had.
+    StorageError when there is not enough space; ConfigurationError, DatabaseError or BucketError when a
+    target cannot be provided.
     """
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
         record, roles = dump.record, dump.roles
@@ -83,8 +82,9 @@ def open_scratch(
 
 
 def sweep_scratch(drill: DrillSettings) -> tuple[str, ...]:
-    """What dead drills left is gone; returns a line for each, also for what could not be removed and is tried
-    again by the next sweep.
+    """Remove what dead drills left; return one line for each of them.
+
+    What cannot be removed is reported, too, and tried again by the next sweep.
     """
     with open_orphaned_folders(drill.directory) as folders:
         return tuple(_sweep(folder, drill) for folder in folders)
@@ -132,8 +132,8 @@ def _check_space(
     free_bytes = shutil.disk_usage(folder.path).free
     if free_bytes < needed_bytes:
         raise StorageError(
-            f"the drill needs about {needed_bytes / 1e9:.1f} GB in {folder.path.parent}, and "
+            f"the drill needs about {needed_bytes / 1e9:.1f} GB in {folder.path.parent}, but only "
             f"{free_bytes / 1e9:.1f} GB are free",
-            hint="Make room, set DRILL_DIR to a larger disk, or name servers: DRILL_DATABASE_URL, "
+            hint="Free some space, set DRILL_DIR to a larger disk, or use other servers: DRILL_DATABASE_URL, "
             "DRILL_MINIO_ENDPOINT.",
         )

@@ -1,9 +1,7 @@
-"""The folder that a restore drill works in: a lock that tells a living drill from a dead one, and a record of
-what it made elsewhere.
+"""The working directory of a restore drill: a lock that shows whether the drill is alive, and a record.
 
-What is to be made is written down before it is made, so that a drill that is killed leaves nothing nobody
-knows of. Add a field to the record when a drill makes another kind of thing. Making and removing databases
-and buckets is the business of `scratch_database` and `scratch_bucket`.
+The record lists what the drill creates elsewhere. It is written before anything is created, so that a killed
+drill leaves nothing unknown. Add a field to the record when a drill creates another kind of thing.
 """
 
 from __future__ import annotations
@@ -33,34 +31,34 @@ FOLDER_PREFIX = "schedgen-drill-"
 _FOLDER_NAME = re.compile(re.escape(FOLDER_PREFIX) + r"(?P<id>[0-9a-f]{12})")
 _LOCK_NAME = "lock"
 _SWEEP_LOCK_NAME = ".schedgen-drill.lock"
-"""In the folder of the folders, which may be a shared one such as /tmp."""
+"""In the parent directory, which may be a shared one such as /tmp."""
 _RECORD_NAME = "scratch.json"
 _GUARD_PATIENCE_SECONDS = 90
-"""More than the guard takes at the most."""
+"""Longer than the guard takes at most."""
 
 
 class ServerDatabase(FrozenModel):
-    """A scratch database, and the roles it needs, on a server that is not ours to end.
+    """A scratch database and its roles on a server that the drill did not start.
 
-    Without a password: the settings have it.
+    Without a password, which is in the settings.
     """
 
     host: str
     port: int
     name: str
     roles: tuple[str, ...] = ()
-    """Names of roles that were not there before. Of these only those with the drill's comment are its own."""
+    """Names of roles that did not exist before. The drill owns only those of them that have its comment."""
 
 
 class ServerBucket(FrozenModel):
-    """A scratch bucket on an S3 server that is not ours to end."""
+    """A scratch bucket on an S3 server that the drill did not start."""
 
     endpoint: str
     name: str
 
 
 class ScratchRecord(FrozenModel):
-    """What a drill makes, in its folder and outside of it."""
+    """What a drill creates, in its directory and elsewhere."""
 
     scratch_id: str
     began_at: AwareDatetime
@@ -69,7 +67,7 @@ class ScratchRecord(FrozenModel):
 
 
 class ScratchFolder:
-    """One drill's folder, for as long as this process holds its lock."""
+    """One drill's directory, while this process holds its lock."""
 
     def __init__(self, path: Path, lock: FileLock, record: ScratchRecord) -> None:
         self.path = path
@@ -78,49 +76,49 @@ class ScratchFolder:
 
     @property
     def database_name(self) -> str:
-        """The name of the drill's database, which nobody else has."""
+        """The unique name of the drill's database."""
         return f"{FOLDER_PREFIX}{self.record.scratch_id}".replace("-", "_")
 
     @property
     def bucket_name(self) -> str:
-        """The name of the drill's bucket, which nobody else has."""
+        """The unique name of the drill's bucket."""
         return f"{FOLDER_PREFIX}{self.record.scratch_id}"
 
     def has_own_names(self) -> bool:
-        """Whether the record names only a database and a bucket of this drill."""
+        """Return whether the record names only a database and a bucket of this drill."""
         return (self.record.database is None or self.record.database.name == self.database_name) and (
             self.record.bucket is None or self.record.bucket.name == self.bucket_name
         )
 
     def write_record(self, **changes: ServerDatabase | ServerBucket | None) -> None:
-        """The record on the disk has these changes."""
+        """Change the record and write it to disk."""
         self.record = self.record.model_copy(update=changes)
         write_atomically(self.path / _RECORD_NAME, self.record.model_dump_json(indent=1).encode())
 
     def end_servers(self) -> None:
-        """Nothing runs in the folder; StorageError otherwise."""
+        """End all processes in the directory; StorageError when that fails."""
         if not end_processes_in(self.path):
             raise StorageError(
                 f"processes in {self.path} do not end",
-                hint="End them by hand; the next drill or backup removes the folder.",
+                hint="End them manually; the next drill or backup removes the directory.",
             )
 
     def remove(self) -> None:
-        """The folder is gone and nothing runs in it; StorageError otherwise."""
+        """End all processes in the directory and remove it; StorageError when that fails."""
         self.end_servers()
         try:
             shutil.rmtree(self.path)
         except OSError as error:
-            hint = "The next drill or backup tries again; otherwise remove it by hand."
+            hint = "The next drill or backup tries again; otherwise remove it manually."
             raise StorageError(f"{self.path} cannot be removed: {error.strerror}", hint=hint) from error
 
 
 @contextmanager
 def open_scratch_folder(directory: Path) -> Generator[ScratchFolder, None, None]:
-    """A folder of our own is in `directory` within the block, and gone after it unless its record still names
-    something outside of it.
+    """Provide a new directory in `directory` within the block and remove it afterwards.
 
-    A guard ends what runs in the folder when this process dies. StorageError when the folder cannot be made.
+    It stays when its record still names something elsewhere. A guard ends its processes when this process
+    dies. StorageError when the directory cannot be created.
     """
     folder = _make_folder(directory)
     try:
@@ -136,7 +134,7 @@ def open_scratch_folder(directory: Path) -> Generator[ScratchFolder, None, None]
 
 @contextmanager
 def open_orphaned_folders(directory: Path) -> Generator[tuple[ScratchFolder, ...], None, None]:
-    """The folders whose drills are dead, each locked within the block; none when somebody else is sweeping."""
+    """Yield the directories of dead drills, locked within the block; none while another sweep is running."""
     if not directory.is_dir():
         yield ()
         return
@@ -158,7 +156,7 @@ def _make_folder(directory: Path) -> ScratchFolder:
     path = directory / f"{FOLDER_PREFIX}{scratch_id}"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A sweep must not meet a folder that is not locked yet.
+        # A sweep must not find a directory that is not locked yet.
         with FileLock(directory / _SWEEP_LOCK_NAME).waited_for():
             path.mkdir(mode=0o700)
             lock = FileLock(path / _LOCK_NAME)
@@ -170,7 +168,7 @@ def _make_folder(directory: Path) -> ScratchFolder:
     except OSError as error:
         raise StorageError(
             f"{directory} cannot be used for a drill: {error.strerror}",
-            hint="Set DRILL_DIR to a folder with room.",
+            hint="Set DRILL_DIR to a directory with enough space.",
         ) from error
     return folder
 
@@ -178,7 +176,7 @@ def _make_folder(directory: Path) -> ScratchFolder:
 @contextmanager
 def _guarded(folder: ScratchFolder) -> Generator[None, None, None]:
     reading, writing = os.pipe()
-    # With the lock: the folder counts as alive until the guard has ended, too.
+    # The guard inherits the lock: the directory counts as alive until the guard has ended, too.
     words = [sys.executable, "-I", "-S", reaper.__file__, str(reading), str(folder.path)]
     descriptor = folder.lock.descriptor
     process = subprocess.Popen(
@@ -202,12 +200,10 @@ def _guarded(folder: ScratchFolder) -> Generator[None, None, None]:
 
 
 def _open_orphaned(path: Path) -> ScratchFolder | None:
-    """The folder with its lock held, or None: not ours, alive, or without a readable record, which is our
-    mark.
-    """
+    """Return the directory with its lock held; None for a foreign, living or unrecorded one."""
     match = _FOLDER_NAME.fullmatch(path.name)
-    # DRILL_DIR may be shared, such as /tmp: whoever could plant a folder here would have his database names
-    # dropped.
+    # DRILL_DIR may be shared, such as /tmp: another user who could create a directory here could have any
+    # database dropped.
     if match is None or not all(_is_private(each) for each in (path, path / _LOCK_NAME, path / _RECORD_NAME)):
         return None
     lock = FileLock(path / _LOCK_NAME)
@@ -224,7 +220,7 @@ def _open_orphaned(path: Path) -> ScratchFolder | None:
 
 
 def _is_private(path: Path) -> bool:
-    """Whether this user made the file or folder and nobody else can change it; a link is not."""
+    """Return whether only this user can change the file or directory; false for a link."""
     try:
         status = path.lstat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The empty database and the empty bucket that a drill restores into, made and removed by it."""
+"""Create and remove the empty database and the empty bucket into which a drill restores."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, Dri
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 EVENT_TRIGGERS_SETTING_MAJOR = 17
-"""PostgreSQL 17 brought triggers on login and the setting that turns event triggers off (release notes,
+"""PostgreSQL 17 introduced login triggers and the setting that turns event triggers off (release notes,
 E.7.3)."""
 _READER = "_reader"
 _READ_ALL_MAJOR = 14
-"""PostgreSQL 14 brought pg_read_all_data (its release notes)."""
+"""PostgreSQL 14 introduced pg_read_all_data (release notes)."""
 _DATABASE_OWNER = "pg_database_owner"
-"""No superuser, and in the scratch database its only member is the loader (manual, 21.5)."""
+"""Not a superuser; in the scratch database its only member is the loader (manual, 21.5)."""
 _COMMENT = "made by a restore drill of schedgen-backups; may be dropped when no drill runs"
 
 
 @dataclass(frozen=True)
 class ScratchDatabase:
-    """The empty database and what there is to say of its server."""
+    """The empty database and a description of its server."""
 
     roles: LoadRoles
-    """Who loads into it, and who compares."""
+    """The roles that load into it and compare it."""
     description: str
     note: str = ""
-    """What makes the drill say less than it might; empty when nothing does."""
+    """What limits the drill's result; empty when nothing does."""
 
 
 @contextmanager
@@ -59,14 +59,14 @@ def open_scratch_database(
     drill: DrillSettings,
     source: DatabaseSettings | None,
 ) -> Generator[ScratchDatabase, None, None]:
-    """An empty database of the dump's encoding is there within the block; database, roles and server are gone
-    after it.
+    """Provide an empty database with the dump's encoding within the block.
 
-    ConfigurationError when the server is the source's or none is to be had, DatabaseError when it refuses.
+    Removes database, roles and server afterwards. ConfigurationError when the server is the source's or none
+    is available, DatabaseError when it refuses.
     """
     if drill.database is None:
-        # Who may log in over the source's Unix socket may do so from the drill's server, too, as the same
-        # user.
+        # Users who may log in over the source's Unix socket could do so from the drill's server, too, as the
+        # same user.
         sockets = (Path(source.host),) if source is not None and source.host.startswith("/") else ()
         with _open_own_server(folder, record, roles, (*drill.hidden_paths, *sockets)) as made:
             yield made
@@ -87,7 +87,7 @@ def open_scratch_database(
 
 
 def drop_server_database(server: DatabaseSettings, made: ServerDatabase) -> None:
-    """The scratch database and the roles that came with it are gone from the server. DatabaseError otherwise."""
+    """Drop the scratch database and its roles from the server; DatabaseError when that fails."""
     _open_to_us(server, made)
     _end_prepared_transactions(server, made)
     _drop_subscriptions(server, made)
@@ -101,14 +101,15 @@ def drop_server_database(server: DatabaseSettings, made: ServerDatabase) -> None
             "pg_catalog.shobj_description(oid, 'pg_authid') = %s"
         )
         for (role,) in connection.execute(query, [list(made.roles), _describe_role(made.name)]).fetchall():
-            # Somebody who has given the role something to own meanwhile wants to keep it.
+            # A role that owns something by now is kept.
             with suppress(psycopg.errors.DependentObjectsStillExist):
                 connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(str(role))))
 
 
 def _describe_role(database: str) -> str:
-    """Return the comment that tells a role of this drill from one that somebody else made under the same
-    name, before or after it.
+    """Return the comment that marks a role as made by this drill.
+
+    It distinguishes the role from one that another user created with the same name.
     """
     return f"for {database}, {_COMMENT}"
 
@@ -116,7 +117,7 @@ def _describe_role(database: str) -> str:
 def _make_role(
     connection: psycopg.Connection[tuple[object, ...]], statement: sql.Composed, role: str, database: str
 ) -> None:
-    """Make the role with its comment or not at all."""
+    """Create the role together with its comment."""
     with connection.transaction():
         connection.execute(statement)
         connection.execute(
@@ -127,8 +128,9 @@ def _make_role(
 
 
 def _open_to_us(server: DatabaseSettings, made: ServerDatabase) -> None:
-    """Take back what code of the dump, whose loader owns the database, may have done to it: nobody logs in to
-    it, or drops it, otherwise.
+    """Undo what code of the dump may have done to the database, which its loader owns.
+
+    Otherwise the database might refuse logins or could not be dropped.
     """
     database = sql.Identifier(made.name)
     with connect_database(server) as connection, translate_errors(server):
@@ -149,14 +151,14 @@ def _close_to_triggers(
     connection: psycopg.Connection[tuple[object, ...]], database: str, *, is_superuser: bool, major: int
 ) -> None:
     if is_superuser and major >= EVENT_TRIGGERS_SETTING_MAJOR:
-        # One that fires on login would run with the rights of whoever connects.
+        # A login trigger would run with the rights of the connecting role.
         connection.execute(
             sql.SQL("ALTER DATABASE {} SET event_triggers = off").format(sql.Identifier(database))
         )
 
 
 def _end_prepared_transactions(server: DatabaseSettings, made: ServerDatabase) -> None:
-    """Roll back what code of the dump prepared, which would keep the database from being dropped."""
+    """Roll back transactions that code of the dump prepared: they would block dropping the database."""
     with connect_database(server) as connection, translate_errors(server):
         rows = connection.execute(
             "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = %s", [made.name]
@@ -170,19 +172,22 @@ def _end_prepared_transactions(server: DatabaseSettings, made: ServerDatabase) -
 
 
 def _drop_subscriptions(server: DatabaseSettings, made: ServerDatabase) -> None:
-    """Drop the scratch database's subscriptions, which keep it from being dropped; they never had a slot."""
+    """Drop the scratch database's subscriptions, which block dropping it; they never had a slot."""
     with connect_database(server) as connection, translate_errors(server):
-        query = """SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = %s)"""
+        query = (
+            "SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid = "
+            "(SELECT oid FROM pg_catalog.pg_database WHERE datname = %s)"
+        )
         try:
             names = [str(name) for (name,) in connection.execute(query, [made.name]).fetchall()]
-        except psycopg.errors.InsufficientPrivilege:  # not a superuser, who could not have made one either
+        except psycopg.errors.InsufficientPrivilege:  # not a superuser, so it could not create one either
             return
     if not names:
         return
     scratch = server.with_database(made.name)
     with connect_database(scratch) as connection, translate_errors(scratch):
         connection.autocommit = True
-        # They would fire at the next statements, with our rights; dropping one fires none.
+        # Event triggers would fire at the next statements with this role's rights; dropping one fires none.
         for (trigger,) in connection.execute(
             "SELECT evtname::text FROM pg_catalog.pg_event_trigger"
         ).fetchall():
@@ -196,9 +201,9 @@ def _drop_subscriptions(server: DatabaseSettings, made: ServerDatabase) -> None:
 def check_not_source(
     server: DatabaseSettings, record: DumpRecord, drill: DrillSettings, source: DatabaseSettings | None
 ) -> int:
-    """The server's major version.
+    """Return the server's major version.
 
-    ConfigurationError when it is the one that was backed up and nobody allowed that.
+    ConfigurationError when it is the server that was backed up and that is not allowed.
     """
     with connect_database(server) as connection, translate_errors(server):
         major = connection.info.server_version // 10000
@@ -209,22 +214,23 @@ def check_not_source(
                 "SELECT system_identifier FROM pg_catalog.pg_control_system()"
             ).fetchone()
             identifier = str(row[0]) if row else ""
-    # A name in DNS may be an alias; the cluster's identifier is not, and neither tells when the role may not
-    # read it.
+    # A DNS name may be an alias; the cluster's identifier is unique, but the role may not be allowed to read
+    # it.
     is_source = bool(identifier) and identifier == record.system_identifier
     is_source = is_source or (source is not None and (server.host, server.port) == (source.host, source.port))
     if is_source and not drill.is_source_server_allowed:
         raise ConfigurationError(
             f"DRILL_DATABASE_URL names the server that was backed up ({server.host}:{server.port})",
-            hint="Name another server, leave it out to drill on this machine, or set "
+            hint="Use another server, remove the setting to drill on this machine, or set "
             "DRILL_ON_SOURCE_SERVER=true.",
         )
     return major
 
 
 def find_server_bin_dirs(major: int) -> tuple[tuple[Path, int], ...]:
-    """Folders with a PostgreSQL server of this major version or newer, and its version: the nearest first,
-    installed ones before wheels.
+    """Return directories of PostgreSQL servers of this major version or newer, with their versions.
+
+    The closest version comes first, installed servers before wheels.
     """
     found: list[tuple[Path, int]] = []
     for bin_dir in _candidate_bin_dirs():
@@ -241,13 +247,12 @@ def _open_own_server(
     candidates = find_server_bin_dirs(record.server_major)
     if not candidates:
         raise ConfigurationError(
-            f"there is no PostgreSQL server of version {record.server_major} or newer on this machine",
+            f"this machine has no PostgreSQL server of version {record.server_major} or newer",
             hint=f"Install postgresql-{record.server_major}, or pip install 'schedgen-backups[drill]', or "
             "set DRILL_DATABASE_URL.",
         )
     bin_dir, major = candidates[0]
-    # The dump can neither name nor meet this superuser; each role of the source is made anew without such
-    # rights.
+    # The dump cannot name or use this superuser; each role of the source is created without such rights.
     superuser = f"zz_{secrets.token_hex(8)}"
     options = _THROWAWAY_OPTIONS | (
         {"event_triggers": "off"} if major >= EVENT_TRIGGERS_SETTING_MAJOR else {}
@@ -283,7 +288,7 @@ def _read_version(bin_dir: Path) -> int | None:
         answer = subprocess.run(
             [str(bin_dir / "postgres"), "--version"], capture_output=True, text=True, check=True
         ).stdout
-    except (OSError, subprocess.CalledProcessError):  # built for another machine: as good as absent
+    except (OSError, subprocess.CalledProcessError):  # built for another machine: counts as absent
         return None
     match = _VERSION.search(answer)
     return int(match[1]) if match else None
@@ -293,33 +298,33 @@ def _note_version(major: int, record: DumpRecord) -> str:
     if major == record.server_major:
         return ""
     return (
-        f"restored into PostgreSQL {major}, and the dump is of {record.server_major}: rows are "
-        "compared, the schema's text may not be comparable"
+        f"restored into PostgreSQL {major}, but the dump is from {record.server_major}: rows are compared; "
+        "the schema's text may not be comparable"
     )
 
 
 _THROWAWAY_OPTIONS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
-"""The drill's own server is removed at its end, and a drill that a power cut ends has proven nothing
+"""The drill's own server is removed at its end, and a drill that a power failure ends has proven nothing
 (PostgreSQL manual, section 14.5)."""
 
 
 @dataclass(frozen=True)
 class _RolePlan:
-    """Which roles of the dump the server lacks, and who stands in for those it has."""
+    """The roles of the dump that the server lacks, and stand-ins for those that it has."""
 
     is_superuser: bool
     absent: tuple[str, ...]
-    """The loader's name and the reader's first where they are made."""
+    """Starts with the names of the loader and the reader when these are created."""
     loader_name: str
     stand_ins: tuple[StandIn, ...]
     refused: frozenset[str]
     memberships: tuple[tuple[str, str], ...] = ()
-    """Role and member, both of `absent`: what the dump's objects read at their refresh may be open to their
-    owner by these only."""
+    """Role and member, both in `absent`. An owner may have access only through these to what the dump's
+    objects read when they are refreshed."""
     readers: tuple[str, ...] = ()
-    """Those who could read everything in the source: superusers, members of pg_read_all_data."""
+    """Roles that could read everything in the source: superusers and members of pg_read_all_data."""
     row_readers: tuple[str, ...] = ()
-    """Those whom no row security held back there."""
+    """Roles to which row-level security did not apply in the source."""
 
     @property
     def reader_name(self) -> str:
@@ -327,7 +332,7 @@ class _RolePlan:
 
     @property
     def of_dump(self) -> tuple[str, ...]:
-        """Those of `absent` that stand for roles of the source."""
+        """Roles in `absent` that represent roles of the source."""
         return tuple(name for name in self.absent if name not in {self.loader_name, self.reader_name})
 
 
@@ -342,8 +347,8 @@ def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _R
     absent = tuple(name for name in wanted if name not in present)
     stand_ins: tuple[StandIn, ...] = ()
     if is_superuser:
-        # Whoever is a member of a role acts as it, in every database of the server: each that is there
-        # already has a stand-in.
+        # Members of a role can act as that role in every database of the server, so each existing role gets a
+        # stand-in.
         refused = [name for name in wanted if name in present]
         stand_ins = tuple(
             StandIn(wanted[name], name, f"{loader_name}_{number}") for number, name in enumerate(refused)
@@ -379,9 +384,9 @@ def _plan_roles(server: DatabaseSettings, roles: str, *, loader_name: str) -> _R
 def _make_database(
     server: DatabaseSettings, plan: _RolePlan, name: str, record: DumpRecord, major: int
 ) -> LoadRoles:
-    """Make the roles and the empty database; return who may load.
+    """Create the roles and the empty database; return the roles that load.
 
-    Without a superuser, the given role loads, and owns what it makes.
+    Without a superuser, the given role loads and owns what it creates.
     """
     loader = (
         replace(server, user=plan.loader_name, password=secrets.token_urlsafe(24))
@@ -398,8 +403,8 @@ def _make_database(
         connection.autocommit = True
         try:
             if plan.is_superuser:
-                # Rows behind row-level security are loaded as they are. Once its session is open, nobody logs
-                # in as the loader any more.
+                # Rows behind row-level security are loaded unchanged. Once its session is open, no one else
+                # can log in as the loader.
                 statement = sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS CONNECTION LIMIT 1 PASSWORD {}").format(
                     owner, sql.Literal(loader.password)
                 )
@@ -423,9 +428,9 @@ def _make_database(
             _close_to_triggers(connection, name, is_superuser=plan.is_superuser, major=major)
         except psycopg.Error as error:
             raise DatabaseError(
-                f"no scratch database could be made at {server.host}:{server.port}: "
+                f"cannot create a scratch database at {server.host}:{server.port}: "
                 f"{' '.join(str(error).split())}",
-                hint="The role of DRILL_DATABASE_URL needs CREATEDB, and superuser where the dump needs "
+                hint="The role of DRILL_DATABASE_URL needs CREATEDB, and superuser if the dump needs "
                 "extensions or roles.",
             ) from error
     return LoadRoles(
@@ -439,19 +444,19 @@ def _make_database(
 
 
 def _grant_memberships(connection: psycopg.Connection[tuple[object, ...]], plan: _RolePlan) -> None:
-    """Give the made roles what they read of each other.
+    """Grant the created roles read access to each other.
 
-    All of them are new and own nothing outside of the scratch database.
+    All of them are new and own nothing outside the scratch database.
     """
     everything = ((role, reader) for reader in plan.readers for role in plan.of_dump if role != reader)
     for role, member in (*plan.memberships, *everything):
-        # Of two who may read all, one is a member of the other.
+        # Of two roles that may read everything, one is already a member of the other.
         with suppress(psycopg.errors.InvalidGrantOperation):
             connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(member)))
 
 
 def _raise_readers(server: DatabaseSettings, plan: _RolePlan, major: int) -> None:
-    """Let those who could read everything in the source do so on a server where nothing else lives."""
+    """Let roles that could read everything in the source do so on the drill's own server."""
     with connect_database(server) as connection, translate_errors(server):
         for role in plan.readers if major >= _READ_ALL_MAJOR else ():
             connection.execute(sql.SQL("GRANT pg_read_all_data TO {}").format(sql.Identifier(role)))
@@ -469,34 +474,34 @@ def _create_database(
         try:
             connection.execute(statement + make_locale_clause(record.properties, major))
         except UNKNOWN_LOCALE_ERRORS:
-            pass  # the next best is named in the drill's result
+            pass  # the drill's result names the locale used instead
         else:
             return
-    # Every locale fits UTF-8, and only C fits every other encoding.
+    # UTF-8 works with every locale; every other encoding works only with C.
     connection.execute(statement if record.encoding == "UTF8" else statement + sql.SQL(" LOCALE 'C'"))
 
 
 _STALL_TIMEOUT_SECONDS = 60.0
-"""Nothing here carries an object's body."""
+"""Requests here carry no object bodies."""
 
 
 @dataclass(frozen=True)
 class ScratchBucket:
-    """The empty bucket and what there is to say of its server."""
+    """The empty bucket and a description of its server."""
 
     settings: BucketSettings
     description: str
 
 
 class _BucketMaker(BucketClient):
-    """A bucket that may be made and removed."""
+    """A client that can create and remove its bucket."""
 
     def make(self) -> None:
         with self.translate_errors(""):
             self._client.make_bucket(self._bucket)
 
     def remove(self) -> None:
-        """The bucket is gone with all that is in it, old versions included; nothing when there was none."""
+        """Remove the bucket with all its objects and old versions; do nothing when it does not exist."""
         with self.translate_errors(""):
             if not self._client.bucket_exists(self._bucket):
                 return
@@ -512,7 +517,7 @@ class _BucketMaker(BucketClient):
 
 @contextmanager
 def open_scratch_bucket(folder: ScratchFolder, drill: DrillSettings) -> Generator[ScratchBucket, None, None]:
-    """An empty bucket is there within the block; bucket and server are gone after it.
+    """Provide an empty bucket within the block; remove bucket and server afterwards.
 
     BucketError when the server refuses.
     """
@@ -534,7 +539,7 @@ def open_scratch_bucket(folder: ScratchFolder, drill: DrillSettings) -> Generato
 
 
 def remove_server_bucket(server: BucketSettings, made: ServerBucket) -> None:
-    """The scratch bucket is gone with its objects. BucketError otherwise."""
+    """Remove the scratch bucket with its objects; BucketError when that fails."""
     client = _BucketMaker(
         server.with_bucket(made.name), threads=1, stall_timeout_seconds=_STALL_TIMEOUT_SECONDS
     )

@@ -1,8 +1,6 @@
-"""The operators' own checks of restored data: statements of a file, each of which must return exactly one row
-with one true.
+"""The operator's checks of restored data: SQL statements that must each return one row with one true value.
 
-Reads the file and runs it, read only. What is worth checking is the operators' business; add here only how a
-check is written and judged.
+Reads the statements from a file and runs them read-only.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.units import count
 from schedgen_backups.core.verify.files import make_result, name_some
 
-# What a semicolon may stand in without ending a statement (PostgreSQL manual, section 4.1).
+# Tokens in which a semicolon does not end a statement (PostgreSQL manual, section 4.1).
 _TOKEN = re.compile(
     r"""(?P<comment>--[^\n]*|/\*.*?\*/)
     |(?P<quoted>[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
@@ -37,34 +35,34 @@ _SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class SqlCheck:
-    """One statement and what it is called."""
+    """One statement and its name."""
 
     name: str
     statement: str
 
 
 def read_sql_checks(path: Path) -> tuple[SqlCheck, ...]:
-    """The checks of the file, in order, each named by the `-- comment` before it or by its first words.
+    """Return the checks of the file in order, each named by the `-- comment` before it or its first words.
 
-    ConfigurationError when the file cannot be read or holds none.
+    ConfigurationError when the file cannot be read or contains none.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"DRILL_SQL_CHECKS {path} cannot be read: {error}",
-            hint="Name a file of SQL in UTF-8, or leave it out.",
+            hint="Use a UTF-8 file of SQL statements, or remove the setting.",
         ) from error
     checks = split_sql_checks(text)
     if not checks:
         raise ConfigurationError(
-            f"DRILL_SQL_CHECKS {path} holds no statement", hint="Write: SELECT count(*) > 0 FROM jobs;"
+            f"DRILL_SQL_CHECKS {path} contains no statement", hint="Write: SELECT count(*) > 0 FROM jobs;"
         )
     return checks
 
 
 def split_sql_checks(text: str) -> tuple[SqlCheck, ...]:
-    """The statements of the text, split at the semicolons that end one."""
+    """Return the statements of the text, split at the semicolons that end them."""
     checks: list[SqlCheck] = []
     name = statement = ""
     for token in _TOKEN.finditer(text):
@@ -91,15 +89,14 @@ def run_sql_checks(
     timeout_seconds: int,
     on_progress: Callable[[int], object] = lambda _count: None,
 ) -> CheckResult:
-    """`operator_checks_hold`: each check returned one row with one true.
+    """Check `operator_checks_hold`: each check must return one row with one true value.
 
-    Errors of the connection are raised, those of a check make it fail.
-
-    `on_progress` gets 1 for each check. Not configured without any.
+    Not configured without checks. Connection errors are raised; an error of a check makes it fail.
+    `on_progress` gets 1 for each check.
     """
     if not checks:
         return make_result(
-            Check.OPERATOR_CHECKS_HOLD, CheckStatus.NOT_CONFIGURED, "DRILL_SQL_CHECKS names no file", {}
+            Check.OPERATOR_CHECKS_HOLD, CheckStatus.NOT_CONFIGURED, "DRILL_SQL_CHECKS is not set", {}
         )
     wrong: list[str] = []
     for check in checks:
@@ -109,9 +106,9 @@ def run_sql_checks(
             wrong.append(f"{check.name} ({problem})")
     status = CheckStatus.FAILED if wrong else CheckStatus.PASSED
     summary = (
-        f"{len(wrong)} of {count(len(checks), 'check')} did not hold: {name_some(wrong)}"
+        f"{len(wrong)} of {count(len(checks), 'check')} failed: {name_some(wrong)}"
         if wrong
-        else f"{len(checks)} of {count(len(checks), 'check')} held"
+        else f"{len(checks)} of {count(len(checks), 'check')} passed"
     )
     return make_result(
         Check.OPERATOR_CHECKS_HOLD, status, summary, {"checks": len(checks), "checks_failed": len(wrong)}
@@ -124,9 +121,9 @@ def _make_check(name: str, statement: str) -> SqlCheck:
 
 
 def _find_problem(check: SqlCheck, database: DatabaseSettings, timeout_seconds: int) -> str:
-    """Why the check does not hold, or an empty text.
+    """Return why the check fails; empty when it passes.
 
-    A connection for each, so that none changes what the next one sees.
+    Each check has its own connection, so that none affects the next one.
     """
     with connect_database(database, stall_timeout_seconds=timeout_seconds) as connection:
         connection.read_only = True
@@ -143,6 +140,6 @@ def _find_problem(check: SqlCheck, database: DatabaseSettings, timeout_seconds: 
     if len(rows) != 1 or len(rows[0]) != 1:
         return (
             f"it returns {'several' if len(rows) > 1 else len(rows)} rows of {len(cursor.description)} "
-            "columns, one of one is needed"
+            "columns instead of one row of one column"
         )
     return "" if rows[0][0] is True else f"it returns {rows[0][0]!r}"

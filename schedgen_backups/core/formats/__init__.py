@@ -1,4 +1,4 @@
-"""The bytes of the two file formats, written and read (docs/file-format.md).
+"""Read and write the bytes of the two file formats (docs/file-format.md).
 
-Add here what stands in a file. No server and no directory: paths and streams come in, values go out.
+Add here what is stored in a file. No servers and no directories: paths and streams come in, values go out.
 """

@@ -1,9 +1,7 @@
-"""The archive file: a pax tar in gzip members, one or more per object, whose last entry is the index, then
-the footer.
+"""The archive file: a pax tar in gzip members, one or more per object; the last entry is the index.
 
-Writer and reader of one format, described to the byte in docs/file-format.md. Where objects come from is
-`archive`'s business, what a file must satisfy `verify`'s. Each object starts a member, so that it is read by
-reading only its bytes.
+Writer and reader of the format in docs/file-format.md. Each object starts a gzip member, so that it can be
+read without the others. A footer ends the file.
 """
 
 from __future__ import annotations
@@ -50,29 +48,29 @@ from schedgen_backups.core.system.writeback import WriteBack
 
 INDEX_NAME = f"{RESERVED_FOLDER}/index.jsonl"
 COPY_BYTES = 8 << 20
-"""Members that are copied from an older archive in one go; so much is in memory."""
+"""Maximum size of members copied from an older archive at once, which are held in memory."""
 _HEADER_LIMIT_BYTES = LINE_LIMIT_BYTES
-"""It says the same as the entry's line of the index."""
+"""The header contains the same as the entry's line in the index."""
 _WORTH_SHARING_BYTES = 16 * SHARED_BLOCK_BYTES
 _END_OF_ARCHIVE = b"\0" * (2 * TAR_BLOCK_BYTES)
 
 
 @dataclass(frozen=True)
 class CapturedArchive:
-    """An archive that was just written."""
+    """A finished archive."""
 
     record: ArchiveRecord
     sha256: str
-    """Of the whole file."""
+    """Digest of the whole file."""
     size_bytes: int
-    """Of the file."""
+    """Size of the file."""
 
 
 class ArchiveFileWriter:
     """Writes an archive file: objects in the order given, then `finish`.
 
-    The growing index is a file in `folder` without a name; with a `journal_name` it has one, and what it
-    names is in the file, in case we are killed.
+    The growing index is an unnamed file in `folder`. With a `journal_name` it is a named file that lists only
+    objects already in the archive, so that a killed capture can be resumed.
     """
 
     def __init__(self, file: BinaryIO, *, threads: int, folder: Path, journal_name: str = "") -> None:
@@ -82,7 +80,7 @@ class ArchiveFileWriter:
         opened = (folder / journal_name).open("x+b") if journal_name else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in __exit__
         self._folder = folder
         self._is_sharing: dict[int, bool] = {}
-        """By the number of the open file that was asked."""
+        """Whether blocks can be shared with an open file, by its descriptor."""
         self._index: BinaryIO = cast("BinaryIO", opened)
         self._is_journal = bool(journal_name)
         self.object_count = 0
@@ -91,15 +89,15 @@ class ArchiveFileWriter:
         self.unread_tags_count = 0
 
     def add_packed(self, packed: PackedObject) -> None:
-        """Appends an object that was packed by `pack_object`."""
+        """Append an object packed by `pack_object`."""
         start = self._writer.flush()
         self._writer.write_member(packed.members)
         self._add_entry(packed.entry, start)
 
     def add_stream(self, entry: ObjectEntry, blocks: Iterable[bytes]) -> None:
-        """Appends an object block by block.
+        """Append an object block by block.
 
-        When `blocks` raises or yields another size than the entry's, nothing of it stays.
+        When `blocks` raises or yields a size other than the entry's, nothing of the object is kept.
         """
         checkpoint = self._writer.checkpoint()
         digest = hashlib.sha256()
@@ -120,7 +118,7 @@ class ArchiveFileWriter:
                     pending.clear()
             if size_bytes != entry.size_bytes:
                 raise ObjectError(
-                    f"object {entry.key!r} came with {size_bytes} bytes instead of {entry.size_bytes}"
+                    f"object {entry.key!r} arrived with {size_bytes} bytes instead of {entry.size_bytes}"
                 )
             self._writer.write_block(bytes(pending) + make_padding(size_bytes), compress or compress_member)
             self._writer.flush()
@@ -130,16 +128,16 @@ class ArchiveFileWriter:
         self._add_entry(entry.model_copy(update={"sha256": digest.hexdigest()}), checkpoint.offset)
 
     def add_copies(self, entries: Sequence[ObjectEntry], source: int, data: bytes | memoryview) -> None:
-        """Appends objects that lie one behind the other in the open file `source`.
+        """Append objects that are consecutive in the open file `source`.
 
-        `data` holds their members, which were checked.
+        `data` contains their members, which the caller has checked.
         """
         first = _leave_out_filler(entries[0], data)
         start = self._writer.flush()
         self._write_filler(source, first.offset, len(data))
         shift = self._writer.flush() - first.offset
         self._writer.copy_members(source, first.offset, memoryview(data)[first.offset - entries[0].offset :])
-        # A filler is the first member of the object behind it: who reads that unpacks nothing more.
+        # A filler becomes the first member of the object after it, and unpacks to nothing.
         self._add_line(
             first.model_copy(update={"offset": start, "length": first.offset + shift - start + first.length})
         )
@@ -148,8 +146,9 @@ class ArchiveFileWriter:
         self._sync_journal()
 
     def add_copy(self, entry: ObjectEntry, source: BinaryIO) -> None:
-        """Appends an object of any size that lies in `source`, checked as it is copied; after a
-        VerificationError nothing of it stays.
+        """Append an object of any size from `source` and check it while it is copied.
+
+        After a VerificationError nothing of the object is kept.
         """
         checkpoint = self._writer.checkpoint()
         source.seek(entry.offset)
@@ -175,7 +174,7 @@ class ArchiveFileWriter:
         self._add_entry(entry, checkpoint.offset)
 
     def finish(self, record: ArchiveRecord) -> CapturedArchive:
-        """Appends the index, whose first line is the record, and the footer."""
+        """Append the index, whose first line is the record, and the footer."""
         index_offset = self._writer.flush()
         first_line = _to_line(record.model_dump_json())
         # Filled up to whole blocks: what stands behind the record does not depend on its length.
@@ -208,9 +207,7 @@ class ArchiveFileWriter:
         self._write_back.close()
 
     def _write_filler(self, source: int, offset: int, length: int) -> None:
-        """What is copied next from there lies in this file's blocks as it does in the source's, where that
-        lets both share them.
-        """
+        """Align the next copy with the source's blocks where this allows sharing them."""
         gap_bytes = measure_gap(offset, self._writer.flush())
         if not gap_bytes or length < _WORTH_SHARING_BYTES:
             return
@@ -253,7 +250,7 @@ class ArchiveFile:
 
     @cached_property
     def record(self) -> ArchiveRecord:
-        """What the archive says of itself."""
+        """The archive's own record."""
         for line in self._read_index_lines():
             try:
                 return ArchiveRecord.model_validate_json(line)
@@ -264,7 +261,7 @@ class ArchiveFile:
         raise make_format_error("its index is empty")
 
     def read_entries(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[ObjectEntry]:
-        """Yields the index, in the order of the file, without holding it in memory.
+        """Yield the index in the file's order, without holding it in memory.
 
         `on_progress` gets its compressed bytes.
         """
@@ -277,9 +274,7 @@ class ArchiveFile:
                 ) from error
 
     def read_entry_lines(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
-        """Yields the index as `read_entries` does, each entry as its line of JSON, which nobody has looked
-        at.
-        """
+        """Yield the entries of the index as lines of JSON, unparsed."""
         lines = self._read_index_lines(on_progress=on_progress)
         next(lines, None)
         yield from lines
@@ -287,10 +282,10 @@ class ArchiveFile:
     def read_object(
         self, entry: ObjectEntry, *, on_progress: Callable[[bytes], object] | None = None
     ) -> Iterator[bytes]:
-        """Yields one object's bytes, reading only its part of the file.
+        """Yield one object's bytes, reading only its part of the file.
 
-        The header must say the same as the index, and the bytes must have the entry's size and digest: that
-        is known when the iterator ends.
+        The header must match the index, and the bytes must match the entry's size and digest. Both are known
+        only when the iterator ends.
         """
         reader = BlockReader(read_members(self._file, entry.offset, entry.length, on_progress=on_progress))
         try:
@@ -308,9 +303,7 @@ class ArchiveFile:
                     or info.size != entry.size_bytes
                     or _key_of(info) != entry.key
                 ):
-                    raise make_format_error(
-                        f"what lies at the place of object {entry.key!r} is something else"
-                    )
+                    raise make_format_error(f"there is something else in place of object {entry.key!r}")
         except (tarfile.TarError, ValueError) as error:
             raise make_format_error(f"the header of object {entry.key!r} is damaged: {error}") from error
         digest = hashlib.sha256()
@@ -325,9 +318,7 @@ class ArchiveFile:
             if missing < 0 or rest.strip(b"\0"):
                 break
         if missing:
-            raise make_format_error(
-                f"something stands behind object {entry.key!r} that does not belong there"
-            )
+            raise make_format_error(f"there is unexpected data after object {entry.key!r}")
 
     def _read_index_lines(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
         length = self.footer.footer_offset - self.footer.index_offset
@@ -340,23 +331,24 @@ class ArchiveFile:
         except tarfile.TarError as error:
             raise make_format_error(f"its index is damaged: {error}") from error
         if info.name != INDEX_NAME or info.size < 0:
-            raise make_format_error("it holds no index of an archive")
+            raise make_format_error("it contains no index of an archive")
         yield from split_lines(reader.read_exactly(info.size))
         if any(block.strip(b"\0") for block in reader.read_all()):
-            raise make_format_error("something stands behind its index that does not belong there")
+            raise make_format_error("there is unexpected data after its index")
 
 
 def open_archive(path: Path) -> AbstractContextManager[ArchiveFile]:
-    """The archive file is open within the block.
+    """Open the archive file within the block.
 
-    VerificationError (permanent) when it is missing, cut short or not an archive of ours.
+    VerificationError (permanent) when it is missing, truncated or not an archive of this tool.
     """
     return open_artifact(path, ArchiveFile)
 
 
 class _HeaderReader:
-    """The beginning of an object's part of the file, for tarfile, which reads headers of any length that they
-    claim.
+    """The beginning of an object's part of the file, for tarfile, with a limit on its length.
+
+    tarfile itself reads headers of any length that they state.
     """
 
     def __init__(self, reader: BlockReader) -> None:
@@ -364,7 +356,7 @@ class _HeaderReader:
         self._left_bytes = _HEADER_LIMIT_BYTES
 
     def read(self, size: int) -> bytes:
-        """As `BlockReader.read`; VerificationError behind the longest header."""
+        """Read as `BlockReader.read` does; VerificationError beyond the longest header."""
         self._left_bytes -= size
         if self._left_bytes < 0:
             raise make_format_error("the header of an object is too long")
@@ -372,7 +364,7 @@ class _HeaderReader:
 
 
 def _leave_out_filler(entry: ObjectEntry, data: bytes | memoryview) -> ObjectEntry:
-    """The entry without what an older copy put before the object, as its first bytes tell."""
+    """Return the entry without the filler that an older copy put before the object."""
     filler_bytes = measure_filler(data)
     if not 0 < filler_bytes < entry.length:
         return entry

@@ -1,7 +1,6 @@
-"""A stream of blocks as a file that can only be read on, for libraries that want a file.
+"""A stream of blocks as a forward-only file, for libraries that need a file.
 
-Used where an archive's bytes are parsed and where they go to the S3 SDK. Nothing is held but what one read
-asks for.
+Holds only what one read requests.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from collections.abc import Iterable, Iterator
 from schedgen_backups.core.errors import VerificationError
 
 LINE_LIMIT_BYTES = 16 << 20
-"""For a line of an index. The longest that are written are a record's: two thousand keys of 1 KiB, each with
-its reason."""
+"""Limit for a line of an index. The longest lines written are records with two thousand keys of 1 KiB, each
+with its reason."""
 
 
 def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yields the lines without their ends.
+    """Yield the lines without their line ends.
 
-    VerificationError when one is longer than `LINE_LIMIT_BYTES`, or the last has no end.
+    VerificationError when a line is longer than `LINE_LIMIT_BYTES`, or the last one has no end.
     """
     pending = bytearray()
     for block in blocks:
@@ -39,7 +38,7 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class BlockReader(io.BytesIO):
-    """Reads on through the blocks of an iterator; what the iterator raises comes out of the reads."""
+    """Reads the blocks of an iterator; reads raise what the iterator raises."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         super().__init__()
@@ -47,7 +46,7 @@ class BlockReader(io.BytesIO):
         self._buffer = bytearray()
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As many bytes as asked for; fewer only at the end."""
+        """Return as many bytes as requested; fewer only at the end."""
         wanted = -1 if size is None else size
         while wanted < 0 or len(self._buffer) < wanted:
             block = next(self._blocks, None)
@@ -60,7 +59,7 @@ class BlockReader(io.BytesIO):
         return data
 
     def read_exactly(self, size_bytes: int) -> Iterator[bytes]:
-        """Yields that many bytes; VerificationError when the stream ends before."""
+        """Yield this many bytes; VerificationError when the stream ends earlier."""
         remaining = size_bytes
         while remaining:
             block = bytes(self._buffer) or next(self._blocks, None)
@@ -73,7 +72,7 @@ class BlockReader(io.BytesIO):
             remaining -= min(remaining, len(block))
 
     def read_all(self) -> Iterator[bytes]:
-        """Yields what is left."""
+        """Yield the rest."""
         rest = bytes(self._buffer)
         self._buffer.clear()
         yield rest

@@ -1,4 +1,4 @@
-"""What a database has besides its contents: what `pg_dump --create` writes, as values of the dump's record."""
+"""Properties of a database besides its content, as written by `pg_dump --create`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from schedgen_backups.core.model import FrozenModel
 
 
 class DatabaseSetting(FrozenModel):
-    """A line of ALTER DATABASE … SET, or of ALTER ROLE … IN DATABASE … SET."""
+    """A setting of ALTER DATABASE … SET, or of ALTER ROLE … IN DATABASE … SET."""
 
     role: str = ""
-    """Empty for every role."""
+    """Empty for all roles."""
     name: str
     value: str
 
     @property
     def label(self) -> str:
-        """For messages; without the value, which may be a secret of the application."""
+        """Label for messages, without the value, which may be a secret of the application."""
         return f"{self.name} of the role {self.role}" if self.role else self.name
 
 
@@ -43,26 +43,27 @@ class DatabaseProperties(FrozenModel):
     collate: str
     ctype: str
     locale: str = ""
-    """Of ICU and of the server's own provider."""
+    """Locale of ICU and of the builtin provider."""
     icu_rules: str = ""
     grants: tuple[DatabaseGrant, ...] | None = None
-    """None for those that every new database has."""
+    """None for the default privileges of a new database."""
     settings: tuple[DatabaseSetting, ...] = ()
     security_labels: tuple[tuple[str, str], ...] = ()
     """Provider and label."""
 
     @property
     def collation_label(self) -> str:
-        """Provider and names, for messages."""
+        """Provider and names for messages."""
         names = dict.fromkeys(name for name in (self.locale, self.collate, self.ctype) if name)
         return f"{self.provider} {'/'.join(names)}{' with rules' if self.icu_rules else ''}"
 
     def has_collation_of(self, other: DatabaseProperties) -> bool:
-        """Return whether text is sorted and classified alike, as far as names tell; versions of the libraries
-        may differ.
+        """Return whether text is sorted and classified alike, according to the names.
+
+        Versions of the libraries may still differ.
         """
 
-        # The server's UTF-8 has several spellings.
+        # UTF-8 has several spellings on servers.
         def spell(name: str) -> str:
             return name.replace("-", "").replace("UTF8", "utf8")
 
@@ -73,7 +74,7 @@ class DatabaseProperties(FrozenModel):
         return mine == theirs
 
     def list_differences(self, wanted: DatabaseProperties) -> tuple[str, ...]:
-        """Return what is not as in `wanted`, in words without values that may be secret.
+        """Return the differences to `wanted` as text, without values that may be secret.
 
         Comment and template flag are not compared.
         """

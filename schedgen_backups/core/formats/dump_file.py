@@ -1,9 +1,7 @@
-"""The dump file: plain SQL in gzip members, then the references, then record and index as SQL comment lines,
-then the footer.
+"""The dump file: plain SQL in gzip members, references, record and index as SQL comments, and a footer.
 
-Writer and reader of one format, described to the byte in docs/file-format.md. What pg_dump writes is
-`dump_text`'s business, what a file must satisfy `verify`'s. Tables start members of their own, so that one
-table is read by reading only its bytes.
+Writer and reader of the format in docs/file-format.md. Each table starts a gzip member, so that it can be
+read without the others.
 """
 
 from __future__ import annotations
@@ -47,29 +45,29 @@ ROLE_PREFIX = "-- role: "
 
 @dataclass(frozen=True)
 class CapturedDump:
-    """A dump that was just written."""
+    """A finished dump."""
 
     record: DumpRecord
     tables: tuple[TableEntry, ...]
     sha256: str
-    """Of the whole file."""
+    """Digest of the whole file."""
     size_bytes: int
-    """Of the file."""
+    """Size of the file."""
 
 
 @dataclass(frozen=True)
 class SeparateTable:
-    """A table that was dumped apart from the rest."""
+    """A separately dumped table."""
 
     comment: bytes
-    """What pg_dump writes above the COPY statement."""
+    """The comment that pg_dump writes before the COPY statement."""
     facts: TableFacts
     size_bytes: int
-    """Of COPY statement, rows and end line, as plain text."""
+    """Size of COPY statement, rows and end line as plain text."""
     file: BinaryIO
-    """Holds these as gzip members, and nothing else."""
+    """Contains exactly these as gzip members."""
     length: int
-    """Of the members."""
+    """Size of the members."""
 
 
 @dataclass
@@ -79,7 +77,7 @@ class _Position:
 
 
 class DumpFileWriter:
-    """Writes a dump file from segments, in order: segments, references, then `finish`."""
+    """Writes a dump file in order: segments, references, then `finish`."""
 
     def __init__(self, file: BinaryIO, *, threads: int) -> None:
         self._write_back = WriteBack(file)
@@ -93,7 +91,7 @@ class DumpFileWriter:
         self.reference_count = 0
 
     def add(self, segment: Segment) -> None:
-        """Appends the segment; a table's first segment starts a gzip member."""
+        """Append the segment; a table's first segment starts a gzip member."""
         if isinstance(segment, TableStart):
             self._pieces.end_piece()
             self._open_position = position = _Position()
@@ -107,9 +105,7 @@ class DumpFileWriter:
             self._positions.append((table, position))
 
     def add_separate_table(self, table: SeparateTable) -> None:
-        """Appends the table's comment, its members as they are, and what ends its section; its file is
-        closed.
-        """
+        """Append the table's comment, its members unchanged and the end of its section; close its file."""
         self.add(Text(table.comment))
         self._digest.add_table(table.facts, table.size_bytes)
         self._pieces.end_piece()
@@ -123,18 +119,18 @@ class DumpFileWriter:
         self.add(Text(SECTION_END))
 
     def facts(self) -> DumpFacts:
-        """What was written so far."""
+        """Return the facts of what was written so far."""
         return self._digest.facts()
 
     def add_references(self, keys: list[str]) -> None:
-        """Appends object keys that the database refers to, behind the dump."""
+        """Append object keys that the database refers to, after the dump."""
         _ = self.content_length
         self.reference_count += len(keys)
         self._pieces.append(_to_line("references", keys))
 
     @property
     def content_length(self) -> int:
-        """Compressed bytes of the dump itself; asked for once the last segment was added."""
+        """Compressed size of the dump itself; available once the last segment was added."""
         if self._content_length is None:
             self._pieces.end_piece()
             self._content_length = self._writer.flush()
@@ -143,9 +139,9 @@ class DumpFileWriter:
     def finish(
         self, record: DumpRecord, expected_rows: Mapping[tuple[str, str], int], roles: str
     ) -> CapturedDump:
-        """Appends record, roles, index and footer.
+        """Append record, roles, index and footer.
 
-        `expected_rows`: (schema, table) → rows counted in the snapshot.
+        `expected_rows` maps (schema, table) to the rows counted in the snapshot.
         """
         _ = self.content_length
         self._pieces.end_piece()
@@ -156,8 +152,8 @@ class DumpFileWriter:
                 schema_name=table.schema_name,
                 name=table.name,
                 columns=table.columns,
-                # The name of one that is loaded through its root stands in a comment only, where pg_dump
-                # writes no line breaks.
+                # The name of a table loaded through its root is only in a comment, where pg_dump writes no
+                # line breaks.
                 expected_rows=(announced if table.root else expected_rows).get(
                     (table.schema_name, table.name)
                 ),
@@ -236,56 +232,56 @@ class DumpFile:
 
     @property
     def record(self) -> DumpRecord:
-        """What the dump says of itself."""
+        """The dump's own record."""
         return self._index[0]
 
     @property
     def tables(self) -> tuple[TableEntry, ...]:
-        """The index, in the order of the dump."""
+        """The index in the order of the dump."""
         return self._index[1]
 
     @property
     def roles(self) -> str:
-        """SQL that makes the roles, without passwords; empty where they could not be read."""
+        """SQL that creates the roles, without passwords; empty when they could not be read."""
         return self._index[2]
 
     def read_contents(
         self, *, on_progress: Callable[[bytes], object] = lambda _data: None
     ) -> Iterator[bytes]:
-        """Yields pg_dump's plain text; `on_progress` gets the compressed bytes."""
+        """Yield pg_dump's plain text; `on_progress` gets the compressed bytes."""
         return read_members_concurrently(self._file, 0, self.record.content_length, on_progress=on_progress)
 
     def read_schema(self) -> Iterator[bytes]:
-        """Yields the text before the first table's rows: what makes schemas, types, functions and tables,
-        without constraints and indexes.
+        """Yield the text before the first table's rows.
+
+        It creates schemas, types, functions and tables, but not constraints and indexes.
         """
         end = self.tables[0].offset if self.tables else self.record.content_length
         return read_members(self._file, 0, end)
 
     def read_rest_of_text(self) -> Iterator[bytes]:
-        """Yields everything behind the schema that is not rows: sequences, large objects, constraints,
-        indexes and what follows.
-        """
+        """Yield everything after the schema except rows: sequences, large objects, constraints, indexes."""
         ends = [table.offset + table.length for table in self.tables]
         starts = [table.offset for table in self.tables[1:]] + [self.record.content_length]
         for end, start in zip(ends, starts, strict=True):
             yield from read_members(self._file, end, start - end)
 
     def read_table(self, table: TableEntry) -> Iterator[bytes]:
-        """Yields one table's COPY statement, rows and end line, reading only its bytes."""
+        """Yield one table's COPY statement, rows and end line, reading only its bytes."""
         return read_members(self._file, table.offset, table.length)
 
     def read_references(self) -> Iterator[list[str]]:
-        """Yields the object keys that the database refers to, in byte order, about a thousand at a time."""
+        """Yield the object keys that the database refers to, in byte order, about a thousand at a time."""
         start = self.record.content_length
         for line in self._read_lines(start, self.footer.index_offset - start):
             name, value = _from_line(line)
             if name != "references" or not isinstance(value, list):
                 raise make_format_error("its list of references is damaged")
-            yield [str(key) for key in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - from JSON
+            # The list comes from JSON.
+            yield [str(key) for key in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
     def read_rest(self, on_progress: Callable[[bytes], object]) -> None:
-        """Hands the bytes between the dump's end and the footer to `on_progress`."""
+        """Pass the bytes between the dump's end and the footer to `on_progress`."""
         self._file.seek(self.record.content_length)
         remaining = self.footer.footer_offset - self.record.content_length
         for block in iter(partial(self._file.read, BLOCK_BYTES), b""):
@@ -300,9 +296,9 @@ class DumpFile:
 
 
 def open_dump(path: Path) -> AbstractContextManager[DumpFile]:
-    """The dump file is open within the block.
+    """Open the dump file within the block.
 
-    VerificationError (permanent) when it is missing, cut short or not a dump of ours.
+    VerificationError (permanent) when it is missing, truncated or not a dump of this tool.
     """
     return open_artifact(path, DumpFile)
 

@@ -1,7 +1,7 @@
-"""A digest of pg_dump's text that is the same in any order of its items.
+"""A digest of pg_dump's text that does not depend on the order of its items.
 
-pg_dump sorts some of them by the names of roles (pg_dump_sort.c: default privileges, user mappings), and a
-drill on a server that has a role of the dump gives it another name for the load.
+pg_dump sorts some items by the names of roles (pg_dump_sort.c: default privileges, user mappings). A drill on
+a server that already has a role of the dump loads it under another name.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import hashlib
 import re
 
 _BORDER = b"--\n-- "
-"""Begins each item, and pg_dump's last words. In somebody's text it may stand as well: that is then a border
-in both dumps."""
+"""The start of each item and of pg_dump's last comment. It may also occur in a user's text: it then counts as
+a border in both dumps."""
 _BORDERS = re.compile(rb"^" + _BORDER, re.MULTILINE)
 _MODULUS = 1 << 256
 
 
 class ItemDigest:
-    """Adds up the digests of the items. Takes whole lines of text, in any pieces."""
+    """Adds up the digests of the items. Takes whole lines of text in pieces of any size."""
 
     def __init__(self) -> None:
         self._sum = self._count = 0
@@ -25,9 +25,9 @@ class ItemDigest:
         self._held = b""
 
     def add(self, lines: bytes) -> None:
-        """Take these lines into account."""
+        """Add these lines."""
         lines = self._held + lines
-        # The second line of a border may come later.
+        # The second line of a border may be in the next piece.
         self._held = b"--\n" if lines == b"--\n" or lines.endswith(b"\n--\n") else b""
         lines = lines[: len(lines) - len(self._held)]
         start = 0
@@ -43,7 +43,7 @@ class ItemDigest:
         self._item = hashlib.sha256()
 
     def result(self) -> tuple[int, int]:
-        """Return the number of items so far and the sum of their digests; the last one ends here."""
+        """End the last item; return the number of items and the sum of their digests."""
         self._item.update(self._held)
         self._held = b""
         self._end_item()

@@ -1,5 +1,6 @@
-r"""The sections of pg_dump's text: large objects, what follows the rows (indexes, constraints, triggers), and
-the `\restrict` around all of it.
+r"""Sections of pg_dump's text: large objects, the part after the rows, and `\restrict` around all of it.
+
+The part after the rows contains indexes, constraints and triggers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LEFT_OUT = frozenset({b"BEGIN;", b"COMMIT;"})
 
 
 class LargeObjectFilter:
-    """Passes on text without the transactions around large objects; text comes in any pieces."""
+    """Removes the transactions around large objects from text in pieces of any size."""
 
     def __init__(self) -> None:
         self._unfinished = b""
@@ -31,12 +32,12 @@ class LargeObjectFilter:
         self._is_inside = False
 
     def filter_text(self, text: bytes) -> bytes:
-        """The whole lines among what came so far, without those that are left out."""
+        """Return the complete lines received so far, without those to remove."""
         *lines, self._unfinished = (self._unfinished + text).split(b"\n")
         return b"".join(line + b"\n" for line in lines if self._is_kept(line))
 
     def flush(self) -> bytes:
-        """What is left of a line that has not ended: before rows, and at the end."""
+        """Return the rest of an unfinished line: before rows, and at the end."""
         rest, self._unfinished = self._unfinished, b""
         return rest
 
@@ -54,7 +55,7 @@ _LEADING_RESTRICT = re.compile(rb"\A(?P<before>(?:--[^\n]*\n|\s)*)\\restrict [A-
 _TRAILING_UNRESTRICT = re.compile(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z")
 _ROW_SECURITY = re.compile(rb"^SET row_security = off;\n", re.MULTILINE)
 _UNRESTRICT_BYTES = 256
-"""More than the line and the blanks behind it take (pg_dump.c: a key of 63 characters)."""
+"""More than the line and the whitespace after it take (pg_dump.c: a key of 63 characters)."""
 
 
 _PSQL_WORD_OR_EDGE = re.compile(
@@ -66,27 +67,26 @@ _LOOK_BEHIND_BYTES = 2
 
 
 class PsqlQuoter:
-    r"""Writes what psql reads otherwise than the server so that both read the same, in text that comes in any
-    pieces.
+    r"""Rewrites text that psql would read differently from the server; text comes in pieces of any size.
 
-    `:"HOST"`, the end of an array's slice, becomes `: "HOST"`: psql would put a variable's value there. The
-    name `begin` becomes `"begin"`: in CREATE FUNCTION psql takes the bare word for the start of a body and
-    sends nothing before its END (psqlscan.l since PostgreSQL 14), though the server needs no quotes and
-    pg_dump writes none. pg_dump writes the keyword in capitals.
+    `:"HOST"`, the end of an array's slice, becomes `: "HOST"`: psql would insert a variable's value. The name
+    `begin` becomes `"begin"`: in CREATE FUNCTION, psql takes the bare word for the start of a body and sends
+    nothing before its END (psqlscan.l since PostgreSQL 14). The server needs no quotes there and pg_dump
+    writes none. pg_dump writes the keyword in capitals.
     """
 
     def __init__(self) -> None:
         self._quotes = QuoteState()
         self._held = b""
         self._position = 0
-        """Up to where what is held was read."""
+        """Up to where the held text was read."""
 
     def feed(self, text: bytes) -> bytes:
-        """Return what can be told so far."""
+        """Return the text that can be decided so far."""
         return self._quote(text, is_last=False)
 
     def flush(self, text: bytes = b"") -> bytes:
-        """Return all the rest, `text` at its end: before rows, and at the end."""
+        """Return the rest, with `text` at its end: before rows, and at the end."""
         return self._quote(text, is_last=True)
 
     def _quote(self, text: bytes, *, is_last: bool) -> bytes:
@@ -115,12 +115,12 @@ class PsqlQuoter:
 
 
 def make_loadable(segments: Iterable[Segment]) -> Iterator[Segment]:
-    r"""Yield the segments as they are loaded, without pg_dump's own `\restrict`, `\unrestrict` and `SET
-    row_security = off` of the head.
+    r"""Yield the segments as they are loaded.
 
-    Whoever loads the text puts a key of his own around it. Policies come after the rows, so that the setting
-    serves no load; it makes the refresh of a materialized view an error where its owner is subject to them
-    (PostgreSQL manual, "row_security"). psql reads what is yielded as the server does.
+    Removes pg_dump's own `\restrict` and `\unrestrict`, around which the loader puts its own key. Also
+    removes `SET row_security = off` from the head: policies come after the rows, so that no load needs it. It
+    would make the refresh of a materialized view fail when its owner is subject to policies (PostgreSQL
+    manual, "row_security"). psql reads the result as the server does.
     """
     held, is_first = b"", True
     quoter = PsqlQuoter()
@@ -153,33 +153,34 @@ _TABLE = re.compile(
 
 @dataclass(frozen=True)
 class PostDataItem:
-    """One item: a comment of pg_dump and the statements below it."""
+    """One item: a comment of pg_dump and the statements after it."""
 
     kind: str
-    """pg_dump's word, such as `INDEX`, `FK CONSTRAINT`, `TRIGGER`; empty for what stands before the first
+    """pg_dump's word, for example `INDEX`, `FK CONSTRAINT` or `TRIGGER`; empty for text before the first
     item."""
     text: bytes
     settings: bytes = b""
-    """The SET statements before it that still hold: pg_dump writes one only where its value changes."""
+    """The preceding SET statements that still apply: pg_dump writes one only when its value changes."""
 
     @property
     def is_build(self) -> bool:
-        """Whether it builds an index of one table and needs no other item: indexes, primary keys, unique and
-        other constraints but foreign keys.
+        """Whether it builds an index of one table and needs no other item.
+
+        True for indexes, primary keys, unique and other constraints, but not for foreign keys.
         """
         return self.kind.encode() in _BUILDS
 
     @property
     def table(self) -> tuple[str, str] | None:
-        """Schema and name of the table whose index or constraint it is; None where its text does not tell."""
+        """Schema and name of the table of the index or constraint; None when the text does not contain it."""
         found = _TABLE.search(self.text)
         return (unquote_identifier(found["schema"]), unquote_identifier(found["name"])) if found else None
 
 
 def split_post_data(schema: bytes, text: bytes) -> tuple[PostDataItem, ...]:
-    """The items of `text` in their order; their texts joined are the input.
+    """Return the items of `text` in order; their joined texts are the input.
 
-    `schema` is what stands before the rows.
+    `schema` is the text before the rows.
     """
     marks = list(find_outside(_ITEM, text))
     starts = [mark.start() for mark in marks]
@@ -195,9 +196,9 @@ def split_post_data(schema: bytes, text: bytes) -> tuple[PostDataItem, ...]:
 
 
 def _find_settings(text: bytes) -> dict[bytes, bytes]:
-    """Return the last SET statement for each setting, by its name.
+    """Return the last SET statement for each setting by name.
 
-    A line that looks like one in a string is none.
+    Ignores lines within strings.
     """
     if b"\nSET default_" not in text and not text.startswith(b"SET default_"):
         return {}

@@ -1,9 +1,7 @@
-r"""Reads pg_dump's plain text as it passes: which bytes are rows of which table, and which are everything
-else.
+r"""Parse pg_dump's plain text as a stream: rows of tables, and everything else.
 
-Here lives what the text looks like, and the digest that two dumps of equal databases share. Where the bytes
-come from and go to is the business of `dump` (capture), `dump_file` (verify) and `equality`. The random
-`\restrict` key and the version comments are left out of digests.
+Contains the syntax of the text, and the digest that two dumps of equal databases share. Digests exclude the
+random `\restrict` key and the version comments.
 """
 
 from __future__ import annotations
@@ -51,18 +49,18 @@ _CODECS = {
     "WIN874": "cp874",
     **{f"WIN{page}": f"cp{page}" for page in range(1250, 1259)},
 }
-"""Encodings of databases (PostgreSQL manual, table 24.3) → Python's names. Names are read as UTF-8 in all
-others."""
+"""Encodings of databases (PostgreSQL manual, table 24.3) and Python's names for them. In all others, names
+are read as UTF-8."""
 _END_LINE = b"\\.\n"
 SECTION_END = b"\n\n"
-"""What pg_dump writes behind the end line of a table's rows."""
+"""Written by pg_dump after the end line of a table's rows."""
 _FEW = 64
 _ANNOUNCEMENT = b"\n-- Data for Name: x; Type: TABLE DATA; Schema: x; Owner: x\n--\n\n"
 _UNSTABLE_LINES = re.compile(rb"^(?:\\(?:un)?restrict [A-Za-z0-9]+|-- Dumped (?:from|by) .*)\n", re.MULTILINE)
 
 _RELOCATED = re.compile(rb"^(?:-- Name: [^\n]*\n|SET default_tablespace = [^\n]*;\n\n)", re.MULTILINE)
 _COMMENT_LIMIT_BYTES = 64 << 10
-"""A longer line is none of pg_dump's comments: names have 63 bytes, and a function at most 100 parameters."""
+"""A longer line is not a comment of pg_dump: names have 63 bytes, and a function at most 100 parameters."""
 _SEQUENCE = re.compile(
     rb"^SELECT pg_catalog\.setval\('(?P<name>[^\n]*)', (?P<state>-?[0-9]{1,19}, (?:true|false))\);\n",
     re.MULTILINE,
@@ -84,12 +82,12 @@ class TableStart(NamedTuple):
     name: str
     columns: str
     root: str = ""
-    """`schema.name` of the partitioned table through which the rows are loaded; empty where they are loaded
+    """`schema.name` of the partitioned table through which the rows are loaded; empty when they are loaded
     into their own table."""
 
 
 class Rows(NamedTuple):
-    """Whole or partial rows in COPY's text form."""
+    """Complete or partial rows in COPY's text format."""
 
     data: bytes
 
@@ -104,11 +102,10 @@ Segment = Text | TableStart | Rows | TableEnd
 
 
 def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
-    """Yields the blocks again, cut at the borders of tables; the segments' data joined is the input, byte for
-    byte.
+    """Yield the blocks split at the borders of tables; the segments' joined data is the input.
 
     A table is what pg_dump announces with its `Data for Name` comment, outside of strings, names and bodies
-    of functions: what looks like one there is somebody's words.
+    of functions. Similar text inside these comes from a user.
     """
     buffer = b""
     text_cutter = _TextCutter()
@@ -118,7 +115,7 @@ def split_dump(blocks: Iterable[bytes]) -> Iterator[Segment]:
     for block, is_last in _mark_last(blocks):
         buffer = buffer + block if buffer else block
         if not codec:
-            # pg_dump says in its head in which encoding it writes, that of the database.
+            # The head of the dump states its encoding, which is the database's.
             found = _CLIENT_ENCODING.search(buffer)
             size_bytes += len(block)
             codec = (
@@ -156,13 +153,13 @@ def _mark_last(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 
 
 def split_table(blocks: Iterable[bytes], *, root: str = "") -> Iterator[Segment]:
-    """Yields one table's blocks, from its COPY statement on, as segments; their data joined is the input.
+    """Yield one table's blocks, starting at its COPY statement, as segments; their joined data is the input.
 
-    `root` as of `TableStart`.
+    `root` has the meaning of `TableStart.root`.
     """
 
     def announced() -> Iterator[bytes]:
-        # A table is what its comment announces, and that stands before the table's own bytes.
+        # The comment that announces a table precedes the table's own bytes.
         yield _ANNOUNCEMENT if not root else _ANNOUNCEMENT + b"-- load via partition root x\n\n"
         yield from blocks
 
@@ -172,17 +169,18 @@ def split_table(blocks: Iterable[bytes], *, root: str = "") -> Iterator[Segment]
 
 
 class _RowCutter:
-    """Finds where a table's rows end.
+    """Finds the end of a table's rows.
 
-    A block without an end passes as it is: rows are most of a dump, and copying them costs.
+    A block without an end is passed on without copying: most of a dump is rows.
     """
 
     def __init__(self) -> None:
         self._is_line_start = True
 
     def cut(self, buffer: bytes) -> tuple[bytes, bytes, bytes]:
-        """Rows, the end line if it came, and the rest: what comes after the end, or what may be the beginning
-        of it.
+        """Return rows, the end line if present, and the rest.
+
+        The rest is what follows the end line, or what may be the beginning of one.
         """
         if self._is_line_start and _END_LINE.startswith(buffer[: len(_END_LINE)]):
             if len(buffer) < len(_END_LINE):
@@ -197,9 +195,9 @@ class _RowCutter:
 
 
 def _relocate(found: re.Match[bytes]) -> bytes:
-    """Return what of the line is the same on every server.
+    """Return the part of the line that is the same on every server.
 
-    By parts of bytes: a pattern with three open ends takes hours for a hostile line.
+    Splits bytes: a regular expression with three open ends takes hours for a malicious line.
     """
     line = found[0]
     head, owned, owner = line.rpartition(b"; Owner: ")
@@ -212,9 +210,9 @@ def _relocate(found: re.Match[bytes]) -> bytes:
 
 
 def _find_end(buffer: bytes) -> int:
-    """Where the newline before the end line stands, or -1."""
-    # Looking for one byte is six times as fast as for four (2026-11-25: 8 and 1.3 GB/s), as long as there are
-    # few of it.
+    """Return the position of the newline before the end line, or -1."""
+    # Searching for one byte is six times as fast as for four (2026-11-25: 8 and 1.3 GB/s), as long as it is
+    # rare.
     position = -1
     for _attempt in range(_FEW):
         position = buffer.find(b"\\", position + 1)
@@ -226,7 +224,7 @@ def _find_end(buffer: bytes) -> int:
 
 
 def _count_lines(data: bytes) -> int:
-    # As above: looking for the next newline is five times as fast as counting, where lines are long.
+    # Searching for the next newline is five times as fast as counting when lines are long.
     position = -1
     for count in range(_FEW):
         position = data.find(b"\n", position + 1)
@@ -239,8 +237,9 @@ _EDGE = re.compile(rb"(?P<copy>(?<=\n)\nCOPY )|" + QUOTE_EDGES)
 
 
 class _TextCutter:
-    """Finds where a table's COPY statement stands in text that comes in pieces, and keeps enough of what
-    passed to see its announcement.
+    """Finds a table's COPY statement in text that comes in pieces.
+
+    Keeps enough of the preceding text to find the table's announcement.
     """
 
     def __init__(self) -> None:
@@ -249,10 +248,10 @@ class _TextCutter:
         """Up to where the buffer was read."""
 
     def cut(self, buffer: bytes, *, is_last: bool, codec: str) -> tuple[bytes, TableStart | None, bytes]:
-        """Text, the COPY statement if it came, and the rest: what comes after it, or what is needed to see
-        what comes next.
+        """Return text, the COPY statement if it is complete, and the rest.
 
-        Names are in the encoding `codec`.
+        The rest is what follows the statement, or what is needed to recognize what comes next. Names are in
+        the encoding `codec`.
         """
         while self._position < len(buffer):
             if self._quotes.is_inside:
@@ -262,7 +261,7 @@ class _TextCutter:
                 continue
             edge = _EDGE.search(buffer, self._position)
             if edge is None or (not is_last and edge.start() + EDGE_BYTES > len(buffer)):
-                # Its beginning may stand here and its end come later.
+                # An edge may begin here and end in the next piece.
                 self._position = max(
                     self._position,
                     edge.start() if edge is not None else len(buffer) - (0 if is_last else EDGE_BYTES),
@@ -287,8 +286,9 @@ class _TextCutter:
 
 
 def _read_start(buffer: bytes, start: int, codec: str) -> tuple[TableStart | None, int]:
-    """Return the table whose COPY statement stands there and the statement's end; no table where it is none;
-    -1 while the end has not come.
+    """Return the table whose COPY statement is at `start`, and the statement's end.
+
+    No table when there is not one; -1 as the end while it is incomplete.
     """
     announced = _find_announcement(buffer, start - 2)
     if announced is None:
@@ -313,7 +313,7 @@ def _read_start(buffer: bytes, start: int, codec: str) -> tuple[TableStart | Non
 
 
 class _Announcement(NamedTuple):
-    """What the comment before a table's rows says, in the dump's encoding."""
+    """The content of the comment before a table's rows, in the dump's encoding."""
 
     schema_name: bytes
     name: bytes
@@ -321,9 +321,9 @@ class _Announcement(NamedTuple):
 
 
 def _find_announcement(buffer: bytes, end: int) -> _Announcement | None:
-    """Return what the comment that ends there announces.
+    """Return what the comment that ends at `end` announces.
 
-    By lines and parts of bytes: a pattern with three open ends is cubic for a hostile line.
+    Splits lines and bytes: a regular expression with three open ends is cubic for a malicious line.
     """
     lowest = max(0, end - _LOOKBACK_BYTES)
     line_start = buffer.rfind(b"\n", lowest, end) + 1
@@ -342,7 +342,7 @@ def _find_announcement(buffer: bytes, end: int) -> _Announcement | None:
 
 
 def unquote_identifier(identifier: bytes, codec: str = "utf-8") -> str:
-    """The name that pg_dump wrote as this identifier."""
+    """Return the name that pg_dump wrote as this identifier."""
     if identifier.startswith(b'"'):
         identifier = identifier[1:-1].replace(b'""', b'"')
     return identifier.decode(codec, "replace")
@@ -350,7 +350,7 @@ def unquote_identifier(identifier: bytes, codec: str = "utf-8") -> str:
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What passed of one table."""
+    """Facts of one table in the stream."""
 
     schema_name: str
     name: str
@@ -363,26 +363,26 @@ class TableFacts:
 
 @dataclass(frozen=True)
 class DumpFacts:
-    """What passed of a whole dump."""
+    """Facts of a whole dump in the stream."""
 
     tables: tuple[TableFacts, ...]
     text_sha256: str
     size_bytes: int
     is_complete: bool
-    """Whether pg_dump's last line passed, behind everything else."""
+    """Whether pg_dump's last line came at the end."""
     comparable_sha256: str = ""
-    """As of `DumpRecord`."""
+    """As in `DumpRecord`."""
     unmoved_sha256: str = ""
-    """As `comparable_sha256`, without where sequences stand."""
+    """Like `comparable_sha256`, without the positions of sequences."""
     sequences: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])
-    """Sequence as pg_dump writes it → where it stands, and whether that value was given out."""
+    """Sequence as pg_dump writes it, mapped to its position and whether that value was used."""
 
 
 class DumpDigest:
-    """Adds up the facts of a dump while its segments pass through `add`; `facts` tells them at the end.
+    """Collects the facts of a dump from its segments.
 
-    With a `worker`, rows are digested on its thread while the caller goes on. `on_text` gets the lines that
-    `unmoved_sha256` is of.
+    With a `worker`, rows are digested on its thread while the caller continues. `on_text` gets the lines that
+    `unmoved_sha256` covers.
     """
 
     def __init__(
@@ -405,7 +405,7 @@ class DumpDigest:
         self._row_digest = hashlib.sha256()
 
     def add(self, segment: Segment) -> TableFacts | None:
-        """Takes one segment into account; returns the facts of a table when its last line has passed."""
+        """Add one segment; return the facts of a table after its last line."""
         self._size_bytes += len(segment.data)
         if isinstance(segment, Rows):
             if self._worker is not None:
@@ -439,12 +439,12 @@ class DumpDigest:
         return facts
 
     def add_table(self, table: TableFacts, size_bytes: int) -> None:
-        """Takes a table into account whose segments, so many bytes in all, passed through another digest."""
+        """Add a table whose segments, `size_bytes` in total, were added to another digest."""
         self._tables.append(table)
         self._size_bytes += size_bytes
 
     def facts(self) -> DumpFacts:
-        """What passed so far, taken as the whole."""
+        """Return the facts of what was added so far, as if it were the whole dump."""
         digest, comparable, unmoved = (
             self._text_digest.copy(),
             self._comparable_digest.copy(),
@@ -473,7 +473,7 @@ class DumpDigest:
 
     def _add_comparable(self, lines: bytes) -> None:
         lines = self._held_setting + lines
-        # The empty line behind a setting may come later.
+        # The empty line after a setting may be in the next piece.
         open_end = _LAST_TABLESPACE.search(lines)
         self._held_setting = open_end[0] if open_end is not None else b""
         lines = lines[: len(lines) - len(self._held_setting)]

@@ -1,6 +1,4 @@
-"""Gzip files of many members: how a member is made and read, in order or on several threads, and the footer
-that locates the index.
-"""
+"""Gzip files of many members: create and read members, in order or on several threads, and the footer."""
 
 from __future__ import annotations
 
@@ -18,8 +16,8 @@ from isal import isal_zlib
 from schedgen_backups.core.errors import VerificationError
 
 BLOCK_BYTES = 1 << 20
-"""Plain bytes per member: many times deflate's 32 KiB window, so that little ratio is lost, and small enough
-to spread over threads."""
+"""Plain bytes per member: many times deflate's 32 KiB window, so that the ratio hardly suffers, and small
+enough to spread over threads."""
 _SAMPLES = 4
 _SAMPLE_BYTES = 4096
 GZIP_WINDOW = 31
@@ -33,24 +31,24 @@ _EMPTY_BODY = b"\x03\x00" + b"\x00" * 8
 _PAYLOAD = struct.Struct("<BQ32sI")
 _PAYLOAD_VERSION = 1
 _LENGTH_LIMIT = 1 << 62
-"""What a seek takes."""
+"""The limit of a seek."""
 SMALLEST_FILLER_BYTES = len(_EXTRA_HEADER) + 2 + 4 + len(_EMPTY_BODY)
 FOOTER_BYTES = len(_EXTRA_HEADER) + 2 + 4 + _PAYLOAD.size + len(_EMPTY_BODY)
 
 
 def compress_member(data: bytes | bytearray | memoryview) -> bytes:
-    """One gzip member that unpacks to `data` (isal level 1: 300 MB/s and more on one core, measured
-    2026-11-22).
+    """Return one gzip member that unpacks to `data`.
+
+    isal level 1: 300 MB/s and more on one core, measured 2026-11-22.
     """
     compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP_WINDOW)
     return compressor.compress(data) + compressor.flush()
 
 
 def store_member(data: bytes | bytearray | memoryview, end: bytes = b"", *, before: bytes = b"") -> bytes:
-    """One gzip member that unpacks to `data` and `end`, and holds them uncompressed, for bytes that
-    compression only makes larger.
+    """Return one gzip member that stores `data` and `end` uncompressed, for incompressible bytes.
 
-    `before` are members that stand before it: taken in here, they cost no other copy of `data`.
+    `before` are members that precede it; including them here saves another copy of `data`.
     """
     view = memoryview(data)
     total = len(view) + len(end)
@@ -68,8 +66,9 @@ def store_member(data: bytes | bytearray | memoryview, end: bytes = b"", *, befo
 
 
 def filler_member(size_bytes: int) -> bytes:
-    """A gzip member that unpacks to nothing and takes exactly so many bytes, from `SMALLEST_FILLER_BYTES` to
-    65,000.
+    """Return a gzip member of exactly `size_bytes` that unpacks to nothing.
+
+    `size_bytes` is from `SMALLEST_FILLER_BYTES` to 65,000.
     """
     zeros = size_bytes - SMALLEST_FILLER_BYTES
     extra = _FILLER_ID + struct.pack("<H", zeros) + bytes(zeros)
@@ -77,9 +76,9 @@ def filler_member(size_bytes: int) -> bytes:
 
 
 def measure_filler(data: bytes | memoryview) -> int:
-    """How many bytes the filler takes that these bytes begin with; 0 when they do not.
+    """Return the size of the filler at the beginning of these bytes; 0 when there is none.
 
-    The first `SMALLEST_FILLER_BYTES` tell.
+    The first `SMALLEST_FILLER_BYTES` are enough.
     """
     head = bytes(data[:SMALLEST_FILLER_BYTES])
     place = len(_EXTRA_HEADER)
@@ -93,10 +92,10 @@ def measure_filler(data: bytes | memoryview) -> int:
 
 
 def is_compressible(data: bytes | bytearray | memoryview) -> bool:
-    """Whether compressing saves more than a twentieth, judged by up to four samples of 4 KiB.
+    """Return whether compression saves more than a twentieth, judged by up to four samples of 4 KiB.
 
-    Compressing such bytes costs ten times as much as storing them. The samples lie inside: begin and end of a
-    PDF are text, whatever is between.
+    Compressing incompressible bytes costs ten times as much as storing them. The samples are taken from the
+    inside: the beginning and end of a PDF are always text.
     """
     step = len(data) // _SAMPLES
     if step <= _SAMPLE_BYTES:
@@ -109,21 +108,21 @@ def is_compressible(data: bytes | bytearray | memoryview) -> bool:
 
 @dataclass(frozen=True)
 class Footer:
-    """What the last bytes of an artifact say."""
+    """Content of the footer of an artifact."""
 
     index_offset: int
-    """Where the first gzip member of the index starts."""
+    """Offset of the first gzip member of the index."""
     content_sha256: str
-    """Of all bytes before the footer."""
+    """Digest of all bytes before the footer."""
     footer_offset: int
 
 
 def footer_member(index_offset: int, content_digest: bytes) -> bytes:
-    """The empty gzip member that ends an artifact; its extra field holds the index's offset, the digest of
-    all bytes before it, and a CRC of both.
+    """Return the empty gzip member that ends an artifact.
+
+    Its extra field contains the index's offset, the digest of all bytes before it, and a CRC of both.
     """
-    # The digest is of the bytes before the footer; the checksum is what tells that the offset itself was
-    # altered.
+    # The digest covers the bytes before the footer; the CRC shows whether the offset itself was altered.
     checksum = isal_zlib.crc32(struct.pack("<BQ", _PAYLOAD_VERSION, index_offset) + content_digest)
     payload = _PAYLOAD.pack(_PAYLOAD_VERSION, index_offset, content_digest, checksum)
     extra = _EXTRA_ID + struct.pack("<H", len(payload)) + payload
@@ -131,7 +130,7 @@ def footer_member(index_offset: int, content_digest: bytes) -> bytes:
 
 
 def read_footer(file: BinaryIO) -> Footer:
-    """What the footer of this artifact says.
+    """Return the footer of this artifact.
 
     VerificationError (permanent) when the file does not end with one.
     """
@@ -147,10 +146,9 @@ def read_footer(file: BinaryIO) -> Footer:
         if tail == expected and version == _PAYLOAD_VERSION and index_offset < footer_offset:
             return Footer(index_offset, digest.hex(), footer_offset)
     raise VerificationError(
-        "the file does not end with the footer of a schedgen_backups artifact: it was cut short, altered, "
-        "or written by something else",
-        hint="Use another copy or another recovery point. `gunzip -t FILE` tells whether it is a gzip file "
-        "at all.",
+        "the file does not end with the footer of a schedgen_backups artifact: it was truncated, altered, "
+        "or written by another program",
+        hint="Use another copy or another recovery point. `gunzip -t FILE` shows whether it is a gzip file.",
     )
 
 
@@ -158,34 +156,33 @@ class Digest(Protocol):
     """A running digest of hashlib."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Takes the data in."""
+        """Add the data."""
         ...
 
     def digest(self) -> bytes:
-        """The digest so far."""
+        """Return the digest so far."""
         ...
 
     def hexdigest(self) -> str:
-        """The same as text."""
+        """Return the digest so far as text."""
         ...
 
     def copy(self) -> Digest:
-        """Another digest that goes on from here."""
+        """Return an independent copy."""
         ...
 
 
 def read_members(
     file: BinaryIO, offset: int, length: int, *, on_progress: Callable[[bytes], object] | None = None
 ) -> Iterator[bytes]:
-    """Yields the plain bytes of the members that fill exactly this range of the file, in blocks of at most 4
-    MiB.
+    """Yield the plain bytes of the members that fill exactly this range, in blocks of at most 4 MiB.
 
     `on_progress` gets every compressed byte once, in order. VerificationError (permanent) when the range is
-    cut short, is no gzip, fails a member's checksum, or ends inside a member.
+    truncated, is not gzip, fails a member's checksum, or ends inside a member.
     """
     if not (0 <= offset <= _LENGTH_LIMIT and 0 <= length <= _LENGTH_LIMIT):
         raise VerificationError(
-            "a place in the file is none", hint="Use another copy or another recovery point."
+            "a position in the file is out of range", hint="Use another copy or another recovery point."
         )
     file.seek(offset)
     remaining = length
@@ -226,7 +223,7 @@ def read_members(
 
 
 _READ_BYTES = BLOCK_BYTES // 2
-"""A member of a dump's rows takes about as much."""
+"""About the size of a member of a dump's rows."""
 _PIECE_LIMIT_BYTES = 4 * BLOCK_BYTES
 _PLAIN_LIMIT_BYTES = 16 * BLOCK_BYTES
 
@@ -234,9 +231,9 @@ _PLAIN_LIMIT_BYTES = 16 * BLOCK_BYTES
 def read_members_concurrently(
     file: BinaryIO, offset: int, length: int, *, on_progress: Callable[[bytes], object] = lambda _data: None
 ) -> Iterator[bytes]:
-    """Yields what `read_members` yields, in other blocks, and raises what it raises; on up to four cores.
+    """Yield the same bytes as `read_members`, in other blocks, using up to four cores; raise the same errors.
 
-    At most six pieces of the file are in memory, each with up to 16 MiB of what it unpacks to.
+    At most six pieces of the file are in memory, each with up to 16 MiB of unpacked data.
     """
     threads = min(4, os.cpu_count() or 1)
     waiting: deque[tuple[bytes, Future[list[bytes] | None]]] = deque()
@@ -255,13 +252,12 @@ def read_members_concurrently(
             on_progress(piece)
             done_bytes += len(piece)
             yield from blocks
-    # Nothing where all of it was unpacked; the word for what is missing where the file ends between two
-    # members.
+    # Yields nothing when everything was unpacked; otherwise raises the error for what is missing or damaged.
     yield from read_members(file, offset + done_bytes, length - done_bytes, on_progress=on_progress)
 
 
 def _cut_at_members(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
-    """Yields the range in pieces that seem to begin and to end where a member does."""
+    """Yield the range in pieces that probably begin and end at members."""
     file.seek(offset)
     remaining = length
     piece = b""
@@ -279,7 +275,7 @@ def _cut_at_members(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]
 
 
 def _unpack(piece: bytes) -> list[bytes] | None:
-    """What whole members unpack to; None when this is something else, or too much."""
+    """Return the unpacked data of whole members; None when it is anything else, or too much."""
     blocks: list[bytes] = []
     limit = _PLAIN_LIMIT_BYTES
     rest = piece

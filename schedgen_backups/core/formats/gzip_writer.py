@@ -1,6 +1,4 @@
-"""Writes gzip members into a file: blocks compressed on several threads, in the order given, with the digest
-of the whole file.
-"""
+"""Write gzip members to a file: blocks are compressed on several threads and written in the order given."""
 
 from __future__ import annotations
 
@@ -76,18 +74,17 @@ class _Mark:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A place in a file that a `MemberWriter` can return to."""
+    """A position in a file to which a `MemberWriter` can return."""
 
     offset: int
     digest: Digest
 
 
 class MemberWriter:
-    """Writes blocks as gzip members in the order given, compressing on several threads.
+    """Writes blocks as gzip members in the order given, compressing on several threads; not thread-safe.
 
-    At most `2 * threads + 2` blocks wait at a time, which bounds the memory. Not for use from several
-    threads. `position` callbacks get the offset at which the next member starts, as soon as it is known;
-    `written` gets the size of what was handed to the file.
+    At most `2 * threads + 2` blocks wait at a time, which limits the memory. `written` gets the size of what
+    was written to the file.
     """
 
     def __init__(
@@ -104,22 +101,21 @@ class MemberWriter:
     def write_block(
         self, data: bytes | bytearray | memoryview, compress: Callable[..., bytes] = compress_member
     ) -> None:
-        """Appends `data` as one member; `compress` is `compress_member` or `store_member`."""
+        """Append `data` as one member; `compress` is `compress_member` or `store_member`."""
         self._waiting.append(self._pool.submit(compress, data))
         self._drain(self._limit)
 
     def write_member(self, member: bytes) -> None:
-        """Appends a member, or several, compressed already."""
+        """Append one or several members that are already compressed."""
         self._waiting.append(member)
         self._drain(self._limit)
 
     def copy_members(self, source: int, offset: int, data: bytes | memoryview) -> None:
-        """Appends whole members that lie at `offset` of the open file `source` and that `data` holds: the
-        kernel copies them where it can.
+        """Append whole members from `offset` of the open file `source`, whose bytes are in `data`.
 
-        Where they lie in the blocks as they do there, and the file system knows how, both files share the
-        blocks from then on. The digest is taken of `data`, which the caller has checked; a source that
-        changes meanwhile is seen when the file is verified.
+        The kernel copies them where it can. Files whose blocks are aligned then share the blocks if the file
+        system supports that. The digest is taken of `data`, which the caller has checked. A source that
+        changes in the meantime is detected when the file is verified.
         """
         self.flush()
         digesting = self._pool.submit(self._digest.update, data)
@@ -133,20 +129,20 @@ class MemberWriter:
         self._written(len(data))
 
     def call_at_position(self, receive: Callable[[int], None]) -> None:
-        """Calls `receive` with the offset in the file at which the next member starts, once that is known."""
+        """Call `receive` with the file offset at which the next member starts, once it is known."""
         self._waiting.append(_Mark(receive))
 
     def flush(self) -> int:
-        """Waits until everything given so far is in the file; returns the offset of its end."""
+        """Wait until everything given so far is in the file; return the offset of its end."""
         self._drain(0)
         return self._offset
 
     def checkpoint(self) -> Checkpoint:
-        """A place to return to with `rollback`."""
+        """Return a position for `rollback`."""
         return Checkpoint(self.flush(), self._digest.copy())
 
     def rollback(self, checkpoint: Checkpoint) -> None:
-        """Forgets everything written since the checkpoint."""
+        """Remove everything written since the checkpoint."""
         self.flush()
         self._file.seek(checkpoint.offset)
         self._file.truncate()
@@ -154,13 +150,13 @@ class MemberWriter:
         self._digest = checkpoint.digest.copy()
 
     def finish(self, index_offset: int) -> str:
-        """Appends the footer and returns the SHA-256 of the whole file."""
+        """Append the footer and return the SHA-256 of the whole file."""
         self.flush()
         self._append(footer_member(index_offset, self._digest.digest()))
         return self._digest.hexdigest()
 
     def close(self) -> None:
-        """Ends the threads; what was not flushed is dropped. Safe to call twice."""
+        """End the threads and drop what was not flushed. Safe to call twice."""
         self._waiting.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -194,7 +190,8 @@ class MemberWriter:
                     if copied == 0:
                         return False
                     done += copied
-        except OSError:  # another file system, or one that cannot; a disk that is full says so again when the bytes are written
+        except OSError:
+            # Another file system, or one without support. A full disk is reported when the bytes are written.
             return False
         self._file.seek(self._offset + length)
         return True

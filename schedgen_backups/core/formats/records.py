@@ -1,6 +1,4 @@
-"""What a dump and an archive say about themselves: record and index, as frozen values, and the errors of
-opening either file.
-"""
+"""Record and index of a dump and of an archive as frozen values, and the errors of opening either file."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ _Opened = TypeVar("_Opened")
 
 
 class ArtifactFile:
-    """One file of a recovery point: opened once, at its first use, and read by any number of readers, each at
-    a position of its own.
+    """One file of a recovery point, opened at its first use; each of its readers has its own position.
 
     A context manager, after whose block no reader can be used. VerificationError (permanent) when the file is
     missing.
@@ -38,7 +35,7 @@ class ArtifactFile:
         self._lock = Lock()
 
     def open_reader(self) -> BinaryIO:
-        """Return another reader at the file's beginning, for one thread."""
+        """Return a new reader at the beginning of the file, for one thread."""
         with self._lock:
             if self._file is None:
                 try:
@@ -46,33 +43,31 @@ class ArtifactFile:
                 except OSError as error:
                     message = f"{self.path} cannot be read: {error.strerror}"
                     raise VerificationError(
-                        message, hint="Is the file where the manifest says it is?"
+                        message, hint="Is the file at the location stated in the manifest?"
                     ) from error
             return io.BufferedReader(_Reader(self._file.fileno()))
 
     @property
     def modified_ns(self) -> int | None:
-        """When the file was last modified, in nanoseconds since 1970; None when it is missing."""
+        """Time of the last modification in nanoseconds since 1970; None when the file is missing."""
         status = self._find_status()
         return status.st_mtime_ns if status is not None else None
 
     @property
     def size_bytes(self) -> int | None:
-        """The file's length; None when it is missing."""
+        """Size of the file; None when it is missing."""
         status = self._find_status()
         return status.st_size if status is not None else None
 
     @contextmanager
     def read_as(self, kind: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
-        """What `kind` makes of another reader is there within the block, whose VerificationErrors name the
-        file.
-        """
+        """Yield `kind` of a new reader within the block, whose VerificationErrors name the file."""
         with self.name_errors():
             yield kind(self.open_reader())
 
     @contextmanager
     def name_errors(self) -> Generator[None, None, None]:
-        """Put the file's name before the message of a VerificationError of the block."""
+        """Prefix VerificationErrors of the block with the file's name."""
         try:
             yield
         except VerificationError as error:
@@ -98,7 +93,7 @@ class ArtifactFile:
 
 
 class _Reader(io.RawIOBase):
-    """Reads an open file from a position of its own."""
+    """Reads an open file from its own position."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -110,7 +105,7 @@ class _Reader(io.RawIOBase):
         except OSError as error:
             raise VerificationError(
                 f"the disk cannot read it: {error.strerror}",
-                hint="Look at the disk, and bring the file back from a copy.",
+                hint="Check the disk and restore the file from a copy.",
             ) from error
         self._position += count
         return count
@@ -136,25 +131,25 @@ class _Reader(io.RawIOBase):
 
 @contextmanager
 def open_artifact(path: Path, kind: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
-    """What `kind` makes of the open file is there within the block.
+    """Yield `kind` of the open file within the block.
 
-    VerificationError (permanent) names the file, or says that it is missing.
+    VerificationError (permanent) names the file, also when it is missing.
     """
     with ArtifactFile(path) as file, file.read_as(kind) as opened:
         yield opened
 
 
 def make_format_error(reason: str) -> VerificationError:
-    """The error that says why a file is not what it should be."""
+    """Return the error for a file with a wrong format."""
     return VerificationError(reason, hint="Use another copy or another recovery point.")
 
 
 _Size = Annotated[int, Field(ge=0, le=1 << 62)]
-"""A count or a place in a file, within what a seek takes."""
+"""A count or a position in a file, within the limit of a seek."""
 
 
 class TableEntry(FrozenModel):
-    """One table of a dump: how many rows the snapshot had, how many were captured, and where they lie."""
+    """One table of a dump: its rows in the snapshot and in the dump, and its position."""
 
     schema_name: str
     name: str
@@ -166,30 +161,30 @@ class TableEntry(FrozenModel):
     size_bytes: _Size
     """Bytes of the rows in COPY's text form."""
     sha256: str
-    """Of the rows in COPY's text form, in the order in which they lie in the table."""
+    """Digest of the rows in COPY's text form, in the table's physical order."""
     root: str = ""
     """`schema.name` of the partitioned table through which the rows are loaded: on another server they may
-    lie in other partitions of it."""
+    belong to other partitions."""
     offset: _Size
-    """Where the table's first gzip member starts in the file."""
+    """Offset of the table's first gzip member in the file."""
     length: _Size
-    """Compressed bytes from there to the end of the table's last member."""
+    """Compressed size up to the end of the table's last member."""
 
     @property
     def qualified_name(self) -> str:
-        """`schema.name`, for messages."""
+        """`schema.name` for messages."""
         return f"{self.schema_name}.{self.name}"
 
 
 class ExcludedTable(FrozenModel):
-    """A table whose rows are left out of a dump."""
+    """A table whose rows are excluded from a dump."""
 
     schema_name: str
     name: str
 
 
 class DumpRecord(FrozenModel):
-    """What a dump says of itself, written behind the dump as SQL comment lines."""
+    """The record of a dump, written after the dump as SQL comment lines."""
 
     format_version: int = FORMAT_VERSION
     tool_version: str
@@ -199,37 +194,37 @@ class DumpRecord(FrozenModel):
     server_version: str
     server_major: int
     system_identifier: str = ""
-    """Of the PostgreSQL cluster, where the role may read it."""
+    """Identifier of the PostgreSQL cluster, if the role may read it."""
     client_version: str
     snapshot_at: AwareDatetime
-    """By the database server's clock."""
+    """According to the database server's clock."""
     snapshot_opened_at: AwareDatetime | None = None
-    """By the clock of the host that captured it, which is the archive's, too; None in files of before it was
-    kept."""
+    """According to the clock of the capturing host, which is also the archive's; None in files from before
+    it was recorded."""
     finished_at: AwareDatetime
     encoding: str
     collation: str = ""
     table_count: int
     row_count: int
     relation_count: int
-    """Relations and large objects of the database: what a restore in one transaction needs locks for."""
+    """Relations and large objects of the database, for which a restore in one transaction needs locks."""
     large_object_count: int
     size_bytes: _Size
-    """Of the plain text up to the end of pg_dump's own output."""
+    """Size of the plain text up to the end of pg_dump's own output."""
     text_sha256: str
-    """Of everything but rows: schema, sequences, large objects; without the random restrict key and the
-    version comments."""
+    """Digest of everything but rows: schema, sequences, large objects; without the random restrict key and
+    the version comments."""
     comparable_sha256: str = ""
-    """The same without what differs from server to server: the comments on rights, which name the owner of
-    objects of the system, and tablespaces. Empty in files of before it was kept."""
+    """Like `text_sha256`, without what differs between servers: comments on privileges, which name the owner
+    of system objects, and tablespaces. Empty in files from before it was recorded."""
     content_length: _Size
-    """Compressed bytes of the dump itself: the file up to here unpacks to what pg_dump wrote."""
+    """Compressed size of the dump itself: the file up to here unpacks to pg_dump's output."""
     missing_tables: tuple[str, ...] = ()
     """Tables of the snapshot that pg_dump did not write."""
     excluded_patterns: tuple[str, ...] = ()
-    """What the operator named of tables whose rows are left out."""
+    """The operator's patterns of tables whose rows are excluded."""
     excluded_tables: tuple[ExcludedTable, ...] = ()
-    """The tables of the snapshot that these patterns meant."""
+    """The tables of the snapshot that match these patterns."""
     left_out_settings: tuple[str, ...] = ()
     reference_state: ReferenceState
     reference_query: str
@@ -237,13 +232,14 @@ class DumpRecord(FrozenModel):
     reference_note: str = ""
     role_count: int
     roles_note: str = ""
-    """Why the roles could not be read, where they could not."""
+    """Why the roles could not be read; empty when they were."""
     properties: DatabaseProperties | None = None
-    """Owner, privileges, settings and collation of the database; None in files of before they were kept."""
+    """Owner, privileges, settings and collation of the database; None in files from before they were
+    recorded."""
 
     @property
     def left_out(self) -> LeftOut:
-        """What the operator left out of the dump."""
+        """What the operator excluded from the dump."""
         return LeftOut(
             table_patterns=self.excluded_patterns,
             tables=tuple(f"{table.schema_name}.{table.name}" for table in self.excluded_tables),
@@ -251,51 +247,51 @@ class DumpRecord(FrozenModel):
 
 
 class ObjectEntry(FrozenModel):
-    """One object of an archive: its S3 metadata, its digest and where it lies."""
+    """One object of an archive: its S3 metadata, its digest and its position."""
 
     key: str
     size_bytes: _Size
     sha256: str
     etag: str
     is_etag_verified: Annotated[bool | None, Field(exclude=True)] = None
-    """Of format 1 alone, which has no reason where it is false."""
+    """Only in format 1, which gives no reason when it is false."""
     unproven: str = ""
-    """Why the bytes could not be compared with a checksum that the server had; empty where they have the
-    ETag's MD5."""
+    """Why the bytes could not be compared with a checksum of the server; empty when they match the ETag's
+    MD5."""
     version_id: str | None = None
     modified_at: AwareDatetime
     content_type: str = ""
     # With a factory: pydantic copies a mutable default for each entry, which takes longer than reading it.
     headers: dict[str, str] = Field(default_factory=dict)
-    """Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Expires, where the object has
+    """Cache-Control, Content-Disposition, Content-Encoding, Content-Language and Expires, if the object has
     them."""
     metadata: dict[str, str] = Field(default_factory=dict)
     """User metadata, names without `x-amz-meta-`."""
     tags: dict[str, str] = Field(default_factory=dict)
     tags_note: str = ""
-    """Why the tags could not be read; nothing is known of them then."""
+    """Why the tags could not be read; they are unknown then."""
     read_at: AwareDatetime | None = None
-    """When the bytes were last read from the bucket, by the S3 server's clock; earlier than the archive where
-    it was copied from an older one."""
+    """When the bytes were last read from the bucket, according to the S3 server's clock; earlier than the
+    archive when they were copied from an older one."""
     member_name: str
     """Name in the tar file; differs from the key where the key cannot be a path."""
     is_changed: bool = False
-    """Whether the object was replaced between the listing and the reading; the archive has the newer one."""
+    """Whether the object was replaced between listing and reading; the archive contains the newer version."""
     offset: _Size
-    """Where the object's first gzip member starts in the file."""
+    """Offset of the object's first gzip member in the file."""
     length: _Size
-    """Compressed bytes from there to the end of the object's last member."""
+    """Compressed size up to the end of the object's last member."""
 
 
 class MissedObject(FrozenModel):
-    """One listed object that the archive does not hold, and why."""
+    """One listed object that is not in the archive, and why."""
 
     key: str
     reason: str
 
 
 class ArchiveRecord(FrozenModel):
-    """What an archive says of itself: the first line of its last entry."""
+    """The record of an archive: the first line of its last entry."""
 
     format_version: int = FORMAT_VERSION
     tool_version: str
@@ -309,30 +305,30 @@ class ArchiveRecord(FrozenModel):
     listed_count: int
     object_count: int
     size_bytes: _Size
-    """Of all archived objects together."""
+    """Total size of all archived objects."""
     changed_count: int
     deleted_count: int
-    """Objects that were listed and gone when they were to be read."""
+    """Objects that were listed but no longer existed when they were read."""
     deleted: tuple[MissedObject, ...] = ()
     failed_count: int
     failed: tuple[MissedObject, ...] = ()
     unproven_count: int | None = None
     """Archived objects whose bytes could not be compared with a checksum; their entries give the reasons."""
     unread_tags_count: int = 0
-    """Archived objects of whose tags nothing is known; their entries give the reasons. 0 in files of before
+    """Archived objects whose tags are unknown; their entries contain the reasons. 0 in files from before
     such objects were archived."""
     is_versioned: bool | None = None
-    """Whether the bucket keeps versions; None where the server does not tell."""
+    """Whether the bucket keeps versions; None when the server does not report it."""
     reused_count: int = 0
     """Objects taken from an older archive instead of the bucket."""
     excluded_patterns: tuple[str, ...] = ()
-    """What the operator named of objects that are left out. They are not among the listed ones."""
+    """The operator's patterns of excluded objects. These objects are not counted as listed."""
     excluded_count: int = 0
     excluded_bytes: _Size = 0
 
     @property
     def left_out(self) -> LeftOut:
-        """What the operator left out of the archive."""
+        """What the operator excluded from the archive."""
         return LeftOut(
             object_patterns=self.excluded_patterns,
             object_count=self.excluded_count,
@@ -341,7 +337,7 @@ class ArchiveRecord(FrozenModel):
 
 
 def describe_left_out(left_out: LeftOut) -> str:
-    """Return what is left out in a few words, empty where nothing is."""
+    """Return a short description of what is excluded; empty when nothing is."""
     parts: list[str] = []
     if left_out.tables:
         parts.append(f"the rows of {name_some(left_out.tables)}")

@@ -1,9 +1,7 @@
-r"""Knows where SQL text is quoted: in strings, quoted names, dollar quotes and comments, as the text passes
-in any pieces.
+r"""Track quotes in SQL text that comes in pieces: strings, quoted names, dollar quotes and comments.
 
-What stands there is somebody's words and never pg_dump's own. The rules are psql's (psqlscan.l of PostgreSQL
-18). All server encodings keep ASCII bytes apart from the bytes of other characters, so the text is read as
-bytes.
+Quoted text comes from users, not from pg_dump. The rules are psql's (psqlscan.l of PostgreSQL 18). In all
+server encodings, ASCII bytes are distinct from the bytes of other characters, so the text is read as bytes.
 """
 
 from __future__ import annotations
@@ -16,9 +14,9 @@ QUOTE_EDGES = (
     rb"(?P<quote>')|(?P<name>\")|(?P<line>--)|(?P<block>/\*)"
     rb"|(?P<dollar>(?<![A-Za-z0-9_$\x80-\xff])\$(?:" + WORD_START + rb"[A-Za-z0-9_\x80-\xff]*)?\$)"
 )
-"""What begins a quoted part; a dollar within a word begins none."""
+"""Starts of quoted parts; a dollar within a word is not one."""
 EDGE_BYTES = 128
-"""An edge that stands closer to a piece's end may go on in the next one (a dollar quote's tag has at most 63
+"""An edge closer to the end of a piece may continue in the next one (a dollar quote's tag has at most 63
 bytes)."""
 _EDGE = re.compile(QUOTE_EDGES)
 _BLOCK_EDGE = re.compile(rb"/\*|\*/")
@@ -27,21 +25,21 @@ _WORD_CHARACTER = re.compile(rb"[A-Za-z0-9_$\x80-\xff]")
 
 
 class QuoteState:
-    """What a place of the text lies in; nothing at the beginning."""
+    """The kind of quoted part at a position of the text; none at the beginning."""
 
     def __init__(self) -> None:
         self._closing = b""
-        """What ends the present string, quoted name, dollar quote or line comment."""
+        """The end of the current string, quoted name, dollar quote or line comment."""
         self._is_escaped = False
         self._comment_depth = 0
 
     @property
     def is_inside(self) -> bool:
-        """Whether the place lies in a quoted part."""
+        """Whether the position is in a quoted part."""
         return bool(self._closing) or self._comment_depth > 0
 
     def enter(self, edge: re.Match[bytes]) -> None:
-        """Go into the quoted part that a match of QUOTE_EDGES begins."""
+        """Enter the quoted part that a match of QUOTE_EDGES starts."""
         kind = edge.lastgroup
         self._is_escaped = False
         if kind == "block":
@@ -56,10 +54,9 @@ class QuoteState:
             )
 
     def leave(self, buffer: bytes, position: int, *, is_last: bool) -> int:
-        """Return the place behind the quoted part, or, while its end is not there, the one from which to look
-        on when more has come.
+        """Return the position after the quoted part, or where to continue when its end is not available yet.
 
-        `is_inside` tells which of both. With `is_last` nothing more comes.
+        `is_inside` distinguishes the two cases. With `is_last` no more text follows.
         """
         if self._comment_depth:
             return self._leave_block(buffer, position, is_last=is_last)
@@ -68,7 +65,7 @@ class QuoteState:
         found = buffer.find(self._closing, position)
         if found < 0:
             return max(position, len(buffer) - len(self._closing) + 1)
-        # A doubled quote ends one string and begins the next: the two together are read like one.
+        # A doubled quote ends one string and starts the next: together they are read like one string.
         position = found + len(self._closing)
         self._closing = b""
         return position
@@ -95,13 +92,13 @@ class QuoteState:
 
 
 class LineQuotes:
-    """Tells of each line of a text whether it begins outside of every quoted part."""
+    """Determines for each line of a text whether it starts outside of all quoted parts."""
 
     def __init__(self) -> None:
         self._state = QuoteState()
 
     def begins_outside(self, line: bytes) -> bool:
-        """Return it for the next line, which is given with its newline."""
+        """Return whether the next line, given with its newline, starts outside."""
         is_outside = not self._state.is_inside
         position = 0
         while position < len(line):
@@ -119,9 +116,9 @@ class LineQuotes:
 
 
 def find_outside(pattern: re.Pattern[bytes], text: bytes) -> Iterator[re.Match[bytes]]:
-    """Yield the pattern's matches that begin at the beginning of a line and outside of quoted parts.
+    """Yield the pattern's matches at the beginning of a line and outside of quoted parts.
 
-    The pattern begins with a line comment.
+    The pattern must start with a line comment.
     """
     state = QuoteState()
     position = 0
@@ -139,7 +136,7 @@ def find_outside(pattern: re.Pattern[bytes], text: bytes) -> Iterator[re.Match[b
 
 
 def has_comment_or_dollar_quote(text: bytes) -> bool:
-    """Return whether a comment or a dollar quote stands in the text, outside of strings and quoted names."""
+    """Return whether the text contains a comment or a dollar quote outside of strings and quoted names."""
     state = QuoteState()
     position = 0
     while (edge := _EDGE.search(text, position)) is not None:

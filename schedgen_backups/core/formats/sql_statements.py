@@ -1,5 +1,4 @@
-r"""Cuts the SQL text that pg_dump writes into single statements, knowing strings, quoted names, dollar
-quotes, comments and function bodies.
+r"""Split the SQL text of pg_dump into single statements.
 
 The rules are psql's (psqlscan.l of PostgreSQL 18): a semicolon ends a statement outside of quotes, comments,
 parentheses and `BEGIN … END` bodies.
@@ -30,16 +29,16 @@ _KIND_WORDS = 4
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement, without the comments and blanks before it, with its semicolon."""
+    """One statement with its semicolon, without the comments and whitespace before it."""
 
     text: bytes
 
 
 class StatementSplitter:
-    r"""Takes text in any pieces and yields whole statements.
+    r"""Takes text in pieces of any size and yields complete statements.
 
-    `\restrict` and `\unrestrict`, which pg_dump writes around its text, are left out. Any other psql command
-    is a VerificationError (permanent): it runs programs or reads files on the machine that restores.
+    `\restrict` and `\unrestrict`, which pg_dump writes around its text, are removed. Any other psql command
+    is a VerificationError (permanent): it could run programs or read files on the restoring machine.
     """
 
     def __init__(self) -> None:
@@ -48,7 +47,7 @@ class StatementSplitter:
         self._unread_bytes = 0
         self._position: int = 0
         self._start: int | None = None
-        """Where the present statement's first token stands, None between statements."""
+        """Position of the current statement's first token; None between statements."""
         self._quotes = QuoteState()
         self._depth = 0
         self._body_depth = 0
@@ -57,30 +56,30 @@ class StatementSplitter:
 
     @property
     def is_between(self) -> bool:
-        """Whether everything so far was whole statements, comments and blanks."""
+        """Whether everything so far was complete statements, comments and whitespace."""
         rest = (self._buffer[self._position :], *self._unread)
         return self._start is None and not self._quotes.is_inside and not any(piece.strip() for piece in rest)
 
     def feed(self, text: bytes) -> Iterator[Statement]:
-        """Yield the statements that end within this piece, or before it and were not yielded yet.
+        """Yield the statements that end within this piece, or that ended earlier and were not yielded yet.
 
         VerificationError for a psql command.
         """
         self._unread.append(text)
         self._unread_bytes += len(text)
-        # A statement may be as long as the whole text: joined to it one by one, pieces would be copied as
-        # often as there are pieces.
+        # A statement may be as long as the whole text: joining each piece would copy the text as often as
+        # there are pieces.
         if self._unread_bytes >= len(self._buffer) - self._kept_from:
             self._join()
             yield from self._scan(is_last=False)
 
     def flush(self) -> Iterator[Statement]:
-        """Yield the statements that end within what came so far; the last piece ended with a whole line."""
+        """Yield the statements that end within the text so far; its last piece ended with a complete line."""
         self._join()
         yield from self._scan(is_last=True)
 
     def finish(self) -> Iterator[Statement]:
-        """Yield what is left at the text's end. VerificationError when it is no whole statement."""
+        """Yield the rest at the end of the text; VerificationError when it is not a complete statement."""
         self._join()
         yield from self._scan(is_last=True)
         if not self.is_between:
@@ -91,7 +90,7 @@ class StatementSplitter:
         return self._position if self._start is None else self._start
 
     def _join(self) -> None:
-        # What was read and belongs to no statement is dropped; positions count from the buffer's beginning.
+        # What was read and belongs to no statement is dropped; positions are relative to the buffer.
         kept_from = self._kept_from
         self._buffer = b"".join((self._buffer[kept_from:], *self._unread))
         self._unread.clear()
@@ -151,8 +150,8 @@ class StatementSplitter:
             self._depth = max(self._depth - 1, 0)
 
     def _take_word(self, word: bytes) -> None:
-        # Only SQL bodies hold statements: CREATE [OR REPLACE] FUNCTION or PROCEDURE ... BEGIN ATOMIC ... END.
-        # Names may be `begin`, too.
+        # Only SQL bodies contain statements: CREATE [OR REPLACE] FUNCTION or PROCEDURE ... BEGIN ATOMIC ...
+        # END. Names may also be `begin`.
         words = self._words
         if len(words) < _KIND_WORDS and not self._depth:
             words.append(word)
@@ -174,20 +173,20 @@ class StatementSplitter:
             self._position = command.end()
             return
         raise VerificationError(
-            "the dump's text holds a psql command, which pg_dump never writes; nothing of it was run",
-            hint="Somebody changed the file, or another program wrote it. Restore another recovery point, "
-            "and find out who could write this file.",
+            "the dump contains a psql command, which pg_dump never writes; it was not run",
+            hint="The file was altered or written by another program. Restore another recovery point, and "
+            "find out who could write this file.",
         )
 
 
 LINE_BREAK = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
-"""What some reader of lines takes for the end of one."""
+"""Characters that some program treats as the end of a line."""
 
 
 def split_roles(text: str) -> list[str]:
-    """Return the statements about roles that pg_dumpall wrote, without its SET statements.
+    """Return the statements about roles in pg_dumpall's output, without its SET statements.
 
-    VerificationError for anything but whole statements.
+    VerificationError for anything but complete statements.
     """
     splitter = StatementSplitter()
     statements = [*splitter.feed(text.encode()), *splitter.finish()]

@@ -1,6 +1,4 @@
-"""One object as a tar member: its name, its header with what S3 knows of it, its bytes and padding, packed as
-gzip members.
-"""
+"""One object as a tar member, packed as gzip members: name, header with S3 metadata, bytes and padding."""
 
 from __future__ import annotations
 
@@ -23,13 +21,13 @@ from schedgen_backups.core.formats.records import ObjectEntry, make_format_error
 RESERVED_FOLDER = ".schedgen-backups"
 _DRIVE_LETTER = re.compile("[A-Za-z]:")
 _PART_LIMIT_BYTES = 255
-"""The longest name of a file on ext4, XFS, APFS and NTFS."""
+"""The longest file name on ext4, XFS, APFS and NTFS."""
 
 
 class MemberNames:
-    """Gives out names, none twice, and none that is a file here and a folder there.
+    """Assigns unique names, of which none is used both as a file and as a directory.
 
-    Holds a digest of 16 bytes per name and folder.
+    Holds a digest of 16 bytes per name and directory.
     """
 
     def __init__(self) -> None:
@@ -38,13 +36,14 @@ class MemberNames:
         self._escaped: set[bytes] = set()
 
     def has_named(self, key: str) -> bool:
-        """Return whether the key was given a name before."""
+        """Return whether the key already has a name."""
         digest = digest_name(key)
         return digest in self._files or digest in self._escaped
 
     def choose(self, key: str) -> str:
-        """The key itself where it can be a path beside the ones given out before; otherwise
-        `.schedgen-backups/keys/SHA256`.
+        """Return the key itself when it can be a path next to the earlier ones.
+
+        Otherwise return `.schedgen-backups/keys/SHA256`.
         """
         parts = key.split("/")
         path = digest_name(key)
@@ -61,7 +60,7 @@ class MemberNames:
 
 
 def _is_safe(parts: list[str]) -> bool:
-    # bsdtar takes a drive letter away from a name when it unpacks.
+    # bsdtar removes a drive letter from a name when it unpacks.
     if parts[0] == RESERVED_FOLDER or _DRIVE_LETTER.match(parts[0]):
         return False
     return all(
@@ -69,7 +68,7 @@ def _is_safe(parts: list[str]) -> bool:
         and len(part.encode("utf-8", "surrogateescape")) <= _PART_LIMIT_BYTES
         and part.isprintable()
         and "\\" not in part
-        # bsdtar composes the others when it unpacks: two keys would become one file.
+        # bsdtar normalizes other forms when it unpacks: two keys would become one file.
         and unicodedata.is_normalized("NFC", part)
         for part in parts
     )
@@ -80,14 +79,14 @@ def _escape(key: str) -> str:
 
 
 def digest_name(path: str) -> bytes:
-    """Sixteen bytes that stand for a key or a path where many must be held in memory."""
+    """Return 16 bytes that represent a key or a path where many must be held in memory."""
     return hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 TAR_BLOCK_BYTES = 512
 FILE_MODE = 0o600
 _PLAIN_NAME = 100
-"""Longer names, and names that are not ASCII, need a pax record, which tarfile writes; as do numbers of more
+"""Longer names, and names that are not ASCII, need a pax record, which tarfile writes; so do numbers of more
 than eleven octal digits."""
 _PLAIN_NUMBER = 8**11
 
@@ -98,11 +97,11 @@ class PackedObject:
 
     entry: ObjectEntry
     members: bytes
-    """One behind the other: appended in one go."""
+    """All members in order, to be appended at once."""
 
 
 def pack_object(entry: ObjectEntry, data: bytes | bytearray) -> PackedObject:
-    """The object as the members that an archive holds; its place in the file is still open.
+    """Return the object as gzip members; its position in the file is not set yet.
 
     May run in any thread.
     """
@@ -118,8 +117,9 @@ def pack_object(entry: ObjectEntry, data: bytes | bytearray) -> PackedObject:
 
 
 def make_header(entry: ObjectEntry) -> bytes:
-    """The tar header of an object: the key and what S3 knows of it stand in pax's `comment`, which every tar
-    passes over silently.
+    """Return the tar header of an object.
+
+    The key and the S3 metadata are in pax's `comment`, which every tar ignores silently.
     """
     described = entry.model_dump(
         mode="json",
@@ -154,15 +154,16 @@ def make_header(entry: ObjectEntry) -> bytes:
 
 
 class _HeaderTemplate:
-    """A header block of tarfile's making in which only name, size, time and checksum differ (POSIX pax, ustar
-    interchange format).
+    """A header block of tarfile in which only name, size, time and checksum differ.
+
+    POSIX pax, ustar interchange format.
     """
 
     def __init__(self, info: tarfile.TarInfo) -> None:
         block = info.tobuf(tarfile.USTAR_FORMAT)
         self._between = block[100:124]
         self._rest = block[156:]
-        # In the sum the checksum itself counts as eight spaces.
+        # The checksum field itself counts as eight spaces in the sum.
         self._sum = sum(self._between) + sum(self._rest) + 8 * ord(" ")
 
     def fill(self, name: bytes, size_bytes: int, modified: int) -> bytes:
@@ -181,7 +182,7 @@ def _make_template(kind: bytes, mode: int) -> _HeaderTemplate:
 
 
 def _make_pax_record(text: bytes) -> bytes:
-    # The length counts its own digits.
+    # The length includes its own digits.
     length = len(text)
     while (total := len(text) + len(str(length))) != length:
         length = total
@@ -189,15 +190,16 @@ def _make_pax_record(text: bytes) -> bytes:
 
 
 def check_members(entry: ObjectEntry, blocks: Iterable[bytes]) -> None:
-    """The unpacked members are this object to the byte: its header as we would write it, its digest, its
-    padding; VerificationError otherwise.
+    """Raise VerificationError unless the unpacked members are exactly this object.
+
+    Compares the header with the one this module would write, the digest and the padding.
     """
     header, padding = make_header(entry), make_padding(entry.size_bytes)
     begin, end = len(header), len(header) + entry.size_bytes
     around = b""
     digest = hashlib.sha256()
     position = 0
-    # Views, no copies: most of what is checked is the bytes between.
+    # Views instead of copies: most of what is checked is the object's bytes.
     for block in blocks:
         view = memoryview(block)
         first, last = max(0, begin - position), max(0, end - position)
@@ -208,17 +210,17 @@ def check_members(entry: ObjectEntry, blocks: Iterable[bytes]) -> None:
         if len(around) > begin + len(padding):
             break
     if around[:begin] != header:
-        raise make_format_error(f"what lies at the place of object {entry.key!r} is something else")
+        raise make_format_error(f"there is something else in place of object {entry.key!r}")
     if digest.hexdigest() != entry.sha256 or around[begin:] != padding or position != end + len(padding):
         raise make_format_error(f"object {entry.key!r} has other bytes than were captured")
 
 
 def make_padding(size_bytes: int) -> bytes:
-    """The zeros that follow so many bytes in a tar."""
+    """Return the zeros that follow an object of this size in a tar."""
     return b"\0" * (-size_bytes % TAR_BLOCK_BYTES)
 
 
-# Behind the functions that make them. tarfile takes 45 microseconds for a header, which a capture of small
-# objects notices (2026-11-25).
+# After the functions that create them. tarfile takes 45 microseconds for a header, which matters for a
+# capture of small objects (2026-11-25).
 _FILE_HEADER = _make_template(tarfile.REGTYPE, FILE_MODE)
 _EXTENDED_HEADER = _make_template(tarfile.XHDTYPE, 0)

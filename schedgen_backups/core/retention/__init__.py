@@ -1,4 +1,4 @@
-"""Which recovery points are removed (a pure function with reasons), and removing them.
+"""Decide which recovery points are removed (a pure function that gives reasons), and remove them.
 
-Add a rule in the plan. Only `prune` deletes, and it deletes exact file names only.
+Add a rule in `plan`. Only `prune` deletes files, and only by their exact names.
 """

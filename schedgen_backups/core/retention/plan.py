@@ -1,6 +1,4 @@
-"""Decides which recovery points retention keeps and why: a pure function of the points, the policy and the
-time.
-"""
+"""Decide which recovery points retention keeps and why, as a pure function of points, policy and time."""
 
 from __future__ import annotations
 
@@ -15,22 +13,22 @@ from schedgen_backups.core.model import RecoveryPointId
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """What is kept. Days, weeks and months are those of the operators' calendar."""
+    """What retention keeps. Days, weeks and months are those of the time zone."""
 
     keep_days: int = 7
-    """Points of today and of the days before, this many days together."""
+    """Number of days whose points are kept, today included."""
     keep_last: int = 3
-    """So many verified points are kept however old they are."""
+    """Minimum number of verified points to keep, whatever their age."""
     keep_weeks: int = 0
-    """The last verified point of each of so many weeks (Monday to Sunday), this one included."""
+    """Number of weeks (Monday to Sunday) whose last verified point is kept, this week included."""
     keep_months: int = 0
-    """The last verified point of each of so many months, this one included."""
+    """Number of months whose last verified point is kept, this month included."""
     timezone: tzinfo = field(default_factory=lambda: ZoneInfo("UTC"))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recovery point as retention sees it."""
+    """A recovery point as input to retention."""
 
     point_id: RecoveryPointId
     state: PointState
@@ -42,13 +40,13 @@ class Candidate:
 
     @property
     def is_verified(self) -> bool:
-        """Whether the point counts towards what is kept."""
+        """Whether the point is verified and its pin, if any, can be read: only such points count."""
         return self.state is PointState.VERIFIED and not self.is_pin_unreadable
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens to one point and why."""
+    """Whether one point is kept, and why."""
 
     candidate: Candidate
     is_kept: bool
@@ -59,7 +57,7 @@ class Decision:
 class RetentionPlan:
     """A decision for each point, oldest first.
 
-    `refusal` says why nothing is removed although something might be.
+    `refusal` says why nothing is removed; empty when points may be removed.
     """
 
     decisions: tuple[Decision, ...]
@@ -67,22 +65,22 @@ class RetentionPlan:
 
     @property
     def kept(self) -> tuple[Decision, ...]:
-        """The points that stay."""
+        """The points that are kept."""
         return tuple(decision for decision in self.decisions if decision.is_kept)
 
     @property
     def removed(self) -> tuple[Decision, ...]:
-        """The points that may go."""
+        """The points to remove."""
         return tuple(decision for decision in self.decisions if not decision.is_kept)
 
 
 def plan_retention(candidates: Sequence[Candidate], policy: RetentionPolicy, now: datetime) -> RetentionPlan:
     """Return the decision for each point at this aware time.
 
-    Only verified points of this site count towards what is kept. Never removed: the newest verified point, a
-    pinned one, a damaged or foreign one, one that is ahead of the clock, one whose pin cannot be read, and a
-    point that is not verified before a verified newer one exists. Nothing at all is removed when no point is
-    verified, as when the clock went back behind all of them.
+    Only verified points of this site count. These points are never removed: the newest verified one; a pinned
+    one; a damaged or foreign one; one ahead of the clock; one whose pin cannot be read. An unverified point
+    stays until a newer point is verified. Nothing is removed when no point is verified, for example because
+    the clock was set back before all of them.
     """
     ordered = sorted(candidates, key=lambda candidate: candidate.point_id)
     verified = [candidate for candidate in ordered if candidate.is_verified and not _is_ahead(candidate, now)]
@@ -118,7 +116,7 @@ def _keep_all(ordered: Sequence[Candidate], refusal: str) -> RetentionPlan:
 class _Context:
     ordered: Sequence[Candidate]
     verified: Sequence[Candidate]
-    """The verified ones of `ordered`, at least one."""
+    """The verified points in `ordered`, at least one."""
     policy: RetentionPolicy
     now: datetime
 
@@ -133,7 +131,7 @@ def _keep_newest_verified(context: _Context) -> _Kept:
 def _keep_newest_coherent(context: _Context) -> _Kept:
     coherent = [candidate for candidate in context.verified if candidate.is_coherent]
     if coherent and coherent[-1] is not context.verified[-1]:
-        yield coherent[-1].point_id, "newest whose every object is there"
+        yield coherent[-1].point_id, "newest with every referenced object"
 
 
 def _keep_pinned(context: _Context) -> _Kept:
@@ -145,13 +143,13 @@ def _keep_pinned(context: _Context) -> _Kept:
 def _keep_undecided(context: _Context) -> _Kept:
     for candidate in context.ordered:
         if candidate.state is PointState.DAMAGED:
-            yield candidate.point_id, "damaged: a person decides"
+            yield candidate.point_id, "damaged: the operator decides"
         if candidate.state is PointState.FOREIGN:
-            yield candidate.point_id, "of another site: a person decides"
+            yield candidate.point_id, "of another site: the operator decides"
         if _is_ahead(candidate, context.now):
-            yield candidate.point_id, "ahead of the clock: a person decides"
+            yield candidate.point_id, "ahead of the clock: the operator decides"
         if candidate.is_pin_unreadable:
-            yield candidate.point_id, "its pin cannot be read: a person decides"
+            yield candidate.point_id, "its pin cannot be read: the operator decides"
 
 
 def _keep_unverified_newest(context: _Context) -> _Kept:
@@ -161,7 +159,7 @@ def _keep_unverified_newest(context: _Context) -> _Kept:
             candidate.state in {PointState.UNVERIFIED, PointState.FAILED, PointState.PARTIAL}
             and candidate.point_id > newest
         ):
-            yield candidate.point_id, f"{candidate.state.value}, and no verified newer one"
+            yield candidate.point_id, f"{candidate.state.value}, and no newer point is verified"
 
 
 def _keep_days(context: _Context) -> _Kept:
@@ -205,7 +203,7 @@ _RULES: tuple[Callable[[_Context], _Kept], ...] = (
 def _keep_last_of_each(
     verified: Sequence[Candidate], count: int, period_of: Callable[[datetime], Hashable], word: str
 ) -> _Kept:
-    """Periods are counted where points are: a month without a verified point does not use up a place."""
+    """Yield the last point of each of the newest periods; periods without a verified point do not count."""
     newest_of: dict[Hashable, Candidate] = {}
     for candidate in verified:
         newest_of[period_of(candidate.point_id.taken_at)] = candidate
@@ -215,13 +213,11 @@ def _keep_last_of_each(
 
 def _explain_removal(candidate: Candidate, policy: RetentionPolicy) -> str:
     age = f"older than {policy.keep_days} days"
-    return (
-        age if candidate.is_verified else f"{age}, {candidate.state.value}, and a verified newer one exists"
-    )
+    return age if candidate.is_verified else f"{age}, {candidate.state.value}, and a newer point is verified"
 
 
 def _local_day(at: datetime, policy: RetentionPolicy) -> datetime:
-    # Dates, not spans of 24 hours: a night of 23 or 25 hours is one night.
+    # Calendar dates, not spans of 24 hours: a day of 23 or 25 hours is one day.
     local = at.astimezone(policy.timezone)
     return datetime(local.year, local.month, local.day)  # noqa: DTZ001 - a calendar day
 
@@ -237,7 +233,7 @@ def _month_of(at: datetime, policy: RetentionPolicy) -> Hashable:
 
 
 def make_retention_table(plan: RetentionPlan) -> str:
-    """A line per recovery point, oldest first."""
+    """Return a Markdown table with one row per recovery point, oldest first."""
     lines = ["| recovery point | state | decision | because |", "| --- | --- | --- | --- |"]
     for decision in plan.decisions:
         point = decision.candidate

@@ -1,8 +1,7 @@
-"""Carries out a retention plan: removes exactly the files of the points that may go, the manifest first, so
-that no half of a point is listed as one.
+"""Carry out a retention plan: remove exactly the files of the points to remove, the manifest first.
 
-Plans anew at the moment of deletion, since things may have moved since somebody looked. Callers hold the
-directory's lock. What may go is decided in `retention`; pins are kept here, beside the points they protect.
+Plans again at the moment of deletion, because the directory may have changed since an earlier plan. Callers
+hold the directory's lock.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, Reten
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What was planned, and what was removed of it."""
+    """The plan and the files that were removed."""
 
     plan: RetentionPlan
     removed_files: tuple[str, ...]
@@ -29,14 +28,14 @@ class PruneReport:
 
 
 def plan_pruning(catalog: Catalog, policy: RetentionPolicy, now: datetime) -> RetentionPlan:
-    """The plan for what lies in the directory now; files that are not ours are not part of it."""
+    """Return the plan for the current content of the directory; unmanaged files are not part of it."""
     return plan_retention(
         [_as_candidate(catalog, point, now) for point in catalog.list_points()], policy, now
     )
 
 
 ReadAgain = Callable[[PointListing], object]
-"""Reads a point's files whole and records what was found."""
+"""Reads all files of a point and records the result."""
 _READ_FRESHNESS = timedelta(days=1)
 
 
@@ -45,10 +44,9 @@ def remove_points(
 ) -> PruneReport:
     """Remove the points that no rule keeps.
 
-    StorageError when a file cannot be removed: what is left is taken up by the next call.
-
-    Before anything is removed, the newest verified point, which the others may go in favour of, is read whole
-    unless that was done within a day.
+    Before anything is removed, the newest verified point is read completely unless that was done within a
+    day: the others are removed because it exists. StorageError when a file cannot be removed; the next call
+    removes what is left.
     """
     now = now or datetime.now(timezone.utc)
     plan = plan_pruning(catalog, policy, now)
@@ -57,9 +55,9 @@ def remove_points(
         after = plan_pruning(catalog, policy, now)
         if after == plan and _find_unread(catalog, after, now) == relied_on:
             raise VerificationError(
-                f"recovery point {relied_on.point_id} was read again and nothing was recorded; no point "
+                f"recovery point {relied_on.point_id} was read again, but no result was recorded; no point "
                 "was removed",
-                hint="Look at the permissions of the backup directory.",
+                hint="Check the permissions of the backup directory.",
             )
         plan = after
     points = {point.point_id: point for point in catalog.list_points()}
@@ -76,7 +74,7 @@ def remove_points(
 
 
 def _find_unread(catalog: Catalog, plan: RetentionPlan, now: datetime) -> PointListing | None:
-    """Return the newest point that counts as verified, if its bytes were not read within a day."""
+    """Return the newest verified point if its files were not read within a day, else None."""
     newest = max(
         decision.candidate.point_id for decision in plan.decisions if "newest verified" in decision.reasons
     )
@@ -98,12 +96,12 @@ def _as_candidate(catalog: Catalog, point: PointListing, now: datetime) -> Candi
 
 
 def _list_files(catalog: Catalog, point: PointListing) -> tuple[Path, ...]:
-    # The manifest goes first: a crash in between leaves files without one, which is what a partial point is,
-    # and that goes with the next plan.
+    # The manifest goes first: a crash afterwards leaves files without a manifest, a partial point, which the
+    # next plan removes.
     manifest = catalog.manifest_path(point.point_id)
     described = (catalog.verification_path(point.point_id), catalog.pin_path(point.point_id))
-    # The shell script may have written in the same second: a file is the point's when its manifest names it
-    # or it describes itself.
+    # The shell script may have written in the same second: a file belongs to the point when the manifest
+    # names it or when its own record does.
     named = (
         {artifact.file_name for artifact in point.manifest.artifacts}
         if point.manifest is not None

@@ -1,4 +1,5 @@
-"""Proving what was captured: files, references, the live system, and committing a point.
+"""Verify what was captured: files, references and the live system; commit a point.
 
-Add a check here. It reads bytes and servers again; a result it cannot establish is unknown, never passed.
+Add a check here. Checks read bytes and servers again; a result that cannot be established is unknown, never
+passed.
 """

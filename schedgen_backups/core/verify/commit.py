@@ -1,8 +1,7 @@
-"""Turns two verified files into a recovery point: looks at every check that was not seen to hold in this run,
-then writes the manifest.
+"""Verify two files and commit them as a recovery point by writing the manifest.
 
-The manifest is the commit mark, so nothing may be committed that is not verified. Who asks for it (a run, a
-person) is the caller's business.
+Checks without a result of this run are performed first. The manifest is the commit mark, so it is written
+only when every required check has an acceptable result.
 """
 
 from __future__ import annotations
@@ -52,11 +51,10 @@ def verify_point(
     live: LiveSystem | None = None,
     on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[Verification, ReferenceSummary | None]:
-    """Every check on files of the point was looked at anew and recorded; returns all that is known now and
-    what the references came to.
+    """Perform and record all checks on the point's files; return all known results and the reference summary.
 
     Checks on a half that the point lacks stay unknown. Errors of `live` are raised. VerificationError when
-    the point was removed meanwhile.
+    the point is removed in the meantime.
     """
     results: list[CheckResult] = []
     summary: ReferenceSummary | None = None
@@ -99,8 +97,8 @@ def verify_point(
         for path in (catalog.manifest_path(point.point_id), *(artifact.path for artifact in point.artifacts))
     ):
         raise VerificationError(
-            f"recovery point {point.point_id} was removed while it was read",
-            hint="`schedgen-backups list` shows what is there.",
+            f"recovery point {point.point_id} was removed while it was being read",
+            hint="`schedgen-backups list` shows the existing ones.",
         )
     signed = tuple(result.model_copy(update={"checked_by": checked_by}) for result in results)
     return catalog.record_results(point.point_id, signed), summary
@@ -109,12 +107,12 @@ def verify_point(
 def commit_point(
     catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin, live: LiveSystem
 ) -> tuple[Manifest, Verification]:
-    """The recovery point has a manifest.
+    """Commit the recovery point: write its manifest unless it has one.
 
-    Checks that this run (`origin.run_id`) has not seen to hold are looked at first.
+    Checks without a result of this run (`origin.run_id`) are performed first. A point that is already
+    committed is verified again and keeps its manifest.
 
     VerificationError (permanent) when a half is missing or a check fails: the files stay as a partial point.
-    A point that is committed already is verified again and keeps its manifest.
     """
     point = catalog.get_point(point_id)
     verification, references = _verify_unseen(catalog, point, origin, live)
@@ -129,9 +127,7 @@ def commit_point(
 def _verify_unseen(
     catalog: Catalog, point: PointListing, origin: Origin, live: LiveSystem
 ) -> tuple[Verification, ReferenceSummary]:
-    """Perform the checks that this run has not seen to pass; return all results and what the references came
-    to.
-    """
+    """Perform the checks that have no result of this run; return all results and the reference summary."""
     own = {
         result.check
         for result in point.verification.results
@@ -159,9 +155,9 @@ def _verify_unseen(
 def _require_passed(
     point_id: RecoveryPointId, verification: Verification, references: ReferenceSummary
 ) -> None:
-    """Raise VerificationError unless each check that a commit needs passed, or is not configured.
+    """Raise VerificationError unless every check needed for a commit has an acceptable result.
 
-    Unknown is not passed.
+    Acceptable are passed, not configured and incomplete, but not unknown.
     """
     results = {check: verification.result(check) for check in COMMIT_CHECKS}
     reasons = [
@@ -170,7 +166,7 @@ def _require_passed(
         if result is None or result.status not in _COMMITTABLE
     ]
     if references.lost_count:
-        reasons.append(f"{Check.REFERENCES_RESOLVE.value}: objects were lost, or nothing is known of them")
+        reasons.append(f"{Check.REFERENCES_RESOLVE.value}: objects were lost, or their state is unknown")
     if reasons:
         raise VerificationError(
             f"recovery point {point_id} is not committed: {'; '.join(dict.fromkeys(reasons))}",

@@ -1,9 +1,7 @@
-"""Finds out whether files are what they say they are, by reading them again from the disk: the levels
-`stored` and `parsed`.
+"""Verify files by reading them again from disk: the levels `stored` and `parsed`.
 
-Each function looks at one or two checks and returns results, never raising for a bad file: a bad file is a
-failed check. Restoring and comparing are levels above, in `database_restore` and `bucket_restore`. Nothing
-here writes.
+Each function performs one or two checks and returns results. It never raises for a bad file, which is a
+failed check. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ OnProgress = Callable[[int], object]
 def verify_dump(
     path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None
 ) -> tuple[CheckResult, ...]:
-    """As `verify_dump_file`, for a file that is not open yet."""
+    """Verify a dump as `verify_dump_file` does, for a file that is not open yet."""
     with ArtifactFile(path) as file:
         return verify_dump_file(file, expected_sha256=expected_sha256, on_progress=on_progress)
 
@@ -42,11 +40,10 @@ def verify_dump_file(
     expected_sha256: str | None = None,
     on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[CheckResult, ...]:
-    """`dump_is_stored` and `dump_is_complete`: every byte was read again, unpacked and compared with the
-    index that the dump carries.
+    """Check `dump_is_stored` and `dump_is_complete`: read, unpack and compare every byte with the index.
 
-    `expected_sha256` is the manifest's, where there is one; `on_progress` gets the compressed bytes as they
-    are read.
+    `expected_sha256` is the manifest's, if there is one; `on_progress` gets the number of compressed bytes as
+    they are read.
     """
     digest = _FileDigest(on_progress)
 
@@ -64,7 +61,7 @@ def verify_dump_file(
                 contents.add(segment)
             facts = contents.facts()
             if not facts.is_complete:
-                raise VerificationError("the last line of pg_dump is missing: the dump is cut short")
+                raise VerificationError("the last line of pg_dump is missing: the dump is truncated")
             differences = [
                 entry.qualified_name
                 for entry, table in zip(dump.tables, facts.tables, strict=False)
@@ -73,7 +70,7 @@ def verify_dump_file(
             ]
             if differences or len(dump.tables) != len(facts.tables):
                 raise VerificationError(
-                    f"tables differ from the index: {name_some(differences) or 'their number is another one'}"
+                    f"tables differ from the index: {name_some(differences) or 'their number differs'}"
                 )
             if facts.text_sha256 != dump.record.text_sha256 or facts.size_bytes != dump.record.size_bytes:
                 raise VerificationError("the schema differs from what was captured")
@@ -106,15 +103,13 @@ def verify_dump_file(
 
 
 def verify_dump_against_snapshot(path: Path) -> CheckResult:
-    """`dump_matches_snapshot`: the dump has the tables that the snapshot had, with as many rows as were
-    counted in it.
-    """
+    """Check `dump_matches_snapshot`: the dump has the snapshot's tables, with the row counts taken in it."""
 
     def read() -> tuple[str, dict[str, Figure]]:
         with open_dump(path) as dump:
             if dump.record.missing_tables:
                 raise VerificationError(
-                    f"pg_dump left out tables of the snapshot: {name_some(list(dump.record.missing_tables))}"
+                    f"tables of the snapshot are missing: {name_some(list(dump.record.missing_tables))}"
                 )
             counted = [table for table in dump.tables if table.expected_rows is not None]
             differing = [
@@ -134,7 +129,7 @@ def verify_dump_against_snapshot(path: Path) -> CheckResult:
             ]
             if unwanted:
                 raise VerificationError(
-                    f"the dump holds rows that were to be left out: {name_some(unwanted)}"
+                    f"the dump contains rows that should be excluded: {name_some(unwanted)}"
                 )
             rows = sum(table.rows for table in counted)
             left_out = describe_left_out(dump.record.left_out)
@@ -150,7 +145,7 @@ def verify_dump_against_snapshot(path: Path) -> CheckResult:
 def verify_archive(
     path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None
 ) -> tuple[CheckResult, ...]:
-    """As `verify_archive_file`, for a file that is not open yet."""
+    """Verify an archive as `verify_archive_file` does, for a file that is not open yet."""
     with ArtifactFile(path) as file:
         return verify_archive_file(file, expected_sha256=expected_sha256, on_progress=on_progress)
 
@@ -161,11 +156,10 @@ def verify_archive_file(
     expected_sha256: str | None = None,
     on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[CheckResult, ...]:
-    """`archive_is_stored` and `archive_is_readable`: every byte was read again, every object unpacked and
-    compared with its digest.
+    """Check `archive_is_stored` and `archive_is_readable`: read every byte, unpack and compare every object.
 
-    `expected_sha256` is the manifest's, where there is one; `on_progress` gets the compressed bytes as they
-    are read.
+    `expected_sha256` is the manifest's, if there is one; `on_progress` gets the number of compressed bytes as
+    they are read.
     """
     digest = _FileDigest(on_progress)
 
@@ -178,7 +172,7 @@ def verify_archive_file(
             for entry in index.read_entries():
                 if entry.offset != position:
                     raise VerificationError(
-                        f"something lies before object {entry.key!r} that the index does not name"
+                        f"there is data before object {entry.key!r} that the index does not name"
                     )
                 for block in archive.read_object(entry, on_progress=digest.update):
                     size_bytes += len(block)
@@ -187,7 +181,7 @@ def verify_archive_file(
                 unproven_count += bool(entry.unproven or entry.is_etag_verified is False)
                 unread_tags_count += bool(entry.tags_note)
             if position != archive.footer.index_offset:
-                raise VerificationError("something lies between the objects and the index")
+                raise VerificationError("there is data between the objects and the index")
             record = archive.record
             stated_unproven_count = unproven_count if record.unproven_count is None else record.unproven_count
             if (object_count, size_bytes, unproven_count) != (
@@ -197,13 +191,12 @@ def verify_archive_file(
             ):
                 raise VerificationError(
                     f"the index names {count(object_count, 'object')} with {size_bytes} bytes, "
-                    f"{unproven_count} of them unproven, "
-                    "the record says otherwise"
+                    f"{unproven_count} of them unproven, but the record states other numbers"
                 )
             if unread_tags_count != record.unread_tags_count:
                 raise VerificationError(
-                    f"the index names {count(unread_tags_count, 'object')} whose tags could not be read, "
-                    "the record says otherwise"
+                    f"the index names {count(unread_tags_count, 'object')} whose tags could not be read, but "
+                    "the record states another number"
                 )
             digest.finish(partial(_read_range, file, position, archive.footer.footer_offset))
             return f"{count(object_count, 'object')} with {size_bytes} bytes, each as captured", {
@@ -222,9 +215,7 @@ def verify_archive_file(
 
 
 def verify_every_object(path: Path) -> CheckResult:
-    """`every_object_is_archived`: each object that the bucket listed is in the archive, or was deleted before
-    it could be read.
-    """
+    """Check `every_object_is_archived`: each listed object is archived or was deleted before its read."""
 
     def read() -> tuple[str, dict[str, Figure]]:
         with open_archive(path) as archive:
@@ -234,7 +225,7 @@ def verify_every_object(path: Path) -> CheckResult:
                 raise VerificationError(f"{count(record.failed_count, 'object')} could not be read: {first}")
             if record.listed_count != record.object_count + record.deleted_count:
                 raise VerificationError(
-                    f"{record.listed_count} objects were listed and {record.object_count} are in the archive"
+                    f"{record.listed_count} objects were listed, but {record.object_count} are in the archive"
                 )
             figures: dict[str, Figure] = {
                 "objects": record.object_count,
@@ -251,8 +242,8 @@ def verify_every_object(path: Path) -> CheckResult:
                 summary += f"; left out: {left_out}"
             if record.unproven_count is None:
                 summary += (
-                    "; an older version took it, and did not count those that it could not compare "
-                    "with a checksum of the server"
+                    "; an older version created the archive and did not count objects that it could not "
+                    "compare with a checksum of the server"
                 )
             else:
                 figures["unproven"] = record.unproven_count
@@ -266,7 +257,7 @@ def verify_every_object(path: Path) -> CheckResult:
 
 
 class _FileDigest:
-    """Adds up the digest of a file's bytes before its footer, while something else reads them."""
+    """Digest of a file's bytes before its footer, updated while they are read."""
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._digest = hashlib.sha256()
@@ -278,7 +269,7 @@ class _FileDigest:
         self._on_progress(len(data))
 
     def finish(self, read_rest: Callable[[Callable[[bytes], object]], object]) -> None:
-        """Takes in what was not read yet, up to the footer."""
+        """Add the bytes that were not read yet, up to the footer."""
         read_rest(self.update)
         self.is_finished = True
 
@@ -287,7 +278,7 @@ class _FileDigest:
         return self._digest.hexdigest()
 
     def with_footer(self, footer: bytes) -> str:
-        """The digest of the whole file."""
+        """Return the digest of the whole file."""
         whole = self._digest.copy()
         whole.update(footer)
         return whole.hexdigest()
@@ -302,7 +293,7 @@ def _verify_file(
     expected_sha256: str | None,
 ) -> tuple[CheckResult, ...]:
     stored_check, parsed_check = checks
-    # Before the first byte: what changes the file meanwhile makes it one that is to be read again.
+    # Taken before the first byte is read: a file that changes later must then be read again.
     modified_ns = file.modified_ns
     try:
         summary, figures = read()
@@ -323,7 +314,7 @@ def _verify_file(
     stored = CheckResult(
         check=stored_check,
         status=CheckStatus.FAILED if problem else CheckStatus.PASSED,
-        summary=problem or f"{path.name} is as it was written",
+        summary=problem or f"{path.name} is unchanged",
         figures={"file_bytes": size_bytes} if (size_bytes := file.size_bytes) is not None else {},
         checked_at=_now(),
         artifacts=artifacts,
@@ -335,21 +326,21 @@ def _verify_file(
 def _check_stored(
     file: ArtifactFile, kind: ArtifactKind, digest: _FileDigest, expected_sha256: str | None
 ) -> tuple[str, str]:
-    """The digest of the whole file and what is wrong with its bytes; an empty text when nothing is."""
+    """Return the digest of the whole file, and what is wrong with its bytes; empty when nothing is."""
     try:
         with file.read_as(DumpFile if kind is ArtifactKind.DATABASE else ArchiveFile) as opened:
             footer = opened.footer
     except VerificationError as error:
         return "", error.message
     if not digest.is_finished:
-        # Parsing stopped on the way: the bytes may still be what was written.
+        # Parsing stopped early, but the bytes may still be as written.
         digest = _FileDigest(lambda _size_bytes: None)
         digest.finish(partial(_read_range, file, 0, footer.footer_offset))
     reader = file.open_reader()
     reader.seek(footer.footer_offset)
     whole_sha256 = digest.with_footer(reader.read())
     if digest.content_sha256 != footer.content_sha256:
-        return whole_sha256, f"{file.path.name}: its bytes are not those that were written"
+        return whole_sha256, f"the bytes of {file.path.name} are not those that were written"
     if expected_sha256 is not None and whole_sha256 != expected_sha256:
         return whole_sha256, f"{file.path.name} is not the file that the manifest names: it was exchanged"
     return whole_sha256, ""
@@ -364,7 +355,7 @@ def _verify_check(check: Check, read: Callable[[], tuple[str, dict[str, Figure]]
 
 
 def make_result(check: Check, status: CheckStatus, summary: str, figures: dict[str, Figure]) -> CheckResult:
-    """The result of a look that just ended."""
+    """Return the result of a check that has just ended."""
     return CheckResult(check=check, status=status, summary=summary, figures=figures, checked_at=_now())
 
 
@@ -373,7 +364,7 @@ def _check_name(path: Path, record: DumpRecord | ArchiveRecord) -> None:
     source = record.database if isinstance(record, DumpRecord) else record.bucket
     if name is not None and (name.point_id.text, name.source_name) != (record.point_id, source):
         raise VerificationError(
-            f"{path.name} holds {source} of point {record.point_id}: the file was exchanged or renamed"
+            f"{path.name} contains {source} of point {record.point_id}: the file was exchanged or renamed"
         )
 
 
@@ -381,7 +372,7 @@ def _check_tables_lie_right(dump: DumpFile) -> None:
     position = 0
     for table in dump.tables:
         if table.offset < position or table.offset + table.length > dump.record.content_length:
-            raise VerificationError(f"table {table.qualified_name} does not lie where the index says")
+            raise VerificationError(f"table {table.qualified_name} is not where the index says")
         position = table.offset + table.length
 
 

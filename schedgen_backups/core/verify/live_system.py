@@ -1,6 +1,4 @@
-"""Questions to the live system: whether a missing object was deleted or lost, and which rows and objects have
-no counterpart.
-"""
+"""Query the live system: verdicts on missing objects, and rows and objects without a counterpart."""
 
 from __future__ import annotations
 
@@ -17,20 +15,20 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, Ref
 from schedgen_backups.core.units import count
 
 _KEY_LIMIT_BYTES = 1024
-"""Of UTF-8 (Amazon S3 user guide, "Naming Amazon S3 objects")."""
+"""In UTF-8 (Amazon S3 user guide, "Naming Amazon S3 objects")."""
 
 
 class LiveSystem(Protocol):
-    """Something that knows what became of an object that the snapshot refers to and the archive lacks."""
+    """A source of verdicts on objects to which the snapshot refers and that the archive lacks."""
 
     def judge(self, keys: Iterable[str]) -> dict[str, ReferenceVerdict]:
-        """Key → verdict. Raises DatabaseError or BucketError when the live system cannot be asked."""
+        """Return a verdict for each key; DatabaseError or BucketError when the live system is unavailable."""
         ...
 
 
 @dataclass(frozen=True)
 class LiveApplication:
-    """The database and the bucket that the backup was taken from, as they are now."""
+    """The source database and bucket of the backup in their current state."""
 
     database: DatabaseSettings
     bucket: BucketSettings
@@ -38,11 +36,11 @@ class LiveApplication:
     references: References
 
     def judge(self, keys: Iterable[str]) -> dict[str, ReferenceVerdict]:
-        """Key → verdict by what is there now.
+        """Return a verdict for each key according to the current state.
 
-        LOST when the object is there: the listing should have had it. Otherwise DELETED when the row is gone
-        as well, MISSING when the database still refers to an object that nobody has. UNKNOWN where the server
-        neither hands out nor lists this one. An odd value in one row keeps nothing from being judged.
+        LOST when the object exists: the listing should have had it. Otherwise DELETED when the row is gone as
+        well, and MISSING when the database still refers to the object. UNKNOWN when the server neither
+        returns nor lists the object. An invalid value in one row does not prevent the other verdicts.
         """
         wanted = set(keys)
         with BucketClient(
@@ -72,17 +70,17 @@ class LiveApplication:
 def _is_there(client: BucketClient, key: str) -> bool | None:
     """Return whether the bucket has the object.
 
-    None where the server refuses to tell. BucketError where it cannot be asked at all.
+    None when the server refuses to answer for this key; BucketError when it is unavailable.
     """
     if not _can_be_key(key):
         return False
     try:
         return client.find_head(key) is not None
     except BucketError as refusal:
-        # For one key: a name that the SDK or the server does not take, or rights that end there. The listing
-        # takes any prefix.
+        # A refusal for this key only: a name that the SDK or the server rejects, or missing permissions. The
+        # listing accepts any prefix.
         try:
-            # To the end: not every server lists in the order of the keys.
+            # To the end: not every server lists in key order.
             return any(listed.key == key for listed in client.list_objects(key))
         except ObjectError:
             return None
@@ -95,34 +93,34 @@ def _is_there(client: BucketClient, key: str) -> bool | None:
 def _can_be_key(text: str) -> bool:
     try:
         return 0 < len(text.encode()) <= _KEY_LIMIT_BYTES
-    except UnicodeEncodeError:  # bytes of an SQL_ASCII database that are no UTF-8
+    except UnicodeEncodeError:  # bytes of an SQL_ASCII database that are not UTF-8
         return False
 
 
 @dataclass(frozen=True)
 class ConsistencyReport:
-    """How rows and objects of the live system fit together."""
+    """How rows and objects of the live system match."""
 
     looked_at: datetime
-    """Aware UTC: the moment of the database's snapshot."""
+    """Aware UTC: the time of the database's snapshot."""
     reference_count: int
     object_count: int
     rows_without_object: tuple[str, ...]
-    """Keys that rows refer to and the bucket lacks, in byte order."""
+    """Keys to which rows refer and that the bucket lacks, in byte order."""
     objects_without_row: tuple[str, ...]
-    """Keys of objects that no row refers to, in byte order."""
+    """Keys of objects to which no row refers, in byte order."""
     unreferenced_bytes: int
 
     @property
     def is_coherent(self) -> bool:
-        """Whether each row's object is there; objects without a row lose nobody's data."""
+        """Whether the object of each row exists; objects without a row are not a loss of data."""
         return not self.rows_without_object
 
 
 def check_consistency(live: LiveApplication) -> ConsistencyReport:
-    """What is true of the live system now.
+    """Check the rows and objects of the live system against each other.
 
-    ConfigurationError where the reference query cannot be used. Errors of database and bucket are raised.
+    ConfigurationError when the reference query cannot be used. Errors of database and bucket are raised.
     Memory: about a hundred bytes per object.
     """
     sizes: dict[str, int] = {}
@@ -132,8 +130,8 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
         problem = snapshot.find_reference_problem(live.references)
         if problem:
             raise ConfigurationError(
-                f"nothing is known of the database's references: {problem}",
-                hint="Set BACKUP_REFERENCE_QUERY to a SELECT of the column that holds object keys.",
+                f"the references of the database are unknown: {problem}",
+                hint="Set BACKUP_REFERENCE_QUERY to a SELECT of the column that contains object keys.",
             )
         for page in snapshot.read_references(live.references):
             referenced.update(page)
@@ -144,7 +142,7 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
         for listed in client.list_objects():
             sizes[listed.key] = listed.size_bytes
     missing = live.judge(sorted(referenced - sizes.keys()))
-    # LOST is what `judge` says of an object that is there: it was uploaded after the listing.
+    # `judge` returns LOST for an object that exists: it was uploaded after the listing.
     without_object = sorted(key for key, verdict in missing.items() if verdict is ReferenceVerdict.MISSING)
     unreferenced = sorted(sizes.keys() - referenced)
     if unreferenced:
@@ -163,7 +161,7 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
 
 
 def describe_consistency(found: ConsistencyReport) -> str:
-    """The figures in one line."""
+    """Return the figures in one line."""
     return (
         f"{count(found.reference_count, 'reference')}, {count(found.object_count, 'object')}: "
         f"{count(len(found.rows_without_object), 'row')} without their object, "

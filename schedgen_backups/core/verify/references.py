@@ -1,7 +1,6 @@
-"""Finds out whether every object that the database refers to is in the archive: the level `coherent`.
+"""Check whether every object that the database refers to is in the archive: the level `coherent`.
 
-Reads the references from the dump and the keys from the archive, and gives each missing object a verdict. Who
-knows the verdict is `live`; reading the rest of the files again is the business of `verify`.
+Reads the references from the dump and the keys from the archive, and gives each missing object a verdict.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from schedgen_backups.core.verify.files import make_result, name_some
 from schedgen_backups.core.verify.live_system import LiveSystem
 
 _NAMED_MISSING = 1000
-_TELLING_REFERENCES = 10
-"""Where none of so many is there, the bucket is another one, or not filled yet, rather than an application
-that has lost all of its objects."""
+_MIN_REFERENCES = 10
+"""When none of at least this many objects exists, the bucket is probably the wrong one or not filled yet; an
+application has hardly lost all of its objects."""
 Baseline = Callable[[Sequence[str]], frozenset[str]]
-"""Gets the keys that the live system lacks; returns those whose absence is no news."""
+"""Gets the keys that the live system lacks; returns those whose absence is already known."""
 
 
 def accept_nothing(_keys: Sequence[str]) -> frozenset[str]:
-    """Know of no missing object."""
+    """Return no known missing objects."""
     return frozenset()
 
 
@@ -41,26 +40,26 @@ def verify_references(
     baseline: Baseline = accept_nothing,
     known: ReferenceSummary | None = None,
 ) -> tuple[CheckResult, ReferenceSummary]:
-    """Return `references_resolve`: every object that the snapshot refers to is in the archive, or was deleted
-    meanwhile, or is known to be missing.
+    """Check `references_resolve`: every referenced object is archived, deleted or known to be missing.
 
-    What the archive leaves out by its patterns is counted as excluded, and nobody is asked about it. Lost and
-    unknown objects fail it. What the live system lacks and `baseline` does not know makes it incomplete.
+    Objects that the archive excludes by its patterns are only counted. Lost and unknown objects fail the
+    check. Objects that the live system lacks and `baseline` does not contain make it incomplete.
 
-    Missing objects are judged by `live`, or by `known` when that was found of just the same missing objects;
-    without either they are unknown, which is a failure. Errors of `live` are raised.
+    `live` judges missing objects, unless the verdicts in `known` are for exactly the same ones. Without
+    either, they are unknown, which is a failure. Errors of `live` are raised.
     """
     try:
         with open_dump(dump_path) as dump, open_archive(archive_path) as archive:
             record = dump.record
             if record.point_id != archive.record.point_id:
                 raise VerificationError(
-                    f"the dump is of point {record.point_id}, the archive of {archive.record.point_id}"
+                    f"the dump is from point {record.point_id}, but the archive is from "
+                    f"{archive.record.point_id}"
                 )
-            # Of one clock where the file has it: the database server's may be ahead of this host's.
+            # Compare times of one clock if possible: the database server's may be ahead of this host's.
             if archive.record.listed_at < (record.snapshot_opened_at or record.snapshot_at):
                 raise VerificationError(
-                    "the bucket was listed before the database's snapshot: an upload in between would be "
+                    "the bucket was listed before the database's snapshot, so uploads in between may be "
                     "missing"
                 )
             if record.reference_state is ReferenceState.NOT_CONFIGURED:
@@ -89,7 +88,7 @@ def verify_references(
         summary.reference_count
         and summary.verdict_counts.get(ReferenceVerdict.EXCLUDED) == summary.reference_count
     ):
-        # Nothing was proven: no object that a row refers to is meant to be there.
+        # Nothing was proven: every referenced object is excluded.
         status = CheckStatus.NOT_CONFIGURED
     if status is CheckStatus.INCOMPLETE:
         text += f", {summary.newly_missing_count} of them new"
@@ -133,9 +132,8 @@ def _judge(
     ranked = sorted(
         judged, key=lambda reference: list(ReferenceVerdict).index(reference.verdict), reverse=True
     )
-    is_wrong_bucket = len(missing) == count - excluded_count >= _TELLING_REFERENCES
-    # Of a bucket that could not be asked about everything, or has nothing of what is asked for, nothing
-    # becomes what was always missing.
+    is_wrong_bucket = len(missing) == count - excluded_count >= _MIN_REFERENCES
+    # When verdicts are incomplete or the bucket has none of the objects, the baseline must not be updated.
     is_judged = (
         live is not None
         and not counts.keys() & {ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN}

@@ -1,8 +1,6 @@
-"""Reads recovery points again whose files were modified since somebody read them: copied, moved to another
-host, brought back, or tampered with.
+"""Read recovery points again whose files were modified since they were last read: copied, moved or altered.
 
-The listing sees by a file's time that it is due; until it was read, the point keeps its state. Who reads and
-when is the caller's business.
+The catalog detects this by a file's modification time; until the files are read, the point keeps its state.
 """
 
 from __future__ import annotations
@@ -18,17 +16,17 @@ from schedgen_backups.core.verify.commit import verify_point
 
 @dataclass(frozen=True)
 class RereadReport:
-    """What was read again, newest first, and how many points are still due."""
+    """The points that were read again, newest first, and how many are still due."""
 
     points: tuple[PointListing, ...]
-    """As they are listed after their reading."""
+    """As listed after they were read."""
     due_count: int
     problems: tuple[str, ...] = ()
-    """Points whose reading failed for another reason than their bytes, with that."""
+    """Points that could not be read for a reason other than their content, with that reason."""
 
     @property
     def wrong(self) -> tuple[PointListing, ...]:
-        """The points that are not verified after all."""
+        """The points that turned out not to be verified."""
         return tuple(
             point
             for point in self.points
@@ -37,7 +35,7 @@ class RereadReport:
 
 
 def find_unread(catalog: Catalog) -> tuple[PointListing, ...]:
-    """Return this site's committed points that are to be read again, newest first."""
+    """Return this site's committed points that must be read again, newest first."""
     points = catalog.list_points() if catalog.directory.is_dir() else ()
     return tuple(
         point for point in reversed(points) if point.unread_files and point.state is not PointState.FOREIGN
@@ -51,11 +49,10 @@ def read_unread(
     budget_seconds: float,
     on_point: Callable[[PointListing], object] = lambda _point: None,
 ) -> RereadReport:
-    """Read points again, newest first, until none is due or the budget is used up; the first is read however
-    long that takes.
+    """Read points again, newest first, until none is due or the budget is used up.
 
-    A point that retention removes meanwhile is passed over, and one that cannot be read keeps no other from
-    being read.
+    The first point is read however long that takes. A point that retention removes in the meantime is
+    skipped, and one that cannot be read does not stop the others.
     """
     ends_at = time.monotonic() + budget_seconds
     due = find_unread(catalog)

@@ -1,7 +1,6 @@
-"""Whether a size is plausible after the one before it.
+"""Judge whether a size is plausible compared with the previous one.
 
-The thresholds are the operators' own: a drop of more than half is HIGH, a rise to more than three times LOW
-(requirements, severities).
+Thresholds of the requirements: a drop by more than half is HIGH, growth to more than three times is LOW.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ HIGHEST_SHARE = 3.0
 
 
 class SizeVerdict(str, Enum):
-    """How a size compares with the one before."""
+    """How a size compares with the previous one."""
 
     PLAUSIBLE = "plausible"
     FIRST = "nothing to compare with"
@@ -24,14 +23,14 @@ class SizeVerdict(str, Enum):
 
 @dataclass(frozen=True)
 class SizeComparison:
-    """One size beside the one before."""
+    """A size and the previous one."""
 
     size_bytes: int
     previous_bytes: int | None
 
     @property
     def verdict(self) -> SizeVerdict:
-        """What the operators would say of it."""
+        """The verdict according to the thresholds."""
         if not self.previous_bytes:
             return SizeVerdict.FIRST
         share = self.size_bytes / self.previous_bytes
@@ -41,5 +40,5 @@ class SizeComparison:
 
     @property
     def change_percent(self) -> float:
-        """Change against the size before; 0 when there is none."""
+        """Change compared with the previous size; 0 when there is none."""
         return round(100 * (self.size_bytes / self.previous_bytes - 1), 1) if self.previous_bytes else 0.0

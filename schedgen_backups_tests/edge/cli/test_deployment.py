@@ -148,7 +148,7 @@ def test_what_cannot_be_done_afterwards_is_refused_before_the_backup(
 
 @pytest.mark.parametrize("text", ["", "30", "0d", "-1d", "1y", "d", "9999999w", "1d2h"])
 def test_a_span_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="no time span"):
+    with pytest.raises(ConfigurationError, match="invalid duration"):
         parse_span(text)
 
 

@@ -140,7 +140,7 @@ def test_a_failed_drill_is_told_once_and_ends_with_a_passed_drill_and_not_with_a
         assert not site.run(instance, "restore_drill_job").success
         [alert] = inbox.alerts
         assert alert.startswith("[HIGH] Restore drill failed: restore_drill_operator_checks_hold\n")
-        assert "1 of 1 check did not hold: SELECT false" in alert
+        assert "1 of 1 check failed: SELECT false" in alert
         outbox = Watcher("alert_outbox", instance)
         outbox.look(2)
         assert site.run(instance).success

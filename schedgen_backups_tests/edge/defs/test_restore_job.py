@@ -184,7 +184,7 @@ def test_a_point_is_chosen_by_time(seeded_site: Site) -> None:
     taken = point.manifest.snapshot_at
     words = ("restore", "latest", "--database", "nowhere_yet", "--dry-run")
     before = seeded_site.cli(*words, "--as-of", taken.replace(year=2020).isoformat())
-    assert (before.code, "no verified recovery point is as old" in before.stderr) == (8, True)
+    assert (before.code, "no verified recovery point was taken at or before" in before.stderr) == (8, True)
     assert seeded_site.cli(*words, "--as-of", "yesterday").code == 4
     # The point is found; what is missing is the database, which would be made.
     found = seeded_site.cli(*words, "--as-of", taken.replace(year=2099).isoformat())

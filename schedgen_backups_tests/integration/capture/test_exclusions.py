@@ -304,7 +304,7 @@ def test_a_database_of_which_everything_is_left_out_says_so(
     run(database, "CREATE TABLE log AS SELECT 1 AS i; CREATE TABLE empty_table (i int)")
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
-    with pytest.raises(DatabaseError, match="but those that BACKUP_EXCLUDE_TABLE_DATA leaves out"):
+    with pytest.raises(DatabaseError, match="except those that BACKUP_EXCLUDE_TABLE_DATA excludes"):
         publish_dump(catalog, database, exclusions=Exclusions(tables=("log",)))
 
 

@@ -186,7 +186,7 @@ def test_chinook_and_real_pdfs_are_drilled_on_named_servers_which_keep_nothing_o
     assert (failures_of(report), report.is_passed) == ({}, True)
     [sampled] = [result for result in report.results if result.check is Check.REFERENCED_PDFS_OPEN]
     assert (sampled.figures["pdfs_opened"], sampled.figures["objects_compared_only"]) == (len(pdfs), 1)
-    assert get_summary(report.results, Check.OPERATOR_CHECKS_HOLD) == "2 of 2 checks held"
+    assert get_summary(report.results, Check.OPERATOR_CHECKS_HOLD) == "2 of 2 checks passed"
     assert set(seen) == {"verify", "database", "bucket", "compare", "sample", "sql checks"}
     assert report.rto_seconds == report.seconds.total > 0
     assert list_scratch(database, bucket) == (set(), set())
@@ -202,7 +202,7 @@ def test_a_broken_pdf_of_the_live_system_is_named_and_does_not_condemn_the_point
     report = drilled.drill(**servers)
     assert list(failures_of(report)) == ["referenced_pdfs_open"]
     assert (
-        "captured bytes and do not open as what their type says"
+        "captured bytes but cannot be read as their content type"
         in failures_of(report)["referenced_pdfs_open"]
     )
     assert "broken.pdf" in failures_of(report)["referenced_pdfs_open"]
@@ -219,7 +219,7 @@ def test_a_key_that_was_missing_in_the_live_system_is_no_failure(
     drilled.commit()
     report = drilled.drill(**servers)
     assert failures_of(report) == {}
-    assert "1 keys have no object, as was recorded" in get_summary(report.results, Check.REFERENCED_PDFS_OPEN)
+    assert "1 keys have no object, as recorded" in get_summary(report.results, Check.REFERENCED_PDFS_OPEN)
 
 
 @pytest.mark.parametrize("kind", ArtifactKind)
@@ -325,7 +325,7 @@ def test_a_newer_server_says_that_the_schemas_text_is_unknown_and_keeps_no_role(
     assert get_status(report.results, Check.DATABASE_IS_EQUAL) is CheckStatus.UNKNOWN
     assert "every row is equal" in failures_of(report)["database_is_equal"]
     assert not report.is_passed
-    assert "restored into PostgreSQL 18, and the dump is of 17" in report.notes[0]
+    assert "restored into PostgreSQL 18, but the dump is from 17" in report.notes[0]
     assert run(server, f"SELECT count(*) FROM pg_roles WHERE rolname = '{role}'") == [(0,)]
     assert list_scratch(server, bucket) == (set(), set())
     run(database_17, f"DROP OWNED BY {role}; DROP ROLE {role}")

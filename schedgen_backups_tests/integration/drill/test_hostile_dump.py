@@ -59,7 +59,7 @@ def test_code_that_never_ends_does_not_keep_a_drill_from_ending(
     catalog = take_point(tmp_path, database, bucket)
     monkeypatch.setattr(drill_module, "PIN_TIME_FACTOR", 0.2)
     drill = DrillSettings(tmp_path / "drill", max_minutes=1)
-    with pytest.raises(RestoreError, match="the drill was ended after 0 minutes") as refused:
+    with pytest.raises(RestoreError, match="the drill was aborted after 0 minutes") as refused:
         drill_point(catalog, None, make_transfer(), drill, source=database, drilled_by="a test")
     assert "DRILL_MAX_MINUTES" in refused.value.hint
     assert catalog.get_point(RecoveryPointId(POINT)).state is PointState.VERIFIED

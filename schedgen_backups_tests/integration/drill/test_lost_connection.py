@@ -89,7 +89,7 @@ def test_a_drill_that_is_ended_waits_for_no_connection_that_was_lost_on_the_way(
     limit = drill_module._ended_after(timedelta(seconds=1), LoadRoles(loader, None))
     began = time.monotonic()
     with (
-        pytest.raises(RestoreError, match=r"the drill was ended .* the session was ended here"),
+        pytest.raises(RestoreError, match=r"the drill was aborted .* the session was ended here"),
         limit,
         translate_errors(loader),
     ):

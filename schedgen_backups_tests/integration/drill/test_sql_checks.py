@@ -33,8 +33,8 @@ def test_only_one_row_with_one_true_holds_and_nothing_is_written(database: Datab
             split_sql_checks(f"{good};\n-- this one\n{statement};\nSELECT true"), database, timeout_seconds=1
         )
         assert result.status is CheckStatus.FAILED
-        assert result.summary.startswith("1 of 4 checks did not hold: this one (")
+        assert result.summary.startswith("1 of 4 checks failed: this one (")
         assert reason in result.summary
     held = run_sql_checks(split_sql_checks(good), database, timeout_seconds=60)
-    assert (held.status, held.summary) == (CheckStatus.PASSED, "2 of 2 checks held")
+    assert (held.status, held.summary) == (CheckStatus.PASSED, "2 of 2 checks passed")
     assert run_sql_checks((), database, timeout_seconds=60).status is CheckStatus.NOT_CONFIGURED

@@ -49,7 +49,7 @@ def test_rows_without_an_object_and_objects_without_a_row_are_named(live: LiveAp
 
 def test_an_audit_without_a_usable_query_is_no_success(live: LiveApplication) -> None:
     run(live.database, "ALTER TABLE jobs RENAME TO tasks")
-    with pytest.raises(ConfigurationError, match="nothing is known"):
+    with pytest.raises(ConfigurationError, match="the references of the database are unknown"):
         check_consistency(live)
     wrong = replace(live, references=References("SELECT", built_in=None))
     with pytest.raises(ConfigurationError, match="BACKUP_REFERENCE_QUERY"):

@@ -112,7 +112,7 @@ def test_a_damaged_image_is_the_captured_bytes_and_no_image(
     publish_dump(catalog, database, references=PRESETS["active-storage"])
     publish_archive(catalog, bucket)
     opened = open_referenced_pdfs(catalog.get_point(ID), database, bucket, make_transfer())
-    assert (opened.status, "do not open as what their type says" in opened.summary) == (
+    assert (opened.status, "cannot be read as their content type" in opened.summary) == (
         CheckStatus.UNKNOWN,
         True,
     )

@@ -191,7 +191,7 @@ def test_halves_of_two_points_are_refused(system: System) -> None:
     archive = publish_archive(system.catalog, system.bucket)
     result, _summary = verify_references(dump, archive, live=system.live)
     assert result.status is CheckStatus.FAILED
-    assert "the dump is of point 20261121_020000" in result.summary
+    assert "the dump is from point 20261121_020000" in result.summary
 
 
 def test_without_a_query_the_claim_is_not_configured_and_the_point_is_sealed(system: System) -> None:

@@ -90,12 +90,12 @@ def test_each_section_stands_where_pg_dump_would_have_written_it(beside: str) ->
 
 
 def test_a_table_whose_neighbour_is_not_in_the_dump_is_an_error() -> None:
-    with pytest.raises(DumpError, match=r"rows of public\.c have no place"):
+    with pytest.raises(DumpError, match=r"no place for the rows of public\.c"):
         place(make_dump_text([TableText("a", (b"1",))]), "abc", "c", [])
 
 
 def test_text_that_does_not_end_a_section_as_known_is_an_error() -> None:
     segments: list[Segment] = [TableStart(b"COPY", "public", "a", ""), TableEnd(b"\\.\n"), Text(b"\n--\n")]
-    with pytest.raises(DumpError, match=r"rows of public\.b have no place") as caught:
+    with pytest.raises(DumpError, match=r"no place for the rows of public\.b") as caught:
         list(place_separate_tables(segments, NAMES[:2], NAMES[1:2]))
     assert "BACKUP_DUMP_JOBS=1" in caught.value.hint

@@ -43,7 +43,7 @@ def test_another_source_is_refused_before_anything_is_asked_or_written(
     catalog: Catalog, take: Callable[[Catalog, str, CaptureSettings], None]
 ) -> None:
     before = list_files(catalog.directory)
-    with pytest.raises(ConfigurationError, match="not of somebody-elses") as caught:
+    with pytest.raises(ConfigurationError, match="not from somebody-elses") as caught:
         take(catalog, "somebody-elses", make_capture())
     assert "BACKUP_ALLOW_NEW_SOURCE=true" in caught.value.hint
     assert list_files(catalog.directory) == before

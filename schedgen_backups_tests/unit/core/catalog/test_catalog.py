@@ -125,7 +125,7 @@ def test_a_published_file_is_in_the_directory_and_its_staging_is_gone(catalog: C
 def test_publishing_never_overwrites(catalog: Catalog) -> None:
     (catalog.directory / "file.gz").write_bytes(b"first")
     with (  # noqa: PT012 - staged first
-        pytest.raises(StorageError, match="exists already and is never overwritten"),
+        pytest.raises(StorageError, match="already exists and is never overwritten"),
         catalog.stage("x") as folder,
     ):
         (folder / "file.gz").write_bytes(b"second")
@@ -303,7 +303,7 @@ def test_a_manifest_of_another_format_is_named_as_such(catalog: Catalog, stated:
     path.write_text(json.dumps({**json.loads(manifest.model_dump_json()), "format_version": stated}))
     point = catalog.get_point(ID)
     assert point.state is PointState.DAMAGED
-    assert ["another format" in problem for problem in point.problems] == [True]
+    assert ["unsupported format" in problem for problem in point.problems] == [True]
 
 
 @pytest.mark.parametrize("kind", list(ArtifactKind))
@@ -342,7 +342,7 @@ def test_results_of_concurrent_checks_are_all_kept(catalog: Catalog) -> None:
 
 
 def test_a_point_that_is_not_there_is_a_wrong_setting(catalog: Catalog) -> None:
-    with pytest.raises(ConfigurationError, match="there is no recovery point 20000101_000000"):
+    with pytest.raises(ConfigurationError, match="no recovery point 20000101_000000"):
         catalog.get_point(RecoveryPointId("20000101_000000"))
 
 
@@ -489,7 +489,7 @@ def test_without_a_site_file_points_of_several_sites_are_nobodys(catalog: Catalo
         resolve_point(catalog, "latest")
     assert (
         measure_freshness(catalog, TAKEN_AT).describe()
-        == "none; 2 of another site, or of one whose site.json is lost"
+        == "none; 2 of another site, or of a site whose site.json is lost"
     )
     assert [resolve_point(catalog, point_id.text).point_id for point_id in (own, foreign)] == [own, foreign]
     new = commit_as(catalog, 2, catalog.settle_site().site_id)
@@ -498,7 +498,7 @@ def test_without_a_site_file_points_of_several_sites_are_nobodys(catalog: Catalo
     assert (
         measure_freshness(catalog, TAKEN_AT)
         .describe()
-        .endswith(" h old; 2 of another site, or of one whose site.json is lost")
+        .endswith(" h old; 2 of another site, or of a site whose site.json is lost")
     )
 
 
@@ -529,7 +529,9 @@ def test_results_of_another_point_are_refused_with_the_files_name(catalog: Catal
     other = RecoveryPointId("20261123_020000")
     catalog.write_verification(catalog.read_verification(ID))
     catalog.verification_path(ID).rename(catalog.verification_path(other))
-    with pytest.raises(VerificationError, match=f"verification_{other}.json is of recovery point {POINT}"):
+    with pytest.raises(
+        VerificationError, match=f"verification_{other}.json belongs to recovery point {POINT}"
+    ):
         catalog.read_verification(other)
 
 

@@ -167,7 +167,7 @@ def test_a_time_without_an_offset_is_utc_where_no_zone_is_given(catalog: Catalog
 
 
 def test_a_time_before_the_first_point_and_a_time_beside_an_id_are_refused(catalog: Catalog) -> None:
-    with pytest.raises(ConfigurationError, match="no verified recovery point is as old as"):
+    with pytest.raises(ConfigurationError, match="no verified recovery point was taken at or before"):
         resolve_point(catalog, "latest", as_of="2026-11-22T01:59:59+00:00")
     with pytest.raises(ConfigurationError, match="and a time are given"):
         resolve_point(catalog, str(name_night(0)), as_of="2026-11-23")
@@ -195,7 +195,7 @@ def test_an_overview_names_what_is_broken_and_ahead(catalog: Catalog) -> None:
     )
     assert (
         overview.describe_freshness(timedelta(hours=26))
-        == f"newest verified recovery point: {name_night(0)}, 720.0 h old, allowed are 26 h"
+        == f"newest verified recovery point: {name_night(0)}, 720.0 h old (limit 26 h)"
     )
 
 

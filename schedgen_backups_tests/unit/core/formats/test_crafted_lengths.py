@@ -68,7 +68,7 @@ def test_bytes_without_end_behind_an_object_are_refused() -> None:
     info = tarfile.TarInfo("key")
     info.pax_headers = {"comment": '{"key":"key"}'}
     members = (compress_member(info.tobuf(tarfile.PAX_FORMAT)), *[compress_member(bytes(1 << 20))] * LONG)
-    with cheap_refusal("does not belong there"):
+    with cheap_refusal("unexpected data after"):
         list(
             ArchiveFile(make_file(*members)).read_object(
                 entry.model_copy(update={"length": sum(map(len, members))})
@@ -83,7 +83,7 @@ def test_an_index_with_a_negative_size_is_refused() -> None:
 
 @pytest.mark.parametrize(("offset", "length"), [(-1, 5), (0, -1), (1 << 63, 1), (0, 1 << 63)])
 def test_a_place_that_is_none_is_refused(offset: int, length: int) -> None:
-    with cheap_refusal("place in the file"):
+    with cheap_refusal("position in the file"):
         list(read_members(io.BytesIO(compress_member(b"x")), offset, length))
 
 

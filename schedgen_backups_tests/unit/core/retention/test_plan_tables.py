@@ -52,19 +52,19 @@ def test_table_of_ten_nights_of_failures() -> None:
         RetentionPolicy(keep_days=3),
         at("2026-03-14T03:00"),
         """
-        20260301_020000 failed -> remove: older than 3 days, failed, and a verified newer one exists
+        20260301_020000 failed -> remove: older than 3 days, failed, and a newer point is verified
         20260302_020000 verified -> remove: older than 3 days
         20260303_020000 verified -> keep: verified number 3 of the last 3
         20260304_020000 verified -> keep: verified number 2 of the last 3
         20260305_020000 verified -> keep: newest verified, verified number 1 of the last 3
-        20260306_020000 failed -> keep: failed, and no verified newer one
-        20260307_020000 partial -> keep: partial, and no verified newer one
-        20260308_020000 partial -> keep: partial, and no verified newer one
-        20260309_020000 partial -> keep: partial, and no verified newer one
-        20260311_020000 unverified -> keep: unverified, and no verified newer one
-        20260312_020000 failed -> keep: failed, and no verified newer one, of the last 3 days
-        20260313_020000 failed -> keep: failed, and no verified newer one, of the last 3 days
-        20260314_020000 partial -> keep: partial, and no verified newer one, of the last 3 days
+        20260306_020000 failed -> keep: failed, and no newer point is verified
+        20260307_020000 partial -> keep: partial, and no newer point is verified
+        20260308_020000 partial -> keep: partial, and no newer point is verified
+        20260309_020000 partial -> keep: partial, and no newer point is verified
+        20260311_020000 unverified -> keep: unverified, and no newer point is verified
+        20260312_020000 failed -> keep: failed, and no newer point is verified, of the last 3 days
+        20260313_020000 failed -> keep: failed, and no newer point is verified, of the last 3 days
+        20260314_020000 partial -> keep: partial, and no newer point is verified, of the last 3 days
         """,
     )
 
@@ -258,10 +258,10 @@ def test_table_of_a_newest_point_that_is_bad() -> None:
         """
         20260301_020000 verified -> remove: older than 1 days
         20260302_020000 verified -> remove: older than 1 days
-        20260303_020000 unverified -> remove: older than 1 days, unverified, and a verified newer one exists
-        20260304_020000 failed -> remove: older than 1 days, failed, and a verified newer one exists
+        20260303_020000 unverified -> remove: older than 1 days, unverified, and a newer point is verified
+        20260304_020000 failed -> remove: older than 1 days, failed, and a newer point is verified
         20260305_020000 verified -> keep: newest verified, verified number 1 of the last 1
-        20260306_020000 failed -> keep: failed, and no verified newer one
+        20260306_020000 failed -> keep: failed, and no newer point is verified
         """,
     )
 
@@ -291,7 +291,7 @@ def test_table_of_a_point_ahead_of_the_clock() -> None:
         """
         20250101_020000 verified -> remove: older than 7 days
         20260309_020000 verified -> keep: newest verified, of the last 7 days, verified number 1 of the last 1
-        20260310_020000 verified -> keep: ahead of the clock: a person decides, of the last 7 days
+        20260310_020000 verified -> keep: ahead of the clock: the operator decides, of the last 7 days
         """,
     )
     assert len(plan_retention(history, RetentionPolicy(keep_last=1), at("2026-03-10T01:55")).removed) == 1

@@ -244,7 +244,7 @@ def test_an_expired_pin_does_not_protect_and_goes_with_its_point(tmp_path: Path)
 def test_a_point_whose_pin_cannot_be_read_stays_and_stops_nothing_else(
     tmp_path: Path, damaged: bytes
 ) -> None:
-    """The pin may protect it; a person decides."""
+    """The pin may protect it; the operator decides."""
     catalog, files = fill(tmp_path)
     pin = tmp_path / f"pin_{name_night(0)}.json"
     pin.write_bytes(damaged)
@@ -312,7 +312,7 @@ def test_nothing_is_read_where_nothing_goes(tmp_path: Path) -> None:
 def test_a_look_that_records_nothing_removes_nothing(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
     before = list_files(tmp_path)
-    with pytest.raises(VerificationError, match="nothing was recorded"):
+    with pytest.raises(VerificationError, match="no result was recorded"):
         remove_points(catalog, POLICY, lambda _point: None, NOW)
     assert list_files(tmp_path) == before
 

@@ -162,7 +162,7 @@ def test_a_lost_object_prevents_the_commit_although_the_recorded_check_passed(
 ) -> None:
     verify(catalog)
     with pytest.raises(
-        VerificationError, match="references_resolve: objects were lost, or nothing is known of them"
+        VerificationError, match="references_resolve: objects were lost, or their state is unknown"
     ):
         commit_point(catalog, ID, origin=RUN, live=Witness(verdict))
     assert catalog.get_point(ID).manifest is None
@@ -288,7 +288,7 @@ def test_a_point_that_was_removed_while_it_was_read_is_not_recorded(catalog: Cat
     point = catalog.get_point(ID)
     for name in (DUMP_NAME, ARCHIVE_NAME):
         (catalog.directory / name).unlink()
-    with pytest.raises(VerificationError, match=f"{POINT} was removed while it was read"):
+    with pytest.raises(VerificationError, match=f"{POINT} was removed while it was being read"):
         verify_point(catalog, point, checked_by="run")
     assert not (catalog.directory / f"verification_{ID}.json").exists()
 

@@ -159,7 +159,7 @@ def test_a_point_that_is_removed_while_it_is_read_leaves_nothing_behind(catalog:
         catalog.verification_path(point.point_id),
     ]:
         name.unlink()
-    with pytest.raises(VerificationError, match="was removed while it was read"):
+    with pytest.raises(VerificationError, match="was removed while it was being read"):
         verify_point(catalog, point, checked_by="test")
     assert not list(catalog.directory.glob(f"*{point.point_id}*"))
 
