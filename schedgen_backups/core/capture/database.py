@@ -48,10 +48,10 @@ def capture_database(
     folder: Path,
     restrict_key: str,
 ) -> CapturedDump:
-    """Write a complete dump with record, index and footer to `file`.
+    r"""Write a complete dump with record, index and footer to `file`.
 
     `folder` holds separately dumped tables until they are written to the file. `restrict_key` (letters and
-    digits) is the key of pg_dump's `\\restrict`; users who can only write into the database must not know it.
+    digits) is the key of pg_dump's `\restrict`; users who can only write into the database must not know it.
 
     DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty
     database) and ConfigurationError (reference query, tables that cannot be excluded) are permanent. The

@@ -1,8 +1,4 @@
-"""Where text of many lines is cut into pieces, so that equal lines end up in equal pieces.
-
-Content-defined chunking with lines as the smallest unit: whether a piece ends behind a line depends on that
-line, not on its place. `gzip_writer` makes a gzip member of each piece.
-"""
+"""Cuts text into pieces by content: whether a piece ends behind a line depends on that line, not on its place."""
 
 from __future__ import annotations
 
