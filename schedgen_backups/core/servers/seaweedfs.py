@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from schedgen_backups.core.errors import BucketUnreachableError, ConfigurationError
 from schedgen_backups.core.servers.loopback import LOOPBACK, file_tail, free_ports, make_server_environment, write_private_file
-from schedgen_backups.core.servers.seaweedfs_security import write_security_files
 from schedgen_backups.core.settings import BucketSettings
 
 if TYPE_CHECKING:
@@ -95,6 +94,9 @@ class EmbeddedS3:
 
     def start(self) -> Self:
         """The server takes requests. BucketUnreachableError with the log's tail when it does not after three attempts."""
+        # It needs `cryptography`, which comes with the extra `drill`; everything else imports this module without it.
+        from schedgen_backups.core.servers.seaweedfs_security import write_security_files  # noqa: PLC0415
+
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.directory.chmod(0o700)
         write_security_files(self.directory)
