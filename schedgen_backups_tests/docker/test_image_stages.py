@@ -52,6 +52,11 @@ def test_runtime_runs_the_command_line(runtime_image: str) -> None:
     assert run_in(runtime_image, "stat", "--format", "%U", "/backups").strip() == "backup-runner"
 
 
+def test_runtime_loads_the_code_location(runtime_image: str) -> None:
+    program = "from schedgen_backups.definitions import defs; print(defs.resolve_job_def('backup_job').name)"
+    assert run_in(runtime_image, "python3", "-c", program).split() == ["backup_job"]
+
+
 def test_runtime_has_the_clients_of_every_built_major_and_no_server(runtime_image: str) -> None:
     """Debian's packages have one major; those of the PostgreSQL project are not reached here."""
     majors = run_in(runtime_image, "ls", "/usr/lib/postgresql").split()
