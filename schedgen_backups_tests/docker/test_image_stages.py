@@ -111,9 +111,10 @@ def test_the_image_is_built_from_what_deploy_compose_writes(runtime_image: str, 
     command = "cd /tmp && schedgen-backups deploy compose --to deployed >&2 && tar --create --directory deployed ."
     archive = subprocess.run(["docker", "run", "--rm", *HARDENING, runtime_image, "sh", "-c", command], capture_output=True, check=True).stdout
     subprocess.run(["tar", "--extract", "--no-same-owner", "--directory", tmp_path], input=archive, check=True)
-    # No layer of the checkout's build may stand in for a file that the directory lacks.
-    (tmp_path / "README.md").write_text("# Written by deploy compose\n")
+    # The wheel is built anew; only the layer of its dependencies is the checkout's, where the files are the same.
+    (tmp_path / "docs" / "schedgen-backups.1").write_text(".TH deployed\n")
     build_runtime(tmp_path, DEPLOYED_IMAGE)
     assert "restore" in run_in(DEPLOYED_IMAGE, "schedgen-backups", "--help")
+    assert run_in(DEPLOYED_IMAGE, "schedgen-backups", "manual").startswith(".TH deployed")
     assert run_in(DEPLOYED_IMAGE, "schedgen-backups", "--version") == run_in(runtime_image, "schedgen-backups", "--version")
     assert run_in(DEPLOYED_IMAGE, "stat", "--format", "%a", "/opt/dagster/gate/dagster-webserver").strip() == "755"
