@@ -79,8 +79,6 @@ lock: $(VENV)/.installed-dev  ## resolve the dependencies anew: constraints.txt 
 	$(BIN)/$(COMPILE) --upgrade --all-extras --group mutation --output-file constraints.txt
 	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --extra demo --output-file locks/demo.txt
 	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --all-extras --group dev --output-file locks/dev.txt
-	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --extra containers --extra drill --output-file locks/image.txt
-	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --extra kubernetes --output-file locks/kubernetes.txt
 
 docs: $(VENV)/.installed-dev  ## write everything in the documents that has a source in the code
 	$(BIN)/python -m tools.make_docs

