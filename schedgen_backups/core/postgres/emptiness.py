@@ -1,4 +1,4 @@
-"""Whether a database is empty: what a dump can hold, within schemas and outside them."""
+"""Count what a dump of a database would contain, within schemas and outside them."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ SELECT (SELECT count(*) FROM object WHERE NOT EXISTS (
             SELECT FROM extension WHERE objid = object.oid AND classid = ('pg_catalog.' || object.catalog)::pg_catalog.regclass))
      + (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata)
 """
-"""What PostgreSQL itself has is left out by its schema or by its object identifier, the first of which initdb
-leaves free (FirstNormalObjectId). Members of extensions go with them, and extensions that the provider of a
-server owns are no contents. User mappings go with their servers."""
+"""PostgreSQL's own objects are excluded by their schema, or by an object identifier below the first one that
+initdb leaves free (FirstNormalObjectId). Members of extensions are excluded with their extension. Extensions
+owned by the server's provider do not count as contents. User mappings belong to their servers."""
 
 
 def count_user_objects(connection: psycopg.Connection[tuple[object, ...]]) -> int:
-    """Return how many objects of users the database holds that a dump could hold too; 0 means empty."""
+    """Return the number of user objects in the database that a dump could contain; 0 means empty."""
     row = connection.execute(_COUNT_OBJECTS).fetchone()
     count = row[0] if row else 0
     assert isinstance(count, int)  # noqa: S101 - the column's type
