@@ -27,7 +27,8 @@ WITH RECURSIVE asked(pid) AS (
     SELECT blocking.pid FROM asked, LATERAL unnest(pg_catalog.pg_blocking_pids(asked.pid)) AS blocking(pid)
 )
 SELECT count(*) > 0 FROM pg_catalog.pg_stat_activity JOIN asked USING (pid)
-WHERE state = 'active' AND coalesce(wait_event_type, '') NOT IN ('Client', 'Lock') AND application_name LIKE %(prefix)s
+WHERE state = 'active' AND coalesce(wait_event_type, '') NOT IN ('Client', 'Lock')
+    AND application_name LIKE %(prefix)s
 """
 
 

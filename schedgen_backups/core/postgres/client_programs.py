@@ -101,7 +101,8 @@ def find_client(
         newest = max((client.major for client in clients), default=None)
         have = f"the newest pg_dump here is {newest}" if newest else "there is no pg_dump here"
         raise ClientProgramError(
-            f"the server is PostgreSQL {server_major} and {have}: an older pg_dump cannot dump a newer server",
+            f"the server is PostgreSQL {server_major} and {have}: "
+            "an older pg_dump cannot dump a newer server",
             hint=f"Install postgresql-client-{server_major} or newer (or set PG_BIN_DIR to its directory).",
         )
     safe = [client for client in fitting if client.is_safe]

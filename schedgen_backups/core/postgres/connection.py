@@ -56,7 +56,8 @@ _open_sessions_lock = Lock()
 # "Wait Event Types"). With track_activities off, the server does not show the state.
 _AT_WORK = """
 SELECT count(*) > 0 FROM pg_catalog.pg_stat_activity
-WHERE (coalesce(state, 'disabled') = 'disabled' OR state LIKE 'active%' AND coalesce(wait_event_type, '') <> 'Client')
+WHERE (coalesce(state, 'disabled') = 'disabled' OR state LIKE 'active%'
+    AND coalesce(wait_event_type, '') <> 'Client')
 AND pid <> pg_catalog.pg_backend_pid()
 """
 _BEGAN_AT = "SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()"

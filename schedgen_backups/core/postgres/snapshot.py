@@ -37,7 +37,8 @@ from schedgen_backups.core.units import name_some
 _USER_RELATIONS = """
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relpersistence <> 't'
-      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                       AND d.objid = c.oid AND d.deptype = 'e')
 """
 
@@ -48,7 +49,8 @@ _KEEP_OWN_PATH = (
 )
 # Supported by minor versions of August 2024 and newer (CVE-2024-7348).
 _RESTRICT_KINDS: LiteralString = """
-SELECT pg_catalog.set_config(name, %s, true) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"""
+SELECT pg_catalog.set_config(name, %s, true) FROM pg_catalog.pg_settings
+    WHERE name = 'restrict_nonsystem_relation_kind'"""
 _TAKE_SAFE_PATH = "SELECT pg_catalog.set_config('search_path', '', true)"
 _TAKE_OWN_PATH = (
     "SELECT pg_catalog.set_config('search_path', "
@@ -57,28 +59,34 @@ _TAKE_OWN_PATH = (
 """Search path for the operators' own query, whose names are the database's. Our queries must not find an
 operator that a user placed before the system's."""
 _NARROWEST_COLUMN = """
-SELECT a.attname FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+SELECT a.attname FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+    AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attlen <= 0, a.attlen, a.attnum LIMIT 1"""
 _BLANK_PADDED_OID = 1042
 """The type char(n), in every version."""
 # A partitioned or inherited table with all tables that hold its rows.
 _TREE_OF_TABLE: LiteralString = """
 WITH RECURSIVE tree(oid) AS (
-    SELECT %(root)s::pg_catalog.oid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+    SELECT %(root)s::pg_catalog.oid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i
+        JOIN tree ON i.inhparent = tree.oid)
 SELECT n.nspname, c.relname, c.relkind::pg_catalog.text, ARRAY(
-    SELECT a.atttypid FROM pg_catalog.unnest(%(columns)s::pg_catalog.text[]) WITH ORDINALITY AS wanted(name, place)
+    SELECT a.atttypid FROM pg_catalog.unnest(%(columns)s::pg_catalog.text[])
+        WITH ORDINALITY AS wanted(name, place)
     JOIN pg_catalog.pg_attribute a ON a.attname OPERATOR(pg_catalog.=) wanted.name::pg_catalog.name
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attgenerated = '' ORDER BY wanted.place)
-FROM tree JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2"""
+FROM tree JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    ORDER BY 1, 2"""
 # A user's type may have a user-defined cast to text, but its output function is not user-defined. Numbers and
 # the like have only the system's casts.
-_KEY_AS_TEXT = sql.SQL("""CASE WHEN pg_catalog.pg_typeof(key)::pg_catalog.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
+_KEY_AS_TEXT = sql.SQL("""
+CASE WHEN pg_catalog.pg_typeof(key)::pg_catalog.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
 THEN key::pg_catalog.text ELSE pg_catalog.format('%s', key) END""")
 # A leaf counts like its partitioned tables.
 _NAMES_OF_TABLES = f"""
 WITH RECURSIVE named(table_oid, oid) AS (
     SELECT c.oid, c.oid {_USER_RELATIONS} AND c.relkind = 'r'
-    UNION SELECT named.table_oid, i.inhparent FROM named JOIN pg_catalog.pg_inherits i ON i.inhrelid = named.oid
+    UNION SELECT named.table_oid, i.inhparent FROM named JOIN pg_catalog.pg_inherits i
+        ON i.inhrelid = named.oid
     JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p')
 SELECT n.nspname, c.relname, m.nspname, d.relname FROM named
 JOIN pg_catalog.pg_class c ON c.oid = named.table_oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -91,20 +99,24 @@ WHERE k.contype = 'f' ORDER BY 1, 2, 5"""
 # Rows of a table partitioned by hash are loaded through it, and may end up in another partition (pg_dump,
 # forcePartitionRootLoad).
 _HASHED = """
-SELECT n.nspname, c.relname FROM pg_catalog.pg_partitioned_table t JOIN pg_catalog.pg_class c ON c.oid = t.partrelid
+SELECT n.nspname, c.relname FROM pg_catalog.pg_partitioned_table t JOIN pg_catalog.pg_class c
+    ON c.oid = t.partrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE t.partstrat = 'h' ORDER BY 1, 2"""
 # Tables that a materialized view reads, also through other views.
 _READ_BY_VIEWS = """
 WITH RECURSIVE reads(view_oid, oid) AS (
     SELECT c.oid, c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'm'
     UNION SELECT reads.view_oid, d.refobjid FROM reads JOIN pg_catalog.pg_rewrite w ON w.ev_class = reads.oid
-    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = w.oid
+    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+        AND d.objid = w.oid
         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass)
 SELECT DISTINCT pg_catalog.format('%I.%I', m.nspname, v.relname), n.nspname, c.relname FROM reads
 JOIN pg_catalog.pg_class v ON v.oid = reads.view_oid JOIN pg_catalog.pg_namespace m ON m.oid = v.relnamespace
-JOIN pg_catalog.pg_class c ON c.oid = reads.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1"""
+JOIN pg_catalog.pg_class c ON c.oid = reads.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    ORDER BY 1"""
 _JOIN_COLUMNS = """
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid JOIN pg_catalog.pg_type t ON t.oid = a.atttypid WHERE"""
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid JOIN pg_catalog.pg_type t
+        ON t.oid = a.atttypid WHERE"""
 _KEYS_PER_BLOCK = 1000
 _KEEP_ALIVE_SECONDS = 1.0
 """Some proxies have timeouts of seconds (HAProxy's manual shows 5 s for tests, 30 s and more otherwise)."""
@@ -295,7 +307,8 @@ class Snapshot:
             f"""SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) {_USER_RELATIONS}
             AND (c.relkind = 'r' AND NOT pg_catalog.has_table_privilege(c.oid, 'SELECT')
                  OR c.relkind = 'S' AND NOT pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
-                 OR c.relkind IN ('r', 'S') AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')) ORDER BY 1"""
+                 OR c.relkind IN ('r', 'S') AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE'))
+                     ORDER BY 1"""
         )
         if unreadable:
             raise DatabaseError(
@@ -342,7 +355,8 @@ class Snapshot:
         # The snapshot refers to the old table of a name; statements use whatever has the name now.
         replaced = self._rows(
             f"""SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) {_USER_RELATIONS} AND c.relkind = 'r'
-            AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', n.nspname, c.relname))::pg_catalog.oid IS DISTINCT FROM c.oid ORDER BY 1"""  # noqa: S608 - no value of others
+            AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', n.nspname, c.relname))::pg_catalog.oid
+                IS DISTINCT FROM c.oid ORDER BY 1"""  # noqa: S608 - no value of others
         )
         if replaced:
             raise DumpError(
@@ -430,8 +444,10 @@ class Snapshot:
         """
         rows = self._rows(
             f"""SELECT n.nspname, c.relname, a.attname {_USER_RELATIONS.replace("WHERE", _JOIN_COLUMNS, 1)}
-            AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND t.typcategory = 'S'
-            AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')
+            AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+            AND t.typcategory = 'S'
+            AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+            AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')
             ORDER BY 1, 2, a.attnum"""
         )
         return tuple(

@@ -429,7 +429,8 @@ class BucketClient:
             ) from error
         except (InvalidResponseError, ServerError, ET.ParseError) as error:
             raise BucketUnreachableError(
-                f"the S3 server at {self.settings.endpoint} sent an invalid answer{name_object(key)}: {error}",
+                f"the S3 server at {self.settings.endpoint} sent an invalid "
+                f"answer{name_object(key)}: {error}",
                 hint="Check that MINIO_ENDPOINT points to the S3 port (9000), not to the console (9001), and "
                 "that MINIO_SECURE is right.",
             ) from error

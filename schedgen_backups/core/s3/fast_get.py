@@ -194,7 +194,10 @@ class DirectGets:
         host = self._url.netloc
         stamp = now.strftime("%Y%m%dT%H%M%SZ")
         scope = f"{stamp[:8]}/{self._settings.region}/s3/aws4_request"
-        canonical = f"GET\n{path}\n\nhost:{host}\nx-amz-content-sha256:{_NO_BODY_SHA256}\nx-amz-date:{stamp}\n\n{_SIGNED_HEADERS}\n{_NO_BODY_SHA256}"
+        canonical = (
+            f"GET\n{path}\n\nhost:{host}\nx-amz-content-sha256:{_NO_BODY_SHA256}\nx-amz-date:{stamp}\n\n"
+            f"{_SIGNED_HEADERS}\n{_NO_BODY_SHA256}"
+        )
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         signature = hmac.digest(self._get_signing_key(stamp[:8]), text.encode(), "sha256").hex()
         condition = f'If-Match: "{etag}"\r\n' if etag else ""

@@ -142,6 +142,7 @@ def _explain_object(settings: BucketSettings, key: str, code: str, status: int, 
     if key and code == "InvalidObjectState":
         return ObjectRefusedError(
             message,
-            hint="The object is in cold storage: restore it on the S3 server, or move it to another storage class.",
+            hint="The object is in cold storage: restore it on the S3 server, or move it to another storage "
+            "class.",
         )
     return kind(message, hint="Check the server's log.")

@@ -45,8 +45,10 @@ def check(result, what):
 folder, network, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 hidden, words = sys.argv[4 : 4 + count], sys.argv[4 + count :]
 user, group = os.geteuid(), os.getegid()
-check(libc.unshare(0x10000000 | (0x20000 if hidden else 0) | (0x40000000 if network == "none" else 0)), "unshare")
-for name, text in (("setgroups", "deny"), ("uid_map", f"{user or 1000} {user} 1"), ("gid_map", f"{group or 1000} {group} 1")):
+flags = 0x10000000 | (0x20000 if hidden else 0) | (0x40000000 if network == "none" else 0)
+check(libc.unshare(flags), "unshare")
+uid_map, gid_map = f"{user or 1000} {user} 1", f"{group or 1000} {group} 1"
+for name, text in (("setgroups", "deny"), ("uid_map", uid_map), ("gid_map", gid_map)):
     with open("/proc/self/" + name, "w") as stream:
         stream.write(text)
 if hidden:

@@ -85,7 +85,7 @@ def test_objects_are_removed_again_when_a_row_is_refused(deleted: Deleted) -> No
     run(deleted.database, "ALTER TABLE jobs ADD CHECK (id < 4)")
     with (
         prepare_undelete(deleted.request, deleted.service.transfer) as prepared,
-        pytest.raises(RestoreError, match="refuses a row") as caught,
+        pytest.raises(RestoreError, match="refused a row") as caught,
     ):
         deleted.service.undelete(prepared)
     assert deleted.read_ids() == [1]
