@@ -242,7 +242,7 @@ def test_a_role_that_cannot_log_in_again_is_waited_for_until_the_stall_limit(
     finally:
         run(database, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'once'")
         run(database, "DROP ROLE once")
-    assert "nothing is known" in short.error
+    assert "is unknown" in short.error
     assert short.seconds >= 3
     assert long.error == ""
 
