@@ -344,8 +344,7 @@ def pick(kind: Callable[..., Made], text: str | bytes, *, within: str = "") -> M
         value = json.loads(text)
         value = value[within] if within else value
         chosen = {}
-        # pyright: ignore[reportArgumentType] - a class, called to create its value
-        for known in fields(kind):
+        for known in fields(kind):  # pyright: ignore[reportArgumentType] - a class, called for its value
             if known.name in value:
                 if not isinstance(value[known.name], _JSON_TYPES[str(known.type)]):
                     raise TypeError(known.name)

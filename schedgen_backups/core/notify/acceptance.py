@@ -94,10 +94,13 @@ def _says_no(said: object, layers: int) -> bool:
     if not isinstance(said, dict):
         return said is False
     fields = cast("Mapping[str, object]", said)
-    return any(_is_no(re.sub(r"[\W_]", "", name).lower(), value, layers) for name, value in fields.items())
+    return any(
+        _is_refusing_field(re.sub(r"[\W_]", "", name).lower(), value, layers)
+        for name, value in fields.items()
+    )
 
 
-def _is_no(name: str, value: object, layers: int) -> bool:
+def _is_refusing_field(name: str, value: object, layers: int) -> bool:
     is_plain = value is None or isinstance(value, (str, int, float))
     if name in _SUCCESS_FIELDS and is_plain:
         return str(value or "").strip().lower() in _NO_WORDS
@@ -118,7 +121,7 @@ def _is_no(name: str, value: object, layers: int) -> bool:
 def _is_error(value: object) -> bool:
     if isinstance(value, dict):
         parts = cast("Mapping[str, object]", value).values()
-        # A number or word within that means success says that there is no error.
+        # A number or word within that means success shows that nothing failed.
         return bool(parts) and not any(isinstance(part, (str, int)) and not _is_error(part) for part in parts)
     text = str(value or "").strip().lower()
     return bool(value) and text not in _NO_ERROR_WORDS and bool(text.strip("0"))

@@ -48,7 +48,7 @@ def record_tick(backup_directory: Path, sensor_name: str, now: datetime) -> None
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         with FileLock(folder / _LOCK_NAME).waited_for():
-            looked_at = {**read_ticks(backup_directory), sensor_name: now}
-            write_atomically(folder / _NAME, _Ticks(looked_at=looked_at).model_dump_json(indent=1).encode())
+            times = {**read_ticks(backup_directory), sensor_name: now}
+            write_atomically(folder / _NAME, _Ticks(looked_at=times).model_dump_json(indent=1).encode())
     except (OSError, StorageError) as error:
         _LOG.warning("the tick of %s cannot be recorded in %s: %s", sensor_name, folder, error)

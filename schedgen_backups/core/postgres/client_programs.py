@@ -99,7 +99,7 @@ def find_client(
     )
     if not fitting:
         newest = max((client.major for client in clients), default=None)
-        have = f"the newest pg_dump here is {newest}" if newest else "there is no pg_dump here"
+        have = f"the newest pg_dump here is {newest}" if newest else "no pg_dump was found here"
         raise ClientProgramError(
             f"the server is PostgreSQL {server_major} and {have}: "
             "an older pg_dump cannot dump a newer server",

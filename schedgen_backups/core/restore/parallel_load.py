@@ -113,9 +113,8 @@ class RowSessions:
             self._target, stall_timeout_seconds=self._prepared.transfer.stall_timeout_seconds
         )
         with opening as connection, translate_errors(self._target):
-            # pyright: ignore[reportArgumentType, reportCallIssue] - settings, and a name from
-            # pg_encoding_to_char
-            connection.execute(self._head)
+            # Settings, and a name from pg_encoding_to_char.
+            connection.execute(self._head)  # pyright: ignore[reportArgumentType, reportCallIssue]
             with connection.cursor().copy(sql.SQL("COPY {} {} FROM STDIN").format(name, columns)) as copy:
                 for block in iter(self._blocks.get, None):
                     copy.write(block)

@@ -42,7 +42,7 @@ class Swap:
     has_live: bool
     """Whether the live database exists."""
     captured: DatabaseProperties | None = None
-    """Properties of the captured database, used if there is no live one."""
+    """Properties of the captured database, used if the live one does not exist."""
 
 
 def name_old_database(live: DatabaseSettings, point_id: RecoveryPointId) -> str:
