@@ -65,7 +65,7 @@ class RemovedObjects:
         if not self.left and not self.removed_count:
             return f"The bucket {label} is unchanged."
         if not self.left:
-            return f"{count(self.removed_count, 'object')} written into {label} were removed again."
+            return f"Removed {count(self.removed_count, 'object')} that the restore had written into {label}."
         total = self.removed_count + len(self.left)
         return (
             f"Of {total} objects written into {label}, {self.removed_count} were removed "

@@ -197,11 +197,10 @@ class PreparedDatabase:
                 ):  # it already belongs to its captured owner
                     connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, comment))
         because = f" ({carried.problem})" if carried.problem else ""
+        differences = ", ".join(carried.differences)
         return (
-            (
-                f"the database itself differs from what was captured: {', '.join(carried.differences)}{because}",
-            )
-            if carried.differences
+            (f"the database itself differs from what was captured: {differences}{because}",)
+            if differences
             else ()
         )
 

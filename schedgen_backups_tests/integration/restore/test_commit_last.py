@@ -119,7 +119,7 @@ def test_an_error_of_the_bucket_rolls_back_a_database_that_is_loaded(
     assert list_bodies(backup.bucket) == {}
     assert "The target is unchanged." in caught.value.hint
     assert (
-        f"5 objects written into {proxy.settings(backup.bucket).label} were removed again."
+        f"Removed 5 objects that the restore had written into {proxy.settings(backup.bucket).label}."
         in caught.value.hint
     )
 

@@ -111,7 +111,7 @@ def test_the_script_alone_brings_memberships_and_settings_too(
     assert done.returncode == 0, done.stderr
     assert run(target, MEMBERSHIPS) == [row for row in run(source, MEMBERSHIPS) if row[1] != "auditor"]
     assert run(target, SETTINGS) == [row for row in run(source, SETTINGS) if not row[0]]
-    assert "auditor still in pg_read_all_data" in done.stdout
+    assert "check whether auditor is a member of pg_read_all_data" in done.stdout
 
 
 def test_who_was_there_before_is_not_raised_and_the_difference_is_named(

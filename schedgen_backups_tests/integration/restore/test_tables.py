@@ -294,7 +294,7 @@ def test_a_damaged_table_and_an_exchanged_file_are_refused(tables: Tables) -> No
         prepare_tables(other, tables.settings),
     ):
         pytest.fail("it was accepted")
-    assert "exchanged" in caught.value.hint
+    assert "swapped" in caught.value.hint
 
 
 class CountingFile(io.FileIO):

@@ -233,7 +233,7 @@ def test_targets_that_hold_something_are_refused() -> None:
     ("removed", "said"),
     [
         (RemovedObjects(), "The bucket b is unchanged."),
-        (RemovedObjects(3), "3 objects written into b were removed again."),
+        (RemovedObjects(3), "Removed 3 objects that the restore had written into b."),
         (
             RemovedObjects(3, ("k (changed)",)),
             "Of 4 objects written into b, 3 were removed again; remaining: k (changed).",
