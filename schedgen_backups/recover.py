@@ -1,11 +1,12 @@
-"""Restores a recovery point with nothing but this one file, Python 3.9 or newer and psql: no package, no Dagster, no network but the targets.
+"""Restore a recovery point with this single file, Python 3.9 or newer, and psql.
 
-For the person who has the backup files and a bare host. It is longer than this project's modules may be, so that it stays one file that can be
-copied beside the backups; it shares no code with the package and reads the format of docs/file-format.md on its own. (A Python that
-says `future feature annotations is not defined` is too old.)
+It needs no package, no Dagster and no network access except to the targets. Use it if you have only the
+backup files and a bare host. Everything is in one file, so that you can keep a copy next to the backups. It
+shares no code with the package and reads the format of docs/file-format.md independently. (If Python reports
+`future feature annotations is not defined`, it is too old.)
 
-Files are verified before anything is written. Exit codes: 0 done, 1 database, 2 bucket or folder, 3 damaged or incomplete files,
-4 wrong use, 130 cancelled.
+Files are verified before anything is written. Exit codes: 0 done, 1 database, 2 bucket or directory, 3
+damaged or incomplete files, 4 usage, 130 cancelled.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ FOOTER_START = b"\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff" + struct.pack("<H", 4
 READ_BYTES = 1 << 18
 PIECE_BYTES = 4 << 20
 PART_BYTES = 16 << 20
-"""Objects up to this size go up in one request, larger ones in parts; so much of one is in memory per thread."""
+"""Objects up to this size are uploaded in one request, larger ones in parts of this size or more; one part is
+in memory per thread."""
 MOST_PARTS = 10_000
 THREADS = 4
 ATTEMPTS = 5
@@ -83,30 +85,37 @@ CREATE_ROLE = re.compile(
     r'CREATE ROLE (?P<name>"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*);'
 )
 ROLE_WORDS = re.compile(
-    r"(?: (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)| CONNECTION LIMIT -?[0-9]+| VALID UNTIL '[^'\\]*')*;"
+    r"(?: (?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)"
+    r"| CONNECTION LIMIT -?[0-9]+| VALID UNTIL '[^'\\]*')*;"
 )
 ROLE_NAME = r'(?:"(?:[^"]|"")+"|[a-z_\u0080-\U0010ffff][a-z0-9_$\u0080-\U0010ffff]*)'
 ROLE_STRING = r"(?:'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\.)*')"
 ATTRIBUTES = re.compile(rf"ALTER ROLE {ROLE_NAME} WITH{ROLE_WORDS.pattern}")
 ROLE_SETTING = re.compile(
-    rf"(?:ALTER ROLE (?P<name>{ROLE_NAME}) SET {ROLE_NAME}(?:\.{ROLE_NAME})* TO {ROLE_STRING}(?:, {ROLE_STRING})*"
+    rf"(?:ALTER ROLE (?P<name>{ROLE_NAME}) SET {ROLE_NAME}(?:\.{ROLE_NAME})*"
+    rf" TO {ROLE_STRING}(?:, {ROLE_STRING})*"
     rf"|COMMENT ON ROLE (?P<described>{ROLE_NAME}) IS {ROLE_STRING});"
 )
 MEMBERSHIP = re.compile(
     rf"(?P<grant>GRANT (?P<role>{ROLE_NAME}) TO (?P<member>{ROLE_NAME})"
-    r"(?: WITH (?:ADMIN|INHERIT|SET) (?:OPTION|TRUE|FALSE)(?:, (?:ADMIN|INHERIT|SET) (?:OPTION|TRUE|FALSE))*)?)"
+    r"(?: WITH (?:ADMIN|INHERIT|SET) (?:OPTION|TRUE|FALSE)"
+    r"(?:, (?:ADMIN|INHERIT|SET) (?:OPTION|TRUE|FALSE))*)?)"
     rf"(?: GRANTED BY {ROLE_NAME})?;"
 )
 SESSION_OPTIONS = (
-    "-c DateStyle=ISO,MDY -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=3 -c bytea_output=hex -c standard_conforming_strings=on"
-    " -c array_nulls=on -c transform_null_equals=off -c role=none -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0"
+    "-c DateStyle=ISO,MDY -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=3"
+    " -c bytea_output=hex -c standard_conforming_strings=on"
+    " -c array_nulls=on -c transform_null_equals=off -c role=none -c default_transaction_read_only=off"
+    " -c statement_timeout=0 -c lock_timeout=0"
     " -c idle_in_transaction_session_timeout=0 -c tcp_keepalives_idle=60"
 )
-"""Whatever the database or the role says. A pooler that refuses options is satisfied with an empty PGOPTIONS in the environment."""
+"""Overrides settings of the database and the role. For a pooler that refuses options, set an empty PGOPTIONS
+in the environment."""
 LEADING_RESTRICT = re.compile(rb"\A((?:--[^\n]*\n|\s)*)\\restrict [A-Za-z0-9]+\n")
 BEGIN_NAME = re.compile(rb"(?<![A-Za-z0-9_$\x80-\xff])begin(?![A-Za-z0-9_$\x80-\xff])")
 ROW_SECURITY = re.compile(rb"^SET row_security = off;\n", re.MULTILINE)
-"""It serves no load, since policies come after the rows, and makes the refresh of a materialized view over such a table an error."""
+"""It has no effect on a load, since policies come after the rows, but makes refreshing a materialized view
+over such a table fail."""
 TRAILING_UNRESTRICT = re.compile(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z")
 FIRST_PSQL_WITH_RESTRICT = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 HINT_FILES = (
@@ -116,24 +125,37 @@ TARGET_FACTS = """
 SELECT pg_catalog.current_setting('server_version_num')::int / 10000;
 SELECT pg_catalog.current_setting('server_encoding');
 SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint
-    * (pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint);
+    * (pg_catalog.current_setting('max_connections')::bigint
+        + pg_catalog.current_setting('max_prepared_transactions')::bigint);
 WITH extension AS (SELECT objid, classid FROM pg_catalog.pg_depend WHERE deptype = 'e'),
-namespace AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'),
+namespace AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_'
+    AND nspname <> 'information_schema'),
 object AS (
-    SELECT 'pg_class' AS catalog, oid FROM pg_catalog.pg_class WHERE relnamespace IN (SELECT oid FROM namespace)
+    SELECT 'pg_class' AS catalog, oid FROM pg_catalog.pg_class
+        WHERE relnamespace IN (SELECT oid FROM namespace)
     UNION ALL SELECT 'pg_proc', oid FROM pg_catalog.pg_proc WHERE pronamespace IN (SELECT oid FROM namespace)
     UNION ALL SELECT 'pg_type', oid FROM pg_catalog.pg_type WHERE typnamespace IN (SELECT oid FROM namespace)
         AND (typtype IN ('d', 'e', 'r', 'p') OR typtype = 'b' AND typcategory <> 'A')
-    UNION ALL SELECT 'pg_operator', oid FROM pg_catalog.pg_operator WHERE oprnamespace IN (SELECT oid FROM namespace)
-    UNION ALL SELECT 'pg_opclass', oid FROM pg_catalog.pg_opclass WHERE opcnamespace IN (SELECT oid FROM namespace)
-    UNION ALL SELECT 'pg_opfamily', oid FROM pg_catalog.pg_opfamily WHERE opfnamespace IN (SELECT oid FROM namespace)
-    UNION ALL SELECT 'pg_collation', oid FROM pg_catalog.pg_collation WHERE collnamespace IN (SELECT oid FROM namespace)
-    UNION ALL SELECT 'pg_conversion', oid FROM pg_catalog.pg_conversion WHERE connamespace IN (SELECT oid FROM namespace)
-    UNION ALL SELECT 'pg_ts_config', oid FROM pg_catalog.pg_ts_config WHERE cfgnamespace IN (SELECT oid FROM namespace)
-    UNION ALL SELECT 'pg_ts_dict', oid FROM pg_catalog.pg_ts_dict WHERE dictnamespace IN (SELECT oid FROM namespace)
-    UNION ALL SELECT 'pg_ts_parser', oid FROM pg_catalog.pg_ts_parser WHERE prsnamespace IN (SELECT oid FROM namespace)
-    UNION ALL SELECT 'pg_ts_template', oid FROM pg_catalog.pg_ts_template WHERE tmplnamespace IN (SELECT oid FROM namespace)
-    UNION ALL SELECT 'pg_namespace', oid FROM namespace WHERE oid IS DISTINCT FROM pg_catalog.to_regnamespace('public')
+    UNION ALL SELECT 'pg_operator', oid FROM pg_catalog.pg_operator
+        WHERE oprnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_opclass', oid FROM pg_catalog.pg_opclass
+        WHERE opcnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_opfamily', oid FROM pg_catalog.pg_opfamily
+        WHERE opfnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_collation', oid FROM pg_catalog.pg_collation
+        WHERE collnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_conversion', oid FROM pg_catalog.pg_conversion
+        WHERE connamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_ts_config', oid FROM pg_catalog.pg_ts_config
+        WHERE cfgnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_ts_dict', oid FROM pg_catalog.pg_ts_dict
+        WHERE dictnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_ts_parser', oid FROM pg_catalog.pg_ts_parser
+        WHERE prsnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_ts_template', oid FROM pg_catalog.pg_ts_template
+        WHERE tmplnamespace IN (SELECT oid FROM namespace)
+    UNION ALL SELECT 'pg_namespace', oid FROM namespace
+        WHERE oid IS DISTINCT FROM pg_catalog.to_regnamespace('public')
     UNION ALL SELECT 'pg_foreign_data_wrapper', oid FROM pg_catalog.pg_foreign_data_wrapper
     UNION ALL SELECT 'pg_foreign_server', oid FROM pg_catalog.pg_foreign_server
     UNION ALL SELECT 'pg_publication', oid FROM pg_catalog.pg_publication
@@ -145,10 +167,12 @@ object AS (
     UNION ALL SELECT 'pg_language', oid FROM pg_catalog.pg_language WHERE oid >= 16384
     UNION ALL SELECT 'pg_am', oid FROM pg_catalog.pg_am WHERE oid >= 16384
     UNION ALL SELECT 'pg_transform', oid FROM pg_catalog.pg_transform
-    UNION ALL SELECT 'pg_extension', oid FROM pg_catalog.pg_extension WHERE oid >= 16384 AND pg_catalog.pg_has_role(extowner, 'USAGE')
+    UNION ALL SELECT 'pg_extension', oid FROM pg_catalog.pg_extension WHERE oid >= 16384
+        AND pg_catalog.pg_has_role(extowner, 'USAGE')
 )
 SELECT (SELECT count(*) FROM object WHERE NOT EXISTS (
-            SELECT FROM extension WHERE objid = object.oid AND classid = ('pg_catalog.' || object.catalog)::pg_catalog.regclass))
+            SELECT FROM extension WHERE objid = object.oid
+                AND classid = ('pg_catalog.' || object.catalog)::pg_catalog.regclass))
      + (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata);
 SELECT pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles;
 """
@@ -157,7 +181,7 @@ Made = TypeVar("Made")
 
 
 class RecoverError(Exception):
-    """A reason to stop, in words for a person, with the exit code that goes with it."""
+    """An error message for the operator, with its exit code."""
 
     def __init__(self, code: int, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -166,29 +190,29 @@ class RecoverError(Exception):
 
 
 class ObjectRefusedError(RecoverError):
-    """The S3 server does not take this one object; the others may go on."""
+    """The S3 server refuses this object; others may succeed."""
 
 
 def damaged(message: str) -> RecoverError:
-    """The error of a file that is not what it should be."""
+    """Return the error for a file with unexpected contents."""
     return RecoverError(EXIT_FILES, message, HINT_FILES)
 
 
 def say(text: str = "") -> None:
-    """The line is on stdout, at once."""
+    """Print a line to stdout immediately."""
     sys.stdout.write(write_out(text) + "\n")
     sys.stdout.flush()
 
 
 def write_out(text: str) -> str:
-    """The text with everything that a terminal would obey written out: names and keys are anybody's."""
+    """Return the text with control characters escaped: names and keys come from untrusted sources."""
     return "".join(
         sign if sign.isprintable() or sign in "\n\t" else sign.encode("unicode_escape").decode()
         for sign in text
     )
 
 
-# --- the files of a recovery point --------------------------------------------------------------------------------------------------------------
+# --- Files of a recovery point ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -202,7 +226,7 @@ class Footer:
 
 @dataclass(frozen=True)
 class DumpRecord:
-    """What a dump says of itself."""
+    """A dump's record of itself."""
 
     point_id: str
     database: str
@@ -224,14 +248,14 @@ class DumpRecord:
     excluded_tables: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
 
     def describe_left_out(self) -> str:
-        """What the operator left out of the dump; empty where nothing is."""
+        """Return what the operator excluded from the dump; empty if nothing."""
         names = [f"{table.get('schema_name')}.{table.get('name')}" for table in self.excluded_tables]
-        return f"; left out by BACKUP_EXCLUDE_TABLE_DATA: the rows of {', '.join(names)}" if names else ""
+        return f"; excluded by BACKUP_EXCLUDE_TABLE_DATA: the rows of {', '.join(names)}" if names else ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a dump."""
+    """A table of a dump."""
 
     schema_name: str
     name: str
@@ -242,7 +266,7 @@ class Table:
     length: int
     expected_rows: int | None = None
     root: str = ""
-    """The partitioned table through which the rows are loaded; empty where they are loaded into their own table."""
+    """The partitioned table through which the rows are loaded; empty if they are loaded directly."""
 
     @property
     def label(self) -> str:
@@ -252,7 +276,7 @@ class Table:
 
 @dataclass(frozen=True)
 class ArchiveRecord:
-    """What an archive says of itself."""
+    """An archive's record of itself."""
 
     point_id: str
     bucket: str
@@ -266,15 +290,15 @@ class ArchiveRecord:
     excluded_count: int = 0
 
     def describe_left_out(self) -> str:
-        """What the operator left out of the archive; empty where nothing is."""
+        """Return what the operator excluded from the archive; empty if nothing."""
         return (
-            f"; left out by BACKUP_EXCLUDE_OBJECTS: {self.excluded_count} objects"
+            f"; excluded by BACKUP_EXCLUDE_OBJECTS: {self.excluded_count} objects"
             if self.excluded_count
             else ""
         )
 
     def is_excluded(self, key: str) -> bool:
-        """Whether the operator left out an object of this key: by the key, a prefix that ends in a slash, or a glob."""
+        """Return whether the operator excluded this key: by key, by prefix ending in a slash, or by glob."""
         return any(
             key == pattern
             or (pattern.endswith("/") and key.startswith(pattern))
@@ -285,7 +309,7 @@ class ArchiveRecord:
 
 @dataclass(frozen=True)
 class Entry:
-    """One object of an archive."""
+    """An object of an archive."""
 
     key: str
     size_bytes: int
@@ -312,12 +336,15 @@ _JSON_TYPES = {
 
 
 def pick(kind: Callable[..., Made], text: str | bytes, *, within: str = "") -> Made:
-    """The value that this JSON text spells, other fields passed over; exit 3 when a field lacks or is of another type."""
+    """Return the value in this JSON text, ignoring unknown fields.
+
+    Exit 3 if a field is missing or has another type.
+    """
     try:
         value = json.loads(text)
         value = value[within] if within else value
         chosen = {}
-        for known in fields(kind):  # pyright: ignore[reportArgumentType] - a class, called to make its value
+        for known in fields(kind):  # pyright: ignore[reportArgumentType] - a class, called for its value
             if known.name in value:
                 if not isinstance(value[known.name], _JSON_TYPES[str(known.type)]):
                     raise TypeError(known.name)
@@ -330,7 +357,10 @@ def pick(kind: Callable[..., Made], text: str | bytes, *, within: str = "") -> M
 
 
 def open_file(path: Path) -> BinaryIO:
-    """The file, open for reading; exit 3 when it cannot be opened, or is none: a FIFO may be waited for without an end."""
+    """Open the file for reading.
+
+    Exit 3 if it cannot be opened or is not a regular file: a FIFO may block indefinitely.
+    """
     try:
         file = os.fdopen(
             os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
@@ -344,7 +374,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def measure_file(path: Path) -> int | None:
-    """How long the file is; None when it is not there (any more)."""
+    """Return the file's size; None if it does not exist."""
     try:
         return path.stat().st_size
     except OSError:
@@ -352,7 +382,7 @@ def measure_file(path: Path) -> int | None:
 
 
 def read_file(file: BinaryIO, size: int) -> bytes:
-    """The next bytes; a disk that fails to read them is damage."""
+    """Return the next bytes; a read error of the disk counts as damage."""
     try:
         return file.read(size)
     except OSError as error:
@@ -360,7 +390,7 @@ def read_file(file: BinaryIO, size: int) -> bytes:
 
 
 def read_footer(file: BinaryIO) -> Footer:
-    """What the footer says; exit 3 when the file does not end with one."""
+    """Return the footer's contents; exit 3 if the file does not end with one."""
     offset = file.seek(0, os.SEEK_END) - FOOTER.size
     if offset >= 0:
         file.seek(offset)
@@ -372,28 +402,31 @@ def read_footer(file: BinaryIO) -> Footer:
         if shape == (FOOTER_START, b"SB", 45, 1, expected, b"\x03\x00" + bytes(8)) and index_offset < offset:
             return Footer(index_offset, digest.hex(), offset)
     raise damaged(
-        "it does not end with the footer of a backup: it was cut short, altered, or written by something else"
+        "the file does not end with a backup's footer: it is truncated, altered, or from another program"
     )
 
 
 def read_members(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
-    """Yields what the gzip members in exactly this range unpack to, in pieces of at most 4 MiB; exit 3 when they are not whole."""
+    """Yield the decompressed gzip members in exactly this range, in pieces of at most 4 MiB.
+
+    Exit 3 if they are incomplete or damaged.
+    """
     if not (0 <= offset <= LENGTH_LIMIT and 0 <= length <= LENGTH_LIMIT):
-        raise damaged("its index names a place that is none")
+        raise damaged("the index contains an invalid position")
     file.seek(offset)
     member = zlib.decompressobj(wbits=31)
     is_inside = False
     while length > 0:
         chunk = read_file(file, min(length, READ_BYTES))
         if not chunk:
-            raise damaged("it ends too early")
+            raise damaged("the file ends too early")
         length -= len(chunk)
         plain = b""
         while chunk or len(plain) == PIECE_BYTES:
             try:
                 plain = member.decompress(chunk, PIECE_BYTES)
             except zlib.error as error:
-                raise damaged(f"its compressed data is damaged ({error})") from None
+                raise damaged(f"the compressed data is damaged ({error})") from None
             is_inside = True
             if plain:
                 yield plain
@@ -402,11 +435,11 @@ def read_members(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
                 chunk, plain, is_inside = member.unused_data, b"", False
                 member = zlib.decompressobj(wbits=31)
     if length < 0 or is_inside:
-        raise damaged("it ends inside a gzip member, or its index names a place that is none")
+        raise damaged("the data ends inside a gzip member, or the index contains an invalid position")
 
 
 def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yields the lines; exit 3 when the last one is not finished."""
+    """Yield the lines; exit 3 if the last one is incomplete."""
     unfinished: list[bytes] = []
     size = 0
     for block in blocks:
@@ -414,17 +447,17 @@ def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
         unfinished.append(first)
         size += len(first)
         if size > LINE_LIMIT_BYTES:
-            raise damaged("a line of its index is too long")
+            raise damaged("a line of the index is too long")
         if lines:
             yield b"".join(unfinished)
             yield from lines[:-1]
             unfinished, size = [lines[-1]], len(lines[-1])
     if size:
-        raise damaged("its index ends inside a line")
+        raise damaged("the index ends inside a line")
 
 
 class Dump:
-    """A dump file whose index was read."""
+    """A dump file with its index."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -444,11 +477,11 @@ class Dump:
                 elif text.startswith('-- schedgen-backups: {"table":'):
                     self.tables.append(pick(Table, text[len("-- schedgen-backups: ") :], within="table"))
         if record is None:
-            raise damaged("it holds no record of a database dump")
+            raise damaged("the file contains no record of a database dump")
         self.record = record
 
     def read_contents(self) -> Iterator[bytes]:
-        """Yields what pg_dump wrote; when it ends without an error, all of it was as captured: every table, and all that is not rows."""
+        """Yield pg_dump's output; if this ends without an error, all of it is as captured."""
         record = self.record
         text = _SchemaText()
         position = rows_and_marks = 0
@@ -468,10 +501,10 @@ class Dump:
             record.table_count,
             record.row_count,
         ):
-            raise damaged("its tables are not those that its record counts")
+            raise damaged("the tables do not match the counts in the record")
 
     def read_references(self) -> Iterator[str]:
-        """Yields the object keys that the database refers to, in byte order."""
+        """Yield the object keys that the database refers to, in byte order."""
         start = self.record.content_length
         with open_file(self.path) as file:
             for line in read_lines(read_members(file, start, self.footer.index_offset - start)):
@@ -480,10 +513,10 @@ class Dump:
                         "references"
                     ]
                 except (ValueError, KeyError, TypeError):
-                    raise damaged("its list of references is damaged") from None
+                    raise damaged("the list of references is damaged") from None
 
     def find_gaps(self) -> list[str]:
-        """What the dump lacks of the snapshot it was taken from."""
+        """Return what the dump lacks compared with its snapshot."""
         gaps = [f"the dump lacks the table {name}" for name in self.record.missing_tables]
         counted = [table for table in self.tables if table.expected_rows is not None]
         return gaps + [
@@ -494,20 +527,23 @@ class Dump:
 
 
 class Quotes:
-    """Tells of each line whether it begins outside of strings, names, bodies and comments: what stands there is somebody's words."""
+    """Tracks whether a line starts outside of strings, names, bodies and comments.
+
+    Text inside of them comes from users.
+    """
 
     def __init__(self) -> None:
         self._closing = b""
         self._is_escaped = False
 
     def begins_outside(self, line: bytes) -> bool:
-        """Whether the next line, given with its newline, does."""
+        """Return whether the next line, given with its newline, starts outside."""
         is_outside = not self._closing
         self.find_outside(line)
         return is_outside
 
     def find_outside(self, line: bytes) -> list[tuple[int, int]]:
-        """Where the parts of the next line that stand outside begin and end, in their order."""
+        """Return start and end of the next line's parts that are outside, in order."""
         parts: list[tuple[int, int]] = []
         place = 0
         while place < len(line):
@@ -538,9 +574,10 @@ class Quotes:
 
 
 def quote_for_psql(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yields the text so that psql reads it as the server does: it would put variables in place of `:"HOST"`, which is the end of an array's slice.
+    """Yield the text changed so that psql reads it like the server.
 
-    It takes the bare name `begin` in CREATE FUNCTION for the start of a body, and waits for its END.
+    psql would replace `:"HOST"`, which ends an array's slice, by a variable. It takes the bare name `begin`
+    in CREATE FUNCTION for the start of a body, and waits for its END.
     """
     unfinished = b""
     quotes = Quotes()
@@ -551,7 +588,7 @@ def quote_for_psql(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def quote_line(line: bytes, quotes: Quotes) -> bytes:
-    """The next line as `quote_for_psql` yields it."""
+    """Return the next line as `quote_for_psql` yields it."""
     quoted = b""
     done = 0
     for start, end in quotes.find_outside(line):
@@ -563,7 +600,10 @@ def quote_line(line: bytes, quotes: Quotes) -> bytes:
 
 
 def leave_out_commits(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yields the text behind the last table without the BEGIN and COMMIT that pg_dump writes around large objects: they would end our transaction."""
+    """Yield the text after the last table without pg_dump's BEGIN and COMMIT around large objects.
+
+    These would end our transaction.
+    """
     unfinished = b""
     is_inside = False
     quotes = Quotes()
@@ -584,7 +624,7 @@ def leave_out_commits(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _SchemaText:
-    """Adds up the digest of everything in a dump that is not rows, without the lines that differ from dump to dump."""
+    """Computes the digest of a dump without its rows and without the lines that differ between dumps."""
 
     def __init__(self) -> None:
         self.size_bytes = 0
@@ -606,13 +646,16 @@ class _SchemaText:
 
 
 def _read_table(file: BinaryIO, table: Table) -> Generator[bytes, None, int]:
-    """Yields a table's COPY statement, rows and end line and returns their bytes; exit 3 when the rows are not those of the index."""
+    """Yield a table's COPY statement, rows and end line; return their size in bytes.
+
+    Exit 3 if the rows do not match the index.
+    """
     blocks = read_members(file, table.offset, table.length)
     head = next(blocks, b"")
     statement = COPY.match(head)
     named = f"{_unquote(statement['schema'])}.{_unquote(statement['name'])}" if statement is not None else ""
     if statement is None or named != (table.root or table.label):
-        raise damaged(f"table {table.label} does not lie where the index says")
+        raise damaged(f"table {table.label} is not where the index says")
     yield statement[0]
     digest = hashlib.sha256()
     row_count = size_bytes = 0
@@ -628,7 +671,7 @@ def _read_table(file: BinaryIO, table: Table) -> Generator[bytes, None, int]:
         table.size_bytes,
         table.sha256,
     ):
-        raise damaged(f"the rows of table {table.label} are not those that were captured")
+        raise damaged(f"the rows of table {table.label} differ from what was captured")
     yield held
     return len(statement[0]) + size_bytes + len(held)
 
@@ -639,7 +682,7 @@ def _unquote(identifier: bytes) -> str:
 
 
 class BlockReader(io.RawIOBase):
-    """A stream of blocks as a file that can only be read on, for tarfile."""
+    """A forward-only file over a stream of blocks, for tarfile."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         super().__init__()
@@ -647,7 +690,7 @@ class BlockReader(io.RawIOBase):
         self._buffer = b""
 
     def read(self, size: int = 512) -> bytes:
-        """So many bytes; fewer only at the end."""
+        """Return this many bytes; fewer only at the end."""
         while len(self._buffer) < size:
             block = next(self._blocks, b"")
             if not block:
@@ -657,22 +700,22 @@ class BlockReader(io.RawIOBase):
         return data
 
     def is_rest_empty(self) -> bool:
-        """Whether nothing but zeros is left."""
+        """Return whether only zeros remain."""
         return not any(block.strip(b"\0") for block in itertools.chain([self._buffer], self._blocks))
 
     def read_exactly(self, size: int) -> Iterator[bytes]:
-        """Yields so many bytes; exit 3 when there are fewer."""
+        """Yield this many bytes; exit 3 if there are fewer."""
         while size > 0:
             data = self._buffer or next(self._blocks, b"")
             if not data:
-                raise damaged("an entry of it ends too early")
+                raise damaged("an entry of the file ends too early")
             self._buffer = data[size:]
             yield data[:size]
             size -= len(data[:size])
 
 
 class HeaderReader(io.RawIOBase):
-    """A stream for tarfile that reads no more than a header may take: its length is the file's own word."""
+    """A stream for tarfile that limits the size of headers, whose length the file itself states."""
 
     def __init__(self, reader: BlockReader) -> None:
         super().__init__()
@@ -680,7 +723,7 @@ class HeaderReader(io.RawIOBase):
         self._left = LINE_LIMIT_BYTES
 
     def read(self, size: int = 512) -> bytes:
-        """So many bytes; exit 3 when a header asks for more than any has."""
+        """Return this many bytes; exit 3 if the header is longer than any valid one."""
         self._left -= size
         if self._left < 0:
             raise damaged("the header of an object is too long")
@@ -688,7 +731,7 @@ class HeaderReader(io.RawIOBase):
 
 
 class Archive:
-    """An archive file whose record was read."""
+    """An archive file with its record."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -697,12 +740,12 @@ class Archive:
         self.record = pick(ArchiveRecord, next(self._read_index(), b""))
 
     def read_entries(self) -> Iterator[Entry]:
-        """Yields the index, in the order of the file."""
+        """Yield the index, in the order of the file."""
         for line in itertools.islice(self._read_index(), 1, None):
             yield pick(Entry, line.decode("utf-8", "surrogateescape"))
 
     def read_object(self, file: BinaryIO, entry: Entry) -> Iterator[bytes]:
-        """Yields an object's bytes; when it ends without an error, they were those that were captured."""
+        """Yield an object's bytes; without an error at the end, they are as captured."""
         reader = BlockReader(read_members(file, entry.offset, entry.length))
         try:
             with tarfile.open(
@@ -717,24 +760,24 @@ class Archive:
         except (tarfile.TarError, ValueError, AttributeError) as error:
             raise damaged(f"the header of object {entry.key!r} is damaged ({error})") from None
         if info is None or (info.name, info.size, key) != (entry.member_name, entry.size_bytes, entry.key):
-            raise damaged(f"what lies at the place of object {entry.key!r} is something else")
+            raise damaged(f"the position of object {entry.key!r} contains something else")
         digest = hashlib.sha256()
         for block in reader.read_exactly(entry.size_bytes):
             digest.update(block)
             yield block
         rest = reader.read(1024)
         if digest.hexdigest() != entry.sha256 or rest != bytes(-entry.size_bytes % 512):
-            raise damaged(f"object {entry.key!r} has other bytes than were captured")
+            raise damaged(f"the bytes of object {entry.key!r} differ from what was captured")
 
     def check(self) -> None:
-        """Every object is as captured, and the file holds nothing else; exit 3 otherwise."""
+        """Check that every object is as captured and the file contains nothing else; exit 3 otherwise."""
         count = size_bytes = position = 0
         with open_file(self.path) as file:
             for entry in self.read_entries():
                 if entry.offset != position:
-                    raise damaged(f"something lies before object {entry.key!r} that the index does not name")
+                    raise damaged(f"there is data before object {entry.key!r} that is not in the index")
                 if not is_path_inside(entry.member_name):
-                    raise damaged(f"the archive's name for object {entry.key!r} is no safe path")
+                    raise damaged(f"the archive's name for object {entry.key!r} is not a safe path")
                 size_bytes += sum(len(block) for block in self.read_object(file, entry))
                 position += entry.length
                 count += 1
@@ -743,10 +786,10 @@ class Archive:
             self.record.object_count,
             self.record.size_bytes,
         ):
-            raise damaged("its objects are not those that its record counts")
+            raise damaged("the objects do not match the counts in the record")
 
     def find_gaps(self) -> list[str]:
-        """What the archive lacks of the bucket's listing."""
+        """Return what the archive lacks compared with the bucket's listing."""
         record = self.record
         lacking = record.listed_count - record.object_count - record.deleted_count
         return (
@@ -763,16 +806,16 @@ class Archive:
             try:
                 info = tarfile.TarInfo.frombuf(reader.read(512), "utf-8", "surrogateescape")
             except tarfile.TarError:
-                raise damaged("it holds no index of an archive") from None
+                raise damaged("the file contains no index of an archive") from None
             if info.name != f"{RESERVED}/index.jsonl":
-                raise damaged("it holds no index of an archive")
+                raise damaged("the file contains no index of an archive")
             yield from read_lines(reader.read_exactly(info.size))
             if not reader.is_rest_empty():
-                raise damaged("something stands behind its index that does not belong there")
+                raise damaged("there is unexpected data after the index")
 
 
 def is_path_inside(name: str) -> bool:
-    """Whether this relative path stays inside of the folder it is put into."""
+    """Return whether this relative path stays inside its directory."""
     return all(
         part not in {"", ".", ".."} and "\0" not in part and "\\" not in part for part in name.split("/")
     )
@@ -780,25 +823,25 @@ def is_path_inside(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Point:
-    """One recovery point: the files of one id."""
+    """A recovery point: the files with one id."""
 
     point_id: str
     directory: Path
     files: dict[str, Path]
-    """`db` and `minio` → the file, where there is one."""
+    """`db` and `minio` → the file, if there is one."""
 
     @property
     def manifest_path(self) -> Path:
-        """Where the manifest is, if the point is committed."""
+        """The path of the manifest, which exists if the point is committed."""
         return self.directory / f"manifest_{self.point_id}.json"
 
     @property
     def is_committed(self) -> bool:
-        """Whether the backup was finished: then it has a manifest."""
+        """Whether the backup was finished, which means that it has a manifest."""
         return self.manifest_path.exists()
 
     def read_manifest(self) -> dict[str, Any]:
-        """The manifest; empty when there is none; exit 3 when it is damaged."""
+        """Return the manifest; empty if there is none. Exit 3 if it is damaged."""
         if not self.is_committed:
             return {}
         try:
@@ -816,32 +859,38 @@ class Point:
                 "verdicts": references.get("verdict_counts", {}),
             }
         except (RecoverError, OSError, ValueError, KeyError, TypeError, AttributeError):
-            hint = "The other files describe themselves: `verify FILE`. Move the manifest away to use them without it, and name the id."
+            hint = (
+                "The other files can be verified without it: `verify FILE`. To restore without the manifest, "
+                "move it away and give the id."
+            )
             raise RecoverError(EXIT_FILES, f"{self.manifest_path.name} is damaged", hint) from None
 
     def get(self, kind: str) -> Path:
-        """The file of this kind; exit 3 when there is none."""
+        """Return the file of this kind; exit 3 if there is none."""
         if kind not in self.files:
             raise damaged(f"recovery point {self.point_id} has no {kind}_… file")
         return self.files[kind]
 
     def describe(self) -> str:
-        """`committed`, or why it is not."""
+        """Return `committed`, or the reason why not."""
         try:
             named = self.read_manifest().get("files", {})
         except RecoverError:
             return "MANIFEST DAMAGED"
         sizes = {path.name: measure_file(path) for path in self.files.values()}
         if any(sizes.get(name) != size for name, (size, _digest) in named.items()):
-            return "FILE MISSING OR CUT"
+            return "FILE MISSING OR TRUNCATED"
         return "committed" if named else "not committed"
 
 
 def find_points(directory: Path) -> list[Point]:
-    """Every recovery point of the folder, oldest first; files of other programs are left out. Exit 4 when it is no folder."""
+    """Return the directory's recovery points, oldest first, without files of other programs.
+
+    Exit 4 if it is not a directory.
+    """
     if not directory.is_dir():
         raise RecoverError(
-            EXIT_USAGE, f"{directory} is not a folder", "Give the folder that holds the files, BACKUP_DIR."
+            EXIT_USAGE, f"{directory} is not a directory", "Give the directory of the files, BACKUP_DIR."
         )
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(directory.glob("manifest_*.json")):
@@ -859,15 +908,15 @@ def find_points(directory: Path) -> list[Point]:
             if name["kind"] in files:
                 raise RecoverError(
                     EXIT_USAGE,
-                    f"{files[name['kind']].name} and {path.name} have one id",
-                    "Move one of the two elsewhere.",
+                    f"{files[name['kind']].name} and {path.name} have the same id",
+                    "Move one of the two to another directory.",
                 )
             files[name["kind"]] = path
     return [Point(point_id, directory, found[point_id]) for point_id in sorted(found)]
 
 
 def has_footer(path: Path) -> bool:
-    """Whether the file ends as ours do; those of the old script do not."""
+    """Return whether the file ends with our footer; files of the old script do not."""
     try:
         with open_file(path) as file:
             read_footer(file)
@@ -877,7 +926,7 @@ def has_footer(path: Path) -> bool:
 
 
 def choose_point(directory: Path, point_id: str | None) -> Point:
-    """The point of this id, or the newest committed one; exit 4 when there is none."""
+    """Return the point with this id, or the newest committed one; exit 4 if there is none."""
     points = [
         point
         for point in find_points(directory)
@@ -889,17 +938,20 @@ def choose_point(directory: Path, point_id: str | None) -> Point:
         )
         raise RecoverError(
             EXIT_USAGE,
-            f"there is no {what} in {directory}",
-            "`list` shows those there are; name the id of one that is not committed.",
+            f"no {what} in {directory}",
+            "`list` shows the points; give the id to use one that is not committed.",
         )
     return points[-1]
 
 
-# --- verification -------------------------------------------------------------------------------------------------------------------------------
+# --- Verification -----------------------------------------------------------------------------------------
 
 
 def check_stored(path: Path, named: dict[str, tuple[int, str]]) -> None:
-    """The bytes are those that were written, and those that the manifest names where there is one; exit 3 otherwise."""
+    """Check the file's bytes against its footer, and against the manifest's entry if there is one.
+
+    Exit 3 otherwise.
+    """
     content, whole = hashlib.sha256(), hashlib.sha256()
     with open_file(path) as file:
         footer = read_footer(file)
@@ -910,13 +962,16 @@ def check_stored(path: Path, named: dict[str, tuple[int, str]]) -> None:
             content.update(block[:remaining])
             remaining = max(0, remaining - len(block))
     if content.hexdigest() != footer.content_sha256:
-        raise damaged("its bytes are not those that were written")
+        raise damaged("the file's bytes differ from what was written")
     if named and named.get(path.name) != (measure_file(path), whole.hexdigest()):
-        raise damaged("it is not the file that the manifest names: one of the two was exchanged or altered")
+        raise damaged("the file does not match the manifest: one of the two was swapped or altered")
 
 
 def verify_file(path: Path, named: dict[str, tuple[int, str]]) -> Dump | Archive:
-    """The file is stored and parsed as it was captured, and a line says what is in it; exit 3 names the file otherwise."""
+    """Check that the file is as captured, in bytes and contents, and print a summary.
+
+    Exit 3, with the file's name, otherwise.
+    """
     started = time.monotonic()
     name = FILE_NAME.fullmatch(path.name)
     is_dump = path.name.endswith(".sql.gz") if name is None else name["kind"] == "db"
@@ -925,7 +980,9 @@ def verify_file(path: Path, named: dict[str, tuple[int, str]]) -> Dump | Archive
         opened = Dump(path) if is_dump else Archive(path)
         source = opened.record.database if isinstance(opened, Dump) else opened.record.bucket
         if name is not None and (name["id"], unquote(name["source"])) != (opened.record.point_id, source):
-            raise damaged(f"it holds {source} of point {opened.record.point_id}: it was exchanged or renamed")
+            raise damaged(
+                f"it contains {source} of point {opened.record.point_id}: the file was swapped or renamed"
+            )
         if isinstance(opened, Dump):
             deque(opened.read_contents(), maxlen=0)
             contents = f"{opened.record.table_count} tables, {opened.record.row_count} rows"
@@ -941,26 +998,28 @@ def verify_file(path: Path, named: dict[str, tuple[int, str]]) -> Dump | Archive
 
 
 def find_reference_gaps(dump: Dump, archive: Archive, manifest: dict[str, Any]) -> list[str]:
-    """References of the database without an object in the archive, other than those that were known to be nowhere when the backup was taken."""
+    """Return references of the database without an object in the archive.
+
+    References whose objects were already missing everywhere at the time of the backup are not included.
+    """
     if dump.record.point_id != archive.record.point_id:
         raise damaged(
-            f"the dump is of point {dump.record.point_id}, the archive of {archive.record.point_id}"
+            f"the dump belongs to point {dump.record.point_id}, the archive to {archive.record.point_id}"
         )
     if _to_time(archive.record.listed_at) < _to_time(
         dump.record.snapshot_opened_at or dump.record.snapshot_at
     ):
         raise damaged("the bucket was listed before the database's snapshot: uploads in between are missing")
     if dump.record.reference_state != "read":
-        say(
-            "references  not configured: nothing is known of how the database's rows and the objects fit together"
-        )
+        say("references  not configured: the database's rows were not compared with the objects")
         return []
     have = {_fingerprint(entry.key) for entry in archive.read_entries()}
     absent = [key for key in dump.read_references() if _fingerprint(key) not in have]
     missing = [key for key in absent if not archive.record.is_excluded(key)]
-    excluded = f"; {len(absent) - len(missing)} were left out" if len(absent) > len(missing) else ""
+    excluded = f"; {len(absent) - len(missing)} were excluded" if len(absent) > len(missing) else ""
     say(
-        f"verified  {dump.record.reference_count - len(absent)} of {dump.record.reference_count} references are in the archive{excluded}"
+        f"verified  {dump.record.reference_count - len(absent)} of {dump.record.reference_count} "
+        f"references are in the archive{excluded}"
     )
     if not missing:
         return []
@@ -972,7 +1031,8 @@ def find_reference_gaps(dump: Dump, archive: Archive, manifest: dict[str, Any]) 
     }
     if known and not verdicts.get("lost by us") and not verdicts.get("unknown"):
         say(
-            f"          the others were gone when the backup was taken: {', '.join(f'{count} {word}' for word, count in verdicts.items())}"
+            "          the others were already missing when the backup was taken: "
+            f"{', '.join(f'{count} {word}' for word, count in verdicts.items())}"
         )
         return []
     return [
@@ -988,14 +1048,18 @@ def _to_time(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        raise damaged(f"its record has no time but {text!r}") from None
+        raise damaged(f"the record contains an invalid time: {text!r}") from None
 
 
 def verify_point(point: Point, kinds: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
-    """The opened files by kind, all verified, and what they are known to lack. Each file is looked at; exit 3 when one is damaged."""
+    """Verify all files; return them opened, by kind, and what they are known to lack.
+
+    Every file is checked before the function ends; exit 3 if one is damaged.
+    """
     taken_at = datetime.strptime(point.point_id, "%Y%m%d_%H%M%S").replace(tzinfo=timezone.utc)
     say(
-        f"recovery point {point.point_id}, taken {taken_at:%Y-%m-%d %H:%M:%S} UTC, {'committed' if point.is_committed else 'NOT committed'}"
+        f"recovery point {point.point_id}, taken {taken_at:%Y-%m-%d %H:%M:%S} UTC, "
+        f"{'committed' if point.is_committed else 'NOT committed'}"
     )
     manifest = point.read_manifest()
     opened: dict[str, Any] = {}
@@ -1013,19 +1077,22 @@ def verify_point(point: Point, kinds: tuple[str, ...]) -> tuple[dict[str, Any], 
     return opened, gaps
 
 
-# --- the database -------------------------------------------------------------------------------------------------------------------------------
+# --- Database ---------------------------------------------------------------------------------------------
 
 
 def find_psql() -> str:
-    """The path of psql; exit 1 when there is none or it is too old for the dump, exit 4 when no database is named."""
+    """Return the path of psql.
+
+    Exit 1 if it is not installed or too old for the dump, exit 4 if no database is given.
+    """
     if not os.environ.get("PGDATABASE") and not os.environ.get("PGSERVICE"):
         hint = "Set PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE in the environment."
-        raise RecoverError(EXIT_USAGE, "no database is named: PGDATABASE is not set", hint)
+        raise RecoverError(EXIT_USAGE, "no database given: PGDATABASE is not set", hint)
     program = shutil.which("psql")
     if program is None:
         raise RecoverError(
             EXIT_DATABASE,
-            "there is no psql on this machine",
+            "psql is not installed on this machine",
             "Install postgresql-client (Debian) or postgresql (Red Hat).",
         )
     spoken = (
@@ -1039,42 +1106,46 @@ def find_psql() -> str:
         hint = "Install one of August 2025 or newer: 13.22, 14.19, 15.14, 16.10, 17.6 or any 18."
         raise RecoverError(
             EXIT_DATABASE,
-            f"{spoken} does not know \\restrict, without which a changed dump could run programs here",
+            f"{spoken} does not support \\restrict, without which an altered dump could run programs here",
             hint,
         )
     return program
 
 
 def psql_environment() -> dict[str, str]:
-    """Ours, with a limit to how long a dead server is waited for, and the settings that a session begins with."""
+    """Return our environment with a connect timeout and the settings of a session."""
     return {"PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "recover", "PGOPTIONS": SESSION_OPTIONS, **os.environ}
 
 
 def ask_psql(program: str, script: str, *, stop_at_error: bool = True) -> tuple[str, str]:
-    """What psql printed on stdout and stderr; exit 1 when it failed."""
+    """Return psql's stdout and stderr; exit 1 if it fails."""
     words = [program, "-X", "-q", "-A", "-t", "-w", "-v", f"ON_ERROR_STOP={int(stop_at_error)}"]
     environment = {**psql_environment(), "PGCLIENTENCODING": "UTF8"}
     done = subprocess.run(words, input=script.encode(), capture_output=True, check=False, env=environment)
     complaint = done.stderr.decode("utf-8", "replace").strip()
     if done.returncode != 0:
-        hint = "Nothing was written. Look at PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE."
+        hint = "Nothing was written. Check PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE."
         raise RecoverError(EXIT_DATABASE, f"psql failed: {' '.join(complaint.split())}", hint)
     return done.stdout.decode("utf-8", "replace"), complaint
 
 
 def check_database(dump: Dump) -> tuple[str, set[str]]:
-    """psql, and the roles that the target has; exit 1 when the target holds something or cannot take the dump."""
+    """Return psql's path and the target's roles; exit 1 if it is not empty or cannot take the dump."""
     program = find_psql()
     major, encoding, locks, relations, *roles = ask_psql(program, TARGET_FACTS)[0].splitlines()
     record = dump.record
     if int(major) < record.server_major:
-        message = f"the dump is of PostgreSQL {record.server_major} and the target is {major}: newer does not load into older"
+        message = (
+            f"the dump is from PostgreSQL {record.server_major} and the target is {major}: a dump does not "
+            "load into an older version"
+        )
         raise RecoverError(
             EXIT_DATABASE, message, f"Restore into a server of version {record.server_major} or newer."
         )
     if encoding != record.encoding:
         hint = (
-            f"Make the database anew: CREATE DATABASE name ENCODING '{record.encoding}' TEMPLATE template0;"
+            f"Create the database again: CREATE DATABASE name ENCODING '{record.encoding}' "
+            "TEMPLATE template0;"
         )
         raise RecoverError(
             EXIT_DATABASE, f"the dump's encoding is {record.encoding}, the target's is {encoding}", hint
@@ -1083,11 +1154,13 @@ def check_database(dump: Dump) -> tuple[str, set[str]]:
         hint = "Restore into a new database: createdb -T template0 NAME, then PGDATABASE=NAME."
         raise RecoverError(
             EXIT_DATABASE,
-            f"the target database is not empty: it holds {relations} tables, functions, types or other objects",
+            f"the target database is not empty: it contains {relations} tables, functions, types or "
+            "other objects",
             hint,
         )
     if record.relation_count + record.large_object_count >= int(locks) // 2:
-        hint = f"Set max_locks_per_transaction to {max(256, record.relation_count + record.large_object_count)} on the target and restart it."
+        lock_count = max(256, record.relation_count + record.large_object_count)
+        hint = f"Set max_locks_per_transaction to {lock_count} on the target and restart it."
         raise RecoverError(
             EXIT_DATABASE, "the target's lock table is too small to load this dump in one transaction", hint
         )
@@ -1095,7 +1168,10 @@ def check_database(dump: Dump) -> tuple[str, set[str]]:
 
 
 def is_role_statement(line: str) -> bool:
-    """Whether the line is one whole statement of a known form: what goes on in the next line is somebody's words, and so may that be."""
+    """Return whether the line is one complete statement of a known form.
+
+    After any other line, text may come from a user's value with line breaks.
+    """
     words = ATTRIBUTES.fullmatch(line)
     return bool(
         CREATE_ROLE.fullmatch(line) or words or ROLE_SETTING.fullmatch(line) or MEMBERSHIP.fullmatch(line)
@@ -1103,13 +1179,17 @@ def is_role_statement(line: str) -> bool:
 
 
 def make_roles(program: str, dump: Dump, present: set[str]) -> None:
-    """Roles of the source that the target lacked are there, without passwords; what was refused is told, since the load may not need it."""
+    """Create the source's roles that the target lacks, without passwords.
+
+    Refusals are printed, since the load may not need the role.
+    """
     wanted: list[str] = []
     made: set[str] = set()
     lines = list(itertools.takewhile(is_role_statement, dump.roles))
     if len(lines) < len(dump.roles):
         say(
-            f"note      {len(dump.roles) - len(lines)} lines about roles have no known form, or stand behind such a one: not run"
+            f"note      {len(dump.roles) - len(lines)} lines about roles were not run: the first one has no "
+            "known form"
         )
     for number, statement in enumerate(lines):
         role = CREATE_ROLE.fullmatch(statement)
@@ -1120,18 +1200,19 @@ def make_roles(program: str, dump: Dump, present: set[str]) -> None:
                 statement,
                 *(line for line in lines[number + 1 : number + 2] if line.startswith(prefix)),
             ]
-            say(f"role      {role['name']} is made, without a password")
+            say(f"role      {role['name']} is created without a password")
     for statement in lines:
         setting = ROLE_SETTING.fullmatch(statement)
         if setting and (setting["name"] or setting["described"]) in made:
             wanted.append(statement)
         membership = MEMBERSHIP.fullmatch(statement)
-        # Nobody who was there before gets into a role that was there before.
+        # An existing role is never added to an existing role.
         if membership and made & {membership["role"], membership["member"]}:
             wanted.append(f"{membership['grant']};")
         elif membership:
             say(
-                f"note      is {membership['member']} still in {membership['role']}? Both were there before, and nothing was changed"
+                f"note      check whether {membership['member']} is a member of {membership['role']}: both "
+                "exist already, and nothing was changed"
             )
     if wanted:
         script = f"\\restrict {secrets.token_hex(16)}\n" + "".join(f"{line}\n" for line in wanted)
@@ -1141,7 +1222,10 @@ def make_roles(program: str, dump: Dump, present: set[str]) -> None:
 
 
 def load_database(dump: Dump, program: str, present: set[str]) -> None:
-    """The target database holds the dump, all of it, and each table as many rows as the record says; exit 1 otherwise."""
+    """Load the whole dump into the target database, then compare the row counts with the record.
+
+    Exit 1 if the load fails or a table has another count.
+    """
     make_roles(program, dump, present)
     started = time.monotonic()
     words = [program, "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"]
@@ -1167,37 +1251,45 @@ def load_database(dump: Dump, program: str, present: set[str]) -> None:
         first = errors[0] if errors else said or str(psql.returncode)
         raise RecoverError(EXIT_DATABASE, f"psql stopped at the first error: {first}", explain_psql(first))
     say(
-        f"loaded    {dump.record.table_count} tables, {dump.record.row_count} rows ({time.monotonic() - started:.1f} s)"
+        f"loaded    {dump.record.table_count} tables, {dump.record.row_count} rows "
+        f"({time.monotonic() - started:.1f} s)"
     )
     compare_rows(program, dump)
 
 
 def explain_psql(error: str) -> str:
-    """What to do about the first error of a load; its words are PostgreSQL's English ones, and another language gets the general hint."""
-    hint = "The message names what the server refused: mend that, then restore again."
+    """Return what to do about the first error of a load.
+
+    Only PostgreSQL's English messages are recognized; others get the general hint.
+    """
+    hint = "The message says what the server refused: fix that, then restore again."
     if re.search(r"permission denied|must be (?:owner|superuser|able|member)", error):
         hint = "Restore as a superuser, or as the role that owned the database."
     elif re.search(r'extension ".*" (?:is not available|does not exist)|extension control file', error):
         hint = "Install the extension's package on the server, then restore again."
     elif re.search(r'role ".*" does not exist', error):
-        hint = "Make the role on the server, then restore again."
+        hint = "Create the role on the server, then restore again."
     elif "default_tablespace" in error:
-        hint = "Make the tablespace on the server, in whatever empty folder, then restore again: CREATE TABLESPACE name LOCATION '/folder';"
+        hint = (
+            "Create the tablespace on the server, in any empty directory, then restore again: "
+            "CREATE TABLESPACE name LOCATION '/directory';"
+        )
     elif re.search(r"No space left|could not extend|could not write", error):
-        hint = "Make room on the server's disk, then restore again."
+        hint = "Free disk space on the server, then restore again."
     elif re.search(r"server closed the connection|connection to server|terminating connection", error):
-        hint = "The server's log says why there is no connection; then restore again."
-    return f"The database is as it was. {hint}"
+        hint = "Check the server's log for why the connection was lost, then restore again."
+    return f"The database is unchanged. {hint}"
 
 
 def feed(psql: subprocess.Popen[bytes], dump: Dump) -> None:
-    """The program psql has read the dump to its end and was told to commit; it stopped by itself before, if the server refused something."""
+    """Send the dump to psql, then the COMMIT; psql stops earlier if the server refuses something."""
     stdin = psql.stdin
     if stdin is None:
         raise ValueError("psql was started without a pipe")
     try:
-        # Not psql's --single-transaction: that commits at the end of its input, also when we are killed in the middle.
-        # Under a key of our own, in place of the dump's: a psql command in a changed dump would run programs on this machine.
+        # Not psql's --single-transaction: that commits at the end of its input, even if we are killed midway.
+        # The dump's \restrict key is replaced by ours: a psql command in an altered dump would run programs
+        # on this machine.
         stdin.write(f"\\restrict {secrets.token_hex(16)}\nBEGIN;\n".encode())
         held, is_first = b"", True
         for block in dump.read_contents():
@@ -1217,7 +1309,10 @@ def feed(psql: subprocess.Popen[bytes], dump: Dump) -> None:
 
 
 def compare_rows(program: str, dump: Dump) -> None:
-    """Each table has as many rows as the record says; exit 1 names those that have not. Tables of extensions bring rows of their own."""
+    """Compare each table's row count with the record; exit 1 names those that differ.
+
+    Tables of extensions are not counted, since they have rows of their own.
+    """
     tables = [
         table
         for table in dump.tables
@@ -1232,38 +1327,39 @@ def compare_rows(program: str, dump: Dump) -> None:
     if wrong:
         raise RecoverError(
             EXIT_DATABASE,
-            f"{len(wrong)} tables have other row counts than the record, such as {wrong[0]}",
+            f"{len(wrong)} tables have row counts that differ from the record, such as {wrong[0]}",
             "Do not use this database.",
         )
     left_out = len(dump.tables) - len(tables)
     say(
-        f"compared  {len(tables)} tables have the rows of the record"
-        + (f"; {left_out} of extensions were not counted" if left_out else "")
+        f"compared  {len(tables)} tables have the row counts of the record"
+        + (f"; {left_out} extension tables were not counted" if left_out else "")
     )
 
 
-# --- the objects, into a folder -----------------------------------------------------------------------------------------------------------------
+# --- Objects: into a directory ----------------------------------------------------------------------------
 
 
 def check_folder(archive: Archive, folder: Path) -> None:
-    """The folder is empty or not there yet, and has room; exit 2 otherwise."""
+    """Check that the directory is empty or does not exist, and has room; exit 2 otherwise."""
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise RecoverError(
-            EXIT_BUCKET, f"{folder} is not an empty folder", "Name a folder that does not exist yet."
+            EXIT_BUCKET, f"{folder} is not an empty directory", "Give a directory that does not exist yet."
         )
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     if shutil.disk_usage(parent).free < archive.record.size_bytes:
         raise RecoverError(
             EXIT_BUCKET,
-            f"{folder} has no room for {archive.record.size_bytes} bytes",
-            "Name a folder on a larger disk.",
+            f"{folder} does not have {archive.record.size_bytes} bytes of free space",
+            "Give a directory on a larger disk.",
         )
 
 
 def write_folder(archive: Archive, folder: Path) -> None:
-    """Every object is a file in the folder, read back and equal; exit 2 at the first that is not.
+    """Write every object as a file and read it back; exit 2 at the first that differs.
 
-    Keys that cannot be paths get the archive's name; `.schedgen-backups/renamed.jsonl` lists those, `index.jsonl` beside it types, metadata and tags.
+    Keys that cannot be paths get the archive's name. `.schedgen-backups/renamed.jsonl` lists these;
+    `index.jsonl` next to it has types, metadata and tags.
     """
     renamed = count = 0
     make_folder(folder / RESERVED, folder)
@@ -1283,18 +1379,22 @@ def write_folder(archive: Archive, folder: Path) -> None:
     say(f"written   {count} objects to {folder}, each read back and equal")
     if renamed:
         say(
-            f"note      {renamed} keys cannot be paths here; {RESERVED}/renamed.jsonl in that folder says which file is which key"
+            f"note      {renamed} keys cannot be paths here; {RESERVED}/renamed.jsonl in that directory maps "
+            "files to keys"
         )
 
 
 def write_object(archive: Archive, file: BinaryIO, entry: Entry, folder: Path) -> str:
-    """The object is a file of the folder; returns its name there, which is a made one where the file system has that name already."""
+    """Write the object as a file; return its name in the directory.
+
+    If the name is taken on this file system, a generated one is used.
+    """
     name = entry.member_name
     try:
         make_folder((folder / name).parent, folder)
         target = make_file(folder / name)
     except (FileExistsError, NotADirectoryError):
-        # Names that differ only in case, on a file system that takes them for one.
+        # Names that differ only in case, on a case-insensitive file system.
         name = f"{RESERVED}/keys/{hashlib.sha256(entry.key.encode('utf-8', 'surrogateescape')).hexdigest()}"
         make_folder((folder / name).parent, folder)
         target = make_file(folder / name)
@@ -1307,20 +1407,20 @@ def write_object(archive: Archive, file: BinaryIO, entry: Entry, folder: Path) -
             digest.update(block)
     if digest.hexdigest() != entry.sha256:
         raise RecoverError(
-            EXIT_BUCKET, f"{folder / name} does not hold what was written to it", "Use another disk."
+            EXIT_BUCKET, f"{folder / name} does not contain what was written to it", "Use another disk."
         )
     return name
 
 
 def make_folder(path: Path, root: Path) -> None:
-    """The path is a folder, all of it real folders from `root` on; exit 2 when a symbolic link stands in the way."""
+    """Create the directory and its parents below `root`; exit 2 if one is a symbolic link."""
     if path != root:
         make_folder(path.parent, root)
         if path.is_symlink():
             raise RecoverError(
                 EXIT_BUCKET,
-                f"{path} is a symbolic link that was not there before",
-                "Who else writes there? Nothing is followed.",
+                f"{path} is a symbolic link that did not exist before",
+                "Check which other program writes there. Symbolic links are not followed.",
             )
         path.mkdir(mode=0o700, exist_ok=True)
     else:
@@ -1328,38 +1428,41 @@ def make_folder(path: Path, root: Path) -> None:
 
 
 def make_file(path: Path) -> BinaryIO:
-    """A new file that only its owner may read, open for writing; FileExistsError when the name is taken, by a link too."""
+    """Create a file for its owner only, open for writing; FileExistsError if the name is taken."""
     return os.fdopen(
         os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o600), "wb"
     )
 
 
-# --- the objects, into a bucket -----------------------------------------------------------------------------------------------------------------
+# --- Objects: into a bucket -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the S3 server said."""
+    """The S3 server's answer."""
 
     status: int
     headers: http.client.HTTPMessage
     body: Any
 
     def find(self, name: str) -> str:
-        """The text of the first XML element of this name, or an empty one."""
+        """Return the text of the first XML element of this name, or an empty one."""
         found = re.search(rf"<{name}>(.*?)</{name}>", self.body.decode("utf-8", "replace"), re.DOTALL)
         return html.unescape(found[1]) if found else ""
 
 
 class Bucket:
-    """One bucket of one S3 server, spoken to with signed plain requests (AWS Signature Version 4). For use from several threads."""
+    """A bucket on an S3 server, accessed by signed requests (AWS Signature Version 4).
+
+    Thread-safe.
+    """
 
     def __init__(self, endpoint: str, name: str, region: str, *, is_insecure: bool) -> None:
         found = ENDPOINT.fullmatch(endpoint)
         port = int(found["port"]) if found and found["port"] else None
         if not found or (port is not None and not 1 <= port <= LAST_PORT):
             raise RecoverError(
-                EXIT_USAGE, "--s3 is no address of a server", "Use https://host:port, or host:port."
+                EXIT_USAGE, "--s3 is not a server address", "Use https://host:port, or host:port."
             )
         scheme = (found["scheme"] or "").lower()
         self._host = found["host"].strip("[]").lower()
@@ -1368,7 +1471,7 @@ class Bucket:
             raise RecoverError(
                 EXIT_USAGE,
                 f"{endpoint} would send everything unencrypted",
-                "Use https, or add --insecure if that network is yours.",
+                "Use https, or add --insecure if the network is trusted.",
             )
         self._is_secure = scheme == "https" or (not scheme and not is_local and not is_insecure)
         self._port = port or (443 if self._is_secure else 80)
@@ -1395,7 +1498,10 @@ class Bucket:
         body: bytes = b"",
         read: Callable[[http.client.HTTPResponse], Any] | None = None,
     ) -> Answer:
-        """The server's answer, whatever its status; `read` gets the body of a 200. Tried again when the server is down; exit 2 when it stays so."""
+        """Return the server's answer, whatever its status; `read` processes the body of a 200.
+
+        Retried while the server is unavailable; exit 2 if it remains so.
+        """
         problem = ""
         for attempt in range(ATTEMPTS):
             time.sleep(0.2 * 2**attempt if attempt else 0)
@@ -1427,19 +1533,19 @@ class Bucket:
                 continue
             if answer.status < http.HTTPStatus.INTERNAL_SERVER_ERROR:
                 return answer
-            problem = f"it answers {answer.status} {answer.find('Code')}"
+            problem = f"it answered {answer.status} {answer.find('Code')}"
         raise RecoverError(
             EXIT_BUCKET,
-            f"the S3 server at {self._netloc} fails {ATTEMPTS} times: {problem}",
-            "Is it up, is --s3 right, http or https?",
+            f"the S3 server at {self._netloc} failed {ATTEMPTS} times: {problem}",
+            "Check that the server is up and that --s3 is right, including http or https.",
         )
 
     def expect(self, answer: Answer, what: str) -> Answer:
-        """The answer, when it is a good one; exit 2 otherwise."""
+        """Return the answer if it is a success; exit 2 otherwise."""
         if answer.status in {http.HTTPStatus.OK, http.HTTPStatus.NO_CONTENT}:
             return answer
         code = (answer.find("Code") if isinstance(answer.body, bytes) else "") or str(answer.status)
-        message = f"{self.label} refuses {what}: {code} {answer.find('Message')}".rstrip()
+        message = f"{self.label} refused {what}: {code} {answer.find('Message')}".rstrip()
         if answer.status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
             raise RecoverError(
                 EXIT_BUCKET,
@@ -1449,7 +1555,7 @@ class Bucket:
         raise ObjectRefusedError(EXIT_BUCKET, message)
 
     def check(self) -> bool:
-        """Whether the bucket is there, empty; exit 2 when it holds something or cannot be listed."""
+        """Return whether the bucket exists and is empty; exit 2 if it has objects or cannot be listed."""
         answer = self.request("GET", query={"list-type": "2", "max-keys": "1"})
         if answer.status == http.HTTPStatus.NOT_FOUND and answer.find("Code") in {"NoSuchBucket", ""}:
             return False
@@ -1457,21 +1563,24 @@ class Bucket:
             raise RecoverError(
                 EXIT_BUCKET,
                 f"{self.label} is not empty",
-                "Restore into a new bucket: name one that does not exist yet.",
+                "Restore into a new bucket: give the name of one that does not exist yet.",
             )
         return True
 
     def make(self) -> None:
-        """The bucket is there; it was made."""
-        place = f"<CreateBucketConfiguration><LocationConstraint>{self._region}</LocationConstraint></CreateBucketConfiguration>"
+        """Create the bucket."""
+        place = (
+            f"<CreateBucketConfiguration><LocationConstraint>{self._region}</LocationConstraint>"
+            "</CreateBucketConfiguration>"
+        )
         self.expect(
             self.request("PUT", body=b"" if self._region == "us-east-1" else place.encode()),
-            "to make the bucket",
+            "to create the bucket",
         )
-        say(f"made      {self.label}")
+        say(f"created   {self.label}")
 
     def put(self, entry: Entry, blocks: Iterator[bytes]) -> None:
-        """The bucket holds the object with type, headers, metadata and tags; nothing of it, when `blocks` raises."""
+        """Write the object with type, headers, metadata and tags; nothing of it if `blocks` raises."""
         headers = {"Content-Type": entry.content_type or "application/octet-stream", **entry.headers}
         headers.update({f"x-amz-meta-{name}": value for name, value in entry.metadata.items()})
         if entry.tags:
@@ -1490,7 +1599,7 @@ class Bucket:
             raise
 
     def find_difference(self, entry: Entry) -> str:
-        """What is different about the object in the bucket, in a word, or an empty text."""
+        """Return what differs in the bucket's object, or an empty text."""
         answer = self.request("GET", entry.key, read=_digest_body)
         if answer.status != http.HTTPStatus.OK:
             return f"missing, {answer.status}"
@@ -1530,11 +1639,12 @@ class Bucket:
                 self.request("PUT", entry.key, {"partNumber": str(number), "uploadId": upload}, body=part),
                 what,
             )
-            parts += f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(answer.headers.get('ETag', ''))}</ETag></Part>"
+            etag = html.escape(answer.headers.get("ETag", ""))
+            parts += f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         answer = self.expect(self.request("POST", entry.key, {"uploadId": upload}, body=body), what)
         if answer.find("Code"):
-            raise ObjectRefusedError(EXIT_BUCKET, f"{self.label} refuses {what}: {answer.find('Code')}")
+            raise ObjectRefusedError(EXIT_BUCKET, f"{self.label} refused {what}: {answer.find('Code')}")
 
     def _connect(self) -> http.client.HTTPConnection:
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
@@ -1551,7 +1661,7 @@ class Bucket:
     def _sign(
         self, method: str, path: str, query: str, headers: dict[str, str], body: bytes
     ) -> dict[str, str]:
-        """The headers with a signature of Version 4, as the AWS documentation `Authenticating Requests` builds it."""
+        """Return the headers with a signature (AWS documentation, `Authenticating Requests`, Version 4)."""
         now = datetime.now(timezone.utc)
         digest = hashlib.sha256(body).hexdigest()
         sent = {"Host": self._netloc, "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}", "x-amz-content-sha256": digest}
@@ -1567,13 +1677,14 @@ class Bucket:
             secret = hmac.new(secret, word.encode(), hashlib.sha256).digest()
         signature = hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
         sent["Authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
+            f"AWS4-HMAC-SHA256 Credential={self._access_key}/{scope}, SignedHeaders={names}, "
+            f"Signature={signature}"
         )
         return sent
 
 
 def _to_wire(value: str) -> str:
-    """The value as HTTP headers carry it: one character per byte."""
+    """Return the value as in HTTP headers: one character per byte."""
     try:
         value.encode("latin-1")
     except UnicodeEncodeError:
@@ -1591,7 +1702,7 @@ def _digest_body(response: http.client.HTTPResponse) -> tuple[int, str]:
 
 
 def write_bucket(archive: Archive, bucket: Bucket) -> None:
-    """Every object is in the bucket, read back and equal; exit 2 names those that are not, once the others are there."""
+    """Write every object to the bucket and read it back; exit 2 lists failures after writing the others."""
     started = time.monotonic()
 
     def restore(entry: Entry) -> str:
@@ -1601,7 +1712,7 @@ def write_bucket(archive: Archive, bucket: Bucket) -> None:
             difference = bucket.find_difference(entry)
         except ObjectRefusedError as error:
             return str(error)
-        return f"object {entry.key!r} is not as it was captured: {difference}" if difference else ""
+        return f"object {entry.key!r} differs from what was captured: {difference}" if difference else ""
 
     count = unknown = 0
     wrong: list[str] = []
@@ -1623,35 +1734,35 @@ def write_bucket(archive: Archive, bucket: Bucket) -> None:
     if wrong:
         raise RecoverError(
             EXIT_BUCKET,
-            f"{len(wrong)} of {count} objects are not in {bucket.label} as they were captured",
-            "The others are.",
+            f"{len(wrong)} of {count} objects in {bucket.label} are missing or differ from what was captured",
+            "The other objects are complete.",
         )
     say(
-        f"written   {count} objects to {bucket.label}, each read back and equal ({time.monotonic() - started:.1f} s)"
+        f"written   {count} objects to {bucket.label}, each read back and equal "
+        f"({time.monotonic() - started:.1f} s)"
     )
     if unknown:
-        say(
-            f"unknown   the tags of {unknown} of these objects: they could not be read when they were captured"
-        )
+        say(f"unknown   the tags of {unknown} of these objects: they could not be read during the backup")
 
 
-# --- the commands -------------------------------------------------------------------------------------------------------------------------------
+# --- Commands ---------------------------------------------------------------------------------------------
 
 
 def command_list(options: argparse.Namespace) -> None:
-    """Points with age, sizes and state are on stdout, oldest first."""
+    """Print the points with age, sizes and state, oldest first."""
     now = datetime.now(timezone.utc)
     for point in find_points(options.directory):
         taken_at = datetime.strptime(point.point_id, "%Y%m%d_%H%M%S").replace(tzinfo=timezone.utc)
         hours = (now - taken_at).total_seconds() / 3600
         sizes = ", ".join(f"{path.name} {measure_file(path)} bytes" for path in point.files.values())
         say(
-            f"{point.point_id}  {f'{hours:.1f} h' if hours < 48 else f'{hours / 24:.0f} days':>8} old  {point.describe():<10}  {sizes or 'no files'}"  # noqa: PLR2004
+            f"{point.point_id}  {f'{hours:.1f} h' if hours < 48 else f'{hours / 24:.0f} days':>8} old  "  # noqa: PLR2004
+            f"{point.describe():<10}  {sizes or 'no files'}"
         )
 
 
 def command_verify(options: argparse.Namespace) -> None:
-    """Everything that the files can tell of themselves was looked at; exit 3 when anything is wrong or lacking."""
+    """Verify everything that the files allow; exit 3 if anything is damaged or missing."""
     if options.directory.is_file():
         gaps = verify_file(options.directory, {}).find_gaps()
     else:
@@ -1659,23 +1770,23 @@ def command_verify(options: argparse.Namespace) -> None:
         named = {"db", "minio"} if point.is_committed or not point.files else set(point.files)
         _opened, gaps = verify_point(point, tuple(sorted(named)))
     refuse_gaps(gaps)
-    say("whole")
+    say("complete and undamaged")
 
 
 def refuse_gaps(gaps: list[str], *, is_allowed: bool = False) -> None:
-    """Nothing is lacking, or that was allowed; exit 3 otherwise."""
+    """Print what is missing; exit 3 unless nothing is, or it is allowed."""
     for gap in gaps:
-        say(f"LACKING   {gap}")
+        say(f"MISSING   {gap}")
     if gaps and not is_allowed:
         raise RecoverError(
             EXIT_FILES,
-            f"the files are not damaged, and they are incomplete: {gaps[0]}",
-            "--incomplete restores what there is.",
+            f"the files are not damaged, but they are incomplete: {gaps[0]}",
+            "Use --incomplete to restore what they contain.",
         )
 
 
 def command_restore(options: argparse.Namespace) -> None:
-    """The targets that are named hold the recovery point. Files and targets are looked at before anything is written."""
+    """Restore the recovery point into the given targets, after checking files and targets."""
     has_database = options.command in {"database", "restore"}
     has_objects = options.command in {"objects", "restore"}
     bucket = None
@@ -1685,7 +1796,7 @@ def command_restore(options: argparse.Namespace) -> None:
         ):
             raise RecoverError(
                 EXIT_USAGE,
-                "name one place for the objects: --folder PATH, or --s3 ENDPOINT with --bucket NAME",
+                "give exactly one target for the objects: --folder PATH, or --s3 ENDPOINT with --bucket NAME",
             )
         if options.s3 is not None:
             bucket = Bucket(options.s3, options.bucket, options.region, is_insecure=options.insecure)
@@ -1709,16 +1820,16 @@ def command_restore(options: argparse.Namespace) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose exit code for wrong use is not the one of a failed bucket."""
+    """A parser whose exit code for wrong usage differs from that of a failed bucket."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program with 4."""
+        """Print the usage and exit with 4."""
         self.print_usage(sys.stderr)
         self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    """What was asked for; ends the program with 4 when that cannot be understood."""
+    """Parse the arguments; exit with 4 if they are invalid."""
     parser = Parser(
         prog="recover.py",
         description=__doc__,
@@ -1726,55 +1837,59 @@ def parse(words: list[str]) -> argparse.Namespace:
         epilog="recover.py COMMAND --help",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="points with age, sizes, committed or not")
+    listing = commands.add_parser("list", help="list the points with age, sizes and state")
     verify = commands.add_parser("verify", help="read everything again: digests, tables, objects, references")
     database = commands.add_parser(
         "database",
-        help="load the database into an empty one (PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE)",
+        help="load the dump into an empty database (PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE)",
     )
     objects = commands.add_parser(
         "objects",
-        help="write the objects into a folder or an empty bucket (MINIO_ACCESS_KEY, MINIO_SECRET_KEY)",
+        help="write the objects into a directory or an empty bucket (MINIO_ACCESS_KEY, MINIO_SECRET_KEY)",
     )
-    restore = commands.add_parser("restore", help="both, all verified before anything is written")
+    restore = commands.add_parser(
+        "restore", help="restore both; everything is verified before anything is written"
+    )
     for command in (listing, verify, database, objects, restore):
-        what = "the folder of the files (BACKUP_DIR)" + (", or one file" if command is verify else "")
+        what = "the directory of the files (BACKUP_DIR)" + (", or one file" if command is verify else "")
         command.add_argument("directory", type=Path, metavar="DIR", help=what)
         if command is not listing:
             command.add_argument(
                 "id",
                 nargs="?",
                 metavar="ID",
-                help="such as 20261122_020000; by default the newest committed point",
+                help="such as 20261122_020000 (default: the newest committed point)",
             )
     for command in (database, objects, restore):
         command.add_argument(
-            "--incomplete", action="store_true", help="restore files that are known to lack something"
+            "--incomplete", action="store_true", help="restore even if the files are known to be incomplete"
         )
     for command in (objects, restore):
         command.add_argument(
             "--folder",
             type=Path,
             metavar="PATH",
-            help="write objects as files into this folder, which must be empty or new",
+            help="write objects as files into this directory, which must be empty or new",
         )
         command.add_argument(
-            "--s3", metavar="ENDPOINT", help="https://host:port; http only to this machine or with --insecure"
+            "--s3",
+            metavar="ENDPOINT",
+            help="https://host:port; http only for this machine or with --insecure",
         )
         command.add_argument(
-            "--bucket", metavar="NAME", help="the bucket; made if it is not there, refused if it is not empty"
+            "--bucket", metavar="NAME", help="the bucket; created if missing, refused if not empty"
         )
         command.add_argument(
             "--region",
             default=os.environ.get("MINIO_REGION") or "us-east-1",
-            help="by default MINIO_REGION or us-east-1",
+            help="default: MINIO_REGION or us-east-1",
         )
-        command.add_argument("--insecure", action="store_true", help="allow http to another machine")
+        command.add_argument("--insecure", action="store_true", help="allow http to other machines")
     return parser.parse_args(words)
 
 
 def main(words: list[str]) -> int:
-    """The exit code of what was asked for; problems are on stderr in words."""
+    """Run the command and return its exit code; errors are printed to stderr."""
     options = parse(words)
     run = {"list": command_list, "verify": command_verify}.get(options.command, command_restore)
     try:
@@ -1784,7 +1899,7 @@ def main(words: list[str]) -> int:
     except OSError as error:
         problem, hint, code = (
             f"{error.filename or 'a file'}: {error.strerror or error}",
-            "Look at the disk and its permissions.",
+            "Check the disk and its permissions.",
             EXIT_BUCKET,
         )
     else:
@@ -1796,7 +1911,7 @@ def main(words: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.version_info < OLDEST_PYTHON:
-        sys.exit("Python 3.9 or newer is needed, this is " + sys.version.split()[0])
+        sys.exit("Python 3.9 or newer is required, this is " + sys.version.split()[0])
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Alerts and how they reach people: channels, incidents, the heartbeat, redaction of secrets.
+"""Delivery of alerts: channels, incidents, the heartbeat, redaction of secrets.
 
-Add a channel in `channels`. What a failure means is decided in the package `alerts` at the edge.
+Add a channel in `channels`. The package `alerts` decides what a failure means.
 """

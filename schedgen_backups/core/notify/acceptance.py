@@ -1,7 +1,7 @@
-"""What a service that answers with a success took all the same for none: a login page, or a refusal in JSON
-or in a word.
+"""Recognize refusals that a service sends with a success status: a login page, or an error in JSON or text.
 
-Services spell a refusal in many ways. Add one when it was seen, and only where nobody means a success by it.
+Services spell a refusal in many ways. Add a spelling once it was observed, and only if no service uses it for
+a success.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STATE_FIELDS = frozenset(
 _ERROR_FIELD = re.compile(
     r"(?:is|has)?(?:failed|error|err|errcode|errno|errorcode|errors|errormessage|errortext|errortype|errordescription|exception|fault|failure)"
 )
-"""Not `errmsg`, which is "ok" beside an `errcode` of 0, and not `errorurl`."""
+"""Not `errmsg`, which is "ok" next to an `errcode` of 0, and not `errorurl`."""
 _MESSAGE_FIELDS = frozenset({"message", "detail", "msg", "reason", "description"})
 _REFUSING_MESSAGE = re.compile(
     r"\W*(?:unauthori[sz]ed|unauthenticated|not authenticated|not "
@@ -57,16 +57,16 @@ _REFUSAL = re.compile(
 )
 _FIRST_REFUSAL = 400
 _LAST_REFUSAL = 599
-"""Of HTTP; beyond, services count successes of their own, too."""
+"""HTTP error statuses; above 599, services also use numbers for successes."""
 _FIRST_STATUS = 100
-"""Of HTTP; services that count their own errors begin at 1, and 0 is none."""
+"""The lowest HTTP status. Services with their own error numbers start at 1, and 0 means no error."""
 _TAG = re.compile(r"<[A-Za-z!/]")
 
 
 def is_refusal(answer: Answer) -> bool:
-    """Return whether the body takes back what a status of 2xx says.
+    """Return whether the body reports a failure although the status is 2xx.
 
-    An empty body, and any text or JSON that is not about a failure, does not.
+    An empty body is not a refusal, nor is text or JSON that does not report a failure.
     """
     body = answer.body.strip()
     try:
@@ -74,7 +74,7 @@ def is_refusal(answer: Answer) -> bool:
     except RecursionError:
         return True
     except ValueError:
-        # Many frameworks call any text HTML; a page has a tag in it.
+        # Many frameworks label any text as HTML; a real page contains a tag.
         is_page = answer.content_type.partition(";")[0].strip().lower() in {
             "text/html",
             "application/xhtml+xml",
@@ -94,10 +94,13 @@ def _says_no(said: object, layers: int) -> bool:
     if not isinstance(said, dict):
         return said is False
     fields = cast("Mapping[str, object]", said)
-    return any(_is_no(re.sub(r"[\W_]", "", name).lower(), value, layers) for name, value in fields.items())
+    return any(
+        _is_refusing_field(re.sub(r"[\W_]", "", name).lower(), value, layers)
+        for name, value in fields.items()
+    )
 
 
-def _is_no(name: str, value: object, layers: int) -> bool:
+def _is_refusing_field(name: str, value: object, layers: int) -> bool:
     is_plain = value is None or isinstance(value, (str, int, float))
     if name in _SUCCESS_FIELDS and is_plain:
         return str(value or "").strip().lower() in _NO_WORDS
@@ -118,7 +121,7 @@ def _is_no(name: str, value: object, layers: int) -> bool:
 def _is_error(value: object) -> bool:
     if isinstance(value, dict):
         parts = cast("Mapping[str, object]", value).values()
-        # A number or a word of success within says that there is none.
+        # A number or word within that means success shows that nothing failed.
         return bool(parts) and not any(isinstance(part, (str, int)) and not _is_error(part) for part in parts)
     text = str(value or "").strip().lower()
     return bool(value) and text not in _NO_ERROR_WORDS and bool(text.strip("0"))

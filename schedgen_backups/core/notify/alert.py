@@ -1,8 +1,7 @@
-"""What an alert says: how bad it is, what failed, why, what to do next, and facts beside it, within the
-lengths that services take.
+"""An alert: severity, title, cause, next step and facts, within the length limits of services.
 
-Values and their texts only. When one is due is decided in `incidents`, how it reaches people in `channels`.
-Nothing here may hold a secret: alerts are made of the messages of `errors`, which hold none.
+Values and their texts only. `incidents` decides when an alert is due, `channels` delivers it. Alerts must not
+contain secrets: they are built from the messages of `errors`, which contain none.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from schedgen_backups.core.model import FrozenModel
 _HEAD_SHARE = 0.6
 _CUT = " … "
 TEXT_LIMIT = 3000
-"""Characters of a Slack section (Block Kit reference, section block); Discord and Teams take less than their
-limits of it."""
+"""Maximum characters of a Slack section (Block Kit reference, section block). Discord and Teams accept less;
+their channels shorten it further."""
 
 
 class Severity(str, Enum):
-    """How bad it is, in the operators' words (requirements, severities); INFO is good news."""
+    """Severity in the operators' terms (requirements, severities); INFO is good news."""
 
     CRITICAL = "CRITICAL"
     HIGH = "HIGH"
@@ -31,7 +30,7 @@ class Severity(str, Enum):
 
 
 class Alert(FrozenModel):
-    """One message to people."""
+    """A message to the operators."""
 
     severity: Severity
     title: str
@@ -39,11 +38,11 @@ class Alert(FrozenModel):
     next_step: str = ""
     facts: dict[str, str] = {}
     link: str = ""
-    """Where to look; empty when nobody said where the UI is."""
+    """The page with details; empty if the UI's address is not configured."""
     raised_at: AwareDatetime
 
     def to_text(self) -> str:
-        """All of it as plain text: head and tail of a cause that is too long are kept."""
+        """Return the alert as plain text; the middle of a long cause is cut."""
         lines = [f"[{self.severity.value}] {self.title}", shorten(self.cause, TEXT_LIMIT // 2)]
         if self.next_step:
             lines.append(f"What to do: {shorten(self.next_step, TEXT_LIMIT // 4)}")
@@ -54,8 +53,9 @@ class Alert(FrozenModel):
 
 
 def shorten(text: str, limit: int) -> str:
-    """The text, or its head and its tail within `limit` characters: the reason stands at the start, pg_dump's
-    last words at the end.
+    """Return the text, cut in the middle to at most `limit` characters.
+
+    The reason is at the start, the last lines of pg_dump at the end.
     """
     if len(text) <= limit:
         return text

@@ -1,10 +1,9 @@
-"""Brings an alert to people: Slack (by slack-sdk), a JSON endpoint, and everything else by apprise, each
-within seconds or not at all.
+"""Channels that deliver an alert: Slack (slack-sdk), a JSON endpoint, and apprise for everything else.
 
-Add a channel only when neither Slack nor apprise can do it. A channel says whether the service accepted, by
-the service's own word where it has one: a status of 200 may be a login page. It follows no redirects, never
-raises and never hangs. When something is sent, and what happens to what was not accepted, is the business of
-`notifier`.
+Add a channel only if neither Slack nor apprise can do it. A channel reports whether the service accepted the
+alert, judged by the body where the service confirms in it: a status of 200 may be a login page. It does not
+follow redirects, never raises and never hangs. `notifier` decides what is sent when, and what happens to an
+alert that was not accepted.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ from schedgen_backups.core.settings import LOOPBACK_HOSTS, MailSettings
 _HEADER_LIMIT = 150
 _FIELD_LIMIT = 2000
 _FIELDS_LIMIT = 10
-"""Block Kit reference: header text, field text, fields of a section."""
+"""Limits of header text, field text and fields per section (Block Kit reference)."""
 _LEAST_TEXT = 40
 _OK = 200
 _MULTIPLE_CHOICES = 300
 _BAD_REQUEST = 400
 _SLACK_ACCEPTED = "ok"
-"""What an incoming webhook answers (Slack's documentation, incoming webhooks); those who speak its language
-do the same."""
+"""The body that an incoming webhook answers (Slack's documentation, incoming webhooks); compatible services
+send the same."""
 _SLACK_HOST = "hooks.slack.com"
 _SLACK_PATH = "/services/"
 _COLOURS = {
@@ -60,7 +59,7 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a channel said of one alert."""
+    """The answer of a channel to one alert."""
 
     channel: str
     is_accepted: bool
@@ -68,26 +67,26 @@ class Delivery:
 
 
 class Channel(Protocol):
-    """A way to reach people."""
+    """A way to reach the operators."""
 
     @property
     def name(self) -> str:
-        """What messages call it; without anything secret."""
+        """The channel's name in messages; contains no secret."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """The same for the same address, and not the address: an incoming webhook's URL is a secret."""
+        """A stable hash of the address, which is a secret: an incoming webhook's URL grants access."""
         ...
 
     def send(self, alert: Alert) -> Delivery:
-        """Whether the service accepted the alert; never raises, ends within seconds."""
+        """Send the alert; return whether the service accepted it. Never raises; ends within seconds."""
         ...
 
 
 @dataclass(frozen=True)
 class SlackChannel:
-    """An incoming webhook of Slack, or of something that speaks its language."""
+    """An incoming webhook of Slack or of a compatible service."""
 
     url: str = field(repr=False)
     name: str = "Slack"
@@ -98,7 +97,7 @@ class SlackChannel:
         return _fingerprint(self.url)
 
     def send(self, alert: Alert) -> Delivery:
-        """Sends Block Kit with a text beside it; when the blocks are refused, the text alone."""
+        """Send Block Kit with a plain-text fallback; if the blocks are refused, send the text alone."""
         try:
             text = _escape(alert.to_text(), TEXT_LIMIT)
             response = _post_json(self.url, {"text": text, "blocks": make_slack_blocks(alert)})
@@ -113,7 +112,7 @@ class SlackChannel:
 
 @dataclass(frozen=True)
 class JsonChannel:
-    """Any endpoint that takes `{"text": …}`."""
+    """Any endpoint that accepts `{"text": …}`."""
 
     url: str = field(repr=False)
 
@@ -128,7 +127,7 @@ class JsonChannel:
         return _fingerprint(self.url)
 
     def send(self, alert: Alert) -> Delivery:
-        """Posts the text."""
+        """Post the text."""
         try:
             response = _post_json(self.url, {"text": alert.to_text()})
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
@@ -146,7 +145,7 @@ class JsonChannel:
 
 @dataclass(frozen=True)
 class AppriseChannel:
-    """Whatever apprise knows: e-mail, Discord, Teams, ntfy, PagerDuty and a hundred more."""
+    """Any service that apprise supports: e-mail, Discord, Teams, ntfy, PagerDuty and a hundred more."""
 
     plugin: apprise.NotifyBase = field(repr=False)
     address: str = field(repr=False)
@@ -162,11 +161,11 @@ class AppriseChannel:
         return _fingerprint(self.address)
 
     def send(self, alert: Alert) -> Delivery:
-        """Hands title and text to the service; apprise's own log is the answer when it was refused."""
+        """Send title and text to the service; if it refuses, the answer is apprise's log."""
         kind = apprise.NotifyType.SUCCESS if alert.severity is Severity.INFO else apprise.NotifyType.FAILURE
         title = f"[{alert.severity.value}] {alert.title}"
-        # Services refuse a text that is too long, and count the title and every escaped character; apprise
-        # cuts what is still too much.
+        # Services refuse text that is too long, and count the title and every escaped character. apprise cuts
+        # what still exceeds the limit.
         room = max((self.plugin.body_maxlen - len(title)) * 3 // 4, _LEAST_TEXT)
         body = shorten(alert.to_text().partition("\n")[2], room)
 
@@ -194,7 +193,7 @@ class AppriseChannel:
 def make_channels(
     webhook_urls: Iterable[str], recipients: tuple[str, ...], mail: MailSettings | None
 ) -> tuple[Channel, ...]:
-    """Return a channel for each address, and one for mail; ConfigurationError names what cannot be one."""
+    """Return a channel for each address, and one for mail; ConfigurationError names an invalid one."""
     channels = [make_channel(url) for url in webhook_urls]
     if mail is not None:
         channels.append(make_mail_channel(recipients, mail))
@@ -202,40 +201,42 @@ def make_channels(
 
 
 def make_channel(url: str) -> Channel:
-    """The channel that this address means.
+    """Return the channel for this address.
 
-    ConfigurationError (without the address) when it means none or is not encrypted.
-
-    Slack's incoming webhooks, any address that apprise knows (Discord's and Teams' https addresses among
-    them), otherwise a JSON endpoint.
+    The address is a Slack incoming webhook, any address that apprise supports (including the https addresses
+    of Discord and Teams), or a JSON endpoint. ConfigurationError, without the address, if it is not supported
+    or not encrypted.
     """
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise ConfigurationError("an address is no address", hint="Is a bracket missing?") from None
+        raise ConfigurationError(
+            "an alert address is not a valid URL", hint="Is a bracket missing?"
+        ) from None
     if parts.scheme in {"http", "https"}:
         return _make_web_channel(url, parts)
     plugin = _instantiate(url)
     if plugin is None:
         raise ConfigurationError(
-            f"an address of kind {parts.scheme or 'unknown'!r} is not understood",
-            hint="See the list of apprise's addresses.",
+            f"an alert address of type {parts.scheme or 'unknown'!r} is not supported",
+            hint="See apprise's list of supported addresses.",
         )
     if not _is_encrypted(plugin, parts):
         secure = " or ".join(_list_schemes(type(plugin).secure_protocol))
         raise ConfigurationError(
-            f"the address of kind {parts.scheme!r} is not encrypted", hint=f"Use {secure or 'another kind'}."
+            f"the alert address of type {parts.scheme!r} is not encrypted",
+            hint=f"Use {secure or 'another kind'}.",
         )
     return AppriseChannel(_set_limits(plugin), url)
 
 
 def _make_web_channel(url: str, parts: SplitResult) -> Channel:
     if not parts.hostname:
-        raise ConfigurationError("a webhook's address names no host", hint="Use https://host/path.")
+        raise ConfigurationError("a webhook address has no host", hint="Use https://host/path.")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
         raise ConfigurationError(
             f"the webhook at {parts.hostname} is not encrypted",
-            hint="Use https; http is for this machine only.",
+            hint="Use https; http is allowed for this machine only.",
         )
     if parts.hostname == _SLACK_HOST or parts.path.startswith(_SLACK_PATH):
         return SlackChannel(url)
@@ -249,14 +250,14 @@ def _instantiate(address: str | dict[str, Any]) -> apprise.NotifyBase | None:
 
 
 def _is_encrypted(plugin: apprise.NotifyBase, parts: SplitResult) -> bool:
-    # A mail address may name another server than its host, and `insecure` although it begins with mailtos.
+    # A mail address may name another server than its host, and `insecure` although it starts with mailtos.
     host = getattr(plugin, "smtp_host", None) or plugin.host or parts.hostname or ""
     if host in LOOPBACK_HOSTS:
         return True
     if getattr(plugin, "secure_mode", None) == "insecure":
         return False
-    # Services that are only reached by https have no unencrypted protocol, and call nothing secure.
-    # Of the class: an instance may use the name for something else, as Kodi's does.
+    # Services that are reached by https only have no unencrypted protocol and declare none as secure. Read
+    # the attributes of the class: an instance may use the name for something else, as Kodi's does.
     return plugin.secure or parts.scheme not in _list_schemes(type(plugin).protocol)
 
 
@@ -271,13 +272,13 @@ def _list_schemes(value: object) -> tuple[str, ...]:
 
 
 def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> Channel:
-    """E-mail to these people.
+    """Return the channel for e-mail to these recipients.
 
-    ConfigurationError when the server is not encrypted and not on this machine, or an address is wrong.
+    ConfigurationError if the server is neither encrypted nor on this machine, or an address is invalid.
     """
     if mail.security == "insecure" and mail.host not in LOOPBACK_HOSTS:
         raise ConfigurationError(
-            f"mail by {mail.host} would not be encrypted", hint="Set SMTP_SECURITY to starttls or ssl."
+            f"mail through {mail.host} would not be encrypted", hint="Set SMTP_SECURITY to starttls or ssl."
         )
     plugin = _instantiate(
         {
@@ -294,14 +295,14 @@ def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> Channe
     )
     if plugin is None:
         raise ConfigurationError(
-            "BACKUP_ALERT_EMAIL or SMTP_FROM is no address",
-            hint="Use name@example.com, several separated by commas.",
+            "BACKUP_ALERT_EMAIL or SMTP_FROM is not a mail address",
+            hint="Use name@example.com; separate several addresses with commas.",
         )
     return AppriseChannel(_set_limits(plugin), f"mail:{mail.host}:{','.join(recipients)}")
 
 
 def make_slack_blocks(alert: Alert) -> list[dict[str, Any]]:
-    """Return the alert as Block Kit, within its limits; slack-sdk's models refuse what Slack would refuse."""
+    """Return the alert as Block Kit, within its limits; slack-sdk's models enforce Slack's rules."""
     made: list[Block] = [
         HeaderBlock(
             text=PlainTextObject(text=shorten(f"{_COLOURS[alert.severity]} {alert.title}", _HEADER_LIMIT))
@@ -333,14 +334,15 @@ def make_slack_blocks(alert: Alert) -> list[dict[str, Any]]:
 
 def _set_limits(plugin: apprise.NotifyBase) -> apprise.NotifyBase:
     plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
-    setattr(plugin, "redirects", False)  # noqa: B010 - its type does not know it; whatever the address says
+    setattr(plugin, "redirects", False)  # noqa: B010 - not declared in its type; overrides the address
     plugin.socket_connect_timeout = exchange.READ_TIMEOUT_SECONDS
     plugin.socket_read_timeout = exchange.READ_TIMEOUT_SECONDS
     return plugin
 
 
 def _escape(text: str, limit: int) -> str:
-    # Slack's own three (formatting reference). Escaping makes a text longer, so it is cut until it fits.
+    # The three characters that Slack escapes (formatting reference). Escaping lengthens the text, so it is
+    # cut until it fits.
     while len(escaped := text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")) > limit:
         text = shorten(text, min(limit, len(text) * 4 // 5))
     return escaped
@@ -351,7 +353,7 @@ def _fingerprint(address: str) -> str:
 
 
 def _redact(text: str, address: str, password: str = "") -> str:
-    """Servers repeat what they were asked: an error page often holds the path."""
+    """Return the text without the secrets: error pages often repeat the requested path."""
     for secret in (address, urlsplit(address).path.strip("/"), password):
         if secret:
             text = text.replace(secret, "***")
@@ -363,4 +365,4 @@ def _post_json(url: str, payload: Mapping[str, object]) -> Answer:
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: no answer as it should be"
+    return f"{type(error).__name__}: no valid answer"

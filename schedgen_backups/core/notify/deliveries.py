@@ -1,6 +1,4 @@
-"""Keeps what each channel answered last, so that whoever looks learns of a channel that refuses before an
-alert is lost in it.
-"""
+"""Record of each channel's last answer, so that checks find a refusing channel before an alert is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ class LastDelivery(FrozenModel):
     accepted_at: AwareDatetime | None = None
     refused_at: AwareDatetime | None = None
     answer: str = ""
-    """To the last message."""
+    """The answer to the last message."""
 
     @property
     def is_accepted(self) -> bool:
@@ -44,7 +42,7 @@ class _Deliveries(FrozenModel):
 
 
 def read_last_delivery(backup_directory: Path, channel: Channel) -> LastDelivery | None:
-    """Return what the channel answered last; None where nothing is known of it."""
+    """Return the last recorded answer of the channel, or None."""
     return next(
         (
             each
@@ -56,10 +54,10 @@ def read_last_delivery(backup_directory: Path, channel: Channel) -> LastDelivery
 
 
 def record_delivery(backup_directory: Path, channel: Channel, delivery: Delivery, now: datetime) -> None:
-    """Keep the answer. Nothing depends on it: a folder that cannot be written is logged."""
+    """Record the answer. Best effort: if the directory is not writable, a warning is logged."""
     folder = backup_directory / FOLDER_NAME
     try:
-        # Not only `parents=True`: that makes the backup directory as the umask likes.
+        # Not only `parents=True`, which would create the backup directory with the umask's permissions.
         backup_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         with FileLock(folder / _LOCK_NAME).waited_for():
@@ -71,7 +69,7 @@ def record_delivery(backup_directory: Path, channel: Channel, delivery: Delivery
                 folder / _NAME, _Deliveries(channels=tuple(kept.values())).model_dump_json(indent=1).encode()
             )
     except (OSError, StorageError) as error:
-        _LOG.warning("what %s answered cannot be kept in %s: %s", channel.name, folder, error)
+        _LOG.warning("the answer of %s cannot be recorded in %s: %s", channel.name, folder, error)
 
 
 def _read(folder: Path) -> _Deliveries:

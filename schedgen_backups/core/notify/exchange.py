@@ -1,7 +1,6 @@
-"""One exchange with a service that takes alerts or pings: ended after a set time as a whole, redirects not
-followed, the answer read to a limit.
+"""One HTTP exchange with an alert or heartbeat service: total timeout, no redirects, limited answer size.
 
-Every request of `channels` and `heartbeat` passes through here. What the answer means is decided there.
+Every request of `channels` and `heartbeat` uses this module. The callers interpret the answer.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import urllib3
 from schedgen_backups.core.notify.redaction import hidden_addresses
 
 READ_TIMEOUT_SECONDS = 5
-"""For connecting, and for each read."""
+"""Timeout for connecting, and for each read."""
 EXCHANGE_TIMEOUT_SECONDS = 10
-"""For everything together: tries, an answer that comes byte by byte."""
+"""Timeout for the whole exchange, including retries and an answer that arrives byte by byte."""
 _TRIES = 2
 _BACKOFF_SECONDS = 0.2
 _ANSWER_LIMIT_BYTES = 64 << 10
@@ -29,17 +28,17 @@ _Made = TypeVar("_Made")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a service said."""
+    """The answer of a service."""
 
     status: int
     reason: str
     body: str
-    """The first 64 KiB of it, without a mark of its encoding."""
+    """The first 64 KiB, decoded, without a byte order mark."""
     content_type: str
 
 
 class _Call(Generic[_Made]):
-    """A call in a thread of its own, and what became of it."""
+    """A call in its own thread, with its result or exception."""
 
     def __init__(self, function: Callable[[], _Made]) -> None:
         self._function = function
@@ -49,7 +48,7 @@ class _Call(Generic[_Made]):
     def run(self) -> None:
         try:
             self._made.append(self._function())
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001 - raised again by the waiting thread
             self._error = error
 
     def get(self) -> _Made:
@@ -61,10 +60,9 @@ class _Call(Generic[_Made]):
 def run_exchange(function: Callable[[], _Made]) -> _Made:
     """Return what the function returns, raise what it raises.
 
-    TimeoutError when the whole takes longer than an exchange may.
-
-    The limits of sockets hold for single reads, and a server may send a byte before each of them ends. What
-    is given up goes on in a daemon thread.
+    TimeoutError if the whole exchange takes longer than EXCHANGE_TIMEOUT_SECONDS. Socket timeouts apply to
+    single reads only, and a server may send a byte before each of them expires. An abandoned call continues
+    in a daemon thread.
     """
     call = _Call(function)
     thread = threading.Thread(
@@ -78,11 +76,10 @@ def run_exchange(function: Callable[[], _Made]) -> _Made:
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Return the answer to a POST; an answer of 3xx is returned, not followed.
+    """Return the answer to a POST; a 3xx answer is returned, not followed.
 
-    TimeoutError or urllib3's HTTPError when there is none.
-
-    A failing server is asked a second and a third time within a second, and never as late as it likes.
+    TimeoutError or urllib3's HTTPError without an answer. If the server fails, the request is retried twice
+    within a second; Retry-After is ignored.
     """
     retries = urllib3.Retry(
         total=_TRIES,

@@ -1,8 +1,7 @@
-"""Pings a dead man's switch: an outside service that alerts when nothing is heard of the backup, which
-nothing inside can do.
+"""Heartbeat: pings an outside service (dead man's switch) that alerts when the backup stops reporting.
 
-The three signals are those of Healthchecks-style services. A ping never raises and never hangs: a backup's
-outcome must not depend on it.
+The three signals are those of services like Healthchecks. A ping never raises and never hangs: the result of
+a backup must not depend on it.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from schedgen_backups.core.notify.alert import shorten
 from schedgen_backups.core.notify.exchange import post
 
 _BODY_LIMIT = 10_000
-"""Characters that healthchecks.io keeps of a ping's body (its documentation, pinging API)."""
+"""Characters of a ping's body that healthchecks.io keeps (its documentation, pinging API)."""
 _FIRST_REFUSAL = 300
 _LOG = logging.getLogger(__name__)
 
 
 class Signal(str, Enum):
-    """What is told; the value is what the address ends with."""
+    """A signal; its value is the suffix of the address."""
 
     START = "/start"
     SUCCESS = ""
@@ -30,14 +29,14 @@ class Signal(str, Enum):
 
 
 def ping_heartbeat(url: str, signal: Signal, text: str) -> bool:
-    """The service took the signal; False when it did not, or when there is no address."""
+    """Send the signal; return whether the service accepted it. False also without an address."""
     if not url:
         return False
     try:
         response = post(url + signal.value, shorten(text, _BODY_LIMIT).encode(), {})
     except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
         _LOG.warning(
-            "the heartbeat service did not take %s: %s", signal.name, type(error).__name__
+            "the heartbeat service did not accept %s: %s", signal.name, type(error).__name__
         )  # the address is a secret
         return False
     if response.status >= _FIRST_REFUSAL:

@@ -1,9 +1,8 @@
-"""Keeps one incident per key: the first alert at once, repetitions after 1, 6 and 24 hours, one message when
-it is over.
+"""One incident per key: an alert at once, reminders after 1, 6 and 24 hours, one message when it is resolved.
 
-A small state machine, and the file that keeps its state beside the recovery points, where hooks, sensors and
-the command line all find it. What an alert says belongs to `alerts`. An alert counts as announced only when a
-channel accepted it, so one that nobody got is due again.
+A small state machine, and the file with its state next to the recovery points, where hooks, sensors and the
+command line find it. `alerts` writes the texts. An alert counts as announced only if a channel accepted it;
+otherwise it is due again.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from schedgen_backups.core.system.files import read_small_file, write_atomically
 from schedgen_backups.core.system.lock import LOCK_NAME, FileLock
 
 REMINDERS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
-"""After the first alert; from then on once a day."""
+"""Reminders after the first alert; from the last one on, one per day."""
 _DAY = timedelta(hours=23)
-"""Short of 24 hours, so that tonight's failure is told although it came some seconds sooner than last
+"""Less than 24 hours, so that tonight's failure is announced even if it occurs some seconds earlier than last
 night's."""
 FOLDER_NAME = ".alerts"
 _STATE_NAME = "incidents.json"
@@ -31,29 +30,29 @@ _STATE_NAME = "incidents.json"
 
 @dataclass(frozen=True)
 class IncidentKey:
-    """What an incident is about, the same for each repetition."""
+    """The identity of an incident, the same for each occurrence."""
 
     area: str
-    """What it belongs to, such as backups, ticks or checks."""
+    """The area, such as backups, ticks or checks."""
     subject: str
-    """What happened there, such as `database_dump failed`."""
+    """The failure, such as `database_dump failed`."""
 
     def __str__(self) -> str:
         return f"{self.area}: {self.subject}"
 
 
 class Incident(FrozenModel):
-    """What is wrong under one key, from its first alert until it is over."""
+    """The failures under one key, from the first alert until resolved."""
 
     key: IncidentKey
     began_at: AwareDatetime
     announced_at: AwareDatetime
-    """When the last alert of it was accepted."""
+    """Time of the last accepted alert."""
     announced_count: int
     occurrence_count: int
 
     def is_due(self, now: datetime) -> bool:
-        """Whether one more occurrence deserves an alert."""
+        """Return whether the next occurrence is due for an alert."""
         if self.announced_count > len(REMINDERS):
             return now >= self.announced_at + _DAY
         return now >= self.began_at + REMINDERS[self.announced_count - 1] and now > self.announced_at
@@ -69,12 +68,12 @@ class IncidentState(FrozenModel):
         return next((incident for incident in self.incidents if incident.key == key), None)
 
     def is_due(self, key: IncidentKey, now: datetime) -> bool:
-        """Return whether an occurrence under this key deserves an alert now."""
+        """Return whether an occurrence under this key is due for an alert now."""
         incident = self.find(key)
         return incident is None or incident.is_due(now)
 
     def with_occurrence(self, key: IncidentKey, now: datetime, *, is_announced: bool) -> IncidentState:
-        """Return the state after one more occurrence; an incident opens with its first announced one."""
+        """Return the state after another occurrence; an incident opens when its first alert is accepted."""
         incident = self.find(key)
         if incident is None:
             if not is_announced:
@@ -95,15 +94,16 @@ class IncidentState(FrozenModel):
 
 
 class IncidentStore:
-    """The state's file in a folder of the backup directory; one process at a time changes it."""
+    """The state file in a subdirectory of the backup directory; a lock serializes changes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / _STATE_NAME
 
     def read(self) -> IncidentState:
-        """The open incidents; none when the file is missing or damaged, so that a damaged file can only make
-        an alert too many.
+        """Return the open incidents; none if the file is missing or damaged.
+
+        A damaged file can therefore only cause an extra alert.
         """
         try:
             return IncidentState.model_validate_json(read_small_file(self._path))
@@ -111,16 +111,16 @@ class IncidentStore:
             return IncidentState()
 
     def write(self, state: IncidentState) -> None:
-        """The file holds this state. OSError when the folder cannot be written."""
+        """Replace the stored state. OSError if the directory is not writable."""
         write_atomically(self._path, state.model_dump_json(indent=1).encode())
 
     @contextmanager
     def locked(self) -> Generator[None, None, None]:
-        """Nobody else changes the state within the block; waits for whoever does.
+        """Hold the state's lock within the block; wait for another holder first.
 
-        OSError or StorageError when the folder cannot be written.
+        OSError or StorageError if the directory is not writable.
         """
-        # Not only `parents=True`: that makes the backup directory as the umask likes.
+        # Not only `parents=True`, which would create the backup directory with the umask's permissions.
         self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         with FileLock(self._folder / LOCK_NAME).waited_for():

@@ -1,9 +1,8 @@
-"""Gets an alert to people exactly once per incident: asks `incidents` whether one is due, hands it to every
-channel, keeps what was not accepted.
+"""Deliver an alert once per incident: check with `incidents` whether it is due, send it, spool the rest.
 
-The one door for hooks, sensors and the command line. An alert that no channel accepted is reported as such,
-and whoever raised it raises it again; what only some channels accepted is spooled for the others. Never
-raises for a channel or a folder that fails: a backup's outcome must not depend on it.
+The only entry point for hooks, sensors and the command line. If no channel accepts an alert, the caller gets
+REFUSED and raises it again later. If only some accept it, it is spooled for the others. A failing channel or
+directory never raises: the result of a backup must not depend on it.
 """
 
 from __future__ import annotations
@@ -39,14 +38,15 @@ from schedgen_backups.core.units import count
 _SPOOL_NAME = "spool"
 _SPOOL_AGE = timedelta(days=7)
 _SILENCE_SECONDS = 3
-"""A channel that takes longer to refuse says nothing: the next alert would wait for it as long."""
+"""A channel that takes longer to refuse counts as unresponsive and is skipped, because the next alert would
+wait as long."""
 _FLUSH_SECONDS = 10
-"""After so long no further spooled alert is sent: new ones wait for the state meanwhile."""
+"""Maximum duration of sending spooled alerts; new alerts wait for the state's lock meanwhile."""
 _LOG = logging.getLogger(__name__)
 
 
 class Outcome(str, Enum):
-    """What became of an alert."""
+    """The result of an alert."""
 
     ACCEPTED = "accepted"
     SUPPRESSED = "not due: the incident is known"
@@ -55,7 +55,7 @@ class Outcome(str, Enum):
 
     @property
     def is_settled(self) -> bool:
-        """Whether nobody need raise it again."""
+        """Whether the caller need not raise the alert again."""
         return self is not Outcome.REFUSED
 
 
@@ -65,7 +65,7 @@ class _Spooled(FrozenModel):
 
 
 class Notifier:
-    """Channels, and the folder where incidents and undelivered alerts are kept."""
+    """The channels, and the directory of incidents and undelivered alerts."""
 
     def __init__(self, channels: Sequence[Channel], backup_directory: Path, *, name: str = "") -> None:
         self._name = name
@@ -73,8 +73,8 @@ class Notifier:
         self._folder = backup_directory / FOLDER_NAME
         self._store = IncidentStore(self._folder)
         self._silent: set[str] = set()
-        """Fingerprints of channels that did not answer. A notifier lives for one tick or step; the next one
-        asks again."""
+        """Fingerprints of unresponsive channels. A notifier lives for one tick or step; the next one tries
+        them again."""
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -82,13 +82,11 @@ class Notifier:
         return self._channels
 
     def read_incidents(self) -> tuple[Incident, ...]:
-        """The open incidents."""
+        """Return the open incidents."""
         return self._store.read().incidents
 
     def report_trouble(self, key: IncidentKey, alert: Alert) -> Outcome:
-        """Send the alert of this incident unless it is not due yet; the incident is open once a channel
-        accepted an alert.
-        """
+        """Send the incident's alert if it is due; the incident opens when a channel accepts an alert."""
         with self._state() as state:
             if not state.is_due(key, alert.raised_at):
                 self._write(state.with_occurrence(key, alert.raised_at, is_announced=False))
@@ -106,7 +104,7 @@ class Notifier:
     def report_resolved(
         self, keys: frozenset[IncidentKey], *, facts: dict[str, str], now: datetime
     ) -> Outcome:
-        """Close the open incidents of these keys with one message; SUPPRESSED when none was open."""
+        """Close the open incidents of these keys with one message; SUPPRESSED if none is open."""
         with self._state() as state:
             over = [incident for incident in state.incidents if incident.key in keys]
             if not over:
@@ -114,7 +112,7 @@ class Notifier:
             alert = Alert(
                 severity=Severity.INFO,
                 title="Backups work again",
-                cause="Over: "
+                cause="Resolved: "
                 + "; ".join(f"{incident.key} ({_describe(incident, now)})" for incident in over),
                 facts=facts,
                 raised_at=now,
@@ -125,7 +123,7 @@ class Notifier:
             return outcome
 
     def send(self, alert: Alert) -> tuple[Delivery, ...]:
-        """What each channel answered, without any incident: for tests and for good news."""
+        """Return each channel's answer, without an incident: for tests and good news."""
         alert = self._with_name(alert)
         deliveries = tuple(channel.send(alert) for channel in self._channels)
         for channel, delivery in zip(self._channels, deliveries, strict=True):
@@ -133,26 +131,24 @@ class Notifier:
         return deliveries
 
     def flush_spool(self) -> int:
-        """Alerts that a channel did not accept before were handed to it again; returns how many are left."""
+        """Retry alerts that a channel did not accept before; return how many remain."""
         folder = self._folder / _SPOOL_NAME
         if not folder.is_dir():
             return 0
-        with self._state():  # one process at a time, so that none is sent twice
+        with self._state():  # one process at a time, so that no alert is sent twice
             ends_at = time.monotonic() + _FLUSH_SECONDS
             return sum(
                 time.monotonic() >= ends_at or self._is_left(path) for path in sorted(folder.glob("*.json"))
             )
 
     def _with_name(self, alert: Alert) -> Alert:
-        """The alert with the installation's name before its title: whoever reads several must see which one
-        it is.
-        """
+        """Return the alert with the installation's name before its title."""
         return alert.model_copy(update={"title": f"{self._name}: {alert.title}"}) if self._name else alert
 
     def _ask(self, channel: Channel, alert: Alert) -> Delivery:
         if channel.fingerprint in self._silent:
             return Delivery(
-                channel.name, is_accepted=False, answer="not asked again, it did not answer just now"
+                channel.name, is_accepted=False, answer="skipped: it did not answer the previous alert"
             )
         started_at = time.monotonic()
         delivery = channel.send(alert)
@@ -170,10 +166,10 @@ class Notifier:
             is_over = datetime.now(timezone.utc) - spooled.alert.raised_at > _SPOOL_AGE
             is_done = is_over or (channel is not None and self._ask(channel, spooled.alert).is_accepted)
         except ValidationError:
-            _LOG.warning("spooled alert %s is damaged and is removed", path.name)
+            _LOG.warning("spooled alert %s is damaged and will be removed", path.name)
             is_done = True
         except OSError as error:
-            _LOG.warning("spooled alert %s cannot be read and is left: %s", path.name, error.strerror)
+            _LOG.warning("spooled alert %s cannot be read and is kept: %s", path.name, error.strerror)
             return True
         if is_done:
             try:
@@ -187,7 +183,7 @@ class Notifier:
             return Outcome.UNCONFIGURED
         alert = self._with_name(alert)
         refused: list[Channel] = []
-        # Side by side: several that do not answer are waited for no longer than one.
+        # In parallel: several unresponsive channels together cost no more time than one.
         with ThreadPoolExecutor(len(self._channels), "alert") as pool:
             deliveries = list(pool.map(self._ask, self._channels, repeat(alert)))
         for channel, delivery in zip(self._channels, deliveries, strict=True):
@@ -211,7 +207,7 @@ class Notifier:
                 path, _Spooled(fingerprint=channel.fingerprint, alert=alert).model_dump_json().encode()
             )
         except OSError as error:
-            _LOG.warning("alert %r cannot be kept for %s: %s", alert.title, channel.name, error.strerror)
+            _LOG.warning("alert %r cannot be spooled for %s: %s", alert.title, channel.name, error.strerror)
 
     @contextmanager
     def _state(self) -> Generator[IncidentState, None, None]:
@@ -222,9 +218,9 @@ class Notifier:
             except (
                 OSError,
                 StorageError,
-            ) as error:  # the directory may be just what is broken: better an alert too many than none
+            ) as error:  # The directory may be what is broken: an extra alert is better than none.
                 _LOG.warning(
-                    "incidents cannot be kept in %s: %s",
+                    "incidents cannot be stored in %s: %s",
                     self._folder,
                     error.strerror if isinstance(error, OSError) else error.message,
                 )
@@ -235,7 +231,7 @@ class Notifier:
         try:
             self._store.write(state)
         except OSError as error:
-            _LOG.warning("incidents cannot be kept in %s: %s", self._folder, error.strerror)
+            _LOG.warning("incidents cannot be stored in %s: %s", self._folder, error.strerror)
 
 
 def _describe(incident: Incident, now: datetime) -> str:

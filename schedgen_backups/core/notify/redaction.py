@@ -1,9 +1,8 @@
-"""Keeps addresses out of the log records of other people's libraries: an incoming webhook's address is a
-secret, and they write it down.
+"""Keep addresses out of the logs of third-party libraries: a webhook's address is a secret.
 
-urllib3 warns with the path at each retry, apprise complains with most of an address that it does not know,
-both tell all of it when debugging. Only the calling thread is silenced, and only within the block. Our own
-records are made by hand, without addresses.
+urllib3 logs the path with a warning at each retry, apprise logs most of an address that it does not support,
+and both log all of it at level DEBUG. Only the calling thread is silenced, and only within the block. Our own
+log records do not contain addresses.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ for _name in _LOGGERS:
 
 @contextmanager
 def hidden_addresses(lowest: int = logging.CRITICAL) -> Generator[None, None, None]:
-    """Within the block urllib3 logs nothing, and apprise nothing below this level."""
+    """Suppress urllib3's log records within the block, and apprise's below this level."""
     token = _LOWEST.set(lowest)
     try:
         yield

@@ -1,6 +1,4 @@
-"""Keeps when each sensor last looked, so that `doctor` knows whether anybody watches, also from another
-container than the daemon's.
-"""
+"""Record of each sensor's last tick, which `doctor` can read from a container other than the daemon's."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from schedgen_backups.core.system.files import read_small_file, write_atomically
 from schedgen_backups.core.system.lock import FileLock
 
 RECORD_INTERVAL = timedelta(minutes=5)
-"""A sensor that looks more often is noted so often: each note is a write that is waited for."""
+"""Minimum time between two recorded ticks of a sensor: recording is a synchronous write."""
 _NAME = "ticks.json"
 _LOCK_NAME = "ticks.lock"
 _LOG = logging.getLogger(__name__)
@@ -28,7 +26,7 @@ class _Ticks(FrozenModel):
 
 
 def read_ticks(backup_directory: Path) -> dict[str, datetime]:
-    """Return sensor → when it last looked, to five minutes; nothing where none ever did."""
+    """Return sensor → time of its last tick, accurate to five minutes; empty without any."""
     try:
         return dict(
             _Ticks.model_validate_json(read_small_file(backup_directory / FOLDER_NAME / _NAME)).looked_at
@@ -38,9 +36,10 @@ def read_ticks(backup_directory: Path) -> dict[str, datetime]:
 
 
 def record_tick(backup_directory: Path, sensor_name: str, now: datetime) -> None:
-    """Keep that the sensor looked.
+    """Record a tick of the sensor.
 
-    Nothing depends on it: a folder that cannot be written is logged, and one that is missing is not made.
+    Best effort: if the directory is not writable, a warning is logged; a missing backup directory is not
+    created.
     """
     last = read_ticks(backup_directory).get(sensor_name)
     if not backup_directory.is_dir() or (last is not None and timedelta(0) <= now - last < RECORD_INTERVAL):
@@ -49,7 +48,7 @@ def record_tick(backup_directory: Path, sensor_name: str, now: datetime) -> None
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         with FileLock(folder / _LOCK_NAME).waited_for():
-            looked_at = {**read_ticks(backup_directory), sensor_name: now}
-            write_atomically(folder / _NAME, _Ticks(looked_at=looked_at).model_dump_json(indent=1).encode())
+            times = {**read_ticks(backup_directory), sensor_name: now}
+            write_atomically(folder / _NAME, _Ticks(looked_at=times).model_dump_json(indent=1).encode())
     except (OSError, StorageError) as error:
-        _LOG.warning("that %s looked cannot be kept in %s: %s", sensor_name, folder, error)
+        _LOG.warning("the tick of %s cannot be recorded in %s: %s", sensor_name, folder, error)

@@ -1,4 +1,4 @@
-"""Talking to PostgreSQL: connections, snapshots, client programs, and its refusals as our errors.
+"""Access to PostgreSQL: connections, snapshots, client programs, with its refusals as our errors.
 
-Add here what is asked of a database. What is done with the answer belongs to the five verbs above.
+Add queries and sessions here. The packages above use the answers.
 """

@@ -1,5 +1,6 @@
-"""Asks a server what the session of a silent program does there: an index is built in hours, without a word
-to the client.
+"""Check on the server whether the session of a silent program is at work.
+
+Building an index takes hours, during which the client receives no data.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from schedgen_backups.core.postgres.connection import (
 )
 from schedgen_backups.core.settings import DatabaseSettings
 
-# One that waits for its client or for a lock does nothing (PostgreSQL manual, "Wait Event Types"). One that
-# waits for a lock of a session of ours goes on when that has done its work: a restore in several sessions
-# builds indexes side by side.
+# A session that waits for its client or for a lock is idle (PostgreSQL manual, "Wait Event Types"). One that
+# waits for a lock of another session of ours continues when that has finished: a restore in several sessions
+# builds indexes in parallel.
 _WORKING = """
 WITH RECURSIVE asked(pid) AS (
     SELECT pid FROM pg_catalog.pg_stat_activity WHERE application_name = %(name)s AND state = 'active'
@@ -26,12 +27,13 @@ WITH RECURSIVE asked(pid) AS (
     SELECT blocking.pid FROM asked, LATERAL unnest(pg_catalog.pg_blocking_pids(asked.pid)) AS blocking(pid)
 )
 SELECT count(*) > 0 FROM pg_catalog.pg_stat_activity JOIN asked USING (pid)
-WHERE state = 'active' AND coalesce(wait_event_type, '') NOT IN ('Client', 'Lock') AND application_name LIKE %(prefix)s
+WHERE state = 'active' AND coalesce(wait_event_type, '') NOT IN ('Client', 'Lock')
+    AND application_name LIKE %(prefix)s
 """
 
 
 class ServerActivity:
-    """The sessions of one program, which it begins under a name that nobody else has."""
+    """The sessions of one program, which get a unique application name."""
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self._settings = settings
@@ -39,11 +41,11 @@ class ServerActivity:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the program needs besides its login."""
+        """The environment variables that the program needs besides its login."""
         return {"PGAPPNAME": self.application_name}
 
     def is_working(self) -> bool:
-        """Return whether the server works on something for the program; not where it cannot be asked."""
+        """Return whether the server works for the program; False if it cannot be queried."""
         try:
             with connect_database(
                 self._settings, stall_timeout_seconds=CONNECT_TIMEOUT_SECONDS

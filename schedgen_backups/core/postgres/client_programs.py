@@ -1,9 +1,8 @@
-"""Finds the PostgreSQL client programs that fit a server: its major version or the next newer one, with TLS
-where TLS is asked for.
+"""Find PostgreSQL client programs for a server: its major version or the next newer one, with TLS if needed.
 
-Add a place to look here. How the programs are called is the business of `dump` and `database_restore`. Facts
-behind the rules (which pg_dump talks to which server, which build lacks TLS) were measured on 2026-11-22:
-shared research, embedded servers, A5 and A7.
+Add search locations here. `dump` and `database_restore` call the programs. The facts behind the rules (which
+pg_dump talks to which server, which build lacks TLS) were measured on 2026-11-22: shared research, embedded
+servers, A5 and A7.
 """
 
 from __future__ import annotations
@@ -27,18 +26,19 @@ INSTALLED_BIN_DIRS = (
     "usr/local/pgsql/bin",
     "opt/homebrew/opt/postgresql@*/bin",
 )
-"""Where distributions put PostgreSQL's programs, below the root folder."""
+"""Directories of PostgreSQL's programs in distributions, relative to the root directory."""
 TLS_MODES = frozenset({"require", "verify-ca", "verify-full"})
 _VERSION = re.compile(r"\(PostgreSQL\) (?P<major>\d+)(?:\.(?P<minor>\d+))?")
 _FIRST_SAFE_MINORS = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
-"""Those of 14 August 2025, all of 18 and newer, none of 12 and older. Before them, a name with a newline
-becomes a psql command in the dump (CVE-2025-8715), and psql does not know `\\restrict`."""
+"""The minor versions of 14 August 2025; every minor of 18 and newer is safe, none of 12 and older is. In
+earlier ones, a name with a newline becomes a psql command in the dump (CVE-2025-8715), and psql does not
+support `\\restrict`."""
 _PROBE_TIMEOUT_SECONDS = 20
 
 
 @dataclass(frozen=True)
 class ClientPrograms:
-    """A folder with pg_dump, pg_dumpall and psql of one version."""
+    """A directory with pg_dump, pg_dumpall and psql of one version."""
 
     bin_dir: Path
     major: int
@@ -68,17 +68,17 @@ class ClientPrograms:
 
 
 def find_all_clients(preferred_bin_dir: Path | None) -> tuple[ClientPrograms, ...]:
-    """Every set of client programs on this machine, in the order of preference.
+    """Return every set of client programs on this machine, in order of preference.
 
-    The configured folder alone when there is one, otherwise PATH, the distribution's version folders, the
-    wheels. ClientProgramError when the configured folder holds none.
+    That is the configured directory alone if there is one, otherwise PATH, the distribution's version
+    directories, and the wheels. ClientProgramError if the configured directory contains none.
     """
     if preferred_bin_dir is not None:
         configured = _probe(preferred_bin_dir)
         if configured is None:
             raise ClientProgramError(
-                f"PG_BIN_DIR {preferred_bin_dir} holds no working pg_dump, pg_dumpall and psql",
-                hint="Point PG_BIN_DIR to a folder like /usr/lib/postgresql/16/bin, or leave it out to "
+                f"PG_BIN_DIR {preferred_bin_dir} does not contain working pg_dump, pg_dumpall and psql",
+                hint="Point PG_BIN_DIR to a directory like /usr/lib/postgresql/16/bin, or unset it to "
                 "search the machine.",
             )
         return (configured,)
@@ -89,9 +89,9 @@ def find_all_clients(preferred_bin_dir: Path | None) -> tuple[ClientPrograms, ..
 def find_client(
     settings: DatabaseSettings, server_major: int, preferred_bin_dir: Path | None
 ) -> ClientPrograms:
-    """The programs of the server's major version, or of the nearest newer one.
+    """Return the programs of the server's major version, or of the nearest newer one.
 
-    ClientProgramError (permanent) when there are none.
+    ClientProgramError (permanent) if there are none.
     """
     clients = find_all_clients(preferred_bin_dir)
     fitting = sorted(
@@ -99,10 +99,11 @@ def find_client(
     )
     if not fitting:
         newest = max((client.major for client in clients), default=None)
-        have = f"the newest pg_dump here is {newest}" if newest else "there is no pg_dump here"
+        have = f"the newest pg_dump here is {newest}" if newest else "no pg_dump was found here"
         raise ClientProgramError(
-            f"the server is PostgreSQL {server_major} and {have}: an older pg_dump refuses a newer server",
-            hint=f"Install postgresql-client-{server_major} or newer (or set PG_BIN_DIR to its folder).",
+            f"the server is PostgreSQL {server_major} and {have}: "
+            "an older pg_dump cannot dump a newer server",
+            hint=f"Install postgresql-client-{server_major} or newer (or set PG_BIN_DIR to its directory).",
         )
     safe = [client for client in fitting if client.is_safe]
     if not safe:
@@ -115,9 +116,9 @@ def find_client(
     if not with_tls:
         raise ClientProgramError(
             f"pg_dump in {safe[0].bin_dir} was built without TLS, and the connection to {settings.host} "
-            "asks for it "
+            "requires it "
             f"(PGSSLMODE={settings.ssl_mode}) or crosses a network",
-            hint=f"Install postgresql-client-{server_major} or newer of your distribution, or set "
+            hint=f"Install postgresql-client-{server_major} or newer from your distribution, or set "
             "PGSSLMODE=disable if the network is trusted.",
         )
     return with_tls[0]
@@ -131,7 +132,7 @@ def _is_tls_settled(client: ClientPrograms, settings: DatabaseSettings) -> bool:
 
 @lru_cache(maxsize=64)
 def _has_tls(psql: Path) -> bool:
-    # libpq checks sslmode before it connects; port 1 on loopback refuses at once.
+    # libpq checks sslmode before it connects; port 1 on loopback refuses immediately.
     environment = {"PGSSLMODE": "require", "PGHOST": "127.0.0.1", "PGPORT": "1", "PGCONNECT_TIMEOUT": "2"}
     _code, _output, stderr = run_program(
         [psql, "--no-psqlrc", "--no-password", "--dbname=postgres"],
@@ -143,7 +144,7 @@ def _has_tls(psql: Path) -> bool:
 
 def _candidate_bin_dirs() -> Iterator[Path]:
     on_path = shutil.which("pg_dump")
-    # Debian's is a wrapper that picks a version by itself; the version folders below name each one plainly.
+    # Debian's pg_dump is a wrapper that selects a version; the version directories name each one explicitly.
     if on_path and Path(on_path).resolve().name != "pg_wrapper":
         yield Path(on_path).resolve().parent
     for pattern in INSTALLED_BIN_DIRS:

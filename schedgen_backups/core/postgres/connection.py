@@ -1,9 +1,8 @@
-"""Opens every session with a PostgreSQL server, psycopg's and its programs' alike, and turns its refusals
-into our errors.
+"""Open every session with a PostgreSQL server, for psycopg and programs, and translate its refusals.
 
-A session begins with the fixed settings of `session_settings`, sends no password in cleartext over an
-unencrypted connection, and is no transaction pooler's. Programs get the same by their environment, never by
-arguments. No other module connects (unit/project holds that).
+A session starts with the fixed settings of `session_settings` and sends no password in cleartext over an
+unencrypted connection. Transaction poolers are refused. Programs get the same through their environment,
+never through arguments. No other module connects (unit/project checks that).
 """
 
 from __future__ import annotations
@@ -33,30 +32,32 @@ from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 
 CONNECT_TIMEOUT_SECONDS = 10
 STALL_TIMEOUT_SECONDS: float = TransferSettings.stall_timeout_seconds
-"""For sessions that are opened where nobody knows the configured one."""
+"""Default for sessions that are opened without access to the configured value."""
 APPLICATION_NAME = "schedgen_backups"
 _NO_CLEARTEXT = "!password"
 _REQUIRE_AUTH_VERSION = 160000
-"""The first libpq that knows `require_auth` (PostgreSQL 16 release notes)."""
+"""The first libpq that supports `require_auth` (PostgreSQL 16 release notes)."""
 _ENCRYPTED_MODES = frozenset({"require", "verify-ca", "verify-full"})
 _MAYBE_ENCRYPTED_MODES = frozenset({"allow", "prefer"})
 _KEEPALIVES: Mapping[str, int] = MappingProxyType(
     {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6}
 )
-"""Without tcp_user_timeout, which ends a COPY to a server that waits for a lock, although its host answers."""
+"""Without tcp_user_timeout, which would end a COPY to a server that waits for a lock although its host
+answers."""
 _POOLER_VARIABLES: Mapping[str, str] = MappingProxyType({"PGTZ": "UTC", "PGDATESTYLE": "ISO,MDY"})
-"""libpq sends them as parameters of their own, which poolers take where they refuse options."""
+"""libpq sends them as separate parameters, which poolers accept even if they refuse options."""
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 """No settings besides the fixed ones."""
 
 _open_sessions: dict[WatchedConnection, DatabaseSettings] = {}
 _open_sessions_lock = Lock()
 
-# One that waits for its client says nothing for a reason of ours, or its answer was lost on the way
-# (PostgreSQL manual, "Wait Event Types"). With track_activities off the server does not tell.
+# A session that waits for its client is waiting for us, or its answer was lost on the way (PostgreSQL manual,
+# "Wait Event Types"). With track_activities off, the server does not show the state.
 _AT_WORK = """
 SELECT count(*) > 0 FROM pg_catalog.pg_stat_activity
-WHERE (coalesce(state, 'disabled') = 'disabled' OR state LIKE 'active%' AND coalesce(wait_event_type, '') <> 'Client')
+WHERE (coalesce(state, 'disabled') = 'disabled' OR state LIKE 'active%'
+    AND coalesce(wait_event_type, '') <> 'Client')
 AND pid <> pg_catalog.pg_backend_pid()
 """
 _BEGAN_AT = "SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()"
@@ -64,23 +65,22 @@ _BEGAN_AT = "SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = p
 
 @dataclass(frozen=True)
 class SessionFacts:
-    """What a session found out that the server's programs have to know."""
+    """Facts from a session that the client programs need."""
 
     server_major: int = 0
-    """0 where it is not known."""
+    """0 if unknown."""
     encoding: str = ""
-    """The database's own, in which a dump is written."""
+    """The database's encoding, in which a dump is written."""
     is_superuser: bool = False
     is_pooled: bool = False
-    """Whether a pooler of sessions stands between; those of transactions are refused."""
+    """Whether a session pooler is in between; transaction poolers are refused."""
     is_encrypted: bool = False
     is_encryption_needed: bool = False
-    """Whether the server got the password in cleartext, on an encrypted connection that it had to be for
-    that."""
+    """Whether the server requested the password in cleartext, so that the connection had to be encrypted."""
 
 
 def read_session_facts(connection: psycopg.Connection[Any]) -> SessionFacts:
-    """Return what programs have to know of the server; errors are psycopg's."""
+    """Return the facts that programs need; errors are psycopg's."""
     return SessionFacts(
         server_major=connection.info.server_version // 10000,
         encoding=connection.info.parameter_status("server_encoding") or "",
@@ -94,8 +94,9 @@ def read_session_facts(connection: psycopg.Connection[Any]) -> SessionFacts:
 def make_client_environment(
     settings: DatabaseSettings, session: SessionFacts = SessionFacts()
 ) -> dict[str, str]:
-    """The variables that make pg_dump, pg_dumpall and psql log in and begin as our own sessions; the password
-    is only here.
+    """Return the environment in which pg_dump, pg_dumpall and psql log in and start like our own sessions.
+
+    The password is passed only here.
     """
     is_downgrade_possible = session.is_encrypted and settings.ssl_mode in _MAYBE_ENCRYPTED_MODES
     # On this machine, where encryption protects nothing, programs may have been built without it.
@@ -105,7 +106,8 @@ def make_client_environment(
         **list_later_settings(session.server_major, is_superuser=session.is_superuser),
     }
     return {
-        # libpq of programs older than 16 ignores it; our own session was there first, and obeyed it.
+        # libpq of programs older than 16 ignores it; our own session has connected before under the same
+        # rule.
         **(
             {}
             if is_downgrade_possible or _is_always_encrypted(settings)
@@ -134,15 +136,13 @@ def connect_database(
     stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS,
     asked_as: DatabaseSettings | None = None,
 ) -> Generator[WatchedConnection, None, None]:
-    """A connection is open within the block, and closed without commit after it.
+    """Open a connection within the block; close it without commit afterwards.
 
-    `values` are settings besides the fixed ones.
-
-    `stall_timeout_seconds` is how long nothing may be known of its session while the server says nothing.
-    `asked_as` is the login that asks for it where its own may not do so again.
-
-    DatabaseUnreachableError (retryable) when nobody answers or no connection is left, DatabaseError
-    (permanent) when the login or the database is refused, or a pooler shares sessions between transactions.
+    `values` are settings besides the fixed ones. `stall_timeout_seconds` limits how long the state of the
+    session may be unknown while the server is silent. `asked_as` is the login that queries that state if the
+    session's own login cannot be used again. DatabaseUnreachableError (retryable) if the server does not
+    answer or has no connection left. DatabaseError (permanent) if the login or the database is refused, or a
+    pooler shares sessions between transactions.
     """
     connection = _open(
         settings, asked_as or settings, {**FIXED_SETTINGS, **values}, client_encoding, stall_timeout_seconds
@@ -158,10 +158,10 @@ def connect_database(
 
 
 def give_up_sessions(database: DatabaseSettings) -> None:
-    """Let all sessions of this process with this database fail in what they do now or next, whatever the
-    server does; of any role.
+    """Make all sessions of this process with this database fail in their current or next operation.
 
-    A server that ended them cannot tell that to a connection that broke on the way.
+    Sessions of any role are affected. A server that ended them cannot notify a connection that broke on the
+    way.
     """
     place = (database.host, database.port, database.database)
     with _open_sessions_lock:
@@ -177,7 +177,7 @@ def _open(
     client_encoding: str,
     stall_timeout_seconds: float,
 ) -> WatchedConnection:
-    # Without an encoding psycopg hands out bytes where a database's encoding is SQL_ASCII.
+    # Without an encoding, psycopg returns bytes if the database's encoding is SQL_ASCII.
     parameters: dict[str, Any] = {
         **_make_login(settings),
         "client_encoding": client_encoding,
@@ -199,7 +199,7 @@ def _open(
 def _log_in(
     settings: DatabaseSettings, parameters: dict[str, Any]
 ) -> tuple[WatchedConnection, dict[str, Any]]:
-    """Connect, with less where the server takes less; return the parameters that it took."""
+    """Connect, with fewer options if the server accepts fewer; return the parameters that worked."""
     information = make_conninfo(**_make_parameters(settings.libpq_variables))
     refused = ""
     while True:
@@ -210,7 +210,7 @@ def _log_in(
             if parameters["options"] and UNSUPPORTED_OPTIONS.search(text):
                 parameters = {**parameters, "options": ""}
             elif CLEARTEXT_REQUEST.search(text) and parameters["sslmode"] in _MAYBE_ENCRYPTED_MODES:
-                # It may have it where nobody can read it; nothing was sent so far.
+                # The server may get the password on an encrypted connection; nothing was sent so far.
                 refused = text
                 parameters = {name: value for name, value in parameters.items() if name != "require_auth"} | {
                     "sslmode": "require"
@@ -228,7 +228,7 @@ def _make_login(settings: DatabaseSettings) -> dict[str, Any]:
     )
     return {
         "host": settings.host,
-        # PGHOSTADDR of our own environment would send the password elsewhere.
+        # Overrides PGHOSTADDR of our environment, which would send the password elsewhere.
         "hostaddr": "",
         "port": settings.port,
         "user": settings.user,
@@ -243,7 +243,7 @@ def _make_login(settings: DatabaseSettings) -> dict[str, Any]:
 
 
 def _is_always_encrypted(settings: DatabaseSettings) -> bool:
-    """Return whether nobody on a network can read the connection: TLS is certain, or it is a Unix socket."""
+    """Return whether no one on a network can read the connection: TLS is required, or it is a Unix socket."""
     return settings.ssl_mode in _ENCRYPTED_MODES or settings.host.startswith(("/", "@"))
 
 
@@ -253,8 +253,9 @@ def _begin(
     parameters: dict[str, Any],
     values: Mapping[str, str],
 ) -> tuple[SessionFacts, object]:
-    """Give the session its settings; return its facts and when the server's process began, None where the
-    server does not tell.
+    """Apply the session's settings; return its facts and the start time of its server process.
+
+    The time is None if the server does not provide it.
     """
     began_at: object = None
     with translate_errors(settings):
@@ -263,7 +264,7 @@ def _begin(
         later = list_later_settings(facts.server_major, is_superuser=facts.is_superuser)
         if facts.is_pooled:
             check_pooler(settings, connection, lambda: _log_in(settings, parameters)[0])
-            # It may have swallowed the options as well.
+            # The pooler may have dropped the options as well.
             later = {**values, **later}
         if later:
             assignments = (
@@ -279,20 +280,20 @@ def _begin(
 
 
 def _find_session(connection: WatchedConnection, facts: SessionFacts, began_at: object) -> sql.Composed:
-    """Return the condition that finds the session among those of the server."""
+    """Return the SQL condition that selects the session among the server's sessions."""
     if facts.is_pooled:
-        # The number of the server's process is not known; the sessions of ours have a name.
+        # The process id on the server is unknown; our sessions have a name.
         return sql.SQL("AND application_name = {}").format(APPLICATION_NAME)
     condition = sql.SQL("AND pid = {}").format(connection.info.backend_pid)
-    # The number may be another process's by then.
+    # The process id may have been reused by then.
     return condition if began_at is None else condition + sql.SQL(" AND backend_start = {}").format(began_at)
 
 
 def _ask_state(settings: DatabaseSettings, parameters: dict[str, Any], query: sql.Composed) -> SessionState:
-    """Ask in a session of its own.
+    """Query the session's state in another session.
 
-    Only an answer to the question is one: a refused login says that a server is there, and a pooler without a
-    free session, or before a server that hangs, answers the login and lets the question wait.
+    Only an answer to the query counts. A refused login shows only that a server exists. A pooler without a
+    free session, or in front of a hung server, answers the login and lets the query wait.
     """
     try:
         with _log_in(settings, parameters)[0] as connection:
@@ -305,15 +306,13 @@ def _ask_state(settings: DatabaseSettings, parameters: dict[str, Any], query: sq
 
 @contextmanager
 def translate_errors(settings: DatabaseSettings) -> Generator[None, None, None]:
-    """Errors of psycopg within the block leave it as DatabaseUnreachableError (the connection broke) or
-    DatabaseError.
-    """
+    """Convert psycopg's errors: DatabaseUnreachableError if the connection broke, otherwise DatabaseError."""
     try:
         yield
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise DatabaseUnreachableError(
             f"the connection to {settings.label} broke: {_first_line(error)}",
-            hint="Look at the server's log; run the backup again.",
+            hint="Check the server's log; run the backup again.",
         ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise DatabaseError(
@@ -325,9 +324,7 @@ def translate_errors(settings: DatabaseSettings) -> Generator[None, None, None]:
 
 
 def _make_parameters(variables: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Return the connection parameters that these environment variables stand for; names that this libpq does
-    not know are left out, as it does.
-    """
+    """Return these environment variables as connection parameters, without those unknown to this libpq."""
     keywords = {
         option.envvar: option.keyword.decode()
         for option in psycopg.pq.Conninfo.get_defaults()

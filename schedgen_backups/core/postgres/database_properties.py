@@ -1,4 +1,4 @@
-"""Reads what a database has besides its contents, and gives another database the same."""
+"""Read the properties of a database besides its contents, and apply them to another database."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from schedgen_backups.core.formats.database_properties import (
 
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 _PROVIDER_MAJOR, _RULES_MAJOR, _LOCALE_MAJOR = 15, 16, 17
-"""The first versions with datlocprovider, daticurules and datlocale in place of daticulocale (manual, section
-52.15, of 15 to 17)."""
+"""The first versions with datlocprovider, with daticurules, and with datlocale instead of daticulocale
+(manual, section 52.15, of 15 to 17)."""
 _LIST_SETTINGS = ("search_path", "_libraries", "temp_tablespaces", "unix_socket_directories")
-"""Their values are lists that are quoted already (pg_dump's variable_is_guc_list_quote)."""
+"""Settings whose values are lists that are already quoted (pg_dump's variable_is_guc_list_quote)."""
 
 _ELEMENT = re.compile(r'"(?:[^"]|"")*"|[^",\s]+')
 _LIST = re.compile(rf"(?:{_ELEMENT.pattern})(?:, ?(?:{_ELEMENT.pattern}))*")
 _PRIVILEGES = frozenset({"CREATE", "CONNECT", "TEMPORARY"})
-"""On databases (PostgreSQL manual, section 5.8); the record may have been made by somebody else."""
+"""Privileges on databases (PostgreSQL manual, section 5.8); the record may be forged."""
 
 UNKNOWN_LOCALE_ERRORS = (
     psycopg.errors.InvalidParameterValue,
@@ -38,16 +38,16 @@ UNKNOWN_LOCALE_ERRORS = (
     psycopg.errors.UndefinedFile,
     psycopg.errors.SyntaxError,
 )
-"""What CREATE DATABASE answers where a server lacks the collation or the tablespace, or where the collation
-does not fit the encoding."""
+"""Errors of CREATE DATABASE if the server lacks the collation or the tablespace, or if the collation does not
+fit the encoding."""
 
 _Connection = psycopg.Connection[Any]
 
 
 def read_properties(connection: _Connection, database: str) -> DatabaseProperties | None:
-    """Return the properties of a database of this server.
+    """Return the properties of a database of this server, or None if it does not exist.
 
-    None when there is none of this name. Errors are psycopg's.
+    Errors are psycopg's.
     """
     major = connection.info.server_version // 10000
     provider = "d.datlocprovider::text" if major >= _PROVIDER_MAJOR else "'c'"
@@ -129,13 +129,13 @@ def _make_grant(grantee: str, privilege: str, is_grantable: bool) -> DatabaseGra
 
 
 def make_setting(role: str, line: str) -> DatabaseSetting:
-    """Return the setting that `name=value` of pg_db_role_setting means."""
+    """Return the setting from a `name=value` entry of pg_db_role_setting."""
     name, _equals, value = line.partition("=")
     return DatabaseSetting(role=role, name=name, value=value)
 
 
 def make_locale_clause(properties: DatabaseProperties, server_major: int) -> sql.Composed:
-    """Return the words of CREATE DATABASE that give a database this collation."""
+    """Return the clauses of CREATE DATABASE for this collation."""
     parts = [
         sql.SQL(" LC_COLLATE {} LC_CTYPE {}").format(
             sql.Literal(properties.collate), sql.Literal(properties.ctype)
@@ -155,8 +155,9 @@ def make_locale_clause(properties: DatabaseProperties, server_major: int) -> sql
 def list_property_statements(
     database: str, wanted: DatabaseProperties, present: DatabaseProperties
 ) -> tuple[sql.Composed, ...]:
-    """Return what gives the database the wanted properties, but for collation, tablespace, comment and
-    template flag.
+    """Return the statements that give the database the wanted properties.
+
+    Collation, tablespace, comment and template flag are not included.
     """
     name = sql.Identifier(database)
     statements: list[sql.Composed] = []
@@ -180,7 +181,7 @@ def list_property_statements(
     if wanted.owner != present.owner:
         statements.append(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, sql.Identifier(wanted.owner)))
     if wanted.grants is not None:
-        # As pg_dump does: from nothing, the owner's own privileges included.
+        # Like pg_dump: start from no privileges, not even the owner's.
         grantees = dict.fromkeys(["", wanted.owner, *(grant.grantee for grant in wanted.grants)])
         statements += [
             sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(name, _name_grantee(grantee))
@@ -201,16 +202,16 @@ def list_property_statements(
 
 @dataclass(frozen=True)
 class CarriedProperties:
-    """What came of giving a database properties."""
+    """The result of applying properties to a database."""
 
     differences: tuple[str, ...]
-    """What is not as it was wanted."""
+    """Properties that still differ from the wanted ones."""
     problem: str = ""
-    """Why the statements were refused; then none of them holds."""
+    """Why the statements were refused; then none of them is in effect."""
 
 
 def carry_properties(connection: _Connection, database: str, wanted: DatabaseProperties) -> CarriedProperties:
-    """Give the database the wanted properties, as far as `list_property_statements` goes, all or none."""
+    """Apply the wanted properties, as far as `list_property_statements` covers them, all or none."""
     present = read_properties(connection, database)
     if present is None:
         return CarriedProperties(())
@@ -225,7 +226,7 @@ def carry_properties(connection: _Connection, database: str, wanted: DatabasePro
 
 
 def make_setting_statement(database: str, setting: DatabaseSetting) -> sql.Composed:
-    """Return the ALTER DATABASE … SET, or the ALTER ROLE … IN DATABASE … SET."""
+    """Return the statement ALTER DATABASE … SET, or ALTER ROLE … IN DATABASE … SET."""
     place = sql.SQL("DATABASE {}").format(sql.Identifier(database))
     if setting.role:
         place = sql.SQL("ROLE {} IN ").format(sql.Identifier(setting.role)) + place
@@ -241,8 +242,9 @@ def execute_all(connection: _Connection, statements: Sequence[sql.Composed]) -> 
 
 
 def split_setting(setting: DatabaseSetting) -> list[str]:
-    """Return the strings that pg_dump writes for the setting's value: the elements of a list, otherwise the
-    value alone.
+    """Return the strings that pg_dump writes for the setting's value.
+
+    These are the elements of a list, otherwise the value alone.
     """
     if not setting.name.endswith(_LIST_SETTINGS) or not _LIST.fullmatch(setting.value):
         return [setting.value]

@@ -1,7 +1,6 @@
-"""Runs pg_dump and yields the plain text it writes, with what an older server does not know left out.
+"""Run pg_dump and yield its plain text, without a setting that older servers do not support.
 
-Add what concerns one run of pg_dump. What the text means is the business of `dump_text`, what becomes of it
-that of `dump` and `equality`.
+Add what concerns one run of pg_dump. `dump_text` parses the text; `dump` and `equality` use it.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.system.process import Program, ProgramError
 
 TRANSACTION_TIMEOUT_MAJOR = 17
-"""The first server that knows `transaction_timeout` (PostgreSQL 17 release notes); newer pg_dumps set it in
-every dump."""
+"""The first server that supports `transaction_timeout` (PostgreSQL 17 release notes); newer pg_dumps set it
+in every dump."""
 _TRANSACTION_TIMEOUT = b"SET transaction_timeout = 0;\n"
 _HEAD_LIMIT_BYTES = 64 * 1024
 
@@ -34,12 +33,11 @@ def stream_dump(
     on_start: Callable[[Program], object] = lambda _program: None,
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> Generator[bytes, None, None]:
-    """Yields the plain dump as pg_dump writes it.
+    """Yield the plain dump as pg_dump writes it.
 
-    DumpError (retryable) when pg_dump fails, hangs or is killed, at the latest at the end.
-
-    Closed early, it has ended pg_dump. `options` are more words for it; `on_start` gets the running program,
-    for whoever may have to stop it from another thread.
+    DumpError (retryable) if pg_dump fails, hangs or is killed, at the latest at the end. Closing the
+    generator early ends pg_dump. `options` are additional arguments. `on_start` gets the running program,
+    which the caller can stop from another thread.
     """
     arguments = [
         client.pg_dump,
@@ -69,26 +67,26 @@ def stream_dump(
             if code != 0:
                 ending = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
                 raise DumpError(
-                    f"pg_dump {ending}: {program.stderr_tail or 'it said nothing'}",
+                    f"pg_dump {ending}: {program.stderr_tail or 'it wrote no message'}",
                     hint=find_login_hint(settings, program.stderr_tail)
-                    or "Look at the server's log; run the backup again.",
+                    or "Check the server's log; run the backup again.",
                 )
     except ProgramError as error:
         raise DumpError(error.message, hint=error.hint) from error
 
 
 def make_pattern(schema_name: str, name: str) -> str:
-    """Return the word that means this table and no other to pg_dump (its manual, option `--table`)."""
+    """Return the pattern that matches exactly this table in pg_dump (its manual, option `--table`)."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in (schema_name, name))
 
 
 def leave_out_rows(tables: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the options that leave out the rows of these tables, by schema and name, and nothing else."""
+    """Return the options that exclude exactly the rows of these tables, given by schema and name."""
     return [f"--exclude-table-data={make_pattern(schema_name, name)}" for schema_name, name in tables]
 
 
 def _leave_out_transaction_timeout(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    # The statement stands in the dump's head, before the first object. A server older than 17 stops at it.
+    # The statement is at the start of the dump, before the first object. A server older than 17 rejects it.
     head = b""
     is_in_head = True
     for block in blocks:

@@ -1,6 +1,4 @@
-"""Finds out what kind of connection pooler stands before a server, and refuses those that exchange the
-session below a transaction.
-"""
+"""Detect a connection pooler in front of a server; refuse those that share sessions between transactions."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from schedgen_backups.core.postgres.session_settings import FIXED_SETTINGS, INHE
 from schedgen_backups.core.settings import DatabaseSettings
 
 _ROUNDS = 3
-"""A pooler that takes sessions in turn gives the same one again in the first round where it has two."""
+"""A pooler that uses sessions in turn may give the same one again in the first round if it has two."""
 _ANSWER_SECONDS = 10
 _DIRECT_HINT = (
     "Connect to the server itself, or to a pool with pool_mode = session: POSTGRES_HOST and POSTGRES_PORT."
@@ -27,22 +25,18 @@ _Connection = psycopg.Connection[Any]
 
 
 def is_pooled(connection: _Connection) -> bool:
-    """Return whether something between us and the server answered the login: the backend has another process
-    id than it said.
-    """
+    """Return whether a pooler answered the login: the backend's process id differs from the reported one."""
     return _read_backend_pid(connection) != connection.info.backend_pid
 
 
 def check_pooler(
     settings: DatabaseSettings, connection: _Connection, connect_again: Callable[[], _Connection]
 ) -> None:
-    """Raise DatabaseError (permanent) where a backup through this pooler would not be one.
+    """Raise DatabaseError (permanent) if a backup through this pooler would not be valid.
 
-    Nothing is left in any session.
-
-    That is where transactions of one connection land in different sessions of the server, or programs would
-    inherit settings that change what they write. `connection` is in autocommit. DatabaseUnreachableError
-    (retryable) when the pool has no second session.
+    That is the case if transactions of one connection run in different sessions of the server, or if programs
+    would inherit settings that change what they write. `connection` is in autocommit. Nothing is left in any
+    session. DatabaseUnreachableError (retryable) if the pool has no second session.
     """
     wrong = _find_inherited(connection)
     with closing(connect_again()) as other:
@@ -50,20 +44,20 @@ def check_pooler(
         for _round in range(_ROUNDS):
             before = _read_backend_pid(connection)
             held = _begin_and_read_pid(settings, other)
-            # The second question would wait in vain where the pool has one session only.
+            # With only one session in the pool, the second query would wait in vain.
             if held == before or _read_backend_pid(connection) != before:
                 raise make_pooling_error(settings)
             other.execute("ROLLBACK")
     if wrong:
         raise DatabaseError(
-            f"the pooler at {settings.host}:{settings.port} takes no settings, and the server's own would "
-            f"change a dump: {wrong}",
-            hint=f"{_DIRECT_HINT} Or change them for the database or the role.",
+            f"the pooler at {settings.host}:{settings.port} accepts no settings, and the server's settings "
+            f"would change a dump: {wrong}",
+            hint=f"{_DIRECT_HINT} Or change the settings for the database or the role.",
         )
 
 
 def make_pooling_error(settings: DatabaseSettings) -> DatabaseError:
-    """Return the refusal of a pooler that shares sessions between transactions."""
+    """Return the error for a pooler that shares sessions between transactions."""
     return DatabaseError(
         f"a connection pooler at {settings.host}:{settings.port} shares sessions between transactions: "
         "snapshots and settings would be lost, and ours would reach the application's sessions",
@@ -77,9 +71,7 @@ def _read_backend_pid(connection: _Connection) -> int:
 
 
 def _begin_and_read_pid(settings: DatabaseSettings, connection: _Connection) -> int:
-    """Begin a transaction and return its backend's process id, without waiting longer than a pool with room
-    needs.
-    """
+    """Begin a transaction and return its backend's process id; fail if the pool has no free session."""
     pgconn = connection.pgconn
     pgconn.send_query(b"BEGIN; SELECT pg_catalog.pg_backend_pid()")
     poll = select.poll()
@@ -97,7 +89,7 @@ def _begin_and_read_pid(settings: DatabaseSettings, connection: _Connection) -> 
     while (result := pgconn.get_result()) is not None:
         if (
             result.status == psycopg.pq.ExecStatus.FATAL_ERROR
-        ):  # a pool of statements has no transactions at all
+        ):  # a pool in statement mode does not support transactions
             raise make_pooling_error(settings)
         if result.ntuples:
             value = int(result.get_value(0, 0) or b"0")

@@ -1,6 +1,4 @@
-"""Hands SQL to a psql that stops at the first error, and turns what it says then into our error, with a hint
-that fits the SQLSTATE.
-"""
+"""Run SQL in a psql that stops at the first error, and convert that error, with a hint for its SQLSTATE."""
 
 from __future__ import annotations
 
@@ -29,46 +27,46 @@ _WORDS = (
     "--output=/dev/null",
 )
 _STOPPED_BY_ERROR = 3
-"""psql's exit code after an error of SQL with ON_ERROR_STOP (PostgreSQL manual, psql, "Exit Status")."""
+"""psql's exit code after an SQL error with ON_ERROR_STOP (PostgreSQL manual, psql, "Exit Status")."""
 _SEVERITY = re.compile(r"^(?P<severity>\w+):  (?P<sqlstate>[0-9A-Z]{5}): ", re.MULTILINE)
 _LOCATION = re.compile(r"^LOCATION:  .*\n?", re.MULTILINE)
 _KEEP_ALIVE_SECONDS = 1.0
 _HARMLESS_CLASSES = frozenset({"00", "01", "02"})
-_NEUTRAL_HINT = "The message is the server's own; its log may say more."
+_NEUTRAL_HINT = "The message is from the server; its log may contain more."
 _HINTS = {
     "0A000": "The server lacks a feature that the dump needs. Install the extension that the message names "
-    "there, then restore again.",
+    "on the server, then restore again.",
     "58P01": "The server lacks a file that the dump needs. Install the extension that the message names "
-    "there, then restore again.",
-    "42704": "Make there what the message names (a role, a tablespace, an extension), then restore again.",
-    "42501": "Restore with a role that may do this, such as the owner of the database or a superuser.",
-    "53100": "Make room on the disk of the database server, then restore again.",
+    "on the server, then restore again.",
+    "42704": "Create what the message names (a role, a tablespace, an extension), then restore again.",
+    "42501": "Restore with a role that has this privilege, such as the owner of the database or a superuser.",
+    "53100": "Free disk space on the database server, then restore again.",
     "53200": "Raise max_locks_per_transaction or the memory of the database server, then restore again.",
-    "42710": "Restore into a database that was made from template0.",
-    "42P06": "Restore into a database that was made from template0.",
-    "42P07": "Restore into a database that was made from template0.",
-    "42723": "Restore into a database that was made from template0.",
+    "42710": "Restore into a database that was created from template0.",
+    "42P06": "Restore into a database that was created from template0.",
+    "42P07": "Restore into a database that was created from template0.",
+    "42723": "Restore into a database that was created from template0.",
 }
 _TABLESPACE_HINT = (
-    "Make the tablespace on the server, in whatever empty folder, then restore again: "
-    "CREATE TABLESPACE name LOCATION '/folder';"
+    "Create the tablespace on the server, in any empty directory, then restore again: "
+    "CREATE TABLESPACE name LOCATION '/directory';"
 )
 _HINTS_BY_CLASS = {
-    "08": "The connection to the server broke: look at its log, then restore again.",
-    "22": "A value of the dump does not fit its type or a check there; it did in the source. Look for "
-    "functions or settings that differ.",
+    "08": "The connection to the server broke: check its log, then restore again.",
+    "22": "A value of the dump does not fit its type or a check on this server; it did in the source. Look "
+    "for functions or settings that differ.",
     "23": "The captured rows break a constraint of their own database. Restore an older recovery point, or "
     "load this one by hand (docs/restore.md).",
-    "53": "The database server is short of a resource: look at its log, then restore again.",
-    "57": "Somebody or something ended the session on the server: look at its log, then restore again.",
+    "53": "The database server is short of a resource: check its log, then restore again.",
+    "57": "The session was ended on the server: check its log, then restore again.",
 }
 
 
 class Psql:
-    r"""A running psql that stops at the first error; a context manager, after whose block it has ended.
+    r"""A running psql that stops at the first error; a context manager that ends it.
 
-    Whatever it is fed stands under a `\restrict` with a random key: a psql command in it, which could run
-    programs, is an error (CVE-2025-8714). Errors are RestoreErrors with psql's words.
+    All input is read under a `\restrict` with a random key: a psql command in it, which could run programs,
+    is an error (CVE-2025-8714). Errors are RestoreErrors with psql's message.
     """
 
     def __init__(
@@ -90,9 +88,9 @@ class Psql:
         except ProgramError as error:
             raise RestoreError(error.message, hint=error.hint) from error
         self._echoes = self._program.read_blocks()
-        """What comes of `\\echo` alone: results of queries go elsewhere."""
+        """Only the output of `\\echo`: query results are discarded."""
         self.is_stopped_by_error = False
-        """Whether an error of SQL ended it: then the server has rolled back what was not committed."""
+        """Whether an SQL error ended it; the server has then rolled back what was not committed."""
         self._key = secrets.token_hex(16)
         self._target = target
         self.feed(f"\\restrict {self._key}\n".encode())
@@ -104,7 +102,7 @@ class Psql:
             self.feed("".join(f"SET {name} = {_quote(value)};\n" for name, value in values.items()).encode())
 
     def feed(self, text: bytes) -> None:
-        """Hand over SQL, which may still be on its way to the server afterwards."""
+        """Send SQL; when this returns, it may not have reached the server yet."""
         try:
             self._program.write(text)
         except ProgramError as error:
@@ -113,7 +111,7 @@ class Psql:
             raise self._explain(error.message) from error
 
     def settle(self) -> None:
-        """Wait until psql has run everything that it was given so far."""
+        """Wait until psql has run everything sent so far."""
         mark = secrets.token_hex(16)
         self.feed(f"\n\\unrestrict {self._key}\n\\echo {mark}\n\\restrict {self._key}\n".encode())
         echoed = b""
@@ -124,14 +122,13 @@ class Psql:
                     return
         except ProgramError as error:
             raise RestoreError(error.message, hint=error.hint) from error
-        raise self._explain("it ended before it had run everything")
+        raise self._explain("it ended before it had run all statements")
 
     @contextmanager
     def keep_alive(self) -> Generator[None, None, None]:
-        """Let the session ask something cheap now and then within the block: proxies and firewalls end
-        connections that are silent.
+        """Send a cheap query now and then within the block: proxies and firewalls close silent connections.
 
-        Nothing else may be fed meanwhile. That the connection is lost shows at what is fed next.
+        Nothing else may be sent meanwhile. A lost connection becomes visible at the next statement.
         """
         stop = Event()
 
@@ -149,7 +146,7 @@ class Psql:
             thread.join()
 
     def finish(self) -> None:
-        """Wait until psql has run everything, and has ended."""
+        """Wait until psql has run everything and has ended."""
         self._program.close_stdin()
         code = self._wait()
         if code != 0:
@@ -181,9 +178,9 @@ def feed_psql(
     transfer: TransferSettings,
     texts: Iterable[bytes],
 ) -> None:
-    """Run every text.
+    """Run all texts.
 
-    RestoreError with psql's words at its first error; errors of `texts` end psql and are raised.
+    RestoreError with psql's message at its first error; errors of `texts` end psql and are raised.
     """
     with Psql(client, target, session, transfer) as psql:
         for text in texts:
@@ -192,9 +189,7 @@ def feed_psql(
 
 
 def explain_output(text: str) -> tuple[str, str]:
-    """Return what a verbose psql said without codes and places in the server's source, and the hint that fits
-    its last error's SQLSTATE.
-    """
+    """Return psql's message without codes and source locations, and the hint for the last SQLSTATE."""
     codes = [
         found["sqlstate"]
         for found in _SEVERITY.finditer(text)
@@ -202,7 +197,7 @@ def explain_output(text: str) -> tuple[str, str]:
     ]
     if r"invalid command \restrict" in text:
         return (
-            r"this psql does not know \restrict",
+            r"this psql does not support \restrict",
             "Install one of August 2025 or newer: 13.22, 14.19, 15.14, 16.10, 17.6 or any 18.",
         )
     message = _LOCATION.sub("", _SEVERITY.sub(r"\g<severity>:  ", text)).strip()
@@ -214,5 +209,5 @@ def explain_output(text: str) -> tuple[str, str]:
 
 
 def _quote(value: str) -> str:
-    # DateStyle is a list, whose parts are words of their own; the others are one string.
+    # DateStyle is a list of separate words; the other values are single strings.
     return value if "," in value else f"'{value}'"

@@ -1,6 +1,4 @@
-"""One connection for several steps: opened at its first use, and again when the server ended it between two
-of them.
-"""
+"""A connection for several steps: opened at first use, and again if the server ended it between two steps."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class DatabaseSession:
-    """A connection without a transaction of its own; a context manager. For one thread at a time.
+    """A connection in autocommit; a context manager. For one thread at a time.
 
     Between two uses it is idle and holds no lock, however long that takes.
     """
@@ -42,15 +40,16 @@ class DatabaseSession:
 
     @contextmanager
     def use(self) -> Generator[Connection, None, None]:
-        """The connection is open within the block; errors are those of `connect_database` and
-        `translate_errors`.
+        """Keep the connection open within the block.
+
+        The errors are those of `connect_database` and `translate_errors`.
         """
         connection = self._find_open() or self._connect()
         with translate_errors(self.settings):
             yield connection
 
     def close(self) -> None:
-        """End the session; the next use begins another one."""
+        """End the session; the next use starts another one."""
         self._connection = None
         self._stack.close()
 

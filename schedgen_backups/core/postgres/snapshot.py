@@ -1,8 +1,7 @@
-"""One consistent view of a database: the exported snapshot, and what is read in it beside the dump.
+"""One consistent view of a database: the exported snapshot, and what is read in it besides the dump.
 
-In it are read the server's version, the tables with their row counts, what the role may not read, and the
-object keys that the rows refer to. Add what must be of the same moment as the dump. Connecting is the
-business of `postgres`, dumping of `dump`.
+It provides the server's version, the tables with their row counts, what the role may not read, and the object
+keys that rows refer to. Add what must be consistent with the dump. `postgres` connects, `dump` dumps.
 """
 
 from __future__ import annotations
@@ -38,7 +37,8 @@ from schedgen_backups.core.units import name_some
 _USER_RELATIONS = """
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relpersistence <> 't'
-      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                       AND d.objid = c.oid AND d.deptype = 'e')
 """
 
@@ -47,39 +47,46 @@ _KEEP_OWN_PATH = (
     "SELECT pg_catalog.set_config('schedgen_backups.search_path', "
     "pg_catalog.current_setting('search_path'), true)"
 )
-# Minor versions of August 2024 and newer have it (CVE-2024-7348).
+# Supported by minor versions of August 2024 and newer (CVE-2024-7348).
 _RESTRICT_KINDS: LiteralString = """
-SELECT pg_catalog.set_config(name, %s, true) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"""
+SELECT pg_catalog.set_config(name, %s, true) FROM pg_catalog.pg_settings
+    WHERE name = 'restrict_nonsystem_relation_kind'"""
 _TAKE_SAFE_PATH = "SELECT pg_catalog.set_config('search_path', '', true)"
 _TAKE_OWN_PATH = (
     "SELECT pg_catalog.set_config('search_path', "
     "pg_catalog.current_setting('schedgen_backups.search_path'), true)"
 )
-"""For the operators' own query, whose names are those of the database; ours must not find an operator that
-somebody put before the system's."""
+"""Search path for the operators' own query, whose names are the database's. Our queries must not find an
+operator that a user placed before the system's."""
 _NARROWEST_COLUMN = """
-SELECT a.attname FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+SELECT a.attname FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+    AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attlen <= 0, a.attlen, a.attnum LIMIT 1"""
 _BLANK_PADDED_OID = 1042
-"""Of char(n), in every version."""
-# A partitioned or inherited table with all that hold its rows.
+"""The type char(n), in every version."""
+# A partitioned or inherited table with all tables that hold its rows.
 _TREE_OF_TABLE: LiteralString = """
 WITH RECURSIVE tree(oid) AS (
-    SELECT %(root)s::pg_catalog.oid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+    SELECT %(root)s::pg_catalog.oid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i
+        JOIN tree ON i.inhparent = tree.oid)
 SELECT n.nspname, c.relname, c.relkind::pg_catalog.text, ARRAY(
-    SELECT a.atttypid FROM pg_catalog.unnest(%(columns)s::pg_catalog.text[]) WITH ORDINALITY AS wanted(name, place)
+    SELECT a.atttypid FROM pg_catalog.unnest(%(columns)s::pg_catalog.text[])
+        WITH ORDINALITY AS wanted(name, place)
     JOIN pg_catalog.pg_attribute a ON a.attname OPERATOR(pg_catalog.=) wanted.name::pg_catalog.name
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attgenerated = '' ORDER BY wanted.place)
-FROM tree JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2"""
-# A type of somebody's may have a cast to text of his; its output function is none of his. Numbers and the
-# like have no cast but the system's.
-_KEY_AS_TEXT = sql.SQL("""CASE WHEN pg_catalog.pg_typeof(key)::pg_catalog.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
+FROM tree JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    ORDER BY 1, 2"""
+# A user's type may have a user-defined cast to text, but its output function is not user-defined. Numbers and
+# the like have only the system's casts.
+_KEY_AS_TEXT = sql.SQL("""
+CASE WHEN pg_catalog.pg_typeof(key)::pg_catalog.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
 THEN key::pg_catalog.text ELSE pg_catalog.format('%s', key) END""")
-# A leaf counts as its partitioned tables do.
+# A leaf counts like its partitioned tables.
 _NAMES_OF_TABLES = f"""
 WITH RECURSIVE named(table_oid, oid) AS (
     SELECT c.oid, c.oid {_USER_RELATIONS} AND c.relkind = 'r'
-    UNION SELECT named.table_oid, i.inhparent FROM named JOIN pg_catalog.pg_inherits i ON i.inhrelid = named.oid
+    UNION SELECT named.table_oid, i.inhparent FROM named JOIN pg_catalog.pg_inherits i
+        ON i.inhrelid = named.oid
     JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p')
 SELECT n.nspname, c.relname, m.nspname, d.relname FROM named
 JOIN pg_catalog.pg_class c ON c.oid = named.table_oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -89,32 +96,35 @@ SELECT n.nspname, c.relname, m.nspname, d.relname, k.conname FROM pg_catalog.pg_
 JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_class d ON d.oid = k.confrelid JOIN pg_catalog.pg_namespace m ON m.oid = d.relnamespace
 WHERE k.contype = 'f' ORDER BY 1, 2, 5"""
-# Rows of a table that is partitioned by hash are loaded through it, and may come into another partition
-# (pg_dump, forcePartitionRootLoad).
+# Rows of a table partitioned by hash are loaded through it, and may end up in another partition (pg_dump,
+# forcePartitionRootLoad).
 _HASHED = """
-SELECT n.nspname, c.relname FROM pg_catalog.pg_partitioned_table t JOIN pg_catalog.pg_class c ON c.oid = t.partrelid
+SELECT n.nspname, c.relname FROM pg_catalog.pg_partitioned_table t JOIN pg_catalog.pg_class c
+    ON c.oid = t.partrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE t.partstrat = 'h' ORDER BY 1, 2"""
-# What a materialized view reads, also through other views.
+# Tables that a materialized view reads, also through other views.
 _READ_BY_VIEWS = """
 WITH RECURSIVE reads(view_oid, oid) AS (
     SELECT c.oid, c.oid FROM pg_catalog.pg_class c WHERE c.relkind = 'm'
     UNION SELECT reads.view_oid, d.refobjid FROM reads JOIN pg_catalog.pg_rewrite w ON w.ev_class = reads.oid
-    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = w.oid
+    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+        AND d.objid = w.oid
         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass)
 SELECT DISTINCT pg_catalog.format('%I.%I', m.nspname, v.relname), n.nspname, c.relname FROM reads
 JOIN pg_catalog.pg_class v ON v.oid = reads.view_oid JOIN pg_catalog.pg_namespace m ON m.oid = v.relnamespace
-JOIN pg_catalog.pg_class c ON c.oid = reads.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1"""
+JOIN pg_catalog.pg_class c ON c.oid = reads.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    ORDER BY 1"""
 _JOIN_COLUMNS = """
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid JOIN pg_catalog.pg_type t ON t.oid = a.atttypid WHERE"""
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid JOIN pg_catalog.pg_type t
+        ON t.oid = a.atttypid WHERE"""
 _KEYS_PER_BLOCK = 1000
 _KEEP_ALIVE_SECONDS = 1.0
-"""Proxies are set to seconds where somebody means it well (HAProxy's manual shows 5 s for tests, 30 s and
-more otherwise)."""
+"""Some proxies have timeouts of seconds (HAProxy's manual shows 5 s for tests, 30 s and more otherwise)."""
 
 
 @dataclass(frozen=True)
 class TableName:
-    """A table that holds rows of its own: ordinary tables and the leaves of partitioned ones."""
+    """A table with its own rows: an ordinary table or a leaf of a partitioned one."""
 
     schema_name: str
     name: str
@@ -122,7 +132,7 @@ class TableName:
 
 @dataclass(frozen=True)
 class TextColumn:
-    """A column of text of a table that holds rows."""
+    """A text column of a table with rows."""
 
     table: TableName
     name: str
@@ -130,7 +140,7 @@ class TextColumn:
 
 @dataclass(frozen=True)
 class DatabaseFacts:
-    """What the snapshot says of the database as a whole."""
+    """Facts about the database as a whole."""
 
     server_version: str
     session: SessionFacts
@@ -147,13 +157,13 @@ class DatabaseFacts:
 
 
 class _EnoughReadError(Exception):
-    """Ends a savepoint by rolling it back."""
+    """Raised to end a savepoint with a rollback."""
 
 
 class Snapshot:
     """An open, exported snapshot.
 
-    Its id serves pg_dump for as long as the `with` block of `open_snapshot` lasts.
+    pg_dump can use its id within the `with` block of `open_snapshot`.
     """
 
     def __init__(
@@ -167,10 +177,11 @@ class Snapshot:
         self.taken_at = taken_at.astimezone(timezone.utc)
         """By the server's clock."""
         self.opened_at = datetime.now(timezone.utc)
-        """By this host's clock: what is listed from here on lacks no upload of before the snapshot."""
+        """By this host's clock. A listing that starts afterwards contains every upload made before the
+        snapshot."""
 
     def read_facts(self) -> DatabaseFacts:
-        """Version, encoding and size in relations."""
+        """Return version, encoding and the number of relations."""
         with translate_errors(self._settings):
             session = read_session_facts(self._connection)
         collation, encoding = self._row(
@@ -197,21 +208,21 @@ class Snapshot:
 
     def read_properties(self) -> DatabaseProperties | None:
         """Return the database's owner, privileges, settings and collation."""
-        # A pooler may know it by another name than the server.
+        # A pooler may use another name for it than the server.
         database = str(self._value("SELECT pg_catalog.current_database()"))
         with translate_errors(self._settings):
             return read_properties(self._connection, database)
 
     def list_tables(self) -> tuple[TableName, ...]:
-        """Every table whose rows a dump must hold, by schema and name.
+        """Return every table whose rows a dump must contain, by schema and name.
 
-        Tables of extensions are theirs to make and are not listed.
+        Tables of extensions are created by these and are not listed.
         """
         rows = self._rows(f"SELECT n.nspname, c.relname {_USER_RELATIONS} AND c.relkind = 'r' ORDER BY 1, 2")
         return tuple(TableName(str(schema), str(name)) for schema, name in rows)
 
     def find_tables(self, patterns: Sequence[str]) -> frozenset[TableName]:
-        """Return the tables that these patterns mean; a partitioned table's pattern means its partitions."""
+        """Return the tables that match the patterns; a partitioned table matches with its partitions."""
         if not patterns:
             return frozenset()
         return frozenset(
@@ -222,10 +233,10 @@ class Snapshot:
         )
 
     def check_exclusions(self, excluded: frozenset[TableName], references: References) -> None:
-        """No row that is kept needs one of these tables' rows; ConfigurationError (permanent) otherwise.
+        """Check that no remaining row needs rows of these tables; ConfigurationError (permanent) otherwise.
 
-        Foreign keys point to rows, and object keys are read from the tables of the built-in query. What
-        another query reads is unknown.
+        Foreign keys refer to rows, and the built-in query reads object keys from its tables. What a custom
+        query reads is unknown.
         """
         if not excluded:
             return
@@ -239,8 +250,8 @@ class Snapshot:
             parts = leaves.get(TableName(str(schema), str(name)), frozenset())
             if parts & excluded and parts - excluded:
                 needed.append(
-                    f"{schema}.{name} is partitioned by hash, and rows that are kept may belong to a "
-                    "partition that is left out"
+                    f"{schema}.{name} is partitioned by hash, and remaining rows may belong to an "
+                    "excluded partition"
                 )
         if references.built_in is not None:
             with_keys = excluded.intersection(self._find_reference_tables(references.built_in)[0])
@@ -250,14 +261,15 @@ class Snapshot:
             ]
         if needed:
             raise ConfigurationError(
-                "BACKUP_EXCLUDE_TABLE_DATA leaves out rows that others need, so that the dump could not "
+                "BACKUP_EXCLUDE_TABLE_DATA excludes rows that others need, so the dump could not "
                 f"be restored: {name_some(needed)}",
-                hint="Leave out the tables that refer to them as well, or keep these.",
+                hint="Exclude the tables that refer to them as well, or do not exclude these.",
             )
 
     def find_views_of(self, tables: frozenset[TableName]) -> tuple[str, ...]:
-        """Return the materialized views that read one of these tables: without its rows a restore fills them
-        with something else, or cannot.
+        """Return the materialized views that read one of these tables.
+
+        Without its rows, a restore fills the views with other data, or fails.
         """
         leaves = self._read_leaves()
         read = (
@@ -275,27 +287,28 @@ class Snapshot:
         return leaves
 
     def read_table_sizes(self) -> dict[TableName, int]:
-        """Table → bytes on the server's disk, compressed columns as they are, without indexes."""
+        """Return table → bytes on the server's disk, with columns compressed as stored, without indexes."""
         rows = self._rows(
             f"SELECT n.nspname, c.relname, pg_catalog.pg_table_size(c.oid) {_USER_RELATIONS} AND c.relkind "
             "= 'r'"
         )
-        # Of a table that was dropped meanwhile the server knows none.
+        # For a table that was dropped meanwhile, the size is NULL.
         return {
             TableName(str(schema), str(name)): cast("int", size_bytes or 0)
             for schema, name, size_bytes in rows
         }
 
     def check_privileges(self) -> None:
-        """Every table, sequence and schema is readable in full.
+        """Check that every table, sequence and schema is readable in full.
 
-        DatabaseError (permanent) names those that are not.
+        DatabaseError (permanent) names the others.
         """
         unreadable = self._rows(
             f"""SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) {_USER_RELATIONS}
             AND (c.relkind = 'r' AND NOT pg_catalog.has_table_privilege(c.oid, 'SELECT')
                  OR c.relkind = 'S' AND NOT pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
-                 OR c.relkind IN ('r', 'S') AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')) ORDER BY 1"""
+                 OR c.relkind IN ('r', 'S') AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE'))
+                     ORDER BY 1"""
         )
         if unreadable:
             raise DatabaseError(
@@ -315,11 +328,11 @@ class Snapshot:
             )
 
     def lock_tables(self, tables: Sequence[TableName]) -> None:
-        """Until the snapshot is closed, nobody can drop, empty or rewrite a table; reading and writing rows
-        goes on.
+        """Lock the tables until the snapshot is closed, against dropping, truncating and rewriting.
 
-        DumpError (retryable) when another session keeps a table locked for too long, or has dropped or
-        replaced it: a view of its name would run its owner's functions with our rights.
+        Rows can still be read and written. DumpError (retryable) if another session keeps a table locked too
+        long, or has dropped or replaced it: a view with its name would run its owner's functions with our
+        privileges.
         """
         if not tables:
             return
@@ -339,10 +352,11 @@ class Snapshot:
                     hint="Look for a migration or another session that holds a lock (pg_locks); run the "
                     "backup again.",
                 ) from error
-        # The snapshot knows a name's old table, and statements find whatever has the name now.
+        # The snapshot refers to the old table of a name; statements use whatever has the name now.
         replaced = self._rows(
             f"""SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) {_USER_RELATIONS} AND c.relkind = 'r'
-            AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', n.nspname, c.relname))::pg_catalog.oid IS DISTINCT FROM c.oid ORDER BY 1"""  # noqa: S608 - no value of others
+            AND pg_catalog.to_regclass(pg_catalog.format('%I.%I', n.nspname, c.relname))::pg_catalog.oid
+                IS DISTINCT FROM c.oid ORDER BY 1"""  # noqa: S608 - no value of others
         )
         if replaced:
             raise DumpError(
@@ -352,7 +366,7 @@ class Snapshot:
             )
 
     def count_rows(self, tables: Sequence[TableName]) -> dict[TableName, int]:
-        """Table → rows in the snapshot, counted one by one."""
+        """Return table → number of rows in the snapshot, counted exactly."""
         narrowest = {
             TableName(str(schema), str(name)): column
             for schema, name, column in self._rows(
@@ -370,11 +384,10 @@ class Snapshot:
         return counts
 
     def find_reference_problem(self, references: References) -> str:
-        """Why the references cannot be read, or an empty string when they can.
+        """Return why the references cannot be read, or an empty string.
 
-        The built-in query fails where the application has no such table: that is "not configured". A query
-        that the operators wrote themselves must work: ConfigurationError (permanent) with the server's words
-        when it does not.
+        The built-in query fails if the application has no such table: that means "not configured". A custom
+        query must work: ConfigurationError (permanent) with the server's message otherwise.
         """
         if not references.is_configured:
             return "no reference query is configured (BACKUP_PRESET=none)"
@@ -396,10 +409,10 @@ class Snapshot:
         return ""
 
     def read_references(self, references: References) -> Iterator[list[str]]:
-        r"""Yields the distinct object keys that the rows refer to, in byte order, a thousand at a time.
+        r"""Yield the distinct object keys that the rows refer to, in byte order, in blocks of a thousand.
 
-        What is not UTF-8, in a database without an encoding, cannot be the key of an object: it stands there
-        with its bytes as `\xe9`.
+        In a database without an encoding, text that is not UTF-8 cannot be an object's key. It is returned
+        with its bytes escaped, as in `\xe9`.
         """
         if references.built_in is not None:
             keys = sort_distinct(map(_decode, self._read_built_in_keys(references.built_in)))
@@ -407,7 +420,7 @@ class Snapshot:
             keys = self._read_keys(references, sql.SQL('({}) COLLATE pg_catalog."C"').format(_KEY_AS_TEXT))
         else:
             raw = sql.SQL("pg_catalog.convert_to({}, 'SQL_ASCII')").format(_KEY_AS_TEXT)
-            # Their written form has another place in the order than their bytes.
+            # Their escaped form sorts differently from their bytes.
             odd = sorted(_decode(key) for key in self._read_keys(references, raw) if not _is_utf8(key))
             plain = (key.decode() for key in self._read_keys(references, raw) if _is_utf8(key))
             keys = (key for key, _same in groupby(merge(plain, odd)))
@@ -415,7 +428,7 @@ class Snapshot:
             yield block
 
     def has_table(self, name: str) -> bool:
-        """Whether a query of the database's own would find a table of this name."""
+        """Return whether a query with the database's own search path would find a table of this name."""
         with translate_errors(self._settings):
             self._connection.execute(_TAKE_OWN_PATH)
             found = self._connection.execute(
@@ -425,14 +438,16 @@ class Snapshot:
         return bool(found and found[0])
 
     def list_text_columns(self) -> tuple[TextColumn, ...]:
-        """Every column of text that the role may read, in the order of tables and columns.
+        """Return every text column that the role may read, in the order of tables and columns.
 
-        Columns that the server computes have no rows to read.
+        Generated columns are not included, since they have no rows to read.
         """
         rows = self._rows(
             f"""SELECT n.nspname, c.relname, a.attname {_USER_RELATIONS.replace("WHERE", _JOIN_COLUMNS, 1)}
-            AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND t.typcategory = 'S'
-            AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')
+            AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+            AND t.typcategory = 'S'
+            AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+            AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')
             ORDER BY 1, 2, a.attnum"""
         )
         return tuple(
@@ -441,10 +456,8 @@ class Snapshot:
 
     @contextmanager
     def open_text_column(self, column: TextColumn) -> Generator[Iterator[str], None, None]:
-        """Its values that are not NULL, one after the other, within the block, which may be left before the
-        last one.
-        """
-        # A COPY that is not read to its end is an error of the server's, which ends with the savepoint.
+        """Yield an iterator over the column's values that are not NULL; it need not be exhausted."""
+        # A COPY that is not read to its end is an error on the server, which ends with the savepoint.
         with translate_errors(self._settings), suppress(_EnoughReadError), self._connection.transaction():
             values = read_columns(self._connection, _name(column.table), (column.name,))
             with closing(cast("Generator[tuple[bytes | None, ...], None, None]", values)):
@@ -452,8 +465,9 @@ class Snapshot:
             raise _EnoughReadError
 
     def _find_reference_tables(self, wanted: KeyColumns) -> tuple[dict[TableName, tuple[int, ...]], str]:
-        """Return the tables that the built-in query reads, with the types of the columns, and why it cannot
-        be read where it cannot.
+        """Return the tables that the built-in query reads with their column types, and why it cannot be read.
+
+        The reason is empty if it can be read.
         """
         with translate_errors(self._settings):
             self._connection.execute(_TAKE_OWN_PATH)
@@ -471,7 +485,7 @@ class Snapshot:
                 {},
                 (
                     "the built-in query reads tables only: a view or a foreign table would run its owner's "
-                    "functions with the rights of the backup"
+                    "functions with the privileges of the backup"
                 ),
             )
         if any(len(types) < len(wanted.columns) for _schema, _name, _kind, types in rows):
@@ -485,7 +499,7 @@ class Snapshot:
     def _read_built_in_keys(self, wanted: KeyColumns) -> Iterator[bytes]:
         prefix = wanted.prefix.encode()
         for table, types in self._find_reference_tables(wanted)[0].items():
-            # Its blanks at the end are filling, and no part of the value (manual, "Character Types").
+            # Trailing blanks are padding, not part of the value (manual, "Character Types").
             padded = [type_oid == _BLANK_PADDED_OID for type_oid in types]
             with translate_errors(self._settings):
                 for values in read_columns(self._connection, _name(table), wanted.columns):
@@ -504,8 +518,8 @@ class Snapshot:
         with translate_errors(self._settings), self._connection.cursor(name="references") as cursor:
             cursor.itersize = _KEYS_PER_BLOCK
             self._connection.execute(_TAKE_OWN_PATH)
-            # They run their owner's functions with our rights: only a query that the operators wrote
-            # themselves may read one.
+            # Views run their owner's functions with our privileges: only the operators' own query may read
+            # them.
             self._connection.execute(_RESTRICT_KINDS, [""])
             cursor.execute(query)
             for (value,) in cursor:
@@ -513,16 +527,16 @@ class Snapshot:
             self._connection.execute(_TAKE_SAFE_PATH)
 
     def keep_alive(self, stop: Event) -> None:
-        """Ask something cheap now and then until `stop` is set: proxies and firewalls end connections that
-        are silent.
+        """Send a cheap query now and then until `stop` is set.
 
-        DatabaseUnreachableError (retryable) as soon as the connection, and with it the snapshot, is lost.
+        Proxies and firewalls close silent connections. DatabaseUnreachableError (retryable) as soon as the
+        connection, and with it the snapshot, is lost.
         """
         while not stop.wait(_KEEP_ALIVE_SECONDS):
             self._value("SELECT 1")
 
     def cancel(self) -> None:
-        """Ends a query that runs in another thread; one that cannot be cancelled ends with its session."""
+        """Cancel a query that runs in another thread; one that cannot be cancelled ends with its session."""
         with suppress(psycopg.Error):
             self._connection.cancel_safe(timeout=5)
 
@@ -544,11 +558,10 @@ class Snapshot:
 def open_snapshot(
     settings: DatabaseSettings, *, stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS
 ) -> Generator[Snapshot, None, None]:
-    """A snapshot is exported and stays valid within the block: read-only, repeatable read, all rows.
+    """Export a snapshot that is valid within the block: read-only, repeatable read, all rows.
 
-    `stall_timeout_seconds` is how long it waits for a lock, and for a server of which nothing is known.
-
-    DatabaseUnreachableError (retryable) or DatabaseError (permanent) when the server cannot be used.
+    `stall_timeout_seconds` limits waits for a lock, and for a server whose state is unknown.
+    DatabaseUnreachableError (retryable) or DatabaseError (permanent) if the server cannot be used.
     """
     with connect_database(settings, stall_timeout_seconds=stall_timeout_seconds) as connection:
         with translate_errors(settings):
@@ -560,7 +573,7 @@ def open_snapshot(
                         sql.Literal(int(stall_timeout_seconds * 1000))
                     )
                 )
-                # What a policy hides must be an error, never a smaller backup.
+                # Rows hidden by a policy must cause an error, never a smaller backup.
                 cursor.execute("SET LOCAL row_security = off")
                 cursor.execute(_KEEP_OWN_PATH)
                 cursor.execute(_TAKE_SAFE_PATH)
@@ -595,5 +608,5 @@ def _as_query(references: References) -> sql.SQL:
 def _reference_error(reason: str) -> ConfigurationError:
     return ConfigurationError(
         f"BACKUP_REFERENCE_QUERY cannot be used: {reason.strip()}",
-        hint="It must be one SELECT of one column, the object keys, that the backup role may run.",
+        hint="Use one SELECT with one column, the object keys, that the backup role may run.",
     )

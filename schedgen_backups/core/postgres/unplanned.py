@@ -1,10 +1,10 @@
-"""Reads tables without planning a query on them, for a role that may do more than their owner.
+"""Read tables without planning a query on them, for a role with more privileges than their owner.
 
-Whoever plans a query runs functions of the table's owner with his own rights: those in expressions of
-indexes, of statistics and of partition keys, as soon as they are declared immutable and their arguments are
-constant (seen on PostgreSQL 18, 2026-11-29). `COPY table TO` plans nothing and calls the output functions of
-types, which only superusers can make. No lock that a reader may take keeps an owner from making such an
-index, so that no look beforehand helps.
+Planning a query runs functions of the table's owner with the privileges of the planning role: those in
+expressions of indexes, statistics and partition keys, if they are declared immutable and their arguments are
+constant (observed on PostgreSQL 18, 2026-11-29). `COPY table TO` plans nothing and calls only output
+functions of types, which only superusers can create. No lock available to a reader stops an owner from
+creating such an index, so checking beforehand does not help.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ from psycopg.waiting import Wait
 _NULL = rb"\N"
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _ESCAPED = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
-"""PostgreSQL manual, COPY, "Text Format"; what stands for itself is not in it."""
+"""PostgreSQL manual, COPY, "Text Format"; characters that stand for themselves are not included."""
 
 
 def count_rows(connection: psycopg.Connection[Any], table: sql.Composable) -> int:
-    """Return how many rows the server copies of the table, which may be followed by a list of columns: one
-    narrow column is the fastest.
+    """Return the number of rows that the server copies of the table.
 
-    Text is copied in the database's own encoding: then no value is one that cannot be converted. psycopg's
-    errors leave it as they are. 0.2 µs of processor time per row, where psycopg's own COPY takes 0.6 µs
-    (2026-11-29).
+    `table` may be followed by a list of columns: one narrow column is the fastest. Text is copied in the
+    database's own encoding, so no value fails to be converted. Raises psycopg's errors. Takes 0.2 µs of
+    processor time per row, where psycopg's own COPY takes 0.6 µs (2026-11-29).
     """
     own_encoding = connection.info.parameter_status("server_encoding") or ""
     command = (
@@ -49,8 +48,9 @@ def count_rows(connection: psycopg.Connection[Any], table: sql.Composable) -> in
 def read_columns(
     connection: psycopg.Connection[Any], table: sql.Composable, columns: Sequence[str]
 ) -> Iterator[tuple[bytes | None, ...]]:
-    """Yield the columns' values as text in UTF-8, NULL as None, in the order of the table; of a database
-    without an encoding, its bytes.
+    """Yield the columns' values as UTF-8 text, NULL as None, in the order of the table.
+
+    From a database without an encoding, the bytes are returned as stored.
     """
     encoding = "SQL_ASCII" if connection.info.parameter_status("server_encoding") == "SQL_ASCII" else "UTF8"
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
@@ -64,10 +64,10 @@ def read_columns(
 def sort_distinct(texts: Iterable[str]) -> Iterator[str]:
     """Yield each text once, in the order of its UTF-8 bytes.
 
-    More than fits into a few megabytes of memory is on the disk meanwhile.
+    More than a few megabytes are kept on disk.
     """
-    # An empty name is a private file that is removed when it is closed (SQLite manual, "In-Memory Databases",
-    # "Temporary Databases").
+    # An empty name means a private file that is removed when it is closed (SQLite manual, "In-Memory
+    # Databases", "Temporary Databases").
     with closing(sqlite3.connect("", check_same_thread=False)) as sorter:
         sorter.execute("CREATE TABLE sorted (text TEXT PRIMARY KEY) WITHOUT ROWID")
         sorter.executemany("INSERT OR IGNORE INTO sorted VALUES (?)", ((text,) for text in texts))
@@ -78,7 +78,7 @@ def _count_copied(pgconn: PGconn, command: bytes) -> Generator[Wait, Any, int]:
     pgconn.send_query(command)
     _require(ExecStatus.COPY_OUT, (yield from send_command(pgconn)))
     while (size := pgconn.get_copy_data(1)[0]) >= 0:
-        if size == 0:  # nothing has come yet
+        if size == 0:  # no data yet
             while not (yield Wait.R):
                 pass
             pgconn.consume_input()

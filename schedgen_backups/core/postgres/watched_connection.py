@@ -1,8 +1,7 @@
-"""A connection that waits for no server for ever: after some silence it asks in another session what its own
-does.
+"""A connection that detects a hung server: after some silence it queries its session's state in another one.
 
-Keepalives tell that a host answers, and not that the server does: a proxy, or a virtual machine that was
-paused, may hold a connection open for ever.
+Keepalives show that the host answers, not that the server does. A proxy, or a virtual machine that was
+paused, may hold a connection open indefinitely.
 """
 
 from __future__ import annotations
@@ -15,45 +14,42 @@ from typing import Any, TypeVar
 import psycopg
 
 SILENCE_SECONDS = 20.0
-"""A short session each time, while a query takes long; a build of an index takes hours."""
+"""One short session per interval during a long query; building an index takes hours."""
 _Value = TypeVar("_Value")
 
 
 class SessionState(Enum):
-    """What the server says of a session."""
+    """The state of a session as seen by the server."""
 
     AT_WORK = auto()
     NOT_AT_WORK = auto()
-    """It is idle, it waits for its client, or there is no such session."""
+    """It is idle, it waits for its client, or it does not exist."""
     UNKNOWN = auto()
-    """No answer came, or one that is not about this session, such as a refused login."""
+    """No answer, or one that is not about this session, such as a refused login."""
 
 
 class SilentServerError(psycopg.OperationalError):
-    """The server answers no more, or has nothing to do for this session, or the wait for it was given up
-    here.
-    """
+    """The server no longer answers, has nothing to do for this session, or the wait was abandoned here."""
 
 
 class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
-    """Ends a wait for the server at once when it says that the session is not at work, and at the stall limit
-    when nothing is known of it.
+    """Connection that stops waiting when the server reports that the session is not at work.
 
-    A server stands still for a while when its machine is moved, saved or out of disk bandwidth, and goes on
-    afterwards.
+    If the state is unknown, it stops waiting at the stall limit: a server pauses while its machine is moved,
+    saved or out of disk bandwidth, and continues afterwards.
     """
 
     silence_seconds: float = SILENCE_SECONDS
-    """How long after the last byte, or after the last question, the server is asked."""
+    """Time without data, or since the last query of the state, after which the state is queried."""
     stall_timeout_seconds: float = SILENCE_SECONDS
-    """How long the server may neither give a byte nor say that it is at work."""
+    """Maximum time in which the server neither sends data nor reports that it is at work."""
     ask_state: Callable[[], SessionState] = staticmethod(lambda: SessionState.UNKNOWN)
-    """Asks the server for this session."""
+    """Queries the session's state on the server."""
     is_given_up: bool = False
-    """May be set by another thread: the present wait, and any later one, ends then."""
+    """Another thread may set this: the current wait, and any later one, then ends."""
 
     def wait(self, gen: Generator[Any, Any, _Value], *arguments: Any, **options: Any) -> _Value:
-        """As of psycopg, with SilentServerError in the end."""
+        """Wait like psycopg; SilentServerError if the server hangs."""
         return super().wait(self._watch(gen), *arguments, **options)
 
     def _watch(self, gen: Generator[Any, Any, _Value]) -> Generator[Any, Any, _Value]:
@@ -69,7 +65,7 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
                     heard_at = asked_at = time.monotonic()
                     reason = ""
                 elif reason:
-                    # Only now: the answer may have come during the question.
+                    # Only now: the answer may have arrived during the query.
                     self._end(reason)
                 elif time.monotonic() - asked_at > min(self.silence_seconds, self.stall_timeout_seconds):
                     answer = self.ask_state()
@@ -80,8 +76,8 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
                         reason = f"the server was silent for {self.silence_seconds:.0f} s and is not at work"
                     elif asked_at - heard_at >= self.stall_timeout_seconds:
                         reason = (
-                            f"the server was silent for {asked_at - heard_at:.0f} s, and nothing is "
-                            "known of this session"
+                            f"the server was silent for {asked_at - heard_at:.0f} s, and the state "
+                            "of this session is unknown"
                         )
                 state = gen.send(ready)
         except StopIteration as end:

@@ -1,4 +1,4 @@
-"""Restoring: whole points, tables, objects, deleted rows, and the comparison afterwards.
+"""Restores of whole points, tables, objects and deleted rows, and the comparison afterwards.
 
-Add here what writes captured data into a target. Every writing branch has the same confirmation gate.
+Add code that writes captured data into a target. Every path that writes uses the same confirmation.
 """

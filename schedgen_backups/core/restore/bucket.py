@@ -1,7 +1,7 @@
-"""Prepares the bucket half of a restore and writes an archive's objects, in parallel.
+"""The bucket half of a restore: prepares it and writes an archive's objects, in parallel.
 
-Each object's digest is checked before it goes out; S3 metadata, content type and tags go along. S3 has no
-transactions: `ObjectWriter` knows what it wrote and can remove that again.
+Each object's digest is checked before the upload, which includes S3 metadata, content type and tags. S3 has
+no transactions: `ObjectWriter` records what it wrote and can remove it again.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from schedgen_backups.core.units import count, format_bytes, name_some
 
 _AHEAD = 4
 _MEMORY_BUDGET_BYTES = 64 << 20
-"""Bodies on their way into the bucket; the SDK holds those of small objects twice."""
+"""Memory for objects being uploaded; the SDK holds small objects twice."""
 _JOURNAL_IN_MEMORY_BYTES = 8 << 20
 _NO_VERSION = "null"
-"""S3's word for the version of an object in a bucket whose versioning is suspended (S3 user guide)."""
+"""S3's version id of an object in a bucket whose versioning is suspended (S3 user guide)."""
 
 OnProgress = Callable[[int], object]
 _Done = TypeVar("_Done")
@@ -50,32 +50,33 @@ _Done = TypeVar("_Done")
 
 @dataclass(frozen=True)
 class RemovedObjects:
-    """What came of removing the objects again that a restore had written."""
+    """The result of removing objects that a restore had written."""
 
     removed_count: int = 0
     left: tuple[str, ...] = ()
-    """Keys with the reason why each is still there."""
+    """Keys that remain, each with the reason."""
     has_removed_bucket: bool = False
-    """Whether the bucket itself was made for the restore, and is gone again."""
+    """Whether the bucket itself was created for the restore and was removed."""
 
     def describe(self, label: str) -> str:
-        """Return a sentence that says what the bucket of this name holds now."""
+        """Return a sentence on what the bucket of this name contains now."""
         if self.has_removed_bucket:
-            return f"The bucket {label}, which was made for this restore, was removed again."
+            return f"The bucket {label}, which was created for this restore, was removed again."
         if not self.left and not self.removed_count:
-            return f"The bucket {label} is as it was."
+            return f"The bucket {label} is unchanged."
         if not self.left:
-            return f"What was written into {label}, {count(self.removed_count, 'object')}, was removed again."
+            return f"Removed {count(self.removed_count, 'object')} that the restore had written into {label}."
         total = self.removed_count + len(self.left)
         return (
-            f"Of {total} objects that were written into {label}, {self.removed_count} were removed "
-            f"again; left are {name_some(self.left)}."
+            f"Of {total} objects written into {label}, {self.removed_count} were removed "
+            f"again; remaining: {name_some(self.left)}."
         )
 
 
 class ObjectWriter:
-    """Writes objects of an archive into a bucket, from any thread, and removes them again when the restore
-    fails. A context manager.
+    """Writes objects of an archive into a bucket, and removes them again if the restore fails.
+
+    A context manager; usable from any thread.
     """
 
     def __init__(self, artifact: ArtifactFile, client: BucketClient, *, threads: int) -> None:
@@ -86,34 +87,32 @@ class ObjectWriter:
         self._removed: RemovedObjects | None = None
 
     def make_bucket(self) -> None:
-        """Make the bucket that is not there; `undo` removes it again. Errors of the bucket are raised."""
+        """Create the missing bucket; `undo` removes it again. Raises errors of the bucket."""
         self._client.make_bucket()
         self._has_made_bucket = True
 
     def write(self, entry: ObjectEntry, *, is_replacing: bool) -> None:
         """Write the object as it was captured.
 
-        VerificationError when the archive is damaged there: then nothing was written.
-
-        Errors of the bucket are raised. Of a damaged object above `IN_MEMORY_BYTES` parts may have gone up,
-        which S3 never shows.
+        VerificationError if it is damaged in the archive; then nothing was written. Raises errors of the
+        bucket. Of a damaged object above `IN_MEMORY_BYTES`, parts may have been uploaded, which S3 never
+        shows.
         """
         with self._artifact.read_as(ArchiveFile) as archive:
             blocks = archive.read_object(entry)
             if entry.size_bytes > IN_MEMORY_BYTES:
                 self._put(entry, BlockReader(blocks), "", is_replacing=is_replacing)
                 return
-            # Read to its end first: damaged bytes must not go out.
+            # Read completely first: damaged bytes must not be uploaded.
             body = b"".join(blocks)
             md5 = new_md5()
             md5.update(body)
             self._put(entry, io.BytesIO(body), md5.hexdigest(), is_replacing=is_replacing)
 
     def undo(self) -> RemovedObjects:
-        """Remove what was written and is still as it was written; return the same again when it was done
-        before.
+        """Remove what was written and is unchanged since; repeated calls return the first result.
 
-        What replaced another object of its key stays, unless the bucket keeps versions.
+        An object that replaced another one of the same key remains, unless the bucket keeps versions.
         """
         if self._removed is None:
             with self._lock:
@@ -140,7 +139,7 @@ class ObjectWriter:
         try:
             stored = self._client.put_object(entry, body)
         except BucketError:
-            # It may be there all the same, and only the answer was lost.
+            # The object may exist, with only the answer lost.
             self._note(entry.key, StoredObject(md5, None), is_replacing=is_replacing)
             raise
         self._note(entry.key, stored, is_replacing=is_replacing)
@@ -154,7 +153,7 @@ class ObjectWriter:
         if not self._has_made_bucket:
             return False
         try:
-            # Asked first: some servers remove a bucket with all that others put into it.
+            # Check first: some servers remove a bucket that still has objects of others.
             if not self._client.is_empty():
                 return False
             self._client.remove_bucket()
@@ -163,7 +162,10 @@ class ObjectWriter:
         return True
 
     def _remove(self, line: bytes) -> tuple[str, str | None]:
-        """The key and why it stays; an empty text when it was removed, None when there was nothing to remove."""
+        """Return the key and why the object remains.
+
+        The reason is an empty text if the object was removed, and None if there was nothing to remove.
+        """
         key, etag, version_id, is_replacing = json.loads(line)
         try:
             if version_id and version_id != _NO_VERSION:
@@ -173,9 +175,9 @@ class ObjectWriter:
             if head is None:
                 return key, None
             if is_replacing:
-                return key, "as it was captured, in place of the one before" if head.etag == etag else None
+                return key, "the captured object, which replaced another one" if head.etag == etag else None
             if head.etag != etag:
-                return key, "written by somebody else since, or not known to be ours"
+                return key, "written by another client since, or not known to be ours"
             self._client.remove_object(key)
         except BackupError as error:
             return key, error.message
@@ -184,7 +186,7 @@ class ObjectWriter:
 
 @dataclass(frozen=True)
 class PreparedBucket:
-    """An archive and the bucket that it goes into, both open and looked at."""
+    """An archive and its target bucket, both open and checked."""
 
     artifact: ArtifactFile
     record: ArchiveRecord
@@ -193,11 +195,11 @@ class PreparedBucket:
     is_empty: bool
     transfer: TransferSettings
     is_missing: bool = False
-    """Whether there is no such bucket yet: writing makes it."""
+    """Whether the bucket does not exist yet; writing creates it."""
 
     @property
     def target(self) -> BucketSettings:
-        """The bucket that is written to."""
+        """The target bucket."""
         return self.client.settings
 
 
@@ -205,9 +207,9 @@ class PreparedBucket:
 def prepare_bucket(
     path: Path, target: BucketSettings, transfer: TransferSettings
 ) -> Generator[PreparedBucket, None, None]:
-    """Archive and S3 client are there within the block.
+    """Open the archive and the S3 client within the block.
 
-    Errors of the bucket are raised; whether it is empty is not judged here.
+    Raises errors of the bucket. The caller decides whether it must be empty.
     """
     with _open_half(path, target, transfer) as prepared:
         prepared.client.check_exists()
@@ -218,7 +220,7 @@ def prepare_bucket(
 def prepare_missing_bucket(
     path: Path, target: BucketSettings, transfer: TransferSettings
 ) -> Generator[PreparedBucket, None, None]:
-    """As `prepare_bucket`, for a bucket that is not there and that `write_bucket` makes."""
+    """Like `prepare_bucket`, for a missing bucket that `write_bucket` creates."""
     with _open_half(path, target, transfer) as prepared:
         yield replace(prepared, is_missing=True)
 
@@ -239,7 +241,7 @@ def _open_half(
 
 
 def check_bucket_empty(target: BucketSettings, *, is_empty: bool) -> None:
-    """Raise TargetNotEmptyError where the bucket holds something."""
+    """Raise TargetNotEmptyError if the bucket is not empty."""
     if not is_empty:
         raise TargetNotEmptyError(
             f"the bucket {target.label} is not empty",
@@ -249,13 +251,13 @@ def check_bucket_empty(target: BucketSettings, *, is_empty: bool) -> None:
 
 
 def describe_write(prepared: PreparedBucket) -> tuple[str, ...]:
-    """Return what writing the archive does to the bucket, a line each."""
+    """Return what writing the archive does to the bucket, one line each."""
     record, label = prepared.record, prepared.target.label
     write = (
         f"write {count(record.object_count, 'object')} with {format_bytes(record.size_bytes)} into {label}"
     )
     if prepared.is_missing:
-        return (f"make the bucket {label}", write)
+        return (f"create the bucket {label}", write)
     return (
         (write,)
         if prepared.is_empty
@@ -270,17 +272,17 @@ def write_bucket(
     stop: Event,
     on_progress: OnProgress = lambda _size_bytes: None,
 ) -> int:
-    """Write every object of the archive; return how many. Objects of other keys stay.
+    """Write every object of the archive; return their number. Objects with other keys remain.
 
-    TargetNotEmptyError when the bucket holds something and `overwrite` is not set; RestoreError, BucketError
-    or VerificationError at the first error or when `stop` is set: what was written until then can be removed
-    by the writer's `undo`. `on_progress` gets each object's size.
+    TargetNotEmptyError if the bucket is not empty and `overwrite` is not set. RestoreError, BucketError or
+    VerificationError at the first error or when `stop` is set; the writer's `undo` can remove what was
+    written until then. `on_progress` gets each object's size.
     """
     client = prepared.client
     if prepared.is_missing:
         prepared.writer.make_bucket()
     if not overwrite:
-        # Files were verified since it was looked at, which may have taken hours.
+        # Verifying the files since the first check may have taken hours.
         check_bucket_empty(prepared.target, is_empty=client.is_empty())
     replaced = (
         {digest_name(listed.key) for listed in client.list_objects()}
@@ -306,8 +308,9 @@ def write_bucket(
 
 
 def for_each_entry(prepared: PreparedBucket, work: Callable[[ObjectEntry], _Done]) -> Iterator[_Done]:
-    """Yield what `work` makes of each entry, in order, a few entries ahead on each thread; the first error
-    ends all.
+    """Yield the result of `work` for each entry, in order, with a few entries per thread in progress.
+
+    The first error ends all.
     """
     threads = prepared.transfer.download_threads
     waiting: deque[Future[_Done]] = deque()
@@ -325,10 +328,9 @@ def for_each_entry(prepared: PreparedBucket, work: Callable[[ObjectEntry], _Done
 
 
 def find_difference(client: BucketClient, entry: ObjectEntry) -> str:
-    """Return what is different about the object in the bucket, in a word (`missing`, `size` …), or an empty
-    text. Errors of the bucket are raised.
+    """Return what differs in the bucket's object (`missing`, `size`, …), or an empty text.
 
-    Tags are compared where the entry has them.
+    Raises errors of the bucket. Tags are compared if the entry has them.
     """
     digest = hashlib.sha256()
     try:

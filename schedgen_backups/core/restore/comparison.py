@@ -1,9 +1,8 @@
-"""Compares what was restored with what was captured: a second dump of the database by digests, and every
-object of the bucket by its bytes.
+"""Compare restored with captured data: the database by a second dump's digests, each object by its bytes.
 
-Rows may lie in another order after a restore (free space is filled as it comes), so a table whose digest
-differs is compared once more as a set of rows. The judgements (`judge_database`, `judge_bucket`) are apart
-from the reading.
+Rows may be in another order after a restore, since free space is filled in any order. A table whose digest
+differs is therefore compared again as a set of rows. The judgements (`judge_database`, `judge_bucket`) are
+separate from reading.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ from schedgen_backups.core.units import be, count, name_some
 
 _DIGEST_BITS = 256
 _ABSENT = frozenset({"missing", "size"})
-"""Differences after which an object does not count as restored."""
+"""Differences after which an object counts as not restored."""
 
 
 @dataclass(frozen=True)
 class DumpedBy:
-    """The programs that wrote a dump; only two dumps by the same ones have comparable text."""
+    """The programs that wrote a dump; only the text of dumps by the same programs is comparable."""
 
     client_version: str
     server_major: int
@@ -54,12 +53,12 @@ class DumpedBy:
 
 @dataclass(frozen=True)
 class ComparedRows:
-    """How the rows of the second dump differ from those that were captured."""
+    """How the rows of the second dump differ from the captured ones."""
 
     differing: tuple[str, ...] = ()
-    """Names of tables with other rows, with too few or that were not captured at all."""
+    """Names of tables with other or missing rows, or that were not captured at all."""
     reordered_count: int = 0
-    """Tables with the same rows in another order."""
+    """Number of tables with the same rows in another order."""
 
 
 def compare_database(
@@ -69,12 +68,11 @@ def compare_database(
     uncompared: str = "",
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> tuple[CheckResult, CheckResult]:
-    """Return `database_is_restored` (the same tables with as many rows) and `database_is_equal` (every row
-    and all else the same).
+    """Return `database_is_restored` (same tables and row counts) and `database_is_equal` (all the same).
 
-    Errors of the target and of its pg_dump are raised. `roles` are those that it was loaded with,
-    `uncompared` says what of the schema's text cannot be equal, if anything.
-    `on_progress` gets the plain bytes of the second dump.
+    Raises errors of the target and of its pg_dump. `roles` are those of the load. `uncompared` names the
+    parts of the schema's text that cannot be equal, if any. `on_progress` gets the plain bytes of the second
+    dump.
     """
     items = ItemDigest()
     contents = DumpDigest(on_text=items.add) if roles is not None and roles.stand_ins else DumpDigest()
@@ -83,8 +81,8 @@ def compare_database(
         prepared.client,
         session=prepared.facts.session,
         stall_timeout_seconds=prepared.transfer.stall_timeout_seconds,
-        # What the captured dump leaves out has no place in this one; a database that it was restored into has
-        # no such rows anyway.
+        # Tables excluded from the captured dump are excluded here too; a database restored from it has no
+        # such rows.
         options=leave_out_rows((table.schema_name, table.name) for table in prepared.record.excluded_tables),
         on_progress=on_progress,
     )
@@ -97,8 +95,7 @@ def compare_database(
         rows = compare_rows(prepared.dump.tables, facts.tables, partial(_has_same_rows, prepared))
     dumped_by = DumpedBy(prepared.client.version, prepared.facts.server_major)
     apart = _describe_apart(prepared, roles)
-    # Where somebody else may have been at work meanwhile, a sequence that went on is a difference like any
-    # other.
+    # If others may have used the database meanwhile, an advanced sequence counts as a difference.
     if roles is not None and not uncompared and not _is_alike(prepared.record, facts):
         facts, uncompared = _compare_apart(prepared, facts, items.result())
     return judge_database(
@@ -118,9 +115,8 @@ def judge_database(
 ) -> tuple[CheckResult, CheckResult]:
     """Return `database_is_restored` and `database_is_equal` for a second dump.
 
-    `facts` and `dumped_by` are the second dump's.
-
-    `apart` says what a dump does not hold, and how it stands: the result names it and does not depend on it.
+    `facts` and `dumped_by` are the second dump's. `apart` describes what a dump does not contain; the result
+    mentions it and does not depend on it.
     """
     restored = _judge_counts(tables, facts.tables)
     figures: dict[str, Figure] = {
@@ -151,7 +147,7 @@ def judge_database(
             CheckStatus.UNKNOWN,
             "every row is equal; the schema's text cannot be compared: it was written by pg_dump "
             f"{captured_by.client_version} of server "
-            f"{captured_by.server_major}, and now by pg_dump {dumped_by.client_version} of server "
+            f"{captured_by.server_major}, now by pg_dump {dumped_by.client_version} of server "
             f"{dumped_by.server_major}",
         )
     return make_equal(CheckStatus.FAILED, "the schema, a sequence or a large object differs")
@@ -166,13 +162,11 @@ def _is_alike(record: DumpRecord, facts: DumpFacts) -> bool:
 def _compare_apart(
     prepared: PreparedDatabase, facts: DumpFacts, items: tuple[int, int]
 ) -> tuple[DumpFacts, str]:
-    """Compare the schema's text without the order of its items and the sequences' values.
+    """Compare the schema's text without the order of its items and the values of sequences.
 
-    `items` are those of the second dump.
-
-    Return the facts with the captured text's digests where only the order differs, and which sequences moved
-    since the capture where nothing else differs: a view that is refreshed, an index or a check may call
-    nextval during the load. An empty text otherwise.
+    `items` are those of the second dump. Return the facts, with the captured text's digests if only the order
+    differs. If otherwise only sequences moved, also return their names in a text: a refreshed view, an index
+    or a check may call nextval during the load. Otherwise the text is empty.
     """
     captured_items = ItemDigest()
     captured = DumpDigest(on_text=captured_items.add)
@@ -180,12 +174,12 @@ def _compare_apart(
         for segment in split_dump(prepared.dump.read_contents(on_progress=lambda _block: None)):
             captured.add(segment)
     before = captured.facts()
-    # Without stand-ins nothing passed through the digest of items.
+    # Without stand-ins, nothing was added to the digest of items.
     is_reordered = captured_items.result() == items
     is_same = is_reordered or before.unmoved_sha256 == facts.unmoved_sha256
     if not is_same or before.sequences.keys() != facts.sequences.keys():
         return facts, ""
-    # In which direction says nothing: it may descend, go round, or have been reset behind the view's last
+    # The direction says nothing: a sequence may descend, cycle, or have been reset after the view's last
     # refresh.
     moved = [
         name.decode("utf-8", "replace")
@@ -196,7 +190,7 @@ def _compare_apart(
         return (
             facts,
             (
-                "sequences went on while the dump was loaded, by something in it that calls them: "
+                "sequences advanced during the load, because something in the dump calls them: "
                 f"{name_some(moved)}"
             ),
         )
@@ -207,10 +201,9 @@ def _compare_apart(
 
 
 def _describe_apart(prepared: PreparedDatabase, roles: LoadRoles | None) -> str:
-    """Return how owner, privileges, settings and collation of the database itself stand; empty where they are
-    as captured.
+    """Return how the database's own properties differ: owner, privileges, settings and collation.
 
-    Those of a swap's database come last, and are compared with the live one's.
+    Empty if they are as captured. A swap sets them last and compares them with the live database's.
     """
     captured = prepared.record.properties
     if prepared.is_fresh:
@@ -218,7 +211,7 @@ def _describe_apart(prepared: PreparedDatabase, roles: LoadRoles | None) -> str:
     if captured is None:
         return (
             "unknown: owner, privileges, settings and collation of the database itself, which this "
-            "point does not have"
+            "point does not contain"
         )
     with prepared.session.use() as connection:
         present = read_properties(connection, prepared.target.database)
@@ -228,13 +221,13 @@ def _describe_apart(prepared: PreparedDatabase, roles: LoadRoles | None) -> str:
 
 
 def describe_properties(present: DatabaseProperties, captured: DatabaseProperties) -> str:
-    """Return what of the restored database itself is not as captured; empty where nothing is."""
+    """Return which properties of the restored database differ from the captured ones; empty if none."""
     differences = present.list_differences(captured)
     return f"the database itself differs: {', '.join(differences)}" if differences else ""
 
 
 def describe_collation(present: DatabaseProperties, captured: DatabaseProperties) -> str:
-    """Return the same for a drill's database, which gets neither owner nor privileges: what stays unknown."""
+    """Return the same for a drill's database, which gets neither owner nor privileges: these stay unknown."""
     unknown = "unknown: owner, privileges and settings of the database itself"
     is_alike = present.has_collation_of(captured)
     return (
@@ -247,11 +240,10 @@ def describe_collation(present: DatabaseProperties, captured: DatabaseProperties
 def compare_bucket(
     prepared: PreparedBucket, *, on_progress: Callable[[int], object] = lambda _size_bytes: None
 ) -> tuple[CheckResult, CheckResult]:
-    """Return `bucket_is_restored` (every object is there with its size) and `bucket_is_equal` (bytes, content
-    type, headers, metadata, tags).
+    """Return `bucket_is_restored` (all objects exist with their size) and `bucket_is_equal`.
 
-    Every object is read back from the bucket. Errors of the bucket are raised; `on_progress` gets each
-    object's size.
+    The latter compares bytes, content type, headers, metadata and tags. Every object is read back from the
+    bucket. Raises errors of the bucket. `on_progress` gets each object's size.
     """
     differences: dict[str, str] = {}
     object_count = size_bytes = unread_tags_count = 0
@@ -293,10 +285,8 @@ def judge_bucket(
 ) -> tuple[CheckResult, CheckResult]:
     """Return `bucket_is_restored` and `bucket_is_equal` for `object_count` captured objects.
 
-    `differences` has what differs, in a word, by key.
-
-    Of `unread_tags_count` objects the tags were never read, of the first one because of `tags_note`.
-    `left_out` names what the capture left out.
+    `differences` maps keys to what differs. For `unread_tags_count` objects the tags were never read;
+    `tags_note` is the reason for the first. `left_out` names what the capture excluded.
     """
     figures: dict[str, Figure] = {
         "objects": object_count,
@@ -373,7 +363,7 @@ def compare_rows(
 ) -> ComparedRows:
     """Return how the rows of a second dump differ.
 
-    `has_same_rows` reads tables whose digest differs, the partitions of a root together.
+    `has_same_rows` compares tables whose digest differs; the partitions of a root together.
     """
     found = _index(facts)
     differing: list[str] = []
@@ -404,9 +394,7 @@ def compare_rows(
 
 
 def _has_same_rows(prepared: PreparedDatabase, tables: Sequence[TableEntry]) -> bool:
-    """Return whether the tables together hold the rows that were captured of them, in whatever order and
-    partition.
-    """
+    """Return whether the tables together contain their captured rows, in any order and partition."""
     dumped = (
         segment.data
         for table in tables
@@ -424,7 +412,7 @@ def _index(tables: Sequence[TableFacts]) -> dict[tuple[str, str], TableFacts]:
 
 
 def add_up_rows(blocks: Iterable[bytes]) -> tuple[int, int]:
-    """Return the number of rows and the sum of their digests, which is the same in any order."""
+    """Return the number of rows and the sum of their digests, which does not depend on the order."""
     count = total = 0
     unfinished = b""
     for block in blocks:
@@ -440,7 +428,7 @@ def _read_stored_rows(table: TableEntry, connection: Connection) -> Iterator[byt
     columns = sql.SQL(cast("LiteralString", table.columns))
     encoding = connection.info.parameter_status("server_encoding") or "UTF8"
     with connection.transaction(), connection.cursor() as cursor:
-        # As in pg_dump's session (pg_dump.c, setup_connection), besides what every session begins with.
+        # Like pg_dump's session (pg_dump.c, setup_connection), in addition to every session's settings.
         for setting in ("row_security = off", "search_path = ''"):
             cursor.execute(sql.SQL("SET LOCAL {}").format(sql.SQL(setting)))
         cursor.execute(sql.SQL("SET LOCAL client_encoding = {}").format(sql.Literal(encoding)))
@@ -450,8 +438,9 @@ def _read_stored_rows(table: TableEntry, connection: Connection) -> Iterator[byt
 
 
 def _find_name(table: TableEntry, connection: Connection) -> tuple[str, str]:
-    """Return schema and name in the catalog; of one that is loaded through its root the dump has them without
-    their line breaks.
+    """Return schema and name in the catalog.
+
+    For a table that is loaded through its root, the dump has them without their line breaks.
     """
     row = None
     if table.root:

@@ -1,6 +1,4 @@
-"""Prepares the database half of a restore: opens the dump and the connection once, looks at both, and says
-how the dump will be loaded.
-"""
+"""The database half of a restore: opens and checks dump and connection, and decides how to load the dump."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ from schedgen_backups.core.units import count
 
 MAINTENANCE_DATABASE = "postgres"
 _LOCK_SHARE = 0.5
-"""How much of the server's lock table one restore may fill; the rest is for everybody else."""
+"""Share of the server's lock table that one restore may use; the rest is for other sessions."""
 REMOVE_EVERYTHING = """
 DO $remove$
 DECLARE
@@ -42,16 +40,20 @@ BEGIN
         WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     LOOP
         IF entry.subenabled THEN
-            RAISE EXCEPTION 'the database has the subscription %: drop it first', pg_catalog.quote_ident(entry.subname);
+            RAISE EXCEPTION 'the database has the subscription %: drop it first',
+                pg_catalog.quote_ident(entry.subname);
         END IF;
         EXECUTE pg_catalog.format('ALTER SUBSCRIPTION %I SET (slot_name = NONE)', entry.subname);
         EXECUTE pg_catalog.format('DROP SUBSCRIPTION %I', entry.subname);
     END LOOP;
-    FOR name IN SELECT evtname FROM pg_catalog.pg_event_trigger LOOP EXECUTE pg_catalog.format('DROP EVENT TRIGGER %I', name); END LOOP;
-    FOR name IN SELECT pubname FROM pg_catalog.pg_publication LOOP EXECUTE pg_catalog.format('DROP PUBLICATION %I', name); END LOOP;
+    FOR name IN SELECT evtname FROM pg_catalog.pg_event_trigger
+        LOOP EXECUTE pg_catalog.format('DROP EVENT TRIGGER %I', name); END LOOP;
+    FOR name IN SELECT pubname FROM pg_catalog.pg_publication
+        LOOP EXECUTE pg_catalog.format('DROP PUBLICATION %I', name); END LOOP;
     FOR name IN SELECT extname FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql'
         LOOP EXECUTE pg_catalog.format('DROP EXTENSION IF EXISTS %I CASCADE', name); END LOOP;
-    FOR name IN SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+    FOR name IN SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_'
+        AND nspname <> 'information_schema'
         LOOP EXECUTE pg_catalog.format('DROP SCHEMA %I CASCADE', name); END LOOP;
     FOR name IN SELECT fdwname FROM pg_catalog.pg_foreign_data_wrapper
         LOOP EXECUTE pg_catalog.format('DROP FOREIGN DATA WRAPPER %I CASCADE', name); END LOOP;
@@ -59,28 +61,36 @@ BEGIN
         LOOP EXECUTE pg_catalog.format('DROP LANGUAGE %I CASCADE', name); END LOOP;
     FOR name IN SELECT amname FROM pg_catalog.pg_am WHERE oid >= 16384
         LOOP EXECUTE pg_catalog.format('DROP ACCESS METHOD %I CASCADE', name); END LOOP;
-    FOR name IN SELECT pg_catalog.format('%s AS %s', pg_catalog.format_type(castsource, NULL), pg_catalog.format_type(casttarget, NULL))
+    FOR name IN SELECT pg_catalog.format('%s AS %s', pg_catalog.format_type(castsource, NULL),
+        pg_catalog.format_type(casttarget, NULL))
         FROM pg_catalog.pg_cast WHERE oid >= 16384
         LOOP EXECUTE 'DROP CAST (' || name || ') CASCADE'; END LOOP;
     -- Default privileges of a role go when they are the system's again.
     FOR entry IN SELECT pg_catalog.pg_get_userbyid(d.defaclrole) AS owner, k.kind, k.everybody, (
             SELECT pg_catalog.string_agg(DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC'
-                ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END, ', ') FROM pg_catalog.aclexplode(d.defaclacl) a) AS grantees
-        FROM pg_catalog.pg_default_acl d JOIN (VALUES ('r', 'TABLES', ''), ('S', 'SEQUENCES', ''), ('f', 'FUNCTIONS', 'EXECUTE'),
-            ('T', 'TYPES', 'USAGE'), ('n', 'SCHEMAS', ''), ('L', 'LARGE OBJECTS', '')) AS k(letter, kind, everybody)
+                ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END, ', ')
+                    FROM pg_catalog.aclexplode(d.defaclacl) a) AS grantees
+        FROM pg_catalog.pg_default_acl d JOIN (VALUES ('r', 'TABLES', ''), ('S', 'SEQUENCES', ''),
+            ('f', 'FUNCTIONS', 'EXECUTE'),
+            ('T', 'TYPES', 'USAGE'), ('n', 'SCHEMAS', ''), ('L', 'LARGE OBJECTS', ''))
+            AS k(letter, kind, everybody)
             ON k.letter = d.defaclobjtype::text
         WHERE d.defaclnamespace = 0
     LOOP
         IF entry.grantees IS NOT NULL THEN
-            EXECUTE pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I REVOKE ALL ON %s FROM %s', entry.owner, entry.kind, entry.grantees);
+            EXECUTE pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I REVOKE ALL ON %s FROM %s',
+                entry.owner, entry.kind, entry.grantees);
         END IF;
-        EXECUTE pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I GRANT ALL ON %s TO %I', entry.owner, entry.kind, entry.owner);
+        EXECUTE pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I GRANT ALL ON %s TO %I', entry.owner,
+            entry.kind, entry.owner);
         IF entry.everybody <> '' THEN
-            EXECUTE pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I GRANT %s ON %s TO PUBLIC', entry.owner, entry.everybody, entry.kind);
+            EXECUTE pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I GRANT %s ON %s TO PUBLIC',
+                entry.owner, entry.everybody, entry.kind);
         END IF;
     END LOOP;
     PERFORM pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata;
-    -- As initdb makes it: PostgreSQL 15 gave the schema to the database's owner and took CREATE from everybody.
+    -- As initdb makes it: PostgreSQL 15 gave the schema to the database's owner and took CREATE from
+    -- everybody.
     IF pg_catalog.current_setting('server_version_num')::int >= 150000 THEN
         CREATE SCHEMA public AUTHORIZATION pg_database_owner;
         GRANT USAGE ON SCHEMA public TO PUBLIC;
@@ -91,34 +101,34 @@ BEGIN
 END $remove$;
 COMMENT ON SCHEMA public IS 'standard public schema';
 """
-"""SQL that empties a database, in one transaction where it is one query."""
+"""SQL that empties a database, in one transaction if sent as one query."""
 
 
 class LoadWay(str, Enum):
-    """How a dump gets into a database."""
+    """How a dump is loaded into a database."""
 
     ONE_TRANSACTION = "one transaction"
     SEVERAL_SESSIONS = "several sessions"
     NO_TRANSACTION = "no transaction"
-    """For a dump whose relations need more locks than the server has to spare."""
+    """For a dump whose relations need more locks than the server can spare."""
 
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """What the target's server said when the restore was prepared."""
+    """Facts about the target's server at preparation."""
 
     session: SessionFacts
     encoding: str
     relation_count: int
-    """Tables, functions, types, large objects and other objects of users; 0 means empty."""
+    """Number of tables, functions, types, large objects and other user objects; 0 means empty."""
     lock_capacity: int
-    """Objects that all transactions together can lock (PostgreSQL manual, section 19.12,
+    """Number of objects that all transactions together can lock (PostgreSQL manual, section 19.12,
     max_locks_per_transaction)."""
     roles: frozenset[str]
-    """Names as they are and, where that is different, as SQL quotes them."""
+    """Names as stored and, if different, as SQL quotes them."""
 
     properties: DatabaseProperties | None = None
-    """Of the target database itself; None for one that is still to be made."""
+    """Properties of the target database; None for one that is created later."""
 
     @property
     def server_major(self) -> int:
@@ -128,28 +138,28 @@ class TargetFacts:
 
 @dataclass(frozen=True)
 class PreparedDatabase:
-    """A dump and the database that it goes into, both open and looked at."""
+    """A dump and its target database, both open and checked."""
 
     artifact: ArtifactFile
     dump: DumpFile
-    """For one thread at a time; others take readers of `artifact`."""
+    """For one thread at a time; other threads use readers of `artifact`."""
     session: DatabaseSession
     client: ClientPrograms
     facts: TargetFacts
     transfer: TransferSettings
     is_fresh: bool = False
-    """Whether the database was made, or is to be made, for this restore."""
+    """Whether the database was or will be created for this restore."""
     maintenance: DatabaseSession | None = None
-    """With the server's maintenance database, where the target is not there and the load makes it."""
+    """A session with the server's maintenance database, if the load creates the target."""
 
     @property
     def target(self) -> DatabaseSettings:
-        """The database that is written to."""
+        """The target database."""
         return self.session.settings
 
     @property
     def record(self) -> DumpRecord:
-        """What the dump says of itself."""
+        """The dump's own record."""
         return self.dump.record
 
     @property
@@ -159,26 +169,22 @@ class PreparedDatabase:
 
     @property
     def collation_note(self) -> str:
-        """What may go wrong because the target sorts and classifies text in another way; empty where it does
-        not, or where nobody knows.
-        """
+        """Consequences of a different collation of the target; empty if it is the same or unknown."""
         captured, present = self.record.properties, self.facts.properties
         if captured is None or present is None or present.has_collation_of(captured):
             return ""
         return (
             f"the database's collation is {present.collation_label}, the captured one's was "
             f"{captured.collation_label}: text is sorted and compared "
-            "in another way, and constraints, unique indexes or partitions on text may refuse rows"
+            "differently, and constraints, unique indexes or partitions on text may refuse rows"
         )
 
     def choose_way(self, jobs: int) -> LoadWay:
-        """Return how the dump would be loaded when so many sessions are asked for."""
+        """Return how the dump would be loaded if this many sessions are requested."""
         return choose_way(self.record, self.facts, jobs=jobs if can_load_in_parallel(self.dump) else 1)
 
     def carry_properties(self) -> tuple[str, ...]:
-        """Give a database that was made for this restore what the captured one had besides its contents;
-        return notes on what it could not get.
-        """
+        """Give a database created for this restore its captured properties; return notes on failures."""
         captured = self.record.properties
         if self.maintenance is None or captured is None:
             return ()
@@ -188,18 +194,19 @@ class PreparedDatabase:
                 name, comment = sql.Identifier(self.target.database), sql.Literal(captured.comment)
                 with suppress(
                     psycopg.errors.InsufficientPrivilege
-                ):  # it belongs to its captured owner by now
+                ):  # it already belongs to its captured owner
                     connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, comment))
         because = f" ({carried.problem})" if carried.problem else ""
+        differences = ", ".join(carried.differences)
         return (
-            (f"the database itself is not as it was captured: {', '.join(carried.differences)}{because}",)
-            if carried.differences
+            (f"the database itself differs from what was captured: {differences}{because}",)
+            if differences
             else ()
         )
 
     @contextmanager
     def aim_at(self, fresh: DatabaseSettings) -> Generator[PreparedDatabase, None, None]:
-        """The same dump for another, empty database of the same server, within the block."""
+        """Prepare the same dump for another, empty database of the same server, within the block."""
         with DatabaseSession(fresh, stall_timeout_seconds=self.transfer.stall_timeout_seconds) as session:
             yield replace(self, session=session, is_fresh=True)
 
@@ -208,10 +215,10 @@ class PreparedDatabase:
 def prepare_database(
     path: Path, target: DatabaseSettings, transfer: TransferSettings, *, values: Mapping[str, str] = NO_VALUES
 ) -> Generator[PreparedDatabase, None, None]:
-    """Dump, connection and client programs are there within the block, and the target can take the dump.
+    """Open dump, connection and client programs within the block; the target can take the dump.
 
-    RestoreError (permanent) says why it cannot; whether it is empty is not judged here. `values` are settings
-    of the connection.
+    RestoreError (permanent) says why it cannot. The caller decides whether it must be empty. `values` are
+    settings of the connection.
     """
     with _open_half(path, target, transfer, values) as prepared:
         check_encoding(prepared.record, prepared.facts, target)
@@ -222,16 +229,16 @@ def prepare_database(
 def prepare_new_database(
     path: Path, live: DatabaseSettings, transfer: TransferSettings
 ) -> Generator[PreparedDatabase, None, None]:
-    """As `prepare_database`, for an empty database that is still to be made on the server of `live`;
-    connected to its maintenance database.
+    """Like `prepare_database`, for an empty database that will be created on the server of `live`.
 
-    DatabaseError (permanent) where the role may not make databases.
+    The connection is to the server's maintenance database. DatabaseError (permanent) if the role may not
+    create databases.
     """
     with _open_half(path, live.with_database(MAINTENANCE_DATABASE), transfer) as prepared:
         with prepared.session.use() as connection:
             check_may_create(connection, prepared.target)
-        # Of the database that is to be made, not of the one that it is made from: pg_dump writes the second
-        # dump in it.
+        # The encoding of the future database, not of the maintenance database: pg_dump writes the second dump
+        # in it.
         session = replace(prepared.facts.session, encoding=prepared.record.encoding)
         facts = replace(
             prepared.facts,
@@ -247,7 +254,7 @@ def prepare_new_database(
 def prepare_missing_database(
     path: Path, target: DatabaseSettings, transfer: TransferSettings
 ) -> Generator[PreparedDatabase, None, None]:
-    """As `prepare_new_database`, for one of this name that the load makes."""
+    """Like `prepare_new_database`, for one with the target's name that the load creates."""
     with (
         prepare_new_database(path, target, transfer) as prepared,
         DatabaseSession(target, stall_timeout_seconds=transfer.stall_timeout_seconds) as session,
@@ -271,8 +278,8 @@ def _open_half(
             facts = _read_facts(connection)
         if facts.server_major < record.server_major:
             raise RestoreError(
-                f"the dump is of PostgreSQL {record.server_major} and the target is PostgreSQL "
-                f"{facts.server_major}: newer does not load into older",
+                f"the dump is from PostgreSQL {record.server_major} and the target is PostgreSQL "
+                f"{facts.server_major}: a dump does not load into an older version",
                 hint=f"Restore into a server of version {record.server_major} or newer.",
             )
         yield PreparedDatabase(
@@ -286,36 +293,36 @@ def _open_half(
 
 
 def check_encoding(record: DumpRecord, facts: TargetFacts, target: DatabaseSettings) -> None:
-    """Raise RestoreError (permanent) where the target's encoding is another one."""
+    """Raise RestoreError (permanent) if the target has another encoding."""
     if facts.encoding != record.encoding:
         raise RestoreError(
             f"the dump's encoding is {record.encoding}, the target's is {facts.encoding}",
-            hint=f"Make the target anew: CREATE DATABASE {target.database} ENCODING '{record.encoding}' "
+            hint=f"Create the target again: CREATE DATABASE {target.database} ENCODING '{record.encoding}' "
             "TEMPLATE template0;",
         )
 
 
 def check_empty(target: DatabaseSettings, relation_count: int) -> None:
-    """Raise TargetNotEmptyError where the database holds something."""
+    """Raise TargetNotEmptyError if the database is not empty."""
     if relation_count:
         raise TargetNotEmptyError(
-            f"the database {target.label} is not empty: it holds {relation_count} tables, functions, types "
-            "or other objects",
+            f"the database {target.label} is not empty: it contains {relation_count} tables, functions, "
+            "types or other objects",
             hint="Restore into a new database (createdb -T template0 NAME), or replace everything in this "
             "one with --into-nonempty.",
         )
 
 
 def can_load_in_parallel(dump: DumpFile) -> bool:
-    """Return whether rows and the rest of the dump can be told apart for sure, and the rest fits into memory.
+    """Return whether rows can be separated reliably from the rest of the dump, and the rest fits into memory.
 
-    Not with large objects, which are part of the rest, not with names that another encoding than UTF-8 writes
-    with other bytes, and not with a table that the snapshot did not count, such as an extension's.
+    Not with large objects, which are part of the rest. Not with names that have other bytes in an encoding
+    other than UTF-8. Not with a table that the snapshot did not count, such as an extension's.
     """
     has_plain_names = dump.record.encoding == "UTF8" or all(
         table.qualified_name.isascii() for table in dump.tables
     )
-    # Rows that are loaded through their root may belong to another partition there than in the source.
+    # Rows that are loaded through their root may belong to another partition than in the source.
     has_own_rows = not any(table.root for table in dump.tables)
     return (
         has_plain_names
@@ -326,7 +333,7 @@ def can_load_in_parallel(dump: DumpFile) -> bool:
 
 
 def choose_way(record: DumpRecord, facts: TargetFacts, *, jobs: int) -> LoadWay:
-    """Return how a dump is loaded; `jobs` is 1 where it cannot be shared by several sessions."""
+    """Return how a dump is loaded; `jobs` is 1 if several sessions cannot share it."""
     if jobs > 1 and not facts.relation_count:
         return LoadWay.SEVERAL_SESSIONS
     # One lock per relation and large object.
@@ -337,18 +344,18 @@ def choose_way(record: DumpRecord, facts: TargetFacts, *, jobs: int) -> LoadWay:
 def describe_load(
     record: DumpRecord, facts: TargetFacts, place: str, way: LoadWay, *, jobs: int
 ) -> tuple[str, ...]:
-    """Return what loading the dump does to the database that `place` names, a line each."""
+    """Return what loading the dump does to the database that `place` names, one line each."""
     lines: list[str] = []
     if facts.relation_count:
         when = (
             "in the same transaction as the load"
             if way is LoadWay.ONE_TRANSACTION
-            else "for good, before the load begins"
+            else "permanently, before the load begins"
         )
-        lines.append(f"remove everything that {place} holds now, {when}")
+        lines.append(f"remove everything that {place} contains now, {when}")
     load = f"load {count(record.table_count, 'table')} with {count(record.row_count, 'row')} into {place}"
     if way is LoadWay.ONE_TRANSACTION:
-        lines.append(f"{load}, in one transaction that is committed last")
+        lines.append(f"{load}, in one transaction, committed last")
         if jobs > 1:
             lines.append(
                 f"use one session instead of {jobs}: several need an empty database and a dump without "
@@ -357,7 +364,7 @@ def describe_load(
     elif way is LoadWay.SEVERAL_SESSIONS:
         lines.append(
             f"{load}, in {jobs} sessions and NOT in one transaction: an error removes what was loaded, a "
-            "killed restore leaves a part of it"
+            "killed restore leaves part of it"
         )
     else:
         lines.append(
@@ -365,7 +372,7 @@ def describe_load(
             f"relations and {record.large_object_count} "
             f"large objects need more locks than half of the server's {facts.lock_capacity} "
             "(max_locks_per_transaction); "
-            "an error leaves a part of the database"
+            "an error leaves part of the database"
         )
     return tuple(lines)
 

@@ -1,8 +1,7 @@
-"""Functions that the script of an extension took from PUBLIC: which of them a dump may give to somebody, and
-which not.
+"""Functions that an extension's script revokes from PUBLIC: which of them a dump may grant.
 
-Some connect without a password (dblink_connect_u) to whatever trusts the server's machine or user, others
-read what belongs to the whole server (pg_walinspect). Add an extension to `_READS_ITS_SERVER_ONLY` only if
+Some connect without a password (dblink_connect_u) to anything that trusts the server's machine or user.
+Others read data of the whole server (pg_walinspect). Add an extension to `_READS_ITS_SERVER_ONLY` only if
 none of its functions opens a file or a connection.
 """
 
@@ -25,24 +24,29 @@ _READS_ITS_SERVER_ONLY = (
     ),
     *("pgrowlocks", "pgstattuple"),
 )
-"""What those who watch a server are given. On a server of the drill's own there is nothing else to read."""
-# By name first: pg_dump writes the names of parameters into a signature, and no look-up takes those.
+"""Usually granted to monitoring roles. A server of the drill's own contains no other data to read."""
+# By name first: pg_dump writes parameter names into a signature, which the catalog look-up does not accept.
 _KEPT = """
     SELECT p.oid = pg_catalog.to_regprocedure(%(signature)s)
     FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
-    JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND e.oid = d.refobjid
-    JOIN pg_catalog.pg_init_privs i ON i.classoid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND i.objoid = p.oid
+    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+        AND d.deptype = 'e'
+    JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+        AND e.oid = d.refobjid
+    JOIN pg_catalog.pg_init_privs i ON i.classoid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+        AND i.objoid = p.oid
     WHERE n.nspname = %(schema)s AND p.proname = %(name)s AND NOT (e.extname = ANY(%(given)s))
-        AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(i.initprivs) a WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')"""
+        AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(i.initprivs) a WHERE a.grantee = 0
+            AND a.privilege_type = 'EXECUTE')"""
 
 
 def gives_kept_function(
     text: bytes, superuser: psycopg.Connection[tuple[object, ...]], *, is_server_shared: bool
 ) -> bool:
-    """Return whether the statement gives away a function that its extension keeps and that reaches more than
-    this load; true if that is unknown.
+    """Return whether the statement grants a function that its extension protects.
+
+    Only functions whose reach exceeds this load count. True if unknown.
     """
     found = GIVEN_FUNCTION.match(text)
     if found is None:
@@ -58,7 +62,7 @@ def gives_kept_function(
             "given": [] if is_server_shared else list(_READS_ITS_SERVER_ONLY),
         }
         kept = superuser.execute(_KEPT, values).fetchall()
-        # Of several with the name, only one that is surely another is not this one.
+        # Among several functions of the name, only one that is certainly another is ignored.
         return any(is_this is not False for (is_this,) in kept)
-    except (psycopg.Error, UnicodeDecodeError):  # a signature that only the statement's own grammar can read
+    except (psycopg.Error, UnicodeDecodeError):  # a signature that only the parser of statements accepts
         return True

@@ -1,9 +1,8 @@
-"""Which statements of a dump a superuser may run for it: those that evaluate no expression and call no
-function, in the forms of pg_dump.
+"""Statements of a dump that a superuser may run for it: they evaluate no expression and call no function.
 
-Somebody hostile may have written the dump. Add a form here only after asking what it could execute;
-docs/decisions/0017 has the reasons. Forms are matched on the whole statement, and only where it holds no
-comment: otherwise a name or a value might end earlier for the server.
+Only the forms that pg_dump writes are accepted. The dump may be hostile: before you add a form, check what it
+could execute; docs/decisions/0017 has the reasons. Forms match the whole statement, and only without
+comments: otherwise the server might see a name or a value end earlier.
 """
 
 from __future__ import annotations
@@ -12,21 +11,21 @@ import re
 
 from schedgen_backups.core.formats.sql_quotes import has_comment_or_dollar_quote
 
-# Each text has one reading only: with two of a part, a run of quotes has as many as there are ways to split
-# it.
+# Each text can be parsed in one way only. Otherwise a run of quotes would match in as many ways as it can be
+# split.
 _PARTS = {
     "quoted": r'"(?:[^"]|"")+"(?!")',
     "name": r"(?:<quoted>|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)",
     "role": r"(?!(?:current_user|current_role|session_user|public)\b)<name>",
     "own": r'(?!pg_|information_schema\b|"pg_|"information_schema")<name>',
-    # As the server reads them with standard_conforming_strings, which our sessions fix: a backslash escapes
-    # behind E only.
+    # As the server reads them with standard_conforming_strings, which our sessions set: backslash escapes
+    # only after E.
     "string": r"(?:'(?:[^']|'')*'(?!')|E'(?:[^'\\]|''|\\.)*'(?!'))",
-    # The types of a function's parameters: names, never an expression.
+    # Parameter types of a function: names, never an expression.
     "signature": r"""\((?:[^()'";\\]|<quoted>|\(\d+(?:,\d+)?\))*\)""",
     "columns": r"\(<name>(?:, ?<name>)*\)",
     "operator": r"[-+*/<>=~!@#%^&|`?]+",
-    # Of the system by words that are no keywords of the statements, or of a schema.
+    # A system type in words that are not keywords of the statements, or a type in a schema.
     "word": r"(?!(?i:USING|FAMILY|AS)\b)[a-z]+",
     "type": r"(?:<word>(?: <word>){0,3}|<name>\.<name>)(?:\(\d+(?:,\d+)?\))?(?:\[\])*",
 }
@@ -44,20 +43,20 @@ _GLOBAL_KINDS = "EVENT TRIGGER|FOREIGN DATA WRAPPER|PUBLICATION|SCHEMA|SERVER|SU
 
 
 def make_form(pattern: str) -> re.Pattern[bytes]:
-    """Compile the form of a statement; `<name>` and the like stand for what `_PARTS` says."""
+    """Compile the form of a statement; `<name>` and the like are replaced from `_PARTS`."""
     while found := re.search(r"(?<!\?P)<([a-z]+)>", pattern):
         pattern = pattern.replace(found[0], _PARTS[found[1]])
     return re.compile(pattern.encode("latin-1"), re.DOTALL)
 
 
-# Never of the system's objects: who owns the schema pg_catalog can replace functions that a superuser calls.
+# Never the system's objects: the owner of the schema pg_catalog can replace functions that a superuser calls.
 OWNER = make_form(
     rf"ALTER (?:(?:{_SCHEMA_KINDS}) <own>\.(?:<name>|<operator>) ?(?:<signature>)?(?: USING "
     rf"<name>)?|(?:{_GLOBAL_KINDS}) <own>|LARGE OBJECT [0-9]+)"
     r" OWNER TO (?P<new_owner><role>);"
 )
 EXTENSION = make_form(r"CREATE EXTENSION IF NOT EXISTS (?P<extension><name>)(?: WITH SCHEMA <name>)?;")
-# Not on objects of the system: reading files of the server is a matter of a grant on pg_read_file.
+# Not on system objects: a grant on pg_read_file would allow reading the server's files.
 _GRANT = make_form(
     r"(?:GRANT|REVOKE) [A-Z]+(?: ?<columns>)?(?:,[A-Z]+(?: ?<columns>)?)* ON (?:"
     r"(?:TABLE|SEQUENCE|FUNCTION|PROCEDURE|TYPE|DOMAIN) "
@@ -65,13 +64,13 @@ _GRANT = make_form(
     r"LARGE OBJECT [0-9]+) (?:TO|FROM) (?:PUBLIC|<role>)(?: WITH GRANT OPTION)?;"
 )
 _SYSTEM = r"(?:pg_catalog|information_schema)\."
-# Of the scratch database only, even where the object is one of the whole server's.
+# Affects the scratch database only, even if the object exists on the whole server.
 _SYSTEM_REVOKE = make_form(
     r"REVOKE [A-Z]+(?: ?<columns>)?(?:,[A-Z]+(?: ?<columns>)?)* ON "
     rf"(?:TABLE|FUNCTION|PROCEDURE|TYPE) {_SYSTEM}<name>(?:<signature>)? FROM (?:PUBLIC|<role>);"
 )
-# On the drill's own server: rights that people give to those who watch theirs. They read no file and no other
-# directory than the server's.
+# On the drill's own server: privileges usually granted to monitoring roles. They read no file or directory
+# outside the server's.
 _SYSTEM_GRANT = make_form(
     rf"GRANT (?:SELECT(?: ?<columns>)?(?:,SELECT ?<columns>)* ON TABLE {_SYSTEM}<name>|ALL ON FUNCTION "
     rf"{_SYSTEM}(?:{_WATCHED})<signature>)"
@@ -81,16 +80,16 @@ _SYSTEM_PRIVILEGE = make_form(
     r"(?:GRANT|REVOKE) [A-Z, ()a-z_\"]+ ON (?:TABLE|FUNCTION|PROCEDURE|TYPE) "
     rf"{_SYSTEM}<name>(?:<signature>)? (?:TO|FROM) [^;'()]*;"
 )
-# Wide on purpose: what has no signature that the server can read is taken for a gift.
+# Deliberately broad: a statement without a signature that the server can parse counts as a grant.
 GIVEN_FUNCTION = make_form(
     r"(?:GRANT [^\"]* ON|ALTER) (?:AGGREGATE|FUNCTION|PROCEDURE) "
     r"(?P<function>(?P<its_schema><name>)\.(?P<its_name><name>)(?: ?(?P<parameters><signature>)|(?= "
     r"(?:TO|FROM|OWNER) )))?"
 )
-# The server does not look at the types of what a GiST, GIN or SP-GiST index calls: functions of another
-# type's can make it crash.
+# The server does not check the types of functions that a GiST, GIN or SP-GiST index calls: those of another
+# type can crash it.
 OPERATOR_CLASS = make_form(r"(?:CREATE OPERATOR CLASS|ALTER OPERATOR FAMILY) .*")
-# Event triggers come last: they would run with the rights of whoever changes something.
+# Event triggers come last: they would run with the privileges of every later session.
 _LATE = (
     make_form(
         r"CREATE EVENT TRIGGER <name> ON [a-z_]+(?:\s+WHEN TAG IN \(<string>(?:, ?<string>)*\))?"
@@ -100,14 +99,13 @@ _LATE = (
     make_form(r"COMMENT ON EVENT TRIGGER <name> IS <string>;"),
 )
 # Single statements whose grammar has no expression and no call (PostgreSQL manual, part VI), or whose form
-# leaves none.
+# allows none.
 _FORMS = (
     OWNER,
     _GRANT,
-    # Not on what the whole server shares.
+    # Not on objects shared by the whole server.
     make_form(r"COMMENT ON (?!(?i:DATABASE|ROLE|TABLESPACE)\b)[A-Z]+ (?:[^'\"]|<quoted>)* IS <string>;"),
-    # Of a sequence that the script of an extension made: the loader owns all others, or is a member of who
-    # does.
+    # Sequences created by an extension's script: the loader owns all others, or is a member of their owner.
     make_form(r"SELECT pg_catalog\.setval\(<string>, -?[0-9]{1,19}, (?:true|false)\);"),
     make_form(r"CREATE PUBLICATION <name> FOR (?:ALL TABLES|TABLES IN SCHEMA <name>)(?: WITH \([^()]*\))?;"),
     make_form(r"ALTER PUBLICATION <name> ADD TABLES IN SCHEMA <name>;"),
@@ -119,12 +117,12 @@ _FORMS = (
         r"CREATE SERVER <name>(?: TYPE <string>)?(?: VERSION <string>)? FOREIGN DATA WRAPPER <name>"
         r"(?: OPTIONS \(\s*<name> <string>(?:,\s+<name> <string>)*\s*\))?;"
     ),
-    # Of schemas of the dump only: a support function in a family of the system would run in a superuser's
+    # Only in schemas of the dump: a support function in a family of the system would run in a superuser's
     # queries.
     make_form(r"CREATE OPERATOR FAMILY <own>\.<name> USING <name>;"),
     make_form(
-        # Which class is the default for a type depends on no schema: one for a type of the system would be
-        # used by everybody, us included.
+        # A type's default class does not depend on a schema: one for a system type would be used by every
+        # session, including ours.
         r"CREATE OPERATOR CLASS <own>\.<name>\s+(?:FOR TYPE <type>|DEFAULT FOR TYPE <own>\.<name>) USING "
         r"<name>"
         r"(?: FAMILY <own>\.<name>)? AS\s(?!.*\b(?i:STORAGE|FAMILY)\b)[^;']*;"
@@ -177,31 +175,36 @@ HARMLESS_EXTENSIONS = frozenset(
         "xml2",
     }
 )
-"""What a superuser makes for the loader: PostgreSQL's own modules that give no access to files, programs or
-other servers, and two well-known ones. postgres_fdw connects elsewhere only for a role that gives a password
-of its own (manual, F.38.3)."""
+"""Extensions that a superuser may create for the loader: PostgreSQL's own modules without access to files,
+programs or other servers, and two well-known ones. postgres_fdw connects elsewhere only for a role with its
+own password (manual, F.38.3)."""
 
 
 def makes_event_trigger(text: bytes) -> bool:
-    """Return whether the statement makes or changes an event trigger in a form of pg_dump."""
+    """Return whether the statement creates or changes an event trigger in a form of pg_dump."""
     return any(form.fullmatch(text) for form in _LATE) and not has_comment_or_dollar_quote(text)
 
 
 def gives_rights(text: bytes) -> bool:
-    """Return whether the statement gives or takes rights on an object of the dump in a form of pg_dump."""
+    """Return whether the statement grants or revokes privileges on an object of the dump.
+
+    Only forms of pg_dump match.
+    """
     return _GRANT.fullmatch(text) is not None and not has_comment_or_dollar_quote(text)
 
 
 def may_be_left_out(text: bytes) -> bool:
-    """Return whether the statement only gives or takes rights on an object of the system: the rest loads
-    without it.
+    """Return whether the statement only grants or revokes privileges on a system object.
+
+    The rest of the dump loads without it.
     """
     return _SYSTEM_PRIVILEGE.fullmatch(text) is not None and not has_comment_or_dollar_quote(text)
 
 
 def is_known(text: bytes, *, is_server_shared: bool) -> bool:
-    """Return whether a superuser may run the statement as it stands; extensions, event triggers and owners
-    have more to be asked.
+    """Return whether a superuser may run the statement unchanged.
+
+    Extensions, event triggers and owners need further checks.
     """
     forms = (*_FORMS, _SYSTEM_REVOKE) if is_server_shared else (*_FORMS, _SYSTEM_REVOKE, _SYSTEM_GRANT)
     return any(form.fullmatch(text) for form in forms) and not has_comment_or_dollar_quote(text)

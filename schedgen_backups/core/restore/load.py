@@ -1,6 +1,4 @@
-"""Loads a prepared dump: in one transaction that is committed last, in several sessions, or piece by piece
-where a transaction is impossible.
-"""
+"""Load a prepared dump: in one transaction committed last, in several sessions, or without a transaction."""
 
 from __future__ import annotations
 
@@ -25,12 +23,10 @@ from schedgen_backups.core.units import name_some
 
 
 class Feeder(Protocol):
-    """Runs a dump's segments in their order; on how many connections, and which segment goes to which, is its
-    own decision.
-    """
+    """Runs a dump's segments in order, on connections of its choice."""
 
     def feed(self, segment: Segment) -> None:
-        """Run the segment, or send it on its way."""
+        """Run the segment, or queue it."""
         ...
 
     def settle(self) -> None:
@@ -38,13 +34,14 @@ class Feeder(Protocol):
         ...
 
     def commit(self) -> None:
-        """Make everything that was fed durable."""
+        """Commit everything that was fed."""
         ...
 
 
 class TransactionFeeder:
-    """Feeds one psql, in one transaction that only `commit` ends: pg_dump's own transactions around large
-    objects are left out.
+    """Feeds one psql in one transaction that only `commit` ends.
+
+    pg_dump's own transactions around large objects are left out.
     """
 
     def __init__(self, psql: Psql, beginning: str) -> None:
@@ -67,14 +64,14 @@ class TransactionFeeder:
         self._psql.settle()
 
     def commit(self) -> None:
-        """End the transaction. Without it, psql's end is a rollback: a feeder that is killed commits nothing."""
+        """Commit the transaction. Without it psql's end is a rollback, so a killed feeder commits nothing."""
         self._psql.feed(b"COMMIT;\n")
         self.has_sent_commit = True
         self._psql.finish()
 
 
 class PlainFeeder:
-    """Feeds one psql, each statement its own transaction."""
+    """Feeds one psql; each statement is its own transaction."""
 
     def __init__(self, psql: Psql, beginning: str) -> None:
         self._psql = psql
@@ -89,27 +86,27 @@ class PlainFeeder:
         self._psql.settle()
 
     def commit(self) -> None:
-        """End psql: everything is committed already."""
+        """End psql; everything is committed already."""
         self._psql.finish()
 
 
 class Load(Protocol):
-    """One way of getting a dump into a database."""
+    """A way to load a dump into a database."""
 
     is_in_doubt: bool
-    """Whether nobody knows if it was committed: the connection broke behind the COMMIT."""
+    """Whether it is unknown if the load was committed: the connection broke after COMMIT was sent."""
 
     def run(self, before_commit: Callable[[], object]) -> None:
-        """Load the dump; `before_commit` returns when it may be committed, and raises when it must not be."""
+        """Load the dump; `before_commit` returns if it may be committed, and raises otherwise."""
         ...
 
     def describe_target(self) -> str:
-        """Return what the target holds after an error."""
+        """Return what the target contains after an error."""
         ...
 
 
 class AtomicLoad:
-    """Loads in one transaction, whose COMMIT is sent when everything else has succeeded."""
+    """Loads in one transaction, whose COMMIT is sent after everything else has succeeded."""
 
     def __init__(
         self, prepared: PreparedDatabase, *, beginning: str, stop: Event, on_progress: Callable[[int], object]
@@ -123,7 +120,7 @@ class AtomicLoad:
         self.is_in_doubt = False
 
     def run(self, before_commit: Callable[[], object]) -> None:
-        """Load the dump; `before_commit` returns when the transaction may be committed, and raises otherwise."""
+        """Load the dump; `before_commit` returns if it may be committed, and raises otherwise."""
         with _open_psql(self._prepared) as psql:
             feeder = TransactionFeeder(psql, self._beginning)
             _send_dump(self._prepared, feeder, self._stop, self._on_progress)
@@ -136,14 +133,14 @@ class AtomicLoad:
                 raise
 
     def describe_target(self) -> str:
-        """Return what the target holds after an error."""
+        """Return what the target contains after an error."""
         database = self._prepared.target.label
         if self.is_in_doubt:
             return (
-                f"The connection broke while {database} was being committed: look whether it holds the "
-                "restored or the former contents."
+                f"The connection broke while {database} was being committed: check whether it contains the "
+                "restored or the previous contents."
             )
-        return "The target is as it was."
+        return "The target is unchanged."
 
 
 class PiecemealLoad:
@@ -162,7 +159,7 @@ class PiecemealLoad:
         self.is_in_doubt = False
 
     def run(self, before_commit: Callable[[], object]) -> None:
-        """Load the dump as soon as `before_commit` has returned."""
+        """Load the dump after `before_commit` has returned."""
         before_commit()
         with _open_psql(self._prepared) as psql:
             self._has_begun = True
@@ -171,17 +168,17 @@ class PiecemealLoad:
             feeder.commit()
 
     def describe_target(self) -> str:
-        """Return what the target holds after an error."""
+        """Return what the target contains after an error."""
         if not self._has_begun:
-            return "The target is as it was."
+            return "The target is unchanged."
         return (
             "The load was too large for one transaction: drop the database "
-            f"{self._prepared.target.database} before the next try."
+            f"{self._prepared.target.database} before you try again."
         )
 
 
 class DatabaseLoad:
-    """One load of a prepared dump, the missing roles first."""
+    """One load of a prepared dump, after creating the missing roles."""
 
     def __init__(
         self,
@@ -210,31 +207,31 @@ class DatabaseLoad:
         self.is_committed = False
         self.made_roles: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
-        """Roles that could not be made as they were, and why."""
+        """Roles that could not be created as captured, and why."""
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether nobody knows if the load was committed."""
+        """Whether it is unknown if the load was committed."""
         return self._load.is_in_doubt
 
     @property
     def uncompared(self) -> str:
-        """What of the schema's text cannot be equal to the dump's; empty when all of it can."""
+        """Parts of the schema's text that cannot be equal to the dump's; empty if all can."""
         return self._load.uncompared if isinstance(self._load, UnprivilegedLoad) else ""
 
     def run(self, before_commit: Callable[[], object] = lambda: None) -> None:
-        """Load the dump; nothing else is in the target afterwards if its contents were to be replaced.
+        """Load the dump; if the contents are replaced, the target contains nothing else afterwards.
 
-        `before_commit` is called when only the commit is left, and by its error rolls the load back.
-        RestoreError or VerificationError at the first error or when `stop` is set; `describe_target` says
-        then what is in the target.
+        `before_commit` is called when only the commit is left; if it raises, the load is rolled back.
+        RestoreError or VerificationError at the first error or when `stop` is set; `describe_target` then
+        says what the target contains.
         """
         self._make_database()
         try:
             with self._prepared.session.use() as connection:
                 if not self._replace_contents:
-                    # Files were verified since it was looked at, which may have taken hours; a load in
-                    # several sessions removes what it finds.
+                    # Verifying the files since the first check may have taken hours, and a load in several
+                    # sessions removes what it finds.
                     check_empty(self._prepared.target, count_user_objects(connection))
                 if self._roles is None:
                     self._make_roles(connection)
@@ -247,12 +244,12 @@ class DatabaseLoad:
         self.is_committed = True
 
     def describe_target(self) -> str:
-        """Return what the target holds after an error, and which roles were made on its server all the same."""
+        """Return what the target contains after an error, and which roles were created on its server."""
         if self.is_committed:
-            return "The target holds the restored database."
+            return "The target contains the restored database."
         state = self._describe_failed_target()
         return (
-            f"{state} The roles {name_some(self.made_roles)} were made on its server and stay."
+            f"{state} The roles {name_some(self.made_roles)} were created on its server and remain."
             if self.made_roles
             else state
         )
@@ -262,11 +259,11 @@ class DatabaseLoad:
         if self._prepared.maintenance is not None and not self.is_in_doubt:
             if self._has_made_database:
                 return (
-                    f"The database {name}, which was made for this restore, is still there: drop it "
-                    "before the next try."
+                    f"The database {name}, which was created for this restore, still exists: drop it "
+                    "before you try again."
                 )
-            return f"There is no database {name}, as before."
-        return self._load.describe_target() if self._has_begun else "The target is as it was."
+            return f"The database {name} does not exist, as before."
+        return self._load.describe_target() if self._has_begun else "The target is unchanged."
 
     def _make_database(self) -> None:
         maintenance, record = self._prepared.maintenance, self._prepared.record
@@ -280,7 +277,7 @@ class DatabaseLoad:
         self._has_made_database = True
 
     def _drop_database(self) -> None:
-        """Only what this restore made, and not while the load may have been committed."""
+        """Drop the database if this restore created it, unless the load may have been committed."""
         maintenance = self._prepared.maintenance
         if maintenance is None or self.is_in_doubt:
             return
@@ -288,7 +285,7 @@ class DatabaseLoad:
         try:
             with maintenance.use() as connection:
                 drop_database(connection, self._prepared.target.database)
-        except DatabaseError:  # the server is gone: it stays, and is named
+        except DatabaseError:  # the server is unreachable: the database remains and is named
             return
         self._has_made_database = False
 
@@ -305,27 +302,27 @@ class DatabaseLoad:
         self.made_roles = made.names
         notes = list(made.notes)
         present = read_properties(connection, prepared.target.database)
-        # A swap's database gets these last, and is compared with the live one.
+        # A swap sets these last and compares them with the live database's.
         if captured is not None and present is not None and not prepared.is_fresh:
             differences = present.list_differences(captured)
             notes += (
-                [f"the database itself is not as it was captured: {', '.join(differences)}"]
+                [f"the database itself differs from what was captured: {', '.join(differences)}"]
                 if differences
                 else []
             )
         self.notes = tuple(notes)
 
     def _drop_roles(self) -> None:
-        """Only what this restore made, and not while the load may have been committed.
+        """Drop the roles that this restore created, unless the load may have been committed.
 
-        `made_roles` are then those that stay.
+        `made_roles` are then those that remain.
         """
         if not self.made_roles or self.is_in_doubt:
             return
         try:
             with (self._prepared.maintenance or self._prepared.session).use() as connection:
                 self.made_roles = drop_roles(connection, self.made_roles)
-        except DatabaseError:  # the server is gone: they stay, and are named
+        except DatabaseError:  # the server is unreachable: the roles remain and are named
             return
 
 
@@ -338,7 +335,7 @@ def _open_psql(prepared: PreparedDatabase) -> Psql:
 def _send_dump(
     prepared: PreparedDatabase, feeder: Feeder, stop: Event, on_progress: Callable[[int], object]
 ) -> None:
-    """Feed the whole dump and wait until it has run; VerificationError when it is not what its index says."""
+    """Feed the whole dump and wait until it has run; VerificationError if it does not match its index."""
     dump = prepared.dump
     with SerialWorker("digest") as worker, prepared.artifact.name_errors():
         contents = DumpDigest(worker)

@@ -1,9 +1,8 @@
-"""The log of restores in the backup directory: who restored what from which point into where, why, and what
-came of it.
+"""The log of restores in the backup directory: who restored what, where to, why, and the result.
 
-One JSON object a line in `restore-log.jsonl`, appended and never rewritten; docs/restore.md describes it. Add
-a field with a default, so that older lines can still be read. What a restore does is the business of
-`restore`, `object_restore` and `table_restore`.
+`restore-log.jsonl` has one JSON object per line and is only appended to; docs/restore.md describes it. New
+fields need a default, so that older lines can still be read. `restore`, `object_restore` and `table_restore`
+perform the restores.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ RESTORE_LOG_NAME = "restore-log.jsonl"
 
 
 class RestoreLogEntry(FrozenModel):
-    """One restore that was begun and has ended."""
+    """A restore that has ended."""
 
     started_at: AwareDatetime
     seconds: float
@@ -34,16 +33,17 @@ class RestoreLogEntry(FrozenModel):
     host: str
     point_id: str
     subject: str
-    """What of the point: `database`, `bucket`, `table public.jobs`, `object a.pdf` …, several with commas."""
+    """The part of the point: `database`, `bucket`, `table public.jobs`, `object a.pdf` …, separated by
+    commas."""
     target: str
-    """Where to, without passwords or keys."""
+    """The target, without passwords or keys."""
     reason: str = ""
     result: str
-    """`done`, with what was seen (`done: equal`), or `failed: ` and the error's message."""
+    """`done`, with the result of the comparison (`done: equal`), or `failed: ` and the error's message."""
 
 
 class RestoreLogDraft:
-    """What is filled in while a restore runs."""
+    """The fields that are set while a restore runs."""
 
     def __init__(self) -> None:
         self.result = "done"
@@ -53,9 +53,9 @@ class RestoreLogDraft:
 def logged_restore(
     directory: Path, *, point_id: str, subject: str, target: str, reason: str = ""
 ) -> Generator[RestoreLogDraft, None, None]:
-    """The log has an entry of what happened within the block, failed or not.
+    """Log what happens within the block as one entry, whether it fails or not.
 
-    OSError when it cannot be written.
+    OSError if the log cannot be written.
     """
     draft = RestoreLogDraft()
     started_at = datetime.now(timezone.utc)
@@ -86,9 +86,9 @@ def logged_restore(
 
 
 def read_restore_log(directory: Path) -> tuple[RestoreLogEntry, ...]:
-    """Every entry, oldest first; a line that was cut short by a crash is passed over.
+    """Return every entry, oldest first; a line cut short by a crash is skipped.
 
-    StorageError when the log cannot be read.
+    StorageError if the log cannot be read.
     """
     try:
         text = read_small_file(directory / RESTORE_LOG_NAME).decode("utf-8", "replace")
@@ -96,12 +96,12 @@ def read_restore_log(directory: Path) -> tuple[RestoreLogEntry, ...]:
         return ()
     except OSError as error:
         message = f"{RESTORE_LOG_NAME} in {directory} cannot be read: {error.strerror}"
-        raise StorageError(message, hint="Move it away, if it is not the log of restores.") from error
+        raise StorageError(message, hint="If it is not the log of restores, move it away.") from error
     return tuple(entry for line in text.splitlines() if (entry := _parse(line)) is not None)
 
 
 def find_last_success(directory: Path) -> datetime | None:
-    """Return when the last restore that went well had ended; None when there is none."""
+    """Return when the last successful restore ended, or None."""
     ends = [
         entry.started_at + timedelta(seconds=entry.seconds)
         for entry in read_restore_log(directory)
@@ -118,7 +118,7 @@ def _parse(line: str) -> RestoreLogEntry | None:
 
 
 def _append(directory: Path, entry: RestoreLogEntry) -> None:
-    # One write in append mode: lines of two processes do not mix.
+    # One write in append mode, so that lines of two processes do not mix.
     descriptor = open_descriptor(directory / RESTORE_LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         os.write(descriptor, entry.model_dump_json().encode() + b"\n")
@@ -130,5 +130,5 @@ def _append(directory: Path, entry: RestoreLogEntry) -> None:
 def _find_user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as containers have
+    except (KeyError, OSError):  # a user id without a name, as in containers
         return str(os.getuid())

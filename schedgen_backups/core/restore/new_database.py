@@ -1,6 +1,4 @@
-"""Makes the databases that restores need, as they were captured where the server allows it, and drops them
-again.
-"""
+"""Create the databases that restores need, as captured if the server allows it, and drop them."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ _NAME_LIMIT_BYTES = 63
 
 
 def check_may_create(connection: Connection, server: DatabaseSettings) -> None:
-    """Raise DatabaseError (permanent) where the session's role may not make databases."""
+    """Raise DatabaseError (permanent) if the session's role may not create databases."""
     row = connection.execute(
         "SELECT rolcreatedb OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
     ).fetchone()
@@ -36,59 +34,58 @@ def create_database(
     encoding: str,
     like: DatabaseProperties | None,
 ) -> None:
-    """Make an empty database; owner, collation and tablespace are those of `like`, where the server has and
-    gives them.
+    """Create an empty database with owner, collation and tablespace of `like`, where the server has them.
 
-    RestoreError when the name is too long, TargetNotEmptyError when it is taken, DatabaseError when the role
-    may not make databases.
+    RestoreError if the name is too long, TargetNotEmptyError if it is taken, DatabaseError if the role may
+    not create databases.
     """
     if len(name.encode()) > _NAME_LIMIT_BYTES:
-        raise RestoreError(f"{name!r} is longer than a database's name may be", hint="Name another one.")
+        raise RestoreError(f"{name!r} is too long for a database name", hint="Use another name.")
     statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}").format(
         sql.Identifier(name), sql.Literal(encoding)
     )
     try:
         for clause in _list_clauses(like, connection.info.server_version // 10000):
-            # Refused: a collation of another encoding, or an owner, collation or tablespace that this server
-            # or role does not have.
+            # Refused: a collation of another encoding, or an owner, collation or tablespace that is not
+            # available to this server or role.
             with suppress(*UNKNOWN_LOCALE_ERRORS, psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement + clause)
                 return
         connection.execute(statement)
     except psycopg.errors.DuplicateDatabase:
         raise TargetNotEmptyError(
-            f"there is a database {name} already",
-            hint=f'Name another one, or drop it when nobody needs it: DROP DATABASE "{name}";',
+            f"the database {name} exists already",
+            hint=f'Use another name, or drop it when it is no longer needed: DROP DATABASE "{name}";',
         ) from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise _make_refusal(server) from error
 
 
 def _list_clauses(like: DatabaseProperties | None, server_major: int) -> tuple[sql.Composed, ...]:
-    """Return what makes a database like the captured one, best first."""
+    """Return the clauses that create a database like the captured one, best first."""
     if like is None:
         return ()
-    # Naming even the default one takes a privilege.
+    # Even naming the default one requires a privilege.
     tablespace = (
         sql.SQL("")
         if like.tablespace == "pg_default"
         else sql.SQL(" TABLESPACE {}").format(sql.Identifier(like.tablespace))
     )
     storage = tablespace + make_locale_clause(like, server_major)
-    # The owner may make objects in the schema public, and only so can a restore without superuser rights give
-    # it the tables.
+    # The owner may create objects in the schema public. Without superuser privileges, this is the only way
+    # for a restore to give it the tables.
     owner = sql.SQL(" OWNER {}").format(sql.Identifier(like.owner))
     return (owner + storage, storage, sql.Composed([owner]))
 
 
 def drop_database(connection: Connection, name: str) -> None:
-    """Drop the database and end its sessions; do nothing where there is none."""
+    """Drop the database if it exists, and end its sessions."""
     connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _make_refusal(server: DatabaseSettings) -> DatabaseError:
     return DatabaseError(
-        f"the role {server.user} may not make a database",
-        hint=f'As a superuser run: ALTER ROLE "{server.user}" CREATEDB; or name a role that may with '
-        "RESTORE_POSTGRES_USER and its password.",
+        f"the role {server.user} may not create a database",
+        hint=f'As a superuser run: ALTER ROLE "{server.user}" CREATEDB; or set RESTORE_POSTGRES_USER and '
+        "its password to a role that may.",
     )

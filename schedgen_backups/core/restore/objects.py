@@ -1,6 +1,4 @@
-"""Restores single objects: chooses them, shows how they differ from the bucket, and writes them into a bucket
-or as files.
-"""
+"""Restore single objects: select them, compare them with the bucket, write them to a bucket or as files."""
 
 from __future__ import annotations
 
@@ -29,11 +27,11 @@ from schedgen_backups.core.settings import BucketSettings, TransferSettings
 from schedgen_backups.core.units import count, name_some
 
 INDEX_NAME = f"{RESERVED_FOLDER}/renamed.jsonl"
-"""As `recover.py` writes it: a line of JSON for each object whose key is no name for a file."""
+"""The same format as in `recover.py`: one line of JSON for each object whose key is not a valid file name."""
 
 
 class ObjectStanding(str, Enum):
-    """How an object of the archive stands in a bucket."""
+    """The state of an archived object in a bucket."""
 
     MISSING = "missing"
     SAME = "same"
@@ -42,19 +40,19 @@ class ObjectStanding(str, Enum):
 
 @dataclass(frozen=True)
 class ObjectDifference:
-    """One chosen object and how it stands in the bucket."""
+    """A selected object and its state in the bucket."""
 
     entry: ObjectEntry
     standing: ObjectStanding
     what: str = ""
-    """For a different one: what differs, in a word (`size`, `bytes`, `content type` …)."""
+    """What differs in a different object (`size`, `bytes`, `content type` …)."""
 
 
 def select_objects(archive: ArchiveFile, patterns: tuple[str, ...]) -> tuple[ObjectEntry, ...]:
-    """The entries that any pattern names, in the order of the archive: a key itself, a prefix ending in `/`,
-    or a glob (`*` passes `/`).
+    """Return the entries that match any pattern, in the order of the archive.
 
-    RestoreError (permanent) names the patterns that name nothing.
+    A pattern is a key, a prefix ending in `/`, or a glob (`*` matches `/`). RestoreError (permanent) names
+    the patterns without a match.
     """
     chosen: list[ObjectEntry] = []
     unused = set(patterns)
@@ -67,14 +65,14 @@ def select_objects(archive: ArchiveFile, patterns: tuple[str, ...]) -> tuple[Obj
         named = name_some([repr(pattern) for pattern in sorted(unused)])
         if any(matches_any_key(archive.record.excluded_patterns, pattern) for pattern in unused):
             raise RestoreError(
-                f"the archive of {archive.record.bucket} holds no object for {named}: "
-                "BACKUP_EXCLUDE_OBJECTS left such out when it was taken",
-                hint="Look for a recovery point of before that: schedgen-backups list",
+                f"the archive of {archive.record.bucket} contains no object for {named}: "
+                "BACKUP_EXCLUDE_OBJECTS excluded such objects from the backup",
+                hint="Look for an earlier recovery point: schedgen-backups list",
             )
         raise RestoreError(
-            f"the archive of {archive.record.bucket} holds no object for {named}",
-            hint="Name a key, a prefix that ends in /, or a glob; `schedgen-backups show ID --objects "
-            "PREFIX` lists what there is.",
+            f"the archive of {archive.record.bucket} contains no object for {named}",
+            hint="Give a key, a prefix that ends in /, or a glob; `schedgen-backups show ID --objects "
+            "PREFIX` lists the objects.",
         )
     return tuple(chosen)
 
@@ -82,7 +80,7 @@ def select_objects(archive: ArchiveFile, patterns: tuple[str, ...]) -> tuple[Obj
 def select_keys(
     archive: ArchiveFile, keys: tuple[str, ...]
 ) -> tuple[tuple[ObjectEntry, ...], tuple[str, ...]]:
-    """The entries of just these keys, in the order of the archive, and the keys that the archive lacks."""
+    """Return the entries with exactly these keys, in the order of the archive, and the missing keys."""
     wanted = set(keys)
     chosen = tuple(entry for entry in archive.read_entries() if entry.key in wanted)
     found = {entry.key for entry in chosen}
@@ -90,17 +88,17 @@ def select_keys(
 
 
 def check_archive_belongs(archive: ArchiveFile, point_id: RecoveryPointId) -> None:
-    """The archive is the point's own; VerificationError when the file was exchanged with another point's."""
+    """Check that the archive belongs to the point; VerificationError if it is another point's file."""
     if archive.record.point_id != point_id.text:
         raise VerificationError(
-            f"the archive says that it is of recovery point {archive.record.point_id}, not of {point_id}",
-            hint="The files of two points were exchanged or renamed: give them their own names.",
+            f"the archive belongs to recovery point {archive.record.point_id}, not to {point_id}",
+            hint="The files of two points were swapped or renamed: restore their names.",
         )
 
 
 @dataclass(frozen=True)
 class PreparedObjects:
-    """Chosen objects, and how they stood in the bucket when they were prepared; nothing is written yet."""
+    """Selected objects and their state in the bucket at preparation; nothing is written yet."""
 
     point: PointListing
     bucket: PreparedBucket
@@ -108,43 +106,42 @@ class PreparedObjects:
 
     @property
     def target_name(self) -> str:
-        """The name that a person types to confirm."""
+        """The name that the operator types to confirm."""
         return self.bucket.target.bucket
 
     @property
     def needs_confirmation(self) -> bool:
-        """Whether the bucket holds something already."""
+        """Whether the bucket is not empty."""
         return not self.bucket.is_empty
 
     @property
     def missing(self) -> tuple[ObjectEntry, ...]:
-        """The objects that the bucket lacks."""
+        """Objects that the bucket lacks."""
         return self._list(ObjectStanding.MISSING)
 
     @property
     def different(self) -> tuple[ObjectEntry, ...]:
-        """The objects whose key has another object in the bucket."""
+        """Objects for whose key the bucket contains another object."""
         return self._list(ObjectStanding.DIFFERENT)
 
     def describe(self) -> tuple[ObjectDifference, ...]:
-        """Return how each object stood in the bucket."""
+        """Return the state of each object in the bucket."""
         return self.differences
 
     def execute(self, *, overwrite: bool) -> tuple[ObjectEntry, ...]:
-        """Write every object that was missing, and with `overwrite` those that were different; return what
-        was written.
+        """Write every missing object, and with `overwrite` also the different ones; return what was written.
 
-        TargetNotEmptyError, with nothing written, when some are different and `overwrite` is not set.
-        RestoreError, BucketError or VerificationError at the first error, whose hint says how many objects
-        were written before it; they stay.
+        TargetNotEmptyError, with nothing written, if some are different and `overwrite` is not set.
+        RestoreError, BucketError or VerificationError at the first error; its hint says how many objects were
+        written before, which remain.
         """
         if self.different and not overwrite:
             raise TargetNotEmptyError(
-                f"{self.bucket.target.label} holds other objects of the same keys: "
+                f"{self.bucket.target.label} contains other objects with the same keys: "
                 f"{name_some([entry.key for entry in self.different])}; "
                 "nothing was written",
-                hint="Look at the difference, then overwrite them with --overwrite, or restore into a "
-                "folder or another bucket.",
+                hint="Review the differences, then overwrite the objects with --overwrite, or restore into a "
+                "directory or another bucket.",
             )
         replaced = {entry.key for entry in self.different}
         wanted = [
@@ -155,22 +152,20 @@ class PreparedObjects:
         return self._write(wanted, replaced)
 
     def write_missing(self) -> tuple[ObjectEntry, ...]:
-        """Write the objects that were missing, and leave those alone that are different; return what was
-        written.
-        """
+        """Write the missing objects, leave different ones unchanged; return what was written."""
         return self._write(self.missing, frozenset())
 
     def compare(self, written: Sequence[ObjectEntry]) -> None:
-        """Read the objects back; RestoreError when one is not what was captured."""
+        """Read the objects back; RestoreError if one differs from what was captured."""
         for difference in compare_objects(self.bucket, written):
             if difference.standing is not ObjectStanding.SAME:
                 what = difference.what or difference.standing.value
                 raise RestoreError(
-                    f"object {difference.entry.key!r} was written and is not what was captured: {what}"
+                    f"object {difference.entry.key!r} was written but differs from what was captured: {what}"
                 )
 
     def undo(self) -> str:
-        """Remove again what was written; return a sentence on what the bucket holds now."""
+        """Remove what was written; return a sentence on what the bucket contains now."""
         return self.bucket.writer.undo().describe(self.bucket.target.label)
 
     def _list(self, standing: ObjectStanding) -> tuple[ObjectEntry, ...]:
@@ -191,7 +186,7 @@ class PreparedObjects:
             return tuple(pool.map(write, wanted))
         except BackupError as error:
             pool.shutdown(wait=True, cancel_futures=True)
-            # Each object is of use by itself: who restores rows with them calls `undo`.
+            # Each object is useful by itself; a restore of rows with their objects calls `undo`.
             state = f"{len(done)} of {count(len(wanted), 'object')} were written."
             raise type(error)(error.message, hint=f"{state} {error.hint}".strip()) from error
         finally:
@@ -202,11 +197,10 @@ class PreparedObjects:
 def prepare_objects(
     point: PointListing, patterns: tuple[str, ...], target: BucketSettings, transfer: TransferSettings
 ) -> Generator[PreparedObjects, None, None]:
-    """The objects that the patterns name were compared with the bucket; archive and S3 client are open within
-    the block.
+    """Compare the matching objects with the bucket; keep archive and S3 client open within the block.
 
-    RestoreError names patterns that name nothing, VerificationError a file of another point. Errors of the
-    bucket are raised.
+    RestoreError names patterns without a match, VerificationError a file of another point. Raises errors of
+    the bucket.
     """
     with prepare_bucket(point.get_path(ArtifactKind.BUCKET), target, transfer) as bucket:
         with bucket.artifact.read_as(ArchiveFile) as archive:
@@ -216,9 +210,7 @@ def prepare_objects(
 
 
 def compare_objects(bucket: PreparedBucket, entries: Sequence[ObjectEntry]) -> tuple[ObjectDifference, ...]:
-    """Return how each entry stands in the bucket, in the same order; objects of the same key are read and
-    their bytes compared.
-    """
+    """Return the state of each entry in the bucket, in order; the bytes of existing objects are compared."""
 
     def compare(entry: ObjectEntry) -> ObjectDifference:
         difference = find_difference(bucket.client, entry)
@@ -236,39 +228,39 @@ def compare_objects(bucket: PreparedBucket, entries: Sequence[ObjectEntry]) -> t
 
 @dataclass(frozen=True)
 class PreparedFiles:
-    """Chosen objects, and the files that they will become; nothing is written yet."""
+    """Selected objects and their future files; nothing is written yet."""
 
     point: PointListing
     artifact: ArtifactFile
     entries: tuple[ObjectEntry, ...]
     folder: Path
-    """Without links."""
+    """Resolved, without symbolic links."""
 
     def find_paths(self) -> tuple[Path, ...]:
-        """Return the file of each entry, in the same order.
+        """Return the file of each entry, in order.
 
-        VerificationError when a name leads out of the folder.
+        VerificationError if a name leads out of the directory.
         """
         with translate_storage_errors(self.folder):
             return tuple(resolve_file(self.folder, entry) for entry in self.entries)
 
     def describe(self) -> tuple[str, ...]:
-        """Return what would be written, a line each."""
+        """Return what would be written, one line each."""
         return tuple(f"{'overwrite' if _is_taken(path) else 'write'} {path}" for path in self.find_paths())
 
     def execute(self, *, overwrite: bool) -> tuple[Path, ...]:
         """Write each object as a file; return the files.
 
-        TargetNotEmptyError, with nothing written, when a file is there already and `overwrite` is not set.
-        VerificationError at the first damaged object; a file is there whole or not at all. StorageError when
-        the folder cannot be written.
+        TargetNotEmptyError, with nothing written, if a file exists and `overwrite` is not set.
+        VerificationError at the first damaged object; files are written completely or not at all.
+        StorageError if the directory cannot be written.
         """
         paths = self.find_paths()
         taken = [str(path) for path in paths if _is_taken(path)]
         if taken and not overwrite:
             raise TargetNotEmptyError(
-                f"{taken[0]} is there already; nothing was written",
-                hint="Name another folder, or give --overwrite.",
+                f"{taken[0]} exists already; nothing was written",
+                hint="Use another directory, or --overwrite.",
             )
         with translate_storage_errors(self.folder), self.artifact.read_as(ArchiveFile) as archive:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -280,10 +272,7 @@ class PreparedFiles:
 
     @property
     def index_path(self) -> Path | None:
-        """The file that says which key each file is of, where a key could not be the name of its file.
-
-        None where all could.
-        """
+        """The file that maps files to keys, for keys that are not valid file names; None if not needed."""
         is_needed = any(entry.member_name != entry.key for entry in self.entries)
         return self.folder / INDEX_NAME if is_needed else None
 
@@ -296,7 +285,7 @@ class PreparedFiles:
                     index.write(json.dumps({"file": entry.member_name, "key": entry.key}) + "\n")
 
     def compare(self) -> None:
-        """Read the files back; RestoreError when one is not what was captured."""
+        """Read the files back; RestoreError if one differs from what was captured."""
         with translate_storage_errors(self.folder):
             for entry, path in zip(self.entries, self.find_paths(), strict=True):
                 with path.open("rb") as file:
@@ -304,18 +293,18 @@ class PreparedFiles:
                     for block in iter(partial(file.read, BLOCK_BYTES), b""):
                         digest.update(block)
                 if digest.hexdigest() != entry.sha256:
-                    raise RestoreError(f"{path} was written and is not what was captured")
+                    raise RestoreError(f"{path} was written but differs from what was captured")
 
 
 @contextmanager
 def prepare_files(
     point: PointListing, patterns: tuple[str, ...], folder: Path
 ) -> Generator[PreparedFiles, None, None]:
-    """The objects that the patterns name have their files' names: as in the tar, which is the key where that
-    is a safe path.
+    """Prepare the matching objects for writing as files.
 
-    RestoreError names patterns that name nothing, VerificationError a file of another point and a name that
-    leads out of the folder.
+    File names are those in the tar, which equal the key if that is a safe path. RestoreError names patterns
+    without a match. VerificationError if the file belongs to another point, or a name leads out of the
+    directory.
     """
     with ArtifactFile(point.get_path(ArtifactKind.BUCKET)) as artifact:
         with artifact.read_as(ArchiveFile) as archive:
@@ -332,17 +321,16 @@ def _is_taken(path: Path) -> bool:
 
 
 def resolve_file(root: Path, entry: ObjectEntry) -> Path:
-    """Return the file that the object becomes below `root`.
+    """Return the object's file below `root`.
 
-    VerificationError when its name leads out of there.
+    VerificationError if its name leads out of there.
     """
     path = root / entry.member_name
-    # The name comes from a file that somebody may have made up; a link below the folder may lead out of it
-    # too.
+    # The name comes from a file that may be forged; a link below the directory may also lead out of it.
     if Path(os.path.normpath(path)) != path or not path.parent.resolve().is_relative_to(root):
         raise VerificationError(
-            f"object {entry.key!r} has the unsafe name {entry.member_name!r}",
-            hint="This archive was not written by us.",
+            f"object {entry.key!r} has an unsafe file name: {entry.member_name!r}",
+            hint="This archive was not written by schedgen-backups.",
         )
     return path
 

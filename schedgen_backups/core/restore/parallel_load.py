@@ -1,6 +1,4 @@
-"""Loads a dump with several psql sessions: tables concurrently, rows of large tables shared, indexes as soon
-as their rows are there.
-"""
+"""Load a dump in several psql sessions: tables concurrently, large tables split, indexes after their rows."""
 
 from __future__ import annotations
 
@@ -26,8 +24,8 @@ from schedgen_backups.core.postgres.psql import feed_psql
 from schedgen_backups.core.restore.database import REMOVE_EVERYTHING, PreparedDatabase
 
 _WIDE_ROW_BYTES = 2048
-"""About where PostgreSQL begins to compress a row's values and to move them out of it (manual, section 66.2,
-TOAST_TUPLE_THRESHOLD)."""
+"""Approximate size at which PostgreSQL starts to compress a row's values and to store them separately
+(manual, section 66.2, TOAST_TUPLE_THRESHOLD)."""
 _WIDE_TABLE_BYTES = 8 << 20
 _LOOK_SECONDS = 0.5
 
@@ -35,15 +33,15 @@ ReadTable = Callable[[DumpFile, TableEntry], Iterator[Segment]]
 
 
 def is_wide(table: TableEntry) -> bool:
-    """Whether the table is worth several sessions: large, and of large rows.
+    """Return whether several sessions are worthwhile for the table: it is large and has large rows.
 
-    Small ones would lose their order for little, and equality needs it.
+    Others would gain little and lose their row order, which the comparison needs.
     """
     return table.length >= _WIDE_TABLE_BYTES and table.size_bytes >= table.rows * _WIDE_ROW_BYTES
 
 
 class RowSessions:
-    """The load of one table's rows; with several sessions they come to lie in another order than in the dump."""
+    """The load of one table's rows. Several sessions change the order of the rows."""
 
     def __init__(self, prepared: PreparedDatabase, table: TableEntry, head: str, *, count: int) -> None:
         self._prepared = prepared
@@ -57,12 +55,10 @@ class RowSessions:
         self._blocks: Queue[bytes | None] = Queue(maxsize=2 * count)
 
     def load(self, read_table: ReadTable) -> None:
-        """The table holds the rows.
+        """Load the rows into the table.
 
-        VerificationError when they are not those that were captured; the server's errors are raised: then it
-        holds none.
-
-        Only between the sessions' commits can it be cut short so that some rows stay.
+        VerificationError if they differ from what was captured. Raises the server's errors; the table is then
+        empty. Only a failure between the sessions' commits can leave some of the rows.
         """
         is_right: Future[bool] = Future()
         with ThreadPoolExecutor(max_workers=self._count, thread_name_prefix="rows") as pool:
@@ -71,7 +67,7 @@ class RowSessions:
                 self._read(read_table, sessions)
             except BaseException:
                 is_right.set_result(False)
-                # The sessions take blocks at the same time: the queue may be empty whatever it was before.
+                # The sessions take blocks concurrently, so the queue may become empty at any time.
                 with suppress(Empty):
                     while True:
                         self._blocks.get_nowait()
@@ -95,14 +91,14 @@ class RowSessions:
                         self._put(b"".join(pending), sessions)
                         pending = [segment.data[end:]]
         if [facts.sha256 for facts in contents.facts().tables] != [self._table.sha256]:
-            raise VerificationError(f"the rows of {self._table.qualified_name} are not what was captured")
+            raise VerificationError(f"the rows of {self._table.qualified_name} differ from what was captured")
         for _session in sessions:
             self._put(None, sessions)
 
     def _put(self, block: bytes | None, sessions: Sequence[Future[None]]) -> None:
         while True:
             for session in sessions:
-                if session.done():  # before its last block: with an error
+                if session.done():  # done before its last block means an error
                     session.result()
             try:
                 self._blocks.put(block, timeout=_LOOK_SECONDS)
@@ -117,7 +113,8 @@ class RowSessions:
             self._target, stall_timeout_seconds=self._prepared.transfer.stall_timeout_seconds
         )
         with opening as connection, translate_errors(self._target):
-            connection.execute(self._head)  # pyright: ignore[reportArgumentType, reportCallIssue] - settings, and pg_encoding_to_char's own word
+            # Settings, and a name from pg_encoding_to_char.
+            connection.execute(self._head)  # pyright: ignore[reportArgumentType, reportCallIssue]
             with connection.cursor().copy(sql.SQL("COPY {} {} FROM STDIN").format(name, columns)) as copy:
                 for block in iter(self._blocks.get, None):
                     copy.write(block)
@@ -132,14 +129,14 @@ SESSION_SETTINGS = f"{_MEMORY_SETTING}; SET max_parallel_maintenance_workers = 4
 """For the session of a load only: indexes are sorted in memory and by several workers (PostgreSQL manual,
 sections 14.4.5, 19.4.1 and 19.4.6)."""
 _HEAD = "SET check_function_bodies = false; SET xmloption = content;\n"
-"""What pg_dump sets at the head of its text (pg_backup_archiver.c, _doSetFixedOutputState), for the sessions
-that begin behind it."""
+"""The settings at the start of pg_dump's text (pg_backup_archiver.c, _doSetFixedOutputState), for sessions
+that start after it."""
 
 
 class ParallelLoad:
-    """Loads an empty database in `jobs` sessions, and removes what they made when anything fails.
+    """Loads an empty database in `jobs` sessions; removes everything if an error occurs.
 
-    There are twice as many sessions less one while rows of wide tables are shared.
+    While rows of wide tables are shared, there are up to twice as many sessions, less one.
     """
 
     def __init__(
@@ -152,9 +149,9 @@ class ParallelLoad:
         self.is_in_doubt = False
 
     def run(self, before_commit: Callable[[], object]) -> None:
-        """Load the dump; `before_commit` returns when it may stay, and raises otherwise.
+        """Load the dump; `before_commit` returns if it may remain, and raises otherwise.
 
-        RestoreError or VerificationError at the first error, or when `stop` is set.
+        RestoreError or VerificationError at the first error, or if `stop` is set.
         """
         try:
             with self._prepared.artifact.name_errors():
@@ -165,14 +162,14 @@ class ParallelLoad:
             raise
 
     def describe_target(self) -> str:
-        """Return what the target holds after an error."""
+        """Return what the target contains after an error."""
         if self._refusal:
             database = self._prepared.target.database
             return (
                 f"What was loaded could not be removed ({self._refusal}): drop the database {database} "
-                "before the next try."
+                "before you try again."
             )
-        return "The target is empty, as it was."
+        return "The target is empty, as before."
 
     def _remove_contents(self) -> None:
         try:
@@ -205,8 +202,9 @@ class ParallelLoad:
     def _plan_tables(
         self, tables: Sequence[TableEntry], builds: dict[tuple[str, str] | None, list[Call]]
     ) -> list[Call]:
-        """Tables with wide rows one after another, the others beside them, largest first; what is built of
-        each follows it, and leaves `builds`.
+        """Return the tasks: tables with wide rows one after another, the others in parallel, largest first.
+
+        The index builds of each table follow it, and are removed from `builds`.
         """
 
         def plan(table: TableEntry, sessions: int, following: Iterable[Call]) -> Call:
@@ -219,8 +217,8 @@ class ParallelLoad:
         return [*wide, *(plan(table, 1, ()) for table in tables if not is_wide(table))]
 
     def _build(self, item: PostDataItem) -> None:
-        # Sessions and workers together are as many as were asked for: on two cores, two builds with workers
-        # took half as long again (2026-11-25).
+        # Sessions and workers together do not exceed `jobs`: on two cores, two builds with workers took half
+        # as long again (2026-11-25).
         workers = max(0, self._jobs // self._calls.unfinished_count - 1)
         self._run_items([item], f"{_MEMORY_SETTING}; SET max_parallel_maintenance_workers = {workers};\n")
 

@@ -1,9 +1,8 @@
-"""Restores a whole recovery point: `prepare_restore` looks at files and targets once; what it found is
-described, executed and compared.
+"""Restore a whole recovery point: prepare (check files and targets), execute, compare.
 
-Nothing is written before the files were verified and both targets can take them. The first error stops both
-halves, and the database is committed last: after an error the database is as it was, and what was written
-into the bucket is removed again.
+Nothing is written until the files are verified and both targets can take them. The first error stops both
+halves. The database is committed last: after an error it is unchanged, and what was written into the bucket
+is removed again.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ from schedgen_backups.core.units import name_some
 from schedgen_backups.core.verify.files import verify_archive_file, verify_dump_file
 
 OnProgress = Callable[[str, int], object]
-"""Gets the name of what goes on (`verify`, `database`, `bucket`, `compare`) and the bytes that passed."""
+"""Gets the name of the phase (`verify`, `database`, `bucket`, `compare`) and the bytes processed."""
 
 
 def ignore_progress(_phase: str, _size_bytes: int) -> None:
@@ -62,67 +61,65 @@ def ignore_progress(_phase: str, _size_bytes: int) -> None:
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """Which recovery point goes where; a half without a target is left out."""
+    """The recovery point and its targets; a half without a target is not restored."""
 
     point: PointListing
     database: DatabaseSettings | None
     bucket: BucketSettings | None
     replace_contents: bool = False
-    """Whether a target may hold something: the database is replaced as a whole, objects of the same keys are
-    overwritten."""
+    """Whether the targets need not be empty: the database is replaced completely, objects with the same keys
+    are overwritten."""
     jobs: int = 1
-    """Sessions that load an empty database; more than one give up the single transaction."""
+    """Sessions that load an empty database; more than one means no single transaction."""
     is_swap: bool = False
-    """Whether the database is loaded beside the one that is named, compared, and then takes its name."""
+    """Whether the database is loaded next to the named one, compared, and then takes its name."""
     creates_targets: bool = False
-    """Whether a database or a bucket that is not there is made."""
+    """Whether a missing database or bucket is created."""
     load_roles: LoadRoles | None = None
-    """Who loads without superuser rights, in a drill; None for the role of `database`."""
+    """The roles of a load without superuser privileges, in a drill; None for the role of `database`."""
 
     @property
     def target_name(self) -> str:
-        """The name that a person types to confirm: the database's, or the bucket's where no database is
-        restored.
-        """
+        """The name that the operator types to confirm: the database's, otherwise the bucket's."""
         if self.database is not None:
             return self.database.database
         return self.bucket.bucket if self.bucket is not None else ""
 
     @property
     def needs_confirmation(self) -> bool:
-        """Whether it may replace something that is there."""
+        """Whether it may replace existing data."""
         return self.replace_contents or self.is_swap
 
 
 @dataclass(frozen=True)
 class RestoreReport:
-    """What a restore did and what was seen afterwards."""
+    """The result of a restore and of its comparison."""
 
     results: tuple[CheckResult, ...]
     seconds: dict[str, float]
-    """Phase → seconds: verify, restore, compare."""
+    """Phase (verify, restore, compare) → seconds."""
     object_count: int
     notes: tuple[str, ...]
 
     @property
     def is_equal(self) -> bool:
-        """Whether every comparison passed; unknown is not that."""
+        """Whether every comparison passed; an unknown result does not count as passed."""
         return all(result.status is CheckStatus.PASSED for result in self.results)
 
 
 @dataclass(frozen=True)
 class WrittenPoint:
-    """What was written, before anything was compared."""
+    """The result of writing, before anything is compared."""
 
     object_count: int
     notes: tuple[str, ...]
     uncompared: str = ""
-    """What of the database's schema cannot be equal to the dump's; empty when all of it can."""
+    """Parts of the schema's text that cannot be equal to the dump's; empty if all can."""
 
 
 @dataclass(frozen=True)
 class PreparedRestore:
-    """A restore whose files are open and whose targets were looked at; nothing is written yet."""
+    """A restore with opened files and checked targets; nothing is written yet."""
 
     request: RestoreRequest
     database: PreparedDatabase | None
@@ -130,7 +127,7 @@ class PreparedRestore:
 
     @contextmanager
     def aim_at(self, fresh: DatabaseSettings) -> Generator[PreparedRestore, None, None]:
-        """The same restore into another, empty database, within the block."""
+        """Prepare the same restore into another, empty database, within the block."""
         request = replace(self.request, database=fresh, is_swap=False)
         if self.database is None:
             yield replace(self, request=request)
@@ -139,13 +136,13 @@ class PreparedRestore:
             yield replace(self, request=request, database=database)
 
     def get_database(self) -> PreparedDatabase:
-        """Return the database half; RestoreError where there is none."""
+        """Return the database half; RestoreError if there is none."""
         if self.database is None:
-            raise RestoreError("the restore has no database", hint="Name one.")
+            raise RestoreError("the restore has no database", hint="Name a database.")
         return self.database
 
     def describe(self) -> tuple[str, ...]:
-        """Return what the restore would do, a line each."""
+        """Return what the restore would do, one line each."""
         request = self.request
         point_id = request.point.point_id
         lines = [
@@ -155,33 +152,33 @@ class PreparedRestore:
             database, label = self.database, request.database.label
             if database.missing_roles:
                 lines.append(
-                    f"make the roles {name_some(database.missing_roles)}, which the server lacks, without "
+                    f"create the roles {name_some(database.missing_roles)}, which the server lacks, without "
                     "passwords"
                 )
             if database.collation_note:
-                lines.append(f"mind that {database.collation_note}")
+                lines.append(f"note that {database.collation_note}")
             if database.maintenance is not None:
-                lines.append(f"make the database {label}, with encoding and collation as they were captured")
-            place = f"a new database beside {label}" if request.is_swap else label
+                lines.append(f"create the database {label}, with encoding and collation as captured")
+            place = f"a new database next to {label}" if request.is_swap else label
             lines += describe_load(
                 database.record, database.facts, place, database.choose_way(request.jobs), jobs=request.jobs
             )
             if request.is_swap:
                 old_name = name_old_database(request.database, point_id)
                 lines.append(
-                    f"compare the new database, then exchange the names; the old one stays as {old_name}"
+                    f"compare the new database, then swap the names; the old one remains as {old_name}"
                 )
         if self.bucket is not None:
             lines += describe_write(self.bucket)
         records = [half.record for half in (self.database, self.bucket) if half is not None]
         left_out = " and ".join(filter(None, (describe_left_out(record.left_out) for record in records)))
         if left_out:
-            lines.append(f"mind that the recovery point leaves out {left_out}: they will not be there")
+            lines.append(f"note that the recovery point does not contain {left_out}: they will be missing")
         lines.append("compare every table and every object with what was captured")
         return tuple(lines)
 
     def verify(self, on_progress: OnProgress = ignore_progress) -> None:
-        """Read both files whole; VerificationError when one of them is not what was captured."""
+        """Read both files completely; VerificationError if one differs from what was captured."""
         manifest = self.request.point.manifest
         expected = {artifact.kind: artifact.sha256 for artifact in manifest.artifacts} if manifest else {}
         results: list[CheckResult] = []
@@ -201,22 +198,23 @@ class PreparedRestore:
             raise VerificationError(
                 f"recovery point {self.request.point.point_id} is damaged, nothing was written: "
                 f"{failed[0].summary}",
-                hint="Restore another recovery point; `schedgen-backups verify --all` tells which are whole.",
+                hint="Restore another recovery point; `schedgen-backups verify --all` shows which are "
+                "intact.",
             )
 
     def execute(self, on_progress: OnProgress = ignore_progress) -> WrittenPoint:
-        """Write both halves at once, the database's commit last.
+        """Write both halves concurrently, the database's commit last.
 
         RestoreError, BucketError, DatabaseError or VerificationError at the first error. Its hint says what
-        the targets hold now: the database is as it was where the load is one transaction, and of the bucket
-        what was written is removed again.
+        the targets contain now. If the load is one transaction, the database is unchanged; objects written
+        into the bucket are removed again.
         """
         return _Writing(self, on_progress).run()
 
     def compare(
         self, on_progress: OnProgress = ignore_progress, *, uncompared: str = ""
     ) -> tuple[CheckResult, ...]:
-        """Return how the targets compare with what was captured; `uncompared` as of `WrittenPoint`."""
+        """Return how the targets compare with what was captured; `uncompared` as in `WrittenPoint`."""
         results: list[CheckResult] = []
         passed = partial(on_progress, "compare")
         if self.database is not None:
@@ -234,9 +232,9 @@ class PreparedRestore:
         restored_by: str = "",
         on_progress: OnProgress = ignore_progress,
     ) -> RestoreReport:
-        """Verify, execute and compare.
+        """Verify, execute and compare; errors are those of the three.
 
-        `catalog` keeps the levels that were reached when it is given. Errors are those of the three.
+        `catalog`, if given, records the results.
         """
         seconds: dict[str, float] = {}
         started = time.monotonic()
@@ -251,10 +249,10 @@ class PreparedRestore:
         except BackupError as error:
             raise type(error)(
                 error.message,
-                hint=f"Everything was written, and the comparison broke off. {error.hint}".strip(),
+                hint=f"Everything was written, but the comparison failed. {error.hint}".strip(),
             ) from error
         seconds["compare"] = time.monotonic() - started
-        # Last: they may take the rights from the role that compares.
+        # Last: this may take privileges from the role that compares.
         notes = (*written.notes, *(self.database.carry_properties() if self.database is not None else ()))
         signed = tuple(result.model_copy(update={"checked_by": restored_by}) for result in results)
         if catalog is not None:
@@ -262,14 +260,15 @@ class PreparedRestore:
         return RestoreReport(signed, seconds, written.object_count, notes)
 
     def undo_bucket(self) -> str:
-        """Remove the objects that were written; return a sentence on what the bucket holds now, empty where
-        there is no bucket.
+        """Remove the written objects; return a sentence on what the bucket contains now.
+
+        Empty without a bucket.
         """
         return self.bucket.writer.undo().describe(self.bucket.target.label) if self.bucket is not None else ""
 
 
 class _Writing:
-    """Both halves on threads of their own; the first error stops the other one."""
+    """Both halves in their own threads; the first error stops the other half."""
 
     def __init__(self, prepared: PreparedRestore, on_progress: OnProgress) -> None:
         self._prepared = prepared
@@ -339,7 +338,7 @@ class _Writing:
     def _load_database(self, writing: Future[int]) -> int:
         def wait_for_objects() -> None:
             writing.result()
-            if self._stop.is_set():  # by whoever cancels the restore
+            if self._stop.is_set():  # set when the restore is cancelled
                 raise RestoreError("the restore of the database was stopped")
 
         if self._load is not None:
@@ -347,18 +346,14 @@ class _Writing:
         return 0
 
     def _undo(self) -> tuple[str, ...]:
-        """Remove again what was written into the bucket, unless rows refer to it; return sentences on what
-        both targets hold now.
-        """
+        """Remove the written objects, unless rows refer to them; return the state of both targets."""
         if self._load is None:
             return (self._prepared.undo_bucket(),)
         database = self._load.describe_target()
         if self._load.is_committed or self._load.is_in_doubt:
             return (
                 database,
-                "The objects that were written are still in the bucket."
-                if self._prepared.bucket is not None
-                else "",
+                "The written objects are still in the bucket." if self._prepared.bucket is not None else "",
             )
         return database, self._prepared.undo_bucket()
 
@@ -367,20 +362,20 @@ class _Writing:
 def prepare_restore(
     request: RestoreRequest, transfer: TransferSettings
 ) -> Generator[PreparedRestore, None, None]:
-    """Files, connection and S3 client are open within the block, and both targets can take the point.
+    """Open files, connection and S3 client within the block; both targets can take the point.
 
-    RestoreError (TargetNotEmptyError) says why one cannot, DatabaseError and BucketError why it cannot be
-    asked. Nothing was written.
+    RestoreError (TargetNotEmptyError) says why one cannot. DatabaseError and BucketError say why it cannot be
+    reached. Nothing is written.
     """
     if request.database is None and request.bucket is None:
         raise RestoreError(
-            "nothing to restore: neither a database nor a bucket is named",
-            hint="Name a database, a bucket or both.",
+            "nothing to restore: no database and no bucket given",
+            hint="Give a database, a bucket or both.",
         )
     if request.is_swap and request.database is None:
         raise RestoreError(
-            "a swap needs a database, and none is named",
-            hint="Name the live database, or leave the swap out.",
+            "a swap needs a database, but none is given",
+            hint="Give the live database, or omit the swap.",
         )
     with ExitStack() as stack:
         database = (
@@ -437,7 +432,7 @@ def restore_point(
     restored_by: str = "",
     on_progress: OnProgress = ignore_progress,
 ) -> RestoreReport:
-    """Prepare the restore and do it, without a question in between.
+    """Prepare and execute the restore, without confirmation in between.
 
     Errors are those of `prepare_restore` and `PreparedRestore.restore`.
     """

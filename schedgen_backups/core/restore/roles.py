@@ -1,7 +1,6 @@
-"""Roles of a dump on the target's server: makes those that it lacks, with memberships and settings, and names
-what differs at the others.
+"""Create a dump's missing roles, with memberships and settings, and report differences of the others.
 
-The dump's lines are parsed: only statements of known forms run, one at a time, and never as text for psql.
+The dump's lines are parsed. Only statements of known forms run, one at a time, and never as psql input.
 Passwords were not captured.
 """
 
@@ -64,7 +63,7 @@ _DROP_LOCK_SECONDS = 30
 
 @dataclass(frozen=True)
 class Membership:
-    """That one role is a member of another; names as SQL quotes them."""
+    """The membership of one role in another; names as SQL quotes them."""
 
     role: str
     member: str
@@ -76,13 +75,13 @@ class Membership:
         return f"{self.member} in {self.role}"
 
     def make_statement(self) -> str:
-        """Return the GRANT; who had granted it is not kept."""
+        """Return the GRANT; the grantor is not preserved."""
         return f"GRANT {self.role} TO {self.member}{self.options};"
 
     def is_held(self, held: tuple[bool, bool | None, bool | None]) -> bool:
-        """Return whether (admin, inherit, set) of a membership are those of this one.
+        """Return whether a membership's (admin, inherit, set) match this one.
 
-        None where the server does not say.
+        Values that the server does not provide are None.
         """
         admin, inherit, may_set = held
         is_right = admin == ("ADMIN OPTION" in self.options or "ADMIN TRUE" in self.options)
@@ -93,26 +92,26 @@ class Membership:
 
 @dataclass(frozen=True)
 class DumpRoles:
-    """The statements of a dump about roles; keys are names as SQL quotes them."""
+    """A dump's statements about roles; keys are names as SQL quotes them."""
 
     attributes: dict[str, str] = field(default_factory=dict[str, str])
     """Role → its ALTER ROLE … WITH, or an empty text."""
     details: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Role → its ALTER ROLE … SET and its comment."""
     settings: dict[str, dict[str, list[str]]] = field(default_factory=dict[str, dict[str, list[str]]])
-    """Role → setting in small letters → its value, or the elements of a list."""
+    """Role → setting in lower case → its value, or the elements of a list."""
     memberships: list[Membership] = field(default_factory=list[Membership])
     unknown_count: int = 0
-    """Lines that have no known form; nothing runs them."""
+    """Number of lines without a known form, which are never run."""
 
     def has_attribute(self, role: str, word: str) -> bool:
-        """Return whether the captured role has SUPERUSER, BYPASSRLS or the like."""
+        """Return whether the captured role has SUPERUSER, BYPASSRLS or another attribute."""
         return _parse_attributes(self.attributes.get(role, "")).get(word, False)
 
 
 @dataclass(frozen=True)
 class MadeRoles:
-    """What a restore made on the target's server, and what it could not make or found different."""
+    """The roles that a restore created, and notes on failures and differences."""
 
     names: tuple[str, ...] = ()
     """As SQL quotes them."""
@@ -120,10 +119,10 @@ class MadeRoles:
 
 
 def parse_roles(text: str) -> DumpRoles:
-    """Return the statements of the dump's roles, a line each. Behind a line of no known form none counts.
+    """Parse the statements of the dump's roles, one per line.
 
-    A value with a line break in it is somebody's words and would go on in further lines: of captures before
-    2026-11-29 these were kept.
+    After a line without a known form, no further line is used. It may be part of a value with a line break,
+    whose further lines would be an attacker's text: captures before 2026-11-29 kept such values.
     """
     found = DumpRoles()
     unknown = 0
@@ -155,10 +154,10 @@ def make_roles(
     database: str,
     captured: DatabaseProperties | None,
 ) -> MadeRoles:
-    """Make the roles that are not in `present`, with attributes, memberships and settings; return what was
-    refused or differs as notes.
+    """Create the roles that are not in `present`, with attributes, memberships and settings.
 
-    A refusal stops nothing: the load may not need it.
+    Return refusals and differences as notes. A refusal does not stop the restore: the load may not need the
+    role.
     """
     wanted = parse_roles(text)
     made: list[str] = []
@@ -166,7 +165,7 @@ def make_roles(
     if wanted.unknown_count:
         notes.append(
             f"{wanted.unknown_count} lines about roles have no known form and were not run; they are in "
-            "the dump's file"
+            "the dump file"
         )
     for name in wanted.attributes:
         if name in present:
@@ -174,14 +173,14 @@ def make_roles(
         try:
             _execute_single(connection, f"CREATE ROLE {name};")
         except psycopg.Error as error:
-            notes.append(f"role {name} could not be made: {_describe(error)}")
+            notes.append(f"role {name} could not be created: {_describe(error)}")
             continue
         made.append(name)
         for statement in filter(None, (wanted.attributes[name], *wanted.details.get(name, ()))):
             try:
                 _execute_single(connection, statement)
             except psycopg.Error as error:
-                notes.append(f"role {name} could not be made as it was: {_describe(error)}")
+                notes.append(f"role {name} could not be created as captured: {_describe(error)}")
     notes += _grant_memberships(connection, wanted, made)
     notes += _set_in_database(connection, database, captured, made)
     notes += _find_differences(connection, wanted, made)
@@ -189,8 +188,9 @@ def make_roles(
 
 
 def drop_roles(connection: Connection, names: Sequence[str]) -> tuple[str, ...]:
-    """Drop the roles that a failed restore made; return those that stay, because something belongs to them or
-    nobody may drop them.
+    """Drop the roles that a failed restore created; return those that remain.
+
+    A role remains if it owns objects or the current role may not drop it.
     """
     left: list[str] = []
     for name in names:
@@ -206,7 +206,7 @@ def drop_roles(connection: Connection, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _grant_memberships(connection: Connection, wanted: DumpRoles, made: Sequence[str]) -> Iterator[str]:
-    """Nobody who was there before gets into a role that was there before."""
+    """Grant the memberships in which at least one role is new; existing roles never join existing roles."""
     for membership in wanted.memberships:
         if membership.role in made or membership.member in made:
             try:
@@ -224,7 +224,7 @@ def _set_in_database(
             try:
                 connection.execute(make_setting_statement(database, setting))
             except psycopg.Error as error:
-                yield f"the setting {setting.label} in this database could not be made: {_describe(error)}"
+                yield f"the setting {setting.label} in this database could not be set: {_describe(error)}"
 
 
 def _find_differences(connection: Connection, wanted: DumpRoles, made: Sequence[str]) -> Iterator[str]:
@@ -251,9 +251,7 @@ def _find_differences(connection: Connection, wanted: DumpRoles, made: Sequence[
         ):
             missing.append(each.label)
     if missing:
-        yield (
-            f"memberships of roles that were there before are not as they were captured: {name_some(missing)}"
-        )
+        yield (f"memberships of existing roles differ from the captured ones: {name_some(missing)}")
     rows = connection.execute(
         "SELECT r.rolname::text, pg_catalog.unnest(s.setconfig) FROM pg_catalog.pg_db_role_setting s"
         " JOIN pg_catalog.pg_roles r ON r.oid = s.setrole WHERE s.setdatabase = 0"
@@ -269,7 +267,7 @@ def _find_differences(connection: Connection, wanted: DumpRoles, made: Sequence[
         if name not in made and present.get((_unquote(name), setting)) != values
     ]
     if lacking:
-        yield f"settings of roles that were there before are not as they were captured: {name_some(lacking)}"
+        yield f"settings of existing roles differ from the captured ones: {name_some(lacking)}"
     different = [
         f"{word} of {name}"
         for name, statement in wanted.attributes.items()
@@ -277,10 +275,7 @@ def _find_differences(connection: Connection, wanted: DumpRoles, made: Sequence[
         for word in _find_different_attributes(connection, name, statement)
     ]
     if different:
-        yield (
-            "attributes of roles that were there before are not as they were captured: "
-            f"{name_some(different)}"
-        )
+        yield (f"attributes of existing roles differ from the captured ones: {name_some(different)}")
 
 
 def _find_different_attributes(connection: Connection, name: str, statement: str) -> Iterator[str]:
@@ -293,7 +288,7 @@ def _find_different_attributes(connection: Connection, name: str, statement: str
         ).format(sql.SQL(", ").join(sql.Identifier("r", column) for column in _ATTRIBUTE_COLUMNS.values())),
         (_unquote_string(until["text"]) if until is not None else None, _unquote(name)),
     ).fetchone()
-    if row is None:  # could not be made: that is a note of its own
+    if row is None:  # could not be created, which has its own note
         return
     wanted = _parse_attributes(statement)
     for word, is_held in zip(_ATTRIBUTE_COLUMNS, row, strict=False):
@@ -307,7 +302,7 @@ def _find_different_attributes(connection: Connection, name: str, statement: str
 
 
 def _execute_single(connection: Connection, statement: str) -> None:
-    # The extended protocol takes one statement only, whatever our reading of the text made of it.
+    # The extended protocol accepts a single statement only, even if our parser misread the text.
     result = connection.pgconn.exec_params(statement.encode(), None)
     if result.status not in {psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK}:
         raise psycopg.errors.error_from_result(result)

@@ -1,9 +1,8 @@
-"""Keeps what a restore is about to overwrite: a dump of the target database, an archive of the target's
-objects, in `safety/` of BACKUP_DIR.
+"""Safety backup: saves what a restore will overwrite (database dump, objects) in `safety/` of BACKUP_DIR.
 
-The files have the format and the names of every other capture, so that they are restored in the same way
-(BACKUP_DIR=…/safety). They are no recovery points: nothing commits them, retention does not count them, and
-the next safety backup removes those that are older than thirty days.
+The files have the format and names of every other capture, so they are restored in the same way
+(BACKUP_DIR=…/safety). They are not recovery points: they are not committed, and retention ignores them. The
+next safety backup removes those older than thirty days.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from schedgen_backups.core.settings import (
 
 SAFETY_NAME = "safety"
 SAFETY_DAYS = 30
-_HINT = "Mend that, or go on without a way back: --no-safety-backup."
+_HINT = "Fix this, or continue without a safety backup: --no-safety-backup."
 
 
 @dataclass(frozen=True)
 class SafetyBackup:
-    """What was kept before a restore wrote."""
+    """What was saved before a restore."""
 
     point_id: RecoveryPointId
     paths: tuple[Path, ...]
@@ -46,14 +45,13 @@ def take_safety_backup(
     bucket: BucketSettings | None,
     is_wanted: Callable[[str], bool] = lambda _key: True,
 ) -> SafetyBackup:
-    """The targets' present contents are files in `safety/`; of the bucket only the objects whose key
-    `is_wanted`.
+    """Save the targets' current contents in `safety/`; of the bucket only the objects whose key `is_wanted`.
 
-    RestoreError (permanent) with the reason when that cannot be done: nothing was restored then.
-    LockHeldError while another one is taken.
+    RestoreError (permanent) with the reason if this fails; nothing is restored then. LockHeldError while
+    another one is running.
     """
-    # What is wrong with the target is why it is restored: emptied tables or a missing one must not keep it
-    # from being kept.
+    # Defects of the target are the reason for the restore: empty or missing tables must not prevent the
+    # backup.
     capture = replace(capture, is_empty_allowed=True, references=References(), exclusions=Exclusions())
     catalog = Catalog(directory / SAFETY_NAME)
     point_id = RecoveryPointId.from_time(datetime.now(timezone.utc))

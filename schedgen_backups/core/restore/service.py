@@ -1,7 +1,6 @@
-"""Every restore that people ask for, from the command line and from the Dagster UI: prepared, kept safe,
-logged, executed and compared.
+"""Restores from the command line and the Dagster UI: safety backup, log, execution, comparison.
 
-The order of these steps is decided here, once for both.
+The order of these steps is defined here, once for both.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from schedgen_backups.core.settings import BucketSettings, CaptureSettings, Data
 from schedgen_backups.core.units import count, name_some
 
 RESTORED_NAME = "restored"
-"""The folder of the backup directory below which runs of Dagster may write files."""
+"""Subdirectory of the backup directory in which Dagster runs may write files."""
 _MAX_DURATION = timedelta(days=1)
-"""How long a restore that was killed keeps its point from retention."""
+"""How long a killed restore protects its point from retention."""
 
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """What holds for every restore: who asks and why, and whether the target is kept first."""
+    """Options of every restore: requester, reason, and whether to make a safety backup."""
 
     asked_by: str
     reason: str = ""
@@ -50,10 +49,10 @@ class RestoreOptions:
 
 
 class RestoreService:
-    """Restores out of one backup directory, on the same terms.
+    """Restores from one backup directory, with the same options.
 
-    Each method takes what `prepare_restore`, `open_tables`, `prepare_objects`, `prepare_files` or
-    `prepare_undelete` made and described.
+    Each method takes the result of `prepare_restore`, `open_tables`, `prepare_objects`, `prepare_files` or
+    `prepare_undelete`.
     """
 
     def __init__(
@@ -74,10 +73,11 @@ class RestoreService:
     def restore_whole(
         self, prepared: PreparedRestore, *, on_progress: OnProgress = ignore_progress
     ) -> RestoreReport:
-        """Let the targets hold the point, as `PreparedRestore.restore` says; for a swap under the live one's
-        name, which is kept under another.
+        """Restore the point into the targets, as in `PreparedRestore.restore`.
 
-        A swap raises RestoreError, with the live database as it was, when the restored one is not equal.
+        For a swap, the restored database takes the live one's name, and the live one is kept under another
+        name. If the restored one is not equal, a swap raises RestoreError and leaves the live database
+        unchanged.
         """
         request = prepared.request
         targets = [target.label for target in (request.database, request.bucket) if target is not None]
@@ -97,7 +97,7 @@ class RestoreService:
 
     @contextmanager
     def open_tables(self, request: TableRequest) -> Generator[PreparedTables, None, None]:
-        """As `core.restore.tables.prepare_tables`, with an entry in the log: the side database may be kept."""
+        """Like `core.restore.tables.prepare_tables`, with a log entry; the side database may be kept."""
         with self._log(
             request.point, _name_tables(request), f"a database beside {request.live.label}"
         ) as draft:
@@ -109,10 +109,9 @@ class RestoreService:
             draft.result = f"done: {kept}"
 
     def write_rows(self, prepared: PreparedTables, mode: WriteMode) -> tuple[WrittenRows, ...]:
-        """Put rows back, as `PreparedTables.execute` says, after the live database was kept; return how many
-        of each table.
+        """Put rows back, as in `PreparedTables.execute`, after a safety backup; return the counts per table.
 
-        Rows that are missing all the same are reported.
+        Rows that are still missing are reported.
         """
         request = prepared.request
         with self._log(
@@ -120,12 +119,16 @@ class RestoreService:
         ) as draft:
             self._keep(database=request.live)
             written = prepared.execute(mode)
-            draft.result = f"done: {count(sum(rows.count for rows in written), 'row')}{self._report_missing(prepared.compare)}"
+            draft.result = (
+                f"done: {count(sum(rows.count for rows in written), 'row')}"
+                f"{self._report_missing(prepared.compare)}"
+            )
         return written
 
     def write_objects(self, prepared: PreparedObjects, *, overwrite: bool) -> tuple[ObjectEntry, ...]:
-        """Write the objects and read them back, as `PreparedObjects.execute` says; those that are overwritten
-        were kept first.
+        """Write the objects and read them back, as in `PreparedObjects.execute`.
+
+        Objects that are overwritten are saved first.
         """
         entries = [difference.entry for difference in prepared.differences]
         with self._log(prepared.point, _name_objects(entries), prepared.bucket.target.label) as draft:
@@ -138,21 +141,21 @@ class RestoreService:
         return written
 
     def find_folder(self, text: str) -> Path:
-        """Return the folder that the text names below `restored` of the backup directory.
+        """Return the directory named by the text, relative to `restored` in the backup directory.
 
-        RestoreError when it lies elsewhere.
+        RestoreError if it lies elsewhere.
         """
         root = (self.catalog.directory / RESTORED_NAME).resolve()
         folder = (root / text).resolve()
         if not folder.is_relative_to(root):
             raise RestoreError(
-                f"{text!r} is not a folder below {root}; nothing was written",
-                hint=f"Name a folder relative to {root}.",
+                f"{text!r} is not a directory below {root}; nothing was written",
+                hint=f"Use a directory relative to {root}.",
             )
         return folder
 
     def write_files(self, prepared: PreparedFiles, *, overwrite: bool) -> tuple[Path, ...]:
-        """Write the objects as files and read them back, as `PreparedFiles.execute` says."""
+        """Write the objects as files and read them back, as in `PreparedFiles.execute`."""
         with self._log(prepared.point, _name_objects(prepared.entries), str(prepared.folder)) as draft:
             paths = prepared.execute(overwrite=overwrite)
             prepared.compare()
@@ -160,9 +163,9 @@ class RestoreService:
         return paths
 
     def undelete(self, prepared: PreparedUndelete) -> Undeleted:
-        """Bring back rows and objects, as `PreparedUndelete.execute` says, after the live database was kept.
+        """Bring back rows and objects, as in `PreparedUndelete.execute`, after a safety backup.
 
-        Rows that are missing all the same are reported.
+        Only the database is saved. Rows that are still missing are reported.
         """
         rows = prepared.request.rows
         subject = f"missing rows of {_name_tables(rows)} with their objects"
@@ -176,15 +179,13 @@ class RestoreService:
         return undeleted
 
     def _report_missing(self, compare: Callable[[], tuple[TableDiff, ...]]) -> str:
-        """Compare the tables once more and report those that lack rows although they were put back; return
-        the same for the log.
-        """
+        """Compare the tables again and report those that still lack rows; return the same for the log."""
         try:
             differences = compare()
         except BackupError as error:
-            # The rows are committed: that the comparison broke off must not hide it.
+            # The rows are committed: a failed comparison must not hide that.
             rest = f"not compared: {error.message}"
-            self._report(f"the rows were put back, and {rest}")
+            self._report(f"the rows were put back, but {rest}")
             return f"; {rest}"
         lacking = [
             f"{difference.only_captured} of {difference.table.qualified_name}"
@@ -196,7 +197,7 @@ class RestoreService:
         rest = f"rows still missing: {', '.join(lacking)}"
         self._report(
             f"{rest}; triggers or rules of the table may drop them, and of equal rows without a primary "
-            "key one is put back"
+            "key only one is put back"
         )
         return f"; {rest}"
 
@@ -218,13 +219,13 @@ class RestoreService:
                 failed = [result for result in report.results if result.status is CheckStatus.FAILED]
                 if failed:
                     raise RestoreError(
-                        f"what was restored is not what was captured, {live.label} is as it was: "
+                        f"the restored database differs from what was captured, {live.label} is unchanged: "
                         f"{failed[0].summary}"
                     )
                 differences = finish_swap(swap)
             except BackupError as error:
-                # The live database keeps its name and its contents, so the bucket must not keep what was
-                # written.
+                # The live database keeps its name and contents, so objects written into the bucket must be
+                # removed.
                 state = prepared.undo_bucket()
                 raise (
                     error
@@ -235,9 +236,11 @@ class RestoreService:
                 prepared.undo_bucket()
                 raise
         if differences:
-            self._report(f"the database itself is not as it was captured: {', '.join(differences)}")
+            self._report(f"the database itself differs from what was captured: {', '.join(differences)}")
         if swap.has_live:
-            self._report(f"the database of before is called {swap.old_name}; drop it when nobody needs it")
+            self._report(
+                f"the previous database is now called {swap.old_name}; drop it when it is no longer needed"
+            )
             statements = " ".join(list_way_back(swap, ids[1]))
             self._report(
                 f"to go back to it, stop the application and run in the database {MAINTENANCE_DATABASE}: "
@@ -246,7 +249,7 @@ class RestoreService:
         return report
 
     def _keep_targets(self, prepared: PreparedRestore) -> None:
-        """Keep what the restore overwrites; nothing where the targets are empty."""
+        """Save what the restore overwrites; nothing if the targets are empty."""
         if not prepared.request.replace_contents:
             return
         database = (
@@ -277,16 +280,14 @@ class RestoreService:
             self.catalog.directory, self._capture, database=database, bucket=bucket, is_wanted=is_wanted
         )
         for path in kept.paths:
-            self._report(f"what was there before is in {path}")
+            self._report(f"the previous contents are saved in {path}")
 
     @contextmanager
     def _log(self, point: PointListing, subject: str, target: str) -> Generator[RestoreLogDraft, None, None]:
-        """The restore has an entry in the log, and retention leaves its point alone; neither where the
-        backups lie on something read-only.
-        """
+        """Log the restore and protect its point from retention; do neither if the directory is read-only."""
         directory = self.catalog.directory
         if not self._is_writable:
-            self._report(f"{directory} cannot be written: this restore is in no log")
+            self._report(f"{directory} is not writable: this restore is not logged")
             yield RestoreLogDraft()
             return
         reason, asked_by = self.options.reason, self.options.asked_by

@@ -1,8 +1,7 @@
-"""Restores beside a live database and puts the result in its place by renaming; the old one stays under
-another name until somebody drops it.
+"""Restore next to a live database and swap the names; the old database is kept under another name.
 
-The application sees the old database until the last moment, and never a half of the new one. A restore that
-dies leaves a marked database that the next one removes.
+The application sees the old database until the swap, and never a partial new one. A restore that dies leaves
+a marked database, which the next one removes.
 """
 
 from __future__ import annotations
@@ -25,34 +24,34 @@ from schedgen_backups.core.settings import DatabaseSettings
 
 _SWAP_ATTEMPTS = 20
 _SWAP_PAUSE_SECONDS = 0.5
-"""Applications connect again at once: their sessions are ended and the names exchanged in one breath, a few
-times."""
+"""Applications reconnect immediately: ending their sessions and swapping the names is tried several times in
+quick succession."""
 
 
 @dataclass(frozen=True)
 class Swap:
-    """The names of one exchange."""
+    """The databases of one swap."""
 
     session: DatabaseSession
-    """With the server's maintenance database."""
+    """A session with the server's maintenance database."""
     live: DatabaseSettings
     fresh: DatabaseSettings
-    """What is restored into."""
+    """The database that the restore loads."""
     old_name: str
-    """What the live database is called afterwards."""
+    """The live database's name after the swap."""
     has_live: bool
-    """Whether there is a database to exchange with."""
+    """Whether the live database exists."""
     captured: DatabaseProperties | None = None
-    """What the dump's database had besides its contents, for where there is no live one."""
+    """Properties of the captured database, used if the live one does not exist."""
 
 
 def name_old_database(live: DatabaseSettings, point_id: RecoveryPointId) -> str:
-    """Return what the live database is called once a restore of this point has taken its place."""
+    """Return the live database's name after a restore of this point has replaced it."""
     return f"{live.database}_old_{point_id}"
 
 
 def list_way_back(swap: Swap, now_id: RecoveryPointId) -> tuple[str, ...]:
-    """Return the statements that give the database of before its name again, and the restored one another."""
+    """Return the statements that rename the previous database back, and the restored one away."""
     undone = f"{swap.live.database}_undone_{now_id}"
     return tuple(
         sql.SQL("ALTER DATABASE {} RENAME TO {};")
@@ -63,7 +62,7 @@ def list_way_back(swap: Swap, now_id: RecoveryPointId) -> tuple[str, ...]:
 
 
 def check_swap(session: DatabaseSession, live: DatabaseSettings, point_id: RecoveryPointId) -> None:
-    """Raise RestoreError where the old database could not get its name."""
+    """Raise RestoreError if the old database's new name is taken."""
     with session.use() as connection:
         _check_free(connection, name_old_database(live, point_id))
 
@@ -78,8 +77,7 @@ def open_swap(
     encoding: str,
     captured: DatabaseProperties | None = None,
 ) -> Generator[Swap, None, None]:
-    """An empty database beside `live` is there within the block, and gone after it unless `finish_swap` gave
-    it the live one's name.
+    """Create an empty database next to `live`; drop it after the block unless `finish_swap` renamed it.
 
     Errors are those of `open_side_database`.
     """
@@ -88,7 +86,7 @@ def open_swap(
     with open_side_database(
         session, f"{live.database}_new_{now_id}", encoding=encoding, like=present or captured
     ) as side:
-        # After the exchange no database has the side database's name any more, and nothing is dropped.
+        # After the swap no database has the side database's name, so nothing is dropped.
         fresh = live.with_database(side.name)
         yield Swap(
             session,
@@ -101,13 +99,11 @@ def open_swap(
 
 
 def finish_swap(swap: Swap) -> tuple[str, ...]:
-    """Give the restored database the name of `live`, and that one `old_name`; owner, privileges, limits,
-    comment and settings go along.
+    """Rename `live` to `old_name` and the restored database to `live`, with the live one's properties.
 
-    Return what of these is not as it was captured, where there was no live database to take it from.
-
-    Both names change in one transaction, or neither. Sessions of the live database are ended. RestoreError
-    when new ones come too fast, or when there is a database called `old_name` already.
+    These are owner, privileges, limits, comment and settings. Without a live database, the captured ones are
+    used; return those that differ. Both names change in one transaction, or neither. Sessions of the live
+    database are ended. RestoreError if new ones arrive too fast, or if `old_name` is taken.
     """
     with swap.session.use() as connection:
         _check_free(connection, swap.old_name)
@@ -123,8 +119,8 @@ def finish_swap(swap: Swap) -> tuple[str, ...]:
             else:
                 return differences
     raise RestoreError(
-        f"the database {swap.live.database} could not be renamed: its users connect again faster than they "
-        "are ended; it is as it was",
+        f"the database {swap.live.database} could not be renamed: its clients reconnect faster than their "
+        "sessions can be ended; it is unchanged",
         hint="Stop the application, then restore again with --swap.",
     )
 
@@ -132,8 +128,8 @@ def finish_swap(swap: Swap) -> tuple[str, ...]:
 def _check_free(connection: Connection, name: str) -> None:
     if _exists(connection, name):
         raise RestoreError(
-            f"there is a database {name} already, of an earlier exchange",
-            hint=f'Drop it when nobody needs it: DROP DATABASE "{name}";',
+            f"the database {name} exists already, from an earlier swap",
+            hint=f'Drop it when it is no longer needed: DROP DATABASE "{name}";',
         )
 
 
@@ -145,10 +141,9 @@ def _exists(connection: Connection, name: str) -> bool:
 
 
 def _carry_properties(connection: Connection, swap: Swap, live: DatabaseProperties | None) -> tuple[str, ...]:
-    """Give the restored database what the live one has besides its contents, or the captured one where there
-    is no live one.
+    """Apply the live database's properties to the restored one, or the captured ones if there is none.
 
-    RestoreError where the live one's cannot be given; of the captured one's, what is different is returned.
+    RestoreError if the live one's cannot be applied; of the captured ones, return those that differ.
     """
     wanted = live or swap.captured
     if wanted is None:
@@ -158,11 +153,11 @@ def _carry_properties(connection: Connection, swap: Swap, live: DatabaseProperti
         return carried.differences
     if carried.problem or carried.differences:
         raise RestoreError(
-            f"the restored database cannot get what {swap.live.database} has besides its contents, which "
-            "is as it was: "
+            f"the properties of {swap.live.database}, which is unchanged, cannot be applied to the restored "
+            "database: "
             f"{carried.problem or ', '.join(carried.differences)}",
-            hint="Restore with a role that may do this, such as a superuser; or without --swap into a "
-            "database that you have made as it must be.",
+            hint="Restore with a role that has the privileges, such as a superuser; or restore without "
+            "--swap into a database that you created with these properties.",
         )
     return ()
 
@@ -181,7 +176,7 @@ def _rename(connection: Connection, swap: Swap, wanted: DatabaseProperties | Non
         connection.execute(
             sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(before), sql.Identifier(after))
         )
-    # In place of the mark of something unfinished; without one the comment is NULL.
+    # Replaces the mark of an unfinished restore; without a comment it becomes NULL.
     name, comment = sql.Identifier(swap.live.database), wanted.comment if wanted is not None else ""
     connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(comment or None)))
     if wanted is not None and wanted.is_template:

@@ -1,8 +1,7 @@
-"""Tells how a table of a recovery point differs from the live one, before anything is written: rows only
-there, only here, and changed.
+"""Compare a recovery point's table with the live one: rows only in either of them, and changed rows.
 
-Both sides are read in the order of the primary key and merged, so that memory stays small. Where the live
-table has no primary key, rows are compared as wholes.
+Both sides are read in the order of the primary key and merged, so that memory use stays small. If the live
+table has no primary key, complete rows are compared.
 """
 
 from __future__ import annotations
@@ -28,18 +27,19 @@ _SHOWN_CHARACTERS = 200
 
 
 class ColumnKind(str, Enum):
-    """Whether values of a column can be given."""
+    """Whether values can be assigned to a column."""
 
     PLAIN = ""
     ALWAYS = "always"
-    """An identity column, GENERATED ALWAYS: only an INSERT can give a value, with OVERRIDING SYSTEM VALUE."""
+    """An identity column, GENERATED ALWAYS: only an INSERT can assign a value, with OVERRIDING SYSTEM
+    VALUE."""
     GENERATED = "generated"
     """Computed from other columns."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table."""
+    """A column of a table."""
 
     name: str
     kind: ColumnKind = ColumnKind.PLAIN
@@ -47,29 +47,29 @@ class Column:
 
 @dataclass(frozen=True)
 class TableShape:
-    """What a live table has in common with the one that was captured."""
+    """What a live table has in common with the captured one."""
 
     columns: tuple[str, ...]
-    """Columns of both, in the order of the captured one; generated ones are not among them."""
+    """Columns of both, in the order of the captured one, without generated ones."""
     key: tuple[str, ...]
-    """The live table's primary key, where all of it was captured; otherwise empty."""
+    """The live table's primary key if all of its columns were captured, otherwise empty."""
     is_there: bool
-    """Whether there is a live table at all."""
+    """Whether the live table exists."""
     only_captured: tuple[str, ...] = ()
     only_live: tuple[str, ...] = ()
     generated_always: tuple[str, ...] = ()
-    """Identity columns that an UPDATE may not set."""
+    """Identity columns that an UPDATE cannot set."""
 
 
 @dataclass(frozen=True)
 class ShownValue:
-    """A value as its type writes it, or the beginning of a long one."""
+    """A value in its type's text format, cut if long."""
 
     text: str
     length: int
-    """Characters of all of it."""
+    """Characters of the complete value."""
     md5: str
-    """Of all of it."""
+    """Of the complete value."""
 
     def __str__(self) -> str:
         return self.text if len(self.text) == self.length else f"{self.text} … ({self.length} characters)"
@@ -77,7 +77,7 @@ class ShownValue:
 
 @dataclass(frozen=True)
 class ChangedValue:
-    """One column of a row whose value is not as it was captured; None is NULL."""
+    """A column whose value in a row differs from the captured one; None means NULL."""
 
     column: str
     captured: ShownValue | None
@@ -86,7 +86,7 @@ class ChangedValue:
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A row that both tables have, and what differs."""
+    """A row that both tables have, with the differing values."""
 
     key: str
     """As JSON."""
@@ -95,7 +95,7 @@ class ChangedRow:
 
 @dataclass(frozen=True)
 class TableDiff:
-    """How many rows of one table differ, and some of their keys as JSON."""
+    """The number of differing rows of one table, and some of their keys as JSON."""
 
     table: TableEntry
     shape: TableShape
@@ -107,7 +107,7 @@ class TableDiff:
     only_live_keys: tuple[str, ...] = ()
     changed_keys: tuple[str, ...] = ()
     changed_rows: tuple[ChangedRow, ...] = ()
-    """Those of `changed_keys`."""
+    """The rows of `changed_keys`."""
 
     @property
     def is_equal(self) -> bool:
@@ -118,11 +118,10 @@ class TableDiff:
 def diff_tables(
     tables: Sequence[TableEntry], side: DatabaseSession, live: DatabaseSession, *, where: str = ""
 ) -> tuple[TableDiff, ...]:
-    """Return how each captured table in `side` differs from the one in `live`, at one moment.
+    """Return how each captured table in `side` differs from the one in `live`, in one snapshot per database.
 
-    `where` is a condition on rows of both sides.
-
-    RestoreError when `where` cannot be used. Errors of either database are raised.
+    `where` is a condition on rows of both sides. RestoreError if `where` is invalid. Raises errors of either
+    database.
     """
     with open_reader(side) as captured, open_reader(live) as current:
         return tuple(_diff_table(table, captured, current, where) for table in tables)
@@ -141,7 +140,7 @@ def _diff_table(table: TableEntry, captured: Connection, current: Connection, wh
 
 
 def read_shape(table: TableEntry, side: Connection, live: Connection) -> TableShape:
-    """Return what the two tables have in common, as both databases say now."""
+    """Return what the two tables have in common, as both databases report now."""
     current = _list_columns(live, table)
     is_there = bool(current) or _exists(live, table)
     return derive_shape(_list_columns(side, table), current, _list_key(live, table), is_there=is_there)
@@ -150,7 +149,7 @@ def read_shape(table: TableEntry, side: Connection, live: Connection) -> TableSh
 def derive_shape(
     captured: Sequence[Column], current: Sequence[Column], key: Sequence[str], *, is_there: bool
 ) -> TableShape:
-    """Return what two tables of these columns have in common.
+    """Return what two tables with these columns have in common.
 
     `key` is the primary key of the second one, the live one.
     """
@@ -174,17 +173,17 @@ def _keep(names: Sequence[str], wanted: set[str]) -> tuple[str, ...]:
 
 
 def as_condition(where: str) -> sql.SQL:
-    """The condition of a WHERE clause as its author wrote it; true for all rows where there is none."""
+    """Return the condition of a WHERE clause as SQL; true without a condition."""
     return sql.SQL(cast("LiteralString", where or "true"))
 
 
 def name_table(table: TableEntry) -> sql.Identifier:
-    """The table's quoted name."""
+    """Return the table's quoted name."""
     return sql.Identifier(table.schema_name, table.name)
 
 
 def join_columns(names: tuple[str, ...], prefix: str = "") -> sql.Composed:
-    """Quoted column names with commas; with `prefix` as `prefix.name`."""
+    """Return the quoted column names, separated by commas; as `prefix.name` if `prefix` is given."""
     return sql.SQL(", ").join(
         sql.Identifier(prefix, name) if prefix else sql.Identifier(name) for name in names
     )
@@ -192,7 +191,7 @@ def join_columns(names: tuple[str, ...], prefix: str = "") -> sql.Composed:
 
 @contextmanager
 def open_reader(session: DatabaseSession) -> Generator[Connection, None, None]:
-    """A transaction that only reads, at one moment, is open within the block."""
+    """Open a read-only transaction with one snapshot within the block."""
     with session.use() as connection, connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         apply_session_settings(connection)
@@ -200,7 +199,10 @@ def open_reader(session: DatabaseSession) -> Generator[Connection, None, None]:
 
 
 def apply_session_settings(connection: Connection) -> None:
-    """What a policy hides is an error, never a difference; how values are written is fixed for every session."""
+    """Turn rows hidden by a policy into an error, so that they are not reported as differences.
+
+    Every session has fixed settings for the format of values.
+    """
     connection.execute("SET LOCAL row_security = off")
 
 
@@ -239,7 +241,10 @@ def _exists(connection: Connection, table: TableEntry) -> bool:
 def _stream(
     connection: Connection, table: TableEntry, shape: TableShape, where: str
 ) -> Iterator[tuple[str, str]]:
-    """(key, digest of the row) in the byte order of the keys. Without a primary key the digest is the key."""
+    """Yield (key, digest of the row) in the byte order of the keys.
+
+    Without a primary key, the digest is the key.
+    """
     digest = sql.SQL("pg_catalog.md5(ROW({})::text)").format(join_columns(shape.columns))
     key = (
         sql.SQL("pg_catalog.jsonb_build_array({})::text").format(join_columns(shape.key))
@@ -261,8 +266,8 @@ def _stream(
         psycopg.errors.UndefinedFunction,
     ) as error:
         raise RestoreError(
-            f"the condition {where!r} cannot be used: {' '.join(str(error).split())}",
-            hint="Write what stands behind WHERE in SQL.",
+            f"the condition {where!r} is invalid: {' '.join(str(error).split())}",
+            hint="Use an SQL condition, without the word WHERE.",
         ) from error
 
 
@@ -287,9 +292,9 @@ def _read_changed_rows(
 def _read_rows(
     connection: Connection, table: TableEntry, shape: TableShape, keys: Sequence[str]
 ) -> dict[str, tuple[ShownValue | None, ...]]:
-    """Return the rows of these keys."""
-    # No cast to text: a type may have one of its own, a function of whoever made it. Of a value of a gigabyte
-    # only the beginning comes here.
+    """Return the rows with these keys."""
+    # No cast to text: a type may have a user-defined one, which is a function of its owner. Only the start of
+    # a large value is transferred.
     value = sql.SQL(
         "CASE WHEN pg_catalog.num_nulls({0}) = 0 THEN "
         "pg_catalog.concat(pg_catalog.md5(pg_catalog.format('%s', {0})), ' ',"
@@ -341,7 +346,7 @@ def merge_rows(
             else:
                 note("changed", changed, key, 1)
             continue
-        # Without a key the same row may be there several times.
+        # Without a key, the same row may exist several times.
         counts["same"] += min(len(captured), len(current))
         note("captured", only_captured, key, max(0, len(captured) - len(current)))
         note("live", only_live, key, max(0, len(current) - len(captured)))
@@ -366,14 +371,14 @@ def _group(rows: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
 def _pair(
     left: Iterator[tuple[str, list[str]]], right: Iterator[tuple[str, list[str]]]
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Merges two sorted streams: (key, digests on the left, digests on the right).
+    """Merge two sorted streams; yield (key, digests on the left, digests on the right).
 
     The byte order of UTF-8 is the order of Python's strings.
     """
     here, there = next(left, None), next(right, None)
     while here is not None or there is not None:
         if there is None or (here is not None and here[0] < there[0]):
-            assert here is not None  # noqa: S101 - one of the two is there
+            assert here is not None  # noqa: S101 - one of the two exists
             yield here[0], here[1], []
             here = next(left, None)
         elif here is None or there[0] < here[0]:
@@ -385,7 +390,7 @@ def _pair(
 
 
 def diffs_to_json(diffs: Iterable[TableDiff], *, with_values: bool = False) -> list[dict[str, object]]:
-    """Return the differences as values for JSON; the rows' own values only where they are asked for."""
+    """Return the differences as values for JSON; row values only if `with_values`."""
     return [
         {
             "table": diff.table.qualified_name,
@@ -414,7 +419,7 @@ def _row_to_json(row: ChangedRow, *, with_values: bool) -> dict[str, object]:
 
 
 def describe_rows(diff: TableDiff) -> str:
-    """Which rows differ, of changed ones in which columns, and what else must be known of the comparison."""
+    """Return a text on the differing rows, the columns of changed ones, and limits of the comparison."""
     columns = {row.key: f" ({', '.join(value.column for value in row.values)})" for row in diff.changed_rows}
     parts = [
         f"{name}: {', '.join(keys)}{' …' if count > len(keys) else ''}"
@@ -428,7 +433,7 @@ def describe_rows(diff: TableDiff) -> str:
     if not diff.shape.is_there:
         parts.append("the live database has no such table")
     elif not diff.shape.key:
-        parts.append("no primary key: rows are compared as wholes")
+        parts.append("no primary key: complete rows are compared")
     for name, columns in (("backup", diff.shape.only_captured), ("live table", diff.shape.only_live)):
         if columns and diff.shape.is_there:
             parts.append(f"columns that only the {name} has are not compared: {', '.join(columns)}")

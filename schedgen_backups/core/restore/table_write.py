@@ -1,8 +1,7 @@
-"""Puts rows of a side database back into the live one: those that are missing there, and where asked those
-that were changed since.
+"""Put rows of a side database back into the live one: missing rows, and optionally changed ones.
 
-One transaction for all tables, parents before children. Rows that only the live table has are never touched:
-a table as it was, without them, is a whole restore into another database.
+One transaction for all tables, parents before children. Rows that exist only in the live table are never
+touched. To get a table without them, restore the whole point into another database.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ class WriteMode(str, Enum):
     """Which rows are put back."""
 
     MISSING = "missing"
-    """Rows whose key the live table lacks; without a primary key, rows that it does not hold as they are."""
+    """Rows whose key the live table lacks; without a primary key, rows that it does not contain unchanged."""
     CHANGED = "changed"
-    """Those, and rows of the same key that differ: they become what they were."""
+    """Also rows whose key exists with other values: they get the captured ones."""
 
 
 @dataclass(frozen=True)
 class WrittenRows:
-    """How many rows of one table were put back."""
+    """The number of rows of one table that were put back."""
 
     table: TableEntry
     count: int
@@ -57,13 +56,11 @@ def write_rows(
     *,
     where: str = "",
 ) -> tuple[WrittenRows, ...]:
-    """Put the rows back into the live tables; return how many of each.
+    """Put the rows back into the live tables; return the number for each table.
 
-    `where` is a condition on captured rows.
-
-    One transaction: after any error the live database is as it was. RestoreError (permanent) when a live
-    table is missing, lacks a primary key for `CHANGED`, or refuses a row (such as a foreign key whose parent
-    is missing).
+    `where` is a condition on captured rows. One transaction: after any error the live database is unchanged.
+    RestoreError (permanent) if a live table is missing, has no primary key for `CHANGED`, or refuses a row
+    (such as a foreign key whose parent is missing).
     """
     written: list[WrittenRows] = []
     with open_reader(side) as source, live.use() as target, target.transaction():
@@ -76,16 +73,16 @@ def write_rows(
 
 
 def check_shape(table: TableEntry, shape: TableShape, mode: WriteMode) -> None:
-    """Raise RestoreError where the live table cannot take the rows."""
+    """Raise RestoreError if the live table cannot take the rows."""
     if not shape.is_there:
         raise RestoreError(
             f"the live database has no table {table.qualified_name}; nothing was written",
-            hint="Make it with the application's migrations, or use the side database as it is.",
+            hint="Create it with the application's migrations, or use the side database as it is.",
         )
     if mode is WriteMode.CHANGED and not shape.key:
         raise RestoreError(
-            f"{table.qualified_name} has no primary key in the live database: changed rows cannot be told "
-            "from new ones; nothing was written",
+            f"{table.qualified_name} has no primary key in the live database: changed rows cannot be "
+            "distinguished from new ones; nothing was written",
             hint="Put back the missing rows only.",
         )
 
@@ -114,10 +111,10 @@ def _write_table(
         cursor = target.execute(make_insert(table, shape, mode))
     except psycopg.IntegrityError as error:
         raise RestoreError(
-            f"the live database refuses a row of {table.qualified_name}, and nothing was written: "
+            f"the live database refused a row of {table.qualified_name}; nothing was written: "
             f"{' '.join(str(error).split())}",
-            hint="A foreign key whose parent is missing: name the parent's table as well. Another "
-            "constraint: copy by hand from a side database.",
+            hint="For a foreign key whose parent is missing, also restore the parent's table. For another "
+            "constraint, copy the rows by hand from a side database.",
         ) from error
     target.execute(sql.SQL("DROP TABLE {}").format(staging))
     return max(0, cursor.rowcount)
@@ -170,7 +167,7 @@ def _sort_by_foreign_keys(tables: Sequence[TableEntry], live: Connection) -> lis
 def sort_parents_first(tables: Sequence[TableEntry], pairs: Iterable[tuple[Name, Name]]) -> list[TableEntry]:
     """Return the tables, parents before children.
 
-    `pairs` are (child, parent). Tables in a circle stay in the order of the dump.
+    `pairs` are (child, parent). If there is a cycle, the order of the dump is kept.
     """
     by_name = {(table.schema_name, table.name): table for table in tables}
     graph: dict[Name, set[Name]] = {name: set() for name in by_name}

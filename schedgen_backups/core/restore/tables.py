@@ -1,6 +1,4 @@
-"""Restores single tables: loads them into a database of their own beside the live one, compares both, and
-puts rows back.
-"""
+"""Restore single tables: load them into a side database, compare them with the live ones, put rows back."""
 
 from __future__ import annotations
 
@@ -41,25 +39,24 @@ SIDE_PREFIX = "restored_"
 
 
 def make_side_name(point_id: RecoveryPointId) -> str:
-    """The name that a side database gets when nobody names it."""
+    """Return the default name of a side database."""
     return f"{SIDE_PREFIX}{point_id}"
 
 
 def check_dump_belongs(dump: DumpFile, point_id: RecoveryPointId) -> None:
-    """The dump is the point's own; VerificationError when the file was exchanged with another point's."""
+    """Check that the dump belongs to the point; VerificationError if it is another point's file."""
     if dump.record.point_id != point_id.text:
         raise VerificationError(
-            f"the dump says that it is of recovery point {dump.record.point_id}, not of {point_id}",
-            hint="The files of two points were exchanged or renamed: give them their own names.",
+            f"the dump belongs to recovery point {dump.record.point_id}, not to {point_id}",
+            hint="The files of two points were swapped or renamed: restore their names.",
         )
 
 
 def select_tables(dump: DumpFile, names: tuple[str, ...]) -> tuple[TableEntry, ...]:
-    """The tables that any name means, in the order of the dump: `schema.table`, `table` (in any schema),
-    `schema.*` or another glob.
+    """Return the tables that match any name, in the order of the dump.
 
-    RestoreError (permanent) names what means no table. A partitioned table has no rows of its own: its
-    partitions are named.
+    A name is `schema.table`, `table` (in any schema), `schema.*` or another glob. RestoreError (permanent)
+    lists names without a match. A partitioned table has no rows of its own: name its partitions.
     """
     chosen: list[TableEntry] = []
     unused = set(names)
@@ -72,20 +69,20 @@ def select_tables(dump: DumpFile, names: tuple[str, ...]) -> tuple[TableEntry, .
         left_out = find_left_out(dump, tuple(unused))
         if left_out:
             raise RestoreError(
-                f"the dump holds no rows of {name_some(left_out)}: BACKUP_EXCLUDE_TABLE_DATA left them out "
-                "when it was taken",
-                hint="Look for a recovery point of before that: schedgen-backups list",
+                f"the dump contains no rows of {name_some(left_out)}: BACKUP_EXCLUDE_TABLE_DATA excluded "
+                "them from the backup",
+                hint="Look for an earlier recovery point: schedgen-backups list",
             )
         raise RestoreError(
-            f"the dump holds no rows of {', '.join(sorted(unused))}",
-            hint="Name a table, schema.table or a glob such as public.jobs_*; of a partitioned table, its "
+            f"the dump contains no rows of {', '.join(sorted(unused))}",
+            hint="Give a table, schema.table or a glob such as public.jobs_*; for a partitioned table, its "
             "partitions. `show ID --tables` lists them.",
         )
     return tuple(chosen)
 
 
 def find_left_out(dump: DumpFile, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The tables that any name means and whose rows the operator left out of the dump."""
+    """Return the matching tables whose rows the operator excluded from the dump."""
     excluded = dump.record.excluded_tables
     return tuple(
         f"{each.schema_name}.{each.name}"
@@ -95,7 +92,7 @@ def find_left_out(dump: DumpFile, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class SideDatabase:
-    """A database that is dropped when its `with` block ends, unless it was kept."""
+    """A database that is dropped when its `with` block ends, unless it is kept."""
 
     def __init__(self, session: DatabaseSession, name: str) -> None:
         self._session = session
@@ -103,7 +100,7 @@ class SideDatabase:
         self.is_kept = False
 
     def keep(self, comment: str) -> None:
-        """Let the database stay, with this comment in place of the mark of something unfinished."""
+        """Keep the database; replace the mark of an unfinished restore by this comment."""
         with self._session.use() as connection:
             connection.execute(
                 sql.SQL("COMMENT ON DATABASE {} IS {}").format(
@@ -117,14 +114,13 @@ class SideDatabase:
 def open_side_database(
     session: DatabaseSession, name: str, *, encoding: str, like: DatabaseProperties | None = None
 ) -> Generator[SideDatabase, None, None]:
-    """A new, empty database of this name is on the server within the block; what killed processes left there
-    of this kind is gone.
+    """Create a new, empty database of this name for the block; remove side databases of killed processes.
 
-    `session` is one with the server's maintenance database. Errors and `like` are those of `create_database`.
+    `session` is connected to the server's maintenance database. Errors and `like` are those of
+    `create_database`.
     """
     with session.use() as connection:
-        # The session ends with this process, whatever happens to it: then the next one may remove what it
-        # left.
+        # The session ends with this process in any case; the next restore may then remove what it left.
         connection.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtext(%s))", (name,))
         _sweep(connection)
         create_database(connection, name, session.settings, encoding=encoding, like=like)
@@ -141,7 +137,7 @@ def open_side_database(
 
 
 def read_like(prepared: PreparedDatabase, live: DatabaseSettings) -> DatabaseProperties | None:
-    """Return the properties of the live database, or those that were captured where it is gone."""
+    """Return the properties of the live database, or the captured ones if it does not exist."""
     with prepared.session.use() as connection:
         return read_properties(connection, live.database) or prepared.record.properties
 
@@ -162,18 +158,17 @@ def _sweep(connection: Connection) -> None:
 
 
 def _fill(prepared: PreparedDatabase, tables: tuple[TableEntry, ...], side: DatabaseSettings) -> None:
-    """Load the dump's schema without constraints and indexes, and the rows of these tables, into the empty
-    database.
+    """Load the schema without constraints and indexes, and the rows of these tables, into the empty database.
 
-    All in one transaction, committed when each table's digest was seen to match. RestoreError when psql
-    stops, VerificationError when the file is damaged; then the database is empty.
+    All in one transaction, committed after each table's digest has matched. RestoreError if psql stops,
+    VerificationError if the file is damaged; then the database is empty.
     """
     through_root = next((table for table in tables if table.root), None)
     if through_root is not None:
         raise RestoreError(
-            f"{through_root.qualified_name} is a hash partition whose rows another database may put into "
+            f"{through_root.qualified_name} is a hash partition; another database may put its rows into "
             f"another partition of {through_root.root}",
-            hint="Restore the whole point into a database of its own: schedgen-backups restore ID "
+            hint="Restore the whole point into a separate database: schedgen-backups restore ID "
             "--database NAME",
         )
     with prepared.artifact.name_errors():
@@ -187,7 +182,7 @@ def _fill(prepared: PreparedDatabase, tables: tuple[TableEntry, ...], side: Data
 
 
 def list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes]:
-    """Everything that goes to psql; the COMMIT comes only after each table's digest was seen to match."""
+    """Yield all input of psql; the COMMIT comes only after each table's digest has matched."""
     yield b"BEGIN;\n"
     yield from (segment.data for segment in make_loadable(map(Text, dump.read_schema())))
     for table in tables:
@@ -198,7 +193,7 @@ def list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes
         found = contents.facts().tables
         if [(facts.name, facts.sha256) for facts in found] != [(table.name, table.sha256)]:
             raise VerificationError(
-                f"the rows of {table.qualified_name} are not what was captured; nothing was loaded",
+                f"the rows of {table.qualified_name} differ from what was captured; nothing was loaded",
                 hint="Use another copy or another recovery point.",
             )
     yield b"COMMIT;\n"
@@ -206,9 +201,7 @@ def list_texts(dump: DumpFile, tables: tuple[TableEntry, ...]) -> Iterator[bytes
 
 @dataclass(frozen=True)
 class TableRequest:
-    """Which tables of which point, and the live database that they are compared with and may be put back
-    into.
-    """
+    """The tables of a point to compare with the live database, and possibly to put back into it."""
 
     point: PointListing
     names: tuple[str, ...]
@@ -219,13 +212,13 @@ class TableRequest:
 
     @property
     def target_name(self) -> str:
-        """The name that a person types to confirm."""
+        """The name that the operator types to confirm."""
         return self.live.database
 
 
 @dataclass(frozen=True)
 class PreparedTables:
-    """Tables in a side database, compared with the live ones; nothing is written into the live database yet."""
+    """Tables in a side database, compared with the live ones, which are still unchanged."""
 
     request: TableRequest
     tables: tuple[TableEntry, ...]
@@ -234,16 +227,16 @@ class PreparedTables:
     live: DatabaseSession
     differences: tuple[TableDiff, ...]
     left_out: tuple[str, ...]
-    """Tables that were named, too, and whose rows are not in the point."""
+    """Requested tables whose rows the point does not contain."""
 
     def describe(self) -> tuple[TableDiff, ...]:
-        """Return how the tables differed when they were prepared."""
+        """Return how the tables differed at preparation."""
         return self.differences
 
     def execute(self, mode: WriteMode) -> tuple[WrittenRows, ...]:
-        """Put rows back; return how many of each table.
+        """Put rows back; return the number for each table.
 
-        Errors are those of `write_rows`, after which the live database is as it was.
+        Errors are those of `write_rows`, after which the live database is unchanged.
         """
         return write_rows(self.tables, self.captured, self.live, mode, where=self.request.where)
 
@@ -252,10 +245,9 @@ class PreparedTables:
         return diff_tables(self.tables, self.captured, self.live, where=self.request.where)
 
     def read_keys(self, column: str) -> tuple[str, ...]:
-        """Return the distinct object keys in this column of the captured rows of the first table, in byte
-        order.
+        """Return the distinct object keys in this column of the first table's captured rows, in byte order.
 
-        RestoreError when there is no such column.
+        RestoreError if the column does not exist.
         """
         table = self.tables[0]
         query = sql.SQL(
@@ -267,7 +259,7 @@ class PreparedTables:
             except psycopg.errors.UndefinedColumn as error:
                 raise RestoreError(
                     f"{table.qualified_name} has no column {column}",
-                    hint="--key-column names the column that holds object keys.",
+                    hint="Set --key-column to the column that contains object keys.",
                 ) from error
         return tuple(str(key) for (key,) in rows)
 
@@ -276,12 +268,11 @@ class PreparedTables:
 def prepare_tables(
     request: TableRequest, transfer: TransferSettings
 ) -> Generator[PreparedTables, None, None]:
-    """The tables are in a side database within the block, compared with the live ones; it is dropped
-    afterwards unless it was kept.
+    """Load the tables into a side database for the block, and compare them with the live ones.
 
-    RestoreError when a name means no table or the condition cannot be used, TargetNotEmptyError when the side
-    database is there already, VerificationError when the file is damaged or another point's. The live
-    database is only read.
+    The side database is dropped afterwards unless it is kept. RestoreError if a name matches no table or the
+    condition is invalid, TargetNotEmptyError if the side database exists, VerificationError if the file is
+    damaged or another point's. The live database is only read.
     """
     point_id = request.point.point_id
     with (
@@ -295,7 +286,7 @@ def prepare_tables(
         if request.where and len(tables) != 1:
             raise RestoreError(
                 "a condition on rows needs exactly one table",
-                hint="Name one table, or leave the condition out.",
+                hint="Give one table, or omit the condition.",
             )
         name = request.side_name or make_side_name(point_id)
         with (

@@ -1,6 +1,4 @@
-"""Brings back deleted rows together with the objects that they refer to: only what is missing is written, and
-the rows are committed last.
-"""
+"""Restore deleted rows with their objects: only missing data is written, and rows are committed last."""
 
 from __future__ import annotations
 
@@ -28,22 +26,22 @@ from schedgen_backups.core.settings import BucketSettings, TransferSettings
 
 @dataclass(frozen=True)
 class UndeleteRequest:
-    """Which rows are brought back, and where their objects belong."""
+    """The rows to restore, and the bucket of their objects."""
 
     rows: TableRequest
     key_column: str
-    """The table's column that holds object keys."""
+    """The table's column that contains object keys."""
     bucket: BucketSettings
 
     @property
     def target_name(self) -> str:
-        """The name that a person types to confirm."""
+        """The name that the operator types to confirm."""
         return self.rows.target_name
 
 
 @dataclass(frozen=True)
 class Undeleted:
-    """What was brought back."""
+    """What was restored."""
 
     row_count: int
     objects: tuple[ObjectEntry, ...]
@@ -51,9 +49,7 @@ class Undeleted:
 
 @dataclass(frozen=True)
 class PreparedUndelete:
-    """Rows in a side database and their objects, compared with the live ones; nothing is written into the
-    live system yet.
-    """
+    """Rows in a side database and their objects, compared with the live ones; nothing is written yet."""
 
     request: UndeleteRequest
     tables: PreparedTables
@@ -61,13 +57,13 @@ class PreparedUndelete:
     lost_keys: tuple[str, ...]
     """Keys that the rows refer to and the archive lacks."""
     excluded_keys: frozenset[str]
-    """Those of them that the operator left out of the archive."""
+    """Those of them that the operator excluded from the archive."""
 
     def execute(self) -> Undeleted:
         """Write the missing objects, read them back, then put the missing rows back.
 
-        After an error the live table is as it was, and the objects that were written are removed again: the
-        error's hint says which are left.
+        After an error the live table is unchanged, and the written objects are removed again; the error's
+        hint lists those that remain.
         """
         try:
             objects = self.objects.write_missing()
@@ -86,9 +82,9 @@ class PreparedUndelete:
 def prepare_undelete(
     request: UndeleteRequest, transfer: TransferSettings
 ) -> Generator[PreparedUndelete, None, None]:
-    """The rows are in a side database within the block, and their objects were compared with the bucket.
+    """Load the rows into a side database for the block, and compare their objects with the bucket.
 
-    Errors as of `prepare_tables` and S3's.
+    Errors are those of `prepare_tables` and of S3.
     """
     point = request.rows.point
     with (

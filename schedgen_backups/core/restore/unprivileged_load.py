@@ -1,11 +1,10 @@
-"""Loads a dump that somebody hostile may have written, on a connection that was authenticated without
-superuser rights.
+"""Load a possibly hostile dump on a connection without superuser privileges.
 
-Whatever can run code of the dump (rows, defaults, checks, indexes, triggers, refreshes) runs as the loader.
-The few statements that only a superuser may execute run on a second connection, one at a time, and only in
-forms that evaluate no expression and call no function of the dump. Objects never come to belong to a
-superuser: a function or materialized view that does would run with its rights. docs/decisions/0017 has the
-reasons; add a form here only after asking what it could execute.
+Everything that can run code of the dump (rows, defaults, checks, indexes, triggers, refreshes) runs as the
+loader. The few statements that require a superuser run on a second connection, one at a time, and only in
+forms that evaluate no expression and call no function of the dump. Objects never belong to a superuser: a
+function or materialized view would run with its privileges. docs/decisions/0017 has the reasons. Before you
+add a form, check what it could execute.
 """
 
 from __future__ import annotations
@@ -51,19 +50,19 @@ from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 
 LOADED_SETTINGS: Mapping[str, str] = MappingProxyType({"search_path": ""})
-"""In the startup packet, besides the fixed ones: nothing that a dump made is found without its schema. For
-connections to what was loaded."""
+"""Sent in the startup packet, in addition to the fixed settings: objects of a dump are found only with their
+schema. For connections to what was loaded."""
 _WITHOUT_EFFECT = frozenset({"01006", "01007"})
-"""SQLSTATEs of the warnings that a GRANT or REVOKE changed nothing, or not all of it, since whoever ran it
-may not (manual, appendix A)."""
+"""SQLSTATEs of the warnings that a GRANT or REVOKE changed nothing, or not everything, for lack of privileges
+(manual, appendix A)."""
 _ROLE_STATEMENT = make_form(r"GRANT |REVOKE |ALTER DEFAULT PRIVILEGES ")
 _ROLE_WORD = make_form(r"(?P<word>\b(?:TO|FROM|ROLE) )(?P<who><name>)(?=[;, ])")
 _GRANTOR = make_form(r"SET SESSION AUTHORIZATION (?P<who><name>);")
 _NO_GRANTOR = b"RESET SESSION AUTHORIZATION;"
 _TABLESPACE = make_form("SET default_tablespace = (?:<name>|'');")
-"""Where the source's files lie is nothing that this server has to have."""
+"""This server need not have the source's tablespaces."""
 _ROW_SECURITY = b"SET row_security = off;"
-"""As of `make_loadable`: it serves no load."""
+"""Written by `make_loadable`; it has no effect on a load."""
 _PREPARATIONS = make_form(
     r"SET .*|SELECT pg_catalog\.set_config\(<string>, <string>, (?:true|false)\);|CREATE SCHEMA "
     r"<name>;|ALTER SCHEMA <name> OWNER TO <name>;"
@@ -71,18 +70,20 @@ _PREPARATIONS = make_form(
     r"<name>;"
     r"|COMMENT ON (?:SCHEMA|EXTENSION|COLLATION) <name>(?:\.<name>)? IS <string>;|CREATE EXTENSION .*"
 )
-"""Statements that make nothing which the script of an extension could call."""
+"""Statements that create nothing that an extension's script could call."""
 _CONFIG_TABLES = """
     SELECT n.nspname::text, c.relname::text, NOT pg_catalog.has_schema_privilege(%(loader)s, n.oid, 'USAGE')
     FROM pg_catalog.pg_extension e CROSS JOIN LATERAL pg_catalog.unnest(e.extconfig) AS config(relation)
-    JOIN pg_catalog.pg_class c ON c.oid = config.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_class c ON c.oid = config.relation JOIN pg_catalog.pg_namespace n
+        ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND NOT pg_catalog.pg_has_role(%(loader)s, c.relowner, 'USAGE')"""
-"""Tables of extensions whose rows are in a dump, if they are not the loader's (manual, 36.17.3), and whether
-he may not enter their schema."""
+"""Extension tables whose rows are in a dump, unless the loader owns them (manual, 36.17.3), and whether the
+loader lacks access to their schema."""
 _REFRESH = make_form(r"REFRESH MATERIALIZED VIEW (?P<view><name>\.<name>);")
 _UNREACHABLE_CLASS = "08"
 _REFUSED = frozenset({"42501", "2F003"})
-"""SQLSTATEs of what only a superuser may read or connect to without a password (dblink, postgres_fdw)."""
+"""SQLSTATEs of reads or connections without a password (dblink, postgres_fdw) that only a superuser may
+do."""
 _NOT_POPULATED = "55000"
 _WORD_LIMIT = 80
 
@@ -92,50 +93,52 @@ Session = psycopg.Connection[tuple[object, ...]]
 
 @dataclass(frozen=True)
 class StandIn:
-    """A role without superuser rights that takes the place of a superuser of the same server, whom nothing
-    may be given to.
+    """A role without superuser privileges that replaces a superuser of the server.
+
+    Nothing may be given to the superuser itself.
     """
 
     quoted: str
     """The superuser's name as pg_dump writes it in SQL."""
     name: str
-    """The same as pg_dump writes it in comments."""
+    """The superuser's name as pg_dump writes it in comments."""
     stand_in: str
-    """Needs no quotes, and stands nowhere else."""
+    """Needs no quotes and is unique in the dump."""
 
 
 @dataclass(frozen=True)
 class LoadRoles:
-    """Who loads: a role without superuser rights, and a superuser for the narrow path where there is one."""
+    """The roles of a load: one without superuser privileges, and possibly a superuser.
+
+    The superuser runs the few statements that require it.
+    """
 
     loader: DatabaseSettings
     superuser: DatabaseSettings | None
     reader: DatabaseSettings | None = None
-    """Who looks at what was loaded, where nobody can log in as the loader any more. Nothing of the dump runs
-    as this role during the load."""
+    """The role that reads the loaded data, since the loader can no longer log in. Nothing of the dump runs as
+    this role during the load."""
     made_roles: frozenset[str] = frozenset()
-    """Names of the roles that were made for this load, all without superuser rights; the loader is a member
-    of each."""
+    """Names of the roles created for this load, all without superuser privileges; the loader is a member of
+    each."""
     refused_owners: frozenset[str] = frozenset()
-    """Names of superusers of the server: nothing is given to them."""
+    """Names of the server's superusers, to whom nothing is given."""
     stand_ins: tuple[StandIn, ...] = ()
-    """For those of them that the dump names."""
+    """Stand-ins for those superusers that the dump names."""
     is_server_shared: bool = True
-    """Whether others use the server too: then a right to read its log, or to connect from it without a
-    password, reaches what is theirs."""
+    """Whether others also use the server: privileges to read its log, or to connect from it without a
+    password, then reach their data."""
 
     def name_stand_ins(self, statement: bytes) -> bytes:
-        """Return the statement with stand-ins where it gives something to, or takes it from, one of their
-        superusers.
-        """
+        """Return the statement with stand-ins instead of superusers as grantees or owners."""
         names = {each.quoted.encode(): each.stand_in.encode() for each in self.stand_ins}
         owner = OWNER.fullmatch(statement)
         if owner is not None and owner["new_owner"] in names:
             return statement[: owner.start("new_owner")] + names[owner["new_owner"]] + b";"
         grantor = _GRANTOR.fullmatch(statement)
         if grantor is not None:
-            # Before the grant of somebody who was given a right to give on. The loader is a member of each
-            # role, and no superuser.
+            # Precedes the grant of a role that has the grant option. The loader is a member of each role, and
+            # not a superuser.
             who = names.get(grantor["who"], grantor["who"])
             return b"SET ROLE " + who + b";" if unquote_identifier(who) in self.made_roles else statement
         if statement == _NO_GRANTOR:
@@ -145,7 +148,7 @@ class LoadRoles:
         return _ROLE_WORD.sub(lambda found: found["word"] + names.get(found["who"], found["who"]), statement)
 
     def name_superusers(self, segments: Iterable[Segment]) -> Iterator[Segment]:
-        """Yield the segments of a second dump with the superusers' names where the first one had them."""
+        """Yield the segments of a second dump with the superusers' names in place of their stand-ins."""
         held: list[bytes] = []
         for segment in segments:
             if self.stand_ins and isinstance(segment, Text):
@@ -154,7 +157,7 @@ class LoadRoles:
                     lines = b"".join((*held, whole, newline)).splitlines(keepends=True)
                     held.clear()
                     yield Text(b"".join(map(self._name_in_line, lines)))
-                # Not joined each time: a line may be as long as the whole text.
+                # Not joined each time: a single line may be as long as the whole text.
                 held.append(rest)
             else:
                 if any(held):
@@ -174,9 +177,9 @@ class LoadRoles:
 
 
 class UnprivilegedLoad:
-    """One load into an empty database that nobody else uses.
+    """One load into an empty database without other users.
 
-    It is no transaction: after an error the database is to be dropped.
+    It is not a transaction: drop the database after an error.
     """
 
     is_in_doubt = False
@@ -205,7 +208,7 @@ class UnprivilegedLoad:
 
     @property
     def uncompared(self) -> str:
-        """What of the schema's text cannot be equal to the dump's; empty when all of it can."""
+        """Parts of the schema's text that cannot be equal to the dump's; empty if all can."""
         left: list[str] = []
         if self._left_owners:
             left.append(
@@ -213,36 +216,36 @@ class UnprivilegedLoad:
             )
         if self._left_gifts:
             left.append(
-                "rights on functions that an extension keeps from everybody were not given on this server "
+                "privileges on functions that an extension protects were not granted on this server "
                 f"({self._left_gifts} statements)"
                 + (
-                    "; the drill's own server gives those that only read: leave DRILL_DATABASE_URL empty"
+                    "; the drill's own server grants those that only read: leave DRILL_DATABASE_URL empty"
                     if self._roles.is_server_shared
                     else ""
                 )
             )
         if self._left_grants:
             left.append(
-                f"rights on objects of the system were neither given nor taken ({self._left_grants} "
+                f"privileges on system objects were neither granted nor revoked ({self._left_grants} "
                 "statements)"
             )
         if self._unfilled:
             count = len(self._unfilled)
             left.append(
-                f"{count} materialized views were not filled, since what they read is not open to a drill: "
+                f"{count} materialized views were not filled, since a drill may not read their sources: "
                 f"{name_some(self._unfilled)}"
             )
         return " and ".join(left)
 
     def describe_target(self) -> str:
-        """Return what the target holds after an error."""
+        """Return what the target contains after an error."""
         return "The scratch database is dropped."
 
     def run(self, before_commit: Callable[[], object] = lambda: None) -> None:
-        """Load the dump, then wait for `before_commit`, whose errors are raised.
+        """Load the dump, then call `before_commit`, whose errors are raised.
 
-        RestoreError at the first statement that fails or may not be run, VerificationError when the dump's
-        text is not what pg_dump writes or changed meanwhile.
+        RestoreError at the first statement that fails or may not be run. VerificationError if the dump's text
+        is not what pg_dump writes, or changed while it was read.
         """
         dump = self._prepared.dump
         encoding = dump.record.encoding
@@ -252,15 +255,16 @@ class UnprivilegedLoad:
                 self._close_to_others(superuser)
                 self._load(dump, loader, superuser)
             with self._open_superuser(encoding) as superuser:
-                # On servers before 17 a trigger would fire at each statement behind it, with the superuser's
-                # rights.
+                # On servers before 17 a trigger would fire at every later statement, with the superuser's
+                # privileges.
                 for statement in sorted(self._late, key=makes_event_trigger):
                     self._run_late(statement, superuser)
         before_commit()
 
     def _close_to_others(self, superuser: Session | None) -> None:
-        """Let nobody log in as the loader from here on: the dump may change its password, and other databases
-        of the server are open to it.
+        """Prevent further logins as the loader.
+
+        The dump may change its password, and the loader may use other databases of the server.
         """
         if superuser is not None:
             with translate_errors(self._roles.superuser or self._roles.loader):
@@ -269,7 +273,7 @@ class UnprivilegedLoad:
                 )
 
     def _open_loader(self, encoding: str) -> AbstractContextManager[Session]:
-        # Who cannot log in a second time cannot ask what his session does.
+        # The loader cannot log in again, so another role queries the state of its session.
         return _connect(self._roles.loader, encoding, self._prepared.transfer, asked_as=self._roles.superuser)
 
     @contextmanager
@@ -324,7 +328,7 @@ class UnprivilegedLoad:
 
     @contextmanager
     def _open_config_table(self, start: TableStart, superuser: Session | None) -> Generator[None, None, None]:
-        """Let the loader add rows within the block, where the table is an extension's and the superuser's."""
+        """Let the loader add rows to an extension's table of the superuser within the block."""
         if superuser is None or (start.schema_name, start.name) not in self._config_tables:
             yield
             return
@@ -361,8 +365,8 @@ class UnprivilegedLoad:
         if self._is_put_off(text):
             return
         if superuser is not None and not self._has_grantor and gives_rights(text):
-            # As the owner. The loader is a member of everybody: the server would take whoever of them may
-            # give the right on (select_best_grantor).
+            # As the owner. The loader is a member of all roles, so the server would choose any of them that
+            # may grant the privilege (select_best_grantor).
             self._run_known(text, superuser)
         else:
             self._run_as_loader(text, loader, superuser)
@@ -375,7 +379,7 @@ class UnprivilegedLoad:
             self._has_objects = True
 
     def _is_put_off(self, text: bytes) -> bool:
-        """Keep what is run last; return whether the statement is not to be run now."""
+        """Store statements that run last; return whether the statement must not run now."""
         if makes_event_trigger(text):
             self._late.append(text)
             return True
@@ -396,8 +400,7 @@ class UnprivilegedLoad:
                 raise explain(text, error) from error
             self._run_privileged(text, superuser, error)
         if self._is_without_effect:
-            # The server warns, and goes on, where the loader has some right on the object, such as one that
-            # PUBLIC has.
+            # The server only warns if the loader has any privilege on the object, such as one of PUBLIC.
             if superuser is None or not is_known(text, is_server_shared=self._roles.is_server_shared):
                 self._left_grants += 1
             else:
@@ -406,8 +409,9 @@ class UnprivilegedLoad:
                 )
 
     def _leaves_unfilled(self, text: bytes, error: psycopg.Error) -> bool:
-        """Note a materialized view that reads another server, or what only a superuser may; return whether it
-        is one, or reads one of them.
+        """Note a materialized view that cannot be refreshed here; return whether it is one.
+
+        It reads another server, or data that only a superuser may read, or another such view.
         """
         refresh, code = _REFRESH.fullmatch(text), error.sqlstate or ""
         is_closed = code.startswith(_UNREACHABLE_CLASS) or code in _REFUSED
@@ -426,9 +430,9 @@ class UnprivilegedLoad:
             raise explain(text, refusal) from refusal
         elif self._roles.is_server_shared and OPERATOR_CLASS.fullmatch(text):
             raise RestoreError(
-                "an operator class of a dump is not made on a server that others use, since it could "
+                "an operator class of a dump is not created on a shared server, since it could "
                 f"crash it: {_shorten(text)}",
-                hint="Give the drill a server of its own: leave DRILL_DATABASE_URL empty.",
+                hint="Use a separate server for the drill: leave DRILL_DATABASE_URL empty.",
             ) from refusal
         self._run_known(text, superuser)
 
@@ -446,16 +450,17 @@ class UnprivilegedLoad:
             raise explain(text, error) from error
 
     def _check_extension(self, text: bytes, refusal: psycopg.Error) -> None:
-        """Raise RestoreError unless the extension may be made: its script runs as superuser, meets nothing of
-        the dump and gives nothing away.
+        """Raise RestoreError unless the extension may be created.
+
+        Its script runs as superuser; it must not touch objects of the dump or grant anything.
         """
         extension = EXTENSION.fullmatch(text)
         name = unquote_identifier(extension["extension"]) if extension is not None else ""
         if self._has_objects or name not in HARMLESS_EXTENSIONS:
             raise RestoreError(
-                f"the extension {name} is not installed for a dump: only a superuser may, and it is not "
-                "among those known to be harmless",
-                hint="Restore this point by hand on a server that you trust with it: schedgen-backups "
+                f"the extension {name} is not created for a dump: this requires a superuser, and the "
+                "extension is not on the list of harmless ones",
+                hint="Restore this point by hand, on a server that may be exposed to it: schedgen-backups "
                 "restore ID --database …",
             ) from refusal
 
@@ -465,8 +470,8 @@ class UnprivilegedLoad:
     def _run_late(self, text: bytes, superuser: Session | None) -> None:
         if superuser is None:
             raise RestoreError(
-                f"only a superuser may run: {_shorten(text)}",
-                hint="Give the drill a server of its own: leave DRILL_DATABASE_URL empty.",
+                f"this statement requires a superuser: {_shorten(text)}",
+                hint="Use a separate server for the drill: leave DRILL_DATABASE_URL empty.",
             )
         owner = OWNER.fullmatch(text)
         role = unquote_identifier(owner["new_owner"]) if owner is not None else ""
@@ -477,9 +482,9 @@ class UnprivilegedLoad:
             if owner is None:
                 _execute(superuser, text)
                 return
-            # PostgreSQL lets only superusers own event triggers and publications of all tables. No other
-            # session, such as one of autovacuum, which runs functions of indexes as their owner, ever sees
-            # the role as one.
+            # PostgreSQL requires a superuser as the owner of event triggers and publications of all tables.
+            # Within the transaction, no other session sees the role as a superuser, not even autovacuum,
+            # which runs functions of indexes as their owner.
             with superuser.transaction():
                 superuser.execute(sql.SQL("ALTER ROLE {} SUPERUSER").format(sql.Identifier(role)))
                 _execute(superuser, text)
@@ -513,24 +518,24 @@ def _connect(
 
 
 def _execute(connection: Session, text: bytes) -> None:
-    # Binary results come by the extended protocol only, which takes one statement, whatever our reading of
-    # the text made of it.
+    # Binary results require the extended protocol, which accepts a single statement only, even if our parser
+    # misread the text.
     connection.execute(text, binary=True)
 
 
 def explain(text: bytes, error: psycopg.Error) -> RestoreError:
-    """Return what is raised where the server refuses a statement, with the hint for its SQLSTATE."""
+    """Return the error for a refused statement, with the hint for its SQLSTATE."""
     return RestoreError(f"{_shorten(text)}: {_describe(error)}", hint=_hint(error))
 
 
 def _hint(error: psycopg.Error) -> str:
     return {
-        "42501": "Loading this takes superuser rights, which a drill does not give to the contents of a "
-        "backup.",
-        "42704": "Something that the dump refers to is not on this server: a role, an extension, a type.",
+        "42501": "Loading this requires superuser privileges, which a drill does not give to the contents "
+        "of a backup.",
+        "42704": "The dump refers to something that this server lacks: a role, an extension, a type.",
         "58P01": "The extension is not installed on this server: install its package.",
         "0A000": "The extension is not installed on this server: install its package.",
-    }.get(error.sqlstate or "", "The server's message above says what it refused.")
+    }.get(error.sqlstate or "", "See the server's message above.")
 
 
 def _describe(error: psycopg.Error) -> str:

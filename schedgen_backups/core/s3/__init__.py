@@ -1,4 +1,4 @@
-"""Talking to an S3 bucket, and its refusals as our errors.
+"""Access to an S3 bucket, with its refusals as our errors.
 
-Add here what is asked of a bucket, in plain S3 calls that any server answers.
+Add requests here, as plain S3 calls that any server supports.
 """

@@ -1,9 +1,8 @@
-"""Talks to one S3 bucket: lists, reads and writes objects with everything S3 knows of them, in plain S3 calls
-that any server has.
+"""Client of one S3 bucket: lists, reads and writes objects with all their metadata, in plain S3 calls.
 
-Here lives how S3 is asked and how its refusals become our errors. Which objects are asked for, in what order
-and how often, is the business of `archive` (capture) and `bucket_restore`. Bodies are taken as they are
-stored: a Content-Encoding is kept, never undone.
+This module sends requests and translates refusals into our errors. `archive` (capture) and `bucket_restore`
+decide which objects are requested, in what order and how often. Bodies are handled as stored: a
+Content-Encoding is kept, never decoded.
 """
 
 from __future__ import annotations
@@ -49,41 +48,41 @@ from schedgen_backups.core.settings import BucketSettings
 
 READ_BYTES = 1 << 20
 IN_MEMORY_BYTES = 16 << 20
-"""Objects up to this are read and written whole; larger ones are streamed."""
+"""Objects up to this size are read and written whole; larger ones are streamed."""
 PART_BYTES = 8 << 20
 PARALLEL_PARTS = 3
 _MOST_PARTS = 10_000
 """S3's limit for one upload (S3 user guide, multipart upload limits)."""
 CONNECT_TIMEOUT_SECONDS = 10
 _WHOLE_LISTING = {"delimiter": "", "max-keys": "1000", "encoding-type": "url"}
-"""S3's limit for one page, and keys as in a URL: XML cannot name all of them, and servers write another
-character for those that it cannot (S3 API reference, ListObjectsV2)."""
+"""S3's limit for one page. Keys are URL-encoded: XML cannot represent all of them, and servers replace the
+characters that it cannot (S3 API reference, ListObjectsV2)."""
 _MOST_EMPTY_PAGES = 10
-"""In a row. S3 may give pages with fewer objects than were asked for; many without any are a server that does
-not advance."""
+"""Consecutive empty pages. S3 may return pages with fewer objects than requested; many empty ones mean that
+the server does not advance."""
 _MOST_PAGES = 1_000_000
-"""A thousand million objects: the key names alone would not fit into memory."""
-LISTING_HINT = "Look at the S3 server's log, and for a proxy that answers in its place; run the backup again."
+"""A thousand million objects, whose names alone would not fit into memory."""
+LISTING_HINT = "Check the S3 server's log, and whether a proxy answers in its place; run the backup again."
 _UNSUPPORTED_CODES = frozenset({"NotImplemented", "MethodNotAllowed"})
 _PARTIAL_CONTENT = 206
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What the server said of an object that it has taken."""
+    """The server's answer to an upload."""
 
     etag: str
     version_id: str | None
-    """None where the bucket keeps no versions."""
+    """None if the bucket keeps no versions."""
 
 
 @dataclass(frozen=True)
 class WholeObject:
-    """An object that was read in one go."""
+    """An object read in one request."""
 
     head: ObjectHead
     data: bytes | bytearray | None
-    """As it is stored, not yet compared with the head's length and ETag; None where it is larger than
+    """The stored bytes, not yet compared with the head's length and ETag; None if larger than
     `IN_MEMORY_BYTES`."""
 
 
@@ -96,18 +95,17 @@ class OpenObject:
         self._rate_limit = rate_limit
 
     def read_blocks(self) -> Iterator[bytes]:
-        """Yields the body as it is stored; ends early without an error when the server cuts it short: compare
-        the length.
+        """Yield the body as stored; a body that the server cuts short raises no error: compare the length.
 
-        ObjectError when more comes than was announced.
+        ObjectError if the server sends more than it announced.
         """
         left = self.head.size_bytes
         for block in self._response.stream(READ_BYTES, decode_content=False):
             left -= len(block)
             if left < 0:
                 raise ObjectError(
-                    f"object {self.head.key!r} came with more than the {self.head.size_bytes} bytes that "
-                    "were announced"
+                    f"the S3 server sent more than the announced {self.head.size_bytes} bytes of object "
+                    f"{self.head.key!r}"
                 )
             self._rate_limit.wait_for(len(block))
             yield block
@@ -116,9 +114,8 @@ class OpenObject:
 class BucketClient:
     """One bucket on one S3 server.
 
-    May be used from several threads; every method's errors are those of `translate_errors`.
-
-    `on_busy` is called when the server says, at a `read_object`, that it is too much.
+    Thread-safe; the errors of every method are those of `translate_errors`. `on_busy` is called when the
+    server answers a `read_object` with "too busy".
     """
 
     def __init__(
@@ -151,7 +148,7 @@ class BucketClient:
             )
         except ValueError as error:
             raise BucketError(
-                "MINIO_ENDPOINT cannot be used: it names no server", hint="It is host:port, no http://."
+                "MINIO_ENDPOINT has no valid host", hint="Use host:port, without http://."
             ) from error
         self._direct = DirectGets(settings, self._rate_limit, tls=tls, on_busy=on_busy, **timeouts)
 
@@ -163,21 +160,21 @@ class BucketClient:
         self._pool.clear()
 
     def check_exists(self) -> None:
-        """The bucket is there and the keys open it.
+        """Check that the bucket exists and the keys give access to it.
 
         BucketError (permanent) or BucketUnreachableError (retryable) otherwise.
         """
         with self.translate_errors(""):
             is_there = self._client.bucket_exists(self._bucket)
         if not is_there:
-            # The answer to a HEAD cannot say why: versitygw 1.8.0 answers 404 to keys that it does not know.
-            # That to a listing says it.
+            # The answer to a HEAD gives no reason: versitygw 1.8.0 answers 404 to unknown keys. The answer to
+            # a listing does.
             next(self.list_objects(), None)
 
     def make_bucket(self) -> None:
-        """The bucket is there, in the region of the settings.
+        """Create the bucket in the region of the settings; do nothing if the user owns it already.
 
-        BucketError (permanent) where the keys may not make it.
+        BucketError (permanent) if the keys lack the permission.
         """
         with self.translate_errors(""):
             try:
@@ -187,8 +184,8 @@ class BucketClient:
                     return
                 if error.code in DENIED_CODES:
                     raise BucketError(
-                        f"the keys may not make the bucket {self.settings.label}: {error.code}",
-                        hint="Make it, or set RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY to "
+                        f"the keys may not create the bucket {self.settings.label}: {error.code}",
+                        hint="Create it, or set RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY to "
                         "keys with s3:CreateBucket.",
                     ) from error
                 raise
@@ -199,11 +196,14 @@ class BucketClient:
             self._client.remove_bucket(self._bucket)
 
     def is_empty(self) -> bool:
-        """Whether the bucket holds no object."""
+        """Return whether the bucket holds no object."""
         return next(self.list_objects(), None) is None
 
     def is_versioned(self) -> bool | None:
-        """Whether the bucket keeps versions; None where the server or the keys' rights do not tell."""
+        """Return whether the bucket keeps versions.
+
+        None if the server does not support the request or the keys lack the permission.
+        """
         try:
             with self.translate_errors(""):
                 return self._client.get_bucket_versioning(self._bucket).status == "Enabled"
@@ -211,15 +211,15 @@ class BucketClient:
             return None
 
     def list_objects(self, prefix: str = "") -> Iterator[ListedObject]:
-        """Yields every object, page by page, in the server's order (which is not everywhere the order of the
-        keys).
+        """Yield every object, page by page, in the server's order.
 
-        BucketError (permanent) when the answers are not a listing, or do not advance.
+        That order may differ from the order of the keys. BucketError (permanent) if an answer is not a
+        listing, or the listing does not advance.
         """
         yield from self._list({"list-type": "2", "prefix": prefix, **_WHOLE_LISTING})
 
     def list_versions(self) -> Iterator[ListedObject]:
-        """Yields every version of every object, and every delete marker; errors as of `list_objects`."""
+        """Yield every version of every object, and every delete marker; errors like `list_objects`."""
         yield from self._list({"versions": "", "prefix": "", **_WHOLE_LISTING})
 
     def _list(self, query: dict[str, str]) -> Iterator[ListedObject]:
@@ -252,15 +252,15 @@ class BucketClient:
     def _list_page(self, query: dict[str, str]) -> ListingPage:
         """Return one page of the listing."""
         with self.translate_errors(""):
-            # The SDK's own loop has no limit and hides the pages: an empty page with a token makes it ask for
-            # ever.
+            # The SDK's own loop has no limit and hides the pages: an empty page with a token makes it loop
+            # forever.
             response = self._client._execute("GET", self._bucket, query_params={**query})  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             try:
                 return read_page(response.data)
             except ValueError as error:
                 found = _describe_error_page(response.data)
                 message = (
-                    f"the S3 server at {self.settings.endpoint} answered something else than a "
+                    f"the S3 server at {self.settings.endpoint} did not answer with a "
                     f"listing of {self._bucket}: {found}"
                 )
                 raise BucketError(message, hint=LISTING_HINT) from error
@@ -269,11 +269,10 @@ class BucketClient:
     def open_object(
         self, key: str, *, etag: str | None = None, offset: int = 0, length: int = 0
     ) -> Generator[OpenObject, None, None]:
-        """The object's body can be read within the block, from `offset` on, so many bytes where `length` is
-        given.
+        """Open the object's body within the block, from `offset` on; all of it, or `length` bytes if given.
 
-        ObjectGoneError when it is not there, ObjectChangedError when `etag` is given and is not its ETag (any
-        more).
+        ObjectGoneError if it does not exist, ObjectChangedError if `etag` is given and is not its current
+        ETag.
         """
         with self.translate_errors(key):
             response = self._client.get_object(
@@ -286,20 +285,20 @@ class BucketClient:
             try:
                 if (offset or length) and response.status != _PARTIAL_CONTENT:
                     raise ObjectError(
-                        f"the S3 server does not give parts of object {key!r}",
-                        hint="Look for a proxy that takes the Range header away.",
+                        f"the S3 server ignored the requested range of object {key!r}",
+                        hint="Look for a proxy that removes the Range header.",
                     )
                 head = read_head(key, response.headers, offset)
-                if etag and head.etag and head.etag != etag:  # a server that does not know If-Match
-                    raise ObjectChangedError(f"object {key!r} was replaced meanwhile")
+                if etag and head.etag and head.etag != etag:  # a server that ignores If-Match
+                    raise ObjectChangedError(f"object {key!r} was replaced in the meantime")
                 yield OpenObject(head, response, self._rate_limit)
             finally:
-                # A body that was not read to its end makes the connection useless for the next request.
+                # A connection with an unread body cannot serve the next request.
                 response.close()
                 response.release_conn()
 
     def read_object(self, key: str, *, etag: str | None = None) -> WholeObject:
-        """The object with its body, where that fits into memory; the errors are those of `open_object`."""
+        """Return the object, with its body if that fits into memory; errors like `open_object`."""
         answer = self._direct.get(key, etag=etag, limit_bytes=IN_MEMORY_BYTES)
         if answer is not None:
             return WholeObject(read_head(key, answer.headers, 0), answer.body)
@@ -308,7 +307,7 @@ class BucketClient:
             return WholeObject(opened.head, b"".join(opened.read_blocks()) if is_small else None)
 
     def find_head(self, key: str) -> ObjectHead | None:
-        """What S3 says of the object, or None when it is not there."""
+        """Return the object's metadata, or None if it does not exist."""
         try:
             with self.open_object(key) as opened:
                 return opened.head
@@ -316,7 +315,7 @@ class BucketClient:
             return None
 
     def read_checksum(self, key: str, etag: str) -> ObjectChecksum | Unproven:
-        """Return the checksum that the server stored of this object, or why there is none."""
+        """Return the checksum that the server stored for this object, or why there is none."""
         try:
             with self.translate_errors(key):
                 headers = (
@@ -327,19 +326,18 @@ class BucketClient:
             return Unproven(f"the server was asked for a checksum: {error.message}")
         found = {name.lower(): str(value) for name, value in headers.items()}
         if not etag or found.get("etag", "").strip('"') != etag:
-            return Unproven("the server's checksum is of another version of it")
+            return Unproven("the server's checksum belongs to another version of the object")
         return read_stored_checksum(found, is_multipart="-" in etag)
 
     def read_tags(self, key: str) -> dict[str, str]:
-        """The object's tags; none where the server knows no tags.
+        """Return the object's tags; empty if the server does not support tags.
 
-        ObjectRefusedError when they are none that S3 has.
+        ObjectRefusedError if the server's tags are not valid in S3.
         """
         with self.translate_errors(key):
             check_object_name(key)
             try:
-                # The SDK holds them to the rules for buckets, which take more tags: no upload could set
-                # these.
+                # The SDK applies the rules for buckets, which allow more tags; no upload could set these.
                 return dict(_make_tags(self._client.get_object_tags(self._bucket, key) or {}))
             except S3Error as error:
                 if error.code in _UNSUPPORTED_CODES:
@@ -347,22 +345,24 @@ class BucketClient:
                 raise
             except ValueError as error:
                 raise ObjectRefusedError(
-                    f"the tags of object {key!r} cannot be read: {error}", hint="Set them anew."
+                    f"the tags of object {key!r} cannot be read: {error}", hint="Set the tags again."
                 ) from error
 
     def put_object(self, entry: ObjectEntry, body: BinaryIO) -> StoredObject:
         """Write the object with its content type, headers, metadata and tags.
 
-        Up to `IN_MEMORY_BYTES` it goes up whole, and its ETag is its MD5; a server without tags gets it
-        without them. Larger ones go up in parts.
+        Up to `IN_MEMORY_BYTES` it is uploaded whole, and its ETag is its MD5; a server without tags gets it
+        without them. Larger objects are uploaded in parts.
         """
-        # With the prefix, or the SDK takes metadata named `cache-control` for the header.
+        # With the prefix; otherwise the SDK takes metadata named `cache-control` for the header.
         metadata = {f"{METADATA_PREFIX}{name}": value for name, value in entry.metadata.items()}
         headers: dict[str, str | list[str] | tuple[str]] = {**entry.headers, **metadata}
         try:
             tags = _make_tags(entry.tags)
         except ValueError as error:
-            hint = "Restore it as a file (restore-objects … --to FOLDER), and upload it without these tags."
+            hint = (
+                "Restore it as a file (restore-objects … --to DIRECTORY), then upload it without these tags."
+            )
             raise ObjectRefusedError(
                 f"the minio SDK refuses the tags of object {entry.key!r}: {error}", hint=hint
             ) from error
@@ -387,7 +387,8 @@ class BucketClient:
             try:
                 stored = put(tags if entry.tags else None)
             except S3Error as error:
-                # The server has no tags: better the object without, which the comparison afterwards reports.
+                # The server does not support tags. Write the object without them; the comparison afterwards
+                # reports it.
                 if not entry.tags or error.code not in _UNSUPPORTED_CODES or not is_small:
                     raise
                 body.seek(0)
@@ -395,58 +396,58 @@ class BucketClient:
         return StoredObject((stored.etag or "").strip('"'), stored.version_id)
 
     def remove_object(self, key: str, *, version_id: str | None = None) -> None:
-        """Remove the object, or with `version_id` only that version of it, so that an older one is the newest
-        again.
+        """Remove the object, or only its version `version_id`.
+
+        Removing the newest version makes the previous one current again.
         """
         with self.translate_errors(key):
             self._client.remove_object(self._bucket, key, version_id=version_id)
 
     @contextmanager
     def translate_errors(self, key: str) -> Generator[None, None, None]:
-        """Errors of the SDK and of HTTP within the block leave it as BucketError, BucketUnreachableError or
-        ObjectError.
-        """
+        """Convert errors of the SDK and of HTTP: BucketError, BucketUnreachableError or ObjectError."""
         try:
             yield
         except S3Error as error:
             raise explain_refusal(self.settings, key, error) from error
         except urllib3.exceptions.LocationParseError as error:
             raise BucketError(
-                "MINIO_ENDPOINT cannot be used: it names no server", hint="It is host:port, no http://."
+                "MINIO_ENDPOINT has no valid host", hint="Use host:port, without http://."
             ) from error
         except urllib3.exceptions.HTTPError as error:
             if is_stall(error):
                 raise BucketStalledError(
-                    f"the S3 server at {self.settings.endpoint} is silent or too slow{name_object(key)}: "
+                    f"the S3 server at {self.settings.endpoint} stalled or is too slow{name_object(key)}: "
                     f"{_reason(error)}",
-                    hint="Look at the server's log and load. BACKUP_STALL_TIMEOUT_SECONDS sets how long to "
+                    hint="Check the server's log and load. BACKUP_STALL_TIMEOUT_SECONDS sets how long to "
                     "wait.",
                 ) from error
             raise BucketUnreachableError(
-                f"the S3 server at {self.settings.endpoint} does not answer as it "
-                f"should{name_object(key)}: {_reason(error)}",
-                hint="Is the server up, and is MINIO_ENDPOINT right?",
+                f"the S3 server at {self.settings.endpoint} cannot be "
+                f"reached{name_object(key)}: {_reason(error)}",
+                hint="Check that the server is up and that MINIO_ENDPOINT is right.",
             ) from error
         except (InvalidResponseError, ServerError, ET.ParseError) as error:
             raise BucketUnreachableError(
-                f"the S3 server at {self.settings.endpoint} answered nonsense{name_object(key)}: {error}",
-                hint="Does MINIO_ENDPOINT point to the S3 port (9000), not to the console (9001), and is "
-                "MINIO_SECURE right?",
+                f"the S3 server at {self.settings.endpoint} sent an invalid "
+                f"answer{name_object(key)}: {error}",
+                hint="Check that MINIO_ENDPOINT points to the S3 port (9000), not to the console (9001), and "
+                "that MINIO_SECURE is right.",
             ) from error
-        except ValueError as error:  # the SDK's word for names it will not send
+        except ValueError as error:  # the SDK rejects names with it
             if not key:
                 raise BucketError(
                     f"the minio SDK refuses the bucket: {error}", hint="Check MINIO_BUCKET."
                 ) from error
             hint = (
-                "Copy the object to a key without '.' and '..' parts; the application's rows that refer "
-                "to it must follow."
+                "Copy the object to a key without '.' and '..' parts, and update the application's rows that "
+                "refer to it."
             )
             raise ObjectRefusedError(f"the minio SDK refuses the key {key!r}: {error}", hint=hint) from error
 
 
 def _make_tags(wanted: Mapping[str, str]) -> Tags:
-    """Return tags of an object; ValueError when S3 has no such."""
+    """Return an object's tags; ValueError if S3 does not allow them."""
     tags = Tags.new_object_tags()
     for name, value in wanted.items():
         tags[name] = value
@@ -454,7 +455,7 @@ def _make_tags(wanted: Mapping[str, str]) -> Tags:
 
 
 def new_md5() -> Digest:
-    """A running MD5, which S3 uses as a checksum and not as protection."""
+    """Return a new MD5 digest, which S3 uses as a checksum, not for security."""
     return hashlib.md5(usedforsecurity=False)
 
 

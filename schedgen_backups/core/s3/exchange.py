@@ -1,8 +1,7 @@
-"""Sockets and connections with a limit for each whole exchange with the S3 server: for its waits together,
-not only for each of them.
+"""Sockets and connections with a time limit for a whole exchange with the S3 server.
 
-Both ways of asking use them: urllib3's pool under the SDK, and `fast_get`. A timeout of sockets holds for one
-read, and a server may send a byte before each of them ends.
+urllib3's pool below the SDK and `fast_get` both use them. A socket timeout applies to one read only, and a
+server may send a byte before each timeout expires.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 LOWEST_BYTES_PER_SECOND = 5_000
-"""A slower transfer counts as hung. 16 at a time on a line of 1 Mbit/s have 7,800 each."""
+"""A slower transfer is considered hung. 16 concurrent transfers on a line of 1 Mbit/s have 7,800 each."""
 ANSWER_LIMIT_BYTES = 16 << 20
-"""For every answer that is not an object. A page of a listing has a thousand keys of 1,024 bytes at most,
-each of which escaping may triple."""
+"""Limit for every answer that is not an object. A listing page has a thousand keys of at most 1,024 bytes,
+and escaping may triple each."""
 _PIECE_BYTES = 256 << 10
 _MAX_RETRY_AFTER_SECONDS = 30.0
-"""What a busy server may ask for; its own number may be a day."""
+"""Upper bound of a busy server's Retry-After, which may be a day."""
 
 
 class EndlessAnswerError(OSError):
-    """An answer that is no object is longer than any that the protocol has."""
+    """An answer other than an object that exceeds the longest one the protocol allows."""
 
 
 class Exchange:
-    """The time and the bytes that one request and its answer may still take.
+    """The remaining time and bytes of one request and its answer.
 
-    All waits for the server together may last the stall timeout, and longer by the time that the bytes which
-    moved take at the lowest accepted rate. What its user does between two reads is not counted.
+    All waits for the server together may last the stall timeout, plus the time that the transferred bytes
+    take at the lowest accepted rate. Time that the caller spends between two reads is not counted.
     """
 
     def __init__(self, stall_timeout_seconds: float) -> None:
@@ -49,40 +48,40 @@ class Exchange:
         self.begin()
 
     def begin(self) -> None:
-        """Count anew, for the next request."""
+        """Reset the limits for the next request."""
         self._left_seconds = self._stall_timeout_seconds
         self._received = 0
         self._most_received = None
 
     def limit_answer(self) -> None:
-        """Take no more than what an answer has that is not an object."""
+        """Limit the answer to the size of one that is not an object."""
         self._most_received = self._received + ANSWER_LIMIT_BYTES
 
     def get_timeout(self) -> float:
-        """Return how long the next wait may last.
+        """Return the limit in seconds of the next wait.
 
-        TimeoutError when the time is used up, EndlessAnswerError when the bytes are.
+        TimeoutError if the time is used up, EndlessAnswerError if the bytes are.
         """
         if self._left_seconds <= 0:
             raise TimeoutError(
                 f"slower than {LOWEST_BYTES_PER_SECOND} bytes a second for {self._stall_timeout_seconds:g} s"
             )
         if self._most_received is not None and self._received > self._most_received:
-            raise EndlessAnswerError("the answer does not end")
+            raise EndlessAnswerError("the answer is too long")
         return min(self._left_seconds, self._stall_timeout_seconds)
 
     def note_sent(self, count: int, seconds: float) -> None:
-        """So many bytes were sent after so long a wait."""
+        """Account for `count` sent bytes after a wait of `seconds`."""
         self._left_seconds += count / LOWEST_BYTES_PER_SECOND - seconds
 
     def note_received(self, count: int, seconds: float) -> None:
-        """So many bytes came after so long a wait."""
+        """Account for `count` received bytes after a wait of `seconds`."""
         self._received += count
         self._left_seconds += count / LOWEST_BYTES_PER_SECOND - seconds
 
 
 class _LimitedMixin(socket.socket):
-    """A socket whose reads and writes are those of an exchange, once it has one."""
+    """A socket whose reads and writes count for its exchange, once one is set."""
 
     exchange: Exchange | None = None
 
@@ -105,8 +104,8 @@ class _LimitedMixin(socket.socket):
         return count
 
     def sendall(self, data: Any, flags: int = 0) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # In pieces: a socket's own `sendall` has one timeout for everything, and urllib3 sets the one for
-        # connecting.
+        # In pieces: a socket's own `sendall` has one timeout for everything, and urllib3 sets the connect
+        # timeout.
         with memoryview(data) as view, view.cast("B") as left:
             position = 0
             while position < len(left):
@@ -122,7 +121,7 @@ class LimitedTlsSocket(_LimitedMixin, ssl.SSLSocket):
 
 
 def limit_socket(opened: socket.socket, exchange: Exchange) -> LimitedSocket:
-    """Return the plain socket as one with this exchange; `opened` cannot be used any more."""
+    """Return the plain socket as one with this exchange; `opened` is unusable afterwards."""
     timeout = opened.gettimeout()
     limited = LimitedSocket(opened.family, opened.type, opened.proto, fileno=opened.detach())
     limited.settimeout(timeout)
@@ -131,14 +130,14 @@ def limit_socket(opened: socket.socket, exchange: Exchange) -> LimitedSocket:
 
 
 def make_tls_context(certificates: str) -> ssl.SSLContext:
-    """Return a context that trusts these authorities and makes a LimitedTlsSocket of each connection."""
+    """Return a context that trusts these authorities and creates a LimitedTlsSocket for each connection."""
     context = ssl.create_default_context(cafile=certificates)
     context.sslsocket_class = LimitedTlsSocket
     return context
 
 
 class _LimitedConnection(HTTPConnection):
-    """A connection whose requests are an exchange each."""
+    """A connection on which each request is an exchange."""
 
     def __init__(self, *arguments: Any, stall_timeout_seconds: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -154,7 +153,7 @@ class _LimitedConnection(HTTPConnection):
 
     def putrequest(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
         self._exchange.begin()
-        # What is asked with a query is a listing, tags, a bucket's settings.
+        # A request with a query is for a listing, tags or bucket settings.
         is_object = method == "GET" and "?" not in url
         if not is_object:
             self._exchange.limit_answer()
@@ -162,7 +161,7 @@ class _LimitedConnection(HTTPConnection):
 
     def getresponse(self) -> urllib3.HTTPResponse:
         response = super().getresponse()
-        # Of other requests the whole answer was read by now.
+        # For other requests, the whole answer has been read by now.
         if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
             self._exchange.limit_answer()
         return response
@@ -181,8 +180,9 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
 
 
 class _Retry(urllib3.Retry):
-    """Tries again what passes quickly; a request that stalled is tried once more only, for each try costs the
-    whole limit.
+    """Retry policy for transient failures.
+
+    A stalled request is retried only once, since each try may take the whole limit.
     """
 
     def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
@@ -207,9 +207,7 @@ class _Retry(urllib3.Retry):
 def make_pool(
     *, threads: int, connect_timeout_seconds: float, stall_timeout_seconds: float, tls: ssl.SSLContext | None
 ) -> urllib3.PoolManager:
-    """Return a pool for so many threads, whose requests are limited as a whole and tried again where that
-    helps.
-    """
+    """Return a pool for this many threads, with limits for whole requests and retries where they help."""
     options: dict[str, Any] = {} if tls is None else {"ssl_context": tls, "cert_reqs": "CERT_REQUIRED"}
     pool = urllib3.PoolManager(
         # The SDK's own pool opens a new connection whenever ten threads are not enough, and waits five
@@ -226,10 +224,10 @@ def make_pool(
 
 
 def is_stall(error: BaseException | None) -> bool:
-    """Whether the error of urllib3 says that the server, once connected, was silent or too slow."""
+    """Return whether the urllib3 error means that the connected server stalled or was too slow."""
     if isinstance(error, urllib3.exceptions.MaxRetryError):
         return is_stall(error.reason)
-    # What happens while a request is sent is wrapped as a broken connection.
+    # Errors while sending a request are wrapped as a broken connection.
     return isinstance(error, (urllib3.exceptions.ReadTimeoutError, TimeoutError)) or (
         isinstance(error, urllib3.exceptions.ProtocolError) and isinstance(error.args[-1], TimeoutError)
     )

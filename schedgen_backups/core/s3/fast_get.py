@@ -1,9 +1,8 @@
-"""Reads small objects with the least work: one signed GET on a connection that stays open, its answer taken
-only when nothing is odd about it.
+"""Fast path for small objects: one signed GET on a persistent connection, accepted only without anomalies.
 
-Whatever is odd, a refusal, a broken connection, a server that is not there, is no business of this module: it
-gives None, and `bucket` asks once more through the SDK, which tries again and says what is wrong. Nothing
-that retries, explains or writes may come here. Why there is such a thing beside the SDK: docs/decisions/0014.
+After a refusal, a broken connection, an unreachable server or any other anomaly, this module returns None.
+`bucket` then repeats the request through the SDK, which retries and explains. Do not add retries,
+explanations or writes here. docs/decisions/0014 explains why this exists next to the SDK.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from schedgen_backups.core.s3.exchange import Exchange, LimitedTlsSocket, limit_
 from schedgen_backups.core.settings import BucketSettings
 
 _BUFFER_BYTES = 64 << 10
-"""For the head of an answer and what comes with it, per connection."""
+"""Buffer for the head of an answer and what arrives with it, per connection."""
 _MOST_MISSES = 20
-"""So many odd answers one after the other are no accident: from then on the SDK alone asks."""
+"""After this many consecutive anomalies only the SDK is used."""
 _BUSY_STATUSES = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 _SIGNED_HEADERS = "host;x-amz-content-sha256;x-amz-date"
 _NO_BODY_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -40,10 +39,10 @@ _NO_BODY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 @dataclass(frozen=True)
 class DirectAnswer:
-    """An object that came whole."""
+    """A completely received object."""
 
     headers: dict[str, str]
-    """Names in lower case; what came several times is joined by commas."""
+    """Names in lower case; repeated headers are joined by commas."""
     body: bytearray
 
 
@@ -55,10 +54,9 @@ class _Connection:
 
 
 class DirectGets:
-    """GETs of one bucket's objects, from several threads, each on a connection of its own that the next one
-    goes on with.
+    """GETs of one bucket's objects from several threads, each on its own reusable connection.
 
-    `on_busy` is called when the server says that it is too much.
+    `on_busy` is called when the server answers that it is too busy.
     """
 
     def __init__(
@@ -77,7 +75,7 @@ class DirectGets:
         self._connect_timeout_seconds = connect_timeout_seconds
         self._stall_timeout_seconds = stall_timeout_seconds
         self._tls = tls
-        # The SDK decides how a bucket is addressed; what stands before the key is the same for every key.
+        # The SDK decides how a bucket is addressed; the part before the key is the same for every key.
         base = BaseURL(("https://" if settings.is_secure else "http://") + settings.endpoint, settings.region)
         self._url = base.build(
             method="GET", region=settings.region, bucket_name=settings.bucket, object_name="x"
@@ -88,20 +86,21 @@ class DirectGets:
         self._signing_key = ("", b"")
 
     def get(self, key: str, *, etag: str | None, limit_bytes: int) -> DirectAnswer | None:
-        """The object, when it came whole, has this `etag` where one is given, and is not larger than the
-        limit; None in every other case.
+        """Return the object, or None if the fast path does not apply.
+
+        It applies if the object arrives whole, is not larger than the limit and has this `etag`, if given.
         """
         if self._misses >= _MOST_MISSES:
             return None
         answer = None
-        # The SDK meets the same, and explains it.
+        # The SDK runs into the same error and explains it.
         with suppress(OSError, ValueError, HttpParserError, HttpParserUpgrade):
             answer = self._ask(self._make_request(key, etag, datetime.now(timezone.utc)), etag, limit_bytes)
         self._misses = 0 if answer else self._misses + 1
         return answer
 
     def close(self) -> None:
-        """No connection is open, when no thread is using one."""
+        """Close the connections that no thread is using."""
         while self._idle:
             self._idle.pop().socket.close()
 
@@ -128,7 +127,7 @@ class DirectGets:
                 or "transfer-encoding" in answer.headers
             ):
                 return None
-            # The rest of the body goes to its place without passing the parser.
+            # The rest of the body is received in place, without passing the parser.
             body = bytearray(length)
             begin = b"".join(answer.pieces)
             body[: len(begin)] = begin
@@ -137,7 +136,7 @@ class DirectGets:
                 if not (count := self._receive(connection, missing)):
                     return None
                 missing = missing[count:]
-            # The parser's own word for this is gone when the answer is complete.
+            # The parser's own flag for this is reset when the answer is complete.
             is_reusable = (
                 parser.get_http_version() == "1.1"
                 and answer.headers.get("connection", "keep-alive").lower() == "keep-alive"
@@ -160,8 +159,7 @@ class DirectGets:
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            # What can be read before anything was asked is the server's goodbye, or an answer to somebody
-            # else.
+            # Data before any request is the server's close, or an answer to another request.
             if not wait_for_read(connection.socket, timeout=0):
                 return connection
             connection.socket.close()
@@ -184,18 +182,22 @@ class DirectGets:
         return _Connection(opened, memoryview(bytearray(_BUFFER_BYTES)), exchange)
 
     def _make_request(self, key: str, etag: str | None, now: datetime) -> bytes:
-        """The request, its head signed as AWS Signature Version 4 wants it (S3 API reference, signature in
-        the Authorization header).
+        """Return the request, signed with AWS Signature Version 4.
+
+        Source: S3 API reference, signature in the Authorization header.
         """
         check_object_name(key)
-        # It comes from the server: it must not be able to add a line.
+        # The ETag comes from the server: it must not be able to add a header line.
         if etag is not None and not etag.isprintable():
-            raise ValueError(f"no ETag: {etag!r}")
+            raise ValueError(f"invalid ETag: {etag!r}")
         path = self._folder + quote(key)
         host = self._url.netloc
         stamp = now.strftime("%Y%m%dT%H%M%SZ")
         scope = f"{stamp[:8]}/{self._settings.region}/s3/aws4_request"
-        canonical = f"GET\n{path}\n\nhost:{host}\nx-amz-content-sha256:{_NO_BODY_SHA256}\nx-amz-date:{stamp}\n\n{_SIGNED_HEADERS}\n{_NO_BODY_SHA256}"
+        canonical = (
+            f"GET\n{path}\n\nhost:{host}\nx-amz-content-sha256:{_NO_BODY_SHA256}\nx-amz-date:{stamp}\n\n"
+            f"{_SIGNED_HEADERS}\n{_NO_BODY_SHA256}"
+        )
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         signature = hmac.digest(self._get_signing_key(stamp[:8]), text.encode(), "sha256").hex()
         condition = f'If-Match: "{etag}"\r\n' if etag else ""
@@ -219,7 +221,7 @@ class DirectGets:
 
 
 class _Answer:
-    """What the parser has seen of one answer so far."""
+    """The parser's state of one answer."""
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
@@ -228,15 +230,15 @@ class _Answer:
         self.is_complete = False
 
     def get_length(self) -> int:
-        """The length that was announced; ValueError when there was none."""
+        """Return the announced length; ValueError if there is none."""
         return int(self.headers.get("content-length", ""))
 
     def on_message_begin(self) -> None:
         if self.is_complete:
-            raise ValueError("a second answer that nobody asked for")
+            raise ValueError("unexpected second answer")
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
-        # As the SDK has them.
+        # In the same form as the SDK.
         key = name.decode("latin-1").lower()
         text = (value or b"").decode("latin-1")
         self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text

@@ -1,6 +1,6 @@
-"""One page of a bucket's listing, as values.
+"""One page of a bucket's listing, parsed.
 
-The SDK's parser refuses a whole page for one date that it cannot read.
+The SDK's parser rejects a whole page for a single date that it cannot parse.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _LINES = frozenset({"Contents", "Version", "DeleteMarker"})
 
 @dataclass(frozen=True)
 class ListedObject:
-    """One line of the bucket's listing."""
+    """One entry of the bucket's listing."""
 
     key: str
     size_bytes: int
     etag: str
     version_id: str | None
     modified_at: datetime | None
-    """None where the server gives none that can be read."""
+    """None if the server sends none or an invalid one."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,17 @@ class ListingPage:
     """Objects in the server's order."""
 
     objects: tuple[ListedObject, ...]
-    """Of a listing of versions, all versions and delete markers."""
+    """In a listing of versions: all versions and delete markers."""
     next_query: dict[str, str] | None
-    """What asks for the next page; None on the last page. Its values are empty where there are more and the
-    server does not say from where."""
+    """The query of the next page; None on the last page. Its values are empty if there are more pages but the
+    server does not say where they start."""
 
 
 def read_page(data: bytes) -> ListingPage:
-    """Return the page (S3 API reference, ListObjectsV2 and ListObjectVersions). ValueError when it is none."""
+    """Return the page. ValueError if the data is not one.
+
+    Source: S3 API reference, ListObjectsV2 and ListObjectVersions.
+    """
     try:
         root = ET.fromstring(data)  # noqa: S314 - expat of these Pythons limits entities, and the answer's length is limited
     except ET.ParseError as error:
@@ -60,7 +63,7 @@ def read_page(data: bytes) -> ListingPage:
         }
         return ListingPage(objects, query)
     token = top.get("NextContinuationToken", "")
-    # Not start-after, too, as the SDK sends it: s3proxy refuses both together.
+    # Without start-after, which the SDK also sends: s3proxy refuses both together.
     return ListingPage(objects, {"continuation-token": token})
 
 
@@ -69,7 +72,7 @@ def _read_object(element: ET.Element, *, is_escaped: bool) -> ListedObject:
     key = unquote_plus(found.get("Key", "")) if is_escaped else found.get("Key", "")
     size = "0" if _strip_namespace(element.tag) == "DeleteMarker" else found.get("Size", "").strip()
     if not key or not (size.isascii() and size.isdecimal()):
-        raise ValueError(f"no object: {key!r} of {size!r} bytes")
+        raise ValueError(f"not a valid object entry: {key!r} of {size!r} bytes")
     return ListedObject(
         key,
         int(size),
@@ -80,7 +83,7 @@ def _read_object(element: ET.Element, *, is_escaped: bool) -> ListedObject:
 
 
 def _read_time(text: str) -> datetime | None:
-    # Whole seconds are enough, and servers differ in how many digits they give behind them.
+    # Whole seconds are enough, and servers differ in the number of fractional digits.
     try:
         return datetime.strptime(text[: len("2026-11-22T02:00:00")], "%Y-%m-%dT%H:%M:%S").replace(
             tzinfo=timezone.utc

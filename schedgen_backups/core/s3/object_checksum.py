@@ -1,9 +1,8 @@
-"""What the server says an object's bytes add up to, where that is a digest of the whole object: its ETag, or
-a checksum that it stored.
+"""Digests of whole objects that the server provides: the ETag, or a stored checksum.
 
 An ETag is the MD5 of the body for plain objects and those encrypted with the server's own keys (SSE-S3). It
-is none after a multipart upload or with SSE-KMS and SSE-C (S3 API reference, Object, ETag). A stored checksum
-covers the whole object when its type is FULL_OBJECT (S3 user guide, checking object integrity).
+is not after a multipart upload or with SSE-KMS and SSE-C (S3 API reference, Object, ETag). A stored checksum
+covers the whole object if its type is FULL_OBJECT (S3 user guide, checking object integrity).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 CHECKSUM_HEADERS = {"x-amz-checksum-mode": "ENABLED"}
-"""Without it the server keeps its checksums to itself."""
+"""Request header without which the server does not send its checksums."""
 _PREFIX = "x-amz-checksum-"
 _FULL_OBJECT = "FULL_OBJECT"
 _MD5_ETAG = re.compile(r"[0-9a-f]{32}")
@@ -28,14 +27,14 @@ _SSE_WITH_OWN_KEYS = "AES256"
 
 
 class RunningDigest(Protocol):
-    """A digest that bytes are added to."""
+    """A digest that is computed incrementally."""
 
     def update(self, data: bytes | bytearray, /) -> object:
         """Add bytes."""
         ...
 
     def digest(self) -> bytes:
-        """Return the digest of what was added."""
+        """Return the digest of all bytes added."""
         ...
 
 
@@ -56,40 +55,41 @@ _ALGORITHMS: dict[str, Callable[[], RunningDigest]] = {
     "crc32": _Crc32,
     "md5": lambda: hashlib.md5(usedforsecurity=False),
 }
-"""By the end of the header's name. CRC32C and CRC64NVME would need a library of their own."""
+"""Algorithms by the suffix of the header's name. CRC32C and CRC64NVME would need another library."""
 
 
 @dataclass(frozen=True)
 class ObjectChecksum:
-    """A digest of a whole object, as the server has it."""
+    """A digest of a whole object, as stored by the server."""
 
     algorithm: str
     """A key of `_ALGORITHMS`."""
     digest: bytes
 
     def start(self) -> RunningDigest:
-        """Return a digest to be fed with the object's bytes."""
+        """Return an empty running digest of this algorithm."""
         return _ALGORITHMS[self.algorithm]()
 
 
 @dataclass(frozen=True)
 class Unproven:
-    """There is no digest of the whole object."""
+    """No digest of the whole object is available."""
 
     reason: str
 
 
 def has_user_key(headers: Mapping[str, str]) -> bool:
-    """Whether an answer with these headers, names in lower case, is of an object that the server encrypts
-    with a key of its user.
+    """Return whether the server encrypts the object with a key of its user.
+
+    `headers` are those of its answer, with names in lower case.
     """
     return _SSE_CUSTOMER in headers or headers.get(_SSE, _SSE_WITH_OWN_KEYS) != _SSE_WITH_OWN_KEYS
 
 
 def read_etag(etag: str, *, is_user_encrypted: bool) -> ObjectChecksum | Unproven:
-    """Return the MD5 that the ETag is, or why it is none."""
+    """Return the MD5 that the ETag contains, or why it is not one."""
     if is_user_encrypted:
-        return Unproven("encrypted by the server with a key of its user: the ETag is not an MD5")
+        return Unproven("encrypted by the server with a customer key: the ETag is not an MD5")
     if not etag:
         return Unproven("no ETag")
     if not _MD5_ETAG.fullmatch(etag):
@@ -109,10 +109,10 @@ def read_stored_checksum(headers: Mapping[str, str], *, is_multipart: bool) -> O
         if name.startswith(_PREFIX) and name != f"{_PREFIX}type"
     }
     if not found:
-        return Unproven("the server has no checksum of it")
-    # Servers that do not say the type keep checksums of the parts only.
+        return Unproven("the server has no checksum of the object")
+    # Servers that do not send the type store checksums of the parts only.
     if (kind and kind.upper() != _FULL_OBJECT) or (not kind and is_multipart):
-        return Unproven("the server's checksum is one of its parts' checksums")
+        return Unproven("the server's checksum covers the parts, not the whole object")
     for algorithm, start in _ALGORITHMS.items():
         try:
             digest = base64.b64decode(found.get(algorithm, ""), validate=True)
@@ -120,4 +120,4 @@ def read_stored_checksum(headers: Mapping[str, str], *, is_multipart: bool) -> O
             continue
         if len(digest) == len(start().digest()):
             return ObjectChecksum(algorithm, digest)
-    return Unproven(f"no checksum of the server can be computed here: {', '.join(sorted(found))[:100]}")
+    return Unproven(f"the server's checksums are not supported here: {', '.join(sorted(found))[:100]}")

@@ -1,7 +1,6 @@
-"""What S3 says of an object beside its body, read from the headers of an answer.
+"""An object's metadata, read from the headers of an answer.
 
-Add a header here when a restore must put it back, or when it tells what the bytes are. How S3 is asked is
-`bucket`'s business.
+Add a header here if a restore must set it again, or if it describes the bytes. `bucket` sends the requests.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ METADATA_PREFIX = "x-amz-meta-"
 
 @dataclass(frozen=True)
 class ObjectHead:
-    """Everything S3 says of an object beside its body."""
+    """An object's metadata."""
 
     key: str
     size_bytes: int
@@ -29,22 +28,22 @@ class ObjectHead:
     version_id: str | None
     modified_at: datetime
     answered_at: datetime
-    """By the server's clock, where it tells."""
+    """The server's time, if it sends one; otherwise this machine's."""
     content_type: str
     headers: dict[str, str]
     metadata: dict[str, str]
     tag_count: int | None
-    """None where the header cannot be read."""
+    """None if the header is invalid."""
     is_user_encrypted: bool
-    """Whether the server encrypts the object with a key of its user, which makes its ETag another value than
-    the MD5 of the body."""
+    """Whether the server encrypts the object with a key of its user; its ETag is then not the MD5 of the
+    body."""
 
 
 def read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
-    """What the headers of an answer to a GET say of the whole object, also where the answer has it from
-    `offset` on or a part of it.
+    """Return the metadata of the whole object from the headers of a GET, also of a partial one.
 
-    What cannot be read counts as not said; ObjectError when that is the length.
+    `offset` is the start of the requested range. Invalid headers count as missing; ObjectError if that is the
+    length.
     """
     found = {name.lower(): value for name, value in headers.items()}
     etag = found.get("etag", "").strip('"')
@@ -52,7 +51,7 @@ def read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
     length = found.get("content-length", "0")
     if not total.isdecimal() and not length.isdecimal():
         raise ObjectError(
-            f"the S3 server gives object {key!r} a length that is not a number: {length[:100]!r}"
+            f"the S3 server sent a length for object {key!r} that is not a number: {length[:100]!r}"
         )
     tag_count = found.get("x-amz-tagging-count", "0")
     return ObjectHead(
@@ -76,7 +75,7 @@ def read_head(key: str, headers: Mapping[str, str], offset: int) -> ObjectHead:
 
 @lru_cache(maxsize=64)
 def _parse_date(text: str) -> datetime | None:
-    # Many answers come within one second.
+    # Many answers arrive within one second.
     try:
         parsed = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):

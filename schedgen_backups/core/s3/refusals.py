@@ -1,6 +1,4 @@
-"""What an S3 server's refusals mean, as our errors: whether they are about an object, the login, the clock,
-or a server that is busy.
-"""
+"""Translate an S3 server's refusals into our errors: object, login, clock, or a busy server."""
 
 from __future__ import annotations
 
@@ -25,9 +23,9 @@ _LOGIN_CODES = frozenset(
         *("AccountProblem", "NotSignedUp", "InvalidPayer", "InvalidSecurity"),
     }
 )
-"""They concern every object (S3 API reference, list of error codes)."""
+"""Errors that affect every object (S3 API reference, list of error codes)."""
 DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled"})
-"""They may concern one object."""
+"""Errors that may affect a single object."""
 _KEYS_HINT = (
     "Check MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or RESTORE_MINIO_ACCESS_KEY and "
     "RESTORE_MINIO_SECRET_KEY: s3:ListBucket, s3:GetObject and "
@@ -62,58 +60,58 @@ _BUSY_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQU
 
 
 class BucketStalledError(BucketUnreachableError):
-    """The server was silent or too slow. Each further try costs the whole limit again."""
+    """The server stalled or was too slow. Each further try takes the whole limit again."""
 
 
 class ObjectGoneError(ObjectError):
-    """The object is not there (any more). Not retryable: asking again brings the same answer."""
+    """The object does not exist, or no longer. Not retryable: another request gets the same answer."""
 
     is_retryable = False
 
 
 class ObjectChangedError(ObjectError):
-    """The object is not the one that was asked for by its ETag (any more)."""
+    """The object no longer has the requested ETag."""
 
 
 class ObjectRefusedError(ObjectError):
-    """The object may not be read, or has a key that the SDK will not send. Permanent."""
+    """The object may not be read, or has a key that the SDK does not send. Permanent."""
 
     is_retryable = False
 
 
 def explain_refusal(settings: BucketSettings, key: str, error: S3Error) -> BucketError:
-    """Return the error that the refusal of a request means; `key` is empty where it was about the bucket."""
+    """Return the error for a refused request; `key` is empty for requests to the bucket."""
     code = error.code or ""
     status = error.response.status if error.response else 0
     server = f"the S3 server at {settings.endpoint}"
     message = f"{server} answered {code or status}{name_object(key)}: {error.message or ''}"
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY_STATUSES or code in _BUSY_CODES:
-        return BucketUnreachableError(message, hint="Look at the server's log; run the backup again.")
+        return BucketUnreachableError(message, hint="Check the server's log; run the backup again.")
     return _explain_login(settings, code) or _explain_object(settings, key, code, status, message)
 
 
 def make_missing_bucket_error(settings: BucketSettings) -> BucketMissingError:
-    """Return the error that says that the bucket is not there."""
+    """Return the error for a missing bucket."""
     return BucketMissingError(
         f"the S3 server at {settings.endpoint} has no bucket {settings.bucket}",
-        hint="Check MINIO_BUCKET, or make the bucket.",
+        hint="Check MINIO_BUCKET, or create the bucket.",
     )
 
 
 def name_object(key: str) -> str:
-    """Return the part of a message that names the object; empty where there is none."""
+    """Return the part of a message that names the object; empty for the bucket."""
     return f" for object {key!r}" if key else ""
 
 
 def _explain_login(settings: BucketSettings, code: str) -> BucketError | None:
-    """Return the error of a refusal that concerns every request."""
+    """Return the error for a refusal that affects every request, or None."""
     server = f"the S3 server at {settings.endpoint}"
     if code == "NoSuchBucket":
         return make_missing_bucket_error(settings)
     if code in _CLOCK_CODES:
         hint = (
             "Set the clock of this machine, or that of the S3 server: requests are signed with the "
-            "time, and may be 15 minutes off at most."
+            "time, which may differ by at most 15 minutes."
         )
         return BucketError(f"{server} refuses requests because the clocks differ: {code}", hint=hint)
     if code in _REGION_CODES:
@@ -130,7 +128,7 @@ def _explain_object(settings: BucketSettings, key: str, code: str, status: int, 
     if code in _GONE_CODES:
         return ObjectGoneError(f"object {key!r} is not in the bucket")
     if code == "PreconditionFailed":
-        return ObjectChangedError(f"object {key!r} was replaced meanwhile")
+        return ObjectChangedError(f"object {key!r} was replaced in the meantime")
     kind = (
         BucketError
         if not key
@@ -144,6 +142,7 @@ def _explain_object(settings: BucketSettings, key: str, code: str, status: int, 
     if key and code == "InvalidObjectState":
         return ObjectRefusedError(
             message,
-            hint="The object is in cold storage: restore it there, or move it to another storage class.",
+            hint="The object is in cold storage: restore it on the S3 server, or move it to another storage "
+            "class.",
         )
-    return kind(message, hint="Look at the server's log.")
+    return kind(message, hint="Check the server's log.")

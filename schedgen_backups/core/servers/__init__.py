@@ -1,4 +1,4 @@
-"""PostgreSQL and S3 servers of our own on loopback, for drills, the demo and tests.
+"""Embedded PostgreSQL and S3 servers on loopback, for drills, the demo and tests.
 
-Add here how such a server is started and removed. Nothing here touches production servers.
+Add code that starts and removes such a server. This package never connects to production servers.
 """

@@ -1,8 +1,7 @@
-"""What every server of our own on the loopback address needs: free ports, files only we can read, the end of
-a log.
+"""Helpers of the embedded servers: free ports, private files, the end of a log.
 
-Add a helper that both `embedded_postgres` and `embedded_s3` use. Anything that knows PostgreSQL or S3 must
-not come here, nor anything that listens on another address.
+Add only helpers that both `embedded_postgres` and `embedded_s3` use. Code specific to PostgreSQL or S3, or
+listening on another address, does not belong here.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ _SERVER_VARIABLES = frozenset({"PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH"
 
 
 def make_server_environment() -> dict[str, str]:
-    """Return the variables that a server of our own gets: those it needs to run.
+    """Return the environment of an embedded server: only the variables that it needs to run.
 
-    What is loaded into it may be hostile, and reads them.
+    The data loaded into it may be hostile and can read its environment.
     """
     return {name: value for name, value in os.environ.items() if name in _SERVER_VARIABLES} | {"LC_ALL": "C"}
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different TCP ports of the loopback address that nothing listened on a moment ago."""
+    """Return `count` different TCP ports of the loopback address that are free now."""
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         for _ in range(count):
@@ -41,7 +40,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def write_private_file(path: Path, text: str) -> None:
-    """The file holds `text` and only its owner can read it, also while it is being written."""
+    """Write the text to a new file that only its owner can read, from the start; replace an old one."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
@@ -49,7 +48,7 @@ def write_private_file(path: Path, text: str) -> None:
 
 
 def file_tail(path: Path, lines: int) -> str:
-    """The last lines of a log, or an empty text when there is none yet."""
+    """Return the last lines of a log, or an empty text if it does not exist."""
     if not path.exists():
         return ""
     return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

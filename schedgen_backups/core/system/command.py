@@ -1,6 +1,4 @@
-"""Runs a command that the operator wrote, as a shell would: its output kept, its time limited, and nothing of
-it left behind.
-"""
+"""Run a command of the operator in a shell, with a time limit; keep its output and end its children."""
 
 from __future__ import annotations
 
@@ -21,33 +19,32 @@ _TAIL_BYTES = 8192
 
 @dataclass(frozen=True)
 class CommandOutcome:
-    """How a command ended."""
+    """The result of a command."""
 
     exit_code: int | None
-    """Negative for a signal; None where it was ended because its time was up."""
+    """Negative for a signal; None after a timeout."""
     output: str
-    """The end of what it wrote on stdout and stderr, at most 8 KB."""
+    """The last 8 KB of stdout and stderr."""
 
     @property
     def is_success(self) -> bool:
-        """Whether it ended by itself and with 0."""
+        """Whether the command exited with code 0."""
         return self.exit_code == 0
 
     @property
     def ending(self) -> str:
-        """How it ended, in words, with its last line."""
-        how = "was ended: its time was up" if self.exit_code is None else f"ended with {self.exit_code}"
+        """The result in words, with the last line of output."""
+        how = "timed out" if self.exit_code is None else f"exited with code {self.exit_code}"
         last_line = self.output.rpartition("\n")[2]
         return f"{how}: {last_line}" if last_line else how
 
 
 def run_command(text: str, *, environment: Mapping[str, str], timeout_seconds: float) -> CommandOutcome:
-    """Run the text with /bin/sh and wait for its end; when the time is up, or on an exception, it is ended
-    with its children.
+    """Run the text with /bin/sh and wait for it; after a timeout or an exception, end it with its children.
 
-    It gets the variables that any program gets here, and `environment`: no secret of the backup's settings.
+    The environment is that of `make_environment` with `environment`; it contains no secrets of the backup.
     """
-    # A file: a child that stays in the background would hold a pipe open for ever.
+    # A file: a child in the background would keep a pipe open indefinitely.
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [_SHELL, "-c", text],
@@ -75,7 +72,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_GRACE_SECONDS)
-            # A child that did not listen to SIGTERM is ended, too.
+            # End children that ignored SIGTERM.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             return

@@ -1,6 +1,6 @@
-"""Small files written whole or not at all, readable by their owner only, and on disk when the call returns.
+"""Small files: written atomically, readable by the owner only, and on disk when the call returns.
 
-Reading takes regular files only: a FIFO, a socket or a device of a file's name must hang nothing.
+Only regular files are read: a FIFO, socket or device under a file's name must not block the reader.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from typing import BinaryIO
 
 TEMPORARY_SUFFIX = ".tmp"
 _SMALL_FILE_LIMIT_BYTES = 256 << 20
-"""Far more than any manifest has; less than fills a memory."""
+"""Much more than any manifest, and small enough for memory."""
 
 
 def write_atomically(
     path: Path, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
 ) -> None:
-    """Write the file, in place of an older one, with this mode and `owner` (user id, group id); raises
-    OSError, and then the older one is untouched.
+    """Write or replace the file with this mode and `owner` (user id, group id).
 
-    The temporary file has a random name: process ids repeat in containers. A killed writer leaves
-    `.NAME.RANDOM.tmp`.
+    On OSError an older file is unchanged. The temporary file has a random name, since process ids repeat in
+    containers. A killed writer leaves `.NAME.RANDOM.tmp`.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
@@ -45,38 +44,38 @@ def write_atomically(
 
 
 def create_private(path: Path) -> int:
-    """Create the file for its owner only; return its descriptor. FileExistsError when there is one already."""
+    """Create the file for its owner only and return its descriptor. FileExistsError if it exists."""
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
 
 def open_regular(path: Path) -> BinaryIO:
     """Open the file for reading.
 
-    OSError when it cannot be, or is none: opening or reading a FIFO or a device may take for ever.
+    OSError if it cannot be opened or is not a regular file: a FIFO or a device may block indefinitely.
     """
     return os.fdopen(open_descriptor(path, os.O_RDONLY), "rb")
 
 
 def open_descriptor(path: str | Path, flags: int) -> int:
-    """Open the file and return its descriptor; as an `opener`. OSError as of `open_regular`."""
+    """Open the file and return its descriptor; usable as an `opener`. OSError like `open_regular`."""
     descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return descriptor
 
 
 def read_small_file(path: Path) -> bytes:
-    """Return what the file holds. OSError when it cannot be read, is none, or is far too large."""
+    """Return the contents. OSError if the file is not readable, not regular or larger than 256 MiB."""
     with open_regular(path) as file:
         data = file.read(_SMALL_FILE_LIMIT_BYTES + 1)
     if len(data) > _SMALL_FILE_LIMIT_BYTES:
-        raise OSError(errno.EFBIG, "it is far too large", str(path))
+        raise OSError(errno.EFBIG, "file is larger than 256 MiB", str(path))
     return data
 
 
 def sync_path(path: Path) -> None:
-    """Wait until the file, or the names in the directory, are on the disk. Raises OSError."""
+    """Flush the file, or the names in the directory, to disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

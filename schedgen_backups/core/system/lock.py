@@ -1,7 +1,7 @@
-"""File locks (flock): held by one process at a time, and freed by the kernel when the holder dies.
+"""File locks (flock): held by one process at a time, freed by the kernel when the holder dies.
 
-They work on local file systems and on NFS version 4. A file system without flock is a StorageError, never
-taken for a lock that is held.
+They work on local file systems and on NFS version 4. A file system without flock raises StorageError instead
+of reporting a held lock.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ LOCK_NAME = ".lock"
 
 
 class FileLock:
-    """A lock on one file; `acquire` and `release` in one process. The file stays."""
+    """A lock on one file; `acquire` and `release` in one process. The file remains."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.descriptor: int | None = None
-        """Open while the lock is held; a child process that inherits it holds the lock, too."""
+        """Open while the lock is held; a child process that inherits it also holds the lock."""
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free; return whether this object holds it.
 
-        StorageError when the file cannot be opened or locked.
+        StorageError if the file cannot be opened or locked.
         """
         return self._acquire(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def wait(self) -> None:
-        """Take the lock, waiting for its holder. StorageError when the file cannot be opened or locked."""
+        """Take the lock; wait for its holder first. StorageError if the file cannot be opened or locked."""
         self._acquire(fcntl.LOCK_EX)
 
     @contextmanager
     def waited_for(self) -> Generator[None, None, None]:
-        """Hold the lock within the block, waiting for its holder before. StorageError as `wait`."""
+        """Hold the lock within the block; wait for its holder first. StorageError like `wait`."""
         self.wait()
         try:
             yield
@@ -49,7 +49,7 @@ class FileLock:
             self.release()
 
     def release(self) -> None:
-        """Free the lock; do nothing when it was not held."""
+        """Free the lock; do nothing if it is not held."""
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
@@ -74,22 +74,22 @@ class FileLock:
 
 
 class DirectoryLock:
-    """The right to write in a backup directory. Nothing waits for it: the error names the holder."""
+    """The right to write in a backup directory. Never waits: the error names the holder."""
 
     def __init__(self, directory: Path) -> None:
         self._lock = FileLock(directory / LOCK_NAME)
 
     def acquire(self, holder: str) -> bool:
-        """Take the lock; return whether it was taken just now.
+        """Take the lock; return whether this call took it.
 
-        LockHeldError (retryable) names the other holder, StorageError as `FileLock`.
+        LockHeldError (retryable) names the other holder; StorageError like `FileLock`.
         """
         if self._lock.descriptor is not None:
             return False
         if not self._lock.try_acquire():
             raise LockHeldError(
                 f"the backup directory is in use by {self._read_holder()}",
-                hint="Wait until it ends. A process that died holds no lock.",
+                hint="Wait until it ends. Locks of dead processes are freed automatically.",
             )
         note = f"{holder}, process {os.getpid()}, since {datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC\n"
         self._write_note(note.encode())
@@ -97,7 +97,7 @@ class DirectoryLock:
 
     @contextmanager
     def held(self, holder: str) -> Generator[None, None, None]:
-        """Hold the lock within the block; errors as of `acquire`."""
+        """Hold the lock within the block; errors like `acquire`."""
         is_new = self.acquire(holder)
         try:
             yield
@@ -106,13 +106,13 @@ class DirectoryLock:
                 self.release()
 
     def release(self) -> None:
-        """Free the lock; do nothing when it was not held."""
+        """Free the lock; do nothing if it is not held."""
         self._write_note(b"")
         self._lock.release()
 
     def _write_note(self, note: bytes) -> None:
-        # The note only helps people. On a full disk the lock is held all the same, and what fails for lack of
-        # space says so.
+        # The note is informational. On a full disk the lock is held without it, and the operation that needs
+        # space reports the error.
         if self._lock.descriptor is not None:
             with suppress(OSError):
                 os.ftruncate(self._lock.descriptor, 0)
@@ -130,13 +130,13 @@ class DirectoryLock:
 def _explain(path: Path, error: OSError) -> StorageError:
     if error.errno in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}:
         return StorageError(
-            f"the file system of {path.parent} has no file locks: {error.strerror}",
+            f"the file system of {path.parent} does not support file locks: {error.strerror}",
             hint="Use a local file system or NFS version 4 for this directory.",
         )
     if error.errno in {errno.EACCES, errno.EPERM}:
         return StorageError(
             f"{path} cannot be opened: {error.strerror}",
-            hint="A run as another user made it. Give the directory and its files back to the user that "
+            hint="It was created by a run as another user. Give the directory and its files to the user that "
             "runs the backups: chown -R USER DIRECTORY",
         )
     return StorageError(

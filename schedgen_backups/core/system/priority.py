@@ -1,8 +1,7 @@
-"""Makes the calling thread, and every thread and program it starts later, yield processor and disk to others.
+"""Lower the CPU and disk priority of the calling thread and of everything it starts later.
 
-Used by runs, which are processes of their own: a priority that was lowered cannot be raised again without
-privileges. How fast bytes may pass is in `rate_limit`. A machine that refuses is slower for others, and no
-reason not to back up.
+Used by runs, which have their own process: without privileges, a lowered priority cannot be raised again.
+`rate_limit` limits bandwidth. If the machine refuses, the backup continues at normal priority.
 """
 
 from __future__ import annotations
@@ -12,16 +11,17 @@ import os
 import platform
 
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-"""Numbers of the call (Linux, arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h);
-glibc has no function for it."""
+"""Numbers of the system call, for which glibc has no function (Linux, arch/x86/entry/syscalls/syscall_64.tbl
+and include/uapi/asm-generic/unistd.h)."""
 _WHO_PROCESS = 1
 _LOWEST_BEST_EFFORT = (2 << 13) | 7
-"""ioprio_set(2): class best effort, its last level. The idle class could starve a backup."""
+"""ioprio_set(2): class best effort, lowest level. The idle class could starve a backup."""
 
 
 def lower_priority(nice: int) -> str:
-    """The calling thread has at least this niceness, and its reads and writes come last where the kernel
-    sorts them; returns what was refused.
+    """Raise the calling thread's niceness to `nice`, lower its I/O priority; return what was refused.
+
+    The text is empty on success.
     """
     if nice <= os.getpriority(os.PRIO_PROCESS, 0):
         return ""

@@ -1,9 +1,8 @@
-"""Runs another program: arguments without secrets, a small environment, the end of its stderr kept, and
-silence noticed.
+"""Run external programs: no secrets in arguments, minimal environment, end of stderr kept, stalls detected.
 
-Every program that core starts is started here, so that each gets the same care: both ends of a pipe are
-checked, a program that says nothing for too long is ended, and one that we leave early is ended with its
-children. What a program's output means does not belong here.
+Core starts every program here, so that all get the same treatment: errors of both pipe ends are checked, a
+hung program is ended, and a program that is no longer needed is ended with its children. The callers
+interpret the output.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from typing import IO
 from schedgen_backups.core.errors import BackupError
 
 PIPE_BYTES = 1 << 20
-"""Linux lets an unprivileged process enlarge a pipe up to this (/proc/sys/fs/pipe-max-size)."""
+"""Largest pipe that an unprivileged process may request on Linux (/proc/sys/fs/pipe-max-size)."""
 _FILL_SECONDS = 0.002
-"""How long a pipe that held little is left to fill: pg_dump writes 4 KiB at a time, and every look costs both
-programs (2026-11-25: 1 GB in 37,000 reads without, in 5,000 with this pause)."""
+"""Pause that lets a nearly empty pipe fill: pg_dump writes 4 KiB at a time, and every read costs both
+programs (2026-11-25: 1 GB took 37,000 reads without this pause and 5,000 with it)."""
 _STDERR_LINES = 50
 _STDERR_BYTES = 64 * 1024
 _END_GRACE_SECONDS = 5
@@ -50,15 +49,16 @@ _INHERITED_PREFIXES = (
 
 
 class ProgramError(BackupError):
-    """A program could not be started, failed, or fell silent.
+    """A program could not be started, failed, or hung.
 
-    Callers turn it into the error of their own part.
+    Callers convert it into an error of their own package.
     """
 
 
 def make_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The variables a program gets: those it needs to run and to use TLS, and `extra`; no secret of ours that
-    it has no use for.
+    """Return a program's environment: `extra` and the variables needed to run and to use TLS.
+
+    It contains no secrets of ours other than those in `extra`.
     """
     inherited = {
         name: value
@@ -69,12 +69,11 @@ def make_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 class Program:
-    """A running program whose stdout is read and whose stdin may be written, ended at the latest when the
-    `with` block is left.
+    """A running program with its pipes; it has ended when the `with` block is left.
 
-    `stall_timeout_seconds` is how long it may neither give nor take a byte. Then `is_working` is asked, by
-    the thread that waits; while it says yes, such as for the server that the program waits for, the program
-    may be silent for as long again.
+    `stall_timeout_seconds` limits the time without a byte in either direction. After it, the waiting thread
+    calls `is_working`; while that returns True, for example because the server works for the program, the
+    program may be silent for the same time again.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class Program:
             raise ProgramError(f"{self.name} could not be started: {error}") from error
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                with contextlib.suppress(OSError):  # a smaller pipe is only slower
+                with contextlib.suppress(OSError):  # A smaller pipe is only slower.
                     fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         assert self._process.stderr is not None  # noqa: S101 - a PIPE was asked for
         self._stderr_reader = threading.Thread(
@@ -121,13 +120,13 @@ class Program:
 
     @property
     def stderr_tail(self) -> str:
-        """The last fifty lines that the program wrote to stderr."""
+        """The last fifty lines of stderr."""
         return "\n".join(self._stderr_end.decode("utf-8", "replace").strip().split("\n")[-_STDERR_LINES:])
 
     def read_blocks(self) -> Iterator[bytes]:
-        """Yields what the program writes, a megabyte or two at a time where it is much.
+        """Yield the program's output in blocks, one or two megabytes each if there is much.
 
-        ProgramError when it falls silent for too long.
+        ProgramError if the program hangs.
         """
         assert self._process.stdout is not None  # noqa: S101
         descriptor = self._process.stdout.fileno()
@@ -142,7 +141,7 @@ class Program:
                 if self._is_working():
                     continue
                 raise ProgramError(
-                    f"{self.name} gave no byte for {self._stall_timeout_seconds:g} seconds and was ended",
+                    f"{self.name} wrote no data for {self._stall_timeout_seconds:g} seconds and was ended",
                     hint="Look for a lock or an overloaded server; BACKUP_STALL_TIMEOUT_SECONDS sets how "
                     "long to wait.",
                 )
@@ -158,7 +157,7 @@ class Program:
                 time.sleep(_FILL_SECONDS)
 
     def write(self, data: bytes) -> None:
-        """Hands `data` to the program's stdin; ProgramError when it ended or took nothing for too long."""
+        """Write `data` to the program's stdin. ProgramError if it ended or hangs."""
         assert self._process.stdin is not None  # noqa: S101
         descriptor = self._process.stdin.fileno()
         os.set_blocking(descriptor, False)
@@ -170,7 +169,7 @@ class Program:
                 if self._is_working():
                     continue
                 raise ProgramError(
-                    f"{self.name} took no byte for {self._stall_timeout_seconds:g} seconds and was ended",
+                    f"{self.name} read no data for {self._stall_timeout_seconds:g} seconds and was ended",
                     hint="Look for a lock or an overloaded server; BACKUP_STALL_TIMEOUT_SECONDS sets how "
                     "long to wait.",
                 )
@@ -183,14 +182,14 @@ class Program:
             view = view[written:]
 
     def close_stdin(self) -> None:
-        """Tells the program that there is no more input."""
+        """Close the program's input."""
         if self._process.stdin is not None:
             self._process.stdin.close()
 
     def wait(self) -> int:
-        """The exit code; negative for a signal.
+        """Wait for the program; return the exit code, negative for a signal.
 
-        ProgramError when it does not end in time after its output ended.
+        ProgramError if it does not end in time after closing its output.
         """
         while True:
             try:
@@ -203,13 +202,13 @@ class Program:
         return code
 
     def stop(self) -> None:
-        """The program was told to end, from any thread; whoever reads from it sees its output end."""
+        """Ask the program to end, from any thread; a reader sees the end of its output."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)
 
     def end(self) -> None:
-        """Ends the program and its children if they still run; returns when they are gone."""
+        """End the program and its children if they still run; return when they are gone."""
         if self._process.poll() is None:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 with contextlib.suppress(ProcessLookupError):
@@ -221,10 +220,10 @@ class Program:
                     continue
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):  # what it did not read no longer matters
+                with contextlib.suppress(BrokenPipeError):  # Unread input no longer matters.
                     pipe.close()
         self._stderr_reader.join(timeout=_ORPHAN_GRACE_SECONDS)
-        if self._stderr_reader.is_alive():  # the program is gone, and a child of it still has our pipe
+        if self._stderr_reader.is_alive():  # The program has ended, but a child still holds our pipe.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._stderr_reader.join(timeout=_END_GRACE_SECONDS)
@@ -246,9 +245,9 @@ class Program:
 def run_program(
     arguments: Sequence[str | Path], *, environment: Mapping[str, str], timeout_seconds: float
 ) -> tuple[int, str, str]:
-    """Runs a program to its end; returns exit code, stdout and stderr as text.
+    """Run a program to its end; return exit code, stdout and stderr as text.
 
-    ProgramError when it cannot start or takes too long.
+    ProgramError if it cannot start or exceeds the timeout.
     """
     name = Path(arguments[0]).name
     try:
@@ -273,10 +272,10 @@ def run_program(
 
 @contextlib.contextmanager
 def _defer_interrupts(on_interrupt: Callable[[], object]) -> Generator[None, None, None]:
-    """SIGINT and SIGTERM wait until the block has ended: a program that runs already, but is held by nobody
-    yet, would live on.
+    """Delay SIGINT and SIGTERM until the block ends, so that no started program is left without an owner.
 
-    When one came, `on_interrupt` is called before its own handler. Only the main thread is ever interrupted.
+    If a signal arrived, `on_interrupt` is called before the signal's own handler. Only the main thread
+    receives signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,8 +1,7 @@
-"""File systems on which copies share blocks (XFS, Btrfs): whether this one is such, and where a copy must lie
-for it.
+"""Detect file systems on which copies share blocks (XFS, Btrfs), and compute block-aligned positions.
 
-What is copied, and what stands in a gap, is the business of `member_writer` and `archive_file`. Here nothing
-is written into an artifact.
+`member_writer` and `archive_file` copy the data and fill the gaps. This module writes nothing into an
+artifact.
 """
 
 from __future__ import annotations
@@ -13,35 +12,35 @@ import tempfile
 from pathlib import Path
 
 SHARED_BLOCK_BYTES = 4096
-"""The block of XFS and Btrfs unless they were made with larger ones; then copies are copies."""
+"""The default block size of XFS and Btrfs; on file systems with larger blocks, data is copied."""
 _FICLONERANGE = 0x4020940D
-"""ioctl_ficlonerange(2): source, its offset, length, offset in the file that the blocks go to."""
+"""ioctl_ficlonerange(2): source descriptor, source offset, length, offset in the target file."""
 _RANGE = struct.Struct("=qQQQ")
 
 
 def can_share_blocks(source: int, folder: Path) -> bool:
-    """Whether a file in `folder` can hold the first block of the open file `source` without a copy of it.
+    """Return whether a file in `folder` can share the first block of the open file `source`.
 
-    False where nobody can tell.
+    False if this cannot be determined.
     """
     with tempfile.TemporaryFile(dir=folder) as probe:
         try:
             fcntl.ioctl(probe.fileno(), _FICLONERANGE, _RANGE.pack(source, 0, SHARED_BLOCK_BYTES, 0))
-        except OSError:  # another file system, one that cannot, a file shorter than a block, no Linux
+        # Another file system, one without reflinks, a file shorter than a block, or not Linux.
+        except OSError:
             return False
     return True
 
 
 def measure_gap(source_offset: int, target_offset: int) -> int:
-    """How many bytes must stand at the target's offset so that what follows lies in its blocks as it does at
-    the source.
-    """
+    """Return the padding in bytes at the target's offset that aligns the data to blocks as in the source."""
     return (source_offset - target_offset) % SHARED_BLOCK_BYTES
 
 
 def split_at_blocks(offset: int, length: int) -> tuple[int, ...]:
-    """The lengths, zeros left out, of the bytes before the first whole block, of all whole blocks, and of the
-    rest.
+    """Return the lengths before the first whole block, of all whole blocks, and of the rest.
+
+    Zeros are left out.
     """
     head = min(-offset % SHARED_BLOCK_BYTES, length)
     blocks = (length - head) // SHARED_BLOCK_BYTES * SHARED_BLOCK_BYTES

@@ -1,8 +1,7 @@
-"""Sends a growing file's bytes to the disk while more are written, so that the sync at its end has little
-left to do.
+"""Flush a growing file to disk while it is written, so that the final sync is short.
 
-Linux itself begins only when a tenth of the memory waits to be written (vm.dirty_background_ratio). For files
-that are synced at their end anyway; temporary ones are better off in memory.
+Linux itself starts writing only when a tenth of the memory is dirty (vm.dirty_background_ratio). Use it for
+files that are synced at the end; temporary files are better kept in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ _STEP_BYTES = 64 << 20
 
 
 class WriteBack:
-    """Syncs the file on a thread of its own whenever so much was written and the last sync has ended."""
+    """Syncs the file in its own thread whenever enough was written and the last sync has ended."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -24,7 +23,7 @@ class WriteBack:
         self._running: Future[None] | None = None
 
     def note(self, size_bytes: int) -> None:
-        """So many bytes more were written. OSError when an earlier sync failed: the disk has lost something."""
+        """Account for bytes written; OSError if an earlier sync failed, which means lost data."""
         self._unsynced_bytes += size_bytes
         if self._unsynced_bytes < _STEP_BYTES or (self._running is not None and not self._running.done()):
             return
@@ -35,13 +34,13 @@ class WriteBack:
         self._unsynced_bytes = 0
 
     def finish(self) -> None:
-        """The last sync has ended well.
+        """Wait for the last sync.
 
-        OSError when it failed. Linux tells a failure once: the sync at the end may not see it.
+        OSError if it failed. Linux reports a failure only once, so the final sync may not see it.
         """
         if self._running is not None:
             self._running.result()
 
     def close(self) -> None:
-        """No sync is running; whether the last one failed is told by `finish`. Safe to call twice."""
+        """Wait until no sync runs. `finish` reports errors. May be called twice."""
         self._pool.shutdown(wait=True)

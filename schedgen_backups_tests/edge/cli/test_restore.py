@@ -140,4 +140,4 @@ def test_a_target_that_means_nothing_ends_with_4(words: tuple[str, ...], said: s
 def test_a_restore_without_a_target_is_refused(cli_site: Site) -> None:
     result = cli_site.cli("restore", "latest")
     assert result.code != 0
-    assert "neither a database nor a bucket is named" in result.stderr
+    assert "no database and no bucket given" in result.stderr

@@ -49,8 +49,8 @@ def test_one_is_run_before_and_one_after_and_the_run_shows_what_they_print(
     assert read_said(site) == ["before 0", "after 2"]
     logged = [record.user_message for record in instance.all_logs(result.run_id)]
     assert [text for text in logged if "_COMMAND" in text] == [
-        "BACKUP_BEFORE_COMMAND ended with 0\nit is said",
-        "BACKUP_AFTER_COMMAND ended with 0\nit is said",
+        "BACKUP_BEFORE_COMMAND exited with code 0\nit is said",
+        "BACKUP_AFTER_COMMAND exited with code 0\nit is said",
     ]
 
 
@@ -62,12 +62,12 @@ def test_a_backup_whose_command_before_fails_is_none(
     failures = failures_of(result)
     assert set(failures) == {"database_dump", "minio_archive"}
     assert all(
-        "BACKUP_BEFORE_COMMAND ended with 3: cannot pause" in failure.description
+        "BACKUP_BEFORE_COMMAND exited with code 3: cannot pause" in failure.description
         for failure in failures.values()
     )
     assert site.points() == ()
     assert read_said(site) == ["once", "failure 0"]
-    assert any("BACKUP_BEFORE_COMMAND ended with 3: cannot pause" in text for text in inbox.alerts)
+    assert any("BACKUP_BEFORE_COMMAND exited with code 3: cannot pause" in text for text in inbox.alerts)
     site.set(BACKUP_BEFORE_COMMAND="exit 3")
     assert site.cli("backup").code == 10
 
@@ -98,7 +98,7 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(
         BACKUP_BEFORE_COMMAND=f"(sleep 5; echo late >> '{site.folder}/said') & wait",
     )
     failures = failures_of(site.run(instance))
-    assert "BACKUP_BEFORE_COMMAND was ended: its time was up" in failures["database_dump"].description
+    assert "BACKUP_BEFORE_COMMAND timed out" in failures["database_dump"].description
     assert read_said(site) == ["failure 0"]
 
 
@@ -110,7 +110,7 @@ def test_a_command_after_a_good_backup_that_fails_is_told_and_the_point_stays(
     assert [point.state for point in site.points()] == [PointState.VERIFIED]
     [alert] = inbox.alerts
     assert "[MEDIUM]" in alert
-    assert "BACKUP_AFTER_COMMAND ended with 1: no such service" in alert
+    assert "BACKUP_AFTER_COMMAND exited with code 1: no such service" in alert
     site.set(BACKUP_AFTER_COMMAND="true")
     assert failures_of(site.run(instance)) == {}
     assert len(inbox.recoveries) == 1

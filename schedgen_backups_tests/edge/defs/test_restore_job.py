@@ -188,7 +188,7 @@ def test_a_point_is_chosen_by_time(seeded_site: Site) -> None:
     assert seeded_site.cli(*words, "--as-of", "yesterday").code == 4
     # The point is found; what is missing is the database, which would be made.
     found = seeded_site.cli(*words, "--as-of", taken.replace(year=2099).isoformat())
-    assert (found.code, "would make the database" in found.stderr) == (0, True)
+    assert (found.code, "would create the database" in found.stderr) == (0, True)
     refused = seeded_site.cli(*words, "--no-create")
     assert (refused.code, "has no database nowhere_yet" in refused.stderr) == (1, True)
 

@@ -217,7 +217,7 @@ def test_a_pg_dump_that_hangs_is_ended_when_its_time_is_over(
         BACKUP_STALL_TIMEOUT_SECONDS="1",
     )
     result = site.run(instance)
-    assert "pg_dump gave no byte for 1 seconds" in failures_of(result)["database_dump"].description
+    assert "pg_dump wrote no data for 1 seconds" in failures_of(result)["database_dump"].description
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
 
 

@@ -164,14 +164,14 @@ def make_page(keys: list[str], *, token: str = "") -> bytes:
     [
         (b"<?xml version='1.0'?><Error><Code>InternalError</Code></Error>", "InternalError"),
         (b"", "nothing"),
-        (b"<html>not XML", "something else than a listing"),
+        (b"<html>not XML", "did not answer with a listing"),
         (
             b"<ListBucketResult><Name>b</Name><Contents><Key>x</Key><Size>-1</Size></Contents></ListBucketResult>",
-            "something else",
+            "did not answer with a listing",
         ),
         (
             b"<ListBucketResult><Name>b</Name><Contents><Key>x</Key><Size>big</Size></Contents></ListBucketResult>",
-            "something else",
+            "did not answer with a listing",
         ),
         (make_page(["0.pdf", "1.pdf", "0.pdf"]), "'0.pdf' twice"),
         (make_page(["a//b", "a//b"]), "'a//b' twice"),
@@ -363,7 +363,7 @@ def test_an_object_without_a_checksum_is_archived_and_counted_as_unproven(
     with open_archive(path) as archive:
         reasons = {entry.key: entry.unproven for entry in archive.read_entries() if entry.unproven}
     assert list(reasons) == ["7.pdf"]
-    assert reasons["7.pdf"].startswith("encrypted by the server with a key of its user")
+    assert reasons["7.pdf"].startswith("encrypted by the server with a customer key")
 
 
 def with_headers(*added: tuple[str, str]) -> Callable[[Headers], Headers]:

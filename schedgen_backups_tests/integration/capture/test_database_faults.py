@@ -275,7 +275,7 @@ def test_a_pg_dump_that_hangs_is_ended(
     run(database, FILL)
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=HANGS_AFTER_THE_FIRST_BYTES)
     error = assert_refused(catalog, database, DumpError, postgres_bin_dir=bin_dir, stall_timeout_seconds=1)
-    assert "pg_dump gave no byte for 1 seconds and was ended" in error.message
+    assert "pg_dump wrote no data for 1 seconds and was ended" in error.message
 
 
 def test_a_pg_dump_that_floods_its_stderr_is_still_captured(

@@ -86,7 +86,7 @@ def test_a_dump_of_18_is_refused_by_17_with_the_reason(
 ) -> None:
     run(database, "CREATE TABLE t (a int); INSERT INTO t VALUES (1)")
     path = publish_dump(catalog, database)
-    with pytest.raises(RestoreError, match="the dump is of PostgreSQL 18 and the target is PostgreSQL 17"):
+    with pytest.raises(RestoreError, match="the dump is from PostgreSQL 18 and the target is PostgreSQL 17"):
         restore(path, database_17)
     assert run(database_17, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
 

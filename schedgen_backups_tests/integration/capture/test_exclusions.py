@@ -128,7 +128,7 @@ def test_the_rest_is_restored_and_equal_and_the_result_names_what_is_not_there(
     request = RestoreRequest(catalog.get_point(ID), second_database, second_bucket, jobs=jobs)
     with prepare_restore(request, make_transfer()) as prepared:
         assert any(
-            "mind that the recovery point leaves out the rows of cache.pages" in line
+            "note that the recovery point does not contain the rows of cache.pages" in line
             for line in prepared.describe()
         )
     report = restore_point(request, make_transfer())
@@ -314,12 +314,12 @@ def test_what_is_left_out_cannot_be_restored_alone_and_the_error_says_why(
     point = catalog.get_point(ID)
     for name in ("audit log", "cache.pages", "cache.p*"):
         with (
-            pytest.raises(RestoreError, match="BACKUP_EXCLUDE_TABLE_DATA left them out"),
+            pytest.raises(RestoreError, match="BACKUP_EXCLUDE_TABLE_DATA excluded them"),
             prepare_tables(TableRequest(point, (name,), database), make_transfer()),
         ):
             pass
     with (
-        pytest.raises(RestoreError, match="BACKUP_EXCLUDE_OBJECTS left such out"),
+        pytest.raises(RestoreError, match="BACKUP_EXCLUDE_OBJECTS excluded such objects"),
         prepare_objects(point, ("thumbs/1.png",), bucket, make_transfer()),
     ):
         pass

@@ -108,7 +108,7 @@ def test_another_collation_of_the_target_is_named_before_it_is_written_to(
     target = server.create_database("other")
     with prepare_restore(RestoreRequest(catalog.get_point(ID), target, None), make_transfer()) as prepared:
         said = "\n".join(prepared.describe())
-    assert "mind that the database's collation is libc" in said
+    assert "note that the database's collation is libc" in said
     assert "the captured one's was icu en-u-kn-true" in said
 
 

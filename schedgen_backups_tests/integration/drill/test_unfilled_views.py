@@ -55,7 +55,7 @@ VIEWS = {
         "1 materialized views were not filled, {}: public.m",
     ),
 }
-WHY = "since what they read is not open to a drill"
+WHY = "since a drill may not read their sources"
 
 
 class Application:

@@ -126,5 +126,5 @@ def test_the_address_is_in_no_log_whatever_happens(
     for _ in range(2):
         ping_heartbeat(server.url(path), Signal.SUCCESS, "text")
     assert not ping_heartbeat(f"http://127.0.0.1:{closed_port()}{path}", Signal.FAIL, "text")
-    assert "the heartbeat service did not take FAIL: MaxRetryError" in caplog.messages
+    assert "the heartbeat service did not accept FAIL: MaxRetryError" in caplog.messages
     assert not any(secret in caplog.text for secret in SECRET.split("/"))

@@ -290,7 +290,7 @@ def test_a_damaged_spooled_alert_stops_no_other(
     (tmp_path / ".alerts" / "spool" / "00-damaged.json").write_text('{"fingerprint": ')
     assert notifier.flush_spool() == 0
     assert len(other_server.received) == 2
-    assert "00-damaged.json is damaged and is removed" in caplog.text
+    assert "00-damaged.json is damaged and will be removed" in caplog.text
     assert list_spool(tmp_path) == []
 
 
@@ -307,7 +307,7 @@ def test_an_alert_goes_out_although_the_folder_cannot_be_written(
     assert [notifier.report_trouble(KEY, make_alert()) for _ in range(2)] == [Outcome.ACCEPTED] * 2
     assert len(server.received) == 2
     assert notifier.flush_spool() == 0
-    assert "incidents cannot be kept" in caplog.text
+    assert "incidents cannot be stored" in caplog.text
 
 
 def test_an_alert_goes_out_although_the_state_cannot_be_read(server: RecordingServer, tmp_path: Path) -> None:
@@ -415,10 +415,7 @@ def test_a_spooled_alert_that_cannot_be_read_is_named_and_left(
     """It may be readable again; until then somebody must know of it."""
     (tmp_path / ".alerts" / "spool" / "unreadable.json").mkdir(parents=True)
     assert Notifier([make_webhook(server)], tmp_path).flush_spool() == 1
-    assert (
-        "spooled alert unreadable.json cannot be read and is left: it is not a regular file"
-        in caplog.messages
-    )
+    assert "spooled alert unreadable.json cannot be read and is kept: not a regular file" in caplog.messages
 
 
 def test_a_flush_ends_although_more_is_spooled(
@@ -440,4 +437,4 @@ def test_another_users_lock_keeps_no_alert_back(
     """A run as root leaves one; here a folder stands in its place, which root cannot open either."""
     (tmp_path / ".alerts" / ".lock").mkdir(parents=True)
     assert Notifier([make_webhook(server)], tmp_path).report_trouble(KEY, make_alert()) is Outcome.ACCEPTED
-    assert "incidents cannot be kept in" in caplog.text
+    assert "incidents cannot be stored in" in caplog.text

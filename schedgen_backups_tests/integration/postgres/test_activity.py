@@ -60,7 +60,7 @@ def test_a_restore_that_waits_for_a_lock_of_somebody_is_ended(
     run(second_database, "CREATE TABLE mine (a int)")
     with login(second_database) as holder:
         holder.execute("BEGIN; LOCK TABLE mine")
-        with pytest.raises(RestoreError, match="no byte for 1 seconds"):
+        with pytest.raises(RestoreError, match="no data for 1 seconds"):
             restore_database(slow_dump, second_database, transfer, replace_contents=True, stop=Event())
         holder.execute("ROLLBACK")
     assert run(second_database, "SELECT count(*) FROM mine") == [(0,)]

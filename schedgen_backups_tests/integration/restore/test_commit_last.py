@@ -117,9 +117,9 @@ def test_an_error_of_the_bucket_rolls_back_a_database_that_is_loaded(
         restore_point(request, backup.settings)
     assert run(backup.database, TABLES) == [("mine",)]
     assert list_bodies(backup.bucket) == {}
-    assert "The target is as it was." in caught.value.hint
+    assert "The target is unchanged." in caught.value.hint
     assert (
-        f"What was written into {proxy.settings(backup.bucket).label}, 5 objects, was removed again."
+        f"Removed 5 objects that the restore had written into {proxy.settings(backup.bucket).label}."
         in caught.value.hint
     )
 
@@ -171,7 +171,7 @@ def test_an_object_that_somebody_has_written_since_is_left_and_named(
     with pytest.raises(BackupError) as caught:
         restore_point(backup.request(bucket=proxy.settings(backup.bucket)), backup.settings)
     assert list_bodies(backup.bucket) == {"k1": b"newer"}
-    assert "4 were removed again; left are k1 (written by somebody else since" in caught.value.hint
+    assert "4 were removed again; remaining: k1 (written by another client since" in caught.value.hint
 
 
 def test_an_object_in_place_of_an_older_one_is_left_and_named(backup: Backup, proxy: FaultyS3Proxy) -> None:
@@ -189,7 +189,7 @@ def test_an_object_in_place_of_an_older_one_is_left_and_named(backup: Backup, pr
     with pytest.raises(BackupError) as caught:
         restore_point(request, backup.settings)
     assert list_bodies(backup.bucket) == {"k1": b"body of k1", "unrelated": b"stays"}
-    assert "left are k1 (as it was captured, in place of the one before)" in caught.value.hint
+    assert "remaining: k1 (the captured object, which replaced another one)" in caught.value.hint
 
 
 def test_in_a_bucket_that_keeps_versions_the_older_object_is_there_again(
@@ -222,7 +222,7 @@ def test_a_load_in_several_sessions_is_removed_when_the_bucket_fails(
         restore_point(request, backup.settings, on_progress=on_progress)
     assert loaded.is_set()
     backup.assert_nothing_was_written()
-    assert "The target is empty, as it was." in caught.value.hint
+    assert "The target is empty, as before." in caught.value.hint
 
 
 def without_locks(prepared: PreparedRestore) -> PreparedRestore:
@@ -241,10 +241,10 @@ def test_a_load_too_large_for_a_transaction_waits_for_the_bucket_and_says_so(
         tight = without_locks(prepared)
         assert tight.get_database().choose_way(1) is LoadWay.NO_TRANSACTION
         assert any("WITHOUT a transaction" in line for line in tight.describe())
-        assert any("for good, before the load begins" in line for line in tight.describe())
+        assert any("permanently, before the load begins" in line for line in tight.describe())
         with pytest.raises(BackupError) as caught:
             tight.execute()
-    assert "The target is as it was." in caught.value.hint
+    assert "The target is unchanged." in caught.value.hint
     assert run(backup.database, TABLES) == [("mine",)]
 
 
@@ -270,7 +270,7 @@ def test_a_connection_that_breaks_behind_the_commit_leaves_the_objects(backup: B
         with pytest.raises(RestoreError):
             load.run(lambda: run(backup.source_database, end_it))
         assert load.is_in_doubt
-        assert "look whether it holds the restored or the former contents" in load.describe_target()
+        assert "check whether it contains the restored or the previous contents" in load.describe_target()
 
 
 @pytest.mark.parametrize("changed", ["text", "table"])
@@ -305,9 +305,9 @@ def test_roles_that_were_made_before_the_load_failed_are_gone(
     publish_dump(catalog, database_17)
     run(database_17, f"DROP ROLE {role}")
     with prepare_restore(RestoreRequest(catalog.get_point(ID), database, None), make_transfer()) as prepared:
-        assert any(f"make the roles {role}" in line or role in line for line in prepared.describe())
+        assert any(f"create the roles {role}" in line or role in line for line in prepared.describe())
         with pytest.raises(RestoreError, match="pgcrypto") as caught:
             prepared.execute()
-    assert "The target is as it was." in caught.value.hint
+    assert "The target is unchanged." in caught.value.hint
     assert "Install the extension that the message names" in caught.value.hint
     assert run(database, f"SELECT count(*) FROM pg_roles WHERE rolname = '{role}'") == [(0,)]

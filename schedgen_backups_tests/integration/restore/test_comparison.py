@@ -83,7 +83,7 @@ def test_one_difference_in_the_database_is_found(restored: Backup, statement: st
         ("bytes", b"Body of k3", "application/pdf", "somebody"),
         ("size", b"body of k3 and more", "application/pdf", "somebody"),
         ("content type", b"body of k3", "text/plain", "somebody"),
-        ("metadata", b"body of k3", "application/pdf", "somebody else"),
+        ("metadata", b"body of k3", "application/pdf", "another client"),
     ],
 )
 def test_one_difference_in_an_object_is_found(

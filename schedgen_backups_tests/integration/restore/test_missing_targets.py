@@ -75,11 +75,8 @@ def test_both_are_made_and_hold_the_point(backup: Backup) -> None:
 def test_what_would_be_made_is_said_and_nothing_is_made(backup: Backup) -> None:
     with prepare_restore(make_request(backup), backup.settings) as prepared:
         lines = prepared.describe()
-    assert (
-        f"make the database {backup.database.label}, with encoding and collation as they were captured"
-        in lines
-    )
-    assert f"make the bucket {backup.bucket.label}" in lines
+    assert f"create the database {backup.database.label}, with encoding and collation as captured" in lines
+    assert f"create the bucket {backup.bucket.label}" in lines
     assert find_targets(backup) == (False, False)
 
 
@@ -122,9 +119,9 @@ def test_a_restore_that_fails_leaves_neither(backup: Backup) -> None:
     with pytest.raises(RestoreError, match="foreign key") as caught:
         restore(backup, make_request(backup))
     assert find_targets(backup) == (False, False)
-    assert f"There is no database {backup.database.database}, as before." in caught.value.hint
+    assert f"The database {backup.database.database} does not exist, as before." in caught.value.hint
     assert (
-        f"The bucket {backup.bucket.label}, which was made for this restore, was removed again."
+        f"The bucket {backup.bucket.label}, which was created for this restore, was removed again."
         in caught.value.hint
     )
 
@@ -146,7 +143,7 @@ def test_a_role_that_may_not_make_databases_is_refused_before_anything(backup: B
     run(admin, f"CREATE ROLE {role} LOGIN PASSWORD 'p'")
     try:
         request = replace(make_request(backup), database=replace(backup.database, user=role, password="p"))
-        with pytest.raises(DatabaseError, match="may not make a database") as caught:
+        with pytest.raises(DatabaseError, match="may not create a database") as caught:
             restore(backup, request)
     finally:
         run(admin, f"DROP ROLE {role}")

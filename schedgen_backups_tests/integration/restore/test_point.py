@@ -148,7 +148,7 @@ def test_a_database_that_is_filled_while_files_are_verified_is_refused(backup: B
     assert run(
         backup.database, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
     ) == [("mine",)]
-    assert "The target is as it was." in caught.value.hint
+    assert "The target is unchanged." in caught.value.hint
     assert list(client_of(backup.bucket).list_objects(backup.bucket.bucket)) == []
 
 
@@ -228,7 +228,7 @@ def test_an_error_in_the_load_leaves_a_full_target_as_it_was(
     path = publish_dump(catalog, database_17)
     with pytest.raises(RestoreError, match=r'(?s)psql .*extension "pgcrypto" is not available') as caught:
         restore_database(path, database, make_transfer(), replace_contents=True, stop=Event())
-    assert "The target is as it was" in caught.value.hint
+    assert "The target is unchanged" in caught.value.hint
     assert run(database, "SELECT count(*) FROM mine") == [(2,)]
     assert run(database, "SELECT lo_get(5)") == [(b"x",)]
     assert run(database, "SELECT count(*) FROM pg_class WHERE relname = 'jobs'") == [(0,)]

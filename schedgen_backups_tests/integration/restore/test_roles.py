@@ -94,7 +94,7 @@ def test_memberships_and_settings_come_along_to_a_new_cluster(
         host=target.host, port=target.port, user="app", password="p", dbname="live"
     ) as connection:
         assert connection.execute("SELECT s3_key FROM jobs").fetchall() == [("k1",)]
-    assert notes == ("the database itself is not as it was captured: setting TimeZone",)
+    assert notes == ("the database itself differs from what was captured: setting TimeZone",)
 
 
 def test_the_script_alone_brings_memberships_and_settings_too(
@@ -111,7 +111,7 @@ def test_the_script_alone_brings_memberships_and_settings_too(
     assert done.returncode == 0, done.stderr
     assert run(target, MEMBERSHIPS) == [row for row in run(source, MEMBERSHIPS) if row[1] != "auditor"]
     assert run(target, SETTINGS) == [row for row in run(source, SETTINGS) if not row[0]]
-    assert "auditor still in pg_read_all_data" in done.stdout
+    assert "check whether auditor is a member of pg_read_all_data" in done.stdout
 
 
 def test_who_was_there_before_is_not_raised_and_the_difference_is_named(
@@ -126,7 +126,7 @@ def test_who_was_there_before_is_not_raised_and_the_difference_is_named(
         for note in notes
         if "memberships" in note and "app in app_owner" in note and "auditor in pg_read_all_data" in note
     ]
-    assert [note for note in notes if "settings of roles" in note and "search_path of app" in note]
+    assert [note for note in notes if "settings of existing roles" in note and "search_path of app" in note]
 
 
 AS_CAPTURED = """
@@ -174,8 +174,8 @@ def test_a_role_that_was_there_before_is_compared_whole(
     run(target, f"{AS_CAPTURED}; ALTER ROLE auditor VALID UNTIL '2030-01-01 01:00:00+01'")
     run(target, change)
     notes = restore(publish_dump(catalog, source), target)
-    named = f"{kind} of roles that were there before are not as they were captured: {difference}"
-    assert [note for note in notes if "there before" in note] == ([named] if kind else [])
+    named = f"{kind} of existing roles differ from the captured ones: {difference}"
+    assert [note for note in notes if "of existing roles" in note] == ([named] if kind else [])
 
 
 def test_a_failed_restore_takes_its_roles_with_it_and_no_others(
@@ -190,7 +190,7 @@ def test_a_failed_restore_takes_its_roles_with_it_and_no_others(
     assert [
         name for (name,) in run(target, "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1")
     ] == ["auditor", "schedgen"]
-    assert "The target is as it was." in caught.value.hint
+    assert "The target is unchanged." in caught.value.hint
     assert "stay" not in caught.value.hint
 
 
@@ -234,7 +234,7 @@ def test_lines_of_no_known_form_never_run(database: DatabaseSettings, line: str)
             run(database, "DROP ROLE IF EXISTS mallory")
     assert made == MadeRoles(
         ("mallory",),
-        ("1 lines about roles have no known form and were not run; they are in the dump's file",),
+        ("1 lines about roles have no known form and were not run; they are in the dump file",),
     )
     with connect(database) as plain:
         assert plain.execute("SELECT count(*) FROM kept").fetchone() == (0,)

@@ -203,7 +203,9 @@ def test_what_cannot_be_carried_over_stops_the_exchange(live: Live, owner: str) 
         with DatabaseSession(restorer.with_database("postgres")) as session:
             swap = open_swap(session, restorer, ID, NOW, encoding="UTF8")
             with (
-                pytest.raises(RestoreError, match=r"(?s)cannot get .* permission denied to set parameter"),
+                pytest.raises(
+                    RestoreError, match=r"(?s)cannot be applied .* permission denied to set parameter"
+                ),
                 swap as opened,
             ):
                 finish_swap(opened)
@@ -280,7 +282,7 @@ def test_an_earlier_exchange_that_nobody_dropped_refuses_the_next(live: Live) ->
     live.restore()
     before = live.names()
     run(live.database, "DELETE FROM jobs")
-    with pytest.raises(RestoreError, match="already, of an earlier exchange"):
+    with pytest.raises(RestoreError, match="already, from an earlier swap"):
         live.restore()
     assert (live.names(), run(live.database, "SELECT count(*) FROM jobs")) == (before, [(0,)])
 
@@ -304,7 +306,7 @@ def test_a_copy_that_is_not_what_was_captured_never_goes_live(live: Live) -> Non
         [TableText("jobs", (b"1",))], head=DUMP_HEAD + b"CREATE TABLE public.jobs (a text);\n\n"
     )
     write_dump_text(catalog.directory / DUMP_NAME, text, {("public", "jobs"): 1})
-    with pytest.raises(RestoreError, match="what was restored is not what was captured"):
+    with pytest.raises(RestoreError, match="the restored database differs from what was captured"):
         live.restore()
     assert live.names() == [live.database.database]
     assert run(live.database, "SELECT count(*) FROM jobs") == [(0,)]
@@ -323,10 +325,10 @@ def test_a_swap_that_does_not_come_about_leaves_the_bucket_as_it_was(
             run(live.database.with_database("postgres"), f'CREATE DATABASE "{old}"')
 
     request = replace(live.request, point=live.service.catalog.get_point(ID), bucket=second_bucket)
-    with pytest.raises(RestoreError, match="already, of an earlier exchange") as caught:
+    with pytest.raises(RestoreError, match="already, from an earlier swap") as caught:
         live.restore(request, on_progress=take_the_name)
     assert list(client_of(second_bucket).list_objects(second_bucket.bucket)) == []
-    assert ", 1 object, was removed again" in caught.value.hint
+    assert "Removed 1 object that the restore had written into" in caught.value.hint
     assert live.names() == [live.database.database, old]
     assert run(live.database, "SELECT count(*) FROM jobs") == [(0,)]
 

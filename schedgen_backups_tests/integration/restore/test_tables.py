@@ -290,11 +290,11 @@ def test_a_damaged_table_and_an_exchanged_file_are_refused(tables: Tables) -> No
     path.rename(path.with_name(path.name.replace(POINT, "20261123_020000")))
     other = TableRequest(tables.catalog.get_point(RecoveryPointId("20261123_020000")), ("jobs",), tables.live)
     with (
-        pytest.raises(VerificationError, match="not of 20261123_020000") as caught,
+        pytest.raises(VerificationError, match="not to 20261123_020000") as caught,
         prepare_tables(other, tables.settings),
     ):
         pytest.fail("it was accepted")
-    assert "exchanged" in caught.value.hint
+    assert "swapped" in caught.value.hint
 
 
 class CountingFile(io.FileIO):

@@ -589,7 +589,7 @@ def test_what_an_extension_keeps_from_everybody_is_not_given_away_on_a_named_ser
         assert not loaded.marker.exists()
         words = [result.summary for result in results if result.status is CheckStatus.UNKNOWN]
         assert any(
-            "rights on functions that an extension keeps from everybody were not given" in summary
+            "privileges on functions that an extension protects were not granted" in summary
             for summary in words
         )
 
@@ -648,7 +648,7 @@ def test_what_reads_the_server_only_may_be_given_on_the_drills_own_server(loaded
         assert run(
             superuser, "SELECT has_function_privilege('app', 'public.bt_index_check(regclass)', 'EXECUTE')"
         ) == [(True,)]
-    assert not any("rights on functions" in result.summary for result in results)
+    assert not any("privileges on functions" in result.summary for result in results)
 
 
 @pytest.mark.parametrize(
@@ -678,9 +678,7 @@ def test_a_login_without_a_password_is_not_given_on_the_drills_own_server_either
         else:
             _restored, equal = load_and_compare(loaded.path, target)
             assert equal.status is CheckStatus.UNKNOWN
-            assert (
-                "rights on functions that an extension keeps from everybody were not given" in equal.summary
-            )
+            assert "privileges on functions that an extension protects were not granted" in equal.summary
         superuser = target.roles.superuser
         assert superuser is not None
         query = (
@@ -747,7 +745,7 @@ def test_no_operator_class_of_a_dump_is_made_on_a_server_that_others_use(
     )
     with (
         loaded.open_target(loaded.path, drill) as target,
-        pytest.raises(RestoreError, match="server that others use") as refused,
+        pytest.raises(RestoreError, match="shared server") as refused,
     ):
         load_and_compare(loaded.path, target)
     assert "leave DRILL_DATABASE_URL empty" in refused.value.hint
@@ -764,7 +762,7 @@ def test_a_right_to_files_of_the_server_is_left_out_and_named(loaded: Loaded, fu
         assert run(target.roles.superuser, query) == [(False,)]
     assert not loaded.marker.exists()
     assert equal.status is CheckStatus.UNKNOWN
-    assert "rights on objects of the system" in equal.summary
+    assert "privileges on system objects" in equal.summary
 
 
 @pytest.mark.parametrize("system_type", ["character varying", "regclass", "text[]", "pg_catalog.text"])
@@ -902,7 +900,7 @@ def test_honest_rights_and_readers_never_fail_a_drill(
     ) as target:
         restored, equal = load_and_compare(path, target)
     assert restored.is_passed
-    assert equal.is_passed or (equal.status is CheckStatus.UNKNOWN and "rights on" in equal.summary)
+    assert equal.is_passed or (equal.status is CheckStatus.UNKNOWN and "privileges on" in equal.summary)
 
 
 MOVED = {
@@ -934,7 +932,7 @@ def test_a_sequence_that_the_load_itself_moves_makes_no_point_a_failed_one(
     assert restored.is_passed
     assert equal.status is CheckStatus.UNKNOWN
     assert (
-        "sequences went on while the dump was loaded, by something in it that calls them: public.s"
+        "sequences advanced during the load, because something in the dump calls them: public.s"
         in equal.summary
     )
 

@@ -217,7 +217,10 @@ def test_an_object_that_has_more_bytes_than_were_announced_is_refused(
     server: SlowS3, client: BucketClient
 ) -> None:
     server.objects["a.pdf"] = send_without_end
-    with pytest.raises(ObjectError, match="more than the 0 bytes"), client.open_object("a.pdf") as opened:
+    with (
+        pytest.raises(ObjectError, match="more than the announced 0 bytes"),
+        client.open_object("a.pdf") as opened,
+    ):
         for _block in opened.read_blocks():
             pass
 

@@ -89,7 +89,7 @@ def test_a_program_that_says_nothing_more_is_noticed_and_ended() -> None:
     with run_shell("echo first; exec sleep 600", stall=0.3) as program:
         blocks = program.read_blocks()
         assert next(blocks) == b"first\n"
-        with pytest.raises(ProgramError, match=r"gave no byte for 0\.3 seconds") as caught:
+        with pytest.raises(ProgramError, match=r"wrote no data for 0\.3 seconds") as caught:
             next(blocks)
         process_id = program._process.pid
     assert "BACKUP_STALL_TIMEOUT_SECONDS" in caught.value.hint
@@ -99,7 +99,7 @@ def test_a_program_that_says_nothing_more_is_noticed_and_ended() -> None:
 def test_a_program_that_takes_nothing_is_noticed() -> None:
     with (
         run_shell("exec sleep 600", stall=0.3, stdin=subprocess.PIPE) as program,
-        pytest.raises(ProgramError, match="took no byte"),
+        pytest.raises(ProgramError, match="read no data"),
     ):
         program.write(bytes(3 * PIPE_BYTES))
 
@@ -154,7 +154,7 @@ def test_a_silent_program_is_ended_once_its_server_no_longer_works() -> None:
         Program(
             words, environment={}, stall_timeout_seconds=0.2, is_working=lambda: next(answers)
         ) as program,
-        pytest.raises(ProgramError, match="gave no byte"),
+        pytest.raises(ProgramError, match="wrote no data"),
     ):
         list(program.read_blocks())
     assert list(answers) == []

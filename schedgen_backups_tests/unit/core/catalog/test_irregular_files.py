@@ -197,7 +197,7 @@ def test_a_file_is_read_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with open_regular(tmp_path / "a") as file:
         assert file.read() == b"1234"
     monkeypatch.setattr("schedgen_backups.core.system.files._SMALL_FILE_LIMIT_BYTES", 3)
-    with pytest.raises(OSError, match="far too large"):
+    with pytest.raises(OSError, match="larger than 256 MiB"):
         read_small_file(tmp_path / "a")
 
 

@@ -42,7 +42,7 @@ def test_older_ones_are_refused_with_what_to_install(version: str, tmp_path: Pat
 
 
 def test_programs_older_than_the_server_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ClientProgramError, match="an older pg_dump refuses a newer server"):
+    with pytest.raises(ClientProgramError, match="an older pg_dump cannot dump a newer server"):
         find_client(SETTINGS, 18, install(tmp_path / "bin", "17.6"))
 
 

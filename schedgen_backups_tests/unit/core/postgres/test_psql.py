@@ -17,15 +17,15 @@ ERROR = 'ERROR:  {}: something about "it"\nLOCATION:  some_function, some_file.c
         ("0A000", "Install the extension"),
         ("58P01", "Install the extension"),
         ("42704", "a role, a tablespace"),
-        ("42501", "a role that may do this"),
+        ("42501", "a role that has this privilege"),
         ("53100", "disk"),
         ("53200", "max_locks_per_transaction"),
         ("53300", "short of a resource"),
         ("23503", "break a constraint of their own database"),
         ("22P02", "does not fit its type"),
-        ("57P01", "ended the session"),
+        ("57P01", "The session was ended"),
         ("42P07", "template0"),
-        ("XX000", "the server's own"),
+        ("XX000", "from the server"),
     ],
 )
 def test_the_hint_fits_the_sqlstate(sqlstate: str, hinted: str) -> None:
@@ -57,5 +57,5 @@ def test_details_stay_and_other_languages_are_understood() -> None:
 def test_a_text_without_a_code_gets_a_neutral_hint() -> None:
     assert explain_output("psql: error: connection to server failed") == (
         "psql: error: connection to server failed",
-        "The message is the server's own; its log may say more.",
+        "The message is from the server; its log may contain more.",
     )

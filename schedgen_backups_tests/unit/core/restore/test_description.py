@@ -111,7 +111,7 @@ def prepared(record: DumpRecord, tmp_path: Path) -> Iterator[PreparedRestore]:
 def test_a_restore_into_empty_targets_is_described_in_order(prepared: PreparedRestore) -> None:
     assert prepared.describe() == (
         f"verify the files of recovery point {POINT}, taken 2026-11-22 02:00:00 UTC",
-        "load 2 tables with 3 rows into user@host:5432/fresh, in one transaction that is committed last",
+        "load 2 tables with 3 rows into user@host:5432/fresh, in one transaction, committed last",
         "write 1 object with 3 B into http://host:9000/pdfs",
         "compare every table and every object with what was captured",
     )
@@ -133,7 +133,8 @@ def test_what_is_replaced_is_named_before(prepared: PreparedRestore) -> None:
     )
     lines = full.describe()
     assert (
-        "remove everything that user@host:5432/fresh holds now, in the same transaction as the load" in lines
+        "remove everything that user@host:5432/fresh contains now, in the same transaction as the load"
+        in lines
     )
     assert "overwrite objects of the same keys in http://host:9000/pdfs; others stay" in lines
 
@@ -143,17 +144,17 @@ def test_roles_that_the_server_lacks_are_named(prepared: PreparedRestore) -> Non
     without = replace(
         prepared, database=replace(database, facts=replace(FACTS, roles=frozenset({"postgres"})))
     )
-    assert 'make the roles "schedgen", which the server lacks, without passwords' in without.describe()
+    assert 'create the roles "schedgen", which the server lacks, without passwords' in without.describe()
     assert not any("roles" in line for line in prepared.describe())
 
 
 def test_a_swap_says_what_the_old_database_is_called(prepared: PreparedRestore) -> None:
     lines = replace(prepared, request=replace(prepared.request, is_swap=True)).describe()
     assert any(
-        line.startswith("load 2 tables with 3 rows into a new database beside user@host:5432/fresh")
+        line.startswith("load 2 tables with 3 rows into a new database next to user@host:5432/fresh")
         for line in lines
     )
-    assert any(line.endswith(f"the old one stays as fresh_old_{POINT}") for line in lines)
+    assert any(line.endswith(f"the old one remains as fresh_old_{POINT}") for line in lines)
 
 
 def test_no_description_holds_a_secret(prepared: PreparedRestore) -> None:
@@ -197,9 +198,9 @@ def test_a_load_that_is_not_one_transaction_says_so(record: DumpRecord) -> None:
     removed, plain = describe_load(
         record, replace(FACTS, relation_count=3), "there", LoadWay.NO_TRANSACTION, jobs=1
     )
-    assert removed == "remove everything that there holds now, for good, before the load begins"
+    assert removed == "remove everything that there contains now, permanently, before the load begins"
     assert "WITHOUT a transaction, after everything else was written" in plain
-    assert "an error leaves a part of the database" in plain
+    assert "an error leaves part of the database" in plain
     _load, fewer = describe_load(record, FACTS, "there", LoadWay.ONE_TRANSACTION, jobs=4)
     assert fewer.startswith("use one session instead of 4")
 
@@ -222,7 +223,7 @@ def test_a_dump_with_large_objects_or_uncounted_tables_is_not_shared(
 def test_targets_that_hold_something_are_refused() -> None:
     check_empty(DATABASE, 0)
     check_bucket_empty(BUCKET, is_empty=True)
-    with pytest.raises(TargetNotEmptyError, match="it holds 2 tables"):
+    with pytest.raises(TargetNotEmptyError, match="it contains 2 tables"):
         check_empty(DATABASE, 2)
     with pytest.raises(TargetNotEmptyError, match="pdfs is not empty"):
         check_bucket_empty(BUCKET, is_empty=False)
@@ -231,11 +232,11 @@ def test_targets_that_hold_something_are_refused() -> None:
 @pytest.mark.parametrize(
     ("removed", "said"),
     [
-        (RemovedObjects(), "The bucket b is as it was."),
-        (RemovedObjects(3), "What was written into b, 3 objects, was removed again."),
+        (RemovedObjects(), "The bucket b is unchanged."),
+        (RemovedObjects(3), "Removed 3 objects that the restore had written into b."),
         (
             RemovedObjects(3, ("k (changed)",)),
-            "Of 4 objects that were written into b, 3 were removed again; left are k (changed).",
+            "Of 4 objects written into b, 3 were removed again; remaining: k (changed).",
         ),
     ],
 )
@@ -271,7 +272,7 @@ def test_another_collation_of_the_target_is_named_where_both_are_known(prepared:
     )
     assert database.collation_note == ""
     lines = replace(prepared, database=unknown).describe()
-    assert any(line.startswith("mind that the database's collation is libc de_DE.UTF-8") for line in lines)
+    assert any(line.startswith("note that the database's collation is libc de_DE.UTF-8") for line in lines)
 
 
 @pytest.mark.parametrize(

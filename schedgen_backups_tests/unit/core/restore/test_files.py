@@ -73,7 +73,7 @@ def test_a_file_that_is_there_is_not_written_over_unasked(archived: Archived) ->
     mine.write_bytes(b"mine")
     with archived.prepare("*") as files:
         assert [line.partition(" ")[0] for line in files.describe()] == ["write", "overwrite", "write"]
-        with pytest.raises(TargetNotEmptyError, match=r"jobs/1\.pdf is there already; nothing was written"):
+        with pytest.raises(TargetNotEmptyError, match=r"jobs/1\.pdf exists already; nothing was written"):
             files.execute(overwrite=False)
         assert list_files(archived.folder) == ["jobs/1.pdf"]
         assert mine.read_bytes() == b"mine"
@@ -94,7 +94,7 @@ def test_an_archive_cannot_lead_out_of_the_folder(archived: Archived, name: str)
     (archived.folder / "link").symlink_to(archived.folder.parent)
     with archived.prepare("a.pdf") as files:
         entries = tuple(entry.model_copy(update={"member_name": name}) for entry in files.entries)
-        with pytest.raises(VerificationError, match="unsafe name"):
+        with pytest.raises(VerificationError, match="unsafe file name"):
             replace(files, entries=entries).execute(overwrite=False)
     assert list_files(archived.folder.parent.parent) == [ARCHIVE_NAME]
 
@@ -111,14 +111,14 @@ def test_a_file_that_changed_since_it_was_written_is_named(archived: Archived) -
     with archived.prepare("*") as files:
         _first, second, _third = files.execute(overwrite=False)
         second.write_bytes(b"two")
-        with pytest.raises(RestoreError, match=r"jobs/1\.pdf was written and is not what was captured"):
+        with pytest.raises(RestoreError, match=r"jobs/1\.pdf was written but differs from what was captured"):
             files.compare()
 
 
 def test_an_archive_of_another_point_is_refused_before_anything_is_written(archived: Archived) -> None:
     other = replace(archived.point, point_id=RecoveryPointId("20261123_020000"))
     with (
-        pytest.raises(VerificationError, match="not of 20261123_020000"),
+        pytest.raises(VerificationError, match="not to 20261123_020000"),
         prepare_files(other, ("*",), archived.folder),
     ):
         pytest.fail("it was prepared")

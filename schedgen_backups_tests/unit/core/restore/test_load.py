@@ -61,7 +61,7 @@ def test_a_load_that_has_not_begun_leaves_the_target_as_it_was(
     prepared: PreparedDatabase, roles: LoadRoles | None, jobs: int
 ) -> None:
     load = make_load(prepared, roles=roles, jobs=jobs)
-    assert load.describe_target() == "The target is as it was."
+    assert load.describe_target() == "The target is unchanged."
     assert (load.uncompared, load.is_in_doubt, load.is_committed) == ("", False, False)
 
 
@@ -70,11 +70,11 @@ def test_roles_that_stay_on_the_server_are_named(prepared: PreparedDatabase) -> 
     load.made_roles = ("app", "reader")
     assert (
         load.describe_target()
-        == "The target is as it was. The roles app, reader were made on its server and stay."
+        == "The target is unchanged. The roles app, reader were created on its server and remain."
     )
 
 
 def test_a_committed_load_is_said_to_be_one(prepared: PreparedDatabase) -> None:
     load = make_load(prepared)
     load.is_committed = True
-    assert load.describe_target() == "The target holds the restored database."
+    assert load.describe_target() == "The target contains the restored database."

@@ -115,7 +115,7 @@ def test_each_refusal_of_the_server_has_a_hint_of_its_own() -> None:
     ]
     hints = [explain(b"CREATE x", refusal("no")).hint for refusal in refusals]
     assert all(one != other for one, other in pairwise(hints))
-    assert "superuser rights" in hints[0]
+    assert "superuser privileges" in hints[0]
     assert hints[2] == explain(b"CREATE x", errors.FeatureNotSupported("no")).hint
     assert explain(b"CREATE x", psycopg.Error("no")).hint == hints[3]
 

@@ -128,7 +128,7 @@ def test_what_differs_is_named_in_words_and_counted_in_json() -> None:
     ("shape", "said"),
     [
         (KEYED, ""),
-        (KEYLESS, "no primary key: rows are compared as wholes"),
+        (KEYLESS, "no primary key: complete rows are compared"),
         (replace(KEYLESS, is_there=False, only_captured=("id", "a")), "the live database has no such table"),
         (
             replace(KEYED, only_captured=("b", "c"), only_live=("d",)),

@@ -114,7 +114,7 @@ def test_a_file_system_without_locks_is_named_and_not_taken_for_a_lock_that_is_h
 
     before = count_open_files()
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(StorageError, match="has no file locks") as caught:
+    with pytest.raises(StorageError, match="does not support file locks") as caught:
         catalog.lock.acquire("me")
     assert "NFS version 4" in caught.value.hint
     assert count_open_files() == before
