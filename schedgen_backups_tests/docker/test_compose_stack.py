@@ -1,7 +1,6 @@
-"""The image and the compose stack, for real: a backup in a container of its own, restored; a killed one,
-told.
+"""The image and the compose stack: backup, restore, and the alert for a killed run.
 
-Needs a Docker engine, which `make test` does not: `make test-docker`.
+Needs a Docker engine: `make test-docker`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from schedgen_backups_tests.support.docker import (
     wait_for,
 )
 
-# The first one builds five images.
+# The first test builds five images.
 pytestmark = pytest.mark.timeout(2400)
 
 _RESTORE_BUCKET = "restored-pdfs"
@@ -39,7 +38,7 @@ def ask(method, path):
     connection.request(method, path, body="{}" if method == "POST" else None, headers={"Content-Type": "application/json"})
     print(method, path, connection.getresponse().status)
 """
-# What a run's container can do with the login of Dagster's database: a copy of a run's record, queued, with
+# What a run's container can do with the login of Dagster's database: queue a copy of a run's record with
 # another image and looser settings.
 _PLANT = """
 import dagster as dg
@@ -60,9 +59,7 @@ with dg.DagsterInstance.get() as instance:
 """
 
 
-def test_a_backup_asked_of_the_webserver_runs_in_a_hardened_container_of_its_own(
-    stack: Stack, first_run: str
-) -> None:
+def test_a_backup_from_the_webserver_runs_in_its_own_hardened_container(stack: Stack, first_run: str) -> None:
     _status, tags = stack.read_run(first_run)
     container = stack.inspect(tags["docker/container_id"])
     assert container["Id"] not in {
@@ -81,7 +78,7 @@ def test_a_backup_asked_of_the_webserver_runs_in_a_hardened_container_of_its_own
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
 
 
-def test_a_planted_record_of_a_run_loosens_nothing(stack: Stack, first_run: str) -> None:
+def test_a_planted_run_record_loosens_nothing(stack: Stack, first_run: str) -> None:
     run_id = stack.python("backup-code", _PLANT.replace("RUN_ID", first_run))
     container = stack.inspect(stack.wait_for_container(run_id))
     as_always = stack.inspect(stack.read_run(first_run)[1]["docker/container_id"])
@@ -102,7 +99,7 @@ def test_a_planted_record_of_a_run_loosens_nothing(stack: Stack, first_run: str)
     assert stack.wait_for_end(run_id) == "SUCCESS"
 
 
-def test_another_container_than_the_runs_own_is_not_stopped(stack: Stack, first_run: str) -> None:
+def test_only_the_runs_own_container_is_stopped(stack: Stack, first_run: str) -> None:
     victim = stack.find_container("backup-code")
     program = f"""
 import dagster as dg
@@ -116,7 +113,7 @@ with dg.DagsterInstance.get() as instance:
     assert stack.inspect(victim)["State"]["Status"] == "running"
 
 
-def test_a_page_of_another_site_cannot_ask_the_webserver(stack: Stack) -> None:
+def test_another_sites_page_cannot_query_the_webserver(stack: Stack) -> None:
     for name, value, status in (
         ("Host", "evil.example", 400),
         ("Origin", "http://evil.example", 403),
@@ -132,7 +129,7 @@ def test_a_page_of_another_site_cannot_ask_the_webserver(stack: Stack) -> None:
             assert refused.code == status
 
 
-def test_no_secret_stands_in_what_the_engine_tells_of_a_container(stack: Stack, first_run: str) -> None:
+def test_the_engine_shows_no_secret_of_a_container(stack: Stack, first_run: str) -> None:
     run = stack.read_run(first_run)[1]["docker/container_id"]
     for container in (
         run,
@@ -155,9 +152,9 @@ def test_the_point_is_verified_and_restored_from_the_command_line(stack: Stack, 
     assert re.search(r"bucket_is_equal +passed", told), told
 
 
-def test_a_killed_run_is_failed_and_told_once_and_the_next_one_works(stack: Stack, first_run: str) -> None:
+def test_a_killed_run_fails_with_one_alert_and_the_next_run_works(stack: Stack, first_run: str) -> None:
     assert stack.read_run(first_run)[0] == "SUCCESS"
-    # The dump waits for this table, so that the run is still there to be killed.
+    # The dump waits for this table, so the run is still active when it is killed.
     stack.compose(
         "exec",
         "--no-TTY",
@@ -192,27 +189,27 @@ def test_a_killed_run_is_failed_and_told_once_and_the_next_one_works(stack: Stac
         lambda: [text for text in stack.read_alerts() if "Backups work again" in text] or None,
         "somebody is told that it is over",
     )
-    # By now the outbox has looked again: a second alert would be here.
+    # The outbox has run again by now: a second alert would be here.
     (alert,) = [text for text in stack.read_alerts() if run_id in text]
     assert alert.startswith("[CRITICAL]")
     assert "backup_job" in alert
     assert '"ExitCode": 137' in alert
 
 
-def test_a_drill_runs_in_a_container_with_servers_of_its_own(stack: Stack, first_run: str) -> None:
+def test_a_drill_runs_in_a_container_with_its_own_servers(stack: Stack, first_run: str) -> None:
     assert stack.read_run(first_run)[0] == "SUCCESS"
     assert stack.wait_for_end(stack.launch("restore_drill_job")) == "SUCCESS"
     levels = json.loads(stack.command_line("show", "latest", "--json"))["levels"]
     assert (levels["restored"], levels["equal"]) == ("passed", "passed"), levels
 
 
-def test_a_backup_of_the_command_line_appears_in_the_ui(stack: Stack) -> None:
+def test_a_command_line_backup_appears_in_the_ui(stack: Stack) -> None:
     told = json.loads(stack.command_line("backup", "--json"))
     assert told["success"]
     assert stack.read_run(told["run_id"])[0] == "SUCCESS"
 
 
-def test_the_engine_is_reached_through_the_proxy_and_only_for_what_runs_need(stack: Stack) -> None:
+def test_the_engine_is_reached_only_through_the_proxy_for_what_runs_need(stack: Stack) -> None:
     code = stack.find_container("backup-code")
     asked = {
         "GET /_ping": 200,
@@ -240,7 +237,7 @@ def test_the_engine_is_reached_through_the_proxy_and_only_for_what_runs_need(sta
     assert stack.python("backup-code", unreachable) == "unknown"
 
 
-def test_the_ui_is_on_the_loopback_address_only(stack: Stack) -> None:
+def test_the_ui_listens_on_loopback_only(stack: Stack) -> None:
     for service, ports in (
         ("backup-webserver", [("127.0.0.1", str(stack.port))]),
         ("backup-code", []),
@@ -254,7 +251,7 @@ def test_the_ui_is_on_the_loopback_address_only(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("service", ["backup-db", "backup-code", "backup-webserver"])
-def test_every_service_becomes_healthy_and_was_never_restarted(stack: Stack, service: str) -> None:
+def test_every_service_becomes_healthy_without_a_restart(stack: Stack, service: str) -> None:
     container = stack.find_container(service)
     wait_for(
         lambda: True if stack.inspect(container)["State"]["Health"]["Status"] == "healthy" else None,
@@ -263,8 +260,8 @@ def test_every_service_becomes_healthy_and_was_never_restarted(stack: Stack, ser
     assert stack.inspect(container)["RestartCount"] == 0
 
 
-def test_the_daemons_health_check_finds_every_part_of_it_alive(stack: Stack) -> None:
-    """Its interval is two minutes, which need not be waited for."""
+def test_the_daemons_health_check_finds_every_part_alive(stack: Stack) -> None:
+    """Run the check directly: its interval is two minutes."""
     container = stack.inspect(stack.find_container("backup-daemon"))
     kind, *words = container["Config"]["Healthcheck"]["Test"]
     assert kind == "CMD"
@@ -276,7 +273,7 @@ def test_the_daemons_health_check_finds_every_part_of_it_alive(stack: Stack) -> 
     assert container["RestartCount"] == 0
 
 
-def test_old_containers_of_runs_go_by_their_label(stack: Stack, first_run: str) -> None:
+def test_old_containers_of_runs_are_removed_by_label(stack: Stack, first_run: str) -> None:
     container = stack.read_run(first_run)[1]["docker/container_id"]
     wait_for(
         lambda: True if stack.inspect(container)["State"]["Status"] == "exited" else None,
@@ -290,7 +287,7 @@ def test_old_containers_of_runs_go_by_their_label(stack: Stack, first_run: str) 
     words = line[line.index("container prune") : line.index(" >")].split()
     assert words[-2:] == ["--filter", "until=168h"]
     assert f"label={RUN_LABEL}" in words
-    # Only this stack's runs, whatever else is on this machine; `until` is not waited for.
+    # Only this stack's runs, whatever else is on this machine; the test does not wait for `until`.
     run_docker(*words[:-2], "--filter", f"label=dagster/run_id={first_run}")
     assert run_docker("ps", "--all", "--quiet", "--no-trunc", "--filter", f"id={container}") == ""
     assert (
