@@ -1,6 +1,4 @@
-"""A table owner of the live database reaches nothing through the weekly drill: no shell, no variable, no
-file.
-"""
+"""A table owner of the live database gains no shell, variable or file through the weekly drill."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""A materialized view that reads what a drill does not open is left unfilled and named; everything else is
-restored and compared.
+"""A materialized view over data closed to a drill stays unfilled and is named.
+
+The rest is restored and compared.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Application:
         return self.catalog.get_point(RecoveryPointId(POINT)).state
 
     def drill(self) -> DrillReport:
-        # As config.py does it: what is hidden takes the network, too.
+        # As config.py does: hiding files also closes the network.
         settings = DrillSettings(self.directory / "drill", hidden_paths=(self.catalog.directory,))
         return drill_point(
             self.catalog, None, make_transfer(), settings, source=self.database, drilled_by="a test"
@@ -105,14 +106,14 @@ class Application:
         for name, view in VIEWS.items()
     ],
 )
-def test_a_view_of_what_is_not_open_to_a_drill_is_unknown(
+def test_a_view_over_data_closed_to_a_drill_is_unknown(
     tmp_path: Path, bucket: BucketSettings, postgres_bin_dir: Path, script: str, words: str
 ) -> None:
     with EmbeddedPostgres(
         tmp_path / "s", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
     ) as source:
         application = Application(tmp_path, source.create_database("live"), bucket, script)
-        # What the view reads is gone, also for a server with a network.
+        # The data that the view reads is gone, also for a server with a network.
         source.stop()
         report = application.drill()
     results = {result.check: result for result in report.results}
@@ -135,7 +136,7 @@ DELETE FROM later;
 @pytest.mark.parametrize(
     "code", ["55000", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("22012", "42P01"))]
 )
-def test_a_view_that_no_restore_could_fill_ends_the_drill(
+def test_a_view_that_no_restore_could_fill_fails_the_drill(
     tmp_path: Path, bucket: BucketSettings, postgres_bin_dir: Path, code: str
 ) -> None:
     with EmbeddedPostgres(

@@ -1,5 +1,6 @@
-"""Whatever a database, a role or a configuration sets: sessions begin alike, and what is captured of it is
-the same and restores equal.
+"""Sessions begin alike whatever a database, role or configuration sets.
+
+Captures are the same and restores equal.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def test_settings_of_the_source_change_no_byte_of_a_dump(
     assert contents[0] == contents[1]
 
 
-def test_settings_of_the_target_change_nothing_of_a_restore(
+def test_settings_of_the_target_change_nothing_in_a_restore(
     database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog
 ) -> None:
     run(database, FILL)
@@ -222,7 +223,7 @@ def test_a_session_between_two_uses_outlives_the_roles_limits(database: Database
             assert connection.info.backend_pid == before
 
 
-def test_an_operator_before_the_systems_is_never_called(database: DatabaseSettings) -> None:
+def test_an_operator_that_shadows_the_systems_is_never_called(database: DatabaseSettings) -> None:
     run(
         database,
         "CREATE SCHEMA trap; CREATE FUNCTION trap.differs(name, text) RETURNS bool LANGUAGE plpgsql AS $$ "
@@ -235,7 +236,7 @@ def test_an_operator_before_the_systems_is_never_called(database: DatabaseSettin
         assert [table.name for table in snapshot.list_tables()] == ["jobs"]
 
 
-def test_the_operators_query_finds_names_as_the_database_does(database: DatabaseSettings) -> None:
+def test_the_custom_query_resolves_names_as_the_database_does(database: DatabaseSettings) -> None:
     run(
         database,
         f"CREATE SCHEMA app; CREATE TABLE app.jobs (s3_key text); INSERT INTO app.jobs VALUES ('k');"
@@ -247,7 +248,7 @@ def test_the_operators_query_finds_names_as_the_database_does(database: Database
         assert list(snapshot.read_references(live.references)) == [["k"]]
 
 
-def test_a_dump_outlives_a_proxy_that_cuts_silent_connections(
+def test_a_dump_survives_a_proxy_that_cuts_silent_connections(
     database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
 ) -> None:
     run(database, FILL)
@@ -258,7 +259,7 @@ def test_a_dump_outlives_a_proxy_that_cuts_silent_connections(
         assert proxy.cut_count == 0
 
 
-def test_a_restore_that_waits_for_the_bucket_outlives_it_too(
+def test_a_restore_that_waits_for_the_bucket_survives_it_too(
     database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog
 ) -> None:
     run(database, FILL)
@@ -287,7 +288,7 @@ def test_a_lost_snapshot_is_found_while_the_dump_runs(
         publish_dump(catalog, database, postgres_bin_dir=bin_dir)
 
 
-def test_a_role_without_connections_left_is_told_as_that(database: DatabaseSettings) -> None:
+def test_a_role_without_free_connections_is_reported_as_such(database: DatabaseSettings) -> None:
     name = f"few_{uuid4().hex}"
     run(database, f"CREATE ROLE {name} LOGIN PASSWORD 'canary-7d1f' CONNECTION LIMIT 1")
     role = replace(database, user=name, password="canary-7d1f")
