@@ -1,4 +1,4 @@
-"""A database full of oddities, and what tests of dumps do with a dump again and again.
+"""A database full of oddities, and the steps that tests of dumps repeat.
 
 Add an oddity to ODDITIES when a real schema showed one.
 """
@@ -106,7 +106,7 @@ left out then."""
 
 
 def load_script(script: str, target: DatabaseSettings) -> None:
-    """Run each statement; one that fails is skipped."""
+    """Run each statement; skip one that fails."""
     psql = find_embedded_bin_dirs()[0] / "psql"
     environment = {"PATH": "/usr/bin:/bin", **make_client_environment(target)}
     subprocess.run(
@@ -134,7 +134,7 @@ def assert_equal(path: Path, target: DatabaseSettings) -> None:
 
 
 def load_with_psql(path: Path, target: DatabaseSettings, bin_dir: Path) -> subprocess.CompletedProcess[str]:
-    """What the manual says: gunzip and psql, nothing of ours."""
+    """Load the dump as the manual says: gunzip and psql only."""
     return subprocess.run(  # noqa: S602 - the pipe is what is tested
         f"set -o pipefail; gunzip -c '{path}' | '{bin_dir / 'psql'}' -X -q -v ON_ERROR_STOP=1 > /dev/null",
         shell=True,
@@ -154,7 +154,7 @@ def load_with_psql(path: Path, target: DatabaseSettings, bin_dir: Path) -> subpr
 
 
 def change_digest(dump: DumpFile, of: str) -> None:
-    """Make the index of this open dump name another digest, of the `text` or of the first `table`."""
+    """Make the index of this open dump name another digest: that of the `text` or of the first `table`."""
     other = {"sha256": "0" * 64}
     record = dump.record.model_copy(update={"text_sha256": "0" * 64}) if of == "text" else dump.record
     tables = (dump.tables[0].model_copy(update=other), *dump.tables[1:]) if of == "table" else dump.tables

@@ -1,7 +1,7 @@
-"""One recovery point of a small application and a place to restore it to, for tests of restores and
-comparisons.
+"""One recovery point of a small application and a place to restore it to.
 
-Servers come from the fixtures of `conftest`. Add what several of those tests do with a point.
+Servers come from the fixtures of `conftest`. Add what several tests of restores and comparisons do with a
+point.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def make_backed_up(
     target: tuple[DatabaseSettings, BucketSettings],
     directory: Path,
 ) -> Backup:
-    """The source is filled and was captured; the target is as it was."""
+    """Fill and capture the source; leave the target as it was."""
     catalog = Catalog(directory)
     catalog.prepare()
     database, bucket = source

@@ -139,13 +139,13 @@ def test_a_failed_drill_sends_one_alert_which_only_a_passed_drill_resolves(site:
         assert alert.startswith("[HIGH] Restore drill failed: restore_drill_operator_checks_hold\n")
         assert "1 of 1 check did not hold: SELECT false" in alert
         outbox = Watcher("alert_outbox", instance)
-        outbox.look(2)
+        outbox.evaluate(2)
         assert site.run(instance).success
-        outbox.look(2)
+        outbox.evaluate(2)
         assert inbox.texts == [alert]
         site.unset("DRILL_SQL_CHECKS")
         assert site.run(instance, "restore_drill_job").success
-        outbox.look(2)
+        outbox.evaluate(2)
         # Checks that are not configured cause no alert.
         assert inbox.alerts == [alert]
         [recovery] = inbox.recoveries

@@ -268,19 +268,19 @@ def test_only_a_confirmed_failed_restore_alerts_and_a_restore_resolves_it(
         assert untouched.success
         [told] = untouched.asset_observations_for_node("restore_recovery_point")
         assert "confirm" in str(told.metadata["how_to_restore"].value)
-        outbox.look(2)
+        outbox.evaluate(2)
         assert inbox.texts == []
         assert not launch(instance, objects=[key], to_folder="../out", confirm="../out").success
-        outbox.look(2)
+        outbox.evaluate(2)
         [alert] = inbox.alerts
         assert alert.startswith("[HIGH] Restore failed: restore_recovery_point\n")
         # A preview succeeds and resolves nothing.
         assert launch(instance).success
         assert launch(instance, objects=[key], to_folder="out").success
-        outbox.look(2)
+        outbox.evaluate(2)
         assert inbox.recoveries == []
         assert site.cli("restore-objects", "latest", key, "--to", str(site.folder / "out")).code == 0
-        outbox.look(2)
+        outbox.evaluate(2)
         assert len(inbox.recoveries) == 1
 
 

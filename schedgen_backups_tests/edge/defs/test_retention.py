@@ -153,7 +153,7 @@ def test_a_held_lock_fails_the_job_with_an_alert_until_it_succeeds(
         assert alert.startswith("[MEDIUM] Retention failed: prune_recovery_points\n")
         assert "in use by a backup that runs" in alert
         outbox = Watcher("alert_outbox", instance)
-        outbox.look(2)
+        outbox.evaluate(2)
         assert inbox.texts == [alert]
         pruned = site.cli("prune")
         assert pruned.code == 5
@@ -164,10 +164,10 @@ def test_a_held_lock_fails_the_job_with_an_alert_until_it_succeeds(
         history.catalog.lock.release()
         site.set(BACKUP_ALLOW_NEW_SOURCE="true")  # the history belongs to another application
         assert site.run(instance).success
-        outbox.look(2)
+        outbox.evaluate(2)
         assert inbox.texts == [alert]
         assert site.run(instance, "prune_job").success
-        outbox.look(2)
+        outbox.evaluate(2)
         [recovery] = inbox.recoveries
         assert "retention: prune_recovery_points failed" in recovery
 

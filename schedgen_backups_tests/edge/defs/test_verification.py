@@ -86,5 +86,5 @@ def test_changed_bytes_raise_an_alert_until_the_file_is_replaced_by_the_original
         path.write_bytes(whole)
         assert find_unread(catalog)
         assert read_again(instance).success
-        Watcher("alert_outbox", instance).look()
+        Watcher("alert_outbox", instance).evaluate()
         assert len(inbox.recoveries) == 1

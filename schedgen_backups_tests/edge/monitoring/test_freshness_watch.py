@@ -61,16 +61,16 @@ def test_silence_without_any_run_sends_one_alert_after_the_limit(
     site: Site, instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
     early = watch_since(instance, MAX_AGE_HOURS - 0.1)
-    early.look(2)
+    early.evaluate(2)
     assert inbox.texts == []
     late = watch_since(instance, MAX_AGE_HOURS + 0.1)
-    late.look(3)
+    late.evaluate(3)
     [alert] = inbox.texts
     assert alert.startswith(f"[CRITICAL] No verified recovery point for {MAX_AGE_HOURS} hours\n")
     assert "schedgen-backups backup" in alert
     assert site.run(instance).success
-    late.look()
-    Watcher("alert_outbox", instance).look(2)
+    late.evaluate()
+    Watcher("alert_outbox", instance).evaluate(2)
     [recovery] = inbox.recoveries
     assert "no verified recovery point" in recovery
     assert inbox.alerts == [alert]
@@ -78,9 +78,9 @@ def test_silence_without_any_run_sends_one_alert_after_the_limit(
 
 def test_the_wait_begins_with_the_first_evaluation_only(instance: dg.DagsterInstance, inbox: Inbox) -> None:
     watcher = Watcher("freshness_watch", instance)
-    watcher.look()
+    watcher.evaluate()
     first = watcher.cursor
-    watcher.look(2)
+    watcher.evaluate(2)
     assert first is not None
     assert watcher.cursor == first
     assert inbox.texts == []
@@ -93,7 +93,7 @@ def test_a_point_that_is_too_old_alerts_at_the_first_evaluation(
     hours: float, told: int, site: Site, instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
     point_id = add_point_of(site, hours)
-    reason = Watcher("freshness_watch", instance).look()
+    reason = Watcher("freshness_watch", instance).evaluate()
     assert point_id in reason
     assert len(inbox.alerts) == told
     assert all(point_id in alert for alert in inbox.alerts)
@@ -105,7 +105,7 @@ def test_a_young_unverified_point_does_not_count(
 ) -> None:
     old = add_point_of(site, MAX_AGE_HOURS + 1)
     add_point_of(site, 1, state)
-    Watcher("freshness_watch", instance).look()
+    Watcher("freshness_watch", instance).evaluate()
     [alert] = [alert for alert in inbox.alerts if alert.startswith("[CRITICAL]")]
     assert f"{old}, {MAX_AGE_HOURS + 1:.1f} h old" in alert
 
@@ -114,11 +114,11 @@ def test_a_failed_backup_does_not_resolve_the_alert(
     site: Site, instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
     watcher = watch_since(instance, MAX_AGE_HOURS + 1)
-    watcher.look()
+    watcher.evaluate()
     site.set(POSTGRES_PASSWORD=CANARY)
     assert not site.run(instance).success
-    watcher.look()
-    Watcher("alert_outbox", instance).look()
+    watcher.evaluate()
+    Watcher("alert_outbox", instance).evaluate()
     assert inbox.recoveries == []
     assert len(inbox.alerts) == 2
 
@@ -126,9 +126,9 @@ def test_a_failed_backup_does_not_resolve_the_alert(
 def test_a_channel_that_was_down_gets_the_alert_once(instance: dg.DagsterInstance, inbox: Inbox) -> None:
     inbox.go_down()
     watcher = watch_since(instance, MAX_AGE_HOURS + 1)
-    watcher.look(2)
+    watcher.evaluate(2)
     inbox.come_up()
-    watcher.look(2)
+    watcher.evaluate(2)
     assert len(inbox.alerts) == 1
 
 
@@ -185,7 +185,7 @@ def test_a_damaged_point_sends_one_alert_shows_in_the_ui_and_is_resolved_by_repa
     if state is PointState.DAMAGED:
         path.write_bytes(whole[:100])
     watcher = Watcher("freshness_watch", instance)
-    watcher.look(3)
+    watcher.evaluate(3)
     [alert] = inbox.alerts
     assert alert.startswith("[HIGH] A recovery point is damaged\n")
     assert f"{older} {state.value}: " in alert
@@ -200,7 +200,7 @@ def test_a_damaged_point_sends_one_alert_shows_in_the_ui_and_is_resolved_by_repa
     assert json.loads(site.cli("status", "--json").stdout)["damaged"] == [older]
     path.write_bytes(whole)
     assert site.cli("verify", "--changed").code == 0
-    watcher.look(2)
+    watcher.evaluate(2)
     assert len(inbox.recoveries) == 1
     assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_intact")] == [
         False,
@@ -215,7 +215,7 @@ def test_newest_points_ahead_of_the_clock_are_one_incident_about_the_clock(
     """They do not count: the rest is too old, and one alert gives the reason."""
     add_point_of(site, MAX_AGE_HOURS + 1)
     ahead = add_point_of(site, -960)
-    reason = watch_since(instance, 100).look()
+    reason = watch_since(instance, 100).evaluate()
     assert "ahead of the clock" in reason
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] A recovery point is ahead of the clock\n")
@@ -234,12 +234,12 @@ def test_a_point_ahead_of_the_clock_beside_fresh_ones_is_high_until_it_is_gone(
     add_point_of(site, 1)
     ahead = add_point_of(site, -24)
     watcher = Watcher("freshness_watch", instance)
-    watcher.look(2)
+    watcher.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[HIGH] A recovery point is ahead of the clock\n")
     for path in site.directory.glob(f"*{ahead}*"):
         path.unlink()
-    watcher.look(2)
+    watcher.evaluate(2)
     assert len(inbox.recoveries) == 1
 
 
@@ -250,11 +250,11 @@ def test_points_ahead_of_the_clock_do_not_hide_that_the_others_are_too_old(
     young = add_point_of(site, 1)
     add_point_of(site, -24)
     watcher = Watcher("freshness_watch", instance)
-    watcher.look(2)
+    watcher.evaluate(2)
     for path in site.directory.glob(f"*{young}*"):
         path.unlink()
     add_point_of(site, MAX_AGE_HOURS + 1)
-    watcher.look(2)
+    watcher.evaluate(2)
     assert [alert.partition("]")[0] for alert in inbox.alerts] == ["[HIGH", "[CRITICAL"]
 
 
@@ -263,18 +263,18 @@ def test_an_evaluation_is_written_only_when_something_changed(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
     watcher = Watcher("freshness_watch", instance)
-    watcher.look(3)
+    watcher.evaluate(3)
     assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [
         True
     ]  # long enough to wait
     add_point_of(site, MAX_AGE_HOURS + 1)
-    watcher.look(3)
+    watcher.evaluate(3)
     assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [
         True,
         False,
     ]
     add_point_of(site, 1)
-    watcher.look(3)
+    watcher.evaluate(3)
     assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [
         True,
         False,
@@ -309,6 +309,6 @@ def test_a_cursor_of_another_version_is_a_first_evaluation(
     """A sensor that failed on it would fail forever, and its alerts would stop."""
     add_point_of(site, 1)
     watcher = Watcher(sensor, instance, cursor)
-    watcher.look(2)
+    watcher.evaluate(2)
     assert watcher.cursor not in {"", cursor}
     assert inbox.texts == []

@@ -72,9 +72,9 @@ def assert_a_good_backup_resolves_it(
     assert inbox.recoveries == []
     assert site.run(home).success
     assert len(inbox.recoveries) == 1
-    outbox.look(3)
+    outbox.evaluate(3)
     assert site.run(home).success
-    outbox.look()
+    outbox.evaluate()
     [recovery] = inbox.recoveries
     assert all(text in recovery for text in named)
     assert len(inbox.alerts) == told
@@ -124,7 +124,7 @@ def test_wrong_or_missing_credentials_are_reported_once_by_the_hook(
     found = home.get_run_by_id(failed.run_id)
     assert found is not None
     assert found.tags[f"{run_tags.ALERTED_PREFIX}{step}"] == "accepted"
-    outbox.look(2)
+    outbox.evaluate(2)
     assert inbox.alerts == [alert]
     site.set(**{name: right})
     assert_a_good_backup_resolves_it(site, home, outbox, inbox, f"{step} failed", "seen 1 time")
@@ -136,7 +136,7 @@ def test_two_failed_halves_are_two_alerts_and_one_recovery(
     application = site.application
     site.set(POSTGRES_PASSWORD=CANARY, MINIO_SECRET_KEY=CANARY)
     site.run(home)
-    outbox.look(2)
+    outbox.evaluate(2)
     assert sorted(alert.split("\n")[0] for alert in inbox.alerts) == [
         "[CRITICAL] Backup failed: database_dump",
         "[CRITICAL] Backup failed: minio_archive",
@@ -154,13 +154,13 @@ def test_only_undelivered_alerts_are_retried(
     site.set(POSTGRES_PASSWORD=CANARY, MINIO_SECRET_KEY=CANARY)
     inbox.take_only(1)
     site.run(home)
-    outbox.look(2)
+    outbox.evaluate(2)
     assert {alert.split("\n")[0] for alert in inbox.alerts} == {
         "[CRITICAL] Backup failed: database_dump",
         "[CRITICAL] Backup failed: minio_archive",
     }
     inbox.come_up()
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: minio_archive\n")
     site.set(POSTGRES_PASSWORD=application.database.password, MINIO_SECRET_KEY=application.bucket.secret_key)
@@ -175,7 +175,7 @@ def test_the_same_failure_within_the_hour_is_not_reported_again(
     site.set(POSTGRES_PASSWORD=CANARY)
     for _ in range(3):
         site.run(home)
-        outbox.look()
+        outbox.evaluate()
     assert len(inbox.alerts) == 1
     site.set(POSTGRES_PASSWORD=site.application.database.password)
     assert_a_good_backup_resolves_it(site, home, outbox, inbox, "seen 3 times")
@@ -191,13 +191,13 @@ def test_a_flipped_bit_sends_one_alert_with_the_checks_result(
     assert not site.run_selection(
         home, dg.AssetSelection.checks(dg.AssetCheckKey(database_dump.key, "dump_is_complete"))
     ).success
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: database_dump_dump_is_complete\n")
     assert "failed: " in alert
     assert not site.run_selection(home, dg.AssetSelection.assets(recovery_point)).success
     assert inbox.alerts[1:][0].startswith("[CRITICAL] Backup failed: recovery_point\n")
-    outbox.look()
+    outbox.evaluate()
     assert len(inbox.alerts) == 2
     assert_a_good_backup_resolves_it(
         site, home, outbox, inbox, "dump_is_complete failed", "recovery_point failed"
@@ -218,7 +218,7 @@ def test_a_check_that_cannot_run_is_reported_by_its_hook(
     )
     assert "What to do: Materialise the asset first." in alert
     assert not checked.success
-    outbox.look(2)
+    outbox.evaluate(2)
     assert inbox.alerts == [alert]
 
 
@@ -229,7 +229,7 @@ def test_a_database_that_shrank_sends_one_high_alert(
     assert site.run(home).success
     run(growing, "DELETE FROM jobs WHERE note > '4'")
     site.run(home)
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[HIGH] Backup failed: database_dump_dump_size_is_plausible\n")
     assert "dropped by more than half" in alert
@@ -244,11 +244,11 @@ def test_a_database_that_grew_sends_one_low_alert_from_the_outbox(
     run(growing, ROWS.format(count=9000))
     assert site.run(home).success
     assert inbox.texts == []
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[LOW] Check warns: dump_size_is_plausible\ngrew to more than three times")
     assert site.run(home).success
-    outbox.look(2)
+    outbox.evaluate(2)
     [recovery] = inbox.recoveries
     assert "check: dump_size_is_plausible" in recovery
 
@@ -265,12 +265,12 @@ def test_without_a_daemon_the_command_reports_check_warnings_and_their_end(
     assert alert.startswith("[LOW] Check warns: dump_size_is_plausible\ngrew to more than three times")
     status = site.cli("status")
     assert (status.code, status.stdout.partition(":")[0]) == (1, "WARNING")
-    outbox.look(2)
+    outbox.evaluate(2)
     assert inbox.alerts == [alert]
     assert site.cli("backup").code == 0
     [recovery] = inbox.recoveries
     assert "check: dump_size_is_plausible" in recovery
-    outbox.look(2)
+    outbox.evaluate(2)
     assert len(inbox.texts) == 2
     assert site.cli("status").code == 0
 
@@ -289,10 +289,10 @@ def test_a_warning_is_not_resolved_by_the_recovery_point_of_its_own_run(
         database_dump, minio_archive
     )
     assert site.run_selection(home, captured).success
-    outbox.look()
+    outbox.evaluate()
     assert len(inbox.alerts) == 1
     assert site.run_selection(home, dg.AssetSelection.assets(recovery_point)).success
-    outbox.look(2)
+    outbox.evaluate(2)
     assert inbox.recoveries == []
 
 
@@ -304,11 +304,11 @@ def test_a_warning_is_reported_although_the_check_was_not_reached_the_night_befo
     assert site.run(home).success
     site.set(POSTGRES_PASSWORD=CANARY)
     assert not site.run(home).success
-    outbox.look()
+    outbox.evaluate()
     site.set(POSTGRES_PASSWORD=site.application.database.password)
     run(growing, ROWS.format(count=9000))
     assert site.run(home).success
-    outbox.look(2)
+    outbox.evaluate(2)
     assert [alert.split("\n")[0] for alert in inbox.alerts] == [
         "[CRITICAL] Backup failed: database_dump",
         "[LOW] Check warns: dump_size_is_plausible",
@@ -331,7 +331,7 @@ def test_a_resource_that_fails_to_start_is_reported_by_the_outbox_with_its_reaso
     )
     assert not execute_job(broken.resolve_job_def("backup_job"), home, None).success
     assert inbox.texts == []
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: backup_job\n")
     assert "no such luck with the resource" in alert
@@ -347,13 +347,13 @@ def test_a_killed_backup_of_the_command_line_is_reported_by_the_outbox(
     try:
         with site.start_cli("backup", PG_BIN_DIR=str(bin_dir)) as process:
             wait_until(lambda: is_dumping(site), "pg_dump runs")
-            outbox.look()
+            outbox.evaluate()
             assert [found.status for found in home.get_runs()] == [dg.DagsterRunStatus.STARTED]
             process.kill() if number == "KILL" else process.send_signal(2)
     finally:
         end_children(site)
     assert inbox.texts == []
-    outbox.look(2)
+    outbox.evaluate(2)
     assert [found.status for found in home.get_runs()] == [dg.DagsterRunStatus.FAILURE]
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: ")
@@ -366,7 +366,7 @@ def test_a_cancelled_run_is_reported_once_by_the_outbox(
 ) -> None:
     cancelled = home.create_run_for_job(defs.resolve_job_def("backup_job"))
     home.report_run_canceled(cancelled)
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[HIGH] Backup cancelled: backup_job\n")
     assert cancelled.run_id in alert
@@ -381,6 +381,6 @@ def test_a_run_that_dagster_will_retry_is_not_reported(
             defs.resolve_job_def("backup_job"), tags={WILL_RETRY_TAG: will_retry}
         )
         home.report_run_failed(failed, message=f"will retry: {will_retry}")
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert "will retry: false" in alert

@@ -83,14 +83,14 @@ def test_a_failed_tick_sends_one_alert_and_a_good_one_resolves_it(
     """There is no run, so no hook: this is how a setting that Dagster itself refuses shows."""
     ticks = Ticks(home, SCHEDULE)
     ticks.add(TickStatus.FAILURE, reason="the schedule's function raised")
-    outbox.look(3)
+    outbox.evaluate(3)
     [alert] = inbox.alerts
     assert alert.startswith(f"[CRITICAL] No run was started: {SCHEDULE}\nthe schedule's function raised\n")
     ticks.add(TickStatus.FAILURE, reason="the schedule's function raised again")
-    outbox.look(2)
+    outbox.evaluate(2)
     assert inbox.texts == [alert]
     ticks.add(TickStatus.SUCCESS)
-    outbox.look(2)
+    outbox.evaluate(2)
     [recovery] = inbox.recoveries
     assert f"tick: {SCHEDULE}" in recovery
     assert "seen 2 times" in recovery
@@ -102,9 +102,9 @@ def test_a_good_backup_does_not_resolve_a_schedule_failure(
 ) -> None:
     """A manual backup does not make the schedule start one tonight."""
     Ticks(home, SCHEDULE).add(TickStatus.FAILURE, reason="still broken")
-    outbox.look()
+    outbox.evaluate()
     assert site.run(home).success
-    outbox.look(2)
+    outbox.evaluate(2)
     assert (len(inbox.alerts), inbox.recoveries) == (1, [])
 
 
@@ -114,9 +114,9 @@ def test_a_tick_that_failed_long_after_it_began_is_reported(
     """A tick bears its due time: a daemon that was down catches up on a tick of hours ago."""
     sensor, schedule = Ticks(home, "freshness_watch"), Ticks(home, SCHEDULE)
     sensor.add(TickStatus.FAILURE, reason="the sensor raised")
-    outbox.look()
+    outbox.evaluate()
     schedule.add(TickStatus.FAILURE, reason="the schedule raised", seconds_ago=3600)
-    outbox.look(2)
+    outbox.evaluate(2)
     assert [alert.split("\n")[1] for alert in inbox.alerts] == ["the sensor raised", "the schedule raised"]
 
 
@@ -125,7 +125,7 @@ def test_the_outbox_does_not_report_its_own_ticks(
 ) -> None:
     """A tick that failed because an alert was not delivered would be reported forever."""
     Ticks(home, OUTBOX_NAME).add(TickStatus.FAILURE, reason="the outbox raised")
-    outbox.look(2)
+    outbox.evaluate(2)
     assert inbox.texts == []
 
 
@@ -134,10 +134,10 @@ def test_what_is_older_than_two_days_at_the_first_evaluation_is_ignored(
 ) -> None:
     add_failed_run(home, seconds_ago=3 * DAY_SECONDS, message="three days ago")
     Ticks(home, SCHEDULE).add(TickStatus.FAILURE, reason="a tick three days ago", seconds_ago=3 * DAY_SECONDS)
-    outbox.look()
+    outbox.evaluate()
     assert inbox.texts == []
     add_failed_run(home, seconds_ago=DAY_SECONDS, message="yesterday")
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert "yesterday" in alert
 
@@ -145,7 +145,7 @@ def test_what_is_older_than_two_days_at_the_first_evaluation_is_ignored(
 def test_undelivered_alerts_are_sent_late_even_after_two_days(
     home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
-    outbox.look()
+    outbox.evaluate()
     cursor = read_cursor(outbox)
     assert cursor.since_seconds == pytest.approx(time.time() - 2 * DAY_SECONDS, abs=60)
     # As if the first evaluation had been four days ago, and the channel down since then.
@@ -154,9 +154,9 @@ def test_undelivered_alerts_are_sent_late_even_after_two_days(
     ).model_dump_json()
     add_failed_run(home, seconds_ago=3 * DAY_SECONDS, message="three days ago")
     inbox.go_down()
-    outbox.look()
+    outbox.evaluate()
     inbox.come_up()
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.texts
     assert "three days ago" in alert
 
@@ -164,16 +164,16 @@ def test_undelivered_alerts_are_sent_late_even_after_two_days(
 def test_an_undelivered_alert_waits_and_is_sent_once(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
-    outbox.look()
+    outbox.evaluate()
     before = read_cursor(outbox)
     inbox.go_down()
     site.set(POSTGRES_PASSWORD=CANARY)
     site.run(home)
-    outbox.look(3)
+    outbox.evaluate(3)
     assert read_cursor(outbox).failure_id == before.failure_id
     assert len(inbox.texts) == 4
     inbox.come_up()
-    outbox.look(3)
+    outbox.evaluate(3)
     [alert] = inbox.texts
     assert alert.startswith("[CRITICAL] Backup failed: database_dump\n")
     assert read_cursor(outbox).failure_id > before.failure_id
@@ -187,9 +187,9 @@ def test_an_undelivered_recovery_waits_and_is_sent_once(
     inbox.go_down()
     site.set(POSTGRES_PASSWORD=site.application.database.password)
     assert site.run(home).success
-    outbox.look(2)
+    outbox.evaluate(2)
     inbox.come_up()
-    outbox.look(3)
+    outbox.evaluate(3)
     [recovery] = inbox.texts
     assert recovery.startswith("[INFO] Backups work again")
 
@@ -200,9 +200,9 @@ def test_a_cancelled_run_and_a_tick_wait_for_the_channel(
     inbox.go_down()
     home.report_run_canceled(home.create_run_for_job(defs.resolve_job_def("backup_job")))
     Ticks(home, SCHEDULE).add(TickStatus.FAILURE, reason="no run")
-    outbox.look(2)
+    outbox.evaluate(2)
     inbox.come_up()
-    outbox.look(3)
+    outbox.evaluate(3)
     assert sorted(text.split("\n")[0] for text in inbox.texts) == [
         "[CRITICAL] No run was started: daily_backup_schedule",
         "[HIGH] Backup cancelled: backup_job",
@@ -215,9 +215,9 @@ def test_without_a_channel_the_cursor_moves_and_nothing_piles_up(
     """A channel that is configured later gets what happens from then on."""
     site.unset("BACKUP_ALERT_WEBHOOK_URL")
     add_failed_run(home, seconds_ago=60, message="nobody to tell")
-    outbox.look()
+    outbox.evaluate()
     site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url)
-    outbox.look(2)
+    outbox.evaluate(2)
     assert inbox.alerts == []
 
 
@@ -233,10 +233,10 @@ def test_a_tick_ends_in_time_with_a_slow_channel_and_the_rest_is_sent_later(
         Ticks(home, name).add(TickStatus.FAILURE, reason=f"no run of {name}", seconds_ago=30)
     inbox.answer_slowly(seconds_per_byte=0.3)
     started_at = time.monotonic()
-    outbox.look()
+    outbox.evaluate()
     assert time.monotonic() - started_at < 5
     assert 0 < len(inbox.alerts) < 5
-    outbox.look(5)
+    outbox.evaluate(5)
     titles = [alert.partition("\n")[0] for alert in inbox.alerts]
     assert len(titles) == len(set(titles)) == 5
 
@@ -249,11 +249,11 @@ def test_a_failing_part_of_the_outbox_is_reported_once_and_stops_no_other(
     The newer failure is still reported.
     """
     add_failed_run(home, seconds_ago=60, message="one failure")
-    outbox.look()
+    outbox.evaluate()
     add_failed_run(home, seconds_ago=30, message="the other failure")
     home.report_run_canceled(home.create_run_for_job(defs.resolve_job_def("backup_job")))
     rename_table(site, "asset_check_executions", "elsewhere")
-    outbox.look(3)
+    outbox.evaluate(3)
     titles = [alert.split("\n")[0] for alert in inbox.alerts]
     assert titles == [
         "[CRITICAL] Backup failed: backup_job",
@@ -261,6 +261,6 @@ def test_a_failing_part_of_the_outbox_is_reported_once_and_stops_no_other(
         "[HIGH] Alerts may be missing: warnings of checks",
     ]
     rename_table(site, "elsewhere", "asset_check_executions")
-    outbox.look(2)
+    outbox.evaluate(2)
     [recovery] = inbox.recoveries
     assert "outbox: warnings of checks" in recovery

@@ -1,5 +1,6 @@
-"""Roles on a new cluster: with memberships and settings, by known statements only, nobody raised who was
-there before, and gone after a failure.
+"""Roles on a new cluster: memberships and settings by known statements only.
+
+No existing role is raised, and a failed restore removes its roles.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ NAMES = ("app_owner", "app", '"Odd; name"', "auditor")
 
 @pytest.fixture
 def clusters(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[tuple[DatabaseSettings, DatabaseSettings]]:
-    """A source with roles and a database of theirs, and an empty database of a new cluster."""
+    """Yield a source with roles and their database, and an empty database of a new cluster."""
     with (
         EmbeddedPostgres(
             tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
@@ -82,7 +83,7 @@ DETAILS = (
 )
 
 
-def test_memberships_and_settings_come_along_to_a_new_cluster(
+def test_memberships_and_settings_are_restored_on_a_new_cluster(
     clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog
 ) -> None:
     source, target = clusters
@@ -97,7 +98,7 @@ def test_memberships_and_settings_come_along_to_a_new_cluster(
     assert notes == ("the database itself is not as it was captured: setting TimeZone",)
 
 
-def test_the_script_alone_brings_memberships_and_settings_too(
+def test_the_stand_alone_script_restores_memberships_and_settings_too(
     clusters: tuple[DatabaseSettings, DatabaseSettings],
     bucket: BucketSettings,
     catalog: Catalog,
@@ -114,7 +115,7 @@ def test_the_script_alone_brings_memberships_and_settings_too(
     assert "auditor still in pg_read_all_data" in done.stdout
 
 
-def test_who_was_there_before_is_not_raised_and_the_difference_is_named(
+def test_an_existing_role_is_not_raised_and_the_difference_is_named(
     clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog
 ) -> None:
     source, target = clusters
@@ -157,7 +158,7 @@ ALTER ROLE app SET statement_timeout = '7s'; ALTER ROLE auditor SET "app.path" =
         ),
     ],
 )
-def test_a_role_that_was_there_before_is_compared_whole(
+def test_an_existing_role_is_compared_completely(
     clusters: tuple[DatabaseSettings, DatabaseSettings],
     catalog: Catalog,
     *,
@@ -178,7 +179,7 @@ def test_a_role_that_was_there_before_is_compared_whole(
     assert [note for note in notes if "there before" in note] == ([named] if kind else [])
 
 
-def test_a_failed_restore_takes_its_roles_with_it_and_no_others(
+def test_a_failed_restore_removes_only_its_own_roles(
     clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog
 ) -> None:
     source, target = clusters
@@ -219,7 +220,7 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("line", HOSTILE, ids=range(len(HOSTILE)))
-def test_lines_of_no_known_form_never_run(database: DatabaseSettings, line: str) -> None:
+def test_lines_of_unknown_form_never_run(database: DatabaseSettings, line: str) -> None:
     run(database, "CREATE TABLE kept ()")
     with DatabaseSession(database) as session, session.use() as connection:
         try:
@@ -254,11 +255,12 @@ LINES = r"x\nALTER ROLE mallory WITH SUPERUSER LOGIN;\nGRANT payroll TO mallory;
         ),
     ],
 )
-def test_a_setting_with_line_breaks_makes_nobody_a_superuser(
+def test_a_setting_with_line_breaks_makes_no_role_a_superuser(
     tmp_path: Path, postgres_bin_dir: Path, break_: str
 ) -> None:
-    """Any role may give itself a setting; pg_dumpall writes it as it is, and each line of it had a known
-    form.
+    """Any role may set it for itself.
+
+    pg_dumpall writes it unescaped, and each of its lines had a known form.
     """
     with EmbeddedPostgres(
         tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS

@@ -1,7 +1,6 @@
-"""Deleted rows with their objects: only what is missing is written, the rows last, and after an error neither
-is left.
+"""Deleted rows with their objects: only what is missing is written, rows last, and an error removes both.
 
-The words of the command line are tested in `edge/defs/test_restore_job`.
+The command line is tested in `edge/defs/test_restore_job`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 
 class Deleted:
-    """A live system that lost rows and objects since its recovery point was taken."""
+    """A live system that lost rows and objects after its recovery point was taken."""
 
     def __init__(self, database: DatabaseSettings, bucket: BucketSettings, directory: Path) -> None:
         self.database, self.bucket = database, bucket
@@ -70,7 +69,7 @@ def deleted(database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) 
     return Deleted(database, bucket, tmp_path / "backups")
 
 
-def test_what_is_missing_comes_back_and_what_is_newer_stays(deleted: Deleted) -> None:
+def test_what_is_missing_is_restored_and_what_is_newer_stays(deleted: Deleted) -> None:
     with prepare_undelete(deleted.request, deleted.service.transfer) as prepared:
         assert prepared.lost_keys == ("k4",)
         assert deleted.read_ids() == [1]
@@ -81,7 +80,7 @@ def test_what_is_missing_comes_back_and_what_is_newer_stays(deleted: Deleted) ->
     assert deleted.told == []
 
 
-def test_objects_are_removed_again_when_a_row_is_refused(deleted: Deleted) -> None:
+def test_a_refused_row_removes_the_objects_again(deleted: Deleted) -> None:
     run(deleted.database, "ALTER TABLE jobs ADD CHECK (id < 4)")
     with (
         prepare_undelete(deleted.request, deleted.service.transfer) as prepared,

@@ -1,5 +1,6 @@
-"""Presets of well-known applications: their tables, written from their documentation, name exactly the
-objects of their bucket.
+"""Presets of well-known applications: their tables name exactly the bucket's objects.
+
+The tables are created from the applications' documentation.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def test_each_row_has_its_object_and_a_drill_opens_it(
 
 
 @pytest.mark.parametrize("preset", APPLICATIONS)
-def test_the_columns_are_what_the_query_reads(database: DatabaseSettings, preset: str) -> None:
-    """The query is kept in the dump, and a drill runs it as it stands."""
+def test_the_columns_are_those_that_the_query_reads(database: DatabaseSettings, preset: str) -> None:
+    """The dump keeps the query, and a drill runs it unchanged."""
     run(database, APPLICATIONS[preset][0])
     references = PRESETS[preset]
     with open_snapshot(database) as snapshot:
@@ -100,7 +101,7 @@ def test_the_columns_are_what_the_query_reads(database: DatabaseSettings, preset
     assert by_columns == by_query == sorted(APPLICATIONS[preset][1])
 
 
-def test_a_damaged_image_is_the_captured_bytes_and_no_image(
+def test_a_damaged_image_has_the_captured_bytes_and_is_not_an_image(
     database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path
 ) -> None:
     script, keys = APPLICATIONS["active-storage"]
@@ -118,7 +119,7 @@ def test_a_damaged_image_is_the_captured_bytes_and_no_image(
     )
 
 
-def test_without_a_preset_nothing_is_known_of_references(
+def test_without_a_preset_the_references_are_unknown(
     database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path
 ) -> None:
     run(database, "CREATE TABLE t AS SELECT 1 AS i")
