@@ -1,6 +1,4 @@
-"""The forms of statements that a superuser runs for a dump: what hostile text does to the patterns
-themselves.
-"""
+"""The patterns of statements that a superuser runs for a dump, given hostile text."""
 
 from __future__ import annotations
 
@@ -41,10 +39,8 @@ for head in heads:
 
 
 @pytest.mark.takes_seconds
-def test_no_statement_of_a_dump_keeps_a_form_busy_for_ever() -> None:
-    """A pattern with two readings of one text takes longer than anybody waits, and no other thread of the
-    process goes on meanwhile.
-    """
+def test_no_statement_of_a_dump_takes_a_pattern_forever() -> None:
+    """An ambiguous pattern takes longer than anyone waits, and blocks every other thread of the process."""
     done = subprocess.run(
         [sys.executable, "-c", _RUNS], timeout=120, check=False, capture_output=True, text=True
     )
