@@ -18,7 +18,7 @@ PATIENCE_MILLISECONDS = 180_000
 def page() -> Iterator[Page]:
     """Yield a page of the system's Chromium."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert program is not None, "there is no Chromium here: apt-get install chromium"
+    assert program is not None, "Chromium is not installed: apt-get install chromium"
     with sync_playwright() as playwright:
         # Some kernels let root use no sandbox, and /dev/shm may be small.
         browser = playwright.chromium.launch(

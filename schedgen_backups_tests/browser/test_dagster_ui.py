@@ -127,7 +127,7 @@ def list_all_points(operator: Operator, point: PointListing) -> None:
         expect(page.get_by_text("proofs, pin, labels, reason")).to_be_visible()
         return page.get_by_text(re.compile(r"restored \d+ min ago")).count() > 0
 
-    wait_until(is_fresh, "the check tells of the drill")
+    wait_until(is_fresh, "the check shows the drill")
     operator.shoot("overview-in-check")
 
 

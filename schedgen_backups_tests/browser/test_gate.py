@@ -156,7 +156,7 @@ def use(page: Page, address: str) -> None:
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
     wait_until(
         lambda: any('"type":"data"' in str(frame).replace(" ", "") for frame in received),
-        "a subscription told the page of something",
+        "a subscription updated the page",
     )
 
 

@@ -135,9 +135,9 @@ def test_the_engine_shows_no_secret_of_a_container(stack: Stack, first_run: str)
         run,
         *(stack.find_container(service) for service in ("backup-code", "backup-daemon", "backup-webserver")),
     ):
-        told = json.dumps(stack.inspect(container))
-        assert "/run/secrets/postgres_password" in told
-        assert SECRET not in told
+        answer = json.dumps(stack.inspect(container))
+        assert "/run/secrets/postgres_password" in answer
+        assert SECRET not in answer
 
 
 def test_the_point_is_verified_and_restored_from_the_command_line(stack: Stack, first_run: str) -> None:
@@ -147,9 +147,9 @@ def test_the_point_is_verified_and_restored_from_the_command_line(stack: Stack, 
     assert " failed " not in stack.command_line("verify", "latest")
     stack.compose("exec", "--no-TTY", "postgres", "createdb", "--no-password", "-U", "schedgen", "restored")
     stack.compose("run", "--rm", "--no-TTY", "--entrypoint", "python3", "backup-cli", "-c", _MAKE_BUCKET)
-    told = stack.command_line("restore", "latest", "--database", "restored", "--bucket", _RESTORE_BUCKET)
-    assert re.search(r"database_is_equal +passed", told), told
-    assert re.search(r"bucket_is_equal +passed", told), told
+    answer = stack.command_line("restore", "latest", "--database", "restored", "--bucket", _RESTORE_BUCKET)
+    assert re.search(r"database_is_equal +passed", answer), answer
+    assert re.search(r"bucket_is_equal +passed", answer), answer
 
 
 def test_a_killed_run_fails_with_one_alert_and_the_next_run_works(stack: Stack, first_run: str) -> None:
@@ -179,7 +179,7 @@ def test_a_killed_run_fails_with_one_alert_and_the_next_run_works(stack: Stack, 
     )
     run_docker("kill", container)
     assert stack.wait_for_end(run_id) == "FAILURE"
-    wait_for(lambda: [text for text in stack.read_alerts() if run_id in text] or None, "somebody is told")
+    wait_for(lambda: [text for text in stack.read_alerts() if run_id in text] or None, "the alert")
     stack.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK TABLE%' AND "
         "pid <> pg_backend_pid()"
@@ -187,7 +187,7 @@ def test_a_killed_run_fails_with_one_alert_and_the_next_run_works(stack: Stack, 
     assert stack.wait_for_end(stack.launch("backup_job")) == "SUCCESS"
     wait_for(
         lambda: [text for text in stack.read_alerts() if "Backups work again" in text] or None,
-        "somebody is told that it is over",
+        "the recovery",
     )
     # The outbox has run again by now: a second alert would be here.
     (alert,) = [text for text in stack.read_alerts() if run_id in text]
@@ -204,9 +204,9 @@ def test_a_drill_runs_in_a_container_with_its_own_servers(stack: Stack, first_ru
 
 
 def test_a_command_line_backup_appears_in_the_ui(stack: Stack) -> None:
-    told = json.loads(stack.command_line("backup", "--json"))
-    assert told["success"]
-    assert stack.read_run(told["run_id"])[0] == "SUCCESS"
+    answer = json.loads(stack.command_line("backup", "--json"))
+    assert answer["success"]
+    assert stack.read_run(answer["run_id"])[0] == "SUCCESS"
 
 
 def test_the_engine_is_reached_only_through_the_proxy_for_what_runs_need(stack: Stack) -> None:

@@ -54,8 +54,10 @@ class CommandServer:
             stdin.write(f"{json.dumps(request)}\n")
             stdin.flush()
             code = int(stdout.readline())
-            printed, told = (Path(outputs, name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))
-        return code, printed, told
+            printed, errors = (
+                Path(outputs, name).read_text(encoding="utf-8") for name in ("stdout", "stderr")
+            )
+        return code, printed, errors
 
     def stop(self) -> None:
         """Stop the loaded process."""

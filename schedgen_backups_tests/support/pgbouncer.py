@@ -24,7 +24,7 @@ _START_SECONDS = 10
 def open_pgbouncer(
     target: DatabaseSettings, pool_mode: str, **settings: str
 ) -> Generator[DatabaseSettings, None, None]:
-    """Yield settings that reach `target` through a pooler; skip the test if there is no pgbouncer."""
+    """Yield settings that reach `target` through a pooler; skip the test without pgbouncer."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed")

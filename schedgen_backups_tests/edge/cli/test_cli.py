@@ -277,11 +277,11 @@ def test_doctor_reports_what_could_be_restored_and_creates_nothing(cli_site: Sit
     assert results["restore of the database"]["state"] == "ok"
     run(cli_site.application.database, "CREATE ROLE edge_reader LOGIN PASSWORD 'p' IN ROLE pg_read_all_data")
     try:
-        told = cli_site.cli("doctor", "--json", POSTGRES_USER="edge_reader", POSTGRES_PASSWORD="p").stdout
+        answer = cli_site.cli("doctor", "--json", POSTGRES_USER="edge_reader", POSTGRES_PASSWORD="p").stdout
     finally:
         run(cli_site.application.database, "DROP ROLE edge_reader")
     [reader] = [
-        result for result in json.loads(told)["results"] if result["what"] == "restore of the database"
+        result for result in json.loads(answer)["results"] if result["what"] == "restore of the database"
     ]
     assert reader["state"] == "note"
     assert "edge_reader may not make databases and is no member of" in reader["detail"]
@@ -324,9 +324,9 @@ def test_a_folder_that_is_not_a_checkout_is_a_note_and_stops_no_backup(cli_site:
     for value in (str(cli_site.folder / "nothing"), "~nobody-of-this-name/x"):
         named = {"BACKUP_GIT_DIRECTORY": value, "BACKUP_DIR": str(copied)}
         assert "BACKUP_GIT_DIRECTORY" in cli_site.cli("doctor", **named).stdout
-        told = cli_site.cli("backup", **named)
-        assert told.code == 0, told.stderr
-        manifest = Catalog(copied).read_manifest(RecoveryPointId(told.stdout.strip()))
+        answer = cli_site.cli("backup", **named)
+        assert answer.code == 0, answer.stderr
+        manifest = Catalog(copied).read_manifest(RecoveryPointId(answer.stdout.strip()))
         assert manifest is not None
         assert (manifest.origin.git_commit, manifest.origin.git_branch) == ("", "")
 
@@ -410,10 +410,10 @@ def find_loaded_packages(importtime: str) -> set[str]:
 def test_commands_that_run_no_job_do_not_load_dagster(arguments: tuple[str, ...], cli_site: Site) -> None:
     """Loading it takes longer than their work, and people wait for one PDF."""
     with cli_site.start_cli(*arguments, PYTHONPROFILEIMPORTTIME="1") as process:
-        _printed, told = process.communicate()
+        _printed, errors = process.communicate()
     # Failures of other tests on this site are incidents, about which `status` warns.
-    assert process.returncode in ({0, 1} if arguments == ("status",) else {0}), told[-1000:]
-    loaded = find_loaded_packages(" ".join(told.split()))
+    assert process.returncode in ({0, 1} if arguments == ("status",) else {0}), errors[-1000:]
+    loaded = find_loaded_packages(" ".join(errors.split()))
     assert "schedgen_backups" in loaded
     assert loaded.isdisjoint({"dagster", "dagster_shared", "pypdf"})
 

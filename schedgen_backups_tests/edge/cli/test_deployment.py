@@ -89,13 +89,13 @@ def test_a_rollback_restores_the_pinned_point_of_the_marker(
     assert marker["LAST_BACKUP_LOCATION"] == str(deployed.directory)
     assert not (deployed.folder / "leaked").exists()
 
-    told = json.loads(deployed.cli("last", "--label", "deployment", "--json").stdout)
-    assert (told["id"], told["labels"], told["is_pinned"]) == (
+    answer = json.loads(deployed.cli("last", "--label", "deployment", "--json").stdout)
+    assert (answer["id"], answer["labels"], answer["is_pinned"]) == (
         point.point_id.text,
         dict([LABEL.split("=", 1)]),
         True,
     )
-    commands = [told["rollback"]["database"], told["rollback"]["bucket"]]
+    commands = [answer["rollback"]["database"], answer["rollback"]["bucket"]]
     text = deployed.cli("last", "--label", LABEL).stdout
     assert all(command in text for command in (point.point_id.text, *commands))
 

@@ -45,9 +45,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     cli_site: Site, database: DatabaseSettings, weed_bucket: BucketSettings
 ) -> None:
     targets = ("--database", database.database, "--bucket", weed_bucket.bucket)
-    told = cli_site.cli("restore", "latest", *targets, "--dry-run")
-    assert (told.code, told.stdout) == (0, "")
-    assert f"would load 3 tables with 63 rows into {database.label}" in told.stderr
+    answer = cli_site.cli("restore", "latest", *targets, "--dry-run")
+    assert (answer.code, answer.stdout) == (0, "")
+    assert f"would load 3 tables with 63 rows into {database.label}" in answer.stderr
     steps = json.loads(cli_site.cli("restore", "latest", *targets, "--dry-run", "--json").stdout)["steps"]
     assert any(weed_bucket.label in step for step in steps)
     assert run(database, TABLES) == []

@@ -266,8 +266,8 @@ def test_only_a_confirmed_failed_restore_alerts_and_a_restore_resolves_it(
         outbox = Watcher("alert_outbox", instance)
         untouched = launch(instance)
         assert untouched.success
-        [told] = untouched.asset_observations_for_node("restore_recovery_point")
-        assert "confirm" in str(told.metadata["how_to_restore"].value)
+        [observation] = untouched.asset_observations_for_node("restore_recovery_point")
+        assert "confirm" in str(observation.metadata["how_to_restore"].value)
         outbox.evaluate(2)
         assert inbox.texts == []
         assert not launch(instance, objects=[key], to_folder="../out", confirm="../out").success
@@ -296,5 +296,5 @@ def test_the_audit_is_a_warning_check_and_a_command_that_exits_with_3(seeded_sit
         assert (result.success, found.passed, found.severity) == (True, False, dg.AssetCheckSeverity.WARN)
         assert found.description is not None
         assert "1 row without their object" in found.description
-        told = site.cli("audit")
-        assert (told.code, key in told.stdout) == (3, True)
+        answer = site.cli("audit")
+        assert (answer.code, key in answer.stdout) == (3, True)

@@ -92,12 +92,12 @@ def test_failed_checks_resources_and_ticks_send_one_alert_and_one_recovery(
         watch(launch(port), dg.DagsterRunStatus.SUCCESS)
         run(site.application.database, "DELETE FROM jobs WHERE note > '4'")
         watch(launch(port), dg.DagsterRunStatus.FAILURE)
-        alert = wait_for(inbox, 1, alerts_of, "the blocking check that failed is told")
+        alert = wait_for(inbox, 1, alerts_of, "alert of the failed blocking check")
         assert alert.startswith("[HIGH] Backup failed: database_dump_dump_size_is_plausible\n")
 
         run(site.application.database, ROWS.format(count=20000))
         watch(launch(port), dg.DagsterRunStatus.SUCCESS)
-        alert = wait_for(inbox, 2, alerts_of, "the check that warns is told")
+        alert = wait_for(inbox, 2, alerts_of, "alert of the check that warns")
         assert alert.startswith("[LOW] Check warns: dump_size_is_plausible\n")
         assert "dump_size_is_plausible failed" in wait_for(
             inbox, 1, recoveries_of, "the good run ends the first alert"
@@ -105,7 +105,7 @@ def test_failed_checks_resources_and_ticks_send_one_alert_and_one_recovery(
 
         with present(site.folder / "broken resource"):
             watch(launch(port), dg.DagsterRunStatus.FAILURE)
-            alert = wait_for(inbox, 3, alerts_of, "the resource that did not come up is told")
+            alert = wait_for(inbox, 3, alerts_of, "alert of the resource that failed to start")
             assert alert.startswith("[CRITICAL] Backup failed: backup_job\n")
             assert "no such luck with the resource" in alert
         watch(launch(port), dg.DagsterRunStatus.SUCCESS)
@@ -118,7 +118,7 @@ def test_failed_checks_resources_and_ticks_send_one_alert_and_one_recovery(
 
         before = len(inbox.recoveries)
         with present(site.folder / "broken schedule"):
-            alert = wait_for(inbox, 4, alerts_of, "the schedule that raised is told")
+            alert = wait_for(inbox, 4, alerts_of, "alert of the schedule that raised")
             assert alert.startswith("[CRITICAL] No run was started: breakable_schedule\n")
             assert "no such luck with the schedule" in alert
         assert "tick: breakable_schedule" in wait_for(
@@ -162,9 +162,9 @@ def test_an_alert_waits_for_its_channel_and_days_without_a_backup_alert(
     ]
     subprocess.run(words, cwd=site.folder, check=True, capture_output=True)
     with running_dagster(site, port, MODULE):
-        wait_until(lambda: len(inbox.alerts) > 1, "both are told")
-        told = sorted(alert.split("\n", 1)[0] for alert in inbox.alerts)
-        assert told == [
+        wait_until(lambda: len(inbox.alerts) > 1, "both alerts")
+        titles = sorted(alert.split("\n", 1)[0] for alert in inbox.alerts)
+        assert titles == [
             "[CRITICAL] Backup failed: backup_job",
             "[CRITICAL] No verified recovery point for 26 hours",
         ]

@@ -120,7 +120,7 @@ def test_failed_cancelled_and_killed_runs_send_one_alert_each(site: Site, inbox:
 
             with present(folder / "wrong"):
                 failed = launch()
-                alert = wait_for(inbox, 1, alerts_of, "the failed run is told")
+                alert = wait_for(inbox, 1, alerts_of, "alert of the failed run")
                 assert alert.startswith("[CRITICAL] Backup failed: database_dump\n")
                 assert failed in alert
                 assert "password authentication failed" in alert
@@ -129,19 +129,19 @@ def test_failed_cancelled_and_killed_runs_send_one_alert_each(site: Site, inbox:
                 cancelled = launch()
                 wait_until(lambda: is_dumping(site), "pg_dump runs")
                 assert ask(port, TERMINATE, {"id": cancelled})["__typename"] == "TerminateRunSuccess"
-                alert = wait_for(inbox, 2, alerts_of, "the cancelled run is told")
+                alert = wait_for(inbox, 2, alerts_of, "alert of the cancelled run")
                 assert alert.startswith("[HIGH] Backup cancelled: backup_job\n")
                 assert cancelled in alert
                 killed = launch()
                 wait_until(lambda: is_dumping(site), "pg_dump runs again")
                 os.kill(find_worker(site), signal.SIGKILL)
                 end_children(site)
-                alert = wait_for(inbox, 3, alerts_of, "the killed run is told")
+                alert = wait_for(inbox, 3, alerts_of, "alert of the killed run")
                 assert alert.startswith("[CRITICAL] Backup failed: backup_job\n")
                 assert killed in alert
             good = launch()
             wait_until(lambda: has_ended(good, dg.DagsterRunStatus.SUCCESS), "the good run has ended")
-            recovery = wait_for(inbox, 1, recoveries_of, "the recovery is told")
+            recovery = wait_for(inbox, 1, recoveries_of, "the recovery")
             for kind in ("database_dump failed", "backup_job cancelled", "backup_job failed"):
                 assert kind in recovery
         assert len(inbox.alerts) == 3, inbox.alerts

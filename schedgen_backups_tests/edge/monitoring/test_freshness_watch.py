@@ -87,15 +87,15 @@ def test_the_wait_begins_with_the_first_evaluation_only(instance: dg.DagsterInst
 
 
 @pytest.mark.parametrize(
-    ("hours", "told"), [(MAX_AGE_HOURS - 0.1, 0), (MAX_AGE_HOURS + 0.1, 1)], ids=["young", "old"]
+    ("hours", "alert_count"), [(MAX_AGE_HOURS - 0.1, 0), (MAX_AGE_HOURS + 0.1, 1)], ids=["young", "old"]
 )
 def test_a_point_that_is_too_old_alerts_at_the_first_evaluation(
-    hours: float, told: int, site: Site, instance: dg.DagsterInstance, inbox: Inbox
+    hours: float, alert_count: int, site: Site, instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
     point_id = add_point_of(site, hours)
     reason = Watcher("freshness_watch", instance).evaluate()
     assert point_id in reason
-    assert len(inbox.alerts) == told
+    assert len(inbox.alerts) == alert_count
     assert all(point_id in alert for alert in inbox.alerts)
 
 
@@ -147,9 +147,9 @@ def test_status_exit_codes_suit_monitoring_and_match_json(
 ) -> None:
     site.set(BACKUP_MAX_AGE_HOURS=str(MAX_AGE_HOURS))
     point_id = add_point_of(site, hours) if hours is not None else None
-    told = site.cli("status")
-    assert (told.code, told.stderr) == (code, "")
-    assert told.stdout.startswith(f"{word}: newest verified recovery point: {point_id or 'none'}")
+    answer = site.cli("status")
+    assert (answer.code, answer.stderr) == (code, "")
+    assert answer.stdout.startswith(f"{word}: newest verified recovery point: {point_id or 'none'}")
     as_json = site.cli("status", "--json")
     found = json.loads(as_json.stdout)
     assert as_json.code == code
@@ -193,10 +193,10 @@ def test_a_damaged_point_sends_one_alert_shows_in_the_ui_and_is_resolved_by_repa
     assert not passed
     assert f"{older} {state.value}" in words
     assert [passed for passed, _words in list_evaluations(instance, "recovery_point_is_fresh")] == [True]
-    told = site.cli("status")
-    assert told.code == 1
-    assert told.stdout.startswith("WARNING: ")
-    assert f"{older} {state.value}" in " ".join(told.stdout.split())
+    answer = site.cli("status")
+    assert answer.code == 1
+    assert answer.stdout.startswith("WARNING: ")
+    assert f"{older} {state.value}" in " ".join(answer.stdout.split())
     assert json.loads(site.cli("status", "--json").stdout)["damaged"] == [older]
     path.write_bytes(whole)
     assert site.cli("verify", "--changed").code == 0
@@ -224,8 +224,8 @@ def test_newest_points_ahead_of_the_clock_are_one_incident_about_the_clock(
     [(passed, words)] = list_evaluations(instance, "recovery_point_is_intact")
     assert not passed
     assert ahead in words
-    told = json.loads(site.cli("status", "--json").stdout)
-    assert (told["state"], told["ahead"]) == ("CRITICAL", [ahead])
+    answer = json.loads(site.cli("status", "--json").stdout)
+    assert (answer["state"], answer["ahead"]) == ("CRITICAL", [ahead])
 
 
 def test_a_point_ahead_of_the_clock_beside_fresh_ones_is_high_until_it_is_gone(
@@ -293,9 +293,9 @@ def test_status_lists_open_incidents(site: Site, instance: dg.DagsterInstance, i
     site.set(POSTGRES_PASSWORD=CANARY)
     site.run(instance)
     assert len(inbox.alerts) == 1
-    told = site.cli("status")
-    assert (told.code, told.stdout.split(":")[0]) == (1, "WARNING")
-    assert "open incidents: run: database_dump failed" in " ".join(told.stdout.split())
+    answer = site.cli("status")
+    assert (answer.code, answer.stdout.split(":")[0]) == (1, "WARNING")
+    assert "open incidents: run: database_dump failed" in " ".join(answer.stdout.split())
     assert json.loads(site.cli("status", "--json").stdout)["open_incidents"] == ["run: database_dump failed"]
 
 

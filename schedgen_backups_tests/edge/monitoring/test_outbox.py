@@ -68,7 +68,7 @@ def assert_a_good_backup_resolves_it(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, *named: str
 ) -> None:
     """Assert that one message reports what is resolved, from either the hook or the outbox."""
-    told = len(inbox.alerts)
+    count = len(inbox.alerts)
     assert inbox.recoveries == []
     assert site.run(home).success
     assert len(inbox.recoveries) == 1
@@ -77,7 +77,7 @@ def assert_a_good_backup_resolves_it(
     outbox.evaluate()
     [recovery] = inbox.recoveries
     assert all(text in recovery for text in named)
-    assert len(inbox.alerts) == told
+    assert len(inbox.alerts) == count
 
 
 @pytest.mark.parametrize(

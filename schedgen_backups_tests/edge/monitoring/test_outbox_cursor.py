@@ -80,7 +80,7 @@ def rename_table(site: Site, old_name: str, new_name: str) -> None:
 def test_a_failed_tick_sends_one_alert_and_a_good_one_resolves_it(
     home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
-    """There is no run, so no hook: this is how a setting that Dagster itself refuses shows."""
+    """Without a run there is no hook: this is how a setting that Dagster itself refuses shows."""
     ticks = Ticks(home, SCHEDULE)
     ticks.add(TickStatus.FAILURE, reason="the schedule's function raised")
     outbox.evaluate(3)
@@ -214,7 +214,7 @@ def test_without_a_channel_the_cursor_moves_and_nothing_piles_up(
 ) -> None:
     """A channel that is configured later gets what happens from then on."""
     site.unset("BACKUP_ALERT_WEBHOOK_URL")
-    add_failed_run(home, seconds_ago=60, message="nobody to tell")
+    add_failed_run(home, seconds_ago=60, message="no channel yet")
     outbox.evaluate()
     site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url)
     outbox.evaluate(2)

@@ -212,7 +212,7 @@ class CronFile:
         self.when, self.user, self.command = re.fullmatch(r"((?:\S+ ){5})(\S+) (.+)", self.line).groups()  # type: ignore[union-attr]
         program = folder / ".venv/bin/schedgen-backups"
         program.parent.mkdir(parents=True)
-        program.write_text('#!/bin/sh\necho "told to $*"\nexit "${EXIT_CODE:-0}"\n')
+        program.write_text('#!/bin/sh\necho "asked to $*"\nexit "${EXIT_CODE:-0}"\n')
         logger = folder / "bin/logger"
         logger.parent.mkdir()
         logger.write_text(f'#!/bin/sh\necho "$*" >>{folder}/system.log\n')
@@ -244,7 +244,7 @@ def test_the_cron_line_backs_up_nightly_and_prints_nothing_on_success(cron_file:
     assert re.search(r"(?<!\\)%", cron_file.command) is None
     done = cron_file.run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert "told to backup --reason cron" in cron_file.log.read_text()
+    assert "asked to backup --reason cron" in cron_file.log.read_text()
     assert "ended with exit code 0" in cron_file.log.read_text()
 
 
@@ -262,7 +262,7 @@ def test_the_cron_line_starts_no_second_backup(cron_file: CronFile) -> None:
         done = cron_file.run()
         holder.communicate()
     assert done.returncode == 75
-    assert "told to" not in cron_file.log.read_text()
+    assert "asked to" not in cron_file.log.read_text()
 
 
 def test_logrotate_accepts_its_file(tmp_path: Path) -> None:

@@ -47,9 +47,9 @@ NOT_RUN = {
     "test_cli and test_cli_restore",
     "BACKUP_AUTOMATION.md": "the same commands as in the quick reference, which are run; setup is run in "
     "test_setup",
-    "BACKUP_QUICK_REFERENCE.md": "asks questions, starts servers or tells people: run in test_setup, "
+    "BACKUP_QUICK_REFERENCE.md": "asks questions, starts servers or sends alerts: run in test_setup, "
     "test_drill_edge and test_cli",
-    "alerts.md": "waits for a daemon or tells people",
+    "alerts.md": "waits for a daemon or sends alerts",
     "deploy.md": "installs as root, or needs Docker or a cluster",
     "drill.md": "takes minutes; run in test_drill_edge",
     "file-format.md": "needs files of the reader's",

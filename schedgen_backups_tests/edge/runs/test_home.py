@@ -60,7 +60,7 @@ def test_processes_that_start_together_create_one_usable_home(site: Site) -> Non
 
 def test_a_home_that_dagster_cannot_use_is_alerted_and_printed(site: Site) -> None:
     (site.home / "history").mkdir()
-    (site.home / "history" / "runs.db").write_bytes(b"this is no database" * 100)
+    (site.home / "history" / "runs.db").write_bytes(b"not a database" * 100)
     with recording_server() as server:
         site.set(BACKUP_ALERT_WEBHOOK_URL=server.url("/hook"))
         result = site.cli("backup")

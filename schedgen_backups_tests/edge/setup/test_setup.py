@@ -559,7 +559,7 @@ def test_a_dry_run_prints_the_files_without_secrets_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (("--schedule", "every night"), "BACKUP_SCHEDULE is 'every night'"),
         (("--minio-bucket", "no-such-bucket"), "no-such-bucket"),
@@ -567,10 +567,10 @@ def test_a_dry_run_prints_the_files_without_secrets_and_writes_nothing(
     ],
 )
 def test_without_a_terminal_a_wrong_answer_exits_with_4_and_writes_nothing(
-    flags: tuple[str, str], told: str, machine: Machine
+    flags: tuple[str, str], message: str, machine: Machine
 ) -> None:
     code, seen = machine.run(*machine.answer_flags(), "--deployment", "none", "--yes", *flags)
-    assert (code, told in seen) == (4, True), seen
+    assert (code, message in seen) == (4, True), seen
     assert not machine.env.exists()
     assert not machine.points.exists()
 

@@ -70,7 +70,7 @@ def served(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[int]:
         thread.join()
 
 
-def test_by_default_there_is_no_login(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_login_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(monkeypatch) as port:
         assert ask(port, "GET", "/").body == "reached"
 

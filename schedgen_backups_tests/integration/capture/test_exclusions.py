@@ -79,7 +79,7 @@ def commit(catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings)
     return commit_point(catalog, ID, origin=Origin(run_id="run"), live=make_live(database, bucket))[0]
 
 
-def test_the_manifest_names_what_is_excluded_and_its_references_are_no_loss(
+def test_the_manifest_names_what_is_excluded_and_its_references_are_not_lost(
     catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings
 ) -> None:
     manifest = commit(catalog, database, bucket)

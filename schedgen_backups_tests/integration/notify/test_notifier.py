@@ -166,7 +166,7 @@ def test_an_undelivered_recovery_is_retried(server: RecordingServer, tmp_path: P
     assert outcomes == [Outcome.REFUSED, Outcome.ACCEPTED, Outcome.SUPPRESSED]
 
 
-def test_without_an_open_incident_there_is_no_recovery(server: RecordingServer, tmp_path: Path) -> None:
+def test_no_open_incident_means_no_recovery(server: RecordingServer, tmp_path: Path) -> None:
     assert (
         Notifier([make_webhook(server)], tmp_path).report_resolved(EVERY_KEY, facts={}, now=RAISED_AT)
         is Outcome.SUPPRESSED

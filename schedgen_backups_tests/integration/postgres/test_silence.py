@@ -60,7 +60,7 @@ def test_a_capture_fails_when_the_server_goes_silent(
     def capture() -> None:
         try:
             publish_dump(catalog, replace(database, port=proxy.port), stall_timeout_seconds=3)
-        except BaseException as error:  # noqa: BLE001 - looked at below
+        except BaseException as error:  # noqa: BLE001 - checked below
             found.append(error)
 
     thread = threading.Thread(target=capture, daemon=True)

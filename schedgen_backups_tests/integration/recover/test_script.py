@@ -324,10 +324,10 @@ def test_a_refused_load_leaves_the_database_as_it_was(
 ) -> None:
     directory = tmp_path / "made"
     directory.mkdir()
-    write_dump(directory / DUMP_NAME, [TableText("there_is_no_such_table", (b"1",))])
+    write_dump(directory / DUMP_NAME, [TableText("missing_table", (b"1",))])
     done = recovery.run("database", POINT, directory=directory)
     assert done.returncode == 1
-    assert "there_is_no_such_table" in done.stderr
+    assert "missing_table" in done.stderr
     assert "Traceback" not in done.stderr
     assert "as it was" in done.stderr
     assert run(

@@ -166,8 +166,8 @@ def test_keys_that_may_not_create_buckets_are_refused_with_the_reason(
 def test_a_swap_that_is_not_equal_removes_the_bucket(backup: Backup) -> None:
     run(backup.source_database, BROKEN_FOREIGN_KEY)
     capture_again(backup)
-    told: list[str] = []
-    service = RestoreService(backup.catalog, make_capture(), RestoreOptions("a test"), report=told.append)
+    reports: list[str] = []
+    service = RestoreService(backup.catalog, make_capture(), RestoreOptions("a test"), report=reports.append)
     request = replace(make_request(backup), is_swap=True)
     with prepare_restore(request, backup.settings) as prepared, pytest.raises(BackupError):
         service.restore_whole(prepared)

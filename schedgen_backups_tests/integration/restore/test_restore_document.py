@@ -41,11 +41,11 @@ DOCUMENT = SCRIPT.parents[1] / "docs" / "restore.md"
 SECTION = "The whole system on a new host"
 PARTS = "Parts of a recovery point"
 NOT_RUN = {
-    "docker compose stop": "there is no Docker here",
-    "docker compose up -d postgres minio": "there is no Docker here; the fixtures' servers take its place",
+    "docker compose stop": "Docker is not installed here",
+    "docker compose up -d postgres minio": "Docker is not installed here; the fixtures' servers take its place",
     "git clone": "the project is installed already",
     "mc mirror": "mc is in no package that the tests install",
-    "docker compose up -d &&": "there is no Docker here",
+    "docker compose up -d &&": "Docker is not installed here",
 }
 
 

@@ -65,7 +65,7 @@ class Live:
 
     database: DatabaseSettings
     service: RestoreService
-    told: list[str]
+    reports: list[str]
     session: DatabaseSession
     """With the maintenance database."""
 
@@ -101,12 +101,12 @@ def live(database: DatabaseSettings, tmp_path: Path) -> Iterator[Live]:
     catalog.prepare()
     publish_dump(catalog, database)
     run(database, "DELETE FROM jobs")
-    told: list[str] = []
+    reports: list[str] = []
     service = RestoreService(
-        catalog, make_capture(), RestoreOptions("a test", "it went wrong"), report=told.append
+        catalog, make_capture(), RestoreOptions("a test", "it went wrong"), report=reports.append
     )
     with DatabaseSession(database.with_database("postgres")) as session:
-        made = Live(database, service, told, session)
+        made = Live(database, service, reports, session)
         yield made
     for name in made.names():
         if name != database.database:
@@ -120,8 +120,8 @@ def test_the_restored_database_takes_the_name_and_the_old_one_keeps_its_rows(liv
     old = f"{live.database.database}_old_{POINT}"
     assert live.names() == [live.database.database, old]
     assert run(live.database.with_database(old), "SELECT count(*) FROM jobs") == [(0,)]
-    assert old in live.told[-2]
-    way_back = live.told[-1].partition(" run in the database postgres: ")[2]
+    assert old in live.reports[-2]
+    way_back = live.reports[-1].partition(" run in the database postgres: ")[2]
     assert way_back.count("RENAME TO") == 2
     assert run(live.database, "SHOW statement_timeout") == [("77s",)]
     assert run(live.database, "SHOW search_path") == [("public, pg_catalog",)]
@@ -230,14 +230,16 @@ def test_a_database_that_lost_its_rows_and_tables_is_still_kept(live: Live) -> N
     Here the table of the operators' own reference query is gone, too.
     """
     backup = make_capture(reference_query="SELECT k FROM gone", is_reference_query_default=False)
-    service = RestoreService(live.service.catalog, backup, RestoreOptions("a test"), report=live.told.append)
+    service = RestoreService(
+        live.service.catalog, backup, RestoreOptions("a test"), report=live.reports.append
+    )
     with prepare_restore(
         replace(live.request, replace_contents=True, is_swap=False), service.transfer
     ) as prepared:
         report = service.restore_whole(prepared)
     assert report.is_equal
     [kept] = (service.catalog.directory / "safety").glob("db_*.sql.gz")
-    assert str(kept) in live.told[0]
+    assert str(kept) in live.reports[0]
     assert run(live.database, "SELECT count(*) FROM jobs") == [(2,)]
 
 
@@ -295,7 +297,7 @@ def test_an_error_midway_leaves_only_the_live_database(live: Live) -> None:
     assert live.names() == [live.database.database]
 
 
-def test_a_copy_that_differs_from_the_capture_never_goes_live(live: Live) -> None:
+def test_a_copy_that_differs_from_the_capture_is_never_swapped_in(live: Live) -> None:
     """The dump is sound in itself, and dumping what it creates gives another text."""
     catalog = live.service.catalog
     catalog.get_point(ID).get_path(ArtifactKind.DATABASE).unlink()

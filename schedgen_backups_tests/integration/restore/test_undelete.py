@@ -40,9 +40,9 @@ class Deleted:
         catalog = Catalog(directory)
         catalog.prepare()
         (publish_dump(catalog, database), publish_archive(catalog, bucket))
-        self.told: list[str] = []
+        self.reports: list[str] = []
         options = RestoreOptions("a test", is_safety_wanted=False)
-        self.service = RestoreService(catalog, make_capture(), options, report=self.told.append)
+        self.service = RestoreService(catalog, make_capture(), options, report=self.reports.append)
         run(database, "DELETE FROM jobs WHERE id > 1")
         client_of(bucket).remove_object(bucket.bucket, "k2")
         put(bucket, "k3", b"newer")
@@ -77,7 +77,7 @@ def test_what_is_missing_is_restored_and_what_is_newer_stays(deleted: Deleted) -
     assert (undeleted.row_count, [entry.key for entry in undeleted.objects]) == (3, ["k2"])
     assert deleted.read_ids() == [1, 2, 3, 4]
     assert deleted.read_bodies() == {"k1": b"body 1", "k2": b"body 2", "k3": b"newer"}
-    assert deleted.told == []
+    assert deleted.reports == []
 
 
 def test_a_refused_row_removes_the_objects_again(deleted: Deleted) -> None:
@@ -103,7 +103,7 @@ def test_rows_that_a_trigger_drops_are_reported_and_logged(deleted: Deleted) -> 
     )
     with prepare_undelete(deleted.request, deleted.service.transfer) as prepared:
         assert deleted.service.undelete(prepared).row_count == 2
-    assert "rows still missing: 1 of public.jobs" in deleted.told[0]
+    assert "rows still missing: 1 of public.jobs" in deleted.reports[0]
     assert (
         "rows still missing: 1 of public.jobs"
         in read_restore_log(deleted.service.catalog.directory)[-1].result

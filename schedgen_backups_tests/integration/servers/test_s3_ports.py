@@ -187,12 +187,12 @@ def test_no_port_serves_or_accepts_an_object_without_a_key(server: EmbeddedS3) -
     found = ask(server)
     assert len(found["answers"]) > 50
     for port, method, path, status, text in found["answers"]:
-        told = f"{method} {path} on {port}: {status}"
-        assert "canary-body" not in text, told
+        context = f"{method} {path} on {port}: {status}"
+        assert "canary-body" not in text, context
         # In its refusal, the S3 interface names the requested path.
-        assert "canary-name" not in text or status == 403, told
-        assert "BEARER" not in text.upper().replace("WWW-AUTHENTICATE", ""), told
-        assert method == "GET" or status >= 400, told
+        assert "canary-name" not in text or status == 403, context
+        assert "BEARER" not in text.upper().replace("WWW-AUTHENTICATE", ""), context
+        assert method == "GET" or status >= 400, context
     client = client_of(server.settings(BUCKET))
     assert [entry.object_name for entry in client.list_objects(BUCKET, recursive=True)] == [KEY]
 

@@ -111,7 +111,7 @@ def test_an_object_missing_everywhere_was_missing_before_and_is_named(system: Sy
     assert system.commit().references.verdict_counts == {ReferenceVerdict.MISSING: 1}
 
 
-def test_an_object_deleted_with_its_row_during_the_backup_is_no_loss(system: System) -> None:
+def test_an_object_deleted_with_its_row_during_the_backup_was_not_lost(system: System) -> None:
     dump = publish_dump(system.catalog, system.database)
     system.remove("a b")
     system.forget("a b")

@@ -251,13 +251,13 @@ def explain_everything(config: Config) -> str:
 def test_a_wrong_value_is_never_quoted(tmp_path: Path, value: str) -> None:
     """A password may have been set in the wrong variable; messages reach alerts and the history of runs."""
     complete = {"BACKUP_ALERT_EMAIL": "a@example.com", "SMTP_HOST": "mail.example.com"}
-    told = [
+    messages = [
         explain_everything(load(tmp_path, **{**complete, name + suffix: value})).replace(str(tmp_path), "")
         for name in (variable.name for variable in VARIABLES)
         for suffix in ("", "_FILE")
     ]
-    assert sum(bool(text) for text in told) > len(VARIABLES)
-    assert not [text for text in told if "canary" in text]
+    assert sum(bool(text) for text in messages) > len(VARIABLES)
+    assert not [text for text in messages if "canary" in text]
 
 
 @pytest.mark.parametrize(

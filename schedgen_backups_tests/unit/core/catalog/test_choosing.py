@@ -133,7 +133,7 @@ def test_latest_skips_damaged_foreign_and_future_points(catalog: Catalog) -> Non
     assert resolve_point(catalog, "latest").point_id == name_night(2)
 
 
-def test_without_a_committed_point_there_is_no_latest(tmp_path: Path) -> None:
+def test_latest_needs_a_committed_point(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path)
     add_point(catalog, name_night(0), PointState.PARTIAL)
     with pytest.raises(ConfigurationError, match="no committed recovery point"):

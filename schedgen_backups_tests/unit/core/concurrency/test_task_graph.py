@@ -63,16 +63,18 @@ def test_unfinished_calls_are_counted_without_those_not_ready() -> None:
 
 
 def test_an_error_reaches_running_calls_and_dependent_ones_are_not_made() -> None:
-    told = threading.Event()
+    reported = threading.Event()
     ended: list[bool] = []
     made: list[str] = []
 
     def fail() -> None:
         raise ValueError("the disk is full")
 
-    running = Call(lambda: ended.append(told.wait(_PATIENCE_SECONDS)))
+    running = Call(lambda: ended.append(reported.wait(_PATIENCE_SECONDS)))
     failing = Call(fail, [Call(lambda: made.append("index"))])
     with pytest.raises(ValueError, match="the disk is full"):
-        TaskGraph(2, "test").run([running, failing, Call(lambda: made.append("waiting"))], on_error=told.set)
+        TaskGraph(2, "test").run(
+            [running, failing, Call(lambda: made.append("waiting"))], on_error=reported.set
+        )
     assert ended == [True]
     assert made == []

@@ -153,9 +153,7 @@ def test_a_bucket_without_any_of_many_objects_makes_no_baseline(
 
 
 @pytest.mark.parametrize("verdict", [LOST, UNKNOWN])
-def test_there_is_no_new_baseline_while_an_object_is_lost_or_unknown(
-    tmp_path: Path, verdict: ReferenceVerdict
-) -> None:
+def test_a_lost_or_unknown_object_prevents_a_new_baseline(tmp_path: Path, verdict: ReferenceVerdict) -> None:
     asked: list[list[str]] = []
 
     def know(keys: Sequence[str]) -> frozenset[str]:
