@@ -35,7 +35,8 @@ ATTACK = """async ([address, query]) => {
   const image = Object.assign(document.createElement('img'), {src: url})
   const form = (method, enctype) => {
     const frame = Object.assign(document.createElement('iframe'), {name: method + enctype})
-    const made = Object.assign(document.createElement('form'), {method, enctype, action: url, target: frame.name})
+    const made = Object.assign(document.createElement('form'),
+      {method, enctype, action: url, target: frame.name})
     made.append(Object.assign(document.createElement('input'), {name: 'query', value: query}))
     document.body.append(made)
     const end = loaded(frame)
@@ -48,8 +49,10 @@ ATTACK = """async ([address, query]) => {
     settled(fetch(url, {mode: 'no-cors'})),
     settled(fetch(url, {mode: 'no-cors', credentials: 'include'})),
     settled(fetch(url, {mode: 'no-cors', method: 'POST', body, headers: {'Content-Type': 'text/plain'}})),
-    settled(fetch(address + '/graphql', {method: 'POST', body, headers: {'Content-Type': 'application/json'}})),
-    settled(fetch(address + '/report_asset_materialization/x', {mode: 'no-cors', method: 'POST', body: '{}'})),
+    settled(fetch(address + '/graphql',
+      {method: 'POST', body, headers: {'Content-Type': 'application/json'}})),
+    settled(fetch(address + '/report_asset_materialization/x',
+      {mode: 'no-cors', method: 'POST', body: '{}'})),
     loaded(image), form('GET', 'text/plain'), form('POST', 'text/plain'), form('POST', 'multipart/form-data'),
   ])
   return await socket

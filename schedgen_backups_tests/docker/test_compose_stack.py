@@ -35,7 +35,8 @@ _ASK_PROXY = """
 import http.client
 def ask(method, path):
     connection = http.client.HTTPConnection("backup-docker", 2375, timeout=30)
-    connection.request(method, path, body="{}" if method == "POST" else None, headers={"Content-Type": "application/json"})
+    connection.request(method, path, body="{}" if method == "POST" else None,
+        headers={"Content-Type": "application/json"})
     print(method, path, connection.getresponse().status)
 """
 # What a run's container can do with the login of Dagster's database: queue a copy of a run's record with
@@ -44,16 +45,20 @@ _PLANT = """
 import dagster as dg
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 loose = {"docker": {"networks": ["host"], "env_vars": ["PLANTED=1"], "container_kwargs": {
-    "privileged": True, "user": "0:0", "read_only": False, "cap_drop": [], "security_opt": [], "volumes": ["/:/host"], "mem_limit": "8g"}}}
+    "privileged": True, "user": "0:0", "read_only": False, "cap_drop": [], "security_opt": [],
+    "volumes": ["/:/host"], "mem_limit": "8g"}}}
 with dg.DagsterInstance.get() as instance:
     found = instance.get_run_by_id("RUN_ID")
     was = found.job_code_origin.repository_origin
-    repository = RepositoryPythonOrigin(was.executable_path, was.code_pointer, "postgres:planted", was.entry_point, loose)
+    repository = RepositoryPythonOrigin(was.executable_path, was.code_pointer, "postgres:planted",
+        was.entry_point, loose)
     tags = {name: value for name, value in found.tags.items() if not name.startswith("docker/")}
-    run = dg.DagsterRun(found.job_name, run_config=found.run_config, status=dg.DagsterRunStatus.QUEUED, tags=tags,
+    run = dg.DagsterRun(found.job_name, run_config=found.run_config, status=dg.DagsterRunStatus.QUEUED,
+        tags=tags,
         asset_selection=found.asset_selection, asset_check_selection=found.asset_check_selection,
         job_snapshot_id=found.job_snapshot_id, execution_plan_snapshot_id=found.execution_plan_snapshot_id,
-        remote_job_origin=found.remote_job_origin, job_code_origin=JobPythonOrigin(found.job_name, repository))
+        remote_job_origin=found.remote_job_origin,
+        job_code_origin=JobPythonOrigin(found.job_name, repository))
     instance.run_storage.add_run(run)
     print(run.run_id)
 """
@@ -104,7 +109,8 @@ def test_only_the_runs_own_container_is_stopped(stack: Stack, first_run: str) ->
     program = f"""
 import dagster as dg
 with dg.DagsterInstance.get() as instance:
-    run = dg.DagsterRun("backup_job", status=dg.DagsterRunStatus.STARTED, tags={{"docker/container_id": "{victim}"}})
+    run = dg.DagsterRun("backup_job", status=dg.DagsterRunStatus.STARTED,
+        tags={{"docker/container_id": "{victim}"}})
     instance.run_storage.add_run(run)
     print(instance.run_launcher.terminate(run.run_id))
 """

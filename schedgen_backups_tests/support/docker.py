@@ -46,7 +46,8 @@ http.server.HTTPServer(("127.0.0.1", {SINK_PORT}), Handler).serve_forever()
 _LAUNCH = """mutation($parameters: ExecutionParams!) { launchRun(executionParams: $parameters) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 _RUN = "query($id: ID!) { runOrError(runId: $id) { __typename ... on Run { status tags { key value } } } }"
-_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError { __typename } } } } }"""
+_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
+  loadStatus locationOrLoadError { __typename } } } } }"""
 _FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 _Seen = TypeVar("_Seen")
 

@@ -50,7 +50,8 @@ exec {real} "$@"
 
 # A commit between the snapshot and the dump; psql finds the server as pg_dump does.
 WRITES_FIRST = """
-"$(dirname {real})/psql" -X -q -v ON_ERROR_STOP=1 -c "INSERT INTO jobs VALUES ('too late'); DELETE FROM jobs WHERE s3_key = 'key 1'" >&2 || exit 1
+"$(dirname {real})/psql" -X -q -v ON_ERROR_STOP=1 -c "INSERT INTO jobs VALUES ('too late');
+DELETE FROM jobs WHERE s3_key = 'key 1'" >&2 || exit 1
 exec {real} "$@"
 """
 

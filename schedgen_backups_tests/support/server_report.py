@@ -63,8 +63,8 @@ class ServerReport:
             "# Capture, verify and restore on several S3 servers",
             "",
             (
-                f"Written by `make exhaustive` on {datetime.now(timezone.utc):%Y-%m-%d}. *differs*: the server "
-                "lacks something, and the test shows what"
+                f"Written by `make exhaustive` on {datetime.now(timezone.utc):%Y-%m-%d}. *differs*: the "
+                "server lacks something, and the test shows what"
             ),
             "becomes of it: unknown, unproven, or a clear refusal. Never green.",
             "",

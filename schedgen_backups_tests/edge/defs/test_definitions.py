@@ -39,7 +39,8 @@ import schedgen_backups.core as core
 names = [module.name for module in pkgutil.walk_packages(core.__path__, "schedgen_backups.core.")]
 for name in names:
     importlib.import_module(name)
-unwanted = {"dagster", "typer", "rich", "dotenv", "schedgen_backups.config.config", "schedgen_backups.defs.resources"}
+unwanted = {"dagster", "typer", "rich", "dotenv", "schedgen_backups.config.config",
+    "schedgen_backups.defs.resources"}
 print(len(names) > 20, sorted(unwanted & sys.modules.keys()))
 """
 

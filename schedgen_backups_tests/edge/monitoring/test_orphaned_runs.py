@@ -22,7 +22,8 @@ from schedgen_backups import run_tags
 from schedgen_backups.monitoring.orphaned_runs import mark_own_run
 with dg.DagsterInstance.local_temp(sys.argv[1]) as instance, mark_own_run(instance) as tags:
     tags = {**tags, run_tags.PROCESS: "another-container:1:1"}
-    instance.add_run(dg.DagsterRun("backup_job", run_id="1" * 36, status=dg.DagsterRunStatus.STARTED, tags=tags))
+    instance.add_run(dg.DagsterRun("backup_job", run_id="1" * 36, status=dg.DagsterRunStatus.STARTED,
+        tags=tags))
     print("ready", flush=True)
     time.sleep(600)
 """

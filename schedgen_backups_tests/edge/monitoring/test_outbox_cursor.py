@@ -80,7 +80,7 @@ def rename_table(site: Site, old_name: str, new_name: str) -> None:
 def test_a_failed_tick_sends_one_alert_and_a_good_one_resolves_it(
     home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
-    """Without a run there is no hook: this is how a setting that Dagster itself refuses shows."""
+    """Without a run, no hook runs: this is how a setting that Dagster itself refuses shows."""
     ticks = Ticks(home, SCHEDULE)
     ticks.add(TickStatus.FAILURE, reason="the schedule's function raised")
     outbox.evaluate(3)

@@ -44,20 +44,20 @@ RUN = {
 """Documents with `bash` blocks → who runs them."""
 NOT_RUN = {
     "README.md": "installs the project, or restores to hosts of the reader's; the commands are run in "
-    "test_cli and test_cli_restore",
+    "test_cli and test_restore",
     "BACKUP_AUTOMATION.md": "the same commands as in the quick reference, which are run; setup is run in "
     "test_setup",
     "BACKUP_QUICK_REFERENCE.md": "asks questions, starts servers or sends alerts: run in test_setup, "
-    "test_drill_edge and test_cli",
+    "test_drill and test_cli",
     "alerts.md": "waits for a daemon or sends alerts",
     "deploy.md": "installs as root, or needs Docker or a cluster",
-    "drill.md": "takes minutes; run in test_drill_edge",
+    "drill.md": "takes minutes; run in test_drill",
     "file-format.md": "needs files of the reader's",
     "growing.md": "needs several hosts",
-    "proof.md": "the same commands as in the quick reference, which are run; drill is run in test_drill_edge",
+    "proof.md": "the same commands as in the quick reference, which are run; drill is run in test_drill",
     "performance.md": "takes minutes to hours",
     "restore.md": "needs Docker; listed one by one in integration/restore/test_restore_document.py",
-    "retention.md": "needs a history of weeks; run in test_retention_edge",
+    "retention.md": "needs a history of weeks; run in test_retention",
 }
 """Documents with `console` blocks → why these are not run."""
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]

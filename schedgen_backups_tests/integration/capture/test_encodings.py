@@ -72,8 +72,10 @@ def fill(database: DatabaseSettings, word: str) -> None:
     with connect(database) as connection:
         connection.execute("SET client_encoding = 'UTF8'")
         statements = f"""CREATE SCHEMA "{word}"; CREATE TABLE "{word}"."{word}" ("{word}" text PRIMARY KEY);
-            INSERT INTO "{word}"."{word}" VALUES ('{word}'); CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('{word}');
-            CREATE TABLE big (a text); INSERT INTO big SELECT repeat('x', 1000) FROM generate_series(1, 3000)"""
+            INSERT INTO "{word}"."{word}" VALUES ('{word}'); CREATE TABLE jobs (s3_key text);
+            INSERT INTO jobs VALUES ('{word}');
+            CREATE TABLE big (a text);
+            INSERT INTO big SELECT repeat('x', 1000) FROM generate_series(1, 3000)"""
         connection.execute(statements.encode())
 
 

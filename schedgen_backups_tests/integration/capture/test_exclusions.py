@@ -48,9 +48,11 @@ CREATE TABLE jobs (id int PRIMARY KEY, user_id int REFERENCES users, s3_key text
 CREATE TABLE "audit log" (id bigserial PRIMARY KEY, user_id int REFERENCES users, line text);
 CREATE TABLE events (at date, what text) PARTITION BY RANGE (at);
 CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
-CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM ('2026-02-01') TO ('2026-03-01') PARTITION BY LIST (what);
+CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM ('2026-02-01') TO ('2026-03-01')
+    PARTITION BY LIST (what);
 CREATE TABLE events_2_rest PARTITION OF events_2 DEFAULT;
-CREATE SCHEMA cache; CREATE TABLE cache.pages (id int PRIMARY KEY); CREATE TABLE cache.parts (page_id int REFERENCES cache.pages);
+CREATE SCHEMA cache; CREATE TABLE cache.pages (id int PRIMARY KEY);
+CREATE TABLE cache.parts (page_id int REFERENCES cache.pages);
 INSERT INTO users SELECT generate_series(1, 5);
 INSERT INTO jobs VALUES (1, 1, 'jobs/1.pdf'), (2, 2, 'thumbs/1.png'), (3, 3, 'gone.pdf');
 INSERT INTO "audit log" (user_id, line) SELECT 1, 'x' FROM generate_series(1, 100);

@@ -50,7 +50,8 @@ database = DatabaseSettings(**asked["database"]) if asked["database"] else None
 bucket = BucketSettings(**asked["bucket"]) if asked["bucket"] else None
 drill = DrillSettings(Path(asked["scratch"]), database=database, is_source_server_allowed=True, bucket=bucket)
 directory = Path(asked["directory"])
-drill_point(Catalog(directory), None, TransferSettings(), drill, source=None, drilled_by="a test", on_progress=wait)
+drill_point(Catalog(directory), None, TransferSettings(), drill, source=None, drilled_by="a test",
+    on_progress=wait)
 print("ended", flush=True)
 """
 

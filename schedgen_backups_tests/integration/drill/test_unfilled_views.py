@@ -31,14 +31,17 @@ from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
 pytestmark = pytest.mark.integration
 
 FAR = """
-CREATE EXTENSION postgres_fdw; CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{port}', dbname 'live');
+CREATE EXTENSION postgres_fdw; CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1',
+    port '{port}', dbname 'live');
 CREATE USER MAPPING FOR {user} SERVER s OPTIONS (user '{user}', password '{password}');
 CREATE FOREIGN TABLE ft (i integer) SERVER s OPTIONS (table_name 't');
 """
 CHAIN = """
 CREATE EXTENSION dblink; CREATE MATERIALIZED VIEW m AS
-SELECT * FROM dblink('host=127.0.0.1 port={port} dbname=live user={user} password={password}', 'SELECT 1') AS t(i integer);
-CREATE UNIQUE INDEX ON m (i); ALTER MATERIALIZED VIEW m CLUSTER ON m_i_idx; CREATE MATERIALIZED VIEW n AS SELECT i + 1 AS i FROM m;
+SELECT * FROM dblink('host=127.0.0.1 port={port} dbname=live user={user} password={password}',
+    'SELECT 1') AS t(i integer);
+CREATE UNIQUE INDEX ON m (i); ALTER MATERIALIZED VIEW m CLUSTER ON m_i_idx;
+CREATE MATERIALIZED VIEW n AS SELECT i + 1 AS i FROM m;
 CREATE MATERIALIZED VIEW o AS SELECT i FROM n; CREATE MATERIALIZED VIEW p AS SELECT i FROM t;
 """
 VIEWS = {
@@ -127,7 +130,8 @@ def test_a_view_over_data_closed_to_a_drill_is_unknown(
 STATEFUL = """
 CREATE TABLE later AS SELECT 1 AS i;
 CREATE FUNCTION f() RETURNS bigint LANGUAGE plpgsql AS $$
-BEGIN IF NOT EXISTS (SELECT FROM public.later) THEN RAISE EXCEPTION 'not yet' USING ERRCODE = '{code}'; END IF; RETURN 1; END$$;
+BEGIN IF NOT EXISTS (SELECT FROM public.later) THEN RAISE EXCEPTION 'not yet' USING ERRCODE = '{code}';
+END IF; RETURN 1; END$$;
 CREATE MATERIALIZED VIEW m AS SELECT f();
 DELETE FROM later;
 """

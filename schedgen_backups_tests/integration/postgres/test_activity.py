@@ -29,7 +29,8 @@ pytestmark = pytest.mark.integration
 STALL_SECONDS = 1
 SLOW_INDEX = """
 CREATE FUNCTION public.slow(a int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN IF pg_catalog.current_database() <> 'SOURCE' THEN PERFORM pg_catalog.pg_sleep(1); END IF; RETURN a; END $$;
+BEGIN IF pg_catalog.current_database() <> 'SOURCE' THEN PERFORM pg_catalog.pg_sleep(1); END IF; RETURN a;
+END $$;
 CREATE TABLE jobs AS SELECT generate_series(1, 4) AS a; CREATE INDEX ON jobs (public.slow(a));
 """
 

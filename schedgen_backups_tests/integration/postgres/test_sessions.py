@@ -53,10 +53,13 @@ from schedgen_backups_tests.support.servers import run
 pytestmark = pytest.mark.integration
 
 FILL = r"""
-CREATE TABLE kinds (id int PRIMARY KEY, ts timestamptz, plain timestamp, d date, i interval, f float8, raw bytea, text text,
+CREATE TABLE kinds (id int PRIMARY KEY, ts timestamptz, plain timestamp, d date, i interval, f float8,
+    raw bytea, text text,
     many text[], s3_key text);
-INSERT INTO kinds VALUES (1, '2026-03-29 01:30:00+00', '2026-02-03 04:05:06', '2026-02-03', '-1 day +2:03:04', 0.1::float8 + 0.2, '\x00ff5c27',
-    E'back\\slash', '{NULL,"NULL",a}', 'k1'), (2, 'infinity', '-infinity', '0044-03-15 BC', '1 year -2 mons', 1e-300, '', '', '{}', NULL);
+INSERT INTO kinds VALUES (1, '2026-03-29 01:30:00+00', '2026-02-03 04:05:06', '2026-02-03', '-1 day +2:03:04',
+    0.1::float8 + 0.2, '\x00ff5c27',
+    E'back\\slash', '{NULL,"NULL",a}', 'k1'), (2, 'infinity', '-infinity', '0044-03-15 BC', '1 year -2 mons',
+        1e-300, '', '', '{}', NULL);
 CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('k1');
 CREATE VIEW shown AS SELECT id, ts AT TIME ZONE 'UTC' AS "at" FROM kinds WHERE text ~ E'\\\\';
 CREATE FUNCTION quoting() RETURNS text LANGUAGE sql AS $$ SELECT 'a\b'::text $$;

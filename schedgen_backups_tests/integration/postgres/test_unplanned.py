@@ -82,15 +82,15 @@ def test_the_padding_of_a_char_key_is_not_part_of_it(database: DatabaseSettings)
         ("CREATE TABLE t (); INSERT INTO t DEFAULT VALUES; INSERT INTO t DEFAULT VALUES", 2),
         (
             (
-                "CREATE TABLE t (a int, b int GENERATED ALWAYS AS (a + 1) STORED); INSERT INTO t SELECT g FROM "
-                "generate_series(1, 5000) g"
+                "CREATE TABLE t (a int, b int GENERATED ALWAYS AS (a + 1) STORED); INSERT INTO t "
+                "SELECT g FROM generate_series(1, 5000) g"
             ),
             5000,
         ),
         (
             (
-                "CREATE TABLE t (a int, b boolean); INSERT INTO t SELECT g, NULL FROM generate_series(1, 7) g; "
-                "ALTER TABLE t DROP COLUMN b"
+                "CREATE TABLE t (a int, b boolean); INSERT INTO t SELECT g, NULL FROM "
+                "generate_series(1, 7) g; ALTER TABLE t DROP COLUMN b"
             ),
             7,
         ),

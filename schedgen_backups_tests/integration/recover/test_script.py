@@ -48,8 +48,10 @@ CREATE TABLE "Users; DROP TABLE x
 " (a text); INSERT INTO "Users; DROP TABLE x
 " VALUES ('é'), ('\\.'), ('');
 ALTER TABLE jobs OWNER TO "recover owner";
-CREATE TABLE parts (a int) PARTITION BY RANGE (a); CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10); INSERT INTO parts VALUES (1);
-CREATE TABLE parent (a int); CREATE TABLE child () INHERITS (parent); INSERT INTO child VALUES (1); CREATE TABLE no_columns ();
+CREATE TABLE parts (a int) PARTITION BY RANGE (a);
+CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10); INSERT INTO parts VALUES (1);
+CREATE TABLE parent (a int); CREATE TABLE child () INHERITS (parent); INSERT INTO child VALUES (1);
+CREATE TABLE no_columns ();
 INSERT INTO no_columns DEFAULT VALUES;
 """
 AWKWARD_KEYS = (

@@ -61,7 +61,8 @@ def wait(phase, _size_bytes):
     if phase == "bucket":
         print("writing", flush=True)
         time.sleep(0.5)
-restore_point(RestoreRequest(point, DatabaseSettings(**database), BucketSettings(**bucket)), TransferSettings(), on_progress=wait)
+restore_point(RestoreRequest(point, DatabaseSettings(**database), BucketSettings(**bucket)),
+    TransferSettings(), on_progress=wait)
 """
 
 

@@ -53,8 +53,8 @@ def test_rows_in_another_order_are_equal(restored: Backup) -> None:
         ("UPDATE jobs SET id = id + 10 WHERE id = 2", "public.jobs"),
         (
             (
-                "DELETE FROM jobs WHERE id = 6; INSERT INTO jobs SELECT 6, s3_key, price, took, day, kind, 'x' "
-                "FROM jobs WHERE id = 5"
+                "DELETE FROM jobs WHERE id = 6; INSERT INTO jobs SELECT 6, s3_key, price, took, day, kind, "
+                "'x' FROM jobs WHERE id = 5"
             ),
             "public.jobs",
         ),

@@ -34,7 +34,8 @@ CREATE TABLE @extschema@.spatial_ref_sys (srid integer PRIMARY KEY, srtext text)
 GRANT SELECT ON @extschema@.spatial_ref_sys TO PUBLIC;
 INSERT INTO @extschema@.spatial_ref_sys VALUES (4326, 'WGS 84');
 CREATE SEQUENCE @extschema@.topology_id_seq;
-CREATE TABLE @extschema@.topology (id integer DEFAULT pg_catalog.nextval('@extschema@.topology_id_seq') PRIMARY KEY, name text);
+CREATE TABLE @extschema@.topology (
+    id integer DEFAULT pg_catalog.nextval('@extschema@.topology_id_seq') PRIMARY KEY, name text);
 CREATE SCHEMA tiger;
 CREATE TABLE tiger.loader_platform (os text);
 SELECT pg_catalog.pg_extension_config_dump('tiger.loader_platform', '');

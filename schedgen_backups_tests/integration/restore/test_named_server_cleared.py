@@ -42,7 +42,8 @@ CREATE TABLE public.first (i integer DEFAULT 1 CHECK (public.change()));
 INSERT INTO public.first VALUES (1);
 """
 LOGIN_TRIGGER = """CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$
-BEGIN IF pg_catalog.current_setting('is_superuser') = 'on' THEN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}'''; END IF; END $$;
+BEGIN IF pg_catalog.current_setting('is_superuser') = 'on' THEN
+    EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}'''; END IF; END $$;
 CREATE EVENT TRIGGER e ON login
    EXECUTE FUNCTION public.e();
 """

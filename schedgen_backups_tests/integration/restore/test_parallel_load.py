@@ -32,7 +32,8 @@ MAKE_PLAIN = "SELECT lo_unlink(oid) FROM pg_largeobject_metadata"
 """Takes away what a load in several sessions leaves to the one transaction."""
 RELATIONS = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
 BROKEN = """
-CREATE TABLE upper (id int PRIMARY KEY); CREATE TABLE lower (upper_id int REFERENCES upper); CREATE INDEX ON lower (upper_id);
+CREATE TABLE upper (id int PRIMARY KEY); CREATE TABLE lower (upper_id int REFERENCES upper);
+CREATE INDEX ON lower (upper_id);
 SET session_replication_role = replica; INSERT INTO lower VALUES (7);
 """
 
@@ -216,13 +217,16 @@ def test_indexes_with_odd_names_are_built(dumped: Dumped) -> None:
     run(
         dumped.source,
         """
-        CREATE SCHEMA "Odd.""Schema"; CREATE TABLE "Odd.""Schema"."a ""b"" ON c.d" (n int PRIMARY KEY, "x y" text);
+        CREATE SCHEMA "Odd.""Schema"; CREATE TABLE "Odd.""Schema"."a ""b"" ON c.d" (n int PRIMARY KEY,
+            "x y" text);
         INSERT INTO "Odd.""Schema"."a ""b"" ON c.d" SELECT n, md5(n::text) FROM generate_series(1, 500) n;
         CREATE UNIQUE INDEX "on ""x.y"" too" ON "Odd.""Schema"."a ""b"" ON c.d" (lower("x y"));
         CREATE TABLE measured (day date NOT NULL, n int) PARTITION BY RANGE (day);
         CREATE TABLE measured_2026 PARTITION OF measured FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
-        INSERT INTO measured SELECT '2026-01-01'::date + n, n FROM generate_series(0, 300) n; CREATE INDEX ON measured (n);
-        CREATE MATERIALIZED VIEW days AS SELECT day, count(*) FROM measured GROUP BY day; CREATE UNIQUE INDEX ON days (day);
+        INSERT INTO measured SELECT '2026-01-01'::date + n, n FROM generate_series(0, 300) n;
+        CREATE INDEX ON measured (n);
+        CREATE MATERIALIZED VIEW days AS SELECT day, count(*) FROM measured GROUP BY day;
+        CREATE UNIQUE INDEX ON days (day);
         """,
     )
     path = dumped.capture()
@@ -255,11 +259,14 @@ def test_text_of_a_table_owner_that_imitates_the_dump_stays_text(dumped: Dumped,
     run(
         dumped.source,
         f"""
-        CREATE TABLE a (a int PRIMARY KEY, b text DEFAULT '{quoted}', CONSTRAINT c CHECK (b <> E'\\'{quoted}'));
+        CREATE TABLE a (a int PRIMARY KEY, b text DEFAULT '{quoted}',
+            CONSTRAINT c CHECK (b <> E'\\'{quoted}'));
         CREATE TABLE b (a int); CREATE INDEX i ON b (a); CREATE TABLE z (a int PRIMARY KEY);
         INSERT INTO a VALUES (1); INSERT INTO b VALUES (2); INSERT INTO z VALUES (3);
-        COMMENT ON TABLE a IS '{quoted}'; COMMENT ON INDEX i IS '{quoted}'; COMMENT ON CONSTRAINT c ON a IS '{quoted}';
-        CREATE VIEW v AS SELECT '{quoted}'::text AS t; CREATE RULE r AS ON UPDATE TO b DO INSTEAD SELECT '{quoted}'::text;
+        COMMENT ON TABLE a IS '{quoted}'; COMMENT ON INDEX i IS '{quoted}';
+        COMMENT ON CONSTRAINT c ON a IS '{quoted}';
+        CREATE VIEW v AS SELECT '{quoted}'::text AS t;
+        CREATE RULE r AS ON UPDATE TO b DO INSTEAD SELECT '{quoted}'::text;
         CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $body$ SELECT '{quoted}'::text $body$;
         COMMENT ON RULE r ON b IS '{quoted}';
         """,
@@ -273,14 +280,18 @@ def test_text_of_a_table_owner_that_imitates_the_dump_stays_text(dumped: Dumped,
 
 
 SLICES = """
-CREATE TABLE t (a int[], "HOST" int, "USER" int, "ENCODING" int, CHECK (array_length(a[1:"USER"], 1) < 5)); INSERT INTO t VALUES ('{1,2,3}', 2, 2, 1);
+CREATE TABLE t (a int[], "HOST" int, "USER" int, "ENCODING" int, CHECK (array_length(a[1:"USER"], 1) < 5));
+INSERT INTO t VALUES ('{1,2,3}', 2, 2, 1);
 CREATE VIEW v AS SELECT a[1:"HOST"] AS x, a[1:"ENCODING"] AS y FROM t;
-CREATE TABLE after_each (a int[], "ERROR" int, "ROW_COUNT" int, "SQLSTATE" int); INSERT INTO after_each VALUES ('{1,2,3}', 1, 2, 3);
+CREATE TABLE after_each (a int[], "ERROR" int, "ROW_COUNT" int, "SQLSTATE" int);
+INSERT INTO after_each VALUES ('{1,2,3}', 1, 2, 3);
 CREATE VIEW w AS SELECT a[1:"ERROR"] AS x, a[1:"ROW_COUNT"] AS y, a["SQLSTATE":] AS z FROM after_each;
 """
 HASHED = """
-CREATE TYPE mood AS ENUM ('sad', 'ok', 'glad', 'bad', 'mad'); CREATE TABLE h (m mood PRIMARY KEY) PARTITION BY HASH (m);
-CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE "h\n1" PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE TYPE mood AS ENUM ('sad', 'ok', 'glad', 'bad', 'mad');
+CREATE TABLE h (m mood PRIMARY KEY) PARTITION BY HASH (m);
+CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE "h\n1" PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 INSERT INTO h SELECT unnest(enum_range(NULL::mood));
 """
 BEGINS = "CREATE TABLE rule (begin int); CREATE TABLE function (begin int); INSERT INTO rule VALUES (1)"

@@ -55,7 +55,8 @@ def wait_half_way(size_bytes):
         time.sleep(600)
 target = DatabaseSettings(**json.loads(sys.stdin.readline()))
 path = Path(sys.argv[1])
-restore_database(path, target, TransferSettings(), replace_contents=sys.argv[2] == "replace", stop=Event(), on_progress=wait_half_way)
+restore_database(path, target, TransferSettings(), replace_contents=sys.argv[2] == "replace", stop=Event(),
+    on_progress=wait_half_way)
 """
 
 

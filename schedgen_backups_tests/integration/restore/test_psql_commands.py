@@ -113,7 +113,8 @@ CREATE TABLE public.spans (begin integer, "end" integer);
 INSERT INTO public.spans VALUES (1, 2);
 CREATE TABLE public.slices (a integer[], "ERROR" integer);
 INSERT INTO public.slices VALUES ('{7,8,9}', 2);
-CREATE VIEW public.starts AS SELECT begin, (SELECT a[1:"ERROR"] FROM public.slices) AS slice FROM public.spans;
+CREATE VIEW public.starts AS SELECT begin, (SELECT a[1:"ERROR"] FROM public.slices) AS slice
+    FROM public.spans;
 """
 
 

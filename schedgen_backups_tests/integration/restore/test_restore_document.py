@@ -42,7 +42,7 @@ SECTION = "The whole system on a new host"
 PARTS = "Parts of a recovery point"
 NOT_RUN = {
     "docker compose stop": "Docker is not installed here",
-    "docker compose up -d postgres minio": "Docker is not installed here; the fixtures' servers take its place",
+    "docker compose up -d postgres minio": "Docker is not installed here; fixtures' servers take its place",
     "git clone": "the project is installed already",
     "mc mirror": "mc is in no package that the tests install",
     "docker compose up -d &&": "Docker is not installed here",

@@ -28,15 +28,19 @@ from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, connect,
 pytestmark = pytest.mark.integration
 
 ROLES = """
-CREATE ROLE app_owner NOLOGIN; CREATE ROLE app LOGIN PASSWORD 'canary-7d1f' CONNECTION LIMIT 7; CREATE ROLE "Odd; name" NOLOGIN;
+CREATE ROLE app_owner NOLOGIN; CREATE ROLE app LOGIN PASSWORD 'canary-7d1f' CONNECTION LIMIT 7;
+CREATE ROLE "Odd; name" NOLOGIN;
 CREATE ROLE auditor NOLOGIN;
 COMMENT ON ROLE app IS 'it''s the application';
-GRANT app_owner TO app WITH ADMIN OPTION; GRANT app_owner TO "Odd; name" WITH INHERIT FALSE, SET FALSE; GRANT pg_read_all_data TO auditor;
-ALTER ROLE app SET search_path = 'app', 'public'; ALTER ROLE app SET "app.tenant" = 'it''s; DROP ROLE app_owner';
+GRANT app_owner TO app WITH ADMIN OPTION; GRANT app_owner TO "Odd; name" WITH INHERIT FALSE, SET FALSE;
+GRANT pg_read_all_data TO auditor;
+ALTER ROLE app SET search_path = 'app', 'public';
+ALTER ROLE app SET "app.tenant" = 'it''s; DROP ROLE app_owner';
 ALTER ROLE app SET statement_timeout = '7s';
 """
 FILL = """
-CREATE SCHEMA app AUTHORIZATION app_owner; CREATE TABLE app.jobs (s3_key text); ALTER TABLE app.jobs OWNER TO app_owner;
+CREATE SCHEMA app AUTHORIZATION app_owner; CREATE TABLE app.jobs (s3_key text);
+ALTER TABLE app.jobs OWNER TO app_owner;
 INSERT INTO app.jobs VALUES ('k1');
 """
 NAMES = ("app_owner", "app", '"Odd; name"', "auditor")
@@ -72,10 +76,12 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 MEMBERSHIPS = """
-SELECT r.rolname, u.rolname, m.admin_option, m.inherit_option, m.set_option FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid
+SELECT r.rolname, u.rolname, m.admin_option, m.inherit_option,
+    m.set_option FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid
 JOIN pg_roles u ON u.oid = m.member WHERE u.rolname !~ '^pg_' ORDER BY 1, 2"""
 SETTINGS = """
-SELECT coalesce(d.datname, ''), r.rolname, s.setconfig FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+SELECT coalesce(d.datname, ''), r.rolname, s.setconfig FROM pg_db_role_setting s
+    JOIN pg_roles r ON r.oid = s.setrole
 LEFT JOIN pg_database d ON d.oid = s.setdatabase ORDER BY 1, 2"""
 DETAILS = (
     "SELECT rolname, rolconnlimit, rolcanlogin, shobj_description(oid, 'pg_authid') FROM pg_roles "
@@ -131,9 +137,12 @@ def test_an_existing_role_is_not_raised_and_the_difference_is_named(
 
 
 AS_CAPTURED = """
-CREATE ROLE app_owner NOLOGIN; CREATE ROLE app LOGIN CONNECTION LIMIT 7; CREATE ROLE auditor NOLOGIN; GRANT pg_read_all_data TO auditor;
-GRANT app_owner TO app WITH ADMIN OPTION; CREATE ROLE "Odd; name"; GRANT app_owner TO "Odd; name" WITH INHERIT FALSE, SET FALSE;
-ALTER ROLE app SET search_path = 'app', 'public'; ALTER ROLE app SET "app.tenant" = 'it''s; DROP ROLE app_owner';
+CREATE ROLE app_owner NOLOGIN; CREATE ROLE app LOGIN CONNECTION LIMIT 7; CREATE ROLE auditor NOLOGIN;
+GRANT pg_read_all_data TO auditor;
+GRANT app_owner TO app WITH ADMIN OPTION; CREATE ROLE "Odd; name";
+GRANT app_owner TO "Odd; name" WITH INHERIT FALSE, SET FALSE;
+ALTER ROLE app SET search_path = 'app', 'public';
+ALTER ROLE app SET "app.tenant" = 'it''s; DROP ROLE app_owner';
 ALTER ROLE app SET statement_timeout = '7s'; ALTER ROLE auditor SET "app.path" = 'C:\\x';
 """
 

@@ -53,9 +53,10 @@ from schedgen_backups.core.postgres.session import DatabaseSession
 from schedgen_backups.core.settings import DatabaseSettings
 live = DatabaseSettings(**json.loads(sys.stdin.readline()))
 ids = RecoveryPointId("20261122_020000"), RecoveryPointId("20261123_020000")
-with DatabaseSession(live.with_database("postgres")) as session, open_swap(session, live, *ids, encoding="UTF8"):
-    print("open", flush=True)
-    time.sleep(600)
+with DatabaseSession(live.with_database("postgres")) as session:
+    with open_swap(session, live, *ids, encoding="UTF8"):
+        print("open", flush=True)
+        time.sleep(600)
 """
 
 
@@ -133,9 +134,11 @@ def test_the_restored_database_takes_the_name_and_the_old_one_keeps_its_rows(liv
 
 
 PROPERTIES = """
-SELECT pg_get_userbyid(datdba), datconnlimit, shobj_description(oid, 'pg_database'), datistemplate, datcollate, datctype, datlocprovider, datlocale,
+SELECT pg_get_userbyid(datdba), datconnlimit, shobj_description(oid, 'pg_database'), datistemplate,
+    datcollate, datctype, datlocprovider, datlocale,
     (SELECT array_agg(x ORDER BY x) FROM unnest(datacl::text[]) x),
-    (SELECT array_agg((setrole, x)::text ORDER BY setrole, x) FROM pg_db_role_setting, unnest(setconfig) x WHERE setdatabase = d.oid)
+    (SELECT array_agg((setrole, x)::text ORDER BY setrole, x) FROM pg_db_role_setting,
+        unnest(setconfig) x WHERE setdatabase = d.oid)
 FROM pg_database d WHERE datname = current_database()"""
 
 

@@ -33,12 +33,14 @@ ID = RecoveryPointId(POINT)
 FILL = """
 CREATE TYPE mood AS ENUM ('sad', 'happy');
 CREATE TABLE users (id int PRIMARY KEY, name text NOT NULL, mood mood);
-CREATE TABLE jobs (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id int REFERENCES users, s3_key text, data json,
+CREATE TABLE jobs (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id int REFERENCES users, s3_key text,
+    data json,
                    doubled int GENERATED ALWAYS AS (user_id * 2) STORED);
 CREATE TABLE log (line text);
 CREATE TABLE "odd ""name" ("a b" float8 PRIMARY KEY, c bytea);
 INSERT INTO users SELECT n, 'user ' || n, 'happy' FROM generate_series(1, 5) n;
-INSERT INTO jobs (user_id, s3_key, data) SELECT n, 'k' || n, json_build_object('n', n) FROM generate_series(1, 5) n;
+INSERT INTO jobs (user_id, s3_key, data) SELECT n, 'k' || n, json_build_object('n', n)
+    FROM generate_series(1, 5) n;
 INSERT INTO log VALUES ('a'), ('a'), ('b'), (NULL);
 INSERT INTO "odd ""name" VALUES ('NaN', '\\x00ff'), ('-Infinity', ''), (0.1, NULL);
 """

@@ -40,16 +40,21 @@ TAIL = b"\n--\n-- PostgreSQL database dump complete\n--\n\n"
 EVIL = """
 CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql {security} AS $$
 BEGIN
-    IF pg_catalog.current_setting('is_superuser') = 'on' OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+    IF pg_catalog.current_setting('is_superuser') = 'on' OR (SELECT rolsuper FROM pg_catalog.pg_roles
+        WHERE rolname = current_user) THEN
         EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}''';
     END IF;
-    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}'''; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}''';
+    EXCEPTION WHEN insufficient_privilege THEN NULL; END;
     BEGIN EXECUTE 'RESET SESSION AUTHORIZATION'; EXCEPTION WHEN OTHERS THEN NULL; END;
-    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}'''; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
-    BEGIN PERFORM pg_catalog.pg_read_file('/etc/hostname'); EXECUTE 'SELECT pg_catalog.lo_export(0, ''{marker}'')';
+    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}''';
+    EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+    BEGIN PERFORM pg_catalog.pg_read_file('/etc/hostname');
+    EXECUTE 'SELECT pg_catalog.lo_export(0, ''{marker}'')';
         EXCEPTION WHEN OTHERS THEN NULL; END;
     BEGIN PERFORM pg_catalog.set_config('schedgen.read', pg_catalog.pg_read_file('/etc/hostname'), false);
-        RAISE EXCEPTION 'the loader reads files of the server' USING ERRCODE = 'XX001'; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+        RAISE EXCEPTION 'the loader reads files of the server' USING ERRCODE = 'XX001';
+        EXCEPTION WHEN insufficient_privilege THEN NULL; END;
     RETURN true;
 END $$;
 ALTER FUNCTION public.evil() OWNER TO postgres;
@@ -338,7 +343,8 @@ BEGIN EXECUTE pg_catalog.format('ALTER ROLE %I PASSWORD ''mine''', current_user)
 CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   BEGIN
-    PERFORM public.dblink_connect('c', 'host=127.0.0.1 password=mine user=' || current_user || ' dbname={database}'
+    PERFORM public.dblink_connect('c', 'host=127.0.0.1 password=mine user=' || current_user
+        || ' dbname={database}'
         || ' port=' || pg_catalog.current_setting('port'));
     PERFORM public.dblink_send_query('c', 'SELECT pg_catalog.pg_sleep(60)');
   EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN NULL;
@@ -381,7 +387,8 @@ BEGIN EXECUTE pg_catalog.format('ALTER ROLE %I PASSWORD ''mine''', current_user)
 CREATE TABLE public.first (i integer DEFAULT 1 CHECK (public.one()));
 INSERT INTO public.first VALUES (1);
 CREATE TABLE public.stolen (t text);
-INSERT INTO public.stolen SELECT * FROM public.dblink('host=127.0.0.1 password=mine dbname=payroll_db user=' || current_user
+INSERT INTO public.stolen SELECT * FROM public.dblink('host=127.0.0.1 password=mine dbname=payroll_db user='
+    || current_user
     || ' port=' || pg_catalog.current_setting('port'), 'SELECT who FROM salaries') AS r(t text);
 """
 
@@ -409,8 +416,8 @@ def test_a_dump_reads_no_other_database_of_a_named_server(
 
 BEFORE_AN_EXTENSION = [
     (
-        "SET standard_conforming_strings = off;\nCOMMENT ON SCHEMA public IS '\\' ';CREATE TABLE public.early "
-        "(); --';\n"
+        "SET standard_conforming_strings = off;\nCOMMENT ON SCHEMA public IS '\\' ';CREATE TABLE "
+        "public.early (); --';\n"
     ),
     "CREATE SCHEMA s CREATE TABLE cube (i integer) CREATE VIEW v AS SELECT i FROM cube;\n",
     "SELECT pg_catalog.set_config('a.b', pg_catalog.lo_create(4711)::text, false);\n",
@@ -431,7 +438,8 @@ def test_no_object_of_a_dump_exists_when_an_extension_is_created(loaded: Loaded,
 KEEPS_ITSELF = {
     "as a template": """
 CREATE FUNCTION public.one() RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN EXECUTE pg_catalog.format('ALTER DATABASE %I IS_TEMPLATE true', pg_catalog.current_database()); RETURN true; END $$;
+BEGIN EXECUTE pg_catalog.format('ALTER DATABASE %I IS_TEMPLATE true', pg_catalog.current_database());
+RETURN true; END $$;
 CREATE TABLE public.first (i integer DEFAULT 1 CHECK (public.one()));
 INSERT INTO public.first VALUES (1);
 """,
@@ -471,13 +479,15 @@ GRANT ALL ON FUNCTION public.a(--"
 ) TO PUBLIC;
 """,
     "a backslash that escapes nothing": """
-CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1\\' PUBLICATION p WITH (connect = true --' PUBLICATION p WITH (connect = false
+CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1\\' PUBLICATION p WITH (connect = true --' \
+PUBLICATION p WITH (connect = false
 );
 """,
     "a comment in a type": """
 CREATE TYPE public.t AS ENUM ('a', 'b');
 CREATE FUNCTION public.c(integer, public.t) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 0';
-CREATE OPERATOR CLASS public.k FOR TYPE public.t USING btree FAMILY pg_catalog.integer_ops AS -- USING btree AS
+CREATE OPERATOR CLASS public.k FOR TYPE public.t USING btree FAMILY pg_catalog.integer_ops AS -- USING btree \
+AS
     FUNCTION 1 (integer, public.t) public.c(integer, public.t);
 """,
     "keywords in small letters": """
@@ -512,7 +522,8 @@ def test_a_statement_that_imitates_a_known_form_is_refused(loaded: Loaded, text:
 
 NAMED_LIKE_A_TRIGGER = """
 CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.evil(); END$$;
-CREATE SUBSCRIPTION "EVENT TRIGGER" CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, slot_name = 's');
+CREATE SUBSCRIPTION "EVENT TRIGGER" CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, \
+slot_name = 's');
 CREATE EVENT TRIGGER e ON ddl_command_start
    EXECUTE FUNCTION public.e();
 ALTER SUBSCRIPTION "EVENT TRIGGER" OWNER TO app;
@@ -544,7 +555,8 @@ CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;
 CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   BEGIN
-    PERFORM public.dblink_connect_u('host=127.0.0.1 user=drillmaster dbname=postgres port=' || pg_catalog.current_setting('port'));
+    PERFORM public.dblink_connect_u('host=127.0.0.1 user=drillmaster dbname=postgres port='
+        || pg_catalog.current_setting('port'));
     PERFORM public.dblink_exec('COPY (SELECT 1) TO PROGRAM ''(id; cat) > {marker}''');
   EXCEPTION WHEN insufficient_privilege THEN NULL;
   END;
@@ -717,8 +729,8 @@ ALTER OPERATOR FAMILY public.f USING gist OWNER TO app;
     "statement",
     [
         (
-            "CREATE OPERATOR CLASS public.k FOR TYPE public.money_range USING gist FAMILY public.f AS FUNCTION "
-            "7 pg_catalog.array_eq(anyarray,anyarray);"
+            "CREATE OPERATOR CLASS public.k FOR TYPE public.money_range USING gist FAMILY public.f AS "
+            "FUNCTION 7 pg_catalog.array_eq(anyarray,anyarray);"
         ),
         (
             "ALTER OPERATOR FAMILY public.f USING gist ADD FUNCTION 3 (text, text) "
@@ -792,7 +804,8 @@ def test_no_default_operator_class_is_created_for_a_system_type(loaded: Loaded, 
     assert not loaded.marker.exists()
 
 
-EVENT_TRIGGER = """CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.evil(); END$$;
+EVENT_TRIGGER = """CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM \
+public.evil(); END$$;
 CREATE EVENT TRIGGER e ON ddl_command_start
    EXECUTE FUNCTION public.e();
 ALTER EVENT TRIGGER e OWNER TO postgres;
@@ -837,38 +850,55 @@ HONEST = {
 CREATE EXTENSION pg_stat_statements; CREATE ROLE watcher; GRANT SELECT ON pg_stat_statements TO watcher;""",
     "functions taken from everybody": """
 CREATE EXTENSION dblink; REVOKE EXECUTE ON FUNCTION dblink(text, text) FROM PUBLIC; CREATE ROLE watcher;
-GRANT EXECUTE ON FUNCTION dblink(text, text) TO watcher; REVOKE EXECUTE ON FUNCTION pg_catalog.pg_sleep(double precision) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION dblink(text, text) TO watcher;
+REVOKE EXECUTE ON FUNCTION pg_catalog.pg_sleep(double precision) FROM PUBLIC;
 REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC;""",
     "rights on the system for those who watch": """
-CREATE ROLE watcher; GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_logdir() TO watcher; GRANT SELECT ON pg_catalog.pg_authid TO watcher;
-GRANT SELECT (subname, subconninfo) ON pg_catalog.pg_subscription TO watcher; GRANT EXECUTE ON FUNCTION pg_stat_reset() TO watcher;""",
+CREATE ROLE watcher; GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_logdir() TO watcher;
+GRANT SELECT ON pg_catalog.pg_authid TO watcher;
+GRANT SELECT (subname, subconninfo) ON pg_catalog.pg_subscription TO watcher;
+GRANT EXECUTE ON FUNCTION pg_stat_reset() TO watcher;""",
     "a materialized view of a superuser": """
-CREATE ROLE app_owner; CREATE SCHEMA own AUTHORIZATION app_owner; SET ROLE app_owner; CREATE TABLE own.t (i integer); INSERT INTO own.t VALUES (1);
+CREATE ROLE app_owner; CREATE SCHEMA own AUTHORIZATION app_owner; SET ROLE app_owner;
+CREATE TABLE own.t (i integer); INSERT INTO own.t VALUES (1);
 RESET ROLE; CREATE MATERIALIZED VIEW m AS SELECT * FROM own.t;""",
     "a materialized view of a member": """
-CREATE ROLE app_owner; CREATE ROLE readers; CREATE ROLE reports; GRANT readers TO reports; CREATE TABLE t (i integer);
-ALTER TABLE t OWNER TO app_owner; GRANT SELECT ON t TO readers; CREATE MATERIALIZED VIEW m AS SELECT 1 AS i; DROP MATERIALIZED VIEW m;
-CREATE SCHEMA s AUTHORIZATION reports; SET ROLE reports; CREATE MATERIALIZED VIEW s.m AS SELECT * FROM public.t; RESET ROLE;""",
+CREATE ROLE app_owner; CREATE ROLE readers; CREATE ROLE reports; GRANT readers TO reports;
+CREATE TABLE t (i integer);
+ALTER TABLE t OWNER TO app_owner; GRANT SELECT ON t TO readers; CREATE MATERIALIZED VIEW m AS SELECT 1 AS i;
+DROP MATERIALIZED VIEW m;
+CREATE SCHEMA s AUTHORIZATION reports; SET ROLE reports;
+CREATE MATERIALIZED VIEW s.m AS SELECT * FROM public.t; RESET ROLE;""",
     "a materialized view of one who may read all": """
-CREATE ROLE app_owner; CREATE ROLE reports; GRANT pg_read_all_data TO reports; CREATE TABLE t (i integer); ALTER TABLE t OWNER TO app_owner;
-CREATE SCHEMA s AUTHORIZATION reports; SET ROLE reports; CREATE MATERIALIZED VIEW s.m AS SELECT * FROM public.t; RESET ROLE;""",
+CREATE ROLE app_owner; CREATE ROLE reports; GRANT pg_read_all_data TO reports; CREATE TABLE t (i integer);
+ALTER TABLE t OWNER TO app_owner;
+CREATE SCHEMA s AUTHORIZATION reports; SET ROLE reports;
+CREATE MATERIALIZED VIEW s.m AS SELECT * FROM public.t; RESET ROLE;""",
     "rights given on by whom they were given to": """
-CREATE ROLE app_owner; CREATE ROLE a; CREATE ROLE b; CREATE TABLE t (i integer); ALTER TABLE t OWNER TO app_owner;
+CREATE ROLE app_owner; CREATE ROLE a; CREATE ROLE b; CREATE TABLE t (i integer);
+ALTER TABLE t OWNER TO app_owner;
 GRANT SELECT ON t TO a WITH GRANT OPTION; SET ROLE a; GRANT SELECT ON t TO b; RESET ROLE;""",
     "rights of others taken back": """
-CREATE ROLE app_owner; CREATE ROLE a; CREATE TABLE t (i integer); ALTER TABLE t OWNER TO app_owner; SET ROLE app_owner;
+CREATE ROLE app_owner; CREATE ROLE a; CREATE TABLE t (i integer); ALTER TABLE t OWNER TO app_owner;
+SET ROLE app_owner;
 REVOKE ALL ON t FROM app_owner;
 GRANT SELECT ON t TO a; RESET ROLE;
 ALTER DEFAULT PRIVILEGES FOR ROLE app_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;""",
     "a table of whoever owns the database": """
-CREATE TABLE t (i integer); ALTER TABLE t OWNER TO pg_database_owner; CREATE ROLE a; GRANT SELECT ON t TO a WITH GRANT OPTION;""",
+CREATE TABLE t (i integer); ALTER TABLE t OWNER TO pg_database_owner; CREATE ROLE a;
+GRANT SELECT ON t TO a WITH GRANT OPTION;""",
     "other tablespaces": """
-CREATE TABLE t (i integer PRIMARY KEY USING INDEX TABLESPACE fast) TABLESPACE fast; CREATE TABLE u (i integer PRIMARY KEY);
-CREATE TABLE w (i integer) TABLESPACE fast; CREATE MATERIALIZED VIEW m TABLESPACE fast AS SELECT 1 AS i; CREATE INDEX ON w (i) TABLESPACE fast;""",
+CREATE TABLE t (i integer PRIMARY KEY USING INDEX TABLESPACE fast) TABLESPACE fast;
+CREATE TABLE u (i integer PRIMARY KEY);
+CREATE TABLE w (i integer) TABLESPACE fast; CREATE MATERIALIZED VIEW m TABLESPACE fast AS SELECT 1 AS i;
+CREATE INDEX ON w (i) TABLESPACE fast;""",
     "a check that a superuser's function makes": """
-CREATE ROLE app_owner; CREATE TABLE limits (i integer); ALTER TABLE limits OWNER TO app_owner; INSERT INTO limits VALUES (9);
-CREATE FUNCTION find_limit() RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN RETURN (SELECT max(i) FROM public.limits); END$$;
-CREATE TABLE v (i integer CHECK (i < coalesce(find_limit(), 9))); ALTER TABLE v OWNER TO app_owner; INSERT INTO v VALUES (1);""",
+CREATE ROLE app_owner; CREATE TABLE limits (i integer); ALTER TABLE limits OWNER TO app_owner;
+INSERT INTO limits VALUES (9);
+CREATE FUNCTION find_limit() RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN RETURN (SELECT max(i) FROM public.limits); END$$;
+CREATE TABLE v (i integer CHECK (i < coalesce(find_limit(), 9))); ALTER TABLE v OWNER TO app_owner;
+INSERT INTO v VALUES (1);""",
 }
 
 

@@ -35,8 +35,10 @@ OWNED = """
 CREATE ROLE "zoo's own" NOSUPERUSER;
 CREATE SCHEMA own AUTHORIZATION "zoo's own";
 SET ROLE "zoo's own";
-CREATE TABLE own.secret (id int PRIMARY KEY, note text CHECK (note <> '')); INSERT INTO own.secret VALUES (1, 'a'), (2, 'b');
-ALTER TABLE own.secret ENABLE ROW LEVEL SECURITY; ALTER TABLE own.secret FORCE ROW LEVEL SECURITY; CREATE POLICY none ON own.secret USING (false);
+CREATE TABLE own.secret (id int PRIMARY KEY, note text CHECK (note <> ''));
+INSERT INTO own.secret VALUES (1, 'a'), (2, 'b');
+ALTER TABLE own.secret ENABLE ROW LEVEL SECURITY; ALTER TABLE own.secret FORCE ROW LEVEL SECURITY;
+CREATE POLICY none ON own.secret USING (false);
 CREATE MATERIALIZED VIEW own.seen AS SELECT count(*) FROM own.secret;
 RESET ROLE;
 """

@@ -265,7 +265,8 @@ def test_the_next_page_is_requested_by_its_token_alone(server: SlowS3, client: B
 def test_a_listing_of_versions_that_does_not_advance_is_refused(
     server: SlowS3, client: BucketClient, markers: str
 ) -> None:
-    page = f"<ListVersionsResult><Name>b</Name><IsTruncated>true</IsTruncated>{markers}</ListVersionsResult>".encode()
+    contents = f"<Name>b</Name><IsTruncated>true</IsTruncated>{markers}"
+    page = f"<ListVersionsResult>{contents}</ListVersionsResult>".encode()
     server.about_bucket = lambda handler: handler.send_whole(page)
     with pytest.raises(BucketError, match="does not end"):
         list(client.list_versions())

@@ -41,7 +41,8 @@ for port in asked["ports"]:
             connection.request(method, path, body=body)
             response = connection.getresponse()
             data = response.read(1 << 20)
-            found["answers"].append([port, method, path, response.status, (str(response.getheaders()).encode() + data).decode("latin-1")])
+            found["answers"].append([port, method, path, response.status,
+                (str(response.getheaders()).encode() + data).decode("latin-1")])
         except (OSError, http.client.HTTPException):
             pass
         connection.close()

@@ -36,12 +36,16 @@ def make_png() -> bytes:
 
 PNG = make_png()
 ACTIVE_STORAGE = """
-CREATE TABLE active_storage_blobs (id bigserial PRIMARY KEY, key varchar NOT NULL, filename varchar NOT NULL, content_type varchar, metadata text,
-    service_name varchar NOT NULL, byte_size bigint NOT NULL, checksum varchar, created_at timestamp(6) NOT NULL);
+CREATE TABLE active_storage_blobs (id bigserial PRIMARY KEY, key varchar NOT NULL, filename varchar NOT NULL,
+    content_type varchar, metadata text,
+    service_name varchar NOT NULL, byte_size bigint NOT NULL, checksum varchar,
+        created_at timestamp(6) NOT NULL);
 CREATE UNIQUE INDEX index_active_storage_blobs_on_key ON active_storage_blobs (key);
-CREATE TABLE active_storage_attachments (id bigserial PRIMARY KEY, name varchar NOT NULL, record_type varchar NOT NULL, record_id bigint NOT NULL,
+CREATE TABLE active_storage_attachments (id bigserial PRIMARY KEY, name varchar NOT NULL,
+    record_type varchar NOT NULL, record_id bigint NOT NULL,
     blob_id bigint NOT NULL REFERENCES active_storage_blobs, created_at timestamp(6) NOT NULL);
-CREATE TABLE active_storage_variant_records (id bigserial PRIMARY KEY, blob_id bigint NOT NULL REFERENCES active_storage_blobs,
+CREATE TABLE active_storage_variant_records (id bigserial PRIMARY KEY,
+    blob_id bigint NOT NULL REFERENCES active_storage_blobs,
     variation_digest varchar NOT NULL);
 INSERT INTO active_storage_blobs (key, filename, content_type, service_name, byte_size, created_at)
 VALUES ('4ohxqqtz1mlzfm6lyzwb7t5vrj0e', 'cat.png', 'image/png', 'amazon', 67, now()),
@@ -49,10 +53,14 @@ VALUES ('4ohxqqtz1mlzfm6lyzwb7t5vrj0e', 'cat.png', 'image/png', 'amazon', 67, no
 """
 SUPABASE = """
 CREATE SCHEMA storage;
-CREATE TABLE storage.buckets (id text PRIMARY KEY, name text NOT NULL UNIQUE, owner uuid, created_at timestamptz DEFAULT now(), public boolean);
-CREATE TABLE storage.objects (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), bucket_id text REFERENCES storage.buckets, name text, owner uuid,
-    created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now(), last_accessed_at timestamptz DEFAULT now(), metadata jsonb,
-    path_tokens text[] GENERATED ALWAYS AS (string_to_array(name, '/')) STORED, version text, owner_id text, user_metadata jsonb);
+CREATE TABLE storage.buckets (id text PRIMARY KEY, name text NOT NULL UNIQUE, owner uuid,
+    created_at timestamptz DEFAULT now(), public boolean);
+CREATE TABLE storage.objects (id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    bucket_id text REFERENCES storage.buckets, name text, owner uuid,
+    created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now(),
+        last_accessed_at timestamptz DEFAULT now(), metadata jsonb,
+    path_tokens text[] GENERATED ALWAYS AS (string_to_array(name, '/')) STORED, version text, owner_id text,
+        user_metadata jsonb);
 ALTER TABLE storage.objects ENABLE ROW LEVEL SECURITY;
 INSERT INTO storage.buckets (id, name) VALUES ('avatars', 'avatars');
 INSERT INTO storage.objects (bucket_id, name, version)

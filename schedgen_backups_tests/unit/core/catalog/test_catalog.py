@@ -65,7 +65,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 catalog = Catalog(Path(sys.argv[1]))
 try:
     with catalog.stage("x") as folder:
-        write_dump(folder / sys.argv[2], [TableText("jobs", tuple(b"%d" % (n * n * 7919) for n in range(2000)))])
+        write_dump(folder / sys.argv[2], [TableText("jobs",
+            tuple(b"%d" % (n * n * 7919) for n in range(2000)))])
         catalog.publish(folder / sys.argv[2])
 except StorageError as error:
     print(error.message)

@@ -401,7 +401,8 @@ def test_the_comparable_digest_leaves_out_tablespaces_and_the_system_owner(size:
 _LONG_LINES = """
 from schedgen_backups.core.formats.dump_text import DumpDigest, Text, split_dump
 words = {
-    b"-- Name: ": (b"; Type: ACL; Schema: ", b"; Owner: "), b"SELECT pg_catalog.setval('": (b"', 1, ",), b"-- Data for Name: ": (b"; Owner: ",),
+    b"-- Name: ": (b"; Type: ACL; Schema: ", b"; Owner: "), b"SELECT pg_catalog.setval('": (b"', 1, ",),
+        b"-- Data for Name: ": (b"; Owner: ",),
 }
 for head in words:
     for word in words[head]:
@@ -447,8 +448,8 @@ ANNOUNCED = {
     "all": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--", True),
     "twice": (
         (
-            b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o; Type: TABLE DATA; Schema: s; Owner: "
-            b"o\n--"
+            b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o; Type: TABLE DATA; Schema: s; "
+            b"Owner: o\n--"
         ),
         True,
     ),

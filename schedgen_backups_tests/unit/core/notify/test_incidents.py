@@ -29,8 +29,10 @@ print("ready", flush=True)
 sys.stdin.readline()
 for number in range(50):
     with store.locked():
-        state = store.read().with_occurrence(IncidentKey("run", "both"), datetime.now(timezone.utc), is_announced=False)
-        store.write(state.with_occurrence(IncidentKey("run", f"{sys.argv[2]} {number}"), datetime.now(timezone.utc), is_announced=True))
+        state = store.read().with_occurrence(IncidentKey("run", "both"), datetime.now(timezone.utc),
+            is_announced=False)
+        store.write(state.with_occurrence(IncidentKey("run", f"{sys.argv[2]} {number}"),
+            datetime.now(timezone.utc), is_announced=True))
 """
 
 

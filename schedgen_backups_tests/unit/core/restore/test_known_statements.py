@@ -17,13 +17,19 @@ from schedgen_backups.core.settings import DatabaseSettings
 login = DatabaseSettings(host="h", port=1, user="u", password="p", database="d")
 roles = LoadRoles(login, None, stand_ins=(StandIn('"x"', "x", "y"),))
 heads = (
-    "ALTER FUNCTION public.f(", "ALTER TABLE public.", "GRANT ALL ON FUNCTION public.f(", "GRANT SELECT(", "REVOKE ALL ON TABLE pg_catalog.",
-    "COMMENT ON FUNCTION public.f(", "COMMENT ON TABLE public.t IS ", "CREATE OPERATOR CLASS public.k FOR TYPE ", "CREATE OPERATOR FAMILY ",
-    "ALTER OPERATOR FAMILY public.f USING btree ADD ", "CREATE SERVER s TYPE ", "CREATE SERVER s FOREIGN DATA WRAPPER f OPTIONS (",
-    "CREATE SUBSCRIPTION s CONNECTION ", "CREATE PUBLICATION p FOR ", "CREATE EVENT TRIGGER e ON ddl_command_start WHEN TAG IN (",
-    "CREATE EXTENSION IF NOT EXISTS ", "SET SESSION AUTHORIZATION ", "ALTER EVENT TRIGGER ", "CREATE COLLATION a.b (", "COMMENT ON SCHEMA ",
+    "ALTER FUNCTION public.f(", "ALTER TABLE public.", "GRANT ALL ON FUNCTION public.f(", "GRANT SELECT(",
+    "REVOKE ALL ON TABLE pg_catalog.",
+    "COMMENT ON FUNCTION public.f(", "COMMENT ON TABLE public.t IS ",
+    "CREATE OPERATOR CLASS public.k FOR TYPE ", "CREATE OPERATOR FAMILY ",
+    "ALTER OPERATOR FAMILY public.f USING btree ADD ", "CREATE SERVER s TYPE ",
+    "CREATE SERVER s FOREIGN DATA WRAPPER f OPTIONS (",
+    "CREATE SUBSCRIPTION s CONNECTION ", "CREATE PUBLICATION p FOR ",
+    "CREATE EVENT TRIGGER e ON ddl_command_start WHEN TAG IN (",
+    "CREATE EXTENSION IF NOT EXISTS ", "SET SESSION AUTHORIZATION ", "ALTER EVENT TRIGGER ",
+    "CREATE COLLATION a.b (", "COMMENT ON SCHEMA ",
 )
-runs = ('"', '""', "'", "''", "E'", "\\\\", "a", "a ", "A ", "A,", "a, ", "(", "(1)", "(1,1)", '"a"', '"a",', "'a', ",
+runs = ('"', '""', "'", "''", "E'", "\\\\", "a", "a ", "A ", "A,", "a, ", "(", "(1)", "(1,1)", '"a"', '"a",',
+    "'a', ",
     "a 'a', ", " ON ", " TO ", "()", "[]", " ")
 for head in heads:
     for run in runs:

@@ -128,7 +128,8 @@ _LONG_LINE = """
 from schedgen_backups.core.formats.dump_text import Text
 from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn
 from schedgen_backups.core.settings import DatabaseSettings
-roles = LoadRoles(DatabaseSettings("host", 5432, "loader", "canary", "scratch"), None, stand_ins=(StandIn("app", "app", "standin_0"),))
+roles = LoadRoles(DatabaseSettings("host", 5432, "loader", "canary", "scratch"), None,
+    stand_ins=(StandIn("app", "app", "standin_0"),))
 text = b"COMMENT ON TABLE t IS '" + b"a" * (16 << 20) + b" standin_0';"
 named = roles.name_superusers(Text(text[start : start + 64]) for start in range(0, len(text), 64))
 assert b"".join(segment.data for segment in named) == text.replace(b"standin_0", b"app")

@@ -131,8 +131,8 @@ def test_differences_are_named_in_words_and_counted_in_json() -> None:
         (
             replace(KEYED, only_captured=("b", "c"), only_live=("d",)),
             (
-                "columns that only the backup has are not compared: b, c; columns that only the live table has "
-                "are not compared: d"
+                "columns that only the backup has are not compared: b, c; columns that only the live table "
+                "has are not compared: d"
             ),
         ),
     ],

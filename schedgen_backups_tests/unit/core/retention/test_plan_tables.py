@@ -102,7 +102,8 @@ def test_table_of_four_weeks() -> None:
         20260308_020000 verified -> keep: last of its week
         20260309_020000 verified -> remove: older than 1 days
         20260315_020000 verified -> keep: last of its week
-        20260316_020000 verified -> keep: newest verified, of the last 1 days, verified number 1 of the last 1, last of its week
+        20260316_020000 verified -> keep: newest verified, of the last 1 days, \
+verified number 1 of the last 1, last of its week
         """,
     )
 
@@ -128,7 +129,8 @@ def test_table_of_twelve_months_with_weeks() -> None:
         20251115_020000 verified -> keep: last of its week, last of its month
         20251215_020000 verified -> keep: last of its week, last of its month
         20260115_020000 verified -> keep: last of its week, last of its month
-        20260215_020000 verified -> keep: newest verified, of the last 7 days, verified number 1 of the last 1, last of its week, last of its month
+        20260215_020000 verified -> keep: newest verified, of the last 7 days, \
+verified number 1 of the last 1, last of its week, last of its month
         """,
     )
 
@@ -148,7 +150,8 @@ def test_table_of_the_ends_of_months() -> None:
         20260301_020000 verified -> remove: older than 1 days
         20260330_020000 verified -> remove: older than 1 days
         20260331_020000 verified -> keep: last of its month
-        20260401_020000 verified -> keep: newest verified, of the last 1 days, verified number 1 of the last 1, last of its month
+        20260401_020000 verified -> keep: newest verified, of the last 1 days, \
+verified number 1 of the last 1, last of its month
         """,
     )
 
@@ -163,7 +166,8 @@ def test_table_of_a_month_whose_end_is_another_month_in_utc() -> None:
         """
         20260131_213000 verified -> keep: last of its month
         20260131_230000 verified -> remove: older than 1 days
-        20260201_230000 verified -> keep: newest verified, of the last 1 days, verified number 1 of the last 1, last of its month
+        20260201_230000 verified -> keep: newest verified, of the last 1 days, \
+verified number 1 of the last 1, last of its month
         """,
     )
 
@@ -243,7 +247,8 @@ def test_table_of_a_schedule_that_runs_twice_in_the_night_of_25_hours() -> None:
         20261024_003000 verified -> remove: older than 2 days
         20261025_003000 verified -> keep: of the last 2 days
         20261025_013000 verified -> keep: of the last 2 days, last of its week
-        20261026_013000 verified -> keep: newest verified, of the last 2 days, verified number 1 of the last 1, last of its week
+        20261026_013000 verified -> keep: newest verified, of the last 2 days, \
+verified number 1 of the last 1, last of its week
         """,
     )
 
@@ -313,7 +318,8 @@ def test_table_of_several_points_a_day() -> None:
         20260309_100000 verified -> remove: older than 1 days
         20260309_235959 verified -> remove: older than 1 days
         20260310_000000 verified -> keep: of the last 1 days
-        20260310_100000 verified -> keep: newest verified, of the last 1 days, verified number 1 of the last 1, last of its week
+        20260310_100000 verified -> keep: newest verified, of the last 1 days, \
+verified number 1 of the last 1, last of its week
         """,
     )
 

@@ -17,7 +17,8 @@ def make_page(contents: str, more: str = "") -> bytes:
 
 
 def make_line(time: str, key: str = "a b/é+.pdf") -> str:
-    return f"<Contents><Key>{key}</Key><LastModified>{time}</LastModified><ETag>&quot;abc&quot;</ETag><Size>7</Size></Contents>"
+    fields = f"<LastModified>{time}</LastModified><ETag>&quot;abc&quot;</ETag><Size>7</Size>"
+    return f"<Contents><Key>{key}</Key>{fields}</Contents>"
 
 
 @pytest.mark.parametrize(
@@ -46,8 +47,14 @@ def test_a_page_that_is_not_the_last_has_a_token_or_reports_its_lack() -> None:
 
 
 def test_a_page_of_versions_has_delete_markers_and_continues_after_its_last_version() -> None:
-    lines = "<Version><Key>a</Key><VersionId>1</VersionId><Size>7</Size></Version><DeleteMarker><Key>b</Key><VersionId>2</VersionId></DeleteMarker>"
-    more = "<IsTruncated>true</IsTruncated><NextKeyMarker>b</NextKeyMarker><NextVersionIdMarker>2</NextVersionIdMarker>"
+    lines = (
+        "<Version><Key>a</Key><VersionId>1</VersionId><Size>7</Size></Version>"
+        "<DeleteMarker><Key>b</Key><VersionId>2</VersionId></DeleteMarker>"
+    )
+    more = (
+        "<IsTruncated>true</IsTruncated>"
+        "<NextKeyMarker>b</NextKeyMarker><NextVersionIdMarker>2</NextVersionIdMarker>"
+    )
     page = read_page(f"<ListVersionsResult {NAMESPACE}>{lines}{more}</ListVersionsResult>".encode())
     assert [(listed.key, listed.version_id, listed.size_bytes) for listed in page.objects] == [
         ("a", "1", 7),
